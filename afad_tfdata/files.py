@@ -1,0 +1,171 @@
+"""Files written whole or not at all, on local disks and through ``tf.io.gfile``.
+
+A path with a scheme (``gs://``, ``s3://``) goes through ``tf.io.gfile``; every other
+path through the operating system, without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from typing import Any
+
+from afad_tfdata import errors
+from afad_tfdata._lazy import tf
+
+_CHUNK_BYTES = 1 << 20
+
+
+def is_remote(path: str) -> bool:
+    """True for a path with a scheme, such as ``gs://bucket/records``."""
+    return "://" in path
+
+
+def join(directory: str, *names: str) -> str:
+    """Joins path parts; remote paths keep their forward slashes."""
+    return os.path.join(directory, *names)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or directory is there."""
+    return tf.io.gfile.exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def make_dirs(path: str) -> None:
+    """Makes a directory and its parents; raises `UsageError` where that cannot be."""
+    try:
+        if is_remote(path):
+            tf.io.gfile.makedirs(path)
+        else:
+            os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise errors.UsageError(
+            f"cannot make the directory {path}: {error.strerror or error};"
+            " choose one that can be written"
+        ) from error
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of a file."""
+    if is_remote(path):
+        with tf.io.gfile.GFile(path, "rb") as f:
+            return f.read()
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def write_atomic(path: str, content: bytes | str) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part.
+
+    The content goes to a temporary name in the same directory, is flushed to the disk,
+    and takes its name by rename.  On a remote file system the write is one object.
+
+    Args:
+      path: Where to.
+      content: Bytes, or text that is encoded as UTF-8.
+
+    Raises:
+      UsageError: The disk is full or the directory cannot be written; nothing is left.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        with tf.io.gfile.GFile(path, "wb") as f:
+            f.write(data)
+        return
+    temporary = f"{path}.tmp-{os.getpid()}"
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        fsync_dir(os.path.dirname(path) or ".")
+    except OSError as error:
+        remove_if_there(temporary)
+        raise write_error(path, error) from error
+
+
+def write_error(path: str, error: OSError) -> errors.UsageError:
+    """The one-line form of a failed write, with what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = "free space there, then run the same command: it continues"
+    else:
+        advice = "check that the directory exists and can be written"
+    return errors.UsageError(
+        f"cannot write {path}: {error.strerror or errors.one_line(error)}; {advice}"
+    )
+
+
+def fsync_dir(directory: str) -> None:
+    """Makes renames in a local directory durable, where the system supports that."""
+    try:
+        fd = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass  # Some network file systems refuse; the rename itself is still atomic.
+    finally:
+        os.close(fd)
+
+
+def remove_if_there(path: str) -> None:
+    """Removes a local file; one that is not there is fine."""
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+
+
+def write_json(path: str, value: Any) -> None:
+    """`write_atomic` of indented JSON with a final newline."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str, *, what: str, advice: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      path: The file.
+      what: What it is, for the message: "the manifest".
+      advice: What to do when it is missing or damaged.
+
+    Raises:
+      UsageError: It is missing or cannot be read.
+      DataError: It is there and is not JSON.
+    """
+    try:
+        content = read_bytes(path)
+    except (OSError, _gfile_error()) as error:
+        reason = getattr(error, "strerror", None) or errors.one_line(error)
+        raise errors.UsageError(
+            f"cannot read {what} {path}: {reason}; {advice}"
+        ) from error
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise errors.DataError(
+            f"{what} {path} is damaged ({errors.one_line(error)}); {advice}"
+        ) from error
+
+
+def sha256(path: str) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    opener = tf.io.gfile.GFile if is_remote(path) else open
+    with opener(path, "rb") as f:
+        while chunk := f.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _gfile_error() -> type[BaseException]:
+    """TensorFlow's error class if TensorFlow is loaded; else one that never comes."""
+    import sys
+
+    if "tensorflow" in sys.modules:
+        return tf.errors.OpError
+    return OSError

@@ -1,0 +1,47 @@
+"""SIGTERM and SIGUSR1 as a request: finish the step, save, end with status 75.
+
+A batch system sends one of them some time before it kills a job.  The handler is
+installed by the command before TensorFlow is imported, so that a signal during the
+slow start is not lost either; the training loop asks `requested` between steps.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+_requested = threading.Event()
+_received: list[str] = []
+
+
+def install() -> None:
+    """Turns SIGTERM and SIGUSR1 into a request.  Main thread only; safe to repeat."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _handle)
+
+
+def requested() -> bool:
+    """Whether a signal has come (or `request` was called)."""
+    return _requested.is_set()
+
+
+def request(reason: str) -> None:
+    """Asks for a stop from within the program, as a signal would."""
+    _received.append(reason)
+    _requested.set()
+
+
+def reason() -> str:
+    """Name of the signal that came first; empty before that."""
+    return _received[0] if _received else ""
+
+
+def clear() -> None:
+    """Forgets a request; for programs that train again in one process."""
+    _requested.clear()
+    _received.clear()
+
+
+def _handle(number: int, frame: object) -> None:
+    del frame
+    request(signal.Signals(number).name)

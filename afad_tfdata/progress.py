@@ -1,0 +1,97 @@
+"""Progress: a bar on a terminal, plain periodic lines in a batch log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Counts work done and shows it; a context manager.
+
+    Args:
+      total: Units of work expected, or None where nobody knows.
+      what: What is being done, e.g. ``"writing"``.
+      unit: Name of a unit, e.g. ``"images"``.
+      initial: Units that were done before this run.
+      every_secs: Interval between lines of a batch log, in seconds.
+      stream: Where the bar goes; a bar is drawn if it is a terminal.
+      clock: Returns seconds; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        what: str,
+        *,
+        unit: str = "images",
+        initial: int = 0,
+        every_secs: float = 30.0,
+        stream: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total, self._what, self._unit = total, what, unit
+        self._done = self._initial = initial
+        self._every_secs, self._clock = every_secs, clock
+        self._started = self._last_line = clock()
+        self._note = ""
+        stream = stream or sys.stderr
+        self._bar = None
+        if stream.isatty():
+            import tqdm
+
+            self._bar = tqdm.tqdm(
+                total=total,
+                desc=what,
+                unit=f" {unit}",
+                initial=initial,
+                file=stream,
+                dynamic_ncols=True,
+            )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def update(self, count: int, **notes: str) -> None:
+        """Adds units done; notes are shown behind, e.g. ``loss="0.31"``."""
+        self._done += count
+        if self._bar is not None:
+            if notes:
+                self._bar.set_postfix(notes, refresh=False)
+            self._bar.update(count)
+            return
+        if notes:
+            self._note = " ".join(f"{k}={v}" for k, v in notes.items())
+        if self._clock() - self._last_line >= self._every_secs:
+            self._line()
+
+    def close(self) -> None:
+        """Ends the bar, or writes the last line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._done != self._initial:
+            self._line()
+
+    def rate(self) -> float:
+        """Units a second since the start."""
+        elapsed = self._clock() - self._started
+        return (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
+
+    def _line(self) -> None:
+        self._last_line = self._clock()
+        rate = self.rate()
+        text = f"{self._what}: {self._done}"
+        if self._total:
+            text += f"/{self._total}"
+        text += f" {self._unit}, {rate:,.0f} {self._unit}/s"
+        if self._total and rate > 0 and self._total > self._done:
+            text += f", {(self._total - self._done) / rate:.0f} s left"
+        _log.info("%s%s", text, f", {self._note}" if self._note else "")
