@@ -1,0 +1,81 @@
+"""Fixtures: drawn faces, records of them, and strategies on two logical CPU devices.
+
+TensorFlow is set up once for the whole run, before any test touches it.  A second
+MirroredStrategy in one process would reuse the first one's collective keys, hence the
+session-scoped fixtures.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Tests never download: a look-up that forgets this fails at once and not in minutes.
+os.environ.setdefault("TFDS_DATA_DIR", os.devnull)
+
+from afad_tfdata import sample  # noqa: E402
+
+NUM_FACES = 240
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logical_devices():
+    """Two logical CPU devices, made before TensorFlow starts its runtime."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    tf.config.set_visible_devices([], "GPU")
+    return [device.name for device in tf.config.list_logical_devices("CPU")]
+
+
+@pytest.fixture(scope="session")
+def one_replica(logical_devices):
+    """The default strategy: one device, no replication."""
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy()
+
+
+@pytest.fixture(scope="session")
+def two_replicas(logical_devices):
+    """MirroredStrategy over both logical CPU devices."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def sample_tree(tmp_path_factory) -> str:
+    """A tree of `NUM_FACES` drawn faces, filed as AFAD is.  Do not change it."""
+    directory = tmp_path_factory.mktemp("faces") / "AFAD-Drawn"
+    sample.make_sample(
+        sample.SampleConfig(output_dir=str(directory), num_images=NUM_FACES, seed=5)
+    )
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def sample_records(sample_tree, tmp_path_factory) -> str:
+    """A TFRecord data set of `sample_tree` with original JPEGs.  Do not change it."""
+    from afad_tfdata import records
+
+    directory: pathlib.Path = tmp_path_factory.mktemp("records") / "tfrecord"
+    records.write_records(
+        records.WriteConfig(
+            data_dir=sample_tree,
+            output_dir=str(directory),
+            image_size=48,
+            num_shards=3,
+            num_workers=1,
+        )
+    )
+    return str(directory)
