@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Draws faces procedurally and files them as AFAD is: AGE/GENDER/PHOTO-FACE.jpg."""
+
+from afad_tfdata import sample
+from afad_tfdata.bin import command
+
+EXAMPLE = "afad-make-sample --output_dir=faces --num_images=2000"
+
+
+def main(config: sample.SampleConfig, arguments: list[str]) -> command.Output:
+    """Draws the sample."""
+    del arguments
+    paths = sample.make_sample(config)
+    return command.Output(
+        f"{len(paths)} faces in {config.output_dir}, the first {paths[0]}",
+        {"output_dir": config.output_dir, "num_images": len(paths)},
+    )
+
+
+def run() -> None:
+    """Entry point of ``afad-make-sample``."""
+    command.run(main, sample.SampleConfig, about=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it in a clean environment, and asks every command for help.
+#   wheel_check.sh BUILD_PYTHON BASE_PYTHON
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build_python=$1 base_python=$2
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+
+"$build_python" -m build --wheel --no-isolation --outdir "$place/dist" . >"$place/build.log" 2>&1 ||
+	{ cat "$place/build.log"; exit 1; }
+"$base_python" -m venv "$place/venv"
+# --help needs no TensorFlow, and this check is to say so: only what --help imports.
+"$place/venv/bin/python" -m pip --disable-pip-version-check --quiet install \
+	--no-deps "$place"/dist/*.whl
+"$place/venv/bin/python" -m pip --disable-pip-version-check --quiet install \
+	-c constraints.txt absl-py numpy
+
+cd "$place" # Away from the source tree, which Python would import instead.
+count=0
+for command in "$place"/venv/bin/afad-*; do
+	"$command" --help | grep -q "usage: $(basename "$command")" ||
+		{ echo "$command --help does not answer"; exit 1; }
+	status=0
+	"$command" --no_such_flag 2>"$place/error" || status=$?
+	if [ "$status" != 1 ] || [ "$(wc -l <"$place/error")" != 1 ]; then
+		echo "$command --no_such_flag: status $status"
+		cat "$place/error"
+		exit 1
+	fi
+	count=$((count + 1))
+done
+[ "$count" -ge 9 ] || { echo "only $count commands are installed"; exit 1; }
+"$place/venv/bin/afad-make-sample" --help >/dev/null
+echo "the wheel installs, and its $count commands answer"
