@@ -80,7 +80,9 @@ class Face(NamedTuple):
     @property
     def path(self) -> str:
         """Relative path with forward slashes, as AFAD has it."""
-        return f"{self.age}/{112 if self.female else 111}/{self.photo}-{self.number}.jpg"
+        return (
+            f"{self.age}/{112 if self.female else 111}/{self.photo}-{self.number}.jpg"
+        )
 
 
 def make_sample(config: SampleConfig) -> list[str]:
