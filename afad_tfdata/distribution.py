@@ -1,0 +1,147 @@
+"""Devices by name, as a ``tf.distribute`` strategy.
+
+====================  ======================================================
+``--devices``         what trains
+====================  ======================================================
+(empty)               every GPU that TensorFlow sees, else the CPU
+``cpu``               the CPU
+``cpu:2``             two logical devices on the CPU, to try out replication
+``gpu:0,gpu:1``       these GPUs
+====================  ======================================================
+
+One device gets the default strategy and not a mirrored one: the same numbers without
+the copies.  A process has one strategy for each set of devices, since a second
+MirroredStrategy on the same devices reuses the first one's collective keys.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from afad_tfdata import errors
+from afad_tfdata._lazy import tf
+
+ALL_REDUCE = ("auto", "nccl", "hierarchical", "one_device")
+
+_made: dict[tuple[str, ...], Any] = {}
+
+
+def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
+    """The strategy for these devices.
+
+    Args:
+      devices: As in the module's table.
+      all_reduce: How gradients are summed over GPUs: ``nccl``, or
+        ``hierarchical`` or ``one_device`` where NCCL does not work; ``auto`` leaves
+        the choice to TensorFlow.
+
+    Returns:
+      A ``tf.distribute.Strategy``; the same object for the same devices.
+
+    Raises:
+      UsageError: A device that is not here, or a text that names none.
+    """
+    names = _device_names(devices)
+    if names in _made:
+        return _made[names]
+    if len(names) == 1:
+        strategy = (
+            tf.distribute.get_strategy()
+            if names[0] in ("CPU:0", "GPU:0")
+            else tf.distribute.OneDeviceStrategy(f"/{names[0]}")
+        )
+        if names[0] == "CPU:0" and tf.config.list_logical_devices("GPU"):
+            # The default strategy would place operations on the GPU.
+            strategy = tf.distribute.OneDeviceStrategy("/CPU:0")
+    else:
+        strategy = tf.distribute.MirroredStrategy(
+            list(names), cross_device_ops=_cross_device_ops(all_reduce)
+        )
+    _made[names] = strategy
+    return strategy
+
+
+def describe(strategy: Any) -> str:
+    """One line: the number of replicas and where they are."""
+    devices = [d.split("device:")[-1] for d in strategy.extended.worker_devices]
+    return f"{strategy.num_replicas_in_sync} replica(s) on {', '.join(devices)}"
+
+
+def local_value(strategy: Any, variable: Any) -> Any:
+    """The value of a Keras or TensorFlow variable on the first local replica.
+
+    Returns:
+      numpy array; for a mirrored variable every replica holds the same.
+    """
+    value = getattr(variable, "value", variable)
+    if callable(value):  # tf.Variable.value is a method, keras.Variable's a property.
+        value = variable
+    return strategy.experimental_local_results(value)[0].numpy()
+
+
+def _device_names(devices: str) -> tuple[str, ...]:
+    gpus = tf.config.list_physical_devices("GPU")
+    _grow_memory(gpus)
+    text = devices.replace(" ", "").lower()
+    if not text:
+        return tuple(f"GPU:{i}" for i in range(len(gpus))) or ("CPU:0",)
+    if text == "cpu":
+        return ("CPU:0",)
+    if match := re.fullmatch(r"cpu:([1-9]\d?)", text):
+        count = int(match.group(1))
+        _make_logical_cpus(count)
+        return tuple(f"CPU:{i}" for i in range(count))
+    names = []
+    for part in text.split(","):
+        if not (match := re.fullmatch(r"gpu:(\d+)", part)):
+            raise errors.UsageError(
+                "--devices takes names like gpu:0,gpu:1 or cpu or cpu:2 (two logical"
+                f" devices); got {devices!r}"
+            )
+        if int(match.group(1)) >= len(gpus):
+            raise errors.UsageError(
+                f"--devices names {part}, but TensorFlow sees {len(gpus)} GPU(s) here;"
+                " afad-doctor tells why"
+            )
+        names.append(f"GPU:{match.group(1)}")
+    if len(set(names)) != len(names):
+        raise errors.UsageError(f"--devices names a device twice: {devices!r}")
+    return tuple(names)
+
+
+def _make_logical_cpus(count: int) -> None:
+    """Splits the CPU, which TensorFlow allows before its first use only."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        current = tf.config.get_logical_device_configuration(cpu)
+        if current is None or len(current) < count:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * count
+            )
+    except RuntimeError:
+        pass  # Already running: what is there must do.
+    have = len(tf.config.list_logical_devices("CPU"))
+    if have < count:
+        raise errors.UsageError(
+            f"--devices=cpu:{count} needs {count} logical CPU devices; this process"
+            f" already runs with {have}: ask for them before TensorFlow is first used"
+        )
+
+
+def _grow_memory(gpus: list[Any]) -> None:
+    """Lets a GPU be shared: memory is taken as needed and not all at once."""
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:
+            return  # Already running; its setting stays.
+
+
+def _cross_device_ops(all_reduce: str) -> Any:
+    return {
+        "auto": lambda: None,
+        "nccl": tf.distribute.NcclAllReduce,
+        "hierarchical": tf.distribute.HierarchicalCopyAllReduce,
+        "one_device": tf.distribute.ReductionToOneDevice,
+    }[all_reduce]()

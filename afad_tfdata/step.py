@@ -1,0 +1,302 @@
+"""The inner loop: batches in, gradients summed, weights changed.
+
+Replica arithmetic, said once:
+
+* a replica gets ``global_batch_size / num_replicas`` images, in order: replica r holds
+  the positions from ``r * per_replica`` of the global batch;
+* the loss of a replica is the sum of its per-example losses divided by the *global*
+  batch, so that replicas add up to the mean;
+* Keras sums gradients over replicas when it applies them.  Where something must be
+  decided on the sum (is it finite, how long is it), it is summed here first and handed
+  on divided by the number of replicas, which Keras' own sum undoes;
+* under float16 the loss is multiplied by a scale before the gradient is taken.  The
+  sum is infinite or NaN on every replica if it is so on any, so that all skip the same
+  step.  (``LossScaleOptimizer`` alone looks at the first replica only.)
+
+Nothing here knows a path, an epoch or a clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata import errors
+from afad_tfdata._lazy import keras, tf
+
+# What `Trainer.run` sums up, in this order, in float64.
+SUMS = ("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """How a step is taken.
+
+    Attributes:
+      global_batch_size: Examples of a step, over all replicas.
+      accumulation: Parts into which a replica's batch is cut; their gradients are
+        added up before the weights change, for batches that memory does not hold.
+      clip_norm: Largest global norm of the summed gradient; 0 for no limit.
+      loss_scaling: Whether the loss is scaled, as float16 needs it.
+      jit: Whether XLA compiles the forward and backward pass.
+    """
+
+    global_batch_size: int
+    accumulation: int = 1
+    clip_norm: float = 0.0
+    loss_scaling: bool = False
+    jit: bool = False
+
+
+class Trainer:
+    """Takes steps on a strategy's replicas.
+
+    Args:
+      strategy: A ``tf.distribute.Strategy``.
+      model: Maps normalised images to a dict of outputs (`models.training_model`).
+      optimizer: A Keras optimizer; it is built here.
+      loss_fn: ``(outputs, labels, sample_weight=, global_sum=)`` to a dict of
+        per-example losses ``[B]``, of which ``loss`` is trained on.
+      prepare: ``(images uint8 [B, H, W, 3], step, offset)`` to the model's input;
+        augmentation and normalisation.
+      config: How a step is taken.
+
+    Raises:
+      UsageError: The replicas or parts do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        model: Any,
+        optimizer: Any,
+        loss_fn: Callable[..., Mapping[str, Any]],
+        prepare: Callable[..., Any],
+        config: StepConfig,
+    ) -> None:
+        self.per_replica = per_replica_batch(strategy, config)
+        self._strategy, self._model, self._config = strategy, model, config
+        self._loss_fn, self._prepare = loss_fn, prepare
+        with strategy.scope():
+            if config.loss_scaling:
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(model.trainable_variables)
+        self.optimizer = optimizer
+        self._weights = list(model.trainable_variables)
+        self._forward_backward = (
+            tf.function(self._gradients, jit_compile=True)
+            if config.jit
+            else self._gradients
+        )
+        # A new function for each object: the weights it changes are fixed by tracing.
+        self._run = tf.function(self._steps)
+
+    @property
+    def inner_optimizer(self) -> Any:
+        """The optimizer that holds the learning rate, without a loss scale around."""
+        return getattr(self.optimizer, "inner_optimizer", self.optimizer)
+
+    def run(
+        self, iterator: Any, first_step: int, rates: Sequence[float], sums: Any
+    ) -> Any:
+        """Takes as many steps as there are learning rates.
+
+        Args:
+          iterator: Of the strategy's distributed data set.
+          first_step: Number of the first step, which augmentation depends on.
+          rates: Learning rate of each step.
+          sums: float64 ``[len(SUMS)]``: what earlier steps summed up, or zeros.
+
+        Returns:
+          `sums` with these steps added, one by one in their order, so that the result
+          does not depend on how steps are divided over calls.
+        """
+        return self._run(
+            iterator,
+            tf.constant(first_step, tf.int64),
+            tf.constant(np.asarray(rates, np.float32)),
+            sums,
+        )
+
+    def _steps(self, iterator: Any, first_step: Any, rates: Any, sums: Any) -> Any:
+        for i in tf.range(tf.size(rates)):
+            self.inner_optimizer.learning_rate.assign(rates[i])
+            features, labels = next(iterator)
+            sums += self._distributed_step(
+                features, labels, first_step + tf.cast(i, tf.int64)
+            )
+        return sums
+
+    def _distributed_step(self, features: Any, labels: Any, step: Any) -> Any:
+        per_replica = self._strategy.run(
+            self._replica_step, args=(features["image"], labels, step)
+        )
+        return self._strategy.reduce(
+            tf.distribute.ReduceOp.SUM, per_replica, axis=None
+        )
+
+    def _replica_step(self, images: Any, labels: Any, step: Any) -> Any:
+        context = tf.distribute.get_replica_context()
+        offset = context.replica_id_in_sync_group * self.per_replica
+        images = self._prepare(images, step, offset)
+        gradients, sums = None, 0.0
+        part = self.per_replica // self._config.accumulation
+        for i in range(self._config.accumulation):
+            rows = slice(i * part, (i + 1) * part)
+            part_gradients, part_sums = self._forward_backward(
+                images[rows], {name: label[rows] for name, label in labels.items()}
+            )
+            sums += part_sums
+            gradients = (
+                part_gradients
+                if gradients is None
+                else [a + b for a, b in zip(gradients, part_gradients, strict=True)]
+            )
+        self._apply(context, gradients)
+        return sums
+
+    def _gradients(self, images: Any, labels: Any) -> tuple[list[Any], Any]:
+        """Gradients of this replica's share of the (scaled) loss, and its sums."""
+        context = tf.distribute.get_replica_context()
+
+        def global_sum(value: Any) -> Any:
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+        with tf.GradientTape() as tape:
+            outputs = self._model(images, training=True)
+            losses = self._loss_fn(outputs, labels, global_sum=global_sum)
+            loss = tf.reduce_sum(losses["loss"]) / self._config.global_batch_size
+            if self._model.losses:  # Regularisers: once, not once a replica or part.
+                shares = context.num_replicas_in_sync * self._config.accumulation
+                loss += tf.add_n(self._model.losses) / shares
+            if self._config.loss_scaling:
+                loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(
+            loss, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return gradients, _batch_sums(losses, outputs, labels)
+
+    def _apply(self, context: Any, gradients: list[Any]) -> None:
+        if self._config.loss_scaling or self._config.clip_norm:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            if self._config.clip_norm:
+                limit = tf.cast(self._config.clip_norm, gradients[0].dtype)
+                if self._config.loss_scaling:  # The limit is of the true gradient.
+                    limit *= tf.cast(self.optimizer.dynamic_scale, limit.dtype)
+                # An infinite norm makes every gradient NaN, which skips the step.
+                gradients, _ = tf.clip_by_global_norm(gradients, limit)
+            replicas = tf.cast(context.num_replicas_in_sync, gradients[0].dtype)
+            gradients = [gradient / replicas for gradient in gradients]
+        self.optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+
+
+class Predictor:
+    """Runs a model over a finite data set on a strategy's replicas.
+
+    Args:
+      strategy: A ``tf.distribute.Strategy``.
+      model: As for `Trainer`.
+      loss_fn: As for `Trainer`, or None where nobody asks for the loss.
+      prepare: ``(images)`` to the model's input: normalisation only.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        model: Any,
+        loss_fn: Callable[..., Mapping[str, Any]] | None,
+        prepare: Callable[[Any], Any],
+    ) -> None:
+        self._strategy, self._model = strategy, model
+        self._loss_fn, self._prepare = loss_fn, prepare
+        self._run = tf.function(
+            lambda features, labels: strategy.run(
+                self._replica_predict, args=(features, labels)
+            )
+        )
+
+    def run(self, dataset: Any) -> dict[str, np.ndarray]:
+        """Predictions for every example, once each and in the data set's order.
+
+        Args:
+          dataset: Distributed; elements ``(features, labels)`` where
+            ``features["mask"]`` is False on padding.
+
+        Returns:
+          Arrays ``[num_examples]``: ``age`` and/or ``gender`` as predicted,
+          ``label_age``, ``label_gender`` and, with a loss, ``loss``, ``age_loss``,
+          ``gender_loss``.
+        """
+        columns: dict[str, list[np.ndarray]] = {}
+        for features, labels in dataset:
+            results = self._run(features, labels)
+            local = {
+                name: np.concatenate(
+                    [
+                        part.numpy()
+                        for part in self._strategy.experimental_local_results(value)
+                    ]
+                )
+                for name, value in results.items()
+            }
+            mask = local.pop("mask")
+            for name, values in local.items():
+                columns.setdefault(name, []).append(values[mask])
+        return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+    def _replica_predict(self, features: Any, labels: Any) -> dict[str, Any]:
+        outputs = self._model(self._prepare(features["image"]), training=False)
+        result = {"mask": features["mask"]}
+        for name in ("age", "gender"):
+            if f"{name}_output" in outputs:
+                output = tf.cast(outputs[f"{name}_output"], tf.float32)
+                result[name] = tf.reshape(output, [-1])
+            if name in labels:
+                result[f"label_{name}"] = labels[name]
+        if self._loss_fn is not None:
+            context = tf.distribute.get_replica_context()
+            weight = tf.cast(features["mask"], tf.float32)
+            losses = self._loss_fn(
+                outputs,
+                labels,
+                sample_weight=weight,
+                global_sum=lambda value: context.all_reduce(
+                    tf.distribute.ReduceOp.SUM, value
+                ),
+            )
+            result.update(losses)
+        return result
+
+
+def per_replica_batch(strategy: Any, config: StepConfig) -> int:
+    """Images of a replica's batch; `UsageError` where the division leaves a rest."""
+    replicas = strategy.num_replicas_in_sync
+    parts = replicas * config.accumulation
+    if config.global_batch_size < 1 or config.global_batch_size % parts:
+        raise errors.UsageError(
+            f"--global_batch_size={config.global_batch_size} does not divide over"
+            f" {replicas} replica(s) with {config.accumulation} part(s) each: take a"
+            f" multiple of {parts}"
+        )
+    return config.global_batch_size // replicas
+
+
+def _batch_sums(losses: Mapping[str, Any], outputs: Any, labels: Any) -> Any:
+    """float64 ``[len(SUMS)]`` of a batch."""
+    zeros = tf.zeros_like(losses["loss"])
+    sums = {"examples": tf.ones_like(zeros), "loss": losses["loss"]}
+    for name in ("age_loss", "gender_loss"):
+        sums[name] = losses.get(name, zeros)
+    if "age_output" in outputs:
+        age = tf.cast(tf.reshape(outputs["age_output"], [-1]), tf.float32)
+        sums["absolute_error"] = tf.abs(age - tf.cast(labels["age"], tf.float32))
+    if "gender_output" in outputs:
+        probability = tf.cast(tf.reshape(outputs["gender_output"], [-1]), tf.float32)
+        predicted = tf.cast(probability >= 0.5, labels["gender"].dtype)
+        sums["correct"] = tf.cast(predicted == labels["gender"], tf.float32)
+    return tf.stack(
+        [tf.reduce_sum(tf.cast(sums.get(name, zeros), tf.float64)) for name in SUMS]
+    )
