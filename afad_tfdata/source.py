@@ -1,0 +1,257 @@
+"""Where images come from: a tree filed as AGE/GENDER/IMAGE, or a CSV of labels.
+
+A scan lists every file once, in an order of its own, and looks at none: what a file is
+called decides its labels.  Files that are no images and never meant to be (hidden ones,
+``Thumbs.db``, ``README*``, lists of labels) are passed over and counted; everything else
+that cannot be used is rejected by name.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fnmatch
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from afad_tfdata import errors, sharding
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+_PASSED_OVER = (".*", "thumbs.db", "readme*", "afad-*.txt", "desktop.ini")
+_CSV_COLUMNS = ("path", "age", "gender")
+
+
+class Item(NamedTuple):
+    """One image of the source.
+
+    Attributes:
+      key: Path relative to the root, with forward slashes.
+      age: Years.
+      gender: 0 or 1.
+      num_bytes: Size of the file.
+      split: Given by a CSV; None if the hash decides.
+    """
+
+    key: str
+    age: int
+    gender: int
+    num_bytes: int
+    split: str | None = None
+
+
+class Rejection(NamedTuple):
+    """A file that was found and is not used.
+
+    Attributes:
+      path: Relative path.
+      reason: Why.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Listing:
+    """What a scan found.
+
+    Attributes:
+      root: Directory that the keys are relative to.
+      items: Images that may be used, sorted by key.
+      rejected: Files that cannot be, sorted by path.
+      passed_over: Number of files that are no images by their names.
+    """
+
+    root: str
+    items: list[Item]
+    rejected: list[Rejection]
+    passed_over: int
+
+    @property
+    def found(self) -> int:
+        """All files."""
+        return len(self.items) + len(self.rejected) + self.passed_over
+
+
+def parse_gender_codes(text: str) -> dict[str, int]:
+    """``111:male,112:female`` to ``{"111": 0, "112": 1}``.
+
+    Labels are numbered in the order of the text; several codes may share a name.
+
+    Raises:
+      UsageError: The text is not of that form or does not name two classes.
+    """
+    codes: dict[str, int] = {}
+    names: list[str] = []
+    for part in text.split(","):
+        code, colon, name = (piece.strip() for piece in part.partition(":"))
+        if not (code and colon and name) or code in codes:
+            raise _gender_codes_error(text)
+        if name not in names:
+            names.append(name)
+        codes[code] = names.index(name)
+    if len(names) != 2:
+        raise _gender_codes_error(text)
+    return codes
+
+
+def class_names(text: str) -> tuple[str, str]:
+    """The two class names of a ``--gender_codes`` text, in label order."""
+    parse_gender_codes(text)
+    names = list(dict.fromkeys(p.partition(":")[2].strip() for p in text.split(",")))
+    return names[0], names[1]
+
+
+def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
+    """Lists a tree of ``AGE/GENDER/IMAGE``.
+
+    Links to directories are not followed.  The result does not depend on the order in
+    which the file system names files.
+
+    Raises:
+      UsageError: The root is no directory.
+    """
+    if not os.path.isdir(root):
+        raise errors.UsageError(
+            f"--data_dir={root} is no directory: name the folder that holds"
+            " AGE/GENDER/IMAGE"
+        )
+    items: list[Item] = []
+    rejected: list[Rejection] = []
+    passed_over = 0
+    for entry, key in _walk(root, "", rejected):
+        if _is_passed_over(entry.name):
+            passed_over += 1
+            continue
+        item = _tree_item(entry, key, gender_codes)
+        (items if isinstance(item, Item) else rejected).append(item)  # type: ignore[arg-type]
+    items.sort()
+    rejected.sort()
+    return Listing(root, items, rejected, passed_over)
+
+
+def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
+    """Lists the images that a CSV names.
+
+    Its header names the columns ``path``, ``age``, ``gender`` and, optionally,
+    ``split``; paths are relative to `root`.  A gender is a code of ``--gender_codes``
+    or a class name's label.
+
+    Raises:
+      UsageError: The file cannot be read or lacks a column.
+    """
+    items: dict[str, Item] = {}
+    rejected: list[Rejection] = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            reader = csv.DictReader(f)
+            missing = [c for c in _CSV_COLUMNS if c not in (reader.fieldnames or ())]
+            if missing:
+                raise errors.UsageError(
+                    f"--labels_csv={path} has no column {', '.join(missing)}; its first"
+                    f" line must name path, age, gender[, split]"
+                )
+            for row in reader:
+                item = _csv_item(row, root, gender_codes)
+                if isinstance(item, Item) and item.key in items:
+                    item = Rejection(item.key, "named twice in the CSV")
+                if isinstance(item, Item):
+                    items[item.key] = item
+                else:
+                    rejected.append(item)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise errors.UsageError(
+            f"cannot read --labels_csv={path}: {errors.one_line(error)}"
+        ) from error
+    return Listing(root, sorted(items.values()), sorted(rejected), 0)
+
+
+def _walk(
+    root: str, below: str, rejected: list[Rejection]
+) -> Iterator[tuple[os.DirEntry, str]]:
+    """Every file with its key."""
+    try:
+        entries = list(os.scandir(os.path.join(root, below)))
+    except OSError as error:
+        if not below:
+            raise errors.UsageError(
+                f"cannot list {root}: {error.strerror}"
+            ) from error
+        rejected.append(Rejection(below, f"cannot be listed: {error.strerror}"))
+        return
+    for entry in entries:
+        key = f"{below}/{entry.name}" if below else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if not entry.name.startswith("."):
+                yield from _walk(root, key, rejected)
+        else:
+            yield entry, key
+
+
+def _is_passed_over(name: str) -> bool:
+    lower = name.lower()
+    return any(fnmatch.fnmatchcase(lower, pattern) for pattern in _PASSED_OVER)
+
+
+def _tree_item(
+    entry: os.DirEntry, key: str, gender_codes: dict[str, int]
+) -> Item | Rejection:
+    if not entry.name.lower().endswith(EXTENSIONS):
+        return Rejection(key, "not named .jpg, .jpeg or .png")
+    parts = key.split("/")
+    if len(parts) != 3:
+        return Rejection(key, "not filed as AGE/GENDER/IMAGE")
+    age = _age(parts[0])
+    if isinstance(age, str):
+        return Rejection(key, age)
+    if parts[1] not in gender_codes:
+        return Rejection(key, f"folder {parts[1]!r} is not one of --gender_codes")
+    try:
+        if not entry.is_file():
+            return Rejection(key, "not a file: a broken link or a device")
+        num_bytes = entry.stat().st_size
+    except OSError as error:
+        return Rejection(key, f"cannot be read: {error.strerror}")
+    return Item(key, age, gender_codes[parts[1]], num_bytes)
+
+
+def _csv_item(
+    row: dict[str, str | None], root: str, gender_codes: dict[str, int]
+) -> Item | Rejection:
+    key = (row["path"] or "").strip().replace(os.sep, "/")
+    key = key.removeprefix("./")
+    if not key or key.startswith("/") or ".." in key.split("/"):
+        return Rejection(key or "(empty)", "not a path below --data_dir")
+    age = _age((row["age"] or "").strip())
+    if isinstance(age, str):
+        return Rejection(key, age)
+    gender = gender_codes.get((row["gender"] or "").strip())
+    if gender is None:
+        return Rejection(key, f"gender {row['gender']!r} is not one of --gender_codes")
+    split = (row.get("split") or "").strip() or None
+    if split is not None and split not in sharding.SPLITS:
+        return Rejection(key, f"split {split!r} is none of {', '.join(sharding.SPLITS)}")
+    path = os.path.join(root, key)
+    try:
+        if not os.path.isfile(path):
+            return Rejection(key, "no such file")
+        return Item(key, age, gender, os.path.getsize(path), split)
+    except OSError as error:
+        return Rejection(key, f"cannot be read: {error.strerror}")
+
+
+def _age(text: str) -> int | str:
+    """The age, or why it is none."""
+    if not (text.isascii() and text.isdigit()):
+        return f"age {text!r} is not a number"
+    if int(text) > 150:
+        return f"age {text} is not the age of a person"
+    return int(text)
+
+
+def _gender_codes_error(text: str) -> errors.UsageError:
+    return errors.UsageError(
+        "--gender_codes takes CODE:NAME pairs of two classes, such as"
+        f" 111:male,112:female; got {text!r}"
+    )
