@@ -165,6 +165,23 @@ def resize(
     return _library().resize(image, size, antialias, out)
 
 
+def channel_sums(image: np.ndarray) -> tuple[int, int, int]:
+    """Sums of the red, green and blue values of a uint8 image, exact."""
+    return _library().channel_sums(image)
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """A JPEG with 4:2:0 chroma of a uint8 RGB image.
+
+    Raises:
+      UsageError: The ``fast`` extra is missing.
+    """
+    simplejpeg = errors.require(
+        "simplejpeg", extra="fast", purpose="writing JPEGs at a size of their own"
+    )
+    return simplejpeg.encode_jpeg(image, quality=quality, colorsubsampling="420")
+
+
 class _FastLibrary:
     """simplejpeg and OpenCV."""
 
@@ -205,6 +222,10 @@ class _FastLibrary:
         )
         return self._cv2.resize(image, (size, size), dst=out, interpolation=method)
 
+    def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
+        red, green, blue, _ = self._cv2.sumElems(image)
+        return int(red), int(green), int(blue)
+
 
 class _TensorFlowLibrary:
     """The same by TensorFlow's kernels, run eagerly."""
@@ -239,6 +260,10 @@ class _TensorFlowLibrary:
             return result
         np.copyto(out, result)
         return out
+
+    def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
+        red, green, blue = image.sum(axis=(0, 1), dtype=np.int64).tolist()
+        return red, green, blue
 
 
 @functools.cache

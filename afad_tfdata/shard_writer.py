@@ -1,0 +1,342 @@
+"""One shard: from the plan's rows to a payload, and from the payload to the file.
+
+Writing is cut in two because byte-identical duplicates are known only when every image
+has been read: `write_payload` checks, decodes and stores all images of a shard;
+`finish` leaves out what a decision over the whole data set dropped.  Both depend on the
+plan and on the images only, not on who runs them or when.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from afad_tfdata import files, hdf5, images, plan, schema, tfrecord
+
+_COPY_ROWS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Payload:
+    """What is known of a shard whose images were read.
+
+    Attributes:
+      index: `schema.INDEX_DTYPE` rows; offsets are those in the payload.
+      sha256: uint8 ``[n, 32]``: digest of each image's source bytes.
+      sums: uint64 ``[n, 3]``: channel sums at the image size; zero outside of the
+        training split.
+      rows: int64 ``[n]``: rows of the plan.
+      rejected: ``(row, reason)`` of images that cannot be used.
+    """
+
+    index: np.ndarray
+    sha256: np.ndarray
+    sums: np.ndarray
+    rows: np.ndarray
+    rejected: list[tuple[int, str]]
+
+
+def write_payload(
+    root: str,
+    work_plan: plan.Plan,
+    task: plan.ShardTask,
+    directory: str,
+    progress: Callable[[int], None],
+) -> None:
+    """Reads a shard's images and stores them, with what is known of them.
+
+    Args:
+      root: Directory of the source.
+      work_plan: What goes where.
+      task: The shard.
+      directory: Where the payload goes, under the shard's name.
+      progress: Called with numbers of images done.
+
+    Raises:
+      UsageError: The disk is full or cannot be written.
+    """
+    config = work_plan.config
+    path = os.path.join(directory, f"{task.name}.payload")
+    count = task.last - task.first
+    index = np.zeros(count, schema.INDEX_DTYPE)
+    digests = np.zeros((count, 32), np.uint8)
+    sums = np.zeros((count, 3), np.uint64)
+    rows = np.zeros(count, np.int64)
+    rejected: list[tuple[int, str]] = []
+    whole = hashlib.sha256()
+    kept = offset = since = 0
+    try:
+        with open(path, "wb", buffering=1 << 20) as out:
+            for row in range(task.first, task.last):
+                since += 1
+                if since == 64:
+                    progress(since)
+                    since = 0
+                try:
+                    entry = _read(root, work_plan, row, config)
+                except images.ImageError as error:
+                    rejected.append((row, str(error)))
+                    continue
+                data, entry_row = entry.stored(offset, task.shard)
+                out.write(data)
+                whole.update(data)
+                offset += len(data)
+                index[kept] = entry_row
+                digests[kept] = np.frombuffer(entry.sha256, np.uint8)
+                if task.split == "train":
+                    sums[kept] = entry.channel_sums(config["image_size"])
+                rows[kept] = row
+                kept += 1
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        files.remove_if_there(path)
+        raise files.write_error(path, error) from error
+    progress(since)
+    known = io.BytesIO()
+    np.savez(
+        known,
+        index=index[:kept],
+        sha256=digests[:kept],
+        sums=sums[:kept],
+        rows=rows[:kept],
+        rejected=np.frombuffer(json.dumps(rejected).encode(), np.uint8),
+        payload=np.frombuffer(whole.digest(), np.uint8),
+    )
+    files.write_atomic(_known_path(directory, task), known.getvalue())
+
+
+def load_payload(directory: str, task: plan.ShardTask) -> Payload | None:
+    """What `write_payload` stored; None where it did not finish or was damaged."""
+    try:
+        with np.load(_known_path(directory, task)) as known:
+            payload = Payload(
+                known["index"],
+                known["sha256"],
+                known["sums"],
+                known["rows"],
+                [(row, reason) for row, reason in json.loads(known["rejected"].tobytes())],
+            )
+            digest = known["payload"].tobytes().hex()
+    except Exception:  # A torn archive raises whatever its first bad byte leads to.
+        return None
+    path = os.path.join(directory, f"{task.name}.payload")
+    if not os.path.exists(path) or files.sha256(path) != digest:
+        return None
+    return payload
+
+
+def finish(
+    directory: str,
+    destination: str,
+    work_plan: plan.Plan,
+    task: plan.ShardTask,
+    payload: Payload,
+    keep: np.ndarray,
+) -> tuple[np.ndarray, schema.Shard]:
+    """Makes the shard's file from its payload.
+
+    Args:
+      directory: Where the payload lies.
+      destination: The data set's directory.
+      work_plan: What goes where.
+      task: The shard.
+      payload: From `load_payload`.
+      keep: bool ``[n]``: which records stay.
+
+    Returns:
+      The final index rows, and the shard as the manifest describes it.
+    """
+    source = os.path.join(directory, f"{task.name}.payload")
+    index = payload.index[keep].copy()
+    part = os.path.join(directory, f"{task.name}.part")
+    try:
+        if work_plan.config["format"] == "hdf5":
+            _finish_hdf5(part, source, work_plan, payload, keep, index)
+        elif keep.all():
+            part = source
+        else:
+            _copy_records(source, part, payload.index[keep], index)
+        with open(part, "rb") as f:
+            os.fsync(f.fileno())
+    except OSError as error:
+        if part != source:
+            files.remove_if_there(part)
+        raise files.write_error(part, error) from error
+    shard = schema.Shard(
+        task.name, len(index), os.path.getsize(part), files.sha256(part)
+    )
+    final = os.path.join(destination, task.name)
+    if part == source:
+        # The payload stays until the manifest is there: a run that is killed between
+        # finds it again.  A second name costs nothing where the file system has links.
+        try:
+            files.remove_if_there(f"{final}.tmp")
+            os.link(source, f"{final}.tmp")
+        except OSError:
+            shutil.copyfile(source, f"{final}.tmp")
+        os.replace(f"{final}.tmp", final)
+    else:
+        os.replace(part, final)
+    return index, shard
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """An image that is fit to be stored."""
+
+    key: bytes
+    age: int
+    gender: int
+    place: int
+    image_format: str
+    height: int
+    width: int
+    content: bytes  # What is stored.
+    sha256: bytes  # Of the source's bytes for `original`, else of the content.
+    pixels: np.ndarray  # Decoded; at the image size unless stored as it came.
+    framed: bool
+
+    def stored(self, offset: int, shard: int) -> tuple[bytes, tuple[Any, ...]]:
+        """Bytes for the payload, and the index row."""
+        data, image_offset = self.content, 0
+        if self.framed:
+            data, image_offset = tfrecord.encode_record(
+                self.content,
+                image_format=self.image_format,
+                height=self.height,
+                width=self.width,
+                filename=self.key,
+                sha256=hashlib.sha256(self.content).digest(),
+                age=self.age,
+                gender=self.gender,
+            )
+        row = (
+            *(offset, offset + image_offset, self.place, len(data), len(self.content)),
+            *(zlib.crc32(self.content), shard, self.height, self.width),
+            *(self.age, self.gender, schema.IMAGE_FORMATS.index(self.image_format)),
+        )
+        return data, row
+
+    def channel_sums(self, size: int) -> tuple[int, int, int]:
+        """Of the image at the size, as the input pipeline will see it."""
+        return images.channel_sums(images.resize(self.pixels, size))
+
+
+def _read(root: str, work_plan: plan.Plan, row: int, config: dict[str, Any]) -> _Entry:
+    """Reads and checks one image; `ImageError` if it cannot be used."""
+    key = work_plan.key(row)
+    original = config["image_encoding"] == "original"
+    try:
+        with open(os.path.join(os.fsencode(root), key), "rb", buffering=0) as f:
+            size = os.fstat(f.fileno()).st_size
+            if size > config["max_file_bytes"]:
+                raise images.ImageError(
+                    f"{size} bytes; --max_file_bytes is {config['max_file_bytes']}"
+                )
+            content = f.read()
+    except OSError as error:
+        raise images.ImageError(f"cannot be read: {error.strerror}") from error
+    header = images.probe(content)
+    images.check(header, as_stored=original, max_pixels=config["max_pixels"])
+    pixels = images.decode(content, header)
+    digest = hashlib.sha256(content).digest()
+    image_format, stored = header.format, content
+    if not original:
+        pixels = images.resize(pixels, config["image_size"], antialias=True)
+        if config["image_encoding"] == "jpeg":
+            image_format = "jpeg"
+            stored = images.encode_jpeg(pixels, config["jpeg_quality"])
+            pixels = images.decode(stored)  # The mean is of what readers will see.
+        else:
+            image_format, stored = "raw", pixels.tobytes()
+    record = work_plan.rows[row]
+    return _Entry(
+        key=key,
+        age=int(record["age"]),
+        gender=int(record["gender"]),
+        place=int(record["place"]),
+        image_format=image_format,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        content=stored,
+        sha256=digest,
+        pixels=pixels,
+        framed=config["format"] == "tfrecord",
+    )
+
+
+def _known_path(directory: str, task: plan.ShardTask) -> str:
+    return os.path.join(directory, f"{task.name}.npz")
+
+
+def _copy_records(
+    source: str, part: str, kept: np.ndarray, index: np.ndarray
+) -> None:
+    """Copies the kept records; `index` gets their new offsets."""
+    offset = 0
+    with open(source, "rb") as f, open(part, "wb", buffering=1 << 20) as out:
+        for i, row in enumerate(kept):
+            f.seek(int(row["record_offset"]))
+            out.write(f.read(int(row["record_length"])))
+            index[i]["record_offset"] = offset
+            image_shift = int(row["image_offset"]) - int(row["record_offset"])
+            index[i]["image_offset"] = offset + image_shift
+            offset += int(row["record_length"])
+
+
+def _finish_hdf5(
+    part: str,
+    source: str,
+    work_plan: plan.Plan,
+    payload: Payload,
+    keep: np.ndarray,
+    index: np.ndarray,
+) -> None:
+    config = work_plan.config
+    kept_rows = payload.rows[keep]
+    side = config["image_size"]
+    with open(source, "rb") as f:
+        offset = hdf5.write(
+            part,
+            _pixel_blocks(f, payload.index[keep], side),
+            num_examples=len(index),
+            image_size=side,
+            ages=payload.index["age"][keep],
+            genders=payload.index["gender"][keep],
+            filenames=[work_plan.key(int(row)) for row in kept_rows],
+            options=config,
+        )
+        stride = hdf5.row_bytes(side, config)
+        chunked = config["hdf5_compression"] != "none"
+        plain = config["hdf5_dtype"] == "uint8" and config["hdf5_channels"] == "last"
+        position = 0
+        if not plain:
+            for block in _pixel_blocks(f, payload.index[keep], side):
+                for image in block:
+                    stored = hdf5.stored_row(image, config)
+                    index[position]["crc32"] = zlib.crc32(stored)
+                    position += 1
+    at = offset + np.arange(len(index), dtype=np.uint64) * np.uint64(stride)
+    index["record_offset"] = index["image_offset"] = 0 if chunked else at
+    index["record_length"] = index["image_length"] = 0 if chunked else stride
+
+
+def _pixel_blocks(
+    f: BinaryIO, kept: np.ndarray, side: int
+) -> Iterator[np.ndarray]:
+    for start in range(0, len(kept), _COPY_ROWS):
+        block = np.empty((len(kept[start : start + _COPY_ROWS]), side, side, 3), np.uint8)
+        for i, row in enumerate(kept[start : start + _COPY_ROWS]):
+            f.seek(int(row["image_offset"]))
+            f.readinto(block[i].data)  # type: ignore[attr-defined]
+        yield block

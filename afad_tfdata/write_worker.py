@@ -1,0 +1,43 @@
+"""A writer's worker: ``python -m afad_tfdata.write_worker ROOT WORK_DIR``.
+
+Reads shard numbers from standard input, one a line, and answers on standard output with
+lines of JSON: ``{"images": n}`` while it works, ``{"shard": number}`` when a shard is
+done, ``{"error": text}`` when it cannot go on.  A plain process and not a fork: it holds
+numpy and the decode library only, whatever the caller has loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from afad_tfdata import errors, plan, shard_writer
+
+
+def main(argv: list[str]) -> int:
+    """Serves shards until its input ends."""
+    root, directory = argv
+    work_plan = plan.load(directory)
+
+    def say(**value: Any) -> None:
+        print(json.dumps(value), flush=True)
+
+    for line in sys.stdin:
+        task = work_plan.tasks[int(line)]
+        try:
+            shard_writer.write_payload(
+                root, work_plan, task, directory, lambda count: say(images=count)
+            )
+        except errors.AfadError as error:
+            say(error=str(error))
+            return error.exit_status
+        except MemoryError:
+            say(error=f"a worker ran out of memory in {task.name}")
+            return 1
+        say(shard=task.number)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
