@@ -81,7 +81,9 @@ def probe(data: bytes) -> ImageHeader:
     raise ImageError("not a JPEG or PNG")
 
 
-def check(header: ImageHeader, *, as_stored: bool, max_pixels: int = MAX_PIXELS) -> None:
+def check(
+    header: ImageHeader, *, as_stored: bool, max_pixels: int = MAX_PIXELS
+) -> None:
     """Refuses what would not be shown as a viewer shows it.
 
     Args:
@@ -209,7 +211,9 @@ class _FastLibrary:
             if image.ndim == 3 and image.shape[2] == 4:
                 opaque = np.iinfo(image.dtype).max
                 if image[..., 3].min() < opaque:
-                    raise ImageError("transparent pixels: viewers show them differently")
+                    raise ImageError(
+                        "transparent pixels: viewers show them differently"
+                    )
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
@@ -243,7 +247,9 @@ class _TensorFlowLibrary:
             if header.transparency:
                 image = tf.io.decode_png(data, channels=4).numpy()
                 if image[..., 3].min() < 255:
-                    raise ImageError("transparent pixels: viewers show them differently")
+                    raise ImageError(
+                        "transparent pixels: viewers show them differently"
+                    )
                 return image[..., :3]
             return tf.io.decode_png(data, channels=3).numpy()
         except tf.errors.InvalidArgumentError as error:

@@ -9,6 +9,7 @@ plan and on the images only, not on who runs them or when.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from afad_tfdata import files, hdf5, images, plan, schema, tfrecord
+from afad_tfdata import errors, files, hdf5, images, plan, schema, tfrecord
 
 _COPY_ROWS = 64
 
@@ -75,7 +76,7 @@ def write_payload(
     whole = hashlib.sha256()
     kept = offset = since = 0
     try:
-        with open(path, "wb", buffering=1 << 20) as out:
+        with _locked(path) as out:
             for row in range(task.first, task.last):
                 since += 1
                 if since == 64:
@@ -115,6 +116,20 @@ def write_payload(
     files.write_atomic(_known_path(directory, task), known.getvalue())
 
 
+def _locked(path: str) -> BinaryIO:
+    """An empty file to write that no other process writes at the same time."""
+    out = open(path, "ab", buffering=1 << 20)
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        out.close()
+        raise errors.UsageError(
+            f"another process is writing {path}: wait for it, or end it first"
+        ) from error
+    out.truncate(0)
+    return out
+
+
 def load_payload(directory: str, task: plan.ShardTask) -> Payload | None:
     """What `write_payload` stored; None where it did not finish or was damaged."""
     try:
@@ -124,7 +139,10 @@ def load_payload(directory: str, task: plan.ShardTask) -> Payload | None:
                 known["sha256"],
                 known["sums"],
                 known["rows"],
-                [(row, reason) for row, reason in json.loads(known["rejected"].tobytes())],
+                [
+                    (row, reason)
+                    for row, reason in json.loads(known["rejected"].tobytes())
+                ],
             )
             digest = known["payload"].tobytes().hex()
     except Exception:  # A torn archive raises whatever its first bad byte leads to.
@@ -279,9 +297,7 @@ def _known_path(directory: str, task: plan.ShardTask) -> str:
     return os.path.join(directory, f"{task.name}.npz")
 
 
-def _copy_records(
-    source: str, part: str, kept: np.ndarray, index: np.ndarray
-) -> None:
+def _copy_records(source: str, part: str, kept: np.ndarray, index: np.ndarray) -> None:
     """Copies the kept records; `index` gets their new offsets."""
     offset = 0
     with open(source, "rb") as f, open(part, "wb", buffering=1 << 20) as out:
@@ -331,11 +347,11 @@ def _finish_hdf5(
     index["record_length"] = index["image_length"] = 0 if chunked else stride
 
 
-def _pixel_blocks(
-    f: BinaryIO, kept: np.ndarray, side: int
-) -> Iterator[np.ndarray]:
+def _pixel_blocks(f: BinaryIO, kept: np.ndarray, side: int) -> Iterator[np.ndarray]:
     for start in range(0, len(kept), _COPY_ROWS):
-        block = np.empty((len(kept[start : start + _COPY_ROWS]), side, side, 3), np.uint8)
+        block = np.empty(
+            (len(kept[start : start + _COPY_ROWS]), side, side, 3), np.uint8
+        )
         for i, row in enumerate(kept[start : start + _COPY_ROWS]):
             f.seek(int(row["image_offset"]))
             f.readinto(block[i].data)  # type: ignore[attr-defined]

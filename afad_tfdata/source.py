@@ -2,8 +2,8 @@
 
 A scan lists every file once, in an order of its own, and looks at none: what a file is
 called decides its labels.  Files that are no images and never meant to be (hidden ones,
-``Thumbs.db``, ``README*``, lists of labels) are passed over and counted; everything else
-that cannot be used is rejected by name.
+``Thumbs.db``, ``README*``, lists of labels) are passed over and counted; everything
+else that cannot be used is rejected by name.
 """
 
 from __future__ import annotations
@@ -175,9 +175,7 @@ def _walk(
         entries = list(os.scandir(os.path.join(root, below)))
     except OSError as error:
         if not below:
-            raise errors.UsageError(
-                f"cannot list {root}: {error.strerror}"
-            ) from error
+            raise errors.UsageError(f"cannot list {root}: {error.strerror}") from error
         rejected.append(Rejection(below, f"cannot be listed: {error.strerror}"))
         return
     for entry in entries:
@@ -231,7 +229,9 @@ def _csv_item(
         return Rejection(key, f"gender {row['gender']!r} is not one of --gender_codes")
     split = (row.get("split") or "").strip() or None
     if split is not None and split not in sharding.SPLITS:
-        return Rejection(key, f"split {split!r} is none of {', '.join(sharding.SPLITS)}")
+        return Rejection(
+            key, f"split {split!r} is none of {', '.join(sharding.SPLITS)}"
+        )
     path = os.path.join(root, key)
     try:
         if not os.path.isfile(path):

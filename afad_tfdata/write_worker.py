@@ -1,9 +1,9 @@
 """A writer's worker: ``python -m afad_tfdata.write_worker ROOT WORK_DIR``.
 
-Reads shard numbers from standard input, one a line, and answers on standard output with
-lines of JSON: ``{"images": n}`` while it works, ``{"shard": number}`` when a shard is
-done, ``{"error": text}`` when it cannot go on.  A plain process and not a fork: it holds
-numpy and the decode library only, whatever the caller has loaded.
+Reads shard numbers from standard input, one a line, and answers on standard output
+with lines of JSON: ``{"images": n}`` while it works, ``{"shard": number}`` when a shard
+is done, ``{"error": text}`` when it cannot go on.  A plain process and not a fork: it
+holds numpy and the decode library only, whatever the caller has loaded.
 """
 
 from __future__ import annotations

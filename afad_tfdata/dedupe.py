@@ -1,0 +1,62 @@
+"""Which of the images with the same bytes stay.
+
+A face that lies twice in the source, under the same labels, is one face: it is kept
+once, wherever its copies would have gone, so that none of them stands in another split.
+The same bytes under different labels are a contradiction that no rule can settle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+DUPLICATES = ("first", "all")
+CONFLICTS = ("reject", "first", "all")
+
+
+def decide(
+    sha256: np.ndarray,
+    labels: np.ndarray,
+    key_order: np.ndarray,
+    *,
+    duplicates: str,
+    conflicts: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Finds images with the same bytes and decides which stay.
+
+    Args:
+      sha256: uint8 ``[n, 32]`` digests of the images' bytes.
+      labels: ``[n, k]`` integers; copies agree if their rows are equal.
+      key_order: ``[n]`` numbers that ascend with the images' keys.
+      duplicates: ``first`` keeps the copy with the lowest key, ``all`` every copy.
+      conflicts: The same for copies under different labels, or ``reject`` them all.
+
+    Returns:
+      ``keep``: bool ``[n]``;
+      ``first``: int64 ``[n]``, for each image the position of the copy with the lowest
+      key, its own where it has no copies or is that one;
+      ``in_conflict``: bool ``[n]``, True where copies have different labels.
+    """
+    count = len(sha256)
+    everywhere = np.arange(count)
+    if not count:
+        return np.ones(0, bool), everywhere, np.zeros(0, bool)
+    digests = np.ascontiguousarray(sha256).view("V32").reshape(-1)
+    _, group = np.unique(digests, return_inverse=True)
+    group = group.reshape(-1)
+    # By group and, inside, by key: the first of each group is the one that stays.
+    order = np.lexsort((key_order, group))
+    starts = np.flatnonzero(np.r_[True, group[order][1:] != group[order][:-1]])
+    first_of_group = order[starts]
+    first = first_of_group[group]
+    differs = (labels != labels[first]).any(axis=1)
+    conflicting = np.zeros(len(starts), bool)
+    np.logical_or.at(conflicting, group, differs)
+    in_conflict = conflicting[group]
+    is_first = first == everywhere
+    keep_in_conflict = {
+        "reject": np.zeros(count, bool),
+        "first": is_first,
+        "all": np.ones(count, bool),
+    }[conflicts]
+    keep_copies = is_first if duplicates == "first" else np.ones(count, bool)
+    return np.where(in_conflict, keep_in_conflict, keep_copies), first, in_conflict

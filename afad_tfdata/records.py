@@ -1,0 +1,524 @@
+"""Writes a data set: from a folder of faces to verified shards under one manifest.
+
+    config = records.WriteConfig(data_dir="AFAD-Full", output_dir="records")
+    manifest = records.write_records(config)
+
+The stages, each of which can be killed and started again::
+
+    scan      list the source, look at no image
+    plan      a key's hash decides split, shard and place       .work/plan.*
+    payload   read, check and decode every image, in parallel   .work/*.payload
+    decide    byte-identical copies, over the whole data set
+    finish    shards, indexes, means, pictures
+    manifest  last, by rename: without it there is no data set
+
+The bytes of shards, indexes and manifest depend on the images and on the configuration
+only, not on the number of workers, on interruptions or on the order of a directory.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata import (
+    __version__,
+    dedupe,
+    errors,
+    files,
+    options,
+    overview,
+    plan,
+    progress,
+    schema,
+    selection,
+    shard_writer,
+    sharding,
+    source,
+    tfds_metadata,
+    write_pool,
+)
+from afad_tfdata.write_config import WriteConfig
+
+__all__ = ["WriteConfig", "table", "write_records"]
+
+REJECTED_NAME = "rejected.jsonl"
+LOG_NAME = "writer_log.json"
+WORK_NAME = ".work"
+_SHEET_FACES, _SHEET_COLUMNS = 40, 10
+_log = logging.getLogger(__name__)
+
+
+# The fields that decide bytes whatever the format is.
+_DECIDING = (
+    *("format", "image_size", "test_fraction", "validation_fraction", "split_by"),
+    *("seed", "min_age", "max_age", "max_faces_per_photo", "gender_codes"),
+    *("duplicates", "conflicts", "max_pixels", "max_file_bytes"),
+)
+_DECIDING_HDF5 = ("hdf5_labels", "hdf5_dtype", "hdf5_channels", "hdf5_compression")
+
+
+def write_records(config: WriteConfig) -> schema.Manifest | None:
+    """Writes a data set, or goes on where an earlier run stopped.
+
+    Args:
+      config: What to write.
+
+    Returns:
+      The manifest; None where `WriteConfig.shard_range` left shards for others.
+
+    Raises:
+      UsageError: Wrong flags, no images, a directory with another data set in it, a
+        second writer, a full disk.
+      DataError: More unusable files than `WriteConfig.max_rejected`.
+    """
+    started = time.time()
+    if not config.output_dir:
+        raise errors.UsageError(
+            "--output_dir is missing: name the data set's directory"
+        )
+    listing = _scan(config)
+    splits = selection.load_split_file(config.split_file) if config.split_file else None
+    items, left_out = selection.select(
+        listing,
+        min_age=config.min_age,
+        max_age=config.max_age,
+        max_faces_per_photo=config.max_faces_per_photo,
+        splits=splits,
+    )
+    if not items:
+        raise _nothing_found(config, listing, left_out)
+    work_plan = plan.make(items, _deciding(config), num_shards=config.num_shards)
+    if config.split_file:
+        selection.warn_of_missing_ages(work_plan)
+    finished = _finished(config.output_dir, work_plan)
+    if finished is not None:
+        _log.info("%s is finished already", config.output_dir)
+        return finished
+    work_dir = os.path.join(config.output_dir, WORK_NAME)
+    files.make_dirs(work_dir)
+    with _lock(work_dir, shared=bool(config.shard_range)):
+        _keep_plan(work_plan, work_dir)
+        complete = _write_payloads(config, listing.root, work_plan, work_dir)
+        if not complete:
+            return None
+        rejected = [*listing.rejected, *left_out]
+        manifest = _finish(config, listing, rejected, work_plan, work_dir)
+        log = {
+            "config": options.to_dict(config),
+            "seconds": round(time.time() - started, 3),
+            "images_per_second": round(len(items) / (time.time() - started), 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {"afad_tfdata": __version__, "numpy": np.__version__},
+        }
+        files.write_json(os.path.join(config.output_dir, LOG_NAME), log)
+        files.write_atomic(
+            os.path.join(config.output_dir, schema.MANIFEST_NAME),
+            schema.manifest_bytes(manifest),
+        )
+    shutil.rmtree(work_dir, ignore_errors=True)
+    return manifest
+
+
+def table(manifest: schema.Manifest) -> str:
+    """Counts by split and class, as lines of text."""
+    head = ("split", "shards", "examples", *manifest.class_names, "ages", "MB")
+    rows = [head]
+    for name, split in manifest.splits.items():
+        ages = {int(age) for by_age in split.counts.values() for age in by_age}
+        counts = [
+            f"{sum(split.counts.get(label, {}).values()):,}"
+            for label in manifest.class_names
+        ]
+        size = sum(shard.num_bytes for shard in split.shards) / 1e6
+        rows.append(
+            (
+                name,
+                str(len(split.shards)),
+                f"{split.num_examples:,}",
+                *counts,
+                f"{min(ages)}-{max(ages)}" if ages else "-",
+                f"{size:,.1f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.append(
+        f"found {manifest.found:,} = written {manifest.written:,} + rejected"
+        f" {manifest.rejected:,} + passed over {manifest.passed_over:,}"
+    )
+    return "\n".join(lines)
+
+
+def _scan(config: WriteConfig) -> source.Listing:
+    codes = source.parse_gender_codes(config.gender_codes)
+    if config.labels_csv:
+        root = config.data_dir or os.path.dirname(config.labels_csv) or "."
+        return source.scan_csv(config.labels_csv, root, codes)
+    if not config.data_dir:
+        raise errors.UsageError(
+            "--data_dir is missing: name the folder that holds AGE/GENDER/IMAGE, or"
+            " give --labels_csv"
+        )
+    return source.scan_tree(config.data_dir, codes)
+
+
+def _nothing_found(
+    config: WriteConfig,
+    listing: source.Listing,
+    left_out: Sequence[source.Rejection],
+) -> errors.UsageError:
+    where = (
+        f"--labels_csv={config.labels_csv}"
+        if config.labels_csv
+        else (f"--data_dir={config.data_dir}")
+    )
+    first = next(iter([*listing.rejected, *left_out]), None)
+    seen = f"{listing.found} files" if listing.found else "no file at all"
+    because = f", the first refused being {first.path}: {first.reason}" if first else ""
+    return errors.UsageError(
+        f"{where} has no image to write, wanted AGE/GENDER/IMAGE.jpg; found {seen}"
+        f"{because}"
+    )
+
+
+def _deciding(config: WriteConfig) -> dict[str, Any]:
+    names = [*_DECIDING]
+    if config.format == "hdf5":
+        names += _DECIDING_HDF5
+    if config.encoding == "jpeg":
+        names.append("jpeg_quality")
+    values = {name: getattr(config, name) for name in names}
+    values["image_encoding"] = config.encoding
+    values["split_file"] = bool(config.split_file)
+    return values
+
+
+def _finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
+    """The finished data set that lies there, if it is the one that is asked for."""
+    if not os.path.exists(os.path.join(output_dir, schema.MANIFEST_NAME)):
+        return None
+    manifest = schema.load_manifest(output_dir)
+    _refuse_other(output_dir, manifest.config, work_plan.config, "a finished data set")
+    for split in manifest.splits.values():
+        for part in (*split.shards, split.index):
+            path = os.path.join(output_dir, part.name)
+            if not os.path.exists(path) or os.path.getsize(path) != part.num_bytes:
+                raise errors.DataError(
+                    f"{output_dir} has a manifest, but {part.name} is missing or of"
+                    " another size: remove the directory and write it again"
+                )
+    shutil.rmtree(os.path.join(output_dir, WORK_NAME), ignore_errors=True)
+    return manifest
+
+
+def _refuse_other(
+    directory: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
+) -> None:
+    names = sorted({*stored, *wanted})
+    differing = [n for n in names if stored.get(n) != wanted.get(n)]
+    if differing:
+        hint = "the source's files" if differing == ["source_sha256"] else ""
+        raise errors.UsageError(
+            f"{directory} holds {what} of another configuration; it differs in"
+            f" {hint or ', '.join(differing)}: take another --output_dir, or remove it"
+        )
+
+
+def _keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
+    stored = plan.stored_config(work_dir)
+    if stored is None:
+        plan.save(work_plan, work_dir)
+        return
+    # What went through JSON once compares equal to what did.
+    wanted = json.loads(json.dumps(work_plan.config))
+    directory = os.path.dirname(work_dir)
+    _refuse_other(directory, stored, wanted, "an unfinished data set")
+
+
+@contextlib.contextmanager
+def _lock(work_dir: str, *, shared: bool) -> Iterator[None]:
+    """Keeps a second writer out; writers of shard ranges share the directory."""
+    with open(os.path.join(work_dir, "lock"), "a") as f:
+        try:
+            fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            raise errors.UsageError(
+                f"another writer is at work in {os.path.dirname(work_dir)}: wait for it"
+                " or end it; what it has written is kept"
+            ) from error
+        yield
+
+
+def _write_payloads(
+    config: WriteConfig, root: str, work_plan: plan.Plan, work_dir: str
+) -> bool:
+    """Writes the payloads that are missing; whether all are there then."""
+    tasks = work_plan.tasks
+    if config.shard_range:
+        first, last = map(int, config.shard_range.split(":"))
+        if not first < last <= len(tasks):
+            raise errors.UsageError(
+                f"--shard_range={config.shard_range} must lie within"
+                f" 0:{len(tasks)}, the shards of this data set"
+            )
+        tasks = tasks[first:last]
+    missing = [t for t in tasks if shard_writer.load_payload(work_dir, t) is None]
+    total = (
+        len(work_plan.rows)
+        if not config.shard_range
+        else sum(task.last - task.first for task in tasks)
+    )
+    waiting = sum(task.last - task.first for task in missing)
+    with progress.Progress(total, "writing", initial=total - waiting) as bar:
+        write_pool.run(
+            root,
+            work_plan,
+            missing,
+            work_dir,
+            num_workers=config.num_workers or write_pool.default_workers(),
+            progress=bar.update,
+        )
+    if config.shard_range:
+        _log.info(
+            "shards %s of %d are written; when all are, run the same command without"
+            " --shard_range",
+            config.shard_range,
+            len(work_plan.tasks),
+        )
+        return False
+    return True
+
+
+def _finish(
+    config: WriteConfig,
+    listing: source.Listing,
+    rejected: list[source.Rejection],
+    work_plan: plan.Plan,
+    work_dir: str,
+) -> schema.Manifest:
+    """Everything from the payloads to the manifest, which it returns."""
+    payloads = []
+    for task in work_plan.tasks:
+        payload = shard_writer.load_payload(work_dir, task)
+        if payload is None:
+            raise errors.DataError(
+                f"the payload of {task.name} changed after it was written; run the same"
+                " command again: it is written anew"
+            )
+        payloads.append(payload)
+    unusable = [
+        source.Rejection(os.fsdecode(work_plan.key(row)), reason)
+        for payload in payloads
+        for row, reason in payload.rejected
+    ]
+    keep, copies = _decide(work_plan, payloads)
+    everything = sorted([*rejected, *unusable, *copies])
+    _write_rejected(config.output_dir, everything)
+    _check_rejected(config, listing, len(listing.rejected) + len(unusable))
+    workers = config.num_workers or write_pool.default_workers()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        parts = list(
+            pool.map(
+                lambda task, payload, kept: shard_writer.finish(
+                    work_dir, config.output_dir, work_plan, task, payload, kept
+                ),
+                work_plan.tasks,
+                payloads,
+                keep,
+            )
+        )
+    written = sum(int(kept.sum()) for kept in keep)
+    manifest = schema.Manifest(
+        name="afad",
+        format=config.format,
+        image_encoding=config.encoding,
+        image_size=config.image_size,
+        config=work_plan.config,
+        class_names=source.class_names(config.gender_codes),
+        gender_codes=source.parse_gender_codes(config.gender_codes),
+        resize={
+            "method": "bilinear",
+            "half_pixel_centers": True,
+            "antialias": config.encoding != "original",
+        },
+        pixel=_pixel(config),
+        mean=_mean(work_plan, payloads, keep, config.image_size),
+        found=listing.found,
+        written=written,
+        rejected=len(everything),
+        passed_over=listing.passed_over,
+        splits=_splits(config.output_dir, work_plan, parts, config),
+    )
+    if manifest.written + manifest.rejected + manifest.passed_over != manifest.found:
+        raise errors.DataError(
+            f"counts do not add up: {manifest.found} files were found,"
+            f" {manifest.written} written, {manifest.rejected} rejected and"
+            f" {manifest.passed_over} passed over; did the source change meanwhile?"
+        )
+    _write_beside(config.output_dir, manifest)
+    return manifest
+
+
+def _decide(
+    work_plan: plan.Plan, payloads: Sequence[shard_writer.Payload]
+) -> tuple[list[np.ndarray], list[source.Rejection]]:
+    """Which records stay, by shard, and the others with their reason."""
+    rows = np.concatenate([payload.rows for payload in payloads])
+    labels = np.stack([work_plan.rows["age"][rows], work_plan.rows["gender"][rows]], 1)
+    keep, first, in_conflict = dedupe.decide(
+        np.concatenate([payload.sha256 for payload in payloads]),
+        labels,
+        work_plan.rows["key_offset"][rows],
+        duplicates=work_plan.config["duplicates"],
+        conflicts=work_plan.config["conflicts"],
+    )
+    if in_conflict.any():
+        _log.warning(
+            "%d images have the same bytes as others under different labels; see %s",
+            in_conflict.sum(),
+            REJECTED_NAME,
+        )
+    copies = []
+    for position in np.flatnonzero(~keep):
+        other = position
+        if first[position] != position:
+            other = first[position]
+        elif in_conflict[position]:
+            # The first of its group names the next copy, not itself.
+            other = np.flatnonzero(
+                (first == position) & (np.arange(len(rows)) != position)
+            )[0]
+        name = os.fsdecode(work_plan.key(int(rows[other])))
+        reason = f"same bytes as {name}"
+        if in_conflict[position]:
+            reason += ", under different labels"
+        key = os.fsdecode(work_plan.key(int(rows[position])))
+        copies.append(source.Rejection(key, reason))
+    edges = np.cumsum([len(payload.rows) for payload in payloads])[:-1]
+    return np.split(keep, edges), copies
+
+
+def _write_rejected(directory: str, rejected: Sequence[source.Rejection]) -> None:
+    # Names that are no valid UTF-8 are escaped by JSON itself.
+    lines = [json.dumps(rejection._asdict()) + "\n" for rejection in rejected]
+    files.write_atomic(os.path.join(directory, REJECTED_NAME), "".join(lines))
+
+
+def _check_rejected(config: WriteConfig, listing: source.Listing, bad: int) -> None:
+    limit = config.max_rejected
+    if limit is None:
+        limit = max(100, listing.found // 100)
+    if bad > limit:
+        raise errors.DataError(
+            f"{bad} of {listing.found} files cannot be used, which is more than"
+            f" --max_rejected={limit}; {os.path.join(config.output_dir, REJECTED_NAME)}"
+            " names each: mend them, or raise the limit and run again"
+        )
+    if bad:
+        _log.info("%d files cannot be used; %s names each", bad, REJECTED_NAME)
+
+
+def _mean(
+    work_plan: plan.Plan,
+    payloads: Sequence[shard_writer.Payload],
+    keep: Sequence[np.ndarray],
+    image_size: int,
+) -> dict[str, float]:
+    """Channel means of the training split, from integer sums."""
+    total, count = [0, 0, 0], 0
+    for task, payload, kept in zip(work_plan.tasks, payloads, keep, strict=True):
+        if task.split == "train":
+            sums = payload.sums[kept].sum(axis=0, dtype=np.uint64)
+            total = [a + int(b) for a, b in zip(total, sums, strict=True)]
+            count += int(kept.sum())
+    if not count:
+        raise errors.UsageError(
+            "the training split is empty: there are too few images for these fractions;"
+            " lower --test_fraction and --validation_fraction"
+        )
+    pixels = count * image_size * image_size
+    return {name: value / pixels for name, value in zip("RGB", total, strict=True)}
+
+
+def _pixel(config: WriteConfig) -> dict[str, Any]:
+    if config.encoding != "raw":
+        return {}
+    if config.format == "tfrecord":
+        return {"dtype": "uint8", "channels": "last", "compression": "none"}
+    return {
+        "dtype": config.hdf5_dtype,
+        "channels": config.hdf5_channels,
+        "compression": config.hdf5_compression,
+    }
+
+
+def _splits(
+    directory: str,
+    work_plan: plan.Plan,
+    parts: Sequence[tuple[np.ndarray, schema.Shard]],
+    config: WriteConfig,
+) -> dict[str, schema.Split]:
+    """Writes the indexes; the splits as the manifest has them."""
+    names = source.class_names(config.gender_codes)
+    splits = {}
+    for split in sharding.SPLITS:
+        mine = [
+            part
+            for task, part in zip(work_plan.tasks, parts, strict=True)
+            if task.split == split
+        ]
+        index = np.concatenate(
+            [np.zeros(0, schema.INDEX_DTYPE), *(rows for rows, _ in mine)]
+        )
+        buffer = io.BytesIO()
+        np.save(buffer, index)
+        name = sharding.index_name("afad", split)
+        path = os.path.join(directory, name)
+        files.write_atomic(path, buffer.getvalue())
+        counts: dict[str, dict[str, int]] = {}
+        for label, class_name in enumerate(names):
+            ages = Counter(index["age"][index["gender"] == label].tolist())
+            counts[class_name] = {str(age): ages[age] for age in sorted(ages)}
+        splits[split] = schema.Split(
+            num_examples=len(index),
+            shards=tuple(shard for _, shard in mine),
+            index=schema.Shard(
+                name, len(index), os.path.getsize(path), files.sha256(path)
+            ),
+            counts=counts,
+        )
+    return splits
+
+
+def _write_beside(directory: str, manifest: schema.Manifest) -> None:
+    """What lies beside the shards for people and for other programs."""
+    files.write_json(os.path.join(directory, schema.MEAN_NAME), manifest.mean)
+    if manifest.format == "tfrecord":
+        tfds_metadata.write(directory, manifest)
+    overview.draw_histogram(os.path.join(directory, overview.HISTOGRAM_NAME), manifest)
+    pictures, captions = overview.sample(directory, manifest, "train", _SHEET_FACES)
+    overview.draw_sheet(
+        os.path.join(directory, overview.SHEET_NAME),
+        pictures,
+        captions,
+        columns=_SHEET_COLUMNS,
+    )

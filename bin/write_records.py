@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Writes a folder of faces as sharded TFRecord or HDF5; a killed run is continued."""
+
+import dataclasses
+
+from afad_tfdata.bin import command
+
+from afad_tfdata import records
+
+EXAMPLE = """
+afad-write-records --data_dir=AFAD-Full --output_dir=records
+afad-write-records --data_dir=AFAD-Full --output_dir=pixels --format=hdf5
+"""
+
+
+def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
+    """Writes the data set."""
+    del arguments
+    manifest = records.write_records(config)
+    if manifest is None:
+        text = f"shards {config.shard_range} are written in {config.output_dir}"
+        return command.Output(text, {"shard_range": config.shard_range})
+    text = f"{records.table(manifest)}\nwritten to {config.output_dir}"
+    return command.Output(text, dataclasses.asdict(manifest))
+
+
+def run() -> None:
+    """Entry point of ``afad-write-records``."""
+    command.run(main, records.WriteConfig, about=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    run()
