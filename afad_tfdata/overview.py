@@ -58,14 +58,28 @@ def draw_sheet(
     from matplotlib.backends import backend_agg
     from matplotlib.figure import Figure
 
+    # One picture with text on it: axes for each face would take a second to lay out.
+    side = pictures[0].shape[0] if pictures else 1
+    line = max(4, side // 6)
     rows = max(1, -(-len(pictures) // columns))
-    figure = Figure(figsize=(1.25 * columns, 1.5 * rows), layout="constrained")
+    canvas = np.full((rows * (side + line), columns * side, 3), 255, np.uint8)
+    figure = Figure(figsize=(columns, rows * (side + line) / side))
     backend_agg.FigureCanvasAgg(figure)
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
-        axes.set_axis_off()
-    for axes, picture, caption in zip(figure.axes, pictures, captions, strict=False):
-        axes.imshow(picture, interpolation="nearest")
-        axes.set_title(caption, fontsize=7, pad=2)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(number, columns)
+        top, left = row * (side + line) + line, column * side
+        canvas[top : top + side, left : left + side] = picture
+        axes.text(
+            left + side / 2,
+            top - line / 8,
+            caption,
+            fontsize=7,
+            ha="center",
+            va="bottom",
+        )
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
     _save(figure, path)
 
 

@@ -119,7 +119,7 @@ def make(
             *(sharding.SPLITS.index(split), 0),
         )
         digest.update(b"%d %d %d %d " % (len(key), *item[1:4]) + key)
-        digest.update(b" %d\n" % sharding.SPLITS.index(split))
+        digest.update(f" {item.split or ''}\n".encode())
     # Two keys at one place would make the order depend on the scan; keys break the tie.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
     num_bytes = np.array([item.num_bytes for item in items], np.int64)

@@ -19,8 +19,6 @@ only, not on the number of workers, on interruptions or on the order of a direct
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
-import fcntl
 import io
 import json
 import logging
@@ -28,7 +26,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +40,7 @@ from afad_tfdata import (
     overview,
     plan,
     progress,
+    resume,
     schema,
     selection,
     shard_writer,
@@ -56,7 +55,6 @@ __all__ = ["WriteConfig", "table", "write_records"]
 
 REJECTED_NAME = "rejected.jsonl"
 LOG_NAME = "writer_log.json"
-WORK_NAME = ".work"
 _SHEET_FACES, _SHEET_COLUMNS = 40, 10
 _log = logging.getLogger(__name__)
 
@@ -103,15 +101,15 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     work_plan = plan.make(items, _deciding(config), num_shards=config.num_shards)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
-    finished = _finished(config.output_dir, work_plan)
+    finished = resume.finished(config.output_dir, work_plan)
     if finished is not None:
         _log.info("%s is finished already", config.output_dir)
         return finished
-    work_dir = os.path.join(config.output_dir, WORK_NAME)
+    work_dir = os.path.join(config.output_dir, resume.WORK_NAME)
     files.make_dirs(work_dir)
-    with _lock(work_dir, shared=bool(config.shard_range)):
-        _keep_plan(work_plan, work_dir)
-        complete = _write_payloads(config, listing.root, work_plan, work_dir)
+    with resume.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
+        resume.keep_plan(work_plan, work_dir)
+        complete = _write_payloads(config, listing.root, work_plan, work_dir, lock_fd)
         if not complete:
             return None
         rejected = [*listing.rejected, *left_out]
@@ -212,64 +210,12 @@ def _deciding(config: WriteConfig) -> dict[str, Any]:
     return values
 
 
-def _finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
-    """The finished data set that lies there, if it is the one that is asked for."""
-    if not os.path.exists(os.path.join(output_dir, schema.MANIFEST_NAME)):
-        return None
-    manifest = schema.load_manifest(output_dir)
-    _refuse_other(output_dir, manifest.config, work_plan.config, "a finished data set")
-    for split in manifest.splits.values():
-        for part in (*split.shards, split.index):
-            path = os.path.join(output_dir, part.name)
-            if not os.path.exists(path) or os.path.getsize(path) != part.num_bytes:
-                raise errors.DataError(
-                    f"{output_dir} has a manifest, but {part.name} is missing or of"
-                    " another size: remove the directory and write it again"
-                )
-    shutil.rmtree(os.path.join(output_dir, WORK_NAME), ignore_errors=True)
-    return manifest
-
-
-def _refuse_other(
-    directory: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
-) -> None:
-    names = sorted({*stored, *wanted})
-    differing = [n for n in names if stored.get(n) != wanted.get(n)]
-    if differing:
-        hint = "the source's files" if differing == ["source_sha256"] else ""
-        raise errors.UsageError(
-            f"{directory} holds {what} of another configuration; it differs in"
-            f" {hint or ', '.join(differing)}: take another --output_dir, or remove it"
-        )
-
-
-def _keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
-    stored = plan.stored_config(work_dir)
-    if stored is None:
-        plan.save(work_plan, work_dir)
-        return
-    # What went through JSON once compares equal to what did.
-    wanted = json.loads(json.dumps(work_plan.config))
-    directory = os.path.dirname(work_dir)
-    _refuse_other(directory, stored, wanted, "an unfinished data set")
-
-
-@contextlib.contextmanager
-def _lock(work_dir: str, *, shared: bool) -> Iterator[None]:
-    """Keeps a second writer out; writers of shard ranges share the directory."""
-    with open(os.path.join(work_dir, "lock"), "a") as f:
-        try:
-            fcntl.flock(f, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            raise errors.UsageError(
-                f"another writer is at work in {os.path.dirname(work_dir)}: wait for it"
-                " or end it; what it has written is kept"
-            ) from error
-        yield
-
-
 def _write_payloads(
-    config: WriteConfig, root: str, work_plan: plan.Plan, work_dir: str
+    config: WriteConfig,
+    root: str,
+    work_plan: plan.Plan,
+    work_dir: str,
+    lock_fd: int,
 ) -> bool:
     """Writes the payloads that are missing; whether all are there then."""
     tasks = work_plan.tasks
@@ -295,6 +241,7 @@ def _write_payloads(
             missing,
             work_dir,
             num_workers=config.num_workers or write_pool.default_workers(),
+            lock_fd=lock_fd,
             progress=bar.update,
         )
     if config.shard_range:

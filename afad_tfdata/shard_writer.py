@@ -8,6 +8,7 @@ plan and on the images only, not on who runs them or when.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -76,7 +77,7 @@ def write_payload(
     whole = hashlib.sha256()
     kept = offset = since = 0
     try:
-        with _locked(path) as out:
+        with _locked(path), open(path, "wb", buffering=1 << 20) as out:
             for row in range(task.first, task.last):
                 since += 1
                 if since == 64:
@@ -116,18 +117,21 @@ def write_payload(
     files.write_atomic(_known_path(directory, task), known.getvalue())
 
 
-def _locked(path: str) -> BinaryIO:
-    """An empty file to write that no other process writes at the same time."""
-    out = open(path, "ab", buffering=1 << 20)
-    try:
-        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        out.close()
-        raise errors.UsageError(
-            f"another process is writing {path}: wait for it, or end it first"
-        ) from error
-    out.truncate(0)
-    return out
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Keeps others from writing this payload; the old one, if any, is removed.
+
+    Removed and not emptied: its bytes may stand under a second name.
+    """
+    with open(f"{path}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise errors.UsageError(
+                f"another process is writing {path}: wait for it, or end it first"
+            ) from error
+        files.remove_if_there(path)
+        yield
 
 
 def load_payload(directory: str, task: plan.ShardTask) -> Payload | None:
@@ -195,16 +199,15 @@ def finish(
     )
     final = os.path.join(destination, task.name)
     if part == source:
+        part = os.path.join(directory, f"{task.name}.part")
         # The payload stays until the manifest is there: a run that is killed between
         # finds it again.  A second name costs nothing where the file system has links.
         try:
-            files.remove_if_there(f"{final}.tmp")
-            os.link(source, f"{final}.tmp")
+            files.remove_if_there(part)
+            os.link(source, part)
         except OSError:
-            shutil.copyfile(source, f"{final}.tmp")
-        os.replace(f"{final}.tmp", final)
-    else:
-        os.replace(part, final)
+            shutil.copyfile(source, part)
+    os.replace(part, final)
     return index, shard
 
 

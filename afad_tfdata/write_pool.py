@@ -24,6 +24,7 @@ def run(
     directory: str,
     *,
     num_workers: int,
+    lock_fd: int,
     progress: Callable[[int], None],
 ) -> None:
     """Writes the payloads of these shards.
@@ -34,6 +35,8 @@ def run(
       tasks: Shards that are still to be written.
       directory: Where payloads go.
       num_workers: Processes; 1 works in this process.
+      lock_fd: The writer's lock. Workers hold it too, so that the next writer waits for
+        those that outlive a killed one.
       progress: Called with numbers of images done.
 
     Raises:
@@ -45,7 +48,7 @@ def run(
         return
     answers: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
     workers = [
-        _start(root, directory, number, answers)
+        _start(root, directory, number, answers, lock_fd)
         for number in range(min(num_workers, len(tasks)))
     ]
     waiting = list(tasks)[::-1]
@@ -79,15 +82,17 @@ def default_workers() -> int:
 
 
 def _start(
-    root: str, directory: str, number: int, answers: queue.Queue
+    root: str, directory: str, number: int, answers: queue.Queue, lock_fd: int
 ) -> subprocess.Popen[str]:
+    pid = str(os.getpid())
     worker = subprocess.Popen(
-        [sys.executable, "-m", "afad_tfdata.write_worker", root, directory],
+        [sys.executable, "-m", "afad_tfdata.write_worker", root, directory, pid],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         # A signal to the terminal's group reaches the parent, which ends its workers.
         start_new_session=True,
+        pass_fds=(lock_fd,),
     )
 
     def listen() -> None:

@@ -1,14 +1,16 @@
-"""A writer's worker: ``python -m afad_tfdata.write_worker ROOT WORK_DIR``.
+"""A writer's worker: ``python -m afad_tfdata.write_worker ROOT WORK_DIR PARENT``.
 
 Reads shard numbers from standard input, one a line, and answers on standard output
 with lines of JSON: ``{"images": n}`` while it works, ``{"shard": number}`` when a shard
 is done, ``{"error": text}`` when it cannot go on.  A plain process and not a fork: it
-holds numpy and the decode library only, whatever the caller has loaded.
+holds numpy and the decode library only, whatever the caller has loaded.  It ends when
+its parent does: what it would write then is for the next run to write.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -17,13 +19,19 @@ from afad_tfdata import errors, plan, shard_writer
 
 def main(argv: list[str]) -> int:
     """Serves shards until its input ends."""
-    root, directory = argv
+    root, directory, parent = argv
     work_plan = plan.load(directory)
 
     def say(**value: Any) -> None:
-        print(json.dumps(value), flush=True)
+        if os.getppid() != int(parent):
+            os._exit(1)
+        try:
+            print(json.dumps(value), flush=True)
+        except BrokenPipeError:
+            os._exit(1)
 
     for line in sys.stdin:
+        say(images=0)
         task = work_plan.tasks[int(line)]
         try:
             shard_writer.write_payload(

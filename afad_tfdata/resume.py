@@ -1,0 +1,98 @@
+"""What an earlier run of the writer left: a data set, a plan, a lock, a mess."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from afad_tfdata import errors, files, plan, schema
+
+WORK_NAME = ".work"
+LOCK_SECS = 5.0
+_TEMPORARY = re.compile(r"\.tmp-\d+(\.png)?$")
+
+
+def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
+    """The finished data set that lies there, if it is the one that is asked for."""
+    if not os.path.exists(os.path.join(output_dir, schema.MANIFEST_NAME)):
+        return None
+    manifest = schema.load_manifest(output_dir)
+    _refuse_other(output_dir, manifest.config, work_plan.config, "a finished data set")
+    for split in manifest.splits.values():
+        for part in (*split.shards, split.index):
+            path = os.path.join(output_dir, part.name)
+            if not os.path.exists(path) or os.path.getsize(path) != part.num_bytes:
+                raise errors.DataError(
+                    f"{output_dir} has a manifest, but {part.name} is missing or of"
+                    " another size: remove the directory and write it again"
+                )
+    shutil.rmtree(os.path.join(output_dir, WORK_NAME), ignore_errors=True)
+    return manifest
+
+
+def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
+    """Saves the plan, or checks that the one that lies there is the same.
+
+    Raises:
+      UsageError: It is another one.
+    """
+    stored = plan.stored_config(work_dir)
+    if stored is None:
+        plan.save(work_plan, work_dir)
+        return
+    # What went through JSON once compares equal to what did.
+    wanted = json.loads(json.dumps(work_plan.config))
+    directory = os.path.dirname(work_dir)
+    _refuse_other(directory, stored, wanted, "an unfinished data set")
+
+
+@contextlib.contextmanager
+def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
+    """Keeps a second writer out; writers of shard ranges share the directory.
+
+    Yields the lock's file descriptor.  A killed writer's processes hold it for a moment
+    longer, hence the patience.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    deadline = time.monotonic() + LOCK_SECS
+    with open(os.path.join(work_dir, "lock"), "a") as f:
+        while True:
+            try:
+                fcntl.flock(f, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise errors.UsageError(
+                        f"another writer is at work in {os.path.dirname(work_dir)}:"
+                        " wait for it or end it; what it has written is kept"
+                    ) from error
+                time.sleep(0.05)
+        _remove_temporary(os.path.dirname(work_dir))
+        yield f.fileno()
+
+
+def _remove_temporary(directory: str) -> None:
+    """Removes files that a killed run had not renamed yet."""
+    for name in os.listdir(directory):
+        if _TEMPORARY.search(name):
+            files.remove_if_there(os.path.join(directory, name))
+
+
+def _refuse_other(
+    directory: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
+) -> None:
+    names = sorted({*stored, *wanted})
+    differing = [n for n in names if stored.get(n) != wanted.get(n)]
+    if differing:
+        hint = "the source's files" if differing == ["source_sha256"] else ""
+        raise errors.UsageError(
+            f"{directory} holds {what} of another configuration; it differs in"
+            f" {hint or ', '.join(differing)}: take another --output_dir, or remove it"
+        )
