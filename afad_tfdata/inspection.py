@@ -114,8 +114,8 @@ def inspect_records(config: InspectConfig) -> Report:
     if config.verify:
         faults = verify(config.records_dir, num_workers=config.num_workers)
         if any(f.file == schema.MANIFEST_NAME for f in faults):
-            value = {"faults": [dataclasses.asdict(f) for f in faults]}
-            return Report("\n".join(map(str, faults)), value, faults)
+            named = [dataclasses.asdict(fault) for fault in faults]
+            return Report("\n".join(map(str, faults)), {"faults": named}, faults)
     manifest = schema.load_manifest(config.records_dir)
     lines = [_heading(manifest), records.table(manifest), "", *_ages(manifest)]
     value: dict[str, Any] = dataclasses.asdict(manifest)
@@ -353,7 +353,7 @@ def _check_hdf5(
                     yield Fault(name, position, key, fault)
                 for field, values in labels.items():
                     if values[position] != row[field]:
-                        fault = f"{field} is {values[position]}, the index says {row[field]}"
+                        fault = f"{field} is {values[position]}, not {row[field]}"
                         yield Fault(name, position, key, fault)
     except Exception as error:  # A damaged file raises whatever h5py meets first.
         fault = f"cannot be read as HDF5: {errors.one_line(error)}"

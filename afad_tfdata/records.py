@@ -33,6 +33,7 @@ import numpy as np
 
 from afad_tfdata import (
     __version__,
+    archive,
     dedupe,
     errors,
     files,
@@ -109,7 +110,7 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     files.make_dirs(work_dir)
     with resume.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
         resume.keep_plan(work_plan, work_dir)
-        complete = _write_payloads(config, listing.root, work_plan, work_dir, lock_fd)
+        complete = _write_payloads(config, listing, work_plan, work_dir, lock_fd)
         if not complete:
             return None
         rejected = [*listing.rejected, *left_out]
@@ -176,6 +177,8 @@ def _scan(config: WriteConfig) -> source.Listing:
             "--data_dir is missing: name the folder that holds AGE/GENDER/IMAGE, or"
             " give --labels_csv"
         )
+    if parts := archive.find_parts(config.data_dir):
+        return archive.scan(parts, codes)
     return source.scan_tree(config.data_dir, codes)
 
 
@@ -212,7 +215,7 @@ def _deciding(config: WriteConfig) -> dict[str, Any]:
 
 def _write_payloads(
     config: WriteConfig,
-    root: str,
+    listing: source.Listing,
     work_plan: plan.Plan,
     work_dir: str,
     lock_fd: int,
@@ -234,9 +237,12 @@ def _write_payloads(
         else sum(task.last - task.first for task in tasks)
     )
     waiting = sum(task.last - task.first for task in missing)
+    if listing.parts and missing:
+        with progress.Progress(waiting, "reading the archive") as bar:
+            archive.spool(listing, work_plan, missing, work_dir, bar.update)
     with progress.Progress(total, "writing", initial=total - waiting) as bar:
         write_pool.run(
-            root,
+            listing.root,
             work_plan,
             missing,
             work_dir,

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from afad_tfdata import errors, files, hdf5, images, plan, schema, tfrecord
+from afad_tfdata import archive, errors, files, hdf5, images, plan, schema, tfrecord
 
 _COPY_ROWS = 64
 
@@ -75,6 +75,7 @@ def write_payload(
     rows = np.zeros(count, np.int64)
     rejected: list[tuple[int, str]] = []
     whole = hashlib.sha256()
+    read = archive.reader(directory, task) or _tree_reader(root, work_plan, config)
     kept = offset = since = 0
     try:
         with _locked(path), open(path, "wb", buffering=1 << 20) as out:
@@ -84,7 +85,7 @@ def write_payload(
                     progress(since)
                     since = 0
                 try:
-                    entry = _read(root, work_plan, row, config)
+                    entry = _checked(read(row), work_plan, row)
                 except images.ImageError as error:
                     rejected.append((row, str(error)))
                     continue
@@ -115,6 +116,7 @@ def write_payload(
         payload=np.frombuffer(whole.digest(), np.uint8),
     )
     files.write_atomic(_known_path(directory, task), known.getvalue())
+    archive.remove_spool(directory, task)
 
 
 @contextlib.contextmanager
@@ -253,20 +255,38 @@ class _Entry:
         return images.channel_sums(images.resize(self.pixels, size))
 
 
-def _read(root: str, work_plan: plan.Plan, row: int, config: dict[str, Any]) -> _Entry:
-    """Reads and checks one image; `ImageError` if it cannot be used."""
-    key = work_plan.key(row)
+def _tree_reader(
+    root: str, work_plan: plan.Plan, config: dict[str, Any]
+) -> Callable[[int], bytes]:
+    """Reads images from their folder; `ImageError` for one that cannot be read."""
+    folder = os.fsencode(root)
+
+    def read(row: int) -> bytes:
+        try:
+            path = os.path.join(folder, work_plan.key(row))
+            with open(path, "rb", buffering=0) as f:
+                size = os.fstat(f.fileno()).st_size
+                if size > config["max_file_bytes"]:
+                    raise _too_large(size, config)
+                return f.read()
+        except OSError as error:
+            raise images.ImageError(f"cannot be read: {error.strerror}") from error
+
+    return read
+
+
+def _too_large(size: int, config: dict[str, Any]) -> images.ImageError:
+    return images.ImageError(
+        f"{size} bytes; --max_file_bytes is {config['max_file_bytes']}"
+    )
+
+
+def _checked(content: bytes, work_plan: plan.Plan, row: int) -> _Entry:
+    """Checks one image; `ImageError` if it cannot be used."""
+    config = work_plan.config
     original = config["image_encoding"] == "original"
-    try:
-        with open(os.path.join(os.fsencode(root), key), "rb", buffering=0) as f:
-            size = os.fstat(f.fileno()).st_size
-            if size > config["max_file_bytes"]:
-                raise images.ImageError(
-                    f"{size} bytes; --max_file_bytes is {config['max_file_bytes']}"
-                )
-            content = f.read()
-    except OSError as error:
-        raise images.ImageError(f"cannot be read: {error.strerror}") from error
+    if len(content) > config["max_file_bytes"]:
+        raise _too_large(len(content), config)
     header = images.probe(content)
     images.check(header, as_stored=original, max_pixels=config["max_pixels"])
     pixels = images.decode(content, header)
@@ -282,7 +302,7 @@ def _read(root: str, work_plan: plan.Plan, row: int, config: dict[str, Any]) -> 
             image_format, stored = "raw", pixels.tobytes()
     record = work_plan.rows[row]
     return _Entry(
-        key=key,
+        key=work_plan.key(row),
         age=int(record["age"]),
         gender=int(record["gender"]),
         place=int(record["place"]),

@@ -61,12 +61,16 @@ class Listing:
       items: Images that may be used, sorted by key.
       rejected: Files that cannot be, sorted by path.
       passed_over: Number of files that are no images by their names.
+      parts: Of the archive that the images lie in; empty for a folder.
+      prefix: What the archive puts before every key.
     """
 
     root: str
     items: list[Item]
     rejected: list[Rejection]
     passed_over: int
+    parts: tuple[str, ...] = ()
+    prefix: str = ""
 
     @property
     def found(self) -> int:
@@ -117,18 +121,37 @@ def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
             f"--data_dir={root} is no directory: name the folder that holds"
             " AGE/GENDER/IMAGE"
         )
-    items: list[Item] = []
-    rejected: list[Rejection] = []
-    passed_over = 0
-    for entry, key in _walk(root, "", rejected):
-        if _is_passed_over(entry.name):
-            passed_over += 1
-            continue
-        item = _tree_item(entry, key, gender_codes)
-        (items if isinstance(item, Item) else rejected).append(item)  # type: ignore[arg-type]
-    items.sort()
-    rejected.sort()
-    return Listing(root, items, rejected, passed_over)
+    listing = Listing(root, [], [], 0)
+    for entry, key in _walk(root, "", listing.rejected):
+        try:
+            size = entry.stat().st_size if entry.is_file() else None
+        except OSError:
+            size = None
+        file_entry(listing, key, gender_codes, size)
+    listing.items.sort()
+    listing.rejected.sort()
+    return listing
+
+
+def file_entry(
+    listing: Listing, key: str, gender_codes: dict[str, int], num_bytes: int | None
+) -> None:
+    """Adds one file to a listing: as an item, as rejected or as passed over.
+
+    Args:
+      listing: What is listed so far.
+      key: Path below the root.
+      gender_codes: From `parse_gender_codes`.
+      num_bytes: Size of the file; None where there is none behind the name.
+    """
+    if _is_passed_over(key.rpartition("/")[2]):
+        listing.passed_over += 1
+        return
+    item = _tree_item(key, gender_codes, num_bytes)
+    if isinstance(item, Item):
+        listing.items.append(item)
+    else:
+        listing.rejected.append(item)
 
 
 def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
@@ -193,9 +216,9 @@ def _is_passed_over(name: str) -> bool:
 
 
 def _tree_item(
-    entry: os.DirEntry, key: str, gender_codes: dict[str, int]
+    key: str, gender_codes: dict[str, int], num_bytes: int | None
 ) -> Item | Rejection:
-    if not entry.name.lower().endswith(EXTENSIONS):
+    if not key.lower().endswith(EXTENSIONS):
         return Rejection(key, "not named .jpg, .jpeg or .png")
     parts = key.split("/")
     if len(parts) != 3:
@@ -205,12 +228,8 @@ def _tree_item(
         return Rejection(key, age)
     if parts[1] not in gender_codes:
         return Rejection(key, f"folder {parts[1]!r} is not one of --gender_codes")
-    try:
-        if not entry.is_file():
-            return Rejection(key, "not a file: a broken link or a device")
-        num_bytes = entry.stat().st_size
-    except OSError as error:
-        return Rejection(key, f"cannot be read: {error.strerror}")
+    if num_bytes is None:
+        return Rejection(key, "not a file: a broken link or a device")
     return Item(key, age, gender_codes[parts[1]], num_bytes)
 
 

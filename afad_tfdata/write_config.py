@@ -13,8 +13,8 @@ class WriteConfig:
     """What to write, from what, to where.
 
     Attributes:
-      data_dir: Folder filed as AGE/GENDER/IMAGE; with `labels_csv` the folder that its
-        paths are relative to (default there: the CSV's own).
+      data_dir: Folder filed as AGE/GENDER/IMAGE, or with the archive's parts; with
+        `labels_csv` the folder that its paths are relative to (default: the CSV's).
       labels_csv: CSV with the columns path, age, gender and, optionally, split.
       output_dir: The data set's directory.
       format: One of `schema.FORMATS`.
@@ -45,7 +45,11 @@ class WriteConfig:
       hdf5_compression: ``none`` (contiguous, memory-mappable) or ``gzip``.
     """
 
-    data_dir: str = options.option("", "Folder filed as AGE/GENDER/IMAGE.")
+    data_dir: str = options.option(
+        "",
+        "Folder filed as AGE/GENDER/IMAGE, or the one with the parts of the archive"
+        " (AFAD-Full.tar.xzaa, ...).",
+    )
     labels_csv: str = options.option(
         "",
         "CSV with the columns path, age, gender[, split] instead of a folder's"
