@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The whole job on drawn faces: images -> records -> training -> evaluation -> frozen
+# graph -> predictions.  A few minutes on 2 cores; run again, it continues.
+#   examples/demo.sh [DIRECTORY]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-demo}
+
+say() { printf '\n--- %s\n' "$*"; }
+
+say "1. draw faces, filed as AFAD is: AGE/GENDER/PHOTO-FACE.jpg"
+afad-make-sample --output_dir="$out/faces" --num_images=2000
+
+say "2. write records"
+afad-write-records --data_dir="$out/faces" --output_dir="$out/records" --image_size=64
+
+say "3. check every record"
+afad-inspect-records --records_dir="$out/records" --verify | tail -1
+
+say "4. train a small network on age and gender"
+afad-train --records_dir="$out/records" --run_dir="$out/run" --task=age_gender \
+	--backbone=small_cnn --weights=none --stage=tuning --optimizer=adam \
+	--learning_rate=2e-3 --schedule=cosine --epochs=14 --global_batch_size=64 \
+	--gender_weight=10 --augment=rotation=8,zoom=0.06,shift=0.06,flip=true
+
+say "5. evaluate it on faces it has not seen"
+afad-evaluate --run_dir="$out/run"
+
+say "6. freeze it, and compare the graph with the model"
+afad-freeze --run_dir="$out/run" --records_dir="$out/records" \
+	--output_dir="$out/graph" --output_name=faces
+
+say "7. predict from the frozen graph"
+mapfile -t some < <(find "$out/faces" -name '*.jpg' | sort | awk 'NR % 250 == 1')
+afad-predict --graph="$out/graph/faces.pb" "${some[@]}"
+
+cat <<END
+
+--- done
+records:       $out/records  (pictures: $out/records/samples.png, age_gender.png)
+history:       $out/run/history.png
+frozen graph:  $out/graph/faces.pb
+END
+python - "$out/run/metrics.json" <<'END'
+import json
+import sys
+
+metrics = json.load(open(sys.argv[1]))
+constant = metrics["constant"]
+print(f"test accuracy: {metrics['accuracy']:.3f}  (constant predictor {constant['accuracy']:.3f})")
+print(f"test MAE:      {metrics['mae']:.2f} years  (constant predictor {constant['mae']:.2f} years)")
+END
