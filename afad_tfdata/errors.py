@@ -50,7 +50,7 @@ def require(module: str, *, extra: str, purpose: str):
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:
+    except Exception as error:  # A broken install raises whatever it meets first.
         raise UsageError(
             f"{purpose} needs {module}, which is not usable here"
             f" ({one_line(error)}): pip install 'afad-tfdata[{extra}]'"

@@ -1,0 +1,266 @@
+#!/usr/bin/env python3
+"""Writing, beside its limits and the ways it is usually done.
+
+    benchmarks/write.py [--images 4000] [--rounds 3] [--tree FOLDER]
+
+Every contestant runs in a process of its own, in turn, several rounds; a line shows the
+median images a second with the smallest and largest, the share of the limit with
+decoding in the same run, bytes an image on disk, and the largest memory of its
+processes together.  The images are drawn faces; beyond 2,000 a comment makes them
+distinct.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+IMAGE_SIZE = 150
+THREADS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--tree", default="", help="faces to write; default: drawn ones"
+    )
+    parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--run", nargs=3, metavar=("NAME", "TREE", "OUT"))
+    arguments = parser.parse_args()
+    if arguments.run:
+        print(json.dumps(measure(*arguments.run)))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        tree = arguments.tree or draw(os.path.join(place, "faces"), arguments.images)
+        wanted = arguments.only.split(",") if arguments.only else list(CONTESTANTS)
+        results: dict[str, list[dict]] = {name: [] for name in wanted}
+        for _ in range(arguments.rounds):
+            for name in wanted:
+                out = os.path.join(place, "out")
+                command = [sys.executable, __file__, "--run", name, tree, out]
+                answer = subprocess.run(command, capture_output=True, text=True)
+                shutil.rmtree(out, ignore_errors=True)
+                if answer.returncode:
+                    print(f"{name}: {answer.stderr.strip().splitlines()[-1]}")
+                    wanted = [other for other in wanted if other != name]
+                    continue
+                results[name].append(json.loads(answer.stdout.splitlines()[-1]))
+    table(results)
+
+
+def table(results: dict[str, list[dict]]) -> None:
+    """Prints the lines."""
+    rates = {n: [r["rate"] for r in runs] for n, runs in results.items() if runs}
+    limit = statistics.median(rates.get(LIMIT, [float("nan")]))
+    print(f"{'':46}{'images/s':>9} {'(min-max)':>17} {'of limit':>9}", end="")
+    print(f" {'bytes/image':>12} {'memory MB':>10}")
+    for name, values in rates.items():
+        run = results[name][0]
+        median = statistics.median(values)
+        spread = f"({min(values):,.0f}-{max(values):,.0f})"
+        print(
+            f"{CONTESTANTS[name][0]:46}{median:>9,.0f} {spread:>17}"
+            f" {median / limit:>9.2f} {run['bytes']:>12,.0f} {run['memory']:>10,.0f}"
+        )
+
+
+def measure(name: str, tree: str, out: str) -> dict:
+    """Runs one contestant in this process."""
+    paths = sorted(
+        os.path.join(folder, file)
+        for folder, _, files in os.walk(tree)
+        for file in files
+        if file.endswith(".jpg")
+    )
+    for path in paths:  # The page cache is warm for everybody.
+        with open(path, "rb") as f:
+            f.read()
+    os.makedirs(out, exist_ok=True)
+    function = CONTESTANTS[name][1]
+    prepared = function(paths, tree, out)
+    started = time.perf_counter()
+    prepared()
+    seconds = time.perf_counter() - started
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    size = sum(
+        os.path.getsize(os.path.join(folder, file))
+        for folder, _, files in os.walk(out)
+        for file in files
+    )
+    return {
+        "rate": len(paths) / seconds,
+        "bytes": size / len(paths),
+        "memory": (own + THREADS * child) / 1024,
+    }
+
+
+def draw(folder: str, count: int) -> str:
+    """A tree of drawn faces; those beyond 2,000 differ by a JPEG comment."""
+    from afad_tfdata import sample
+
+    drawn = min(count, 2000)
+    config = sample.SampleConfig(output_dir=folder, num_images=drawn, seed=1)
+    first = sample.make_sample(config)
+    for i in range(drawn, count):
+        path = os.path.join(folder, first[i % drawn])
+        with open(path, "rb") as f:
+            data = f.read()
+        comment = b"\xff\xfe\0\x0a" + b"%08d" % i
+        copy = os.path.join(os.path.dirname(path), f"{900000 + i}-0.jpg")
+        with open(copy, "wb") as f:
+            f.write(data[:2] + comment + data[2:])
+    return folder
+
+
+def read_files(paths, tree, out):
+    def run():
+        for path in paths:
+            with open(path, "rb", buffering=0) as f:
+                f.read()
+
+    return run
+
+
+def decode_limit(paths, tree, out):
+    import cv2
+    import simplejpeg
+
+    cv2.setNumThreads(0)
+
+    def work(part):
+        for path in part:
+            with open(path, "rb", buffering=0) as f:
+                data = f.read()
+            image = simplejpeg.decode_jpeg(
+                data, "RGB", fastdct=False, fastupsample=False
+            )
+            small = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE))
+            cv2.sumElems(small)
+
+    def run():
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(work, [paths[i::THREADS] for i in range(THREADS)]))
+
+    return run
+
+
+def ours(**flags):
+    def prepare(paths, tree, out):
+        from afad_tfdata import records
+
+        config = records.WriteConfig(
+            data_dir=tree, output_dir=out, num_workers=THREADS, **flags
+        )
+        return lambda: records.write_records(config)
+
+    return prepare
+
+
+def tfds_builder(paths, tree, out):
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    class Afad(tfds.core.GeneratorBasedBuilder):
+        """AFAD as the TFDS guide writes a data set."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(),
+                "age": np.int64,
+                "gender": tfds.features.ClassLabel(names=["male", "female"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for path in paths:
+                age, gender, name = path.split("/")[-3:]
+                yield (
+                    f"{age}/{gender}/{name}",
+                    {"image": path, "age": int(age), "gender": int(gender) - 111},
+                )
+
+    builder = Afad(data_dir=out)
+    return builder.download_and_prepare
+
+
+def example_loop(paths, tree, out):
+    import tensorflow as tf
+
+    def run():
+        with tf.io.TFRecordWriter(os.path.join(out, "faces.tfrecord")) as writer:
+            for path in paths:
+                age, gender, _ = path.split("/")[-3:]
+                with open(path, "rb") as f:
+                    data = f.read()
+                feature = {
+                    "image": tf.train.Feature(
+                        bytes_list=tf.train.BytesList(value=[data])
+                    ),
+                    "age": tf.train.Feature(
+                        int64_list=tf.train.Int64List(value=[int(age)])
+                    ),
+                    "gender": tf.train.Feature(
+                        int64_list=tf.train.Int64List(value=[int(gender) - 111])
+                    ),
+                }
+                features = tf.train.Features(feature=feature)
+                writer.write(tf.train.Example(features=features).SerializeToString())
+
+    return run
+
+
+def float_packer(paths, tree, out):
+    import h5py
+    import numpy as np
+    from PIL import Image
+
+    def run():
+        shape = (len(paths), IMAGE_SIZE, IMAGE_SIZE, 3)
+        with h5py.File(os.path.join(out, "faces.h5"), "w") as f:
+            data = f.create_dataset("data", shape, "float32")
+            labels = f.create_dataset("labels", (len(paths),), "int64")
+            for i, path in enumerate(paths):
+                image = Image.open(path).convert("RGB")
+                image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.NEAREST)
+                data[i] = np.asarray(image, np.float32)
+                labels[i] = int(path.split("/")[-2]) - 111
+
+    return run
+
+
+LIMIT = "decode"
+# Name -> (line in the table, function that prepares and returns what is timed).
+CONTESTANTS = {
+    "read": ("limit: read every file, 1 thread", read_files),
+    LIMIT: ("limit: read, decode, resize, sum, 2 threads", decode_limit),
+    "original": ("afad_tfdata, TFRecord, original", ours()),
+    "jpeg": ("afad_tfdata, TFRecord, jpeg", ours(image_encoding="jpeg")),
+    "raw": ("afad_tfdata, TFRecord, raw", ours(image_encoding="raw")),
+    "hdf5": ("afad_tfdata, HDF5", ours(format="hdf5")),
+    "example": ("tf.train.Example loop, nothing checked", example_loop),
+    "tfds": ("TFDS builder, nothing checked", tfds_builder),
+    "packer": ("Pillow + float32 HDF5, image by image", float_packer),
+}
+
+
+if __name__ == "__main__":
+    main()

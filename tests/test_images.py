@@ -1,0 +1,132 @@
+"""Decoding and resizing: both libraries alike, and as a viewer shows it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from afad_tfdata import images
+from tests import bad_files
+
+pytest.importorskip("simplejpeg")
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The library that works without the fast extra."""
+    monkeypatch.setattr(images, "_library", images._TensorFlowLibrary)
+
+
+def _faces(sample_tree, count=12):
+    import pathlib
+
+    return [p.read_bytes() for p in sorted(pathlib.Path(sample_tree).rglob("*.jpg"))][
+        :count
+    ]
+
+
+@pytest.mark.latest
+def test_both_libraries_decode_to_the_same_bits(sample_tree, monkeypatch):
+    for data in _faces(sample_tree):
+        fast = images.decode(data)
+        with monkeypatch.context() as context:
+            context.setattr(images, "_library", images._TensorFlowLibrary)
+            slow = images.decode(data)
+        np.testing.assert_array_equal(fast, slow)
+        assert fast.dtype == np.uint8 and fast.shape[2] == 3
+
+
+@pytest.mark.parametrize("size", [24, 150])
+def test_both_libraries_resize_within_one_level(size, sample_tree, monkeypatch):
+    for data in _faces(sample_tree, 6):
+        image = images.decode(data)
+        fast = images.resize(image, size)
+        with monkeypatch.context() as context:
+            context.setattr(images, "_library", images._TensorFlowLibrary)
+            slow = images.resize(image, size)
+        assert np.abs(fast.astype(int) - slow.astype(int)).max() <= 1
+
+
+def test_resize_fills_what_it_is_given(sample_tree):
+    image = images.decode(_faces(sample_tree, 1)[0])
+    out = np.zeros((30, 30, 3), np.uint8)
+    assert images.resize(image, 30, out=out) is out
+    np.testing.assert_array_equal(out, images.resize(image, 30))
+    small = np.full((30, 30, 3), 7, np.uint8)
+    images.resize(small, 30, out=out)
+    assert (out == 7).all()
+
+
+def test_antialiasing_averages():
+    board = np.zeros((64, 64, 3), np.uint8)
+    board[::2, ::2] = board[1::2, 1::2] = 255
+    small = images.resize(board, 16, antialias=True)
+    assert np.abs(small.astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotated_images_are_shown_upright(orientation):
+    """Pillow's transpose by the same tag is the reference."""
+    from PIL import ImageOps
+
+    pixels = np.kron(
+        np.random.default_rng(0).integers(0, 255, (3, 4, 3), np.uint8),
+        np.ones((16, 16, 1), np.uint8),
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, exif=exif, subsampling=0)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(buffer)).convert("RGB"))
+    decoded = images.decode(buffer.getvalue())
+    assert decoded.shape == wanted.shape
+    assert np.abs(decoded.astype(int) - wanted.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("library", ["fast", "plain"])
+def test_odd_files_are_refused_or_shown(library, request):
+    if library == "plain":
+        request.getfixturevalue("plain")
+    for path, (content, outcome) in bad_files.contents().items():
+        if "20/11" not in path or outcome in (bad_files.PASSED, bad_files.WRITTEN):
+            continue
+        if not path.endswith((".jpg", ".png")) or "deep" in path:
+            continue
+        if outcome.startswith("folder"):
+            continue
+        with pytest.raises(images.ImageError) as caught:
+            header = images.probe(content)
+            images.check(header, as_stored=True)
+            images.decode(content, header)
+        assert str(caught.value).startswith(outcome), path
+
+
+def test_gray_progressive_and_16_bit_are_shown_as_a_viewer_does():
+    contents = {
+        path.split("/")[-1]: data for path, (data, _) in bad_files.contents().items()
+    }
+    for name in ("gray.jpg", "progressive.jpg", "opaque.png", "png-inside.jpg"):
+        wanted = np.asarray(Image.open(io.BytesIO(contents[name])).convert("RGB"))
+        decoded = images.decode(contents[name])
+        assert np.abs(decoded.astype(int) - wanted.astype(int)).max() <= 2, name
+    sixteen = images.decode(contents["sixteen.png"])
+    assert sixteen.dtype == np.uint8
+    assert set(np.unique(sixteen)) == {1}  # 0x0102 is 1 of 255.
+
+
+def test_channel_sums_are_exact(sample_tree, monkeypatch):
+    image = images.decode(_faces(sample_tree, 1)[0])
+    wanted = tuple(image.reshape(-1, 3).sum(0, dtype=np.int64).tolist())
+    assert images.channel_sums(image) == wanted
+    monkeypatch.setattr(images, "_library", images._TensorFlowLibrary)
+    assert images.channel_sums(image) == wanted
+
+
+def test_header_is_read_without_decoding(sample_tree):
+    for data in _faces(sample_tree, 5):
+        header = images.probe(data)
+        assert (header.height, header.width) == images.decode(data).shape[:2]
+        assert header.format == "jpeg" and header.channels == 3 and header.bits == 8
