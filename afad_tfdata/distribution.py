@@ -64,7 +64,12 @@ def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
 
 def describe(strategy: Any) -> str:
     """One line: the number of replicas and where they are."""
-    devices = [d.split("device:")[-1] for d in strategy.extended.worker_devices]
+    try:
+        workers = strategy.extended.worker_devices
+    except RuntimeError:  # The default strategy does not know; it takes the first.
+        kinds = [d.device_type for d in tf.config.list_logical_devices()]
+        workers = ["GPU:0" if "GPU" in kinds else "CPU:0"]
+    devices = [device.split("device:")[-1] for device in workers]
     return f"{strategy.num_replicas_in_sync} replica(s) on {', '.join(devices)}"
 
 

@@ -45,10 +45,10 @@ class History:
         """Plain JSON values."""
         return {"epochs": self.epochs, "events": self.events}
 
-    def save(self, run_dir: str) -> None:
+    def save(self, run_dir: str, *, picture: bool = True) -> None:
         """Writes ``history.json`` and draws ``history.png``."""
         files.write_json(os.path.join(run_dir, JSON_NAME), self.to_dict())
-        if self.epochs:
+        if self.epochs and picture:
             self.draw(os.path.join(run_dir, PICTURE_NAME))
 
     def draw(self, path: str) -> None:

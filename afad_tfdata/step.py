@@ -12,6 +12,8 @@ Replica arithmetic, said once:
 * under float16 the loss is multiplied by a scale before the gradient is taken.  The
   sum is infinite or NaN on every replica if it is so on any, so that all skip the same
   step.  (``LossScaleOptimizer`` alone looks at the first replica only.)
+* every replica holds the same state of the random generators, and draws its dropout
+  masks from that state and its own number: masks differ, the state stays one.
 
 Nothing here knows a path, an epoch or a clock.
 """
@@ -29,6 +31,12 @@ from afad_tfdata._lazy import keras, tf
 
 # What `Trainer.run` sums up, in this order, in float64.
 SUMS = ("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct")
+
+# Most steps of one call of `Trainer.run`.
+MAX_STEPS_PER_CALL = 256
+
+# Odd, so that multiples of it are different in 32 bits (2^32 over the golden ratio).
+_REPLICA_SEED = 0x9E3779B1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +66,10 @@ class Trainer:
       strategy: A ``tf.distribute.Strategy``.
       model: Maps normalised images to a dict of outputs (`models.training_model`).
       optimizer: A Keras optimizer; it is built here.
-      loss_fn: ``(outputs, labels, sample_weight=, global_sum=)`` to a dict of
-        per-example losses ``[B]``, of which ``loss`` is trained on.
+      loss_fn: ``(outputs, labels, *, batch_labels, normalize)`` to a dict of
+        per-example losses ``[B]``, of which ``loss`` is trained on (`losses.build`).
+        ``batch_labels`` are those of the global batch, over which weights are
+        normalised; ``normalize`` is False in evaluation.
       prepare: ``(images uint8 [B, H, W, 3], step, offset)`` to the model's input;
         augmentation and normalisation.
       config: How a step is taken.
@@ -85,6 +95,7 @@ class Trainer:
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(model.trainable_variables)
         self.optimizer = optimizer
+        _part_replica_seeds(model)
         self._weights = list(model.trainable_variables)
         self._forward_backward = (
             tf.function(self._gradients, jit_compile=True)
@@ -100,54 +111,77 @@ class Trainer:
         return getattr(self.optimizer, "inner_optimizer", self.optimizer)
 
     def run(
-        self, iterator: Any, first_step: int, rates: Sequence[float], sums: Any
-    ) -> Any:
+        self, iterator: Any, first_step: int, rates: Sequence[float]
+    ) -> tuple[Any, Any]:
         """Takes as many steps as there are learning rates.
 
         Args:
           iterator: Of the strategy's distributed data set.
           first_step: Number of the first step, which augmentation depends on.
-          rates: Learning rate of each step.
-          sums: float64 ``[len(SUMS)]``: what earlier steps summed up, or zeros.
+          rates: Learning rate of each step; at most `MAX_STEPS_PER_CALL`.
 
         Returns:
-          `sums` with these steps added, one by one in their order, so that the result
-          does not depend on how steps are divided over calls.
+          float64 ``[steps, len(SUMS)]``, what each step summed up over its examples,
+          and float64 ``[]``, the seconds in which it waited for input.  Added up one
+          by one, the rows do not depend on how steps are divided over calls.
         """
+        # Always of one length: another shape would be traced and compiled anew.
+        padded = np.zeros(MAX_STEPS_PER_CALL, np.float32)
+        padded[: len(rates)] = rates
         return self._run(
             iterator,
             tf.constant(first_step, tf.int64),
-            tf.constant(np.asarray(rates, np.float32)),
-            sums,
+            tf.constant(padded),
+            tf.constant(len(rates)),
         )
 
-    def _steps(self, iterator: Any, first_step: Any, rates: Any, sums: Any) -> Any:
-        for i in tf.range(tf.size(rates)):
+    def _steps(
+        self, iterator: Any, first_step: Any, rates: Any, count: Any
+    ) -> tuple[Any, Any]:
+        rows = tf.TensorArray(tf.float64, size=count, element_shape=[len(SUMS)])
+        waited = tf.zeros([], tf.float64)
+        row = tf.zeros([len(SUMS)], tf.float64)
+        for i in tf.range(count):
+            # In line: the clock starts when the step before is done, and stops when
+            # the batch is there.
+            with tf.control_dependencies([row]):
+                began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                features, labels = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(self._locals(labels))):
+                waited += tf.timestamp() - began
             self.inner_optimizer.learning_rate.assign(rates[i])
-            features, labels = next(iterator)
-            sums += self._distributed_step(
+            row = self._distributed_step(
                 features, labels, first_step + tf.cast(i, tf.int64)
             )
-        return sums
+            rows = rows.write(i, row)
+        return rows.stack(), waited
+
+    def _locals(self, labels: Any) -> Any:
+        return {
+            name: self._strategy.experimental_local_results(label)
+            for name, label in labels.items()
+        }
 
     def _distributed_step(self, features: Any, labels: Any, step: Any) -> Any:
         per_replica = self._strategy.run(
             self._replica_step, args=(features["image"], labels, step)
         )
-        return self._strategy.reduce(
-            tf.distribute.ReduceOp.SUM, per_replica, axis=None
-        )
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
 
     def _replica_step(self, images: Any, labels: Any, step: Any) -> Any:
         context = tf.distribute.get_replica_context()
         offset = context.replica_id_in_sync_group * self.per_replica
         images = self._prepare(images, step, offset)
+        whole = _global_labels(context, labels)
         gradients, sums = None, 0.0
         part = self.per_replica // self._config.accumulation
         for i in range(self._config.accumulation):
             rows = slice(i * part, (i + 1) * part)
             part_gradients, part_sums = self._forward_backward(
-                images[rows], {name: label[rows] for name, label in labels.items()}
+                images[rows],
+                {name: label[rows] for name, label in labels.items()},
+                whole,
             )
             sums += part_sums
             gradients = (
@@ -158,19 +192,18 @@ class Trainer:
         self._apply(context, gradients)
         return sums
 
-    def _gradients(self, images: Any, labels: Any) -> tuple[list[Any], Any]:
+    def _gradients(
+        self, images: Any, labels: Any, batch_labels: Any
+    ) -> tuple[list[Any], Any]:
         """Gradients of this replica's share of the (scaled) loss, and its sums."""
-        context = tf.distribute.get_replica_context()
-
-        def global_sum(value: Any) -> Any:
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
         with tf.GradientTape() as tape:
             outputs = self._model(images, training=True)
-            losses = self._loss_fn(outputs, labels, global_sum=global_sum)
+            losses = self._loss_fn(
+                outputs, labels, batch_labels=batch_labels, normalize=True
+            )
             loss = tf.reduce_sum(losses["loss"]) / self._config.global_batch_size
             if self._model.losses:  # Regularisers: once, not once a replica or part.
-                shares = context.num_replicas_in_sync * self._config.accumulation
+                shares = self._strategy.num_replicas_in_sync * self._config.accumulation
                 loss += tf.add_n(self._model.losses) / shares
             if self._config.loss_scaling:
                 loss = self.optimizer.scale_loss(loss)
@@ -257,17 +290,9 @@ class Predictor:
             if name in labels:
                 result[f"label_{name}"] = labels[name]
         if self._loss_fn is not None:
-            context = tf.distribute.get_replica_context()
-            weight = tf.cast(features["mask"], tf.float32)
-            losses = self._loss_fn(
-                outputs,
-                labels,
-                sample_weight=weight,
-                global_sum=lambda value: context.all_reduce(
-                    tf.distribute.ReduceOp.SUM, value
-                ),
+            result.update(
+                self._loss_fn(outputs, labels, batch_labels=labels, normalize=False)
             )
-            result.update(losses)
         return result
 
 
@@ -282,6 +307,41 @@ def per_replica_batch(strategy: Any, config: StepConfig) -> int:
             f" multiple of {parts}"
         )
     return config.global_batch_size // replicas
+
+
+def _global_labels(context: Any, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels of all replicas, in their order."""
+    if context.num_replicas_in_sync == 1:
+        return dict(labels)
+    return {name: context.all_gather(label, 0) for name, label in labels.items()}
+
+
+def _part_replica_seeds(model: Any) -> None:
+    """Makes replicas draw different numbers from the same generator state.
+
+    Keras mirrors the state of a ``SeedGenerator``, and all replicas would drop the
+    same places.  Replica 0 draws what one device draws.
+    """
+    for layer in model._flatten_layers():
+        for generator in getattr(layer, "_seed_generators", ()):
+            if not isinstance(generator.next, _ReplicaDraw):
+                generator.next = _ReplicaDraw(generator.next)
+
+
+class _ReplicaDraw:
+    """``SeedGenerator.next`` with the replica's number folded in."""
+
+    def __init__(self, draw: Callable[..., Any]) -> None:
+        self._draw = draw
+
+    def __call__(self, ordered: bool = True) -> Any:
+        seed = self._draw(ordered)
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return seed
+        replica = tf.cast(context.replica_id_in_sync_group, tf.uint32)
+        folded = tf.bitcast(replica * tf.constant(_REPLICA_SEED, tf.uint32), tf.int32)
+        return seed + tf.stack([tf.cast(folded, seed.dtype), tf.cast(0, seed.dtype)])
 
 
 def _batch_sums(losses: Mapping[str, Any], outputs: Any, labels: Any) -> Any:

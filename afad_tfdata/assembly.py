@@ -1,0 +1,487 @@
+"""What a training consists of, put together from its config or the caller's parts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata import (
+    augment,
+    backbones,
+    class_weights,
+    distribution,
+    errors,
+    input_fn,
+    losses,
+    models,
+    order,
+    preprocess,
+    run_dir,
+    schema,
+    train_config,
+)
+from afad_tfdata._lazy import keras, tf
+
+_log = logging.getLogger(__name__)
+# From this compute capability on, float16 products run on units of their own.
+_FLOAT16_CAPABILITY = (7, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnParts:
+    """What a caller brings instead of what the config builds; None: the config's.
+
+    Attributes:
+      model: Keras model with the outputs that `models.build_model` describes.
+      train_dataset: ``tf.data.Dataset`` of global batches ``(features, labels)``, or
+        a function of the first step that returns one.
+      validation_dataset: A finite one, unaugmented.
+      augment: ``(images, seed=, step=, offset=)`` to float images in [0, 255].
+      loss: As `losses.build` returns it.
+    """
+
+    model: Any = None
+    train_dataset: Any = None
+    validation_dataset: Any = None
+    augment: Callable[..., Any] | None = None
+    loss: Callable[..., Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A training, ready to run.
+
+    Attributes:
+      strategy: ``tf.distribute.Strategy``.
+      model: Keras model that is saved.
+      network: The same variables; returns a dict of outputs (`models.training_model`).
+      loss: Per-example losses.
+      prepare: ``(images, step, offset)`` to the network's input.
+      normalize: ``(images)`` to the network's input.
+      train_data: Function of the first step: an iterator of distributed batches.
+      validation_data: A distributed data set, or None.
+      examples: ``(first, end)``: names of the training examples at these positions
+        of the endless stream.
+      steps_per_epoch: Steps that are called an epoch.
+      loss_scaling: Whether the precision is float16.
+      manifest: Of the records, or None.
+      facts: What ``config.json`` records besides the flags.
+    """
+
+    strategy: Any
+    model: Any
+    network: Any
+    loss: Callable[..., Any]
+    prepare: Callable[..., Any]
+    normalize: Callable[..., Any]
+    train_data: Callable[[int], Iterator[Any]]
+    validation_data: Any
+    examples: Callable[[int, int], list[str]]
+    steps_per_epoch: int
+    loss_scaling: bool
+    manifest: schema.Manifest | None
+    facts: dict[str, Any]
+
+
+def assemble(
+    config: train_config.TrainConfig, own: OwnParts, *, begun: bool = False
+) -> Parts:
+    """Builds what is missing.
+
+    Args:
+      config: The options.
+      own: The caller's parts.
+      begun: A checkpoint will be restored: pre-trained weights are not looked for.
+
+    Raises:
+      UsageError: Records that do not fit the task, a batch that the replicas do not
+        divide, a device, backbone or file that is not there.
+    """
+    threads = _set_threads(config.threads)
+    strategy = distribution.create_strategy(
+        config.devices, all_reduce=config.all_reduce
+    )
+    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
+    precision = _precision(config.precision)
+    manifest = load_manifest(config)
+    mean, ages = (127.5,) * 3, (15, 72)
+    if manifest is not None:
+        mean, ages = manifest.mean_rgb, schema.age_range(manifest)
+    elif own.model is not None and models.info(own.model):
+        mean = tuple(models.info(own.model)["mean"])
+    model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
+    image_size = int(model.inputs[0].shape[1])
+    data = _Data(config, own, strategy, manifest, image_size)
+    with strategy.scope():
+        network = models.training_model(model)
+    weights, age_weights = _weights(config, manifest, ages)
+    loss = _own_loss(own.loss) or losses.build(
+        losses.LossConfig(
+            task=config.task,
+            age_head=config.age_head,
+            age_loss=config.age_loss,
+            age_weight=config.age_weight,
+            gender_weight=config.gender_weight,
+            min_age=ages[0],
+            max_age=ages[1],
+            class_weights=weights,
+            age_weights=age_weights,
+        )
+    )
+    changed, form = _augmentation(config, own)
+
+    def normalize(images: Any) -> Any:
+        return preprocess.normalize(images, mean)
+
+    def prepare(images: Any, step: Any, offset: Any) -> Any:
+        if changed is not None:
+            images = changed(images, seed=config.seed, step=step, offset=offset)
+        return normalize(images)
+
+    num_examples = data.num_examples()
+    steps_per_epoch = config.steps_per_epoch or max(
+        1, round(num_examples / config.global_batch_size)
+    )
+    facts = {
+        "model": models.info(model),
+        "mean": dict(zip("RGB", mean, strict=True)),
+        "class_names": list(manifest.class_names if manifest else schema.CLASS_NAMES),
+        "age_range": list(ages),
+        "records_digest": run_dir.records_digest(manifest),
+        "class_weights": list(weights),
+        "devices": distribution.describe(strategy),
+        "replicas": strategy.num_replicas_in_sync,
+        "per_replica_batch_size": config.global_batch_size
+        // strategy.num_replicas_in_sync,
+        "train_examples": num_examples,
+        "steps_per_epoch": steps_per_epoch,
+        "precision": precision,
+        "augmentation": form,
+        "engine": data.engine(),
+        "threads": threads,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+    return Parts(
+        strategy=strategy,
+        model=model,
+        network=network,
+        loss=loss,
+        prepare=prepare,
+        normalize=normalize,
+        train_data=data.train,
+        validation_data=data.validation(),
+        examples=data.names,
+        steps_per_epoch=steps_per_epoch,
+        loss_scaling=precision == "mixed_float16",
+        manifest=manifest,
+        facts=facts,
+    )
+
+
+def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
+    """The manifest of ``--records_dir``; None where there is no such flag."""
+    return schema.load_manifest(config.records_dir) if config.records_dir else None
+
+
+def pretrained(config: train_config.TrainConfig) -> bool:
+    """Whether the backbone brings weights that a warm-up of the head keeps frozen."""
+    return config.weights != "none" and config.backbone not in backbones.SMALL
+
+
+def initialize(parts: Parts, path: str) -> None:
+    """Takes over the weights of another model that have the same place and shape.
+
+    Args:
+      parts: Of the training that begins.
+      path: ``--init_from``: a ``.keras`` file or a run directory.
+
+    Raises:
+      UsageError: There is no such model, or nothing of it fits.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, run_dir.BEST_NAME)
+    source = models.load(path)
+    values = {variable.path: variable.numpy() for variable in source.weights}
+    taken, left = 0, []
+    with parts.strategy.scope():
+        for variable in parts.model.weights:
+            value = values.get(variable.path)
+            if value is not None and value.shape == tuple(variable.shape):
+                variable.assign(value)
+                taken += 1
+            else:
+                left.append(variable.path)
+    if not taken:
+        raise errors.UsageError(
+            f"--init_from: no weight of {path} has a place in this network; name a"
+            " model with the same --backbone"
+        )
+    _log.info("weights of %s: %d taken%s", path, taken, _left(left))
+
+
+def _left(paths: list[str]) -> str:
+    if not paths:
+        return ""
+    shown = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
+    return f", {len(paths)} left as they were: {shown}"
+
+
+class _Data:
+    """The data sets, from the records or the caller."""
+
+    def __init__(
+        self,
+        config: train_config.TrainConfig,
+        own: OwnParts,
+        strategy: Any,
+        manifest: schema.Manifest | None,
+        image_size: int,
+    ) -> None:
+        self._config, self._own, self._strategy = config, own, strategy
+        self._manifest = manifest
+        self._input = None
+        if manifest is None:
+            if own.train_dataset is None:
+                raise errors.UsageError(
+                    "--records_dir is needed: a directory that write_records has"
+                    " finished"
+                )
+            return
+        self._input = input_fn.InputConfig(
+            records_dir=config.records_dir,
+            task=config.task,
+            global_batch_size=config.global_batch_size,
+            image_size=image_size,
+            seed=config.seed,
+            engine=config.engine,
+            cache=config.cache,
+        )
+
+    def num_examples(self) -> int:
+        """Examples of the training data."""
+        if self._own.train_dataset is None:
+            return input_fn.num_examples(self._input, "train")
+        if self._config.steps_per_epoch:
+            return self._config.steps_per_epoch * self._config.global_batch_size
+        own = self._own.train_dataset
+        steps = int((own(0) if callable(own) else own).cardinality())
+        if steps <= 0:
+            raise errors.UsageError(
+                "the training data set has no known length: set"
+                " TrainConfig.steps_per_epoch"
+            )
+        return steps * self._config.global_batch_size
+
+    def engine(self) -> str:
+        """What reads the records, for the record."""
+        if self._own.train_dataset is not None:
+            return "own"
+        source = input_fn.open_examples(self._input, "train")
+        return input_fn.choose_engine(self._input, source)[0]
+
+    def names(self, first: int, end: int) -> list[str]:
+        """Which examples stand at these positions of the endless stream."""
+        if self._own.train_dataset is not None:
+            return [f"position {i} of the stream" for i in range(first, end)]
+        source = input_fn.open_examples(self._input, "train")
+        stream = order.Order(len(source), self._config.seed)
+        records = stream.records(np.arange(first, end)).numpy()
+        return [source.describe(int(record)) for record in records]
+
+    def train(self, first_step: int) -> Iterator[Any]:
+        """An endless iterator of distributed batches from a step on."""
+        if self._own.train_dataset is not None:
+            return iter(self._distribute(self._own_train(first_step)))
+        return iter(
+            self._strategy.distribute_datasets_from_function(
+                lambda context: input_fn.train_input_fn(
+                    self._input, context, start_step=first_step
+                )
+            )
+        )
+
+    def validation(self) -> Any:
+        """A finite distributed data set, or None."""
+        if self._own.validation_dataset is not None:
+            return self._distribute(self._own.validation_dataset.map(_with_mask))
+        if self._own.train_dataset is not None or self._manifest is None:
+            return None
+        split = self._manifest.splits.get("validation")
+        if split is None or not split.num_examples:
+            return None
+        return self._strategy.distribute_datasets_from_function(
+            lambda context: input_fn.eval_input_fn(self._input, "validation", context)
+        )
+
+    def _own_train(self, first_step: int) -> Any:
+        own = self._own.train_dataset
+        if callable(own):
+            return own(first_step)
+        if int(own.cardinality()) != tf.data.INFINITE_CARDINALITY:
+            own = own.repeat()
+        return own.skip(first_step)
+
+    def _distribute(self, dataset: Any) -> Any:
+        settings = tf.data.Options()
+        off = tf.data.experimental.AutoShardPolicy.OFF
+        settings.experimental_distribute.auto_shard_policy = off
+        return self._strategy.experimental_distribute_dataset(
+            dataset.with_options(settings)
+        )
+
+
+def _with_mask(features: Any, labels: Any) -> Any:
+    if "mask" in features:
+        return features, labels
+    shape = tf.shape(features["image"])[:1]
+    return {**features, "mask": tf.ones(shape, tf.bool)}, labels
+
+
+def _model(
+    config: train_config.TrainConfig,
+    own: OwnParts,
+    strategy: Any,
+    precision: str,
+    manifest: schema.Manifest | None,
+    mean: tuple[float, ...],
+    ages: tuple[int, int],
+    *,
+    begun: bool,
+) -> Any:
+    keras.utils.set_random_seed(config.seed)
+    if own.model is not None:
+        return _placed(own.model, strategy)
+    size = config.image_size or (manifest.image_size if manifest else 150)
+    settings = models.ModelConfig(
+        backbone=config.backbone,
+        weights=config.weights,
+        task=config.task,
+        age_head=config.age_head,
+        image_size=size,
+        min_age=ages[0],
+        max_age=ages[1],
+        mean=mean,
+        normalization=config.normalization,
+        pooling=config.pooling,
+    )
+    with strategy.scope(), _policy(precision):
+        return models.build_model(settings, load_weights=not begun)
+
+
+def _placed(model: Any, strategy: Any) -> Any:
+    """The model itself, or a copy that the strategy mirrors."""
+    if strategy.num_replicas_in_sync == 1:
+        return model
+    if all(
+        getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
+        for v in model.variables
+    ):
+        return model
+    _log.info("the model was made outside of the strategy's scope: training a copy")
+    with strategy.scope():
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+    return copy
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _precision(name: str) -> str:
+    if name != "auto":
+        return name
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    capable = [
+        d.get("compute_capability", (0, 0)) >= _FLOAT16_CAPABILITY for d in details
+    ]
+    return "mixed_float16" if capable and all(capable) else "float32"
+
+
+def _set_threads(wanted: int) -> dict[str, int]:
+    """Host threads from the flag, the batch system's allocation, or the cores.
+
+    Rounding depends on their number, so that it is recorded.
+    """
+    cores = len(os.sched_getaffinity(0))
+    allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    count = wanted or (int(allocated) if allocated.isdigit() else cores)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+    except RuntimeError:  # TensorFlow runs already, with what it has.
+        if wanted and wanted != tf.config.threading.get_intra_op_parallelism_threads():
+            _log.warning("--threads=%d comes too late in this process", wanted)
+    return {
+        "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
+        "cores": cores,
+    }
+
+
+def _weights(
+    config: train_config.TrainConfig,
+    manifest: schema.Manifest | None,
+    ages: tuple[int, int],
+) -> tuple[tuple[float, float], tuple[float, ...]]:
+    """Weights of the genders and of the ages."""
+    if config.class_weight == "none" and config.age_class_weight == "none":
+        return (1.0, 1.0), ()
+    if manifest is None:
+        raise errors.UsageError(
+            "class weights are taken from the records: name --records_dir, or bring a"
+            " loss of your own that has them"
+        )
+    for flag, value, label in (
+        ("class_weight", config.class_weight, "gender"),
+        ("age_class_weight", config.age_class_weight, "age"),
+    ):
+        if value != "none" and label not in schema.labels_of(config.task):
+            raise errors.UsageError(
+                f"--{flag} weighs the examples by {label}, which --task={config.task}"
+                " does not learn: leave it out"
+            )
+    weights = class_weights.parse(config.class_weight, manifest)
+    age_weights = class_weights.parse_ages(config.age_class_weight, manifest, *ages)
+    _log.info("%s", class_weights.describe(weights, manifest, age_weights))
+    return weights, age_weights
+
+
+def _own_loss(loss: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """A loss of the caller's, which is not asked for global weights."""
+    if loss is None:
+        return None
+    return lambda outputs, labels, **_: loss(outputs, labels)
+
+
+def _augmentation(
+    config: train_config.TrainConfig, own: OwnParts
+) -> tuple[Callable[..., Any] | None, str]:
+    """The function and what it is called in the record."""
+    if own.augment is not None:
+        return own.augment, "own"
+    settings = augment.parse(config.augment)
+    if settings is None:
+        return None, "none"
+    # Fixed here, for the whole run.
+    form = augment.resolve_form(settings)
+    settings = dataclasses.replace(settings, form=form)
+
+    def changed(images: Any, **keywords: Any) -> Any:
+        return augment.augment_images(images, config=settings, **keywords)
+
+    return changed, form

@@ -1,0 +1,485 @@
+"""The graph engine: TensorFlow operations only, for what the mapped engine cannot read.
+
+Shards on remote file systems, machines without simplejpeg and OpenCV, ``tf.data``
+service, and machines with more cores than one Python process can feed.
+
+A global shuffle needs random access.  Where the stored images fit a stated budget they
+are held in memory, and the order is `order`'s, the same as the mapped engine's.  Where
+they do not, shards and a window of records are shuffled, deterministically, in an order
+of this engine's own; starting in the middle of an epoch then reads that epoch's part
+that lies before.
+
+One ``parse_example`` and one loop over the images to a batch, inside one parallel map:
+what the data set layer costs is paid once for a batch and not once for an image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata import (
+    bad_records,
+    errors,
+    examples,
+    files,
+    hdf5_rows,
+    images,
+    input_config,
+    machine,
+    order,
+    preprocess,
+    slices,
+)
+from afad_tfdata._lazy import tf
+
+_CHUNK = 256  # Records that are handed on together while they are loaded.
+_CYCLE_LENGTH, _BLOCK_LENGTH = 8, 16  # Shards read in turn, and records of each.
+# A stream of permutation keys, apart from those of `order`.
+_SHARDS = -1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Held:
+    """Stored images in machine.
+
+    Attributes:
+      data: string ``[n]``: encoded images or rows of pixels.
+      redirect: int64 ``[n]``: the record itself, or the next good one behind a bad one.
+      pixel: As in `schema.Manifest.pixel`, of `data`; empty for encoded images.
+      side: Of the rows of pixels.
+    """
+
+    data: Any
+    redirect: np.ndarray
+    pixel: dict[str, Any]
+    side: int
+
+
+class Engine:
+    """Reads batches in TensorFlow operations.
+
+    Args:
+      config: What to read and how.
+      source: The examples.
+      image_size: Side of the images it gives, pixels.
+    """
+
+    def __init__(
+        self,
+        config: input_config.InputConfig,
+        source: examples.Examples,
+        image_size: int,
+    ) -> None:
+        self._config, self._source, self._size = config, source, image_size
+        self._bad = bad_records.BadRecords(source, config.max_bad_records)
+        self._ages = source.index["age"].astype(np.float32)
+        self._genders = source.index["gender"].astype(np.int32)
+        self._calls = config.num_parallel_calls or machine.cores()
+        self._held: Held | None = None
+
+    def train(self, stream: order.Order, cut: slices.Slices, start_step: int) -> Any:
+        """The endless stream: ``(images, ages, genders, mask)``.
+
+        Args:
+          stream: The order, where every record can be reached.
+          cut: Which part is this pipeline's.
+          start_step: First global step.
+        """
+        if self._holds():
+            return self._from_memory(
+                tf.data.Dataset.counter(start_step * cut.replicas_here),
+                lambda element: stream.records(cut.counters(element)),
+                masked=False,
+            )
+        if stream.groups:
+            raise errors.UsageError(
+                "--balance draws records one by one, which needs them in memory or in"
+                f" a memory map: raise --memory_budget_mib ({self._needs()})"
+            )
+        rows = self._endless_rows(stream, start_step * cut.global_batch)
+        return self._from_rows(rows, cut, masked=False)
+
+    def evaluate(self, steps: int, cut: slices.Slices) -> Any:
+        """Every record once, in order: ``(images, ages, genders, mask)``.
+
+        Args:
+          steps: Global steps.
+          cut: Which part is this pipeline's.
+        """
+        if self._must_hold() or (self._source.pixel and self._holds()):
+            return self._from_memory(
+                tf.data.Dataset.range(steps * cut.replicas_here),
+                lambda element: cut.padded_counters(element, len(self._source)),
+                masked=True,
+            )
+        padding = steps * cut.global_batch - len(self._source)
+        blank = tf.data.Dataset.from_tensors(
+            (self._blank(), tf.constant(-1, tf.int64))
+        ).repeat(padding)
+        rows = self._rows(self._shard_table()).concatenate(blank)
+        return self._from_rows(rows, cut, masked=True)
+
+    # -- Held in machine.
+
+    def _must_hold(self) -> bool:
+        config = self._config
+        return (
+            config.cache != "none"
+            or config.max_bad_records > 0
+            or (not self._source.contiguous and not _tensorflow_io())
+        )
+
+    def _holds(self) -> bool:
+        """Whether the images are held, decided once, and said."""
+        budget = self._config.memory_budget_mib << 20 or machine.available_bytes() // 2
+        if self._held is not None:
+            return True
+        if self._source.image_bytes <= budget:
+            return True
+        if self._must_hold():
+            raise errors.UsageError(
+                "the graph engine has to hold the stored images in memory here, and"
+                f" {self._needs()}, of {machine.mib(budget)} allowed: raise"
+                " --memory_budget_mib, or use --engine=mapped on local files"
+            )
+        _log.warning(
+            "input: %s, of %s allowed: shards and a window of %d records are shuffled"
+            " instead of all records",
+            self._needs(),
+            machine.mib(budget),
+            self._config.shuffle_window,
+        )
+        return False
+
+    def _needs(self) -> str:
+        what = machine.mib(self._source.image_bytes)
+        return f"the {self._source.split} split takes {what}"
+
+    def _from_memory(
+        self, elements: Any, records: Callable[[Any], Any], *, masked: bool
+    ) -> Any:
+        if self._held is None:
+            self._held = self._load()
+        held = self._held
+
+        def batch(element: Any) -> Any:
+            numbers = records(element)
+            mask = numbers >= 0
+            numbers = tf.maximum(numbers, 0)
+            good = tf.gather(held.redirect, numbers)
+            if masked:
+                mask &= good == numbers
+            image = self._decode(tf.gather(held.data, good), held.pixel, held.side)
+            return self._labelled(image, good, mask if masked else None)
+
+        return self._map(elements, batch)
+
+    def _load(self) -> Held:
+        source = self._source
+        _log.info(
+            "input: holding %s of stored images in memory for the %s split",
+            machine.mib(source.image_bytes),
+            source.split,
+        )
+        pixel, side = source.pixel, source.stored_size
+        if self._config.cache == "decoded":
+            pixel, side = {"dtype": "uint8", "channels": "last"}, self._size
+        strings = tf.data.Dataset.from_generator(
+            lambda: _chunks(self._checked_images()),
+            output_signature=tf.TensorSpec([None], tf.string),
+        )
+        try:
+            # Strings are moved, not copied, on their way into the one tensor.
+            data = strings.unbatch().batch(len(source)).get_single_element()
+        except tf.errors.OpError as error:
+            raise _own_error(error) from error
+        good = np.array([i not in self._bad.listed for i in range(len(source))])
+        if not good.any():
+            raise errors.DataError(f"no record of the {source.split} split is good")
+        return Held(data, _next_good(good), pixel, side)
+
+    def _checked_images(self) -> Iterator[bytes]:
+        """The stored bytes of each record; of a bad one, nothing."""
+        row = hdf5_rows.Row(self._source.pixel, self._source.stored_size)
+        decoded = self._config.cache == "decoded"
+        # With a budget a record that cannot be decoded must be known beforehand.
+        tries = self._config.max_bad_records > 0 and not self._source.pixel
+        for record, data in enumerate(stored_images(self._source)):
+            try:
+                if isinstance(data, Exception):
+                    raise images.ImageError(errors.one_line(data)) from data
+                crc = self._source.index["crc32"][record]
+                if self._config.verify and zlib.crc32(data) != crc:
+                    raise images.ImageError("its bytes do not fit its checksum")
+                if decoded or tries:
+                    pixels = (
+                        row.image(data) if self._source.pixel else images.decode(data)
+                    )
+                    if decoded:
+                        data = images.resize(pixels, self._size).tobytes()
+            except images.ImageError as error:
+                self._bad.add(record, str(error))
+                data = b""
+            yield data
+
+    # -- Streamed from the shards.
+
+    def _shard_table(self) -> np.ndarray:
+        """int64 ``[shards, 4]``: shard, first record, one behind the last, offset."""
+        first = self._source.first_of_shard()
+        shards = np.arange(len(self._source.paths))
+        offsets = np.zeros(len(shards), np.int64)
+        filled = first[:-1] < first[1:]
+        offsets[filled] = self._source.index["image_offset"][first[:-1][filled]]
+        table = np.stack([shards, first[:-1], first[1:], offsets], axis=1)
+        return table[filled]
+
+    def _rows(self, table: Any, cycle_length: int = 1) -> Any:
+        """``(stored bytes or serialized example, record number)`` of shards in turn."""
+        if not self._source.contiguous:
+            return self._inflated_rows()
+        paths = tf.constant(self._source.paths)
+        pixel = self._source.pixel if self._source.format == "hdf5" else {}
+        row_bytes = hdf5_rows.row_bytes(pixel, self._source.stored_size)
+        sizes = _file_sizes(self._source.paths) if pixel else None
+
+        def shard(entry: Any) -> Any:
+            path, count = paths[entry[0]], entry[2] - entry[1]
+            if self._source.format == "hdf5":
+                size = tf.gather(sizes, entry[0])
+                data = tf.data.FixedLengthRecordDataset(
+                    path,
+                    row_bytes,
+                    header_bytes=entry[3],
+                    footer_bytes=size - entry[3] - count * row_bytes,
+                    buffer_size=8 << 20,
+                )
+            else:
+                data = tf.data.TFRecordDataset(path, buffer_size=8 << 20)
+            # A shard that lost its last records would otherwise end early, silently.
+            data = data.apply(tf.data.experimental.assert_cardinality(count))
+            return tf.data.Dataset.zip(
+                (data, tf.data.Dataset.range(entry[1], entry[2]))
+            )
+
+        entries = tf.data.Dataset.from_tensor_slices(table)
+        return entries.interleave(
+            _as_is(shard),
+            cycle_length=cycle_length,
+            block_length=_BLOCK_LENGTH,
+            num_parallel_calls=min(cycle_length, self._calls),
+            deterministic=True,
+        )
+
+    def _inflated_rows(self) -> Any:
+        """The same for compressed HDF5, by tensorflow-io; it cannot take a tensor."""
+        import tensorflow_io as tfio
+
+        pixels = None
+        for path in self._source.paths:
+            # tensorflow-io ends the process on a file that h5py only complains of.
+            hdf5_rows.Store(path, self._source.dataset)
+            one = tfio.IODataset.from_hdf5(path, dataset=f"/{self._source.dataset}")
+            pixels = one if pixels is None else pixels.concatenate(one)
+        numbers = tf.data.Dataset.range(len(self._source))
+        return tf.data.Dataset.zip((pixels, numbers))
+
+    def _endless_rows(self, stream: order.Order, start: int) -> Any:
+        """Epoch after epoch, each with shards and a window in an order of its own."""
+        table = self._shard_table()
+        count, seed = stream.num_examples, stream.seed
+        window = min(self._config.shuffle_window, count)
+        first_epoch, passed_over = divmod(start, count)
+
+        def epoch_rows(epoch: Any) -> Any:
+            shards = order.permutation(len(table), seed, _SHARDS, epoch)
+            rows = self._rows(tf.gather(table, shards), _CYCLE_LENGTH)
+            keys = order.permutation_keys(seed, _SHARDS, epoch[tf.newaxis])[0]
+            rows = rows.shuffle(
+                window,
+                seed=tf.cast(keys[0], tf.int64),
+                reshuffle_each_iteration=False,
+            )
+            skipped = tf.where(epoch == first_epoch, passed_over, 0)
+            return rows.skip(tf.cast(skipped, tf.int64))
+
+        return tf.data.Dataset.counter(first_epoch).flat_map(_as_is(epoch_rows))
+
+    def _from_rows(self, rows: Any, cut: slices.Slices, *, masked: bool) -> Any:
+        first = cut.first_replica * cut.per_replica
+        last = first + cut.replicas_here * cut.per_replica
+        shape = [cut.replicas_here, cut.per_replica]
+        rows = rows.batch(cut.global_batch, drop_remainder=True)
+        if shape[0] == 1:
+            rows = rows.map(_as_is(lambda d, n: (d[first:last], n[first:last])))
+        else:
+
+            def parts(data: Any, numbers: Any) -> Any:
+                both = (
+                    tf.reshape(data[first:last], shape),
+                    tf.reshape(numbers[first:last], shape),
+                )
+                return tf.data.Dataset.from_tensor_slices(both)
+
+            rows = rows.flat_map(_as_is(parts))
+        source = self._source
+        parses = source.format == "tfrecord"
+        name = source.features["image"] if parses else ""
+
+        def batch(data: Any, numbers: Any) -> Any:
+            if parses:
+                spec = {name: tf.io.FixedLenFeature([], tf.string)}
+                data = tf.io.parse_example(data, spec)[name]
+            image = self._decode(data, source.pixel, source.stored_size)
+            mask = numbers >= 0
+            return self._labelled(
+                image, tf.maximum(numbers, 0), mask if masked else None
+            )
+
+        return self._map(rows, batch)
+
+    def _blank(self) -> Any:
+        """A row or example that can be decoded, for padding."""
+        source = self._source
+        if not source.contiguous:
+            shape = hdf5_rows.row_shape(source.pixel, source.stored_size)
+            return tf.zeros(shape, source.pixel["dtype"])
+        if source.pixel:
+            image = bytes(hdf5_rows.row_bytes(source.pixel, source.stored_size))
+        else:
+            side = source.stored_size or 1
+            image = tf.io.encode_png(np.zeros((side, side, 3), np.uint8)).numpy()
+        if source.format == "hdf5":
+            return image
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
+        features = tf.train.Features(feature={source.features["image"]: feature})
+        return tf.train.Example(features=features).SerializeToString()
+
+    # -- Common to both.
+
+    def _decode(self, data: Any, pixel: dict[str, Any], side: int) -> Any:
+        """uint8 ``[B, S, S, 3]`` of stored bytes ``[B]``."""
+        size = self._size
+        if pixel:
+            return _pixels(data, pixel, side, size)
+        spec = tf.TensorSpec([size, size, 3], tf.uint8)
+        return tf.map_fn(
+            lambda one: preprocess.decode_and_resize(one, size, stored_size=side),
+            data,
+            fn_output_signature=spec,
+            parallel_iterations=1,  # The batches beside this one keep the cores busy.
+        )
+
+    def _labelled(self, image: Any, records: Any, mask: Any) -> Any:
+        age, gender = tf.gather(self._ages, records), tf.gather(self._genders, records)
+        if mask is None:
+            return image, age, gender, tf.ones_like(records, tf.bool)
+        zero = tf.zeros([], tf.uint8)
+        image = tf.where(mask[:, tf.newaxis, tf.newaxis, tf.newaxis], image, zero)
+        return image, tf.where(mask, age, 0.0), tf.where(mask, gender, 0), mask
+
+    def _map(self, dataset: Any, batch: Callable) -> Any:
+        return dataset.map(
+            _as_is(batch), num_parallel_calls=self._calls, deterministic=True
+        )
+
+
+def stored_images(source: examples.Examples) -> Iterator[Any]:
+    """The stored bytes of each record, in order; an exception where there are none."""
+    first = source.first_of_shard()
+    for shard, path in enumerate(source.paths):
+        records = range(int(first[shard]), int(first[shard + 1]))
+        if not source.contiguous:
+            store = hdf5_rows.Store(path, source.dataset)
+            for row in range(len(records)):
+                try:
+                    yield store.row(row)
+                except (ValueError, zlib.error) as error:
+                    yield error
+            continue
+        data = _shard_bytes(path)
+        offsets = source.index["image_offset"][records.start : records.stop].tolist()
+        lengths = source.index["image_length"][records.start : records.stop].tolist()
+        for offset, length in zip(offsets, lengths, strict=True):
+            yield bytes(data[offset : offset + length])
+
+
+def _shard_bytes(path: str) -> Any:
+    try:
+        if files.is_remote(path):
+            return memoryview(files.read_bytes(path))
+        return np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise errors.DataError(
+            f"cannot read {path}: {errors.one_line(error)}"
+        ) from error
+
+
+def _chunks(items: Iterator[bytes]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _next_good(good: np.ndarray) -> np.ndarray:
+    """int64 ``[n]``: each good record itself, for a bad one the next good one."""
+    numbers = np.flatnonzero(good)
+    behind = np.searchsorted(numbers, np.arange(len(good)))
+    return numbers[behind % len(numbers)].astype(np.int64)
+
+
+def _pixels(data: Any, pixel: dict[str, Any], side: int, size: int) -> Any:
+    values = data
+    if data.dtype == tf.string:
+        values = tf.io.decode_raw(
+            data,
+            tf.as_dtype(pixel["dtype"]),
+            fixed_length=hdf5_rows.row_bytes(pixel, side),
+        )
+    if pixel["channels"] == "first":
+        values = tf.reshape(values, [-1, 3, side, side])
+        values = tf.transpose(values, [0, 2, 3, 1])
+    else:
+        values = tf.reshape(values, [-1, side, side, 3])
+    values = tf.ensure_shape(values, [data.shape[0], side, side, 3])
+    if pixel["dtype"] != "uint8":
+        # Rounded before they are resized, as the mapped engine does.
+        values = tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)
+    return values if side == size else preprocess.resize(values, size)
+
+
+def _file_sizes(paths: tuple[str, ...]) -> np.ndarray:
+    return np.array([tf.io.gfile.stat(path).length for path in paths], np.int64)
+
+
+def _own_error(error: Any) -> errors.DataError:
+    text = str(error.message)
+    start = text.find("DataError: ")
+    if start >= 0:
+        return errors.DataError(text[start + len("DataError: ") :].splitlines()[0])
+    return errors.DataError(errors.one_line(text))
+
+
+def _tensorflow_io() -> bool:
+    try:
+        import tensorflow_io  # noqa: F401
+    except Exception:  # It loads on two releases of TensorFlow only.
+        return False
+    return True
+
+
+def _as_is(function: Callable) -> Callable:
+    return tf.autograph.experimental.do_not_convert(function)

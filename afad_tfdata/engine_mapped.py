@@ -1,0 +1,375 @@
+"""The mapped engine: local shards in memory maps, decoded by simplejpeg and OpenCV.
+
+A batch is a list of record numbers.  The index says where each image lies in its shard;
+its bytes are decoded and resized straight into the batch's array by libraries that give
+the interpreter lock away meanwhile, so that batches made in several threads do not wait
+for one another.  Nothing is parsed, and nothing grows with the data set.
+
+The array of a batch is taken up again when nobody refers to it any more: fresh ones
+cost a page fault for every 4 KiB.  They are aligned as TensorFlow wants them, which
+then takes them without a copy.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata import (
+    bad_records,
+    errors,
+    examples,
+    exit_gate,
+    hdf5_rows,
+    images,
+    input_config,
+    machine,
+    order,
+    schema,
+    slices,
+)
+from afad_tfdata._lazy import tf
+
+# Threads beyond which one process gains nothing: about 5 us of each image are spent
+# under the interpreter's lock.
+MAX_THREADS = 22
+# TensorFlow's EIGEN_MAX_ALIGN_BYTES.
+_ALIGNMENT = 64
+_JPEG, _RAW = schema.IMAGE_FORMATS.index("jpeg"), schema.IMAGE_FORMATS.index("raw")
+_CHECKSUM = "its bytes do not fit its checksum"
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+class Engine:
+    """The engine as a stage of a pipeline.
+
+    Args:
+      config: What to read and how.
+      source: The examples.
+      image_size: Side of the images it gives, pixels.
+    """
+
+    def __init__(
+        self,
+        config: input_config.InputConfig,
+        source: examples.Examples,
+        image_size: int,
+    ) -> None:
+        self._size, self._num_examples = image_size, len(source)
+        self._reader = Reader(
+            source,
+            image_size,
+            bad_records.BadRecords(source, config.max_bad_records),
+            cache=config.cache,
+            verify=config.verify,
+        )
+        self._calls = config.num_parallel_calls or min(machine.cores(), MAX_THREADS)
+
+    def train(self, stream: order.Order, cut: slices.Slices, start_step: int) -> Any:
+        """The endless stream: ``(images, ages, genders, mask)``."""
+
+        def batch(element: Any) -> Any:
+            records = stream.records(cut.counters(element))
+            return self._read(self._reader.read_train, records)
+
+        return self._map(tf.data.Dataset.counter(start_step * cut.replicas_here), batch)
+
+    def evaluate(self, steps: int, cut: slices.Slices) -> Any:
+        """Every record once, in order: ``(images, ages, genders, mask)``."""
+
+        def batch(element: Any) -> Any:
+            records = cut.padded_counters(element, self._num_examples)
+            return self._read(self._reader.read, records)
+
+        return self._map(tf.data.Dataset.range(steps * cut.replicas_here), batch)
+
+    def _map(self, elements: Any, batch: Callable[[Any], Any]) -> Any:
+        # AutoGraph would take longer over these functions than the first batch takes.
+        return elements.map(
+            tf.autograph.experimental.do_not_convert(batch),
+            num_parallel_calls=self._calls,
+            deterministic=True,
+        )
+
+    def _read(self, read: Callable[[np.ndarray], Batch], records: Any) -> Any:
+        """A `Reader` method as an operation, with static shapes."""
+        result = tf.numpy_function(
+            exit_gate.guard(read), [records], (tf.uint8, tf.float32, tf.int32, tf.bool)
+        )
+        size = records.shape[0]
+        shapes = ([size, self._size, self._size, 3], [size], [size], [size])
+        for tensor, shape in zip(result, shapes, strict=True):
+            tensor.set_shape(shape)
+        return tuple(result)
+
+
+class Reader:
+    """Reads batches of examples by record number; any number of threads may.
+
+    Args:
+      source: The examples, in local files.
+      image_size: Side of the images it gives, pixels.
+      bad: Where damaged records go.
+      cache: ``none``; ``encoded`` keeps the shards' bytes in memory instead of mapping
+        them; ``decoded`` keeps every image as it was given first.
+      verify: Whether to check each record's checksum when it is first read.
+
+    Raises:
+      UsageError: simplejpeg or OpenCV is missing and cannot be done without.
+    """
+
+    def __init__(
+        self,
+        source: examples.Examples,
+        image_size: int,
+        bad: bad_records.BadRecords,
+        *,
+        cache: str = "none",
+        verify: bool = True,
+    ) -> None:
+        self._size, self._bad = image_size, bad
+        self._source, self._cache = source, cache
+        index = source.index
+        self._shard = np.ascontiguousarray(index["shard"])
+        self._offset = index["image_offset"].astype(np.int64)
+        self._length = index["image_length"].astype(np.int64)
+        self._crc = np.ascontiguousarray(index["crc32"])
+        self._age = index["age"].astype(np.float32)
+        self._gender = index["gender"].astype(np.int32)
+        self._unchecked = np.full(len(index), verify)
+        self._first = source.first_of_shard()
+        self._arrays = ArrayPool()
+        self._scratch = threading.local()
+        self._shards: list[Any] = [None] * len(source.paths)
+        self._opening = threading.Lock()
+        self._fill = self._filler()
+        self._decoded: np.ndarray | None = None
+        if cache == "decoded":
+            shape = (len(index), image_size, image_size, 3)
+            self._decoded = np.empty(shape, np.uint8)
+            self._is_decoded = np.zeros(len(index), bool)
+
+    def read(self, records: np.ndarray) -> Batch:
+        """Reads a batch.
+
+        Args:
+          records: int64 ``[B]`` record numbers; -1 is padding.
+
+        Returns:
+          ``(images uint8 [B, S, S, 3], ages float32 [B], genders int32 [B],
+          mask bool [B])``; where the mask is False everything is zero.
+
+        Raises:
+          DataError: A damaged record, beyond what `bad` passes over.
+        """
+        out = self._arrays.take((len(records), self._size, self._size, 3))
+        mask = records >= 0
+        for position in np.flatnonzero(~mask).tolist():
+            out[position] = 0
+        mask = self._fill_cached(records, out, mask)
+        ages = np.where(mask, self._age[records], np.float32(0))
+        genders = np.where(mask, self._gender[records], np.int32(0))
+        return out, ages, genders, mask
+
+    def read_train(self, records: np.ndarray) -> Batch:
+        """`read`, where the next good record takes the place of a bad one."""
+        images_, ages, genders, mask = self.read(records)
+        if mask.all():
+            return images_, ages, genders, mask
+        ages, genders = ages.copy(), genders.copy()
+        for position in np.flatnonzero(~mask).tolist():
+            record = int(records[position])
+            for step in range(1, len(self._age)):
+                one = np.array([(record + step) % len(self._age)])
+                image, age, gender, good = self.read(one)
+                if good[0]:
+                    images_[position] = image[0]
+                    ages[position], genders[position] = age[0], gender[0]
+                    break
+            else:
+                raise errors.DataError(
+                    f"no record of the {self._source.split} split can be read"
+                )
+        return images_, ages, genders, np.ones_like(mask)
+
+    def _fill_cached(
+        self, records: np.ndarray, out: np.ndarray, mask: np.ndarray
+    ) -> np.ndarray:
+        decoded = self._decoded
+        if decoded is None:
+            return self._fill_all(records, out, mask)
+        have = mask & self._is_decoded[records]
+        if have.all():
+            np.take(decoded, records, axis=0, out=out, mode="clip")
+            return mask
+        for position in np.flatnonzero(have).tolist():
+            out[position] = decoded[records[position]]
+        good = have | self._fill_all(records, out, mask & ~have)
+        for position in np.flatnonzero(good & ~have).tolist():
+            record = records[position]
+            decoded[record] = out[position]
+            self._is_decoded[record] = True
+        return good
+
+    def _fill_all(
+        self, records: np.ndarray, out: np.ndarray, wanted: np.ndarray
+    ) -> np.ndarray:
+        """Fills the wanted rows of `out`; True where that went well."""
+        good = wanted.copy()
+        unchecked = self._unchecked[records]
+        shards, offsets = self._shard[records].tolist(), self._offset[records].tolist()
+        lengths = self._length[records].tolist()
+        fill, opened = self._fill, self._shards
+        for position, wants in enumerate(wanted.tolist()):
+            if not wants:
+                continue
+            try:
+                shard = shards[position]
+                data = opened[shard]
+                if data is None:
+                    data = self._open(shard)
+                begin = offsets[position]
+                view = data[begin : begin + lengths[position]]
+                if unchecked[position]:
+                    self._check(int(records[position]), view)
+                fill(view, out[position], records[position])
+            except (images.ImageError, ValueError, zlib.error) as error:
+                self._bad.add(int(records[position]), errors.one_line(error))
+                out[position] = 0
+                good[position] = False
+        return good
+
+    def _check(self, record: int, view: Any) -> None:
+        if zlib.crc32(view) != self._crc[record]:
+            raise images.ImageError(_CHECKSUM)
+        self._unchecked[record] = False
+
+    def _open(self, shard: int) -> Any:
+        with self._opening:
+            if self._shards[shard] is None:
+                path = self._source.paths[shard]
+                try:
+                    self._shards[shard] = (
+                        np.fromfile(path, np.uint8)
+                        if self._cache == "encoded"
+                        else np.memmap(path, np.uint8, "r")
+                    )
+                except (OSError, ValueError) as error:
+                    raise errors.DataError(
+                        f"cannot read {path}: {errors.one_line(error)}"
+                    ) from error
+            return self._shards[shard]
+
+    def _filler(self) -> Callable[[Any, np.ndarray, int], None]:
+        """How the bytes of one image become a row of the batch."""
+        source, size = self._source, self._size
+        if source.pixel:
+            return self._row_filler()
+        cv2 = errors.require("cv2", extra="fast", purpose="--engine=mapped")
+        decode = errors.require(
+            "simplejpeg", extra="fast", purpose="--engine=mapped"
+        ).decode_jpeg
+        # The pipeline has threads of its own.
+        cv2.setNumThreads(0)
+        kinds = np.ascontiguousarray(source.index["image_format"])
+        sides = source.index["height"].astype(np.int64) * source.index["width"]
+        at_size = (source.index["height"] == size) & (source.index["width"] == size)
+        largest = int(sides.max()) * 3
+        shape, linear = (size, size), cv2.INTER_LINEAR
+        scratch = self._scratch
+
+        def fill(view: Any, out: np.ndarray, record: int) -> None:
+            if kinds[record] != _JPEG:
+                images.resize(images.decode(bytes(view)), size, out=out)
+            elif at_size[record]:
+                decode(view, "RGB", False, False, 0, 0, 1.0, out, True)
+            else:
+                try:
+                    buffer = scratch.buffer
+                except AttributeError:
+                    buffer = scratch.buffer = np.empty(largest, np.uint8)
+                image = decode(view, "RGB", False, False, 0, 0, 1.0, buffer, True)
+                cv2.resize(image, shape, out, 0, 0, linear)
+
+        return fill
+
+    def _row_filler(self) -> Callable[[Any, np.ndarray, int], None]:
+        source, size = self._source, self._size
+        side = source.stored_size
+        row = hdf5_rows.Row(source.pixel, side)
+        resizes = side != size
+
+        if not source.contiguous:
+            return self._inflating_filler(row)
+        if row.plain and not resizes:
+
+            def copy(view: Any, out: np.ndarray, record: int) -> None:
+                out.reshape(-1)[:] = view
+
+            return copy
+
+        def fill(view: Any, out: np.ndarray, record: int) -> None:
+            images.resize(row.image(view), size, out=out)
+
+        return fill
+
+    def _inflating_filler(
+        self, row: hdf5_rows.Row
+    ) -> Callable[[Any, np.ndarray, int], None]:
+        """For filtered pixels, whose bytes the index cannot point to."""
+        stores = [
+            hdf5_rows.Store(path, self._source.dataset) for path in self._source.paths
+        ]
+        verify = self._unchecked.copy()
+        self._unchecked[:] = False
+
+        def fill(view: Any, out: np.ndarray, record: int) -> None:
+            shard = int(self._shard[record])
+            data = stores[shard].row(int(record) - int(self._first[shard]))
+            if verify[record]:
+                if zlib.crc32(data) != self._crc[record]:
+                    raise images.ImageError(_CHECKSUM)
+                verify[record] = False
+            images.resize(row.image(data), self._size, out=out)
+
+        return fill
+
+
+class ArrayPool:
+    """Aligned arrays that are taken up again when nobody else refers to them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owners: list[np.ndarray] = []
+        # What getrefcount says of an array that only the list refers to.
+        self._owners.append(np.empty(0, np.uint8))
+        self._unused = sys.getrefcount(self._owners[0])
+        self._owners.clear()
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An uninitialised uint8 array of that shape, 64-byte aligned."""
+        num_bytes = int(np.prod(shape))
+        owners = self._owners
+        with self._lock:
+            for i in range(len(owners)):
+                if (
+                    sys.getrefcount(owners[i]) == self._unused
+                    and owners[i].size == num_bytes + _ALIGNMENT
+                ):
+                    return self._view(i, shape, num_bytes)
+            owners.append(np.empty(num_bytes + _ALIGNMENT, np.uint8))
+            return self._view(len(owners) - 1, shape, num_bytes)
+
+    def _view(self, i: int, shape: tuple[int, ...], num_bytes: int) -> np.ndarray:
+        # A view refers to the array that owns the memory, which is what is counted.
+        start = -self._owners[i].ctypes.data % _ALIGNMENT
+        return self._owners[i][start : start + num_bytes].reshape(shape)

@@ -1,0 +1,122 @@
+"""The options of the input pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from afad_tfdata import errors, options, schema
+
+ENGINES = ("auto", "mapped", "graph")
+CACHES = ("none", "encoded", "decoded")
+BALANCES = ("none", "gender", "age")
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig:
+    """What to read, in which order, and how.
+
+    Attributes:
+      records_dir: Directory that ``write_records`` filled.
+      task: One of `schema.TASKS`: which labels must be there, and which the
+        ``as_supervised`` form carries.
+      global_batch_size: Examples of a step over all replicas.
+      image_size: Side of the images, pixels; 0 for the data set's.
+      seed: Of the order; any 64-bit integer.
+      balance: Whether training draws every gender or every age equally often.
+      engine: Who reads and decodes; ``auto`` chooses and says why.
+      cache: What is kept in memory: nothing, the encoded bytes, or the pixels.
+      max_bad_records: Damaged records that are passed over; one more is an error.
+      verify: Whether each record's checksum is checked when it is first read.
+      as_supervised: Elements ``(image, label, sample_weight)`` for ``model.fit``.
+      num_parallel_calls: Batches that are made at the same time; 0: one for each core.
+      prefetch: Batches that wait ready.
+      memory_budget_mib: Most that the graph engine holds for a global shuffle, MiB;
+        0 for half of what is free.
+      shuffle_window: Records that it shuffles among where they do not fit.
+      files: Files that another program wrote, instead of `records_dir`.
+      features: What their features are called.
+      mean_file: JSON with their channel means; `as_supervised` needs it.
+    """
+
+    records_dir: str = options.option("", "Data set that write_records made.")
+    task: str = options.option("age_gender", "What is learnt.", choices=schema.TASKS)
+    global_batch_size: int = options.option(128, "Images of a step over all devices.")
+    image_size: int = options.option(
+        0, "Side of the images in pixels; 0: the data set's."
+    )
+    seed: int = options.option(1, "Of the order of examples.")
+    balance: str = options.option(
+        "none", "Draw every gender or age equally often.", choices=BALANCES
+    )
+    engine: str = options.option(
+        "auto",
+        "mapped: memory-mapped shards, simplejpeg and OpenCV; graph: TensorFlow"
+        " operations only; auto: the faster one that works here.",
+        choices=ENGINES,
+    )
+    cache: str = options.option(
+        "none", "What is kept in memory after it was read.", choices=CACHES
+    )
+    max_bad_records: int = options.option(
+        0, "Damaged records that are passed over, counted and listed."
+    )
+    verify: bool = options.option(
+        True, "Check each record's checksum when it is first read."
+    )
+    as_supervised: bool = options.option(
+        False, "Elements (image, label, weight) for model.fit.", flag=False
+    )
+    num_parallel_calls: int = options.option(
+        0, "Batches made at the same time; 0: one for each core."
+    )
+    prefetch: int = options.option(2, "Batches that wait ready.")
+    memory_budget_mib: int = options.option(
+        0,
+        "Most that the graph engine holds in memory for a global shuffle, MiB;"
+        " 0: half of what is free.",
+    )
+    shuffle_window: int = options.option(
+        16_384, "Records that the graph engine shuffles among where they do not fit."
+    )
+    files: str = options.option(
+        "",
+        "TFRecord or HDF5 files of another program instead of --records_dir: paths or"
+        " patterns, separated by commas; {split} stands for the split's name.",
+    )
+    features: str = options.option(
+        "",
+        "Names of the features in --files, such as"
+        " image=image/encoded,age=label/age,gender=label/gender.",
+    )
+    mean_file: str = options.option(
+        "", 'JSON {"R":, "G":, "B":} with the channel means of --files.'
+    )
+
+    def __post_init__(self) -> None:
+        options.check_choices(self)
+        if bool(self.records_dir) == bool(self.files):
+            came = "both" if self.files else "neither"
+            raise errors.UsageError(
+                f"wanted --records_dir or --files, one of them; got {came}"
+            )
+        for name in ("features", "mean_file"):
+            if getattr(self, name) and not self.files:
+                raise errors.UsageError(
+                    f"--{name} describes --files; a data set in --records_dir has it"
+                    " in its manifest"
+                )
+        for name, low, high in (
+            ("global_batch_size", 1, 1 << 20),
+            ("image_size", 0, 4096),
+            ("seed", -(1 << 63), (1 << 63) - 1),
+            ("max_bad_records", 0, 1 << 31),
+            ("num_parallel_calls", 0, 1024),
+            ("prefetch", 0, 1024),
+            ("memory_budget_mib", 0, 1 << 31),
+            ("shuffle_window", 1, 1 << 31),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise errors.UsageError(
+                    f"--{name} must lie between {low} and {high}; got {value}"
+                )

@@ -1,0 +1,381 @@
+"""Batches of faces as ``tf.data``: for training, for evaluation, for prediction.
+
+::
+
+    config = input_fn.InputConfig(records_dir="records", global_batch_size=128)
+    train = input_fn.train_input_fn(config)                # infinite, shuffled
+    test = input_fn.eval_input_fn(config, split="test")    # finite, ordered, padded
+    strategy.distribute_datasets_from_function(
+        lambda context: input_fn.train_input_fn(config, context))
+    resumed = input_fn.train_input_fn(config, start_step=1234)
+
+Elements are ``({"image": uint8 [B, S, S, 3]}, {"age": float32 [B], "gender": int32
+[B]})`` with static shapes; evaluation adds ``features["mask"]``, bool ``[B]``, False on
+padding.  B is the batch of one replica: with an input context the global batch is cut
+into contiguous slices, one for each replica in order.
+
+`order` says which record stands where; `engine_mapped` and `engine_graph` read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata import (
+    engine_graph,
+    engine_mapped,
+    errors,
+    examples,
+    exit_gate,
+    images,
+    input_config,
+    machine,
+    order,
+    preprocess,
+    schema,
+    slices,
+)
+from afad_tfdata._lazy import tf
+
+InputConfig = input_config.InputConfig
+
+# What a core does for the graph engine, of what it does for the mapped one.
+_GRAPH_SHARE = 0.62
+
+_log = logging.getLogger(__name__)
+
+
+def train_input_fn(
+    config: InputConfig, input_context: Any = None, *, start_step: int = 0
+) -> Any:
+    """The endless stream of shuffled training batches.
+
+    Args:
+      config: What to read.
+      input_context: ``tf.distribute.InputContext`` of this pipeline; None for one
+        pipeline and one replica.
+      start_step: Global steps that are passed over without reading them.
+
+    Returns:
+      An infinite ``tf.data.Dataset``; see the module's text for its elements.
+
+    Raises:
+      UsageError: The configuration does not go with the data set or the replicas.
+      DataError: The data set is damaged.
+    """
+    if start_step < 0:
+        raise errors.UsageError(f"start_step must be 0 or more; got {start_step}")
+    source = open_examples(config, "train")
+    cut = slices.Slices.of(config.global_batch_size, input_context, pad=False)
+    if cut.num_replicas > len(source):
+        raise errors.UsageError(
+            f"the train split has {len(source)} examples for {cut.num_replicas}"
+            " replicas or input pipelines: use fewer"
+        )
+    stream = order.Order(len(source), config.seed, _groups(config, source))
+    dataset = _engine(config, source).train(stream, cut, start_step)
+    return _finish(config, source, dataset, masked=False)
+
+
+def eval_input_fn(
+    config: InputConfig, split: str = "test", input_context: Any = None
+) -> Any:
+    """Every example of a split once, in the data set's order.
+
+    The last batches are padded, so that all pipelines and replicas get the same number
+    of batches of the same size; ``features["mask"]`` is False on padding.
+
+    Args:
+      config: What to read; `InputConfig.balance` and `InputConfig.seed` do not count.
+      split: One of `sharding.SPLITS`.
+      input_context: As for `train_input_fn`.
+
+    Returns:
+      A finite ``tf.data.Dataset``; see the module's text for its elements.
+
+    Raises:
+      UsageError: The configuration does not go with the data set or the replicas.
+      DataError: The data set is damaged.
+    """
+    source = open_examples(config, split)
+    cut = slices.Slices.of(config.global_batch_size, input_context, pad=True)
+    steps = -(-len(source) // cut.global_batch)
+    dataset = _engine(config, source).evaluate(steps, cut)
+    return _finish(config, source, dataset, masked=True)
+
+
+def predict_input_fn(
+    paths: Sequence[str], *, image_size: int, batch_size: int = 64
+) -> Any:
+    """Image files, decoded and brought to size as the data set's are.
+
+    Args:
+      paths: JPEG or PNG files.
+      image_size: Side of the result, pixels.
+      batch_size: Files at a time; the last batch is padded.
+
+    Returns:
+      A finite ``tf.data.Dataset`` of ``{"image": uint8 [B, S, S, 3], "mask": bool [B],
+      "path": string [B]}`` in the order of `paths`.
+
+    Raises:
+      UsageError: There are no paths, or a size is not positive.
+    """
+    if not paths or image_size < 1 or batch_size < 1:
+        raise errors.UsageError(
+            "wanted one path or more and positive sizes; got"
+            f" {len(paths)} paths, image_size {image_size}, batch_size {batch_size}"
+        )
+    names = [os.fspath(path) for path in paths]
+
+    def read(first: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        out = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
+        mask = np.zeros(batch_size, bool)
+        for i, name in enumerate(names[first : first + batch_size]):
+            _read_image(name, out[i])
+            mask[i] = True
+        return out, mask
+
+    padded = tf.constant([*names, *[""] * (-len(names) % batch_size)])
+
+    def element(first: Any) -> dict[str, Any]:
+        image, mask = tf.numpy_function(
+            exit_gate.guard(read), [first], (tf.uint8, tf.bool)
+        )
+        return {
+            "image": tf.ensure_shape(image, [batch_size, image_size, image_size, 3]),
+            "mask": tf.ensure_shape(mask, [batch_size]),
+            "path": tf.ensure_shape(padded[first : first + batch_size], [batch_size]),
+        }
+
+    firsts = tf.data.Dataset.range(0, len(names), batch_size)
+    return firsts.map(as_is(element), num_parallel_calls=machine.cores()).prefetch(2)
+
+
+def as_is(function: Callable) -> Callable:
+    """The function without AutoGraph, which takes longer than a first batch."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def num_examples(config: InputConfig, split: str) -> int:
+    """Examples in a split; 0 where it is not there.  Reads the manifest only."""
+    if config.files:
+        return len(open_examples(config, split))
+    manifest = schema.load_manifest(config.records_dir)
+    found = manifest.splits.get(split)
+    return found.num_examples if found else 0
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns what a pipeline raises into the `DataError` that it began as.
+
+    TensorFlow wraps an exception of a Python function into one of its own, with a
+    traceback as its text.
+
+    Raises:
+      DataError: A damaged record or shard, in one line.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        text = str(error.message)
+        own = re.search(r"\b(?:Data|Usage)Error: ([^\n]+)", text)
+        if own:
+            raise errors.DataError(own.group(1).strip()) from error
+        damaged = isinstance(error, tf.errors.DataLossError)
+        if damaged or re.search(r"decode_?(jpeg|png|image)|JPEG|PNG", text, re.I):
+            raise errors.DataError(
+                f"a record is damaged: {errors.one_line(text.splitlines()[0])};"
+                " afad-inspect-records --verify names it"
+            ) from error
+        raise
+
+
+def open_examples(config: InputConfig, split: str) -> examples.Examples:
+    """The examples of a split, checked against the task.
+
+    Raises:
+      UsageError: The split is empty, or a label of the task is missing.
+      DataError: The data set is damaged.
+    """
+    if config.files:
+        from afad_tfdata import foreign
+
+        source = foreign.load(config, split)
+    else:
+        source = examples.load(config.records_dir, split)
+    missing = [n for n in schema.labels_of(config.task) if n not in source.labels]
+    if missing:
+        raise errors.UsageError(
+            f"--task={config.task} needs the label {missing[0]!r}, which"
+            f" {config.files or config.records_dir} does not have; it has"
+            f" {', '.join(source.labels) or 'none'}"
+        )
+    return source
+
+
+def _engine(config: InputConfig, source: examples.Examples) -> Any:
+    name, reason = choose_engine(config, source)
+    _log.info("input: %s engine for %s (%s)", name, source.split, reason)
+    _check_cache(config, source)
+    module = engine_mapped if name == "mapped" else engine_graph
+    return module.Engine(config, source, _image_size(config, source))
+
+
+def choose_engine(
+    config: InputConfig, source: examples.Examples, *, cores: int = 0
+) -> tuple[str, str]:
+    """The engine that a configuration gets, and why.
+
+    Args:
+      config: What was asked for.
+      source: The examples.
+      cores: As if the process had so many; 0 for those it has.
+
+    Returns:
+      ``"mapped"`` or ``"graph"``, and the reason in a few words.
+
+    Raises:
+      UsageError: The engine that was asked for cannot read these examples.
+    """
+    cores = cores or machine.cores()
+    if config.engine == "graph":
+        return "graph", "asked for"
+    obstacle = "" if source.local else "the shards are on a remote file system"
+    if config.engine == "mapped":
+        if obstacle:
+            raise errors.UsageError(
+                f"--engine=mapped needs local files, and {obstacle}: use"
+                " --engine=graph, or copy them"
+            )
+        return "mapped", "asked for"
+    encoded = not source.pixel
+    if not obstacle and (encoded or _resizes(config, source)):
+        try:
+            errors.require("simplejpeg", extra="fast", purpose="it")
+            errors.require("cv2", extra="fast", purpose="it")
+        except errors.UsageError:
+            obstacle = (
+                "simplejpeg or OpenCV is missing: pip install 'afad-tfdata[fast]'"
+            )
+    if obstacle:
+        return "graph", obstacle
+    fits = source.image_bytes < machine.available_bytes() // 2
+    if encoded and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS and fits:
+        return "graph", (
+            f"{cores} cores: one process of the mapped engine stops scaling near"
+            f" {engine_mapped.MAX_THREADS} threads"
+        )
+    what = "decoded by simplejpeg" if encoded else "rows copied"
+    threads = min(cores, engine_mapped.MAX_THREADS)
+    return "mapped", f"local shards, {what}, {threads} threads"
+
+
+def _finish(
+    config: InputConfig, source: examples.Examples, dataset: Any, *, masked: bool
+) -> Any:
+    """Names the parts of an element, and keeps some elements ready."""
+
+    def name(image: Any, age: Any, gender: Any, mask: Any) -> Any:
+        features = {"image": image, **({"mask": mask} if masked else {})}
+        values = {"age": age, "gender": gender}
+        return features, {label: values[label] for label in source.labels}
+
+    if config.as_supervised:
+        dataset = dataset.map(
+            as_is(_supervised(config, source)),
+            num_parallel_calls=machine.cores(),
+            deterministic=True,
+        )
+    else:
+        dataset = dataset.map(as_is(name))
+    return dataset.prefetch(config.prefetch) if config.prefetch else dataset
+
+
+def _supervised(config: InputConfig, source: examples.Examples) -> Callable:
+    """``(image, label, sample_weight)``: normalised, the weight 0 on padding."""
+    if source.mean_rgb is None:
+        raise errors.UsageError(
+            "as_supervised normalises images and needs their channel means: name a"
+            " mean.json with --mean_file"
+        )
+    mean, names = source.mean_rgb, schema.labels_of(config.task)
+
+    def supervised(image: Any, age: Any, gender: Any, mask: Any) -> Any:
+        values = {"age": age, "gender": tf.cast(gender, tf.float32)}
+        weight = tf.cast(mask, tf.float32)
+        image = preprocess.normalize(image, mean)
+        if len(names) == 1:
+            return image, values[names[0]], weight
+        outputs = {f"{name}_output": values[name] for name in names}
+        return image, outputs, {name: weight for name in outputs}
+
+    return supervised
+
+
+def _groups(config: InputConfig, source: examples.Examples) -> tuple[np.ndarray, ...]:
+    if config.balance == "none":
+        return ()
+    if config.balance not in source.labels:
+        raise errors.UsageError(
+            f"--balance={config.balance} needs that label, which the data set lacks"
+        )
+    return order.groups_of(source.index[config.balance])
+
+
+def _check_cache(config: InputConfig, source: examples.Examples) -> None:
+    """Says what a cache will take before it is taken."""
+    if config.cache == "none":
+        return
+    size = _image_size(config, source)
+    needed = (
+        source.image_bytes
+        if config.cache == "encoded"
+        else len(source) * size * size * 3
+    )
+    free = machine.available_bytes()
+    _log.info(
+        "input: --cache=%s takes %s of memory for the %s split; %s are free",
+        config.cache,
+        machine.mib(needed),
+        source.split,
+        machine.mib(free),
+    )
+    if needed > free:
+        raise errors.UsageError(
+            f"--cache={config.cache} takes {machine.mib(needed)} for the"
+            f" {source.split} split, and {machine.mib(free)} are free: use a smaller"
+            " --image_size, --cache=encoded or --cache=none"
+        )
+
+
+def _image_size(config: InputConfig, source: examples.Examples) -> int:
+    size = config.image_size or source.image_size
+    if not size:
+        raise errors.UsageError(
+            "the images differ in size: --image_size says what to bring them to"
+        )
+    return size
+
+
+def _resizes(config: InputConfig, source: examples.Examples) -> bool:
+    return _image_size(config, source) != source.stored_size
+
+
+def _read_image(path: str, out: np.ndarray) -> None:
+    try:
+        with open(path, "rb") as f:
+            data = f.read()
+        images.resize(images.decode(data), len(out), out=out)
+    except OSError as error:
+        raise errors.DataError(f"cannot read {path}: {error.strerror}") from error
+    except images.ImageError as error:
+        raise errors.DataError(f"cannot use {path}: {error}") from error

@@ -1,0 +1,61 @@
+"""What this process may use of the machine: cores and memory."""
+
+from __future__ import annotations
+
+import os
+
+# Control groups, version 2 and 1: limit and use.
+_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def available_bytes() -> int:
+    """Bytes that this process can still take: the machine's and the container's."""
+    found = [
+        limit - used + _file_cache(os.path.dirname(used_file))
+        for limit_file, used_file in _LIMITS
+        if (limit := _number(limit_file)) and (used := _number(used_file)) is not None
+    ]
+    try:
+        with open("/proc/meminfo") as f:
+            values = dict(line.split(":", 1) for line in f)
+        found.append(int(values["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    return max(0, min(found))
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Not on every system.
+        return os.cpu_count() or 1
+
+
+def mib(num_bytes: float) -> str:
+    """A number of bytes for a message."""
+    return f"{num_bytes / (1 << 20):,.0f} MiB"
+
+
+def _file_cache(group: str) -> int:
+    """Bytes of a control group that are cached files and given up when needed."""
+    try:
+        with open(os.path.join(group, "memory.stat")) as f:
+            values = dict(line.split() for line in f)
+        return int(values.get("inactive_file", 0))
+    except (OSError, ValueError):
+        return 0
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path) as f:
+            return int(f.read())
+    except (OSError, ValueError):  # "max" stands for no limit.
+        return None

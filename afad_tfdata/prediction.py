@@ -1,0 +1,382 @@
+"""Prediction: images through a frozen graph, whatever form of it.
+
+    result = prediction.predict(
+        prediction.PredictConfig(graph="out/face.pb"), ["faces/", "one.jpg"])
+    result.rows[0]     # {"image": ..., "age": 31.2, "gender": "female", ...}
+
+Images are decoded and resized by threads, ahead of the graph.  One that cannot be used
+is reported and passed over.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import csv
+import dataclasses
+import glob
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata import (
+    errors,
+    exports,
+    files,
+    frozen_files,
+    image_graph,
+    images,
+    options,
+    overview,
+    progress,
+    runner,
+)
+from afad_tfdata._lazy import tf
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png")
+_FORMATS = ("table", "json", "csv")
+_SHEET_IMAGES = 60
+_SHEET_SIDE = 112  # pixels
+_AHEAD = 4  # batches that are decoded before they are asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Which graph, and how results are shown.
+
+    The help text of each field says what it means.
+    """
+
+    graph: str = options.option(
+        "",
+        "NAME.pb, NAME_bytes.pb, NAME_pixels.pb, NAME.tflite, NAME.onnx or"
+        " NAME_saved_model that freeze wrote; NAME.json stands beside it.",
+    )
+    output_format: str = options.option(
+        "table", "What is printed; json: one object a line.", choices=_FORMATS
+    )
+    sheet: str = options.option(
+        "", f"Write the first {_SHEET_IMAGES} images with their results as a PNG."
+    )
+    batch_size: int = options.option(64, "Images that the graph gets at a time.")
+    threads: int = options.option(0, "Threads that decode; 0: one a core.")
+    device: str = options.option(
+        "auto", "Where the graph runs.", choices=("auto", "cpu")
+    )
+
+    def __post_init__(self) -> None:
+        options.check_choices(self)
+        if not self.graph:
+            raise errors.UsageError("--graph is missing: name a .pb that freeze wrote")
+        if self.batch_size < 1:
+            raise errors.UsageError(
+                f"--batch_size is a number from 1; got {self.batch_size}"
+            )
+        if self.threads < 0:
+            raise errors.UsageError(f"--threads is a number from 0; got {self.threads}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What came out.
+
+    Attributes:
+      rows: One by image, in order: ``image`` (its path), ``age`` (years), ``gender``
+        (a class name), ``probability`` (of the second class); those of the task.
+      bad: Path and reason of images that could not be used.
+      images_per_sec: From the first image asked for to the last result.
+    """
+
+    rows: list[dict[str, Any]]
+    bad: list[tuple[str, str]]
+    images_per_sec: float
+
+    def text(self, output_format: str) -> str:
+        """The rows as ``table``, ``json`` (lines) or ``csv``."""
+        if output_format == "json":
+            return "\n".join(json.dumps(row) for row in self.rows)
+        names = list(self.rows[0]) if self.rows else ["image"]
+        if output_format == "csv":
+            out = io.StringIO()
+            writer = csv.DictWriter(out, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            return out.getvalue().rstrip("\n")
+        cells = [names, *([_cell(row[n]) for n in names] for row in self.rows)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+            for line in cells
+        )
+
+
+class _Loaded(NamedTuple):
+    """An image on its way.
+
+    Attributes:
+      path: As the user named it.
+      value: What the graph is fed: pixels, or the file's bytes.
+      picture: uint8 thumbnail for the sheet, or None.
+      error: Why it cannot be used; empty if it can.
+    """
+
+    path: str
+    value: Any
+    picture: np.ndarray | None
+    error: str
+
+
+def predict(
+    config: PredictConfig,
+    paths: Iterable[str],
+    *,
+    on_error: Callable[[str, str], None] = lambda path, reason: None,
+) -> Predictions:
+    """Runs images through a graph.
+
+    Args:
+      config: Which graph, and how.
+      paths: Images, folders, globs, or ``-`` for names on standard input.
+      on_error: Called with path and reason for each image that cannot be used.
+
+    Raises:
+      UsageError: The graph cannot be used, or no image is named.
+      DataError: The graph is not the one that was verified.
+    """
+    names = expand(paths)
+    description = frozen_files.load_description(config.graph)
+    kind, graph = _open(config, description)
+    threads = config.threads or len(os.sched_getaffinity(0))
+    load = _loader(kind, description, bool(config.sheet))
+    rows: list[dict[str, Any]] = []
+    bad: list[tuple[str, str]] = []
+    pictures: list[np.ndarray] = []
+    started = time.perf_counter()
+    with (
+        concurrent.futures.ThreadPoolExecutor(threads) as pool,
+        progress.Progress(len(names), "predicting") as bar,
+    ):
+        for loaded in _batches(pool, load, names, config.batch_size, threads):
+            for item, outputs in _run(graph, kind, loaded):
+                if item.error:
+                    bad.append((item.path, item.error))
+                    on_error(item.path, item.error)
+                    continue
+                rows.append(_row(item.path, outputs, description))
+                if item.picture is not None and len(pictures) < _SHEET_IMAGES:
+                    pictures.append(item.picture)
+            bar.update(len(loaded))
+    elapsed = time.perf_counter() - started
+    if config.sheet and pictures:
+        captions = [_caption(row) for row in rows[: len(pictures)]]
+        overview.draw_sheet(
+            config.sheet, pictures, captions, columns=min(10, len(pictures))
+        )
+    return Predictions(rows, bad, len(names) / elapsed)
+
+
+def expand(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str]:
+    """Names of image files, in order; folders and globs sorted.
+
+    Args:
+      paths: Files, folders, globs, ``-``; a file that is named is taken whatever its
+        name ends in.
+      lines: What ``-`` stands for; standard input by default.
+
+    Raises:
+      UsageError: Nothing is named, or a folder or glob holds no image.
+    """
+    names: list[str] = []
+    for path in paths:
+        if path == "-":
+            stream = sys.stdin if lines is None else lines
+            names += [n for line in stream if (n := line.strip())]
+        elif os.path.isdir(path):
+            names += _images_below(path)
+        elif glob.has_magic(path) and not os.path.exists(path):
+            found = sorted(glob.glob(path, recursive=True))
+            if not found:
+                raise errors.UsageError(f"no file matches {path}")
+            for name in found:
+                names += _images_below(name) if os.path.isdir(name) else [name]
+        else:
+            names.append(path)
+    if not names:
+        raise errors.UsageError(
+            "no image is named: give files, folders, globs, or - for names on standard"
+            " input"
+        )
+    return names
+
+
+def _images_below(directory: str) -> list[str]:
+    names = []
+    for folder, folders, found in os.walk(directory):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        names += [
+            os.path.join(folder, name)
+            for name in sorted(found)
+            if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
+        ]
+    if not names:
+        raise errors.UsageError(
+            f"{directory} and its folders hold no {', '.join(_EXTENSIONS)} file"
+        )
+    return names
+
+
+def _open(
+    config: PredictConfig, description: dict[str, Any]
+) -> tuple[str, runner.Runner]:
+    """How the graph is fed (``float``, ``bytes`` or ``pixels``), and the graph."""
+    name = os.path.basename(config.graph.rstrip("/"))
+    others = description["others"].items()
+    form = next((kind for kind, v in others if v["file"] == name), "graph")
+    fetches = {f["label"]: f["name"] for f in description["fetches"]}
+    feed, fetches = exports.names(form, description["feeds"][0]["name"], fetches)
+    kind = form if form in image_graph.FEEDS else "float"
+    if kind == "float" and description["mean"] is None:
+        raise errors.UsageError(
+            f"the description of {name} has no mean, so that images cannot be"
+            " normalised: freeze the model again with --mean_json or --records_dir"
+        )
+    return kind, runner.Runner(config.graph, feed, fetches, device=config.device)
+
+
+def _loader(
+    kind: str, description: dict[str, Any], with_picture: bool
+) -> Callable[[str], _Loaded]:
+    """A function that reads one image; it runs in threads and raises nothing."""
+    size = description["image_size"]
+    mean = description["mean"]
+    center = np.array([mean[c] for c in "RGB"] if mean else [0] * 3, np.float32)
+    divisor = np.float32(description["divisor"])
+
+    def read(path: str) -> tuple[Any, np.ndarray | None]:
+        data = files.read_bytes(path)
+        header = images.probe(data)
+        images.check(header, as_stored=False)
+        plain = header.orientation == 1 and header.bits == 8 and not header.transparency
+        if kind == "bytes" and plain and not with_picture:
+            return data, None
+        image = images.decode(data, header)
+        picture = images.resize(image, _SHEET_SIDE) if with_picture else None
+        if kind == "pixels":
+            return image, picture
+        if kind == "bytes":
+            # The graph knows neither rotation nor 16 bits: it gets what is seen.
+            return data if plain else tf.io.encode_png(image).numpy(), picture
+        pixels = images.resize(image, size)
+        return (pixels.astype(np.float32) - center) / divisor, picture
+
+    def load(path: str) -> _Loaded:
+        try:
+            value, picture = read(path)
+        except images.ImageError as error:
+            return _Loaded(path, None, None, str(error))
+        except OSError as error:
+            reason = error.strerror or errors.one_line(error)
+            return _Loaded(path, None, None, f"cannot be read: {reason}")
+        return _Loaded(path, value, picture, "")
+
+    return load
+
+
+def _batches(
+    pool: concurrent.futures.Executor,
+    load: Callable[[str], _Loaded],
+    names: Sequence[str],
+    batch_size: int,
+    threads: int,
+) -> Iterator[list[_Loaded]]:
+    """Batches in order, with a bounded number of images waiting."""
+    waiting: collections.deque[concurrent.futures.Future[_Loaded]] = collections.deque()
+    remaining = iter(names)
+    limit = max(_AHEAD * batch_size, 2 * threads)
+    done = False
+    while waiting or not done:
+        while len(waiting) < limit and not done:
+            name = next(remaining, None)
+            if name is None:
+                done = True
+            else:
+                waiting.append(pool.submit(load, name))
+        count = min(batch_size, len(waiting))
+        if count:
+            yield [waiting.popleft().result() for _ in range(count)]
+
+
+def _run(
+    graph: runner.Runner, kind: str, loaded: list[_Loaded]
+) -> Iterator[tuple[_Loaded, dict[str, float]]]:
+    """Results by image, in order."""
+    good = [item for item in loaded if not item.error]
+    # Pixels of different sizes do not go into one array.
+    whole = kind == "float" or (
+        kind == "pixels" and len({item.value.shape for item in good}) == 1
+    )
+    results: list[Any] = []
+    if whole and good:
+        results = _rows_of(graph.run(np.stack([item.value for item in good])))
+    elif kind == "pixels":
+        for item in good:
+            results += _rows_of(graph.run(item.value[np.newaxis]))
+    elif good:
+        results = _run_bytes(graph, [item.value for item in good])
+    by_path = iter(results)
+    for item in loaded:
+        outputs = {} if item.error else next(by_path)
+        if isinstance(outputs, str):
+            item, outputs = item._replace(error=outputs), {}
+        yield item, outputs
+
+
+def _run_bytes(graph: runner.Runner, encoded: list[bytes]) -> list[Any]:
+    """Rows, or the reason where the graph itself cannot decode an image."""
+    try:
+        return _rows_of(graph.run(encoded))
+    except runner.InputError as error:
+        if len(encoded) == 1:
+            return [f"cannot be decoded: {errors.one_line(error)}"]
+        middle = len(encoded) // 2
+        return [
+            *_run_bytes(graph, encoded[:middle]),
+            *_run_bytes(graph, encoded[middle:]),
+        ]
+
+
+def _rows_of(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:
+    flat = {label: np.reshape(v, -1).tolist() for label, v in outputs.items()}
+    return [
+        dict(zip(flat, row, strict=True)) for row in zip(*flat.values(), strict=True)
+    ]
+
+
+def _row(
+    path: str, outputs: dict[str, float], description: dict[str, Any]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"image": path}
+    if "age" in outputs:
+        row["age"] = round(outputs["age"], 2)
+    if "gender" in outputs:
+        second = outputs["gender"] >= description["threshold"]
+        row["gender"] = description["class_names"][int(second)]
+        row["probability"] = round(outputs["gender"], 6)
+    return row
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0 <= value <= 1 else f"{value:.1f}"
+    return str(value)
+
+
+def _caption(row: dict[str, Any]) -> str:
+    parts = [f"{row['age']:.0f}"] if "age" in row else []
+    return ", ".join([*parts, row["gender"]] if "gender" in row else parts)

@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Evaluates a model on a split, beside what a constant prediction would reach."""
+
+from afad_tfdata import evaluation
+from afad_tfdata.bin import command
+
+EXAMPLE = """
+afad-evaluate --run_dir=run
+afad-evaluate --model=mine.keras --records_dir=records --split=validation
+"""
+
+
+def main(config: evaluation.EvaluateConfig, arguments: list[str]) -> command.Output:
+    """Evaluates."""
+    del arguments
+    result = evaluation.evaluate(config)
+    return command.Output(evaluation.report(result), result)
+
+
+def run() -> None:
+    """Entry point of ``afad-evaluate``."""
+    command.run(main, evaluation.EvaluateConfig, about=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    run()

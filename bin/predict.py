@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Age and gender of images, by a frozen graph.
+
+IMAGE is a file, a folder, a glob, or - for names on standard input.  A bad image is one
+error line and exit status 2 at the end; the others get their results.  `probability` is
+that of the second class (NAME.json names the classes).
+"""
+
+import sys
+
+from afad_tfdata.bin import command
+
+from afad_tfdata import prediction
+
+EXAMPLE = """
+afad-predict --graph=frozen/face.pb photo.jpg faces/ 'more/*.png'
+find faces -name '*.jpg' | afad-predict --graph=frozen/face.pb --output_format=csv -
+"""
+
+
+def main(config: prediction.PredictConfig, arguments: list[str]) -> command.Output:
+    """Predicts; exit status 2 if an image could not be used."""
+
+    def on_error(path: str, reason: str) -> None:
+        print(f"afad-predict: error: {path}: {reason}", file=sys.stderr)
+
+    result = prediction.predict(config, arguments, on_error=on_error)
+    bad = [{"image": path, "error": reason} for path, reason in result.bad]
+    return command.Output(
+        result.text(config.output_format),
+        {"images": result.rows, "bad": bad, "images_per_sec": result.images_per_sec},
+        2 if bad else 0,
+    )
+
+
+def run() -> None:
+    """Entry point of ``afad-predict``."""
+    command.run(
+        main,
+        prediction.PredictConfig,
+        about=__doc__,
+        example=EXAMPLE,
+        arguments="IMAGE ...",
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,71 @@
+"""History: trimming, the picture, the lines that are cut back."""
+
+import json
+
+import pytest
+
+from afad_tfdata import history, step
+
+
+def row(epoch, **more):
+    return {
+        "epoch": epoch,
+        "stage": "warmup",
+        "step": epoch * 10,
+        "learning_rate": 1e-3,
+        "train": {"loss": 1.0 / epoch, "accuracy": 0.5},
+        "validation": {"loss": 1.1 / epoch, "accuracy": 0.4},
+        **more,
+    }
+
+
+def test_a_restart_forgets_the_epochs_after_it_and_stays_marked(tmp_path):
+    course = history.History([row(e) for e in range(1, 6)])
+    course.event(20, "restart", "from epoch 2 at 1e-4")
+    course.trim(2)
+    course.save(str(tmp_path))
+    stored = json.loads((tmp_path / history.JSON_NAME).read_text())
+    assert [r["epoch"] for r in stored["epochs"]] == [1, 2]
+    assert stored["events"][0]["text"] == "from epoch 2 at 1e-4"
+    assert (tmp_path / history.PICTURE_NAME).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "rows, events",
+    [
+        ([row(1)], [(0, "stage"), (5, "recovery"), (10, "restart")]),
+        ([row(1, validation={})], []),
+        ([row(1, train={"loss": float("nan"), "mae": 3.0}, validation={})], []),
+    ],
+)
+def test_odd_histories_are_drawn(tmp_path, rows, events):
+    course = history.History(rows)
+    for at, kind in events:
+        course.event(at, kind, kind)
+    course.draw(str(tmp_path / "a.png"))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_lines_after_a_step_and_a_torn_one_are_cut(tmp_path):
+    for at in (5, 10, 15):
+        history.append_line(str(tmp_path), {"step": at, "loss": 0.5})
+    path = tmp_path / history.LINES_NAME
+    with path.open("a") as f:
+        f.write('{"step": 3, "lo')
+    history.cut_lines(str(tmp_path), 10)
+    assert [json.loads(x)["step"] for x in path.read_text().splitlines()] == [5, 10]
+    history.append_line(str(tmp_path), {"step": 11})
+    assert json.loads(path.read_text().splitlines()[-1]) == {"step": 11}
+    history.cut_lines(str(tmp_path / "missing"), 10)
+
+
+def test_means_divide_by_examples_and_rename():
+    sums = dict(zip(step.SUMS, [4, 8.0, 2.0, 6.0, 12.0, 3], strict=True))
+    means = history.means([sums[name] for name in step.SUMS], step.SUMS)
+    assert means == {
+        "loss": 2.0,
+        "age_loss": 0.5,
+        "gender_loss": 1.5,
+        "mae": 3.0,
+        "accuracy": 0.75,
+    }
