@@ -16,11 +16,33 @@ from afad_tfdata import errors
 from afad_tfdata._lazy import tf
 
 _CHUNK_BYTES = 1 << 20
+_used: set[str] = set()
 
 
 def is_remote(path: str) -> bool:
     """True for a path with a scheme, such as ``gs://bucket/records``."""
     return "://" in path
+
+
+def gfile(path: str) -> Any:
+    """``tf.io.gfile``, with what the path's scheme needs loaded.
+
+    Raises:
+      UsageError: ``s3://`` without the ``io`` extra.
+    """
+    if path.startswith("s3://"):
+        errors.require("tensorflow_io", extra="io", purpose="an s3:// path")
+        _used.add("s3")
+    return tf.io.gfile
+
+
+def aborts_at_exit() -> bool:
+    """Whether a library was used that ends the process badly once all is done.
+
+    tensorflow-io 0.37 aborts in its destructors after any S3 operation; a program then
+    flushes its streams and leaves by ``os._exit``.
+    """
+    return "s3" in _used
 
 
 def join(directory: str, *names: str) -> str:
@@ -30,19 +52,20 @@ def join(directory: str, *names: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether a file or directory is there."""
-    return tf.io.gfile.exists(path) if is_remote(path) else os.path.exists(path)
+    return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def make_dirs(path: str) -> None:
     """Makes a directory and its parents; raises `UsageError` where that cannot be."""
     try:
         if is_remote(path):
-            tf.io.gfile.makedirs(path)
+            gfile(path).makedirs(path)
         else:
             os.makedirs(path, exist_ok=True)
-    except OSError as error:
+    except (OSError, _gfile_error()) as error:
+        reason = getattr(error, "strerror", None) or errors.one_line(error)
         raise errors.UsageError(
-            f"cannot make the directory {path}: {error.strerror or error};"
+            f"cannot make the directory {path}: {reason};"
             " choose one that can be written"
         ) from error
 
@@ -50,7 +73,7 @@ def make_dirs(path: str) -> None:
 def read_bytes(path: str) -> bytes:
     """The whole content of a file."""
     if is_remote(path):
-        with tf.io.gfile.GFile(path, "rb") as f:
+        with gfile(path).GFile(path, "rb") as f:
             return f.read()
     with open(path, "rb") as f:
         return f.read()
@@ -71,8 +94,14 @@ def write_atomic(path: str, content: bytes | str) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
-        with tf.io.gfile.GFile(path, "wb") as f:
-            f.write(data)
+        try:
+            with gfile(path).GFile(path, "wb") as f:
+                f.write(data)
+        except (OSError, _gfile_error()) as error:
+            raise errors.UsageError(
+                f"cannot write {path}: {errors.one_line(error)}; check the bucket's"
+                " name and the credentials"
+            ) from error
         return
     temporary = f"{path}.tmp-{os.getpid()}"
     try:
@@ -155,7 +184,7 @@ def read_json(path: str, *, what: str, advice: str) -> Any:
 def sha256(path: str) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
-    opener = tf.io.gfile.GFile if is_remote(path) else open
+    opener = gfile(path).GFile if is_remote(path) else open
     with opener(path, "rb") as f:
         while chunk := f.read(_CHUNK_BYTES):
             digest.update(chunk)

@@ -19,6 +19,7 @@ only, not on the number of workers, on interruptions or on the order of a direct
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import io
 import json
 import logging
@@ -41,6 +42,7 @@ from afad_tfdata import (
     overview,
     plan,
     progress,
+    remote,
     resume,
     schema,
     selection,
@@ -100,6 +102,8 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     if not items:
         raise _nothing_found(config, listing, left_out)
     work_plan = plan.make(items, _deciding(config), num_shards=config.num_shards)
+    if files.is_remote(config.output_dir):
+        return _write_remote(config, work_plan)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
     finished = resume.finished(config.output_dir, work_plan)
@@ -128,6 +132,28 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
             schema.manifest_bytes(manifest),
         )
     shutil.rmtree(work_dir, ignore_errors=True)
+    return manifest
+
+
+def _write_remote(config: WriteConfig, work_plan: plan.Plan) -> schema.Manifest | None:
+    """Writes beside and uploads."""
+    if config.shard_range and not config.work_dir:
+        raise errors.UsageError(
+            "--shard_range with a remote --output_dir needs --work_dir, on a file"
+            " system that all tasks share"
+        )
+    manifest = remote.stored(config.output_dir)
+    if manifest is not None:
+        resume.refuse_other(
+            config.output_dir, manifest.config, work_plan.config, "a finished data set"
+        )
+        _log.info("%s is finished already", config.output_dir)
+        return manifest
+    directory = remote.staging_dir(config.output_dir, config.work_dir)
+    local = dataclasses.replace(config, output_dir=directory, work_dir="")
+    manifest = write_records(local)
+    if manifest is not None:
+        remote.upload(directory, config.output_dir)
     return manifest
 
 

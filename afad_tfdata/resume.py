@@ -24,7 +24,7 @@ def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
     if not os.path.exists(os.path.join(output_dir, schema.MANIFEST_NAME)):
         return None
     manifest = schema.load_manifest(output_dir)
-    _refuse_other(output_dir, manifest.config, work_plan.config, "a finished data set")
+    refuse_other(output_dir, manifest.config, work_plan.config, "a finished data set")
     for split in manifest.splits.values():
         for part in (*split.shards, split.index):
             path = os.path.join(output_dir, part.name)
@@ -50,7 +50,7 @@ def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
     # What went through JSON once compares equal to what did.
     wanted = json.loads(json.dumps(work_plan.config))
     directory = os.path.dirname(work_dir)
-    _refuse_other(directory, stored, wanted, "an unfinished data set")
+    refuse_other(directory, stored, wanted, "an unfinished data set")
 
 
 @contextlib.contextmanager
@@ -85,9 +85,10 @@ def _remove_temporary(directory: str) -> None:
             files.remove_if_there(os.path.join(directory, name))
 
 
-def _refuse_other(
+def refuse_other(
     directory: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
 ) -> None:
+    """Raises `UsageError` where two configurations differ, naming the fields."""
     names = sorted({*stored, *wanted})
     differing = [n for n in names if stored.get(n) != wanted.get(n)]
     if differing:

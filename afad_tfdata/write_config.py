@@ -16,7 +16,8 @@ class WriteConfig:
       data_dir: Folder filed as AGE/GENDER/IMAGE, or with the archive's parts; with
         `labels_csv` the folder that its paths are relative to (default: the CSV's).
       labels_csv: CSV with the columns path, age, gender and, optionally, split.
-      output_dir: The data set's directory.
+      output_dir: The data set's directory, local or remote (``gs://``, ``s3://``).
+      work_dir: Local directory for work in progress while `output_dir` is remote.
       format: One of `schema.FORMATS`.
       image_encoding: One of `schema.ENCODINGS`; empty for ``original`` in TFRecord and
         ``raw`` in HDF5.
@@ -56,6 +57,11 @@ class WriteConfig:
         " structure; paths are relative to --data_dir, or to the CSV's folder.",
     )
     output_dir: str = options.option("", "Directory of the data set.")
+    work_dir: str = options.option(
+        "",
+        "Where work in progress lies while --output_dir is remote (gs://, s3://);"
+        " default: the user's cache.",
+    )
     format: str = options.option(
         "tfrecord", "File format of the shards.", choices=schema.FORMATS
     )

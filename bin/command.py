@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from afad_tfdata import __version__, errors, options, preemption
+from afad_tfdata import __version__, errors, files, options, preemption
 
 _HELP = frozenset(("-h", "-help", "--help", "--helpshort", "--helpfull"))
 _WIDTH = 88
@@ -81,7 +81,12 @@ def run(
         datefmt="%H:%M:%S",
         stream=sys.stderr,
     )
-    sys.exit(_run(name, main, config_class, arguments))
+    status = _run(name, main, config_class, arguments)
+    if files.aborts_at_exit():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _run(

@@ -25,11 +25,16 @@ def _commands() -> list[str]:
 
 
 def run(name: str, *flags: str, **kwargs) -> subprocess.CompletedProcess:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "TF_CPP_MIN_LOG_LEVEL"  # The commands set their own.
+    }
     return subprocess.run(
         [sys.executable, str(_BIN / f"{name}.py"), *flags],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(_ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+        env={**environment, "PYTHONPATH": str(_ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
         **kwargs,
     )
 
