@@ -9,48 +9,28 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from afad_tfdata import (
     augment,
     backbones,
     class_weights,
     distribution,
     errors,
-    input_fn,
     losses,
     models,
-    order,
+    optimizers,
     preprocess,
+    recipe,
     run_dir,
     schema,
+    step,
     train_config,
+    train_data,
 )
 from afad_tfdata._lazy import keras, tf
 
 _log = logging.getLogger(__name__)
 # From this compute capability on, float16 products run on units of their own.
 _FLOAT16_CAPABILITY = (7, 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class OwnParts:
-    """What a caller brings instead of what the config builds; None: the config's.
-
-    Attributes:
-      model: Keras model with the outputs that `models.build_model` describes.
-      train_dataset: ``tf.data.Dataset`` of global batches ``(features, labels)``, or
-        a function of the first step that returns one.
-      validation_dataset: A finite one, unaugmented.
-      augment: ``(images, seed=, step=, offset=)`` to float images in [0, 255].
-      loss: As `losses.build` returns it.
-    """
-
-    model: Any = None
-    train_dataset: Any = None
-    validation_dataset: Any = None
-    augment: Callable[..., Any] | None = None
-    loss: Callable[..., Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +70,7 @@ class Parts:
 
 
 def assemble(
-    config: train_config.TrainConfig, own: OwnParts, *, begun: bool = False
+    config: train_config.TrainConfig, own: train_data.OwnParts, *, begun: bool = False
 ) -> Parts:
     """Builds what is missing.
 
@@ -107,6 +87,9 @@ def assemble(
     strategy = distribution.create_strategy(
         config.devices, all_reduce=config.all_reduce
     )
+    step.per_replica_batch(
+        strategy, config.global_batch_size, accumulation=config.accumulation
+    )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
     precision = _precision(config.precision)
     manifest = load_manifest(config)
@@ -117,7 +100,7 @@ def assemble(
         mean = tuple(models.info(own.model)["mean"])
     model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
     image_size = int(model.inputs[0].shape[1])
-    data = _Data(config, own, strategy, manifest, image_size)
+    data = train_data.TrainData(config, own, strategy, manifest, image_size)
     with strategy.scope():
         network = models.training_model(model)
     weights, age_weights = _weights(config, manifest, ages)
@@ -185,6 +168,35 @@ def assemble(
     )
 
 
+def trainer_for(
+    parts: Parts, config: train_config.TrainConfig, phase: recipe.Phase
+) -> step.Trainer:
+    """Sets which layers a phase trains, and what takes its steps; a new optimizer."""
+    trained = models.set_trainable(parts.model, phase.stage, config.trainable_layers)
+    _log.info("%s", trained.description)
+    with parts.strategy.scope():
+        optimizer = optimizers.build(
+            phase.optimizer,
+            ema_decay=config.ema_decay,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+    return step.Trainer(
+        parts.strategy,
+        parts.network,
+        optimizer,
+        parts.loss,
+        parts.prepare,
+        step.StepConfig(
+            global_batch_size=config.global_batch_size,
+            accumulation=config.accumulation,
+            clip_norm=config.clip_norm,
+            loss_scaling=parts.loss_scaling,
+            jit=config.jit,
+        ),
+    )
+
+
 def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     """The manifest of ``--records_dir``; None where there is no such flag."""
     return schema.load_manifest(config.records_dir) if config.records_dir else None
@@ -233,120 +245,9 @@ def _left(paths: list[str]) -> str:
     return f", {len(paths)} left as they were: {shown}"
 
 
-class _Data:
-    """The data sets, from the records or the caller."""
-
-    def __init__(
-        self,
-        config: train_config.TrainConfig,
-        own: OwnParts,
-        strategy: Any,
-        manifest: schema.Manifest | None,
-        image_size: int,
-    ) -> None:
-        self._config, self._own, self._strategy = config, own, strategy
-        self._manifest = manifest
-        self._input = None
-        if manifest is None:
-            if own.train_dataset is None:
-                raise errors.UsageError(
-                    "--records_dir is needed: a directory that write_records has"
-                    " finished"
-                )
-            return
-        self._input = input_fn.InputConfig(
-            records_dir=config.records_dir,
-            task=config.task,
-            global_batch_size=config.global_batch_size,
-            image_size=image_size,
-            seed=config.seed,
-            engine=config.engine,
-            cache=config.cache,
-        )
-
-    def num_examples(self) -> int:
-        """Examples of the training data."""
-        if self._own.train_dataset is None:
-            return input_fn.num_examples(self._input, "train")
-        if self._config.steps_per_epoch:
-            return self._config.steps_per_epoch * self._config.global_batch_size
-        own = self._own.train_dataset
-        steps = int((own(0) if callable(own) else own).cardinality())
-        if steps <= 0:
-            raise errors.UsageError(
-                "the training data set has no known length: set"
-                " TrainConfig.steps_per_epoch"
-            )
-        return steps * self._config.global_batch_size
-
-    def engine(self) -> str:
-        """What reads the records, for the record."""
-        if self._own.train_dataset is not None:
-            return "own"
-        source = input_fn.open_examples(self._input, "train")
-        return input_fn.choose_engine(self._input, source)[0]
-
-    def names(self, first: int, end: int) -> list[str]:
-        """Which examples stand at these positions of the endless stream."""
-        if self._own.train_dataset is not None:
-            return [f"position {i} of the stream" for i in range(first, end)]
-        source = input_fn.open_examples(self._input, "train")
-        stream = order.Order(len(source), self._config.seed)
-        records = stream.records(np.arange(first, end)).numpy()
-        return [source.describe(int(record)) for record in records]
-
-    def train(self, first_step: int) -> Iterator[Any]:
-        """An endless iterator of distributed batches from a step on."""
-        if self._own.train_dataset is not None:
-            return iter(self._distribute(self._own_train(first_step)))
-        return iter(
-            self._strategy.distribute_datasets_from_function(
-                lambda context: input_fn.train_input_fn(
-                    self._input, context, start_step=first_step
-                )
-            )
-        )
-
-    def validation(self) -> Any:
-        """A finite distributed data set, or None."""
-        if self._own.validation_dataset is not None:
-            return self._distribute(self._own.validation_dataset.map(_with_mask))
-        if self._own.train_dataset is not None or self._manifest is None:
-            return None
-        split = self._manifest.splits.get("validation")
-        if split is None or not split.num_examples:
-            return None
-        return self._strategy.distribute_datasets_from_function(
-            lambda context: input_fn.eval_input_fn(self._input, "validation", context)
-        )
-
-    def _own_train(self, first_step: int) -> Any:
-        own = self._own.train_dataset
-        if callable(own):
-            return own(first_step)
-        if int(own.cardinality()) != tf.data.INFINITE_CARDINALITY:
-            own = own.repeat()
-        return own.skip(first_step)
-
-    def _distribute(self, dataset: Any) -> Any:
-        settings = tf.data.Options()
-        off = tf.data.experimental.AutoShardPolicy.OFF
-        settings.experimental_distribute.auto_shard_policy = off
-        return self._strategy.experimental_distribute_dataset(
-            dataset.with_options(settings)
-        )
-
-
-def _with_mask(features: Any, labels: Any) -> Any:
-    if "mask" in features:
-        return features, labels
-    shape = tf.shape(features["image"])[:1]
-    return {**features, "mask": tf.ones(shape, tf.bool)}, labels
-
-
 def _model(
     config: train_config.TrainConfig,
-    own: OwnParts,
+    own: train_data.OwnParts,
     strategy: Any,
     precision: str,
     manifest: schema.Manifest | None,
@@ -469,7 +370,7 @@ def _own_loss(loss: Callable[..., Any] | None) -> Callable[..., Any] | None:
 
 
 def _augmentation(
-    config: train_config.TrainConfig, own: OwnParts
+    config: train_config.TrainConfig, own: train_data.OwnParts
 ) -> tuple[Callable[..., Any] | None, str]:
     """The function and what it is called in the record."""
     if own.augment is not None:
@@ -485,3 +386,15 @@ def _augmentation(
         return augment.augment_images(images, config=settings, **keywords)
 
     return changed, form
+
+
+def draw_preview(config: train_config.TrainConfig, parts: Parts, path: str) -> None:
+    """Writes a sheet of training images and what augmentation makes of them."""
+    settings = augment.parse(config.augment)
+    if settings is None:
+        _log.info("--augment=none leaves nothing to preview")
+        return
+    features, _ = next(parts.train_data(0))
+    images = parts.strategy.experimental_local_results(features["image"])[0].numpy()
+    augment.preview(images, path, settings, config.seed)
+    _log.info("preview of the augmentation: %s", path)

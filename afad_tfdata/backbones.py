@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import socket
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,7 +205,9 @@ def load_file(backbone: Any, name: str, path: str) -> None:
         unset = [np.full_like(w, np.nan) for w in backbone.get_weights()]
         try:
             backbone.set_weights(unset)
-            backbone.load_weights(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                backbone.load_weights(path)
             missing = sum(np.isnan(w).any() for w in backbone.get_weights())
             if missing:
                 raise ValueError(f"{missing} of {len(unset)} weights are not in it")

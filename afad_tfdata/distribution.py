@@ -16,6 +16,7 @@ MirroredStrategy on the same devices reuses the first one's collective keys.
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -24,6 +25,7 @@ from afad_tfdata._lazy import tf
 
 ALL_REDUCE = ("auto", "nccl", "hierarchical", "one_device")
 
+_log = logging.getLogger(__name__)
 _made: dict[tuple[str, ...], Any] = {}
 
 
@@ -58,6 +60,8 @@ def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
         strategy = tf.distribute.MirroredStrategy(
             list(names), cross_device_ops=_cross_device_ops(all_reduce)
         )
+        if all_reduce == "auto" and names[0].startswith("GPU"):
+            strategy = _checked(strategy, names)
     _made[names] = strategy
     return strategy
 
@@ -141,6 +145,28 @@ def _grow_memory(gpus: list[Any]) -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:
             return  # Already running; its setting stays.
+
+
+def _checked(strategy: Any, names: tuple[str, ...]) -> Any:
+    """The strategy if its GPUs can sum, else one that sums without NCCL."""
+
+    def total() -> Any:
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones([1]))
+
+    try:
+        results = strategy.experimental_local_results(tf.function(strategy.run)(total))
+        if all(float(result[0]) == len(names) for result in results):
+            return strategy
+        reason = "it sums wrongly"
+    except tf.errors.OpError as error:
+        reason = errors.one_line(error.message)
+    _log.warning(
+        "the GPUs cannot sum by NCCL (%s): --all_reduce=hierarchical is used", reason
+    )
+    return tf.distribute.MirroredStrategy(
+        list(names), cross_device_ops=_cross_device_ops("hierarchical")
+    )
 
 
 def _cross_device_ops(all_reduce: str) -> Any:

@@ -85,18 +85,27 @@ class Engine:
         self._calls = config.num_parallel_calls or machine.cores()
         self._held: Held | None = None
 
-    def train(self, stream: order.Order, cut: slices.Slices, start_step: int) -> Any:
-        """The endless stream: ``(images, ages, genders, mask)``.
+    def train(
+        self,
+        stream: order.Order,
+        cut: slices.Slices,
+        start_step: int,
+        finish: Callable[..., Any],
+    ) -> Any:
+        """The endless stream.
 
         Args:
           stream: The order, where every record can be reached.
           cut: Which part is this pipeline's.
           start_step: First global step.
+          finish: Makes an element of ``(images, ages, genders, mask)``; the mask is
+            None.
         """
         if self._holds():
             return self._from_memory(
                 tf.data.Dataset.counter(start_step * cut.replicas_here),
                 lambda element: stream.records(cut.counters(element)),
+                finish,
                 masked=False,
             )
         if stream.groups:
@@ -105,19 +114,23 @@ class Engine:
                 f" a memory map: raise --memory_budget_mib ({self._needs()})"
             )
         rows = self._endless_rows(stream, start_step * cut.global_batch)
-        return self._from_rows(rows, cut, masked=False)
+        return self._from_rows(rows, cut, finish, masked=False)
 
-    def evaluate(self, steps: int, cut: slices.Slices) -> Any:
-        """Every record once, in order: ``(images, ages, genders, mask)``.
+    def evaluate(
+        self, steps: int, cut: slices.Slices, finish: Callable[..., Any]
+    ) -> Any:
+        """Every record once, in order.
 
         Args:
           steps: Global steps.
           cut: Which part is this pipeline's.
+          finish: Makes an element of ``(images, ages, genders, mask)``.
         """
         if self._must_hold() or (self._source.pixel and self._holds()):
             return self._from_memory(
                 tf.data.Dataset.range(steps * cut.replicas_here),
                 lambda element: cut.padded_counters(element, len(self._source)),
+                finish,
                 masked=True,
             )
         padding = steps * cut.global_batch - len(self._source)
@@ -125,7 +138,7 @@ class Engine:
             (self._blank(), tf.constant(-1, tf.int64))
         ).repeat(padding)
         rows = self._rows(self._shard_table()).concatenate(blank)
-        return self._from_rows(rows, cut, masked=True)
+        return self._from_rows(rows, cut, finish, masked=True)
 
     # -- Held in machine.
 
@@ -164,7 +177,12 @@ class Engine:
         return f"the {self._source.split} split takes {what}"
 
     def _from_memory(
-        self, elements: Any, records: Callable[[Any], Any], *, masked: bool
+        self,
+        elements: Any,
+        records: Callable[[Any], Any],
+        finish: Callable[..., Any],
+        *,
+        masked: bool,
     ) -> Any:
         if self._held is None:
             self._held = self._load()
@@ -178,7 +196,7 @@ class Engine:
             if masked:
                 mask &= good == numbers
             image = self._decode(tf.gather(held.data, good), held.pixel, held.side)
-            return self._labelled(image, good, mask if masked else None)
+            return finish(*self._labelled(image, good, mask if masked else None))
 
         return self._map(elements, batch)
 
@@ -313,7 +331,9 @@ class Engine:
 
         return tf.data.Dataset.counter(first_epoch).flat_map(_as_is(epoch_rows))
 
-    def _from_rows(self, rows: Any, cut: slices.Slices, *, masked: bool) -> Any:
+    def _from_rows(
+        self, rows: Any, cut: slices.Slices, finish: Callable, *, masked: bool
+    ) -> Any:
         first = cut.first_replica * cut.per_replica
         last = first + cut.replicas_here * cut.per_replica
         shape = [cut.replicas_here, cut.per_replica]
@@ -340,9 +360,8 @@ class Engine:
                 data = tf.io.parse_example(data, spec)[name]
             image = self._decode(data, source.pixel, source.stored_size)
             mask = numbers >= 0
-            return self._labelled(
-                image, tf.maximum(numbers, 0), mask if masked else None
-            )
+            numbers = tf.maximum(numbers, 0)
+            return finish(*self._labelled(image, numbers, mask if masked else None))
 
         return self._map(rows, batch)
 
@@ -381,7 +400,7 @@ class Engine:
     def _labelled(self, image: Any, records: Any, mask: Any) -> Any:
         age, gender = tf.gather(self._ages, records), tf.gather(self._genders, records)
         if mask is None:
-            return image, age, gender, tf.ones_like(records, tf.bool)
+            return image, age, gender, None
         zero = tf.zeros([], tf.uint8)
         image = tf.where(mask[:, tf.newaxis, tf.newaxis, tf.newaxis], image, zero)
         return image, tf.where(mask, age, 0.0), tf.where(mask, gender, 0), mask

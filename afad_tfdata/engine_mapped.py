@@ -43,7 +43,8 @@ _ALIGNMENT = 64
 _JPEG, _RAW = schema.IMAGE_FORMATS.index("jpeg"), schema.IMAGE_FORMATS.index("raw")
 _CHECKSUM = "its bytes do not fit its checksum"
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+# Images, ages, genders; and a mask where there is padding.
+Batch = tuple[np.ndarray, ...]
 
 
 class Engine:
@@ -71,21 +72,43 @@ class Engine:
         )
         self._calls = config.num_parallel_calls or min(machine.cores(), MAX_THREADS)
 
-    def train(self, stream: order.Order, cut: slices.Slices, start_step: int) -> Any:
-        """The endless stream: ``(images, ages, genders, mask)``."""
+    def train(
+        self,
+        stream: order.Order,
+        cut: slices.Slices,
+        start_step: int,
+        finish: Callable[..., Any],
+    ) -> Any:
+        """The endless stream.
+
+        Args:
+          stream: The order.
+          cut: Which part is this pipeline's.
+          start_step: First global step.
+          finish: Makes an element of ``(images, ages, genders, mask)``; the mask is
+            None.
+        """
 
         def batch(element: Any) -> Any:
             records = stream.records(cut.counters(element))
-            return self._read(self._reader.read_train, records)
+            return finish(*self._read(self._reader.read_train, records), None)
 
         return self._map(tf.data.Dataset.counter(start_step * cut.replicas_here), batch)
 
-    def evaluate(self, steps: int, cut: slices.Slices) -> Any:
-        """Every record once, in order: ``(images, ages, genders, mask)``."""
+    def evaluate(
+        self, steps: int, cut: slices.Slices, finish: Callable[..., Any]
+    ) -> Any:
+        """Every record once, in order.
+
+        Args:
+          steps: Global steps.
+          cut: Which part is this pipeline's.
+          finish: Makes an element of ``(images, ages, genders, mask)``.
+        """
 
         def batch(element: Any) -> Any:
             records = cut.padded_counters(element, self._num_examples)
-            return self._read(self._reader.read, records)
+            return finish(*self._read(self._reader.read, records))
 
         return self._map(tf.data.Dataset.range(steps * cut.replicas_here), batch)
 
@@ -99,14 +122,14 @@ class Engine:
 
     def _read(self, read: Callable[[np.ndarray], Batch], records: Any) -> Any:
         """A `Reader` method as an operation, with static shapes."""
-        result = tf.numpy_function(
-            exit_gate.guard(read), [records], (tf.uint8, tf.float32, tf.int32, tf.bool)
-        )
+        types = (tf.uint8, tf.float32, tf.int32, tf.bool)
+        if read == self._reader.read_train:
+            types = types[:3]
+        result = tf.numpy_function(exit_gate.guard(read), [records], types)
         size = records.shape[0]
-        shapes = ([size, self._size, self._size, 3], [size], [size], [size])
-        for tensor, shape in zip(result, shapes, strict=True):
-            tensor.set_shape(shape)
-        return tuple(result)
+        for i, tensor in enumerate(result):
+            tensor.set_shape([size] if i else [size, self._size, self._size, 3])
+        return result
 
 
 class Reader:
@@ -148,6 +171,7 @@ class Reader:
         self._scratch = threading.local()
         self._shards: list[Any] = [None] * len(source.paths)
         self._opening = threading.Lock()
+        self._copies = False
         self._fill = self._filler()
         self._decoded: np.ndarray | None = None
         if cache == "decoded":
@@ -178,11 +202,10 @@ class Reader:
         return out, ages, genders, mask
 
     def read_train(self, records: np.ndarray) -> Batch:
-        """`read`, where the next good record takes the place of a bad one."""
+        """`read` without a mask: the next good record takes the place of a bad one."""
         images_, ages, genders, mask = self.read(records)
         if mask.all():
-            return images_, ages, genders, mask
-        ages, genders = ages.copy(), genders.copy()
+            return images_, ages, genders
         for position in np.flatnonzero(~mask).tolist():
             record = int(records[position])
             for step in range(1, len(self._age)):
@@ -196,7 +219,7 @@ class Reader:
                 raise errors.DataError(
                     f"no record of the {self._source.split} split can be read"
                 )
-        return images_, ages, genders, np.ones_like(mask)
+        return images_, ages, genders
 
     def _fill_cached(
         self, records: np.ndarray, out: np.ndarray, mask: np.ndarray
@@ -221,8 +244,14 @@ class Reader:
         self, records: np.ndarray, out: np.ndarray, wanted: np.ndarray
     ) -> np.ndarray:
         """Fills the wanted rows of `out`; True where that went well."""
-        good = wanted.copy()
         unchecked = self._unchecked[records]
+        if self._copies and wanted.all() and not unchecked.any():
+            try:
+                self._copy_rows(records, out)
+                return wanted
+            except (TypeError, ValueError):
+                pass  # One by one, to know which, or to open its shard first.
+        good = wanted.copy()
         shards, offsets = self._shard[records].tolist(), self._offset[records].tolist()
         lengths = self._length[records].tolist()
         fill, opened = self._fill, self._shards
@@ -245,6 +274,15 @@ class Reader:
                 good[position] = False
         return good
 
+    def _copy_rows(self, records: np.ndarray, out: np.ndarray) -> None:
+        """What `_fill_all` comes to for checked pixels that are stored as wanted."""
+        opened = self._shards
+        num_bytes = self._size * self._size * 3
+        rows = out.reshape(len(out), num_bytes)
+        shards, offsets = self._shard[records].tolist(), self._offset[records].tolist()
+        for row, shard, offset in zip(rows, shards, offsets, strict=True):
+            row[:] = opened[shard][offset : offset + num_bytes]
+
     def _check(self, record: int, view: Any) -> None:
         if zlib.crc32(view) != self._crc[record]:
             raise images.ImageError(_CHECKSUM)
@@ -258,7 +296,7 @@ class Reader:
                     self._shards[shard] = (
                         np.fromfile(path, np.uint8)
                         if self._cache == "encoded"
-                        else np.memmap(path, np.uint8, "r")
+                        else np.asarray(np.memmap(path, np.uint8, "r"))
                     )
                 except (OSError, ValueError) as error:
                     raise errors.DataError(
@@ -308,6 +346,7 @@ class Reader:
         if not source.contiguous:
             return self._inflating_filler(row)
         if row.plain and not resizes:
+            self._copies = True
 
             def copy(view: Any, out: np.ndarray, record: int) -> None:
                 out.reshape(-1)[:] = view

@@ -315,7 +315,8 @@ def _images(
     data: input_fn.InputConfig, split: str, rows: set[int]
 ) -> dict[int, np.ndarray]:
     """The images of some rows, from a second pass over the split."""
-    found, start = {}, 0
+    found: dict[int, np.ndarray] = {}
+    start = 0
     for features, _ in input_fn.eval_input_fn(data, split):
         size = int(features["image"].shape[0])
         here = sorted(row for row in rows if start <= row < start + size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from afad_tfdata import events, history, run_dir
 from afad_tfdata._lazy import tf
 
 _LINE_SECS = 10.0
+_log = logging.getLogger(__name__)
 
 
 class Logbook:
@@ -82,6 +84,23 @@ class Logbook:
             for part in ("train", "validation"):
                 if row[part]:
                     events.append(self._dir.events(part), row["step"], row[part])
+
+
+def start(what: str, facts: dict[str, Any]) -> None:
+    """Logs once what follows from flags, records and devices."""
+    _log.info(
+        "%s: %s, %d images each; %d examples, %d steps an epoch; %s; input engine %s;"
+        " augmentation %s; %d threads",
+        what,
+        facts["devices"],
+        facts["per_replica_batch_size"],
+        facts["train_examples"],
+        facts["steps_per_epoch"],
+        facts["precision"],
+        facts["engine"],
+        facts["augmentation"],
+        facts["threads"]["intra_op"] or facts["threads"]["cores"],
+    )
 
 
 def describe(row: dict[str, Any]) -> str:

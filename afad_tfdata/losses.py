@@ -106,9 +106,9 @@ def build(config: LossConfig) -> Callable[..., dict[str, Any]]:
       * normalize: False for evaluation, where an example's loss must not depend on the
         batch it came in: class weights stay as they are, and CORN takes the mean over
         the example's own questions.
-      * batch_labels: labels of the replica's whole batch where ``labels`` are of a
-        part of it (gradient accumulation); the normalisers are taken over these, and
-        ``sample_weight`` must be None.
+      * batch_labels: labels of the batch over which normalisers are taken, where
+        ``labels`` are a part of it: the replica's (with gradient accumulation), or the
+        global batch, and then without `global_sum`.  Not with ``sample_weight``.
     """
     labels_of = schema.labels_of(config.task)
     age_loss = _AGE_LOSSES[config.age_head]

@@ -84,4 +84,3 @@ def build(
     if name == "adam":
         return keras.optimizers.Adam(**common)
     return keras.optimizers.RMSprop(**common)
-

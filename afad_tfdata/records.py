@@ -35,6 +35,7 @@ import numpy as np
 from afad_tfdata import (
     __version__,
     archive,
+    beam_runner,
     dedupe,
     errors,
     files,
@@ -266,6 +267,11 @@ def _write_payloads(
     if listing.parts and missing:
         with progress.Progress(waiting, "reading the archive") as bar:
             archive.spool(listing, work_plan, missing, work_dir, bar.update)
+    if config.runner == "beam":
+        beam_runner.run(
+            listing.root, missing, work_dir, beam_options=config.beam_options
+        )
+        return not config.shard_range
     with progress.Progress(total, "writing", initial=total - waiting) as bar:
         write_pool.run(
             listing.root,

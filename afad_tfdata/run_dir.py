@@ -31,6 +31,7 @@ CHECKPOINTS_NAME = "checkpoints"
 EVENTS_NAME = "tensorboard"
 BEST_NAME = "best.keras"
 FINAL_NAME = "final.keras"
+PREVIEW_NAME = "augmentation.png"
 
 
 class RunDir:

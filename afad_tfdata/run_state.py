@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import checkpoints, errors, files, history, recipe, step
+from afad_tfdata import (
+    checkpoints,
+    errors,
+    files,
+    history,
+    recipe,
+    run_dir,
+    schema,
+    step,
+    train_config,
+)
 
 
 @dataclasses.dataclass
@@ -96,6 +106,45 @@ def newest(directory: str) -> Snapshot | None:
     """The newest whole one; None where there is none."""
     found = checkpoints.load_newest(directory)
     return read(found) if found else None
+
+
+def find(
+    directory: run_dir.RunDir,
+    config: train_config.TrainConfig,
+    manifest: schema.Manifest | None,
+) -> Snapshot | None:
+    """What to go on from, after a restart from an earlier epoch if one is asked for.
+
+    Args:
+      directory: Of the run.
+      config: Of the command.
+      manifest: Of the records, or None.
+
+    Raises:
+      UsageError: The run there is of another configuration, or the epoch to go back to
+        is not kept.
+      DataError: There are checkpoints, and none is whole.
+    """
+    stored = directory.stored()
+    found = None
+    if stored is not None:
+        directory.check(stored, config, run_dir.records_digest(manifest))
+        found = newest(directory.checkpoints)
+    epoch = config.start_epoch
+    if not epoch:
+        return found
+    if found is None:
+        raise errors.UsageError(
+            f"--start_epoch={epoch} goes back within a run, and {directory.path} holds"
+            " no checkpoint: leave it out to start from the beginning"
+        )
+    asked = {
+        name: getattr(config, name)
+        for name in ("start_epoch", *sorted(train_config.RESTART_FIELDS))
+    }
+    if found.state.restart == asked:
+        return found  # Applied before; the same command goes on.
+    return go_back(directory.checkpoints, epoch, asked)
 
 
 def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:

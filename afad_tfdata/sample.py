@@ -175,11 +175,7 @@ def jpeg_encoder() -> Callable[[np.ndarray], bytes]:
     try:
         import simplejpeg
     except ImportError:
-
-        def encode(image: np.ndarray) -> bytes:
-            return tf.io.encode_jpeg(image, quality=_JPEG_QUALITY).numpy()
-
-        return encode
+        return lambda image: tf.io.encode_jpeg(image, quality=_JPEG_QUALITY).numpy()
 
     def encode(image: np.ndarray) -> bytes:
         return simplejpeg.encode_jpeg(

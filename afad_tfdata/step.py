@@ -20,13 +20,14 @@ Nothing here knows a path, an epoch or a clock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata import errors
+from afad_tfdata import distribution, errors
 from afad_tfdata._lazy import keras, tf
 
 # What `Trainer.run` sums up, in this order, in float64.
@@ -87,7 +88,9 @@ class Trainer:
         prepare: Callable[..., Any],
         config: StepConfig,
     ) -> None:
-        self.per_replica = per_replica_batch(strategy, config)
+        self.per_replica = per_replica_batch(
+            strategy, config.global_batch_size, accumulation=config.accumulation
+        )
         self._strategy, self._model, self._config = strategy, model, config
         self._loss_fn, self._prepare = loss_fn, prepare
         with strategy.scope():
@@ -135,6 +138,19 @@ class Trainer:
             tf.constant(len(rates)),
         )
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the optimizer's moving average in the weights' place for a while."""
+        own = [distribution.local_value(self._strategy, w) for w in self._weights]
+        with self._strategy.scope():
+            self.optimizer.finalize_variable_values(self._weights)
+        try:
+            yield
+        finally:
+            with self._strategy.scope():
+                for weight, value in zip(self._weights, own, strict=True):
+                    weight.assign(value)
+
     def _steps(
         self, iterator: Any, first_step: Any, rates: Any, count: Any
     ) -> tuple[Any, Any]:
@@ -174,21 +190,20 @@ class Trainer:
         offset = context.replica_id_in_sync_group * self.per_replica
         images = self._prepare(images, step, offset)
         whole = _global_labels(context, labels)
-        gradients, sums = None, 0.0
+        gradients: list[Any] = []
+        sums = 0.0
         part = self.per_replica // self._config.accumulation
         for i in range(self._config.accumulation):
             rows = slice(i * part, (i + 1) * part)
-            part_gradients, part_sums = self._forward_backward(
+            more, part_sums = self._forward_backward(
                 images[rows],
                 {name: label[rows] for name, label in labels.items()},
                 whole,
             )
             sums += part_sums
-            gradients = (
-                part_gradients
-                if gradients is None
-                else [a + b for a, b in zip(gradients, part_gradients, strict=True)]
-            )
+            if gradients:
+                more = [a + b for a, b in zip(gradients, more, strict=True)]
+            gradients = more
         self._apply(context, gradients)
         return sums
 
@@ -296,17 +311,18 @@ class Predictor:
         return result
 
 
-def per_replica_batch(strategy: Any, config: StepConfig) -> int:
+def per_replica_batch(
+    strategy: Any, global_batch_size: int, *, accumulation: int = 1
+) -> int:
     """Images of a replica's batch; `UsageError` where the division leaves a rest."""
     replicas = strategy.num_replicas_in_sync
-    parts = replicas * config.accumulation
-    if config.global_batch_size < 1 or config.global_batch_size % parts:
+    parts = replicas * accumulation
+    if global_batch_size < 1 or global_batch_size % parts:
         raise errors.UsageError(
-            f"--global_batch_size={config.global_batch_size} does not divide over"
-            f" {replicas} replica(s) with {config.accumulation} part(s) each: take a"
-            f" multiple of {parts}"
+            f"--global_batch_size={global_batch_size} does not divide over {replicas}"
+            f" replica(s) with {accumulation} part(s) each: take a multiple of {parts}"
         )
-    return config.global_batch_size // replicas
+    return global_batch_size // replicas
 
 
 def _global_labels(context: Any, labels: Mapping[str, Any]) -> dict[str, Any]:

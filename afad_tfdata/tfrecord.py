@@ -5,8 +5,9 @@ A record on disk (tensorflow/core/lib/io/record_writer.h)::
     length (8 bytes, little-endian) | masked CRC-32C of it (4) | data | masked CRC-32C
 
 An example is a protocol buffer: a map from feature names to lists of bytes or integers
-(tensorflow/core/example/example.proto).  Writing it here costs a few microseconds, tells
-where in the file the image lies, and keeps TensorFlow's memory out of the writers.
+(tensorflow/core/example/example.proto).  Writing it here costs a few microseconds,
+tells where in the file the image lies, and keeps TensorFlow's memory out of the
+writers.
 """
 
 from __future__ import annotations
@@ -123,9 +124,8 @@ def parse_example(data: bytes) -> dict[str, Any]:
             key, value = _fields(entry[1])
             kind, items = _only(_fields(value[1]))
             (item,) = [content for _, content in _fields(items)]
-            if kind == 3:
-                item = _read_varint(item, 0)[0]
-            features[bytes(key[1]).decode()] = item
+            name = bytes(key[1]).decode()
+            features[name] = _read_varint(item, 0)[0] if kind == 3 else item
         return features
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise RecordError(f"it is no example of this schema ({error})") from error

@@ -14,11 +14,10 @@ Nothing here sees a batch; that is `step`'s.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,26 +25,26 @@ import numpy as np
 from afad_tfdata import (
     assembly,
     checkpoints,
-    distribution,
     errors,
     files,
     history,
     input_fn,
     logbook,
-    models,
-    optimizers,
     preemption,
     progress,
     recipe,
     run_dir,
     run_state,
-    schema,
+    scores,
     step,
     train_config,
+    train_data,
+    train_result,
 )
 from afad_tfdata._lazy import tf
 
 TrainConfig = train_config.TrainConfig
+TrainResult = train_result.TrainResult
 
 _log = logging.getLogger(__name__)
 # A recovery halves the rate.
@@ -54,51 +53,6 @@ _RECOVERY_FACTOR = 0.5
 _SPIKE_DECAY, _SPIKE_STEPS = 0.02, 50
 _LOOP_SECS = 1.0
 _PICTURE_SECS = 30.0
-# Task -> what the best epoch is best in, and whether more of it is better.
-_METRICS = {"gender": ("accuracy", 1), "age": ("mae", -1), "age_gender": ("loss", -1)}
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """What came out of a training.
-
-    Attributes:
-      run_dir: Where everything is.
-      metric: What decided which epoch is best: ``accuracy``, ``mae`` or ``loss``.
-      best_epoch: Counted from 1; 0 where there was none.
-      best_value: Of the metric, on the validation split.
-      epochs: Epochs of the whole run.
-      steps: Steps of the whole run.
-      best_path: The model of the best epoch.
-      final_path: The model of the last epoch.
-      history: As in ``history.json``.
-    """
-
-    run_dir: str
-    metric: str
-    best_epoch: int
-    best_value: float | None
-    epochs: int
-    steps: int
-    best_path: str
-    final_path: str
-    history: dict[str, Any]
-
-    def text(self) -> str:
-        """A summary of a few lines."""
-        lines = [f"{self.epochs} epochs, {self.steps} steps in {self.run_dir}"]
-        rows = {row["epoch"]: row for row in self.history["epochs"]}
-        for name, epoch in (("best", self.best_epoch), ("last", self.epochs)):
-            if epoch in rows:
-                lines.append(f"{name} epoch {epoch}: {logbook.describe(rows[epoch])}")
-        lines.append(f"models: {self.best_path} {self.final_path}")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, without the history."""
-        value = dataclasses.asdict(self)
-        del value["history"]
-        return value
 
 
 def train(
@@ -131,7 +85,12 @@ def train(
       PreemptedError: A signal came; everything is saved.
       DataError: The loss stays not finite after `max_recoveries` recoveries.
     """
-    own = assembly.OwnParts(model, train_dataset, validation_dataset, augment, loss)
+    if config.find_learning_rate or config.folds:
+        raise errors.UsageError(
+            "--find_learning_rate and --folds are rate_search.search and folds.train:"
+            " call them instead"
+        )
+    own = train_data.OwnParts(model, train_dataset, validation_dataset, augment, loss)
     directory = run_dir.RunDir(config.run_dir)
     try:
         with input_fn.readable_errors():
@@ -152,19 +111,20 @@ class _Run:
     """One process's share of a run."""
 
     def __init__(
-        self, config: TrainConfig, own: assembly.OwnParts, directory: run_dir.RunDir
+        self, config: TrainConfig, own: train_data.OwnParts, directory: run_dir.RunDir
     ) -> None:
         self._config, self._own, self._dir = config, own, directory
         self._plan = recipe.phases(config, pretrained=assembly.pretrained(config))
         self._state, self._history = run_state.State(), history.History()
         self._logbook = logbook.Logbook(directory, tensorboard=config.tensorboard)
-        self._metric, self._sign = _METRICS[config.task]
         self._chunk = config.steps_per_loop or 1
         self._built_phase, self._traced, self._drawn_at = -1, False, 0.0
 
     def run(self) -> TrainResult:
         """All that is left to do."""
-        snapshot = self._find()
+        snapshot = run_state.find(
+            self._dir, self._config, assembly.load_manifest(self._config)
+        )
         if snapshot is not None and self._own.model is None:
             self._state, self._history = snapshot.state, snapshot.history
             if self._next() is None and self._dir.has_models():
@@ -173,12 +133,13 @@ class _Run:
         self._parts = assembly.assemble(
             self._config, self._own, begun=snapshot is not None
         )
-        step.per_replica_batch(self._parts.strategy, self._step_config())
         if snapshot is None:
             self._begin()
         else:
             self._restore(snapshot)
-            self._log_start(f"continuing after step {self._state.step}")
+            logbook.start(
+                f"continuing after step {self._state.step}", self._parts.facts
+            )
         while (phase := self._next()) is not None:
             if phase != self._state.course.phase:
                 self._begin_phase(phase)
@@ -190,36 +151,15 @@ class _Run:
 
     # Beginning and continuing.
 
-    def _find(self) -> run_state.Snapshot | None:
-        """What to go on from, after a restart from an earlier epoch if asked for."""
-        stored = self._dir.stored()
-        newest = None
-        if stored is not None:
-            manifest = assembly.load_manifest(self._config)
-            self._dir.check(stored, self._config, run_dir.records_digest(manifest))
-            newest = run_state.newest(self._dir.checkpoints)
-        epoch = self._config.start_epoch
-        if not epoch:
-            return newest
-        if newest is None:
-            raise errors.UsageError(
-                f"--start_epoch={epoch} goes back within a run, and {self._dir.path}"
-                " holds no checkpoint: leave it out to start from the beginning"
-            )
-        asked = {
-            name: getattr(self._config, name)
-            for name in ("start_epoch", *sorted(train_config.RESTART_FIELDS))
-        }
-        if newest.state.restart == asked:
-            return newest  # Applied before; the same command goes on.
-        return run_state.go_back(self._dir.checkpoints, epoch, asked)
-
     def _begin(self) -> None:
         if self._config.init_from:
             assembly.initialize(self._parts, self._config.init_from)
         self._build(0)
         self._write_config()
-        self._log_start("beginning")
+        logbook.start("beginning", self._parts.facts)
+        if self._config.augment_preview:
+            path = self._dir.join(run_dir.PREVIEW_NAME)
+            assembly.draw_preview(self._config, self._parts, path)
         self._mark_stage()
         self._iterator = self._parts.train_data(0)
         self._save()
@@ -277,39 +217,12 @@ class _Run:
 
     def _build(self, phase: int) -> None:
         """Sets what is trained, with a new optimizer."""
-        parts, now = self._parts, self._plan[phase]
-        trained = models.set_trainable(
-            parts.model, now.stage, self._config.trainable_layers
-        )
-        _log.info("%s", trained.description)
-        with parts.strategy.scope():
-            optimizer = optimizers.build(
-                now.optimizer,
-                ema_decay=self._config.ema_decay,
-                weight_decay=self._config.weight_decay,
-                momentum=self._config.momentum,
-            )
-        self._trainer = step.Trainer(
-            parts.strategy,
-            parts.network,
-            optimizer,
-            parts.loss,
-            parts.prepare,
-            self._step_config(),
-        )
+        parts = self._parts
+        self._trainer = assembly.trainer_for(parts, self._config, self._plan[phase])
         self._predictor = step.Predictor(
             parts.strategy, parts.network, parts.loss, parts.normalize
         )
         self._built_phase, self._traced = phase, False
-
-    def _step_config(self) -> step.StepConfig:
-        return step.StepConfig(
-            global_batch_size=self._config.global_batch_size,
-            accumulation=self._config.accumulation,
-            clip_norm=self._config.clip_norm,
-            loss_scaling=self._parts.loss_scaling,
-            jit=self._config.jit,
-        )
 
     def _groups(self) -> dict[str, Any]:
         return {
@@ -319,21 +232,6 @@ class _Run:
 
     def _write_config(self) -> None:
         self._dir.write_config(self._config, **self._parts.facts)
-
-    def _log_start(self, what: str) -> None:
-        facts = self._parts.facts
-        _log.info(
-            "%s: %s, %d images each; %d examples, %d steps an epoch; %s; input engine"
-            " %s; augmentation %s",
-            what,
-            facts["devices"],
-            facts["per_replica_batch_size"],
-            facts["train_examples"],
-            facts["steps_per_epoch"],
-            facts["precision"],
-            facts["engine"],
-            facts["augmentation"],
-        )
 
     # Going on.
 
@@ -429,9 +327,11 @@ class _Run:
 
     def _close_epoch(self, *, waiting: float, images_per_second: float) -> None:
         state, phase = self._state, self._plan[self._state.course.phase]
+        best, task = state.best or {}, self._config.task
         with self._averaged():
             validation = self._validate()
-            better = self._is_better(validation)
+            value = validation.get(scores.metric(task))
+            better = scores.is_better(task, value, best.get("value"))
             if better:
                 # Before the checkpoint that says so: killed in between, the steps
                 # since the last checkpoint are repeated, and so is this.
@@ -441,7 +341,7 @@ class _Run:
             "stage": phase.stage,
             "step": state.step,
             "learning_rate": self._rates(state.step + 1)[0],
-            "train": self._of_task(history.means(state.sums, step.SUMS)),
+            "train": scores.training(state.sums, task),
             "validation": validation,
         }
         state.epoch += 1
@@ -449,7 +349,7 @@ class _Run:
             state.best = {
                 "epoch": state.epoch,
                 "step": state.step,
-                "value": validation.get(self._metric),
+                "value": value,
                 "stage": phase.stage,
             }
         state.course.after_epoch(better, self._config)
@@ -473,56 +373,13 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         if self._parts.validation_data is None:
             return {}
-        columns = self._predictor.run(self._parts.validation_data)
-        values = {
-            name: float(np.mean(columns[name], dtype=np.float64))
-            for name in ("loss", "age_loss", "gender_loss")
-            if name in columns
-        }
-        if "age" in columns:
-            error = np.abs(columns["age"] - columns["label_age"])
-            values["mae"] = float(np.mean(error, dtype=np.float64))
-        if "gender" in columns:
-            predicted = columns["gender"] >= 0.5
-            values["accuracy"] = float(np.mean(predicted == columns["label_gender"]))
-        return values
+        return scores.validation(self._predictor.run(self._parts.validation_data))
 
-    def _of_task(self, means: dict[str, float]) -> dict[str, float]:
-        labels = schema.labels_of(self._config.task)
-        metrics = {"age": {"age_loss", "mae"}, "gender": {"gender_loss", "accuracy"}}
-        kept = {"loss"}.union(*(metrics[label] for label in labels))
-        return {name: value for name, value in means.items() if name in kept}
-
-    def _is_better(self, validation: dict[str, float]) -> bool:
-        """Without a validation split the last epoch counts as the best."""
-        value, best = validation.get(self._metric), self._state.best
-        if value is None:
-            return True
-        if not math.isfinite(value):
-            return False
-        if best is None or best["value"] is None:
-            return True
-        return self._sign * value > self._sign * best["value"]
-
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The moving average of the weights in their place, for a while."""
-        if not self._config.ema_decay:
-            yield
-            return
-        strategy, weights = (
-            self._parts.strategy,
-            self._parts.network.trainable_variables,
-        )
-        own = [distribution.local_value(strategy, weight) for weight in weights]
-        with strategy.scope():
-            self._trainer.optimizer.finalize_variable_values(weights)
-        try:
-            yield
-        finally:
-            with strategy.scope():
-                for weight, value in zip(weights, own, strict=True):
-                    weight.assign(value)
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """What is evaluated and saved: the average of the weights, if there is one."""
+        if self._config.ema_decay:
+            return self._trainer.averaged()
+        return contextlib.nullcontext()
 
     # Saving, stopping, recovering.
 
@@ -598,7 +455,7 @@ class _Run:
         best = self._state.best or {"epoch": 0, "value": None}
         return TrainResult(
             run_dir=self._dir.path,
-            metric=self._metric,
+            metric=scores.metric(self._config.task),
             best_epoch=best["epoch"],
             best_value=best["value"],
             epochs=self._state.epoch,

@@ -30,6 +30,8 @@ class WriteConfig:
       seed: Decides split and order.
       num_shards: Of the training split, the others in proportion; None: by size.
       num_workers: Processes; 0 for one for each core.
+      runner: ``local`` or ``beam``.
+      beam_options: Flags of the Beam pipeline.
       shard_range: ``A:B``: write these shards' payloads only.
       max_rejected: Unusable files that are tolerated; None for 1 %, at least 100.
       min_age: Years, inclusive.
@@ -94,6 +96,14 @@ class WriteConfig:
         " up to 128 MiB each.",
     )
     num_workers: int = options.option(0, "Processes; 0 for one for each core.")
+    runner: str = options.option(
+        "local",
+        "Who writes the shards: processes of this machine, or Apache Beam.",
+        choices=("local", "beam"),
+    )
+    beam_options: str = options.option(
+        "", "Flags of the Beam pipeline, such as '--runner=DirectRunner'."
+    )
     shard_range: str = options.option(
         "",
         "A:B writes only the shards A to B-1 (counted over all splits), for the tasks"
@@ -175,6 +185,8 @@ class WriteConfig:
                 "--format=hdf5 holds pixels: it goes with --image_encoding=raw, not"
                 f" {self.image_encoding}"
             )
+        if self.beam_options and self.runner != "beam":
+            raise errors.UsageError("--beam_options goes with --runner=beam only")
         if self.shard_range and not re.fullmatch(r"\d+:\d+", self.shard_range):
             raise errors.UsageError(
                 f"--shard_range takes A:B, such as 0:4; got {self.shard_range!r}"

@@ -16,7 +16,6 @@ import argparse
 import concurrent.futures
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -49,13 +48,12 @@ def main() -> None:
             for name in wanted:
                 out = os.path.join(place, "out")
                 command = [sys.executable, __file__, "--run", name, tree, out]
-                answer = subprocess.run(command, capture_output=True, text=True)
+                answer = observe(command)
                 shutil.rmtree(out, ignore_errors=True)
-                if answer.returncode:
-                    print(f"{name}: {answer.stderr.strip().splitlines()[-1]}")
+                if answer is None:
                     wanted = [other for other in wanted if other != name]
-                    continue
-                results[name].append(json.loads(answer.stdout.splitlines()[-1]))
+                else:
+                    results[name].append(answer)
     table(results)
 
 
@@ -92,8 +90,6 @@ def measure(name: str, tree: str, out: str) -> dict:
     started = time.perf_counter()
     prepared()
     seconds = time.perf_counter() - started
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     size = sum(
         os.path.getsize(os.path.join(folder, file))
         for folder, _, files in os.walk(out)
@@ -102,8 +98,48 @@ def measure(name: str, tree: str, out: str) -> dict:
     return {
         "rate": len(paths) / seconds,
         "bytes": size / len(paths),
-        "memory": (own + THREADS * child) / 1024,
     }
+
+
+def observe(command: list[str]) -> dict | None:
+    """Runs a contestant; its answer, with the peak of its processes' memory in MB."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(resident, family(process.pid))))
+        time.sleep(0.02)
+    output, problem = process.communicate()
+    if process.returncode:
+        print(f"{command[-3]}: {problem.strip().splitlines()[-1]}")
+        return None
+    return {**json.loads(output.splitlines()[-1]), "memory": peak / 1e6}
+
+
+def family(pid: int) -> list[int]:
+    """A process and everything that it started."""
+    found = [pid]
+    for parent in found:
+        try:
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children") as f:
+                    found += map(int, f.read().split())
+        except OSError:
+            pass  # It has just ended.
+    return found
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that are the process's own; pages of files are nobody's."""
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            for line in f:
+                if line.startswith("RssAnon"):
+                    return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return 0
 
 
 def draw(folder: str, count: int) -> str:

@@ -11,11 +11,16 @@ afad-train --records_dir=records --run_dir=try --backbone=small_cnn --epochs=10
 
 
 def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Output:
-    """Trains."""
+    """Trains, once or fold by fold, or looks for a learning rate."""
     del arguments
-    from afad_tfdata import trainer
+    from afad_tfdata import folds, rate_search, trainer
 
-    result = trainer.train(config)
+    run_it = trainer.train
+    if config.find_learning_rate:
+        run_it = rate_search.search
+    elif config.folds:
+        run_it = folds.train
+    result = run_it(config)
     return command.Output(result.text(), result.to_dict())
 
 

@@ -155,7 +155,7 @@ def test_fused_normalization_in_inference_is_folded():
     image, apply, factor, summand = convolution("conv", False)
 
     def function(x):
-        mean, variance = tf.fill([5], 0.5), tf.fill([5], 2.0)
+        mean, variance = tf.constant([0.5] * 5), tf.constant([2.0] * 5)
         y, _, _ = tf.compat.v1.nn.fused_batch_norm(
             apply(x), factor, summand, mean, variance, is_training=False
         )

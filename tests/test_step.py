@@ -280,9 +280,8 @@ def test_compiled_steps_equal_plain_ones(two_replicas):
 
 
 def test_batch_that_does_not_divide_is_one_line(two_replicas):
-    config = step.StepConfig(global_batch_size=6, accumulation=2)
     with pytest.raises(errors.UsageError, match="--global_batch_size=6.*multiple of 4"):
-        step.per_replica_batch(two_replicas, config)
+        step.per_replica_batch(two_replicas, 6, accumulation=2)
 
 
 @pytest.mark.parametrize("count", [16, 13])

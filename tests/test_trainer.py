@@ -13,12 +13,17 @@ from afad_tfdata import (
     distribution,
     errors,
     events,
+    examples,
+    folds,
     models,
     optimizers,
     options,
+    rate_search,
     recipe,
     run_dir,
     run_state,
+    schema,
+    sharding,
     train_config,
     trainer,
 )
@@ -410,3 +415,67 @@ def test_bfloat16_trains_a_step(sample_records, tmp_path):
     result = trainer.train(values)
     assert math.isfinite(result.best_value)
     assert keras.config.dtype_policy().name == "float32"
+
+
+# Instead of a training: growing rates, folds.
+
+
+def test_the_range_test_draws_its_curve_and_restores_the_weights(tmp_path):
+    model = tiny_network()
+    before = [value.copy() for value in model.get_weights()]
+
+    def square(outputs, labels):
+        error = tf.square(tf.reshape(outputs["age_output"], [-1]) - labels["age"])
+        return {"loss": error}
+
+    result = rate_search.search(
+        own_config(tmp_path, optimizer="sgd"),
+        model=model,
+        train_dataset=tiny_data(),
+        loss=square,
+    )
+    assert list(result.rates) == sorted(result.rates)
+    assert result.suggestion in result.rates
+    # Plain descent on a square blows up well before a rate of 1.
+    assert result.rates[-1] < 1 and len(result.losses) == len(result.rates)
+    assert (tmp_path / rate_search.PICTURE_NAME).exists()
+    stored = json.loads((tmp_path / rate_search.JSON_NAME).read_text())
+    assert stored["suggestion"] == result.suggestion
+    for value, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(now, value)
+
+
+def test_every_photo_is_tested_in_one_fold(sample_records, tmp_path):
+    values = config(sample_records, tmp_path, folds=3)
+    views = folds.write_views(sample_records, str(tmp_path / "records"), values)
+    manifest = schema.load_manifest(sample_records)
+    roles = {}
+    for view in views:
+        again = schema.load_manifest(view)
+        photos = {}
+        for split in ("train", "validation", "test"):
+            source = examples.load(view, split)
+            keys = [
+                source._key(int(row["shard"]), 0, i)
+                for i, row in enumerate(source.index)
+            ]
+            photos[split] = {sharding.group_key(key, "photo") for key in keys}
+            for key in keys:
+                roles.setdefault(key, []).append(split)
+            assert again.splits[split].num_examples == len(keys)
+        assert not photos["train"] & photos["test"]
+        assert not photos["train"] & photos["validation"]
+        assert not photos["validation"] & photos["test"]
+    assert len(roles) == manifest.written
+    assert all(sorted(r) == ["test", "train", "validation"] for r in roles.values())
+
+
+@pytest.mark.slow
+def test_folds_report_mean_and_spread_and_resume(sample_records, tmp_path):
+    values = config(sample_records, tmp_path, folds=3, epochs=1)
+    result = folds.train(values)
+    accuracy = [fold["accuracy"] for fold in result.folds]
+    assert result.mean["accuracy"] == pytest.approx(np.mean(accuracy))
+    assert result.spread["accuracy"] == pytest.approx(np.std(accuracy, ddof=1))
+    assert sum(fold["examples"] for fold in result.folds) == 240
+    assert folds.train(values) == result

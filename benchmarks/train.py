@@ -1,0 +1,189 @@
+"""What the training loop costs beside the model: steps/s of three ways to train.
+
+``python benchmarks/train.py [--pairs=20] [--steps=20] [--batch=64] [--size=64]``
+
+The same network, optimizer and batches in memory, in one process:
+
+* bare: a ``tf.function`` around forward, backward and update of one batch;
+* loop: this package's loop (`step.Trainer`), with its sums and its clock;
+* fit: Keras ``model.fit``.
+
+Bare and loop take turns, so that a machine that slows down slows both; the figure is
+the median of the pairs' ratios, with its bootstrap interval.
+"""
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from afad_tfdata import losses, models, optimizers, preprocess, step
+
+MEAN = (130.0, 115.0, 105.0)
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="of one timing")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--backbone", default="small_cnn")
+    arguments = parser.parse_args()
+    dataset = batches(arguments.batch, arguments.size)
+    ways = {
+        "bare": bare(arguments, dataset),
+        "loop": loop(arguments, dataset),
+        "fit": fit(arguments, dataset),
+    }
+    for way in ways.values():
+        way(2)  # Traces and compiles.
+        way(arguments.steps)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for pair in range(arguments.pairs):
+        names = list(ways) if pair % 2 == 0 else list(reversed(ways))
+        for name in names:
+            began = time.perf_counter()
+            ways[name](arguments.steps)
+            seconds[name].append((time.perf_counter() - began) / arguments.steps)
+    print(
+        f"{arguments.backbone}, batch {arguments.batch}, {arguments.size} px,"
+        f" TensorFlow {tf.__version__}, {len(os.sched_getaffinity(0))} cores,"
+        f" {len(tf.config.list_physical_devices('GPU'))} GPUs;"
+        f" {arguments.pairs} rounds of {arguments.steps} steps"
+    )
+    print(f"{'way':<8}{'ms/step':>9}{'steps/s':>9}{'images/s':>10}   beside bare")
+    for name, values in seconds.items():
+        median = float(np.median(values))
+        ratios = np.array(values) / np.array(seconds["bare"])
+        low, high = interval(ratios)
+        print(
+            f"{name:<8}{median * 1e3:9.2f}{1 / median:9.1f}"
+            f"{arguments.batch / median:10.0f}   {np.median(ratios) - 1:+.1%}"
+            f" [{low - 1:+.1%}, {high - 1:+.1%}]"
+        )
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    rng = np.random.default_rng(1)
+    draws = rng.choice(ratios, (2000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def batches(batch: int, size: int) -> tf.data.Dataset:
+    """Endless batches that lie in memory."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, batch, size, size, 3)).astype(np.uint8)
+    labels = {
+        "age": rng.uniform(15, 60, (4, batch)).astype(np.float32),
+        "gender": rng.integers(0, 2, (4, batch)).astype(np.int32),
+    }
+    dataset = tf.data.Dataset.from_tensor_slices(({"image": images}, labels))
+    return dataset.cache().repeat().prefetch(2)
+
+
+def build(arguments: argparse.Namespace):
+    """The network with its loss, the same for every way."""
+    keras.utils.set_random_seed(1)
+    config = models.ModelConfig(
+        backbone=arguments.backbone,
+        weights="none",
+        image_size=arguments.size,
+        mean=MEAN,
+    )
+    model = models.build_model(config)
+    return models.training_model(model), losses.build(losses.LossConfig())
+
+
+def bare(arguments: argparse.Namespace, dataset: tf.data.Dataset):
+    """Nothing but the model: one batch forward, backward, update."""
+    network, loss_fn = build(arguments)
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(network.trainable_variables)
+    iterator = iter(dataset)
+
+    @tf.function
+    def one(iterator):
+        features, labels = next(iterator)
+        with tf.GradientTape() as tape:
+            outputs = network(
+                preprocess.normalize(features["image"], MEAN), training=True
+            )
+            loss = tf.reduce_mean(loss_fn(outputs, labels)["loss"])
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply_gradients(
+            zip(gradients, network.trainable_variables, strict=True)
+        )
+        return loss
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            loss = one(iterator)
+        loss.numpy()
+
+    return run
+
+
+def loop(arguments: argparse.Namespace, dataset: tf.data.Dataset):
+    """The package's own."""
+    network, loss_fn = build(arguments)
+    strategy = tf.distribute.get_strategy()
+    trainer = step.Trainer(
+        strategy,
+        network,
+        optimizers.build("adam", momentum=0.9),
+        loss_fn,
+        lambda images, step, offset: preprocess.normalize(images, MEAN),
+        step.StepConfig(global_batch_size=arguments.batch),
+    )
+    iterator = iter(strategy.distribute_datasets_from_function(lambda _: dataset))
+    done = [0]
+
+    def run(steps: int) -> None:
+        rows, _ = trainer.run(iterator, done[0], [1e-3] * steps)
+        rows.numpy()
+        done[0] += steps
+
+    return run
+
+
+def fit(arguments: argparse.Namespace, dataset: tf.data.Dataset):
+    """Keras' own loop, with the same losses."""
+    network, _ = build(arguments)
+    images = network.inputs[0]
+    model = keras.Model(
+        images,
+        {
+            "age_output": network.output["age_output"],
+            "gender_output": network.output["gender_output"],
+        },
+    )
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        loss={"age_output": "mae", "gender_output": "binary_crossentropy"},
+        loss_weights={"age_output": 1.0, "gender_output": 500.0},
+        metrics={"age_output": "mae", "gender_output": "accuracy"},
+    )
+    ready = dataset.map(
+        lambda features, labels: (
+            preprocess.normalize(features["image"], MEAN),
+            {"age_output": labels["age"], "gender_output": labels["gender"]},
+        )
+    ).prefetch(2)
+
+    def run(steps: int) -> None:
+        model.fit(ready, steps_per_epoch=steps, epochs=1, verbose=0)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

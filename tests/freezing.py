@@ -1,0 +1,72 @@
+"""What the tests of freezing share: small networks, and a file without a process."""
+
+import numpy as np
+
+from afad_tfdata import (
+    files,
+    freeze,
+    freeze_config,
+    graphdef,
+    models,
+    verification,
+    verification_images,
+)
+from afad_tfdata._lazy import keras
+
+SIZE = 32
+MEAN = (120.5, 110.25, 100.0)
+NODES = freeze_config.DEFAULT_NODES
+
+
+def build(**changes):
+    """A small network of ours with statistics as after some training."""
+    values = {"backbone": "small_cnn", "weights": "none", "image_size": SIZE}
+    model = models.build_model(
+        models.ModelConfig(**{**values, "mean": MEAN, "hidden_units": 16, **changes})
+    )
+    return shaken(model)
+
+
+def shaken(model):
+    """Moves weights and statistics off their first values."""
+    rng = np.random.default_rng(0)
+    values = []
+    for variable in model.weights:
+        value = np.asarray(variable)
+        if np.issubdtype(value.dtype, np.floating):
+            value = value * rng.uniform(0.8, 1.2, value.shape).astype(value.dtype)
+            if "variance" not in getattr(variable, "path", variable.name):
+                noise = rng.standard_normal(value.shape).astype(value.dtype)
+                value = value + np.asarray(0.03 * noise, value.dtype)
+        values.append(value)
+    model.set_weights(values)
+    return model
+
+
+def noise(batch, size=SIZE):
+    """Random input for a network."""
+    rng = np.random.default_rng(3)
+    return rng.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
+
+
+def frozen_file(tmp_path, source, **changes):
+    """A graph written without a fresh process, and its nodes by label."""
+    nodes = {label: NODES[label] for label in source.labels}
+    graph = freeze.build_graph(source, nodes, **changes)
+    path = str(tmp_path / "graph.pb")
+    files.write_atomic(path, graphdef.serialized(graph))
+    return path, nodes
+
+
+def compared(path, source, nodes):
+    """Verification in this process."""
+    faces = verification_images.choose("", source.image_size)
+    cases = verification_images.cases(source, faces, MEAN)
+    job = verification.Job(path, "root_input", nodes, cases)
+    return verification.check([job], fresh=False)[0]
+
+
+def dense(shape, units=1, batch=None):
+    image = keras.Input(shape, batch_size=batch)
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    return keras.Model(image, keras.layers.Dense(units, name="age_output")(x))

@@ -1,0 +1,192 @@
+"""Evaluation: of a run, of a foreign model, on any number of replicas."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from afad_tfdata import distribution, errors, evaluation, models, schema
+from afad_tfdata._lazy import keras, tf
+
+SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def known_strategies(two_replicas, monkeypatch):
+    monkeypatch.setitem(distribution._made, ("CPU:0", "CPU:1"), two_replicas)
+
+
+def save_model(path, task="age_gender", size=SIZE):
+    keras.utils.set_random_seed(2)
+    image = keras.Input((size, size, 3), name="anything")
+    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(image))
+    outputs = []
+    if "age" in schema.labels_of(task):
+        bias = keras.initializers.Constant(25.0)
+        outputs.append(
+            keras.layers.Dense(1, bias_initializer=bias, name="age_output")(x)
+        )
+    if "gender" in schema.labels_of(task):
+        gender = keras.layers.Dense(1, activation="sigmoid", name="gender_output")
+        outputs.append(gender(x))
+    keras.Model(image, outputs).save(path)
+    return str(path)
+
+
+def by_hand(path, records_dir, split):
+    """The model's outputs for the split, image by image."""
+    from afad_tfdata import input_fn
+
+    data = input_fn.InputConfig(
+        records_dir=records_dir, global_batch_size=1, image_size=SIZE
+    )
+    mean = np.array(schema.load_manifest(records_dir).mean_rgb, np.float32)
+    model = models.load(path)
+    ages, genders = [], []
+    for features, _ in input_fn.eval_input_fn(data, split):
+        x = (features["image"].numpy().astype(np.float32) - mean) / 127.5
+        age, gender = model(x)
+        ages.append(float(age[0, 0]))
+        genders.append(float(gender[0, 0]))
+    return np.array(ages), np.array(genders)
+
+
+@pytest.mark.latest
+@pytest.mark.parametrize("devices, batch", [("cpu", 7), ("cpu:2", 10)])
+def test_a_foreign_model_counts_every_example_once(
+    sample_records, tmp_path, devices, batch
+):
+    path = save_model(tmp_path / "mine.keras")
+    result = evaluation.evaluate(
+        evaluation.EvaluateConfig(
+            model=path,
+            records_dir=sample_records,
+            split="validation",
+            output_dir=str(tmp_path / "out"),
+            batch_size=batch,
+            bootstrap_samples=50,
+            devices=devices,
+            pictures=False,
+        )
+    )
+    manifest = schema.load_manifest(sample_records)
+    index = schema.load_index(sample_records, manifest, "validation")
+    ages, genders = by_hand(path, sample_records, "validation")
+    assert result["examples"] == len(index)
+    assert result["mae"] == pytest.approx(np.abs(ages - index["age"]).mean(), rel=1e-5)
+    right = (genders >= 0.5) == index["gender"]
+    assert result["accuracy"] == pytest.approx(right.mean())
+    assert np.sum(result["confusion"]) == len(index)
+    assert sum(row["examples"] for row in result["by_age"].values()) == len(index)
+    low, high = result["intervals"]["mae"]
+    assert low <= result["mae"] <= high
+    assert result["constant"]["predicts"]["gender"] in manifest.class_names
+    with open(tmp_path / "out" / evaluation.METRICS_NAME) as f:
+        assert json.load(f) == result
+    text = evaluation.report(result)
+    assert "constant" in text and f"{result['mae']:.4f}" in text
+
+
+@pytest.mark.parametrize("task", schema.TASKS)
+def test_pictures_are_those_of_the_outputs(sample_records, tmp_path, task):
+    path = save_model(tmp_path / "mine.keras", task=task)
+    result = evaluation.evaluate(
+        evaluation.EvaluateConfig(
+            model=path,
+            records_dir=sample_records,
+            devices="cpu",
+            bootstrap_samples=0,
+        )
+    )
+    drawn = {name for name in os.listdir(tmp_path) if name.endswith(".png")}
+    wanted = {evaluation.WORST_NAME}
+    wanted |= {evaluation.ERROR_NAME} if "age" in task else set()
+    wanted |= {evaluation.CONFUSION_NAME} if "gender" in task else set()
+    assert drawn == wanted
+    assert {os.path.basename(p) for p in result["files"]} == wanted | {"metrics.json"}
+    assert set(result["by_gender"]) == {"male", "female"}
+    assert ("mae" in result) == ("age" in task)
+    assert "intervals" not in result
+
+
+def test_the_worst_faces_are_those_with_the_largest_errors():
+    rng = np.random.default_rng(1)
+    columns = {
+        "age": rng.uniform(15, 60, 90),
+        "label_age": np.full(90, 30.0),
+        "gender": rng.uniform(0, 1, 90),
+        "label_gender": np.zeros(90, np.int32),
+    }
+    worst = evaluation._worst(columns)
+    assert len(worst) == 32
+    ages = [row for row, name in worst if name == "age"]
+    errors_of = np.abs(columns["age"] - 30)
+    assert sorted(errors_of)[-16:][::-1] == pytest.approx(list(errors_of[ages]))
+
+
+def test_a_model_in_half_precision_is_evaluated_in_float32(sample_records, tmp_path):
+    config = models.ModelConfig(
+        backbone="small_cnn", weights="none", image_size=SIZE, mean=(120, 110, 100)
+    )
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = models.build_model(config)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.save(tmp_path / "half.keras")
+    seen = []
+    rebuild = models.rebuild_float32
+
+    def spy(value):
+        seen.append(rebuild(value))
+        return seen[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "rebuild_float32", spy)
+        evaluation.evaluate(
+            evaluation.EvaluateConfig(
+                model=str(tmp_path / "half.keras"),
+                records_dir=sample_records,
+                devices="cpu",
+                bootstrap_samples=0,
+                pictures=False,
+            )
+        )
+    assert {layer.compute_dtype for layer in seen[0].layers} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({}, "one of --model and --run_dir; got neither"),
+        ({"model": "m.keras", "run_dir": "r"}, "got both"),
+        ({"model": "m.keras"}, "--model needs --records_dir"),
+        ({"run_dir": "r", "split": "all"}, "--split takes one of"),
+        ({"run_dir": "r", "batch_size": 0}, "--batch_size is at least 1"),
+    ],
+)
+def test_contradictions_are_one_line(values, message):
+    with pytest.raises(errors.UsageError, match=message):
+        evaluation.EvaluateConfig(**values)
+
+
+def test_what_is_missing_is_named(sample_records, tmp_path):
+    with pytest.raises(errors.UsageError, match="config.json.*--run_dir names"):
+        evaluation.evaluate(evaluation.EvaluateConfig(run_dir=str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"train": {}}')
+    with pytest.raises(errors.UsageError, match="no best.keras yet"):
+        evaluation.evaluate(evaluation.EvaluateConfig(run_dir=str(tmp_path)))
+    missing = {"model": str(tmp_path / "no.keras"), "records_dir": sample_records}
+    with pytest.raises(errors.UsageError, match="no model at"):
+        evaluation.evaluate(evaluation.EvaluateConfig(**missing))
+
+
+def test_an_image_that_is_not_square_is_refused(sample_records, tmp_path):
+    image = keras.Input((8, 9, 3))
+    age = keras.layers.Dense(1, name="age_output")(keras.layers.Flatten()(image))
+    keras.Model(image, age).save(tmp_path / "odd.keras")
+    values = {"model": str(tmp_path / "odd.keras"), "records_dir": sample_records}
+    with pytest.raises(errors.UsageError, match="wanted square RGB images"):
+        evaluation.evaluate(evaluation.EvaluateConfig(**values))
+    assert tf.io.gfile.exists(values["model"])

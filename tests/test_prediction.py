@@ -1,0 +1,240 @@
+"""Prediction: every form of a graph, bad images, formats, names of images."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from afad_tfdata import (
+    errors,
+    exports,
+    files,
+    freeze,
+    frozen_files,
+    graphdef,
+    image_graph,
+    images,
+    model_source,
+    prediction,
+    verification,
+)
+from afad_tfdata._lazy import tf
+from tests import freezing
+
+
+def write_forms(directory, source):
+    """Every form of a graph with its description, unverified, in this process."""
+    nodes = {label: freezing.NODES[label] for label in source.labels}
+    graph = freeze.build_graph(source, nodes)
+    written = []
+    for kind, ending in (
+        ("graph", ".pb"),
+        ("bytes", "_bytes.pb"),
+        ("pixels", "_pixels.pb"),
+        ("saved_model", "_saved_model"),
+    ):
+        path = os.path.join(directory, "face" + ending)
+        if kind == "saved_model":
+            exports.saved_model(graph, path, feed="root_input", fetches=nodes)
+        else:
+            whole = graph
+            if kind != "graph":
+                whole = image_graph.build(
+                    graph,
+                    kind,
+                    feed="root_input",
+                    fetches=nodes.values(),
+                    size=source.image_size,
+                    mean=freezing.MEAN,
+                )
+            files.write_atomic(path, graphdef.serialized(graphdef.for_tf1(whole)))
+        report = verification.Report(
+            {"case": dict.fromkeys(nodes, 0.0)}, dict.fromkeys(nodes, 1.0), {}
+        )
+        written.append(frozen_files.Written(kind, path, path, report))
+    description = frozen_files.describe(
+        source,
+        frozen_files.facts_of(source),
+        feed="root_input",
+        fetches=nodes,
+        written=written,
+        tolerance=1.0,
+        images="none",
+        graph={},
+        latency={},
+    )
+    files.write_json(os.path.join(directory, "face.json"), description)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return model_source.from_model(freezing.build())
+
+
+@pytest.fixture(scope="module")
+def frozen(source, tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("frozen"))
+    write_forms(directory, source)
+    return directory
+
+
+def predict(frozen, names, ending=".pb", **changes):
+    config = prediction.PredictConfig(
+        graph=os.path.join(frozen, "face" + ending), **changes
+    )
+    return prediction.predict(config, names)
+
+
+def expected(source, paths):
+    """By the model, image for image."""
+    rows = []
+    for path in paths:
+        image = images.resize(images.decode(files.read_bytes(path)), freezing.SIZE)
+        value = (image[None] - np.array(freezing.MEAN, np.float32)) / np.float32(127.5)
+        rows.append({k: float(v[0, 0]) for k, v in source.call(value).items()})
+    return rows
+
+
+@pytest.mark.latest
+@pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb", "_saved_model"])
+def test_every_form_gives_the_model_s_answers(ending, frozen, source, sample_tree):
+    names = prediction.expand([sample_tree])[:30]
+    result = predict(frozen, names, ending, batch_size=8, threads=2)
+    assert [row["image"] for row in result.rows] == names and not result.bad
+    # Inside the graph TensorFlow resizes: within one level of the decode library's.
+    tolerance = 1e-4 if ending in (".pb", "_saved_model") else 2e-2
+    for row, values in zip(result.rows, expected(source, names), strict=True):
+        assert row["age"] == pytest.approx(values["age"], abs=0.006 + 50 * tolerance)
+        assert row["probability"] == pytest.approx(values["gender"], abs=tolerance)
+        assert row["gender"] == ("female" if row["probability"] >= 0.5 else "male")
+
+
+@pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])
+def test_a_bad_image_is_reported_and_passed_over(ending, frozen, sample_tree, tmp_path):
+    names = prediction.expand([sample_tree])[:6]
+    data = files.read_bytes(names[0])
+    torn, text = tmp_path / "torn.jpg", tmp_path / "text.jpg"
+    torn.write_bytes(data[: len(data) // 2])
+    text.write_bytes(b"hello")
+    mixed = [*names[:2], str(torn), str(text), str(tmp_path / "none.jpg"), *names[2:]]
+    said = []
+    config = prediction.PredictConfig(
+        graph=os.path.join(frozen, "face" + ending), batch_size=5
+    )
+    result = prediction.predict(
+        config, mixed, on_error=lambda path, reason: said.append((path, reason))
+    )
+    assert [row["image"] for row in result.rows] == names
+    assert [path for path, _ in result.bad] == mixed[2:5]
+    assert said == result.bad
+    assert "not a JPEG or PNG" in dict(result.bad)[str(text)]
+    good = predict(frozen, names, ending)
+    np.testing.assert_allclose(
+        [row["probability"] for row in result.rows],
+        [row["probability"] for row in good.rows],
+        atol=1e-5,
+    )
+
+
+def test_all_images_bad(frozen, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    result = predict(frozen, [str(tmp_path / "x.png")])
+    assert result.rows == [] and len(result.bad) == 1
+    assert result.text("table") == "image" and result.text("json") == ""
+
+
+@pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])
+def test_a_turned_photo_is_seen_upright(ending, frozen, sample_tree, tmp_path):
+    image = images.decode(files.read_bytes(prediction.expand([sample_tree])[0]))
+    upright, turned = tmp_path / "upright.png", tmp_path / "turned.jpg"
+    upright.write_bytes(tf.io.encode_png(image).numpy())
+    pillow = pytest.importorskip("PIL.Image")
+    exif = pillow.Exif()
+    exif[0x0112] = 6
+    pillow.fromarray(np.rot90(image).copy()).save(turned, quality=100, exif=exif)
+    one, other = predict(frozen, [str(upright), str(turned)], ending).rows
+    assert other["probability"] == pytest.approx(one["probability"], abs=0.02)
+
+
+def test_formats(frozen, sample_tree):
+    names = prediction.expand([sample_tree])[:3]
+    result = predict(frozen, names)
+    lines = [json.loads(line) for line in result.text("json").splitlines()]
+    assert lines == result.rows
+    rows = list(csv.DictReader(io.StringIO(result.text("csv"))))
+    assert [row["image"] for row in rows] == names
+    assert float(rows[0]["age"]) == result.rows[0]["age"]
+    table = result.text("table").splitlines()
+    assert len(table) == 4 and table[0].split() == list(result.rows[0])
+    assert result.images_per_sec > 0
+
+
+def test_a_sheet(frozen, sample_tree, tmp_path):
+    path = str(tmp_path / "sheet.png")
+    predict(frozen, prediction.expand([sample_tree])[:12], sheet=path)
+    header = images.probe(files.read_bytes(path))
+    assert header.format == "png" and header.width > 300
+
+
+def test_single_tasks_have_their_columns_only(tmp_path, sample_tree):
+    write_forms(str(tmp_path), model_source.from_model(freezing.build(task="gender")))
+    (row,) = predict(str(tmp_path), prediction.expand([sample_tree])[:1]).rows
+    assert list(row) == ["image", "gender", "probability"]
+
+
+def test_names_of_images(tmp_path, monkeypatch):
+    for name in ("b/2.JPG", "b/1.png", "a.jpeg", ".hidden.jpg", "b/.x/3.jpg", "n.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.touch()
+    folder = str(tmp_path)
+
+    def below(*names):
+        return [os.path.join(folder, name) for name in names]
+
+    assert prediction.expand([folder]) == below("a.jpeg", "b/1.png", "b/2.JPG")
+    assert prediction.expand([folder + "/b/*.png"]) == below("b/1.png")
+    everything = below("a.jpeg", "b/1.png", "b/2.JPG", "n.txt")
+    assert prediction.expand([folder + "/*"]) == everything
+    files.write_json(
+        str(tmp_path / "mean.json"), dict(zip("RGB", freezing.MEAN, strict=True))
+    )
+    facts = frozen_files.facts_of(source, mean_json=str(tmp_path / "mean.json"))
+    assert facts.mean == freezing.MEAN and facts.age_range is None
+    with pytest.raises(errors.UsageError, match="no mean.json"):
+        files.write_json(str(tmp_path / "bad.json"), {"R": 1})
+        frozen_files.facts_of(source, mean_json=str(tmp_path / "bad.json"))
+
+
+def test_the_c_client_of_the_examples(tmp_path):
+    source = model_source.from_model(freezing.build())
+    path, nodes = freezing.frozen_file(tmp_path, source)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    about = {
+        "mean": dict(zip("RGB", freezing.MEAN, strict=True)),
+        "divisor": 127.5,
+        "feeds": [{"name": "root_input"}],
+        "fetches": [{"label": k, "name": v} for k, v in nodes.items()],
+    }
+    (tmp_path / "graph.json").write_text(json.dumps(about))
+    here = pathlib.Path(tf.__file__).parent
+    client = pathlib.Path(__file__).parents[1] / "examples" / "tf_c_client.py"
+    mean = np.array(freezing.MEAN, np.float32)
+    expected = source.call((pixels - mean) / np.float32(127.5))
+    command = [sys.executable, str(client)]
+    command += [f"--library={here / 'libtensorflow_cc.so.2'}"]
+    command += [f"--graph={path}", f"--pixels={tmp_path / 'pixels.npy'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    for i, line in enumerate(lines):
+        age, gender = (float(part.split()[1]) for part in line.split(", "))
+        assert age == pytest.approx(float(expected["age"][i, 0]), rel=1e-5)
+        assert gender == pytest.approx(float(expected["gender"][i, 0]), abs=1e-5)
