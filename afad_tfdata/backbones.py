@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,7 +181,9 @@ def load_imagenet(backbone: Any, name: str) -> None:
         _neutralise(backbone)
 
 
-def load_file(backbone: Any, name: str, path: str) -> None:
+def load_file(
+    backbone: Any, name: str, path: str, *, load: Callable[[str], Any]
+) -> None:
     """Puts the weights of a file into a backbone.
 
     Args:
@@ -189,6 +192,7 @@ def load_file(backbone: Any, name: str, path: str) -> None:
       path: ``.h5`` or ``.weights.h5`` of a network without its classifier (the files
         whose names end in ``notop.h5``), or a model (``.keras``, ``.h5``) that is or
         contains this backbone.
+      load: Reads a model: `models.load`.
 
     Raises:
       UsageError: There is no such file, or it holds something else.
@@ -199,7 +203,7 @@ def load_file(backbone: Any, name: str, path: str) -> None:
             " .h5, .weights.h5 or .keras)"
         )
     if path.endswith(".keras") or _is_model(path):
-        _copy_from_model(backbone, name, path)
+        _copy_from_model(backbone, name, path, load(path))
     else:
         # Keras may leave out, with a warning only, what a file does not have.
         unset = [np.full_like(w, np.nan) for w in backbone.get_weights()]
@@ -284,20 +288,16 @@ def _neutralise(backbone: Any) -> None:
             layer.finalize_state()
 
 
-def _copy_from_model(backbone: Any, name: str, path: str) -> None:
-    from afad_tfdata import models
-
-    source = models.load(path)
+def _copy_from_model(backbone: Any, name: str, path: str, source: Any) -> None:
     wanted = [tuple(w.shape) for w in backbone.weights]
     candidates = [layer for layer in source.layers if isinstance(layer, keras.Model)]
     for candidate in (*candidates, source):
         if [tuple(w.shape) for w in candidate.weights] == wanted:
             backbone.set_weights(candidate.get_weights())
             return
-    held = models.info(source).get("backbone") or "another network"
     raise errors.UsageError(
-        f"--weights={path} holds {held}, and not the {len(wanted)} weights of {name}"
-        " without its classifier"
+        f"--weights={path} is a model without a part that has the {len(wanted)} weights"
+        f" of {name} without its classifier"
     )
 
 

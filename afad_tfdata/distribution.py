@@ -9,9 +9,9 @@
 ``gpu:0,gpu:1``       these GPUs
 ====================  ======================================================
 
-One device gets the default strategy and not a mirrored one: the same numbers without
-the copies.  A process has one strategy for each set of devices, since a second
-MirroredStrategy on the same devices reuses the first one's collective keys.
+One device gets no mirrored strategy: the same numbers without the copies.  A process
+has one strategy for each set of devices, since a second MirroredStrategy on the same
+devices reuses the first one's collective keys.
 """
 
 from __future__ import annotations
@@ -48,14 +48,12 @@ def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
     if names in _made:
         return _made[names]
     if len(names) == 1:
+        # On a GPU not the default strategy: this one copies batches there ahead.
         strategy = (
             tf.distribute.get_strategy()
-            if names[0] in ("CPU:0", "GPU:0")
+            if names[0] == "CPU:0" and not tf.config.list_logical_devices("GPU")
             else tf.distribute.OneDeviceStrategy(f"/{names[0]}")
         )
-        if names[0] == "CPU:0" and tf.config.list_logical_devices("GPU"):
-            # The default strategy would place operations on the GPU.
-            strategy = tf.distribute.OneDeviceStrategy("/CPU:0")
     else:
         strategy = tf.distribute.MirroredStrategy(
             list(names), cross_device_ops=_cross_device_ops(all_reduce)

@@ -20,7 +20,7 @@ import os
 import zipfile
 from typing import Any, NamedTuple
 
-from afad_tfdata import backbones, errors, heads, options, schema
+from afad_tfdata import backbones, branches, errors, heads, options, schema
 from afad_tfdata._lazy import keras
 from afad_tfdata.options import option
 
@@ -151,7 +151,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> Any:
     if load_weights and config.weights == "imagenet":
         backbones.load_imagenet(backbone, config.backbone)
     elif load_weights and config.weights != "none":
-        backbones.load_file(backbone, config.backbone, config.weights)
+        backbones.load_file(backbone, config.backbone, config.weights, load=load)
     conversion = backbones.conversion(
         config.backbone, config.normalization, config.mean
     )
@@ -169,9 +169,9 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> Any:
     labels = schema.labels_of(config.task)
     outputs = {}
     if "gender" in labels:
-        outputs["gender"] = heads.gender_branch(x, config)
+        outputs["gender"] = branches.gender_branch(x, config)
     if "age" in labels:
-        outputs["age"] = heads.age_branch(x, outputs.get("gender"), config)
+        outputs["age"] = branches.age_branch(x, outputs.get("gender"), config)
     return keras.Model(image, [outputs[name] for name in labels], name="afad")
 
 

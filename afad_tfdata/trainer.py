@@ -69,6 +69,7 @@ def train(
       config: The options.
       model: Your own Keras model: input float32 ``[n, S, S, 3]``, outputs
         ``age_output`` ``[n, 1]`` years and/or ``gender_output`` ``[n, 1]`` probability.
+        In the end it has the weights of the last step.
       train_dataset: Your own ``tf.data.Dataset`` of global batches ``({"image": uint8
         [B, S, S, 3]}, {"age": float32 [B], "gender": int32 [B]})``, or a function of
         the first step that returns one.  It must repeat itself to resume exactly.
@@ -448,6 +449,8 @@ class _Run:
     def _finish(self) -> TrainResult:
         with self._averaged():
             self._dir.save_model(self._parts.model, run_dir.FINAL_NAME)
+            if self._own.model not in (None, self._parts.model):  # A copy was trained.
+                self._own.model.set_weights(self._parts.model.get_weights())
         self._history.save(self._dir.path)
         return self._result()
 

@@ -28,16 +28,18 @@ def build(**changes):
 
 
 def shaken(model):
-    """Moves weights and statistics off their first values."""
+    """Moves weights and statistics off their first values, and not far."""
     rng = np.random.default_rng(0)
     values = []
     for variable in model.weights:
         value = np.asarray(variable)
         if np.issubdtype(value.dtype, np.floating):
             value = value * rng.uniform(0.8, 1.2, value.shape).astype(value.dtype)
-            if "variance" not in getattr(variable, "path", variable.name):
+            name = getattr(variable, "path", variable.name)
+            if value.ndim == 1 and "variance" not in name:
+                # Biases, shifts and means, which begin at 0.
                 noise = rng.standard_normal(value.shape).astype(value.dtype)
-                value = value + np.asarray(0.03 * noise, value.dtype)
+                value = value + np.asarray(0.1 * noise, value.dtype)
         values.append(value)
     model.set_weights(values)
     return model

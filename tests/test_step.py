@@ -1,5 +1,7 @@
 """The inner loop: replicas, overflow, clipping, accumulation, dropout, evaluation."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -113,6 +115,30 @@ def test_two_replicas_equal_one(one_replica, two_replicas, options):
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_named_device_equals_the_default_one(one_replica):
+    """What a single GPU gets."""
+    weights = []
+    for strategy in (one_replica, tf.distribute.OneDeviceStrategy("/CPU:1")):
+        model, trainer = make_trainer(strategy, optimizer="adam", clip_norm=1.0)
+        trainer.run(batches(strategy), 0, [1e-2] * 3)
+        weights.append(values(strategy, model, trainer))
+        assert "CPU" in distribution.describe(strategy)
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], value)
+
+
+def test_time_in_which_a_step_waits_is_seen(one_replica):
+    def slow(features, labels):
+        tf.numpy_function(lambda: time.sleep(0.05), [], [])
+        return features, labels
+
+    data = tf.data.Dataset.from_tensor_slices(arrays()).repeat().batch(BATCH)
+    _, trainer = make_trainer(one_replica)
+    trainer.run(iter(data), 0, [1e-2])
+    _, waited = trainer.run(iter(data.map(slow)), 0, [1e-2] * 4)
+    assert waited.numpy() >= 4 * 0.05
 
 
 def test_two_replicas_equal_one_in_float64(one_replica, two_replicas):

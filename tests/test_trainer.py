@@ -408,6 +408,36 @@ def test_weights_of_another_run_are_taken_over(finished, tmp_path, sample_record
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
 
 
+def test_float16_scales_its_loss_and_continues(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = tiny_network()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    values = own_config(tmp_path, epochs=1, precision="mixed_float16")
+    trainer.train(values, model=model, train_dataset=tiny_data())
+    values = dataclasses.replace(values, epochs=2)
+    result = trainer.train(values, model=tiny_network(5), train_dataset=tiny_data())
+    losses = [row["train"]["loss"] for row in result.history["epochs"]]
+    assert all(math.isfinite(loss) for loss in losses) and losses[1] < losses[0]
+    newest = run_state.newest(str(tmp_path / "checkpoints"))
+    scales = [float(a) for a in newest.arrays.values() if a.shape == ()]
+    assert 2.0**15 in scales  # The initial loss scale: nothing overflowed.
+
+
+def test_your_own_network_is_trained_in_place_or_as_a_copy(tmp_path):
+    for name, devices in (("one", "cpu"), ("two", "cpu:2")):
+        model = tiny_network()
+        before = model.get_weights()[0].copy()
+        values = own_config(tmp_path / name, epochs=1, devices=devices, profile="1:3")
+        result = trainer.train(values, model=model, train_dataset=tiny_data())
+        saved = models.load(result.final_path)
+        for mine, its in zip(model.get_weights(), saved.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, its)
+        assert (model.get_weights()[0] != before).any()
+        assert list((tmp_path / name).rglob("*.xplane.pb"))
+
+
 def test_bfloat16_trains_a_step(sample_records, tmp_path):
     values = config(
         sample_records, tmp_path, epochs=1, precision="mixed_bfloat16", devices="cpu:2"
