@@ -156,11 +156,13 @@ def spool(
         files.write_atomic(f"{_spool_path(directory, task)}.npy", buffer.getvalue())
 
 
-def reader(directory: str, task: plan.ShardTask) -> Callable[[int], bytes] | None:
+def reader(
+    directory: str, task: plan.ShardTask
+) -> Callable[[int, bytes], bytes] | None:
     """Reads images of a shard from its spool; None where it has none.
 
     Returns:
-      A function from a row of the plan to the file's bytes.
+      A function from a row of the plan and its key to the file's bytes.
     """
     path = _spool_path(directory, task)
     if not os.path.exists(f"{path}.npy"):
@@ -168,7 +170,8 @@ def reader(directory: str, task: plan.ShardTask) -> Callable[[int], bytes] | Non
     table = np.load(f"{path}.npy")
     content = np.memmap(path, np.uint8, "r") if table[:, 1].any() else np.zeros(0, "u1")
 
-    def read(row: int) -> bytes:
+    def read(row: int, key: bytes) -> bytes:
+        del key
         start, length = table[row - task.first].tolist()
         return content[start : start + length].tobytes()
 

@@ -15,10 +15,8 @@ what the data set layer costs is paid once for a batch and not once for an image
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,9 +25,8 @@ from afad_tfdata import (
     bad_records,
     errors,
     examples,
-    files,
     hdf5_rows,
-    images,
+    held,
     input_config,
     machine,
     order,
@@ -38,29 +35,11 @@ from afad_tfdata import (
 )
 from afad_tfdata._lazy import tf
 
-_CHUNK = 256  # Records that are handed on together while they are loaded.
 _CYCLE_LENGTH, _BLOCK_LENGTH = 8, 16  # Shards read in turn, and records of each.
 # A stream of permutation keys, apart from those of `order`.
 _SHARDS = -1
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Held:
-    """Stored images in machine.
-
-    Attributes:
-      data: string ``[n]``: encoded images or rows of pixels.
-      redirect: int64 ``[n]``: the record itself, or the next good one behind a bad one.
-      pixel: As in `schema.Manifest.pixel`, of `data`; empty for encoded images.
-      side: Of the rows of pixels.
-    """
-
-    data: Any
-    redirect: np.ndarray
-    pixel: dict[str, Any]
-    side: int
 
 
 class Engine:
@@ -83,7 +62,7 @@ class Engine:
         self._ages = source.index["age"].astype(np.float32)
         self._genders = source.index["gender"].astype(np.int32)
         self._calls = config.num_parallel_calls or machine.cores()
-        self._held: Held | None = None
+        self._held: held.Held | None = None
 
     def train(
         self,
@@ -185,68 +164,20 @@ class Engine:
         masked: bool,
     ) -> Any:
         if self._held is None:
-            self._held = self._load()
-        held = self._held
+            self._held = held.load(self._source, self._config, self._size, self._bad)
+        kept = self._held
 
         def batch(element: Any) -> Any:
             numbers = records(element)
             mask = numbers >= 0
             numbers = tf.maximum(numbers, 0)
-            good = tf.gather(held.redirect, numbers)
+            good = tf.gather(kept.redirect, numbers)
             if masked:
                 mask &= good == numbers
-            image = self._decode(tf.gather(held.data, good), held.pixel, held.side)
+            image = self._decode(tf.gather(kept.data, good), kept.pixel, kept.side)
             return finish(*self._labelled(image, good, mask if masked else None))
 
         return self._map(elements, batch)
-
-    def _load(self) -> Held:
-        source = self._source
-        _log.info(
-            "input: holding %s of stored images in memory for the %s split",
-            machine.mib(source.image_bytes),
-            source.split,
-        )
-        pixel, side = source.pixel, source.stored_size
-        if self._config.cache == "decoded":
-            pixel, side = {"dtype": "uint8", "channels": "last"}, self._size
-        strings = tf.data.Dataset.from_generator(
-            lambda: _chunks(self._checked_images()),
-            output_signature=tf.TensorSpec([None], tf.string),
-        )
-        try:
-            # Strings are moved, not copied, on their way into the one tensor.
-            data = strings.unbatch().batch(len(source)).get_single_element()
-        except tf.errors.OpError as error:
-            raise _own_error(error) from error
-        good = np.array([i not in self._bad.listed for i in range(len(source))])
-        if not good.any():
-            raise errors.DataError(f"no record of the {source.split} split is good")
-        return Held(data, _next_good(good), pixel, side)
-
-    def _checked_images(self) -> Iterator[bytes]:
-        """The stored bytes of each record; of a bad one, nothing."""
-        row = hdf5_rows.Row(self._source.pixel, self._source.stored_size)
-        decoded = self._config.cache == "decoded"
-        # With a budget a record that cannot be decoded must be known beforehand.
-        tries = self._config.max_bad_records > 0 and not self._source.pixel
-        for record, data in enumerate(stored_images(self._source)):
-            try:
-                if isinstance(data, Exception):
-                    raise images.ImageError(errors.one_line(data)) from data
-                crc = self._source.index["crc32"][record]
-                if self._config.verify and zlib.crc32(data) != crc:
-                    raise images.ImageError("its bytes do not fit its checksum")
-                if decoded or tries:
-                    pixels = (
-                        row.image(data) if self._source.pixel else images.decode(data)
-                    )
-                    if decoded:
-                        data = images.resize(pixels, self._size).tobytes()
-            except images.ImageError as error:
-                self._bad.add(record, str(error))
-                data = b""
-            yield data
 
     # -- Streamed from the shards.
 
@@ -388,7 +319,7 @@ class Engine:
         """uint8 ``[B, S, S, 3]`` of stored bytes ``[B]``."""
         size = self._size
         if pixel:
-            return _pixels(data, pixel, side, size)
+            return pixels(data, pixel, side, size)
         spec = tf.TensorSpec([size, size, 3], tf.uint8)
         return tf.map_fn(
             lambda one: preprocess.decode_and_resize(one, size, stored_size=side),
@@ -411,56 +342,18 @@ class Engine:
         )
 
 
-def stored_images(source: examples.Examples) -> Iterator[Any]:
-    """The stored bytes of each record, in order; an exception where there are none."""
-    first = source.first_of_shard()
-    for shard, path in enumerate(source.paths):
-        records = range(int(first[shard]), int(first[shard + 1]))
-        if not source.contiguous:
-            store = hdf5_rows.Store(path, source.dataset)
-            for row in range(len(records)):
-                try:
-                    yield store.row(row)
-                except (ValueError, zlib.error) as error:
-                    yield error
-            continue
-        data = _shard_bytes(path)
-        offsets = source.index["image_offset"][records.start : records.stop].tolist()
-        lengths = source.index["image_length"][records.start : records.stop].tolist()
-        for offset, length in zip(offsets, lengths, strict=True):
-            yield bytes(data[offset : offset + length])
+def pixels(data: Any, pixel: dict[str, Any], side: int, size: int) -> Any:
+    """Images of stored pixels.
 
+    Args:
+      data: string ``[B]``, or the values themselves.
+      pixel: As in `schema.Manifest.pixel`.
+      side: Of the stored images, pixels.
+      size: Of the result.
 
-def _shard_bytes(path: str) -> Any:
-    try:
-        if files.is_remote(path):
-            return memoryview(files.read_bytes(path))
-        return np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise errors.DataError(
-            f"cannot read {path}: {errors.one_line(error)}"
-        ) from error
-
-
-def _chunks(items: Iterator[bytes]) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _next_good(good: np.ndarray) -> np.ndarray:
-    """int64 ``[n]``: each good record itself, for a bad one the next good one."""
-    numbers = np.flatnonzero(good)
-    behind = np.searchsorted(numbers, np.arange(len(good)))
-    return numbers[behind % len(numbers)].astype(np.int64)
-
-
-def _pixels(data: Any, pixel: dict[str, Any], side: int, size: int) -> Any:
+    Returns:
+      uint8 ``[B, size, size, 3]``.
+    """
     values = data
     if data.dtype == tf.string:
         values = tf.io.decode_raw(
@@ -482,14 +375,6 @@ def _pixels(data: Any, pixel: dict[str, Any], side: int, size: int) -> Any:
 
 def _file_sizes(paths: tuple[str, ...]) -> np.ndarray:
     return np.array([tf.io.gfile.stat(path).length for path in paths], np.int64)
-
-
-def _own_error(error: Any) -> errors.DataError:
-    text = str(error.message)
-    start = text.find("DataError: ")
-    if start >= 0:
-        return errors.DataError(text[start + len("DataError: ") :].splitlines()[0])
-    return errors.DataError(errors.one_line(text))
 
 
 def _tensorflow_io() -> bool:

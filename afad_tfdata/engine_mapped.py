@@ -122,9 +122,9 @@ class Engine:
 
     def _read(self, read: Callable[[np.ndarray], Batch], records: Any) -> Any:
         """A `Reader` method as an operation, with static shapes."""
-        types = (tf.uint8, tf.float32, tf.int32, tf.bool)
+        types = [tf.uint8, tf.float32, tf.int32, tf.bool]
         if read == self._reader.read_train:
-            types = types[:3]
+            types.pop()  # It gives no mask.
         result = tf.numpy_function(exit_gate.guard(read), [records], types)
         size = records.shape[0]
         for i, tensor in enumerate(result):

@@ -369,9 +369,12 @@ class _Job:
             if not failures:
                 return graph, reports
             failure = failures[0]
+        own = verification_images.own_difference(self._source, self._cases)
         raise errors.DataError(
             f"the frozen graph does not equal its model: {failure}; nothing was"
-            " written (--tolerance scales what is allowed)"
+            " written (--tolerance scales what is allowed; by rounding alone the model"
+            " differs from itself between batch sizes by"
+            f" {', '.join(f'{v:.1g} in {k}' for k, v in own.items())})"
         )
 
     def _latency(self, report: verification.Report) -> dict[str, dict[str, float]]:

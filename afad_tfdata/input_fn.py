@@ -34,6 +34,7 @@ from afad_tfdata import (
     errors,
     examples,
     exit_gate,
+    foreign,
     images,
     input_config,
     machine,
@@ -208,12 +209,7 @@ def open_examples(config: InputConfig, split: str) -> examples.Examples:
       UsageError: The split is empty, or a label of the task is missing.
       DataError: The data set is damaged.
     """
-    if config.files:
-        from afad_tfdata import foreign
-
-        source = foreign.load(config, split)
-    else:
-        source = examples.load(config.records_dir, split)
+    source = _load(config, split)
     missing = [n for n in schema.labels_of(config.task) if n not in source.labels]
     if missing:
         raise errors.UsageError(
@@ -230,6 +226,17 @@ def _engine(config: InputConfig, source: examples.Examples) -> Any:
     _check_cache(config, source)
     module = engine_mapped if name == "mapped" else engine_graph
     return module.Engine(config, source, _image_size(config, source))
+
+
+def open_labels(config: InputConfig, split: str) -> tuple[str, ...]:
+    """The labels that a split has, whatever the task."""
+    return _load(config, split).labels
+
+
+def _load(config: InputConfig, split: str) -> examples.Examples:
+    if config.files:
+        return foreign.load(config, split)
+    return examples.load(config.records_dir, split)
 
 
 def choose_engine(

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,20 +69,27 @@ class Plan:
     """
 
     rows: np.ndarray
-    keys: bytes | np.ndarray
+    keys: bytes
     config: dict[str, Any]
     tasks: tuple[ShardTask, ...]
 
     def key(self, row: int) -> bytes:
         """The key of a row, as the file system has it."""
         start = int(self.rows["key_offset"][row])
-        return bytes(self.keys[start : start + int(self.rows["key_length"][row])])
+        return self.keys[start : start + int(self.rows["key_length"][row])]
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the deciding configuration, the listing's digest included."""
-        canonical = json.dumps(self.config, sort_keys=True).encode()
-        return hashlib.sha256(canonical).hexdigest()
+    def entries(self, task: ShardTask) -> Iterator[tuple[int, bytes, int, int, int]]:
+        """The rows of a shard: ``(row, key, place, age, gender)``."""
+        rows = self.rows[task.first : task.last]
+        columns = [
+            rows[name].tolist()
+            for name in ("key_offset", "key_length", "place", "age", "gender")
+        ]
+        keys = self.keys
+        for row, (start, length, place, age, gender) in enumerate(
+            zip(*columns, strict=True), task.first
+        ):
+            yield row, keys[start : start + length], place, age, gender
 
 
 def make(
@@ -101,25 +108,18 @@ def make(
       The plan, with ``num_shards`` and ``source_sha256`` added to its configuration.
     """
     encoded = [os.fsencode(item.key) for item in items]
-    rows = np.zeros(len(items), _ROW_DTYPE)
     lengths = np.array([len(key) for key in encoded], np.int64)
+    rows = np.zeros(len(items), _ROW_DTYPE)
     rows["key_length"] = lengths
     rows["key_offset"] = np.cumsum(lengths) - lengths
+    rows["age"] = [item.age for item in items]
+    rows["gender"] = [item.gender for item in items]
+    rows["place"] = [sharding.place_of(item.key, seed=config["seed"]) for item in items]
+    rows["split"] = _splits(items, config)
     digest = hashlib.sha256()
-    for row, (item, key) in enumerate(zip(items, encoded, strict=True)):
-        split = item.split or sharding.split_of(
-            sharding.group_key(item.key, config["split_by"]),
-            seed=config["seed"],
-            test_fraction=config["test_fraction"],
-            validation_fraction=config["validation_fraction"],
-        )
-        place = sharding.place_of(item.key, seed=config["seed"])
-        rows[row] = (
-            *(place, rows["key_offset"][row], len(key), item.age, item.gender),
-            *(sharding.SPLITS.index(split), 0),
-        )
-        digest.update(b"%d %d %d %d " % (len(key), *item[1:4]) + key)
-        digest.update(f" {item.split or ''}\n".encode())
+    for item, key in zip(items, encoded, strict=True):
+        listed = f" {item.age} {item.gender} {item.num_bytes} {item.split or ''}\n"
+        digest.update(key + listed.encode())
     # Two keys at one place would make the order depend on the scan; keys break the tie.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
     num_bytes = np.array([item.num_bytes for item in items], np.int64)
@@ -128,8 +128,8 @@ def make(
     for number, split in enumerate(sharding.SPLITS):
         inside = rows["split"] == number
         rows["shard"][inside] = [
-            sharding.shard_of(int(place), counts[split])
-            for place in rows["place"][inside]
+            sharding.shard_of(place, counts[split])
+            for place in rows["place"][inside].tolist()
         ]
     decided = {
         **config,
@@ -144,14 +144,14 @@ def save(plan: Plan, directory: str) -> None:
     rows = io.BytesIO()
     np.save(rows, plan.rows)
     files.write_atomic(os.path.join(directory, _ROWS), rows.getvalue())
-    files.write_atomic(os.path.join(directory, _KEYS), bytes(plan.keys))
+    files.write_atomic(os.path.join(directory, _KEYS), plan.keys)
     files.write_json(os.path.join(directory, _CONFIG), plan.config)
 
 
 def load(directory: str) -> Plan:
     """Maps a saved plan."""
     rows = np.load(os.path.join(directory, _ROWS), mmap_mode="r")
-    keys = np.memmap(os.path.join(directory, _KEYS), np.uint8, "r")
+    keys = files.read_bytes(os.path.join(directory, _KEYS))
     config = stored_config(directory)
     if config is None:
         raise errors.UsageError(f"{directory} holds no plan: run write_records again")
@@ -173,6 +173,27 @@ def crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
         photo for item in items if (photo := sharding.photo_id(item.key)) is not None
     )
     return {photo: count for photo, count in counts.items() if count > limit}
+
+
+def _splits(items: Sequence[source.Item], config: Mapping[str, Any]) -> list[int]:
+    """Positions in `sharding.SPLITS`; one hash for all faces of a photo."""
+    decided: dict[str, int] = {}
+    splits = []
+    for item in items:
+        if item.split is not None:
+            splits.append(sharding.SPLITS.index(item.split))
+            continue
+        group = sharding.group_key(item.key, config["split_by"])
+        if group not in decided:
+            split = sharding.split_of(
+                group,
+                seed=config["seed"],
+                test_fraction=config["test_fraction"],
+                validation_fraction=config["validation_fraction"],
+            )
+            decided[group] = sharding.SPLITS.index(split)
+        splits.append(decided[group])
+    return splits
 
 
 def _shard_counts(

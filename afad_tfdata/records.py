@@ -25,6 +25,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -115,11 +116,11 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     files.make_dirs(work_dir)
     with resume.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
         resume.keep_plan(work_plan, work_dir)
-        complete = _write_payloads(config, listing, work_plan, work_dir, lock_fd)
-        if not complete:
+        payloads = _write_payloads(config, listing, work_plan, work_dir, lock_fd)
+        if payloads is None:
             return None
         rejected = [*listing.rejected, *left_out]
-        manifest = _finish(config, listing, rejected, work_plan, work_dir)
+        manifest = _finish(config, listing, rejected, work_plan, work_dir, payloads)
         log = {
             "config": options.to_dict(config),
             "seconds": round(time.time() - started, 3),
@@ -246,8 +247,8 @@ def _write_payloads(
     work_plan: plan.Plan,
     work_dir: str,
     lock_fd: int,
-) -> bool:
-    """Writes the payloads that are missing; whether all are there then."""
+) -> list[shard_writer.Payload] | None:
+    """Writes the payloads that are missing; all of them, or None for a range."""
     tasks = work_plan.tasks
     if config.shard_range:
         first, last = map(int, config.shard_range.split(":"))
@@ -257,31 +258,32 @@ def _write_payloads(
                 f" 0:{len(tasks)}, the shards of this data set"
             )
         tasks = tasks[first:last]
-    missing = [t for t in tasks if shard_writer.load_payload(work_dir, t) is None]
-    total = (
-        len(work_plan.rows)
-        if not config.shard_range
-        else sum(task.last - task.first for task in tasks)
+    payloads = {t.number: shard_writer.load_payload(work_dir, t) for t in tasks}
+    missing = [task for task in tasks if payloads[task.number] is None]
+    total, waiting = (
+        sum(task.last - task.first for task in part) for part in (tasks, missing)
     )
-    waiting = sum(task.last - task.first for task in missing)
     if listing.parts and missing:
         with progress.Progress(waiting, "reading the archive") as bar:
             archive.spool(listing, work_plan, missing, work_dir, bar.update)
+    # Plotting takes a while to import: meanwhile, if a picture will be wanted.
+    if not config.shard_range:
+        threading.Thread(target=overview.prepare, daemon=True).start()
     if config.runner == "beam":
         beam_runner.run(
             listing.root, missing, work_dir, beam_options=config.beam_options
         )
-        return not config.shard_range
-    with progress.Progress(total, "writing", initial=total - waiting) as bar:
-        write_pool.run(
-            listing.root,
-            work_plan,
-            missing,
-            work_dir,
-            num_workers=config.num_workers or write_pool.default_workers(),
-            lock_fd=lock_fd,
-            progress=bar.update,
-        )
+    else:
+        with progress.Progress(total, "writing", initial=total - waiting) as bar:
+            write_pool.run(
+                listing.root,
+                work_plan,
+                missing,
+                work_dir,
+                num_workers=config.num_workers or write_pool.default_workers(),
+                lock_fd=lock_fd,
+                progress=bar.update,
+            )
     if config.shard_range:
         _log.info(
             "shards %s of %d are written; when all are, run the same command without"
@@ -289,8 +291,19 @@ def _write_payloads(
             config.shard_range,
             len(work_plan.tasks),
         )
-        return False
-    return True
+        return None
+    for task in missing:
+        payloads[task.number] = shard_writer.load_payload(work_dir, task, check=False)
+    found = []
+    for task in tasks:
+        payload = payloads[task.number]
+        if payload is None:
+            raise errors.DataError(
+                f"the payload of {task.name} went away after it was written; run the"
+                " same command again: it is written anew"
+            )
+        found.append(payload)
+    return found
 
 
 def _finish(
@@ -299,17 +312,9 @@ def _finish(
     rejected: list[source.Rejection],
     work_plan: plan.Plan,
     work_dir: str,
+    payloads: list[shard_writer.Payload],
 ) -> schema.Manifest:
     """Everything from the payloads to the manifest, which it returns."""
-    payloads = []
-    for task in work_plan.tasks:
-        payload = shard_writer.load_payload(work_dir, task)
-        if payload is None:
-            raise errors.DataError(
-                f"the payload of {task.name} changed after it was written; run the same"
-                " command again: it is written anew"
-            )
-        payloads.append(payload)
     unusable = [
         source.Rejection(os.fsdecode(work_plan.key(row)), reason)
         for payload in payloads

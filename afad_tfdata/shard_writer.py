@@ -18,7 +18,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Payload:
         training split.
       rows: int64 ``[n]``: rows of the plan.
       rejected: ``(row, reason)`` of images that cannot be used.
+      digest: Hexadecimal SHA-256 of the payload's file.
     """
 
     index: np.ndarray
@@ -45,6 +46,7 @@ class Payload:
     sums: np.ndarray
     rows: np.ndarray
     rejected: list[tuple[int, str]]
+    digest: str
 
 
 def write_payload(
@@ -68,37 +70,59 @@ def write_payload(
     """
     config = work_plan.config
     path = os.path.join(directory, f"{task.name}.payload")
-    count = task.last - task.first
-    index = np.zeros(count, schema.INDEX_DTYPE)
-    digests = np.zeros((count, 32), np.uint8)
-    sums = np.zeros((count, 3), np.uint64)
-    rows = np.zeros(count, np.int64)
+    read = archive.reader(directory, task) or _tree_reader(root, config)
+    in_train, size = task.split == "train", config["image_size"]
+    # Plain lists in the loop: an item of a structured array costs microseconds.
+    index: list[tuple[Any, ...]] = []
+    digests: list[bytes] = []
+    sums: list[tuple[int, int, int]] = []
+    rows: list[int] = []
     rejected: list[tuple[int, str]] = []
     whole = hashlib.sha256()
-    read = archive.reader(directory, task) or _tree_reader(root, work_plan, config)
-    kept = offset = since = 0
+    offset = since = 0
     try:
         with _locked(path), open(path, "wb", buffering=1 << 20) as out:
-            for row in range(task.first, task.last):
+            for row, key, place, age, gender in work_plan.entries(task):
                 since += 1
                 if since == 64:
                     progress(since)
                     since = 0
                 try:
-                    entry = _checked(read(row), work_plan, row)
+                    image = _checked(read(row, key), config)
                 except images.ImageError as error:
                     rejected.append((row, str(error)))
                     continue
-                data, entry_row = entry.stored(offset, task.shard)
+                data, image_offset = image.content, 0
+                if config["format"] == "tfrecord":
+                    data, image_offset = tfrecord.encode_record(
+                        image.content,
+                        image_format=image.format,
+                        height=image.height,
+                        width=image.width,
+                        filename=key,
+                        sha256=image.sha256,
+                        age=age,
+                        gender=gender,
+                    )
                 out.write(data)
                 whole.update(data)
+                index.append(
+                    (
+                        *(offset, offset + image_offset, place, len(data)),
+                        *(len(image.content), zlib.crc32(image.content), task.shard),
+                        *(image.height, image.width, age, gender),
+                        schema.IMAGE_FORMATS.index(image.format),
+                    )
+                )
                 offset += len(data)
-                index[kept] = entry_row
-                digests[kept] = np.frombuffer(entry.sha256, np.uint8)
-                if task.split == "train":
-                    sums[kept] = entry.channel_sums(config["image_size"])
-                rows[kept] = row
-                kept += 1
+                digests.append(image.source_sha256)
+                # Of the image at the size, as the input pipeline will see it.
+                sums.append(
+                    images.channel_sums(images.resize(image.pixels, size))
+                    if in_train
+                    else (0, 0, 0)
+                )
+                rows.append(row)
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
@@ -108,10 +132,10 @@ def write_payload(
     known = io.BytesIO()
     np.savez(
         known,
-        index=index[:kept],
-        sha256=digests[:kept],
-        sums=sums[:kept],
-        rows=rows[:kept],
+        index=np.array(index, schema.INDEX_DTYPE),
+        sha256=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+        sums=np.array(sums, np.uint64).reshape(-1, 3),
+        rows=np.array(rows, np.int64),
         rejected=np.frombuffer(json.dumps(rejected).encode(), np.uint8),
         payload=np.frombuffer(whole.digest(), np.uint8),
     )
@@ -136,25 +160,33 @@ def _locked(path: str) -> Iterator[None]:
         yield
 
 
-def load_payload(directory: str, task: plan.ShardTask) -> Payload | None:
-    """What `write_payload` stored; None where it did not finish or was damaged."""
+def load_payload(
+    directory: str, task: plan.ShardTask, *, check: bool = True
+) -> Payload | None:
+    """What `write_payload` stored; None where it did not finish or was damaged.
+
+    Args:
+      directory: Where it lies.
+      task: The shard.
+      check: Whether to read the file and compare it with its SHA-256; not needed for
+        what this run wrote itself.
+    """
     try:
         with np.load(_known_path(directory, task)) as known:
             payload = Payload(
-                known["index"],
-                known["sha256"],
-                known["sums"],
-                known["rows"],
-                [
-                    (row, reason)
-                    for row, reason in json.loads(known["rejected"].tobytes())
-                ],
+                index=known["index"],
+                sha256=known["sha256"],
+                sums=known["sums"],
+                rows=known["rows"],
+                rejected=[tuple(x) for x in json.loads(known["rejected"].tobytes())],
+                digest=known["payload"].tobytes().hex(),
             )
-            digest = known["payload"].tobytes().hex()
     except Exception:  # A torn archive raises whatever its first bad byte leads to.
         return None
     path = os.path.join(directory, f"{task.name}.payload")
-    if not os.path.exists(path) or files.sha256(path) != digest:
+    if not os.path.exists(path):
+        return None
+    if check and files.sha256(path) != payload.digest:
         return None
     return payload
 
@@ -196,9 +228,8 @@ def finish(
         if part != source:
             files.remove_if_there(part)
         raise files.write_error(part, error) from error
-    shard = schema.Shard(
-        task.name, len(index), os.path.getsize(part), files.sha256(part)
-    )
+    digest = payload.digest if part == source else files.sha256(part)
+    shard = schema.Shard(task.name, len(index), os.path.getsize(part), digest)
     final = os.path.join(destination, task.name)
     if part == source:
         part = os.path.join(directory, f"{task.name}.part")
@@ -213,62 +244,37 @@ def finish(
     return index, shard
 
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
+class _Image(NamedTuple):
     """An image that is fit to be stored."""
 
-    key: bytes
-    age: int
-    gender: int
-    place: int
-    image_format: str
+    format: str
     height: int
     width: int
     content: bytes  # What is stored.
-    sha256: bytes  # Of the source's bytes for `original`, else of the content.
+    sha256: bytes  # Of that.
+    source_sha256: bytes
     pixels: np.ndarray  # Decoded; at the image size unless stored as it came.
-    framed: bool
-
-    def stored(self, offset: int, shard: int) -> tuple[bytes, tuple[Any, ...]]:
-        """Bytes for the payload, and the index row."""
-        data, image_offset = self.content, 0
-        if self.framed:
-            data, image_offset = tfrecord.encode_record(
-                self.content,
-                image_format=self.image_format,
-                height=self.height,
-                width=self.width,
-                filename=self.key,
-                sha256=hashlib.sha256(self.content).digest(),
-                age=self.age,
-                gender=self.gender,
-            )
-        row = (
-            *(offset, offset + image_offset, self.place, len(data), len(self.content)),
-            *(zlib.crc32(self.content), shard, self.height, self.width),
-            *(self.age, self.gender, schema.IMAGE_FORMATS.index(self.image_format)),
-        )
-        return data, row
-
-    def channel_sums(self, size: int) -> tuple[int, int, int]:
-        """Of the image at the size, as the input pipeline will see it."""
-        return images.channel_sums(images.resize(self.pixels, size))
 
 
-def _tree_reader(
-    root: str, work_plan: plan.Plan, config: dict[str, Any]
-) -> Callable[[int], bytes]:
+def _tree_reader(root: str, config: dict[str, Any]) -> Callable[[int, bytes], bytes]:
     """Reads images from their folder; `ImageError` for one that cannot be read."""
-    folder = os.fsencode(root)
+    folder, largest = os.fsencode(root) + b"/", config["max_file_bytes"]
 
-    def read(row: int) -> bytes:
+    def read(row: int, key: bytes) -> bytes:
+        del row
         try:
-            path = os.path.join(folder, work_plan.key(row))
-            with open(path, "rb", buffering=0) as f:
-                size = os.fstat(f.fileno()).st_size
-                if size > config["max_file_bytes"]:
+            descriptor = os.open(folder + key, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(descriptor).st_size
+                if size > largest:
                     raise _too_large(size, config)
-                return f.read()
+                content = os.read(descriptor, size + 1)
+                # A read may be short, on a network file system say.
+                while len(content) < size and (more := os.read(descriptor, size)):
+                    content += more
+                return content
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise images.ImageError(f"cannot be read: {error.strerror}") from error
 
@@ -281,39 +287,29 @@ def _too_large(size: int, config: dict[str, Any]) -> images.ImageError:
     )
 
 
-def _checked(content: bytes, work_plan: plan.Plan, row: int) -> _Entry:
+def _checked(content: bytes, config: dict[str, Any]) -> _Image:
     """Checks one image; `ImageError` if it cannot be used."""
-    config = work_plan.config
-    original = config["image_encoding"] == "original"
+    encoding = config["image_encoding"]
     if len(content) > config["max_file_bytes"]:
         raise _too_large(len(content), config)
     header = images.probe(content)
-    images.check(header, as_stored=original, max_pixels=config["max_pixels"])
+    images.check(
+        header, as_stored=encoding == "original", max_pixels=config["max_pixels"]
+    )
     pixels = images.decode(content, header)
     digest = hashlib.sha256(content).digest()
-    image_format, stored = header.format, content
-    if not original:
-        pixels = images.resize(pixels, config["image_size"], antialias=True)
-        if config["image_encoding"] == "jpeg":
-            image_format = "jpeg"
-            stored = images.encode_jpeg(pixels, config["jpeg_quality"])
-            pixels = images.decode(stored)  # The mean is of what readers will see.
-        else:
-            image_format, stored = "raw", pixels.tobytes()
-    record = work_plan.rows[row]
-    return _Entry(
-        key=work_plan.key(row),
-        age=int(record["age"]),
-        gender=int(record["gender"]),
-        place=int(record["place"]),
-        image_format=image_format,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        content=stored,
-        sha256=digest,
-        pixels=pixels,
-        framed=config["format"] == "tfrecord",
-    )
+    if encoding == "original":
+        height, width = pixels.shape[:2]
+        return _Image(header.format, height, width, content, digest, digest, pixels)
+    size = config["image_size"]
+    pixels = images.resize(pixels, size, antialias=True)
+    if encoding == "jpeg":
+        kind, stored = "jpeg", images.encode_jpeg(pixels, config["jpeg_quality"])
+        pixels = images.decode(stored)  # The mean is of what readers will see.
+    else:
+        kind, stored = "raw", pixels.tobytes()
+    own = hashlib.sha256(stored).digest()
+    return _Image(kind, size, size, stored, own, digest, pixels)
 
 
 def _known_path(directory: str, task: plan.ShardTask) -> str:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import fnmatch
 import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from afad_tfdata import errors, sharding
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
-_PASSED_OVER = (".*", "thumbs.db", "readme*", "afad-*.txt", "desktop.ini")
+_PASSED_OVER = re.compile(
+    r"(\..*|thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
+)
 _CSV_COLUMNS = ("path", "age", "gender")
 
 
@@ -211,8 +213,7 @@ def _walk(
 
 
 def _is_passed_over(name: str) -> bool:
-    lower = name.lower()
-    return any(fnmatch.fnmatchcase(lower, pattern) for pattern in _PASSED_OVER)
+    return _PASSED_OVER.match(name) is not None
 
 
 def _tree_item(

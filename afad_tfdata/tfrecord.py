@@ -195,6 +195,7 @@ def _name_prefix(name: str) -> bytes:
     return b"\n" + _varint(len(encoded)) + encoded
 
 
+@functools.lru_cache(1 << 15)
 def _bytes_prefix(name: str, length: int) -> bytes:
     """Everything of a map entry before its one bytes value."""
     item = b"\n" + _varint(length)  # BytesList.value

@@ -101,6 +101,22 @@ def expected(source: model_source.Source, value: np.ndarray) -> dict[str, np.nda
     return {k: v.numpy() for k, v in source.call(tf.constant(value)).items()}
 
 
+def own_difference(
+    source: model_source.Source, cases: Sequence[verification.Case]
+) -> dict[str, float]:
+    """How far the model is from itself with images one by one, by label."""
+    largest = dict.fromkeys(source.labels, 0.0)
+    for case in cases:
+        alone = [
+            expected(source, case.inputs[i : i + 1]) for i in range(len(case.inputs))
+        ]
+        for label in largest:
+            there = np.concatenate([one[label] for one in alone])
+            difference = float(np.max(np.abs(there - case.expected[label])))
+            largest[label] = max(largest[label], difference)
+    return largest
+
+
 def _of_records(records_dir: str, size: int, count: int) -> np.ndarray:
     manifest = schema.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]

@@ -18,6 +18,7 @@ import time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+import keras
 import numpy as np
 import tensorflow as tf  # noqa: F401
 
@@ -37,6 +38,7 @@ def main() -> int:
         "devices": "cpu",
         "ema_decay": 0.9,
         "clip_norm": 5.0,
+        "augment": "default,form=affine_op",
         "steps_per_loop": 1,
         "checkpoint_steps": 4,
     }
@@ -76,7 +78,7 @@ def _forked(config, run_dir, name, delay) -> int:
         preemption.install()
         if name is not None:
             _kill_after_first_step(getattr(signal, name), delay)
-        trainer.train(trainer.TrainConfig(run_dir=run_dir, **config))
+        trainer.train(trainer.TrainConfig(run_dir=run_dir, **config), model=_network())
         status = 0
     except errors.PreemptedError:
         status = 75
@@ -84,6 +86,18 @@ def _forked(config, run_dir, name, delay) -> int:
         print(repr(error), flush=True)
     finally:
         os._exit(status)
+
+
+def _network():
+    """Small, with everything whose state is easily lost."""
+    keras.utils.set_random_seed(4)
+    image = keras.Input((16, 16, 3), name="root_input")
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image)
+    x = keras.layers.Flatten()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Dropout(0.5, seed=1)(x)
+    age = keras.layers.Dense(1, name="age_output")(x)
+    gender = keras.layers.Dense(1, activation="sigmoid", name="gender_output")(x)
+    return keras.Model(image, [age, gender])
 
 
 def _kill_after_first_step(number, delay) -> None:

@@ -1,0 +1,437 @@
+#!/usr/bin/env python3
+"""The input pipeline beside the limit of the machine and the usual ways to feed.
+
+    benchmarks/input.py [--images 4000] [--rounds 5] [--seconds 3] [--tree FOLDER]
+
+Every contestant lives in a process of its own; they run in turn, several rounds, since
+rates drift: only ratios within one run mean anything.  A line shows the median images a
+second with the smallest and largest, the median share of the limit of the same round,
+the cores in use, the memory (mapped files apart) and the time to the first batch
+(imports apart).  All give shuffled batches of 128 images of 150 x 150 pixels.
+
+The limits: simplejpeg (accurate) and cv2.resize in two threads on bytes in memory, into
+recycled arrays; the same without resizing; and rows gathered from a memory map in two
+threads into recycled arrays.  The images are drawn faces; beyond 2,000 they repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import numpy as np  # noqa: E402
+
+BATCH, SIZE, THREADS = 128, 150, 2
+ROW = SIZE * SIZE * 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--tree", default="", help="faces; default: drawn ones")
+    parser.add_argument("--keep", default="", help="directory for the data sets")
+    parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--worker", nargs=2, metavar=("NAME", "PLACE"))
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(*arguments.worker)
+        return
+    place = arguments.keep or tempfile.mkdtemp(prefix="input-benchmark-")
+    try:
+        prepare(place, arguments.tree, arguments.images)
+        wanted = arguments.only.split(",") if arguments.only else list(CONTESTANTS)
+        race(place, wanted, arguments.rounds, arguments.seconds)
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(place)
+
+
+def race(place: str, wanted: list[str], rounds: int, seconds: float) -> None:
+    """Runs the contestants in turn and prints a table for each of their groups."""
+    workers: dict[str, Worker] = {}
+    for name in wanted:
+        try:
+            workers[name] = Worker(name, place)
+        except RuntimeError as error:
+            print(f"{name}: left out: {error}")
+    results: dict[str, list[dict]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            results[name].append(worker.run(seconds))
+    print(
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores,"
+        f" {datetime.date.today()}, {rounds} rounds of {seconds:g} s, batch {BATCH},"
+        f" {SIZE} px"
+    )
+    for group in ("original", "at size", "raw"):
+        limit = f"{group}: limit"
+        names = [name for name in results if name.startswith(f"{group}:")]
+        if names:
+            print(
+                f"\n{group:<34}images/s  (min - max)        of limit  cores"
+                "  MiB   first s"
+            )
+        for name in names:
+            rates = [r["rate"] for r in results[name]]
+            share = ""
+            if limit in results:
+                limits = [r["rate"] for r in results[limit]]
+                ratios = [a / b for a, b in zip(rates, limits, strict=True)]
+                share = f"{statistics.median(ratios):.3f}"
+            cores = statistics.median(r["cores"] for r in results[name])
+            print(
+                f"  {name.split(': ')[1]:<30}{statistics.median(rates):>10,.0f}"
+                f"  ({min(rates):>8,.0f} - {max(rates):>8,.0f})  {share:>6}"
+                f"  {cores:5.2f}  {results[name][-1]['memory']:>6,.0f}"
+                f"  {workers[name].first:6.2f}",
+                flush=True,
+            )
+    for worker in workers.values():
+        worker.end()
+
+
+class Worker:
+    """A contestant's process, which works when it is told to."""
+
+    def __init__(self, name: str, place: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", name, place],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            text = self._process.stderr.read()  # type: ignore[union-attr]
+            raise RuntimeError(text.strip().splitlines()[-1] if text else "it ended")
+        self.first = json.loads(line)["first"]
+
+    def run(self, seconds: float) -> dict:
+        """Figures of so many seconds' work."""
+        print(seconds, file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())  # type: ignore[union-attr]
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait()
+
+
+def work(name: str, place: str) -> None:
+    """The other end of a `Worker`: one line for the start, one for each round."""
+    make, needs_tensorflow = CONTESTANTS[name]
+    # Libraries may print; only our lines go to the parent.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if needs_tensorflow:
+        import tensorflow as tf
+
+        tf.constant(0)
+    from afad_tfdata import machine
+
+    began = time.perf_counter()
+    batches = make(place)
+    next(batches)
+    print(json.dumps({"first": time.perf_counter() - began}), file=answers, flush=True)
+    for line in sys.stdin:
+        for _ in range(6):  # What waited ready during the others' turns.
+            next(batches)
+        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        images = 0
+        while (now := time.perf_counter()) < began + float(line):
+            images += next(batches)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+        answer = {
+            "rate": images / (now - began),
+            "cores": cpu / (now - began),
+            "memory": machine.own_memory_bytes() / (1 << 20),
+        }
+        print(json.dumps(answer), file=answers, flush=True)
+    answers.flush()
+    os._exit(0)  # Some of the contestants' threads do not let a process end.
+
+
+def prepare(place: str, tree: str, count: int) -> None:
+    """Our records in five forms, and the faces as a tree by class."""
+    from afad_tfdata import records, sample
+
+    if not tree:
+        tree = os.path.join(place, "AFAD-Drawn")
+        if not os.path.exists(tree):
+            sample.make_sample(sample.SampleConfig(output_dir=tree, num_images=count))
+    for name, fields in {
+        "original": {},
+        "jpeg": {"image_encoding": "jpeg"},
+        "raw": {"image_encoding": "raw"},
+        "hdf5": {"format": "hdf5"},
+        "hdf5_float": {"format": "hdf5", "hdf5_dtype": "float32"},
+    }.items():
+        config: dict[str, Any] = {"duplicates": "all", "conflicts": "all", **fields}
+        records.write_records(
+            records.WriteConfig(
+                data_dir=tree,
+                output_dir=os.path.join(place, name),
+                image_size=SIZE,
+                test_fraction=0.0,
+                validation_fraction=0.0,
+                **config,
+            )
+        )
+    by_class = os.path.join(place, "by_class")
+    if not os.path.exists(by_class):
+        for directory, _, names in os.walk(tree):
+            for name in (n for n in names if n.endswith(".jpg")):
+                code = os.path.basename(directory)
+                age = os.path.basename(os.path.dirname(directory))
+                os.makedirs(os.path.join(by_class, code), exist_ok=True)
+                target = os.path.join(by_class, code, f"{age}-{name}")
+                os.symlink(os.path.abspath(os.path.join(directory, name)), target)
+
+
+# -- The limits.
+
+
+def limit_encoded(place: str, form: str) -> Iterator[int]:
+    import cv2
+    import simplejpeg
+
+    cv2.setNumThreads(0)
+    data, _ = stored(place, form)
+
+    def fill(batch: list[int], out: np.ndarray, scratch: np.ndarray) -> None:
+        for row, record in zip(out, batch, strict=True):
+            if form == "jpeg":
+                simplejpeg.decode_jpeg(data[record], "RGB", buffer=row)
+                continue
+            image = simplejpeg.decode_jpeg(data[record], "RGB", buffer=scratch)
+            cv2.resize(image, (SIZE, SIZE), row)
+
+    return in_threads(len(data), fill)
+
+
+def limit_rows(place: str, form: str) -> Iterator[int]:
+    del form
+    # One file of rows and nothing else, so that one call gathers a batch.
+    path = os.path.join(place, "rows.bin")
+    if not os.path.exists(path):
+        data, _ = stored(place, "hdf5")
+        with open(path, "wb") as f:
+            f.writelines(data)
+    rows = np.memmap(path, np.uint8, "r").reshape(-1, ROW)
+
+    def fill(batch: list[int], out: np.ndarray, scratch: np.ndarray) -> None:
+        np.take(rows, batch, axis=0, out=out.reshape(BATCH, ROW), mode="clip")
+
+    return in_threads(len(rows), fill)
+
+
+def stored(place: str, form: str) -> tuple[list[bytes], np.ndarray]:
+    """The stored bytes of every image, and its age."""
+    from afad_tfdata import examples, held
+
+    source = examples.load(os.path.join(place, form), "train")
+    return list(held.stored_images(source)), source.index["age"]
+
+
+def in_threads(count: int, fill: Callable) -> Iterator[int]:
+    """Batches filled in `THREADS` threads, each into two arrays of its own in turn."""
+    from afad_tfdata import engine_mapped
+
+    wanted = threading.Semaphore(0)
+    done = threading.Semaphore(0)
+
+    def run(number: int) -> None:
+        rng = np.random.default_rng(number)
+        pool = engine_mapped.ArrayPool()
+        arrays = [pool.take((BATCH, SIZE, SIZE, 3)) for _ in range(2)]
+        scratch = np.empty(4096 * 4096 * 3, np.uint8)
+        turn = 0
+        while True:
+            wanted.acquire()
+            fill(rng.integers(0, count, BATCH).tolist(), arrays[turn], scratch)
+            turn = 1 - turn
+            done.release()
+
+    for i in range(THREADS):
+        threading.Thread(target=run, args=(i,), daemon=True).start()
+    for _ in range(2 * THREADS):
+        wanted.release()
+    while True:
+        done.acquire()
+        wanted.release()
+        yield BATCH
+
+
+# -- This package.
+
+
+def ours(place: str, form: str, engine: str) -> Iterator[int]:
+    from afad_tfdata import input_fn
+
+    config = input_fn.InputConfig(
+        records_dir=os.path.join(place, form),
+        engine=engine,
+        global_batch_size=BATCH,
+        image_size=SIZE,
+    )
+    for _ in input_fn.train_input_fn(config):
+        yield BATCH
+
+
+# -- What others do.
+
+
+def textbook(place: str, form: str) -> Iterator[int]:
+    """TFRecords as the guides have it: interleave, shuffle, map, batch, prefetch."""
+    import tensorflow as tf
+
+    spec = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "label/age": tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def parse(serialized: Any) -> Any:
+        example = tf.io.parse_single_example(serialized, spec)
+        image = tf.io.decode_jpeg(example["image/encoded"], channels=3)
+        image = tf.image.resize(image, (SIZE, SIZE))
+        return tf.cast(image, tf.uint8), example["label/age"]
+
+    files = tf.data.Dataset.list_files(os.path.join(place, form, "*.tfrecord-*"))
+    dataset = files.interleave(
+        tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    dataset = dataset.shuffle(10_000).repeat()
+    dataset = dataset.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    for _ in dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE):
+        yield BATCH
+
+
+def keras_directory(place: str, form: str) -> Iterator[int]:
+    del form
+    import keras
+
+    dataset = keras.utils.image_dataset_from_directory(
+        os.path.join(place, "by_class"),
+        image_size=(SIZE, SIZE),
+        batch_size=BATCH,
+        verbose=False,
+    )
+    for images, _ in dataset.repeat():
+        yield images.shape[0]
+
+
+def tfds(place: str, form: str) -> Iterator[int]:
+    import tensorflow as tf
+    import tensorflow_datasets as datasets
+
+    builder = datasets.builder_from_directory(os.path.join(place, form))
+    dataset = builder.as_dataset(split="train", shuffle_files=True)
+
+    def resize(example: Any) -> Any:
+        image = tf.image.resize(example["image/encoded"], (SIZE, SIZE))
+        return tf.cast(image, tf.uint8), example["label/age"]
+
+    dataset = dataset.shuffle(10_000).repeat()
+    dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
+    for _ in dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE):
+        yield BATCH
+
+
+def original_generator(place: str, form: str, augment: bool) -> Iterator[int]:
+    """The way of the original project: h5py, a loop over images, Keras' generator.
+
+    Batches in the file's order, from a float32 file; each image loses its channel
+    means by splitting and merging; augmentation by `ImageDataGenerator`.
+    """
+    import cv2
+    import h5py
+
+    generator = None
+    if augment:
+        from tf_keras.preprocessing import image as keras_image
+
+        generator = keras_image.ImageDataGenerator(
+            rotation_range=20,
+            zoom_range=0.15,
+            width_shift_range=0.2,
+            height_shift_range=0.2,
+            shear_range=0.15,
+            horizontal_flip=True,
+            fill_mode="nearest",
+        )
+    directory = os.path.join(place, form)
+    paths = sorted(
+        os.path.join(directory, name)
+        for name in os.listdir(directory)
+        if name.endswith(".h5")
+    )
+    with open(os.path.join(directory, "mean.json")) as f:
+        mean = json.load(f)
+    while True:
+        for path in paths:
+            with h5py.File(path, "r") as f:
+                for start in range(0, len(f["data"]), BATCH):
+                    images = f["data"][start : start + BATCH]
+                    labels = f["labels"][start : start + BATCH]
+                    found = []
+                    for image in images:
+                        red, green, blue = cv2.split(image.astype("float32"))
+                        red -= mean["R"]
+                        green -= mean["G"]
+                        blue -= mean["B"]
+                        found.append(cv2.merge([red, green, blue]) / 127.5)
+                    images = np.array(found)
+                    if generator is not None:
+                        images, labels = next(
+                            generator.flow(images, labels, batch_size=BATCH)
+                        )
+                    yield len(images)
+
+
+CONTESTANTS: dict[str, tuple[Callable[[str], Iterator[int]], bool]] = {
+    "original: limit": (lambda p: limit_encoded(p, "original"), False),
+    "original: mapped": (lambda p: ours(p, "original", "mapped"), True),
+    "original: graph": (lambda p: ours(p, "original", "graph"), True),
+    "original: tf.data textbook": (lambda p: textbook(p, "original"), True),
+    "original: Keras directory": (lambda p: keras_directory(p, ""), True),
+    "original: TFDS": (lambda p: tfds(p, "original"), True),
+    "at size: limit": (lambda p: limit_encoded(p, "jpeg"), False),
+    "at size: mapped": (lambda p: ours(p, "jpeg", "mapped"), True),
+    "at size: graph": (lambda p: ours(p, "jpeg", "graph"), True),
+    "at size: tf.data textbook": (lambda p: textbook(p, "jpeg"), True),
+    "raw: limit": (lambda p: limit_rows(p, ""), False),
+    "raw: mapped, HDF5": (lambda p: ours(p, "hdf5", "mapped"), True),
+    "raw: mapped, TFRecord": (lambda p: ours(p, "raw", "mapped"), True),
+    "raw: graph, HDF5": (lambda p: ours(p, "hdf5", "graph"), True),
+    "raw: original generator": (
+        lambda p: original_generator(p, "hdf5_float", False),
+        False,
+    ),
+    "raw: original, augmenting": (
+        lambda p: original_generator(p, "hdf5_float", True),
+        True,
+    ),
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+"""Measures how fast a data set can be fed to a model here, and what to change."""
+
+from afad_tfdata.bin import command
+
+from afad_tfdata import benchmark
+
+EXAMPLE = "afad-benchmark-input --records_dir=records --analyze"
+
+
+def main(config: benchmark.BenchmarkConfig, arguments: list[str]) -> command.Output:
+    """Measures."""
+    del arguments
+    report = benchmark.run(config)
+    return command.Output(report.table(), report.to_dict())
+
+
+def run() -> None:
+    """Entry point of ``afad-benchmark-input``."""
+    command.run(main, benchmark.BenchmarkConfig, about=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    run()
