@@ -83,7 +83,7 @@ def parse_ages(
         beta = -1.0
     if kind != "effective" or not 0 <= beta < 1:
         raise errors.UsageError(
-            f"--age_weight takes none, effective or effective:BETA with BETA from 0 to"
+            f"--age_class_weight takes none, effective or effective:BETA with BETA from 0 to"
             f" below 1; got {text!r}"
         )
     counts = [0] * (max_age - min_age + 1)

@@ -155,7 +155,8 @@ def _extras() -> Iterator[Finding]:
 
 
 def _weights() -> Finding:
-    directory = os.path.join(os.path.expanduser("~"), ".keras", "models")
+    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    directory = os.path.join(os.path.expanduser(home), "models")
     try:
         found = sorted(name for name in os.listdir(directory) if name.endswith(".h5"))
     except OSError:

@@ -76,6 +76,7 @@ class History:
                     axes.plot(*zip(*points, strict=True), marker=".", label=part)
             self._mark(axes)
             axes.set(title=_TITLES[name], xlabel="epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             axes.legend()
         temporary = f"{path}.tmp-{os.getpid()}.png"

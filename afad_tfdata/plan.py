@@ -27,7 +27,7 @@ _FEW_SHARDS, _FEW_EXAMPLES = 8, 512
 _ROW_DTYPE = np.dtype(
     [
         ("place", "<u8"),
-        ("key_offset", "<u4"),
+        ("key_offset", "<u8"),
         ("key_length", "<u2"),
         ("age", "<i2"),
         ("gender", "i1"),

@@ -348,8 +348,8 @@ def tfds(place: str, form: str) -> Iterator[int]:
     dataset = builder.as_dataset(split="train", shuffle_files=True)
 
     def resize(example: Any) -> Any:
-        image = tf.image.resize(example["image/encoded"], (SIZE, SIZE))
-        return tf.cast(image, tf.uint8), example["label/age"]
+        image = tf.image.resize(example["image"]["encoded"], (SIZE, SIZE))
+        return tf.cast(image, tf.uint8), example["label"]["age"]
 
     dataset = dataset.shuffle(10_000).repeat()
     dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE)

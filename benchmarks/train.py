@@ -1,14 +1,15 @@
 """What the training loop costs beside the model: steps/s of three ways to train.
 
-``python benchmarks/train.py [--pairs=20] [--steps=20] [--batch=64] [--size=64]``
+``python benchmarks/train.py [--pairs=20] [--steps=20] [--records_dir=records]``
 
 The same network, optimizer and batches in memory, in one process:
 
 * bare: a ``tf.function`` around forward, backward and update of one batch;
 * loop: this package's loop (`step.Trainer`), with its sums and its clock;
-* fit: Keras ``model.fit``.
+* fit: Keras ``model.fit``;
+* fed: the loop again, fed from records (with ``--records_dir``).
 
-Bare and loop take turns, so that a machine that slows down slows both; the figure is
+They take turns, so that a machine that slows down slows both; the figure is
 the median of the pairs' ratios, with its bootstrap interval.
 """
 
@@ -22,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from afad_tfdata import losses, models, optimizers, preprocess, step
+from afad_tfdata import input_fn, losses, models, optimizers, preprocess, step
 
 MEAN = (130.0, 115.0, 105.0)
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--backbone", default="small_cnn")
+    parser.add_argument("--records_dir", default="", help="adds the way fed")
     arguments = parser.parse_args()
     dataset = batches(arguments.batch, arguments.size)
     ways = {
@@ -42,6 +44,13 @@ def main() -> None:
         "loop": loop(arguments, dataset),
         "fit": fit(arguments, dataset),
     }
+    if arguments.records_dir:
+        config = input_fn.InputConfig(
+            records_dir=arguments.records_dir,
+            global_batch_size=arguments.batch,
+            image_size=arguments.size,
+        )
+        ways["fed"] = loop(arguments, input_fn.train_input_fn(config))
     for way in ways.values():
         way(2)  # Traces and compiles.
         way(arguments.steps)
@@ -68,6 +77,8 @@ def main() -> None:
             f"{arguments.batch / median:10.0f}   {np.median(ratios) - 1:+.1%}"
             f" [{low - 1:+.1%}, {high - 1:+.1%}]"
         )
+    share = 1 - 1 / float(np.median(np.array(seconds["loop"]) / seconds["bare"]))
+    print(f"share of the loop's step that is not the model's: {share:.1%}")
 
 
 def interval(ratios: np.ndarray) -> tuple[float, float]:
@@ -180,7 +191,7 @@ def fit(arguments: argparse.Namespace, dataset: tf.data.Dataset):
     ).prefetch(2)
 
     def run(steps: int) -> None:
-        model.fit(ready, steps_per_epoch=steps, epochs=1, verbose=0)
+        model.fit(ready, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
 
     return run
 

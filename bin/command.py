@@ -111,6 +111,13 @@ def _run(
         return _say(name, f"out of memory: {text}", 1)
     except KeyboardInterrupt:
         return _say(name, "interrupted", 130)
+    except Exception as error:
+        # TensorFlow's class, known by name: this module does not import it.
+        if type(error).__name__ != "ResourceExhaustedError":
+            raise
+        text = errors.one_line(str(error).partition("\n")[0])
+        advice = "take a smaller batch, or train with --accumulation=2 or more"
+        return _say(name, f"the device is out of memory: {text}; {advice}", 1)
 
 
 def _say(name: str, message: str, status: int) -> int:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from afad_tfdata import history, step
+from afad_tfdata import events, history, step
 
 
 def row(epoch, **more):
@@ -57,6 +57,22 @@ def test_lines_after_a_step_and_a_torn_one_are_cut(tmp_path):
     history.append_line(str(tmp_path), {"step": 11})
     assert json.loads(path.read_text().splitlines()[-1]) == {"step": 11}
     history.cut_lines(str(tmp_path / "missing"), 10)
+
+
+@pytest.mark.latest
+def test_events_after_a_step_and_a_torn_one_are_cut(tmp_path):
+    directory = str(tmp_path / "train")
+    for at in (5, 10, 15):
+        events.append(directory, at, {"loss": at / 10, "rate": 1e-3})
+    (path,) = (tmp_path / "train").iterdir()
+    with path.open("ab") as f:
+        f.write(b"torn")
+    events.cut(directory, 10)
+    events.append(directory, 11, {"loss": 1.1})
+    read = events.read(directory)
+    assert [at for at, _ in read] == [5, 10, 11]
+    assert read[0][1] == pytest.approx({"loss": 0.5, "rate": 1e-3})
+    events.cut(str(tmp_path / "missing"), 10)
 
 
 def test_means_divide_by_examples_and_rename():
