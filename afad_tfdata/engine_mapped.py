@@ -40,7 +40,9 @@ from afad_tfdata._lazy import tf
 MAX_THREADS = 22
 # TensorFlow's EIGEN_MAX_ALIGN_BYTES.
 _ALIGNMENT = 64
-_JPEG, _RAW = schema.IMAGE_FORMATS.index("jpeg"), schema.IMAGE_FORMATS.index("raw")
+# How a record becomes a row of a batch.
+_PADDING, _RESIZED, _AT_SIZE, _OTHER = range(4)
+_LINEAR = 1  # cv2.INTER_LINEAR: OpenCV is imported only where it is needed.
 _CHECKSUM = "its bytes do not fit its checksum"
 
 # Images, ages, genders; and a mask where there is padding.
@@ -161,7 +163,7 @@ class Reader:
         index = source.index
         self._shard = np.ascontiguousarray(index["shard"])
         self._offset = index["image_offset"].astype(np.int64)
-        self._length = index["image_length"].astype(np.int64)
+        self._end = self._offset + index["image_length"]
         self._crc = np.ascontiguousarray(index["crc32"])
         self._age = index["age"].astype(np.float32)
         self._gender = index["gender"].astype(np.int32)
@@ -172,7 +174,7 @@ class Reader:
         self._shards: list[Any] = [None] * len(source.paths)
         self._opening = threading.Lock()
         self._copies = False
-        self._fill = self._filler()
+        self._choose_ways()
         self._decoded: np.ndarray | None = None
         if cache == "decoded":
             shape = (len(index), image_size, image_size, 3)
@@ -252,27 +254,43 @@ class Reader:
             except (TypeError, ValueError):
                 pass  # One by one, to know which, or to open its shard first.
         good = wanted.copy()
-        shards, offsets = self._shard[records].tolist(), self._offset[records].tolist()
-        lengths = self._length[records].tolist()
-        fill, opened = self._fill, self._shards
-        for position, wants in enumerate(wanted.tolist()):
-            if not wants:
+        shards = self._shard[records].tolist()
+        for shard in set(shards):
+            if self._shards[shard] is None:
+                self._open(shard)
+        # Plain lists and names: what is done here is done under the interpreter lock.
+        opened, fill, decode, resize = self._shards, self._fill, *self._library
+        scratch, shape, linear = self._buffer(), (self._size, self._size), _LINEAR
+        begins, ends = self._offset[records].tolist(), self._end[records].tolist()
+        kinds = np.where(wanted, self._kind[records], _PADDING).tolist()
+        rows = zip(out, shards, begins, ends, kinds, unchecked.tolist(), strict=True)
+        for position, (row, shard, begin, end, kind, check) in enumerate(rows):
+            if kind == _PADDING:
                 continue
             try:
-                shard = shards[position]
-                data = opened[shard]
-                if data is None:
-                    data = self._open(shard)
-                begin = offsets[position]
-                view = data[begin : begin + lengths[position]]
-                if unchecked[position]:
+                view = opened[shard][begin:end]
+                if check:
                     self._check(int(records[position]), view)
-                fill(view, out[position], records[position])
+                if kind == _RESIZED:
+                    image = decode(view, "RGB", False, False, 0, 0, 1.0, scratch, True)
+                    resize(image, shape, row, 0, 0, linear)
+                elif kind == _AT_SIZE:
+                    decode(view, "RGB", False, False, 0, 0, 1.0, row, True)
+                else:
+                    fill(view, row, int(records[position]))
             except (images.ImageError, ValueError, zlib.error) as error:
                 self._bad.add(int(records[position]), errors.one_line(error))
-                out[position] = 0
+                row[:] = 0
                 good[position] = False
         return good
+
+    def _buffer(self) -> np.ndarray:
+        """Memory for a decoded image, one for each thread."""
+        try:
+            return self._scratch.buffer
+        except AttributeError:
+            self._scratch.buffer = np.empty(self._largest, np.uint8)
+            return self._scratch.buffer
 
     def _copy_rows(self, records: np.ndarray, out: np.ndarray) -> None:
         """What `_fill_all` comes to for checked pixels that are stored as wanted."""
@@ -304,38 +322,32 @@ class Reader:
                     ) from error
             return self._shards[shard]
 
-    def _filler(self) -> Callable[[Any, np.ndarray, int], None]:
-        """How the bytes of one image become a row of the batch."""
-        source, size = self._source, self._size
-        if source.pixel:
-            return self._row_filler()
+    def _choose_ways(self) -> None:
+        """Decides for each record how its bytes become a row of the batch."""
+        index, size = self._source.index, self._size
+        self._kind = np.full(len(index), _OTHER, np.int8)
+        self._largest = 0
+        self._library: tuple[Any, Any] = (None, None)
+        if self._source.pixel:
+            self._fill = self._row_filler()
+            return
         cv2 = errors.require("cv2", extra="fast", purpose="--engine=mapped")
-        decode = errors.require(
+        simplejpeg = errors.require(
             "simplejpeg", extra="fast", purpose="--engine=mapped"
-        ).decode_jpeg
-        # The pipeline has threads of its own.
-        cv2.setNumThreads(0)
-        kinds = np.ascontiguousarray(source.index["image_format"])
-        sides = source.index["height"].astype(np.int64) * source.index["width"]
-        at_size = (source.index["height"] == size) & (source.index["width"] == size)
-        largest = int(sides.max()) * 3
-        shape, linear = (size, size), cv2.INTER_LINEAR
-        scratch = self._scratch
+        )
+        cv2.setNumThreads(0)  # The pipeline has threads of its own.
+        self._library = (simplejpeg.decode_jpeg, cv2.resize)
+        height, width = index["height"], index["width"]
+        is_jpeg = index["image_format"] == schema.IMAGE_FORMATS.index("jpeg")
+        at_size = (height == size) & (width == size)
+        self._kind[is_jpeg] = _RESIZED
+        self._kind[is_jpeg & at_size] = _AT_SIZE
+        self._largest = int((height.astype(np.int64) * width).max()) * 3
 
         def fill(view: Any, out: np.ndarray, record: int) -> None:
-            if kinds[record] != _JPEG:
-                images.resize(images.decode(bytes(view)), size, out=out)
-            elif at_size[record]:
-                decode(view, "RGB", False, False, 0, 0, 1.0, out, True)
-            else:
-                try:
-                    buffer = scratch.buffer
-                except AttributeError:
-                    buffer = scratch.buffer = np.empty(largest, np.uint8)
-                image = decode(view, "RGB", False, False, 0, 0, 1.0, buffer, True)
-                cv2.resize(image, shape, out, 0, 0, linear)
+            images.resize(images.decode(bytes(view)), size, out=out)
 
-        return fill
+        self._fill = fill
 
     def _row_filler(self) -> Callable[[Any, np.ndarray, int], None]:
         source, size = self._source, self._size

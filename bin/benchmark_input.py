@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Measures how fast a data set can be fed to a model here, and what to change."""
 
-from afad_tfdata.bin import command
-
 from afad_tfdata import benchmark
+from afad_tfdata.bin import command
 
 EXAMPLE = "afad-benchmark-input --records_dir=records --analyze"
 

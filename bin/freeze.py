@@ -4,9 +4,8 @@
 NAME.pb loads in TensorFlow 1.15 and in today's; NAME.json says how to feed it.
 """
 
-from afad_tfdata.bin import command
-
 from afad_tfdata import freeze
+from afad_tfdata.bin import command
 
 EXAMPLE = """
 afad-freeze --run_dir=runs/first --output_dir=frozen

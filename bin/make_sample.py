@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Draws faces procedurally and files them as AFAD is: AGE/GENDER/PHOTO-FACE.jpg."""
 
-from afad_tfdata.bin import command
-
 from afad_tfdata import sample
+from afad_tfdata.bin import command
 
 EXAMPLE = "afad-make-sample --output_dir=faces --num_images=2000"
 

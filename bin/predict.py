@@ -8,9 +8,8 @@ that of the second class (NAME.json names the classes).
 
 import sys
 
-from afad_tfdata.bin import command
-
 from afad_tfdata import prediction
+from afad_tfdata.bin import command
 
 EXAMPLE = """
 afad-predict --graph=frozen/face.pb photo.jpg faces/ 'more/*.png'

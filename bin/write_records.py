@@ -3,9 +3,8 @@
 
 import dataclasses
 
-from afad_tfdata.bin import command
-
 from afad_tfdata import records
+from afad_tfdata.bin import command
 
 EXAMPLE = """
 afad-write-records --data_dir=AFAD-Full --output_dir=records
