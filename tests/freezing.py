@@ -51,13 +51,19 @@ def calibrate(model, inputs):
     Random layers one upon another magnify rounding more than trained ones do: the last
     ones are made smaller, so that outputs differ by image and yet are well determined.
     """
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
+    normalizations = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    for layer in normalizations:
+        layer.momentum = 0.0
     model(inputs, training=True)
     for variable in model.weights:
+        if not normalizations and len(variable.shape) == 4:
+            variable.assign(variable * 2**0.5)  # Else signals fade: He against Glorot.
         if len(variable.shape) == 2 and variable.shape[-1] == 1:
-            variable.assign(variable * 0.1)
+            variable.assign(variable * 0.05)
 
 
 def noise(batch, size=SIZE):
