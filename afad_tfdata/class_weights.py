@@ -83,8 +83,8 @@ def parse_ages(
         beta = -1.0
     if kind != "effective" or not 0 <= beta < 1:
         raise errors.UsageError(
-            "--age_class_weight takes none, effective or effective:BETA with BETA from 0"
-            f" to below 1; got {text!r}"
+            "--age_class_weight takes none, effective or effective:BETA with BETA from"
+            f" 0 to below 1; got {text!r}"
         )
     counts = [0] * (max_age - min_age + 1)
     for by_age in manifest.split("train").counts.values():

@@ -1,4 +1,4 @@
-"""Lines of a batch log: periodic, with rate and time left, and never silent at the end."""
+"""Lines of a batch log: periodic, with rate and time left, and one at the end."""
 
 from __future__ import annotations
 
