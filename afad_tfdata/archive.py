@@ -220,7 +220,7 @@ def _members(
                 pass
         while stream.read(1 << 20):
             pass
-    except (lzma.LZMAError, EOFError, tarfile.TarError, zlib.error) as error:
+    except (lzma.LZMAError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
         raise errors.DataError(
             f"the archive {parts[0]} with its {len(parts)} part(s) cannot be read to"
             f" its end ({errors.one_line(error)}): a part is missing or damaged,"

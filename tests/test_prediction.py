@@ -188,7 +188,7 @@ def test_single_tasks_have_their_columns_only(tmp_path, sample_tree):
     assert list(row) == ["image", "gender", "probability"]
 
 
-def test_names_of_images(tmp_path, monkeypatch):
+def test_names_of_images(tmp_path):
     for name in ("b/2.JPG", "b/1.png", "a.jpeg", ".hidden.jpg", "b/.x/3.jpg", "n.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -202,6 +202,68 @@ def test_names_of_images(tmp_path, monkeypatch):
     assert prediction.expand([folder + "/b/*.png"]) == below("b/1.png")
     everything = below("a.jpeg", "b/1.png", "b/2.JPG", "n.txt")
     assert prediction.expand([folder + "/*"]) == everything
+    # What is named is taken, there or not, whatever its name.
+    assert prediction.expand(["x.txt", "y.jpg"]) == ["x.txt", "y.jpg"]
+    lines = ["one.jpg\n", "\n", "two.jpg"]
+    assert prediction.expand(["-"], lines) == ["one.jpg", "two.jpg"]
+    (tmp_path / "odd[1].jpg").touch()
+    assert prediction.expand(below("odd[1].jpg")) == below("odd[1].jpg")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [([], "no image is named"), (["*.none"], "no file matches"), (["."], "hold no")],
+)
+def test_names_that_name_nothing(paths, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UsageError, match=message):
+        prediction.expand(paths)
+
+
+def test_graphs_that_cannot_be_used(frozen, sample_tree, tmp_path):
+    names = prediction.expand([sample_tree])[:1]
+    with pytest.raises(errors.UsageError, match="is not there"):
+        predict(str(tmp_path), names)
+    lonely = tmp_path / "face.pb"
+    lonely.write_bytes(files.read_bytes(os.path.join(frozen, "face.pb")))
+    with pytest.raises(errors.UsageError, match="description"):
+        predict(str(tmp_path), names)
+    about = json.loads(files.read_bytes(os.path.join(frozen, "face.json")))
+    files.write_json(str(tmp_path / "face.json"), {**about, "mean": None})
+    with pytest.raises(errors.UsageError, match="no mean"):
+        predict(str(tmp_path), names)
+    about["fetches"][0]["name"] = "other/name"
+    files.write_json(str(tmp_path / "face.json"), about)
+    with pytest.raises(errors.UsageError, match="no node 'other/name'"):
+        predict(str(tmp_path), names)
+    lonely.write_bytes(b"\x00not a graph")
+    about["graph"]["sha256"] = files.sha256(str(lonely))
+    files.write_json(str(tmp_path / "face.json"), about)
+    with pytest.raises(errors.UsageError, match="no frozen graph"):
+        predict(str(tmp_path), names)
+    lonely.write_bytes(b"changed")
+    with pytest.raises(errors.DataError, match="SHA-256 differs"):
+        predict(str(tmp_path), names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"graph": ""}, "--graph"),
+        ({"output_format": "xml"}, "--output_format"),
+        ({"batch_size": 0}, "--batch_size"),
+        ({"threads": -1}, "--threads"),
+        ({"device": "tpu"}, "--device"),
+    ],
+)
+def test_flags_are_checked(changes, flag):
+    with pytest.raises(errors.UsageError, match=flag):
+        prediction.PredictConfig(**{"graph": "x.pb", **changes})
+
+
+def test_the_mean_of_a_foreign_model(tmp_path):
+    source = model_source.from_model(freezing.dense((20, 20, 3)))
+    assert frozen_files.facts_of(source).mean is None
     files.write_json(
         str(tmp_path / "mean.json"), dict(zip("RGB", freezing.MEAN, strict=True))
     )

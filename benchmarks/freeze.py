@@ -1,0 +1,105 @@
+"""Time of a batch: the frozen graph beside the model's own predict, on the CPU.
+
+Both run in one process and take turns within each round, since rates drift on a shared
+machine: only ratios of one run mean anything.  The graph runs in a session, as
+`predict` runs it; the model through ``predict_on_batch`` (without the data set layer
+that ``predict`` puts before it) and ``predict``.
+
+    python benchmarks/freeze.py [--backbones=VGG19,small_cnn] [--rounds=5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BATCHES = (1, 8, 64)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def compare(
+    calls: dict[str, Callable[[], Any]], rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of each, and the median over rounds of its ratio to the first."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():  # Builds and warms what there is to be built.
+        call()
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(min(seconds(call) for _ in range(3)))
+    first = next(iter(times.values()))
+    return {
+        name: (
+            1000 * statistics.median(values),
+            statistics.median(v / f for v, f in zip(values, first, strict=True)),
+        )
+        for name, values in times.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--backbones", default="VGG19,ResNet50,EfficientNetB0,MobileNetV2,small_cnn"
+    )
+    parser.add_argument("--image_size", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=5)
+    flags = parser.parse_args()
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    from afad_tfdata import files, freeze, freeze_config, graphdef, model_source, models
+    from afad_tfdata import runner as runner_module
+    from afad_tfdata._lazy import tf
+
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{datetime.date.today()}, {platform.machine()}, {cores} cores, TensorFlow"
+        f" {tf.__version__}, {flags.image_size} px; ms a batch, and times the graph's"
+    )
+    print(f"{'backbone':16}{'batch':>6}{'graph':>10}{'on_batch':>18}{'predict':>18}")
+    size = flags.image_size
+    for backbone in flags.backbones.split(","):
+        config = models.ModelConfig(backbone=backbone, weights="none", image_size=size)
+        source = model_source.from_model(models.build_model(config))
+        nodes = dict(freeze_config.DEFAULT_NODES)
+        with tempfile.NamedTemporaryFile(suffix=".pb") as f:
+            graph = freeze.build_graph(source, nodes)
+            files.write_atomic(f.name, graphdef.serialized(graph))
+            frozen = runner_module.Runner(f.name, "root_input", nodes)
+        for batch in BATCHES:
+            x = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 3))
+            x = x.astype(np.float32)
+            found = compare(
+                {
+                    "graph": lambda x=x: frozen.run(x),
+                    "on_batch": lambda x=x: source.owner.predict_on_batch(x),
+                    "predict": lambda x=x: source.owner.predict(
+                        x, batch_size=len(x), verbose=0
+                    ),
+                },
+                flags.rounds,
+            )
+            cells = [f"{backbone:16}{batch:6d}{found['graph'][0]:10.2f}"]
+            for name in ("on_batch", "predict"):
+                cells.append(f"{found[name][0]:10.2f} {found[name][1]:6.2f}x")
+            print("".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
