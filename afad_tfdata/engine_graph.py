@@ -229,7 +229,7 @@ class Engine:
         )
 
     def _inflated_rows(self) -> Any:
-        """The same for compressed HDF5, by tensorflow-io; it cannot take a tensor."""
+        """The same for compressed HDF5, by tensorflow-io, in the files' order."""
         import tensorflow_io as tfio
 
         pixels = None
@@ -248,9 +248,13 @@ class Engine:
         window = min(self._config.shuffle_window, count)
         first_epoch, passed_over = divmod(start, count)
 
+        inflated = None if self._source.contiguous else self._inflated_rows()
+
         def epoch_rows(epoch: Any) -> Any:
             shards = order.permutation(len(table), seed, _SHARDS, epoch)
-            rows = self._rows(tf.gather(table, shards), _CYCLE_LENGTH)
+            rows = inflated
+            if rows is None:
+                rows = self._rows(tf.gather(table, shards), _CYCLE_LENGTH)
             keys = order.permutation_keys(seed, _SHARDS, epoch[tf.newaxis])[0]
             rows = rows.shuffle(
                 window,

@@ -14,6 +14,11 @@ The permutation is a block cipher over the record numbers (Simon, walked until i
 inside [0, n)), TensorFlow's ``RandomIndexShuffle``.  Its four default rounds leave
 epochs visibly alike at the size of this data set (correlations of 0.4 to 0.6); eight
 leave none that can be told from chance.
+
+That cipher's blocks have at least 16 bits, so that it walks for long where [0, n) is
+small.  Balanced sampling permutes many small groups and uses a shuffle that needs no
+walking: swap-or-not (Hoang, Morris, Rogaway: An Enciphering Scheme Based on a Card
+Shuffle, CRYPTO 2012).
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ import numpy as np
 from afad_tfdata._lazy import tf
 
 ROUNDS = 8
+# Of swap-or-not: enough that all permutations of four come up equally often.
+_SWAP_ROUNDS = 48
 # Increment and multipliers of SplitMix64 (Steele, Lea, Flood: Fast Splittable
 # Pseudorandom Number Generators, OOPSLA 2014; the variant of S. Vigna).
 _GAMMA = 0x9E3779B97F4A7C15
@@ -55,27 +62,34 @@ class Order:
         """Record numbers of positions in the stream.
 
         Args:
-          counters: int64 ``[n]``, 0 or more.
+          counters: int64 of any shape, 0 or more.
 
         Returns:
-          int64 ``[n]`` in ``[0, num_examples)``.
+          int64 of that shape, in ``[0, num_examples)``.
         """
         counters = tf.convert_to_tensor(counters, tf.int64)
+        flat = tf.reshape(counters, [-1])
         if self.groups:
-            return self._balanced(counters)
-        epoch, place = _divide(counters, self.num_examples)
-        return _permute(place, self.num_examples, self.seed, _RECORDS, epoch)
+            found = self._balanced(flat)
+        else:
+            epoch, place = _divide(flat, self.num_examples)
+            found = _permute(place, self.num_examples, self.seed, _RECORDS, epoch)
+        return tf.reshape(found, tf.shape(counters))
 
     def _balanced(self, counters: Any) -> Any:
         sizes = np.array([len(group) for group in self.groups], np.int64)
         starts = np.cumsum(sizes) - sizes
         round_, place = _divide(counters, len(sizes))
-        group = _permute(place, len(sizes), self.seed, _GROUPS, round_)
+        group = _swap_or_not(place, len(sizes), self.seed, _GROUPS, round_)
         size = tf.gather(sizes, group)
         # Each round visits each group once, so that the round counts its visits.
         epoch, place = _divide(round_, size)
-        member = _permute(place, size, self.seed, group + _MEMBERS, epoch)
-        return tf.gather(np.concatenate(self.groups), tf.gather(starts, group) + member)
+        member = _swap_or_not(place, size, self.seed, group + _MEMBERS, epoch)
+        # Outside of the function that is being traced: within, a long array would be
+        # written out and read in again with its graph.
+        with tf.init_scope():
+            members = tf.constant(np.concatenate(self.groups))
+        return tf.gather(members, tf.gather(starts, group) + member)
 
 
 def groups_of(labels: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -109,14 +123,19 @@ def permutation_keys(seed: int, stream: Any, epoch: Any) -> Any:
       stream: int64 ``[]`` or ``[n]``: what the permutation is for.
       epoch: int64 ``[n]``.
     """
+    first = _key(seed, stream, epoch)
+    second = _mix(first + tf.constant(_GAMMA, tf.uint64))
+    words = (first, tf.bitwise.right_shift(first, tf.constant(32, tf.uint64)), second)
+    return tf.stack([tf.cast(w & 0xFFFFFFFF, tf.uint32) for w in words], axis=-1)
+
+
+def _key(seed: int, stream: Any, epoch: Any) -> Any:
+    """uint64 ``[n]``, mixed from all of the arguments."""
     gamma = tf.constant(_GAMMA, tf.uint64)
     key = _mix(tf.constant(seed & 0xFFFFFFFFFFFFFFFF, tf.uint64) + gamma)
     stream = tf.cast(tf.convert_to_tensor(stream, tf.int64), tf.uint64)
     key = _mix(key + stream * gamma)
-    first = _mix(key + (tf.cast(epoch, tf.uint64) + 1) * gamma)
-    second = _mix(first + gamma)
-    words = (first, tf.bitwise.right_shift(first, tf.constant(32, tf.uint64)), second)
-    return tf.stack([tf.cast(w & 0xFFFFFFFF, tf.uint32) for w in words], axis=-1)
+    return _mix(key + (tf.cast(epoch, tf.uint64) + 1) * gamma)
 
 
 def _permute(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
@@ -127,6 +146,28 @@ def _permute(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
         max_index=tf.convert_to_tensor(size, tf.int64) - 1,  # Inclusive.
         rounds=ROUNDS,
     )
+
+
+def _swap_or_not(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
+    """As `_permute`, for small sizes."""
+    key = _key(seed, stream, epoch)
+    gamma = tf.constant(_GAMMA, tf.uint64)
+    size = tf.convert_to_tensor(size, tf.int64)
+
+    def swap(i: Any, place: Any) -> Any:
+        # Each round pairs the places up, and swaps a pair or not by a bit that both
+        # of its members find.
+        round_key = _mix(key + tf.cast(i, tf.uint64) * gamma)
+        half = tf.bitwise.right_shift(round_key, tf.constant(1, tf.uint64))
+        partner = (tf.cast(half, tf.int64) - place) % size
+        pair = tf.cast(tf.maximum(place, partner), tf.uint64)
+        bit = _mix(round_key + (pair + 1) * gamma) & 1
+        return i + 1, tf.where(tf.equal(bit, 1), partner, place)
+
+    start = (tf.constant(1, tf.int64), tf.convert_to_tensor(place, tf.int64))
+    return tf.while_loop(
+        lambda i, _: i <= _SWAP_ROUNDS, swap, start, parallel_iterations=1
+    )[1]
 
 
 def _divide(counters: Any, size: Any) -> tuple[Any, Any]:

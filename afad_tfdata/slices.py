@@ -63,12 +63,13 @@ class Slices:
         """Replicas of all pipelines."""
         return self.global_batch // self.per_replica
 
-    def counters(self, element: Any) -> Any:
-        """int64 ``[per_replica]``: positions in the stream of an element."""
-        step = element // self.replicas_here
-        replica = self.first_replica + element % self.replicas_here
+    def counters(self, elements: Any) -> Any:
+        """Positions in the stream: int64 ``[..., per_replica]`` of int64 ``[...]``."""
+        elements = tf.convert_to_tensor(elements, tf.int64)
+        step = elements // self.replicas_here
+        replica = self.first_replica + elements % self.replicas_here
         start = step * self.global_batch + replica * self.per_replica
-        return start + tf.range(self.per_replica, dtype=tf.int64)
+        return start[..., tf.newaxis] + tf.range(self.per_replica, dtype=tf.int64)
 
     def padded_counters(self, element: Any, num_examples: int) -> Any:
         """`counters` of a finite stream; -1 behind its end."""

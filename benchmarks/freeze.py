@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import platform
 import statistics
@@ -34,14 +35,13 @@ def seconds(call: Callable[[], Any]) -> float:
 def compare(
     calls: dict[str, Callable[[], Any]], rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of each, and the median over rounds of its ratio to the first."""
+    """Median milliseconds of each, and the median of its ratio to the first."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():  # Builds and warms what there is to be built.
-        call()
+    for call in calls.values():  # Builds what there is to be built.
         call()
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(min(seconds(call) for _ in range(3)))
+            times[name].append(min(seconds(call) for _ in range(2)))
     first = next(iter(times.values()))
     return {
         name: (
@@ -85,13 +85,13 @@ def main() -> None:
         for batch in BATCHES:
             x = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 3))
             x = x.astype(np.float32)
+            model = source.owner
+            predict = functools.partial(model.predict, x, batch_size=batch, verbose=0)
             found = compare(
                 {
-                    "graph": lambda x=x: frozen.run(x),
-                    "on_batch": lambda x=x: source.owner.predict_on_batch(x),
-                    "predict": lambda x=x: source.owner.predict(
-                        x, batch_size=len(x), verbose=0
-                    ),
+                    "graph": functools.partial(frozen.run, x),
+                    "on_batch": functools.partial(model.predict_on_batch, x),
+                    "predict": predict,
                 },
                 flags.rounds,
             )

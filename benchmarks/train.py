@@ -55,38 +55,42 @@ def main() -> None:
         way(2)  # Traces and compiles.
         way(arguments.steps)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(arguments.pairs):
         names = list(ways) if pair % 2 == 0 else list(reversed(ways))
         for name in names:
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             ways[name](arguments.steps)
             seconds[name].append((time.perf_counter() - began) / arguments.steps)
+            cpu[name].append((time.process_time() - cpu_began) / arguments.steps)
     print(
         f"{arguments.backbone}, batch {arguments.batch}, {arguments.size} px,"
         f" TensorFlow {tf.__version__}, {len(os.sched_getaffinity(0))} cores,"
         f" {len(tf.config.list_physical_devices('GPU'))} GPUs;"
         f" {arguments.pairs} rounds of {arguments.steps} steps"
     )
-    print(f"{'way':<8}{'ms/step':>9}{'steps/s':>9}{'images/s':>10}   beside bare")
+    print(
+        f"{'way':<8}{'ms/step':>9}{'steps/s':>9}{'images/s':>10}{'CPU ms':>9}"
+        "   beside bare: time, CPU time"
+    )
     for name, values in seconds.items():
         median = float(np.median(values))
-        ratios = np.array(values) / np.array(seconds["bare"])
-        low, high = interval(ratios)
         print(
             f"{name:<8}{median * 1e3:9.2f}{1 / median:9.1f}"
-            f"{arguments.batch / median:10.0f}   {np.median(ratios) - 1:+.1%}"
-            f" [{low - 1:+.1%}, {high - 1:+.1%}]"
+            f"{arguments.batch / median:10.0f}{np.median(cpu[name]) * 1e3:9.2f}"
+            f"   {beside(values, seconds['bare'])}, {beside(cpu[name], cpu['bare'])}"
         )
     share = 1 - 1 / float(np.median(np.array(seconds["loop"]) / seconds["bare"]))
     print(f"share of the loop's step that is not the model's: {share:.1%}")
 
 
-def interval(ratios: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
+def beside(values: list[float], others: list[float]) -> str:
+    """Median of the pairs' ratios with its 95 % bootstrap interval, as percentages."""
+    ratios = np.array(values) / np.array(others) - 1
     rng = np.random.default_rng(1)
     draws = rng.choice(ratios, (2000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    return f"{np.median(ratios):+.1%} [{low:+.1%}, {high:+.1%}]"
 
 
 def batches(batch: int, size: int) -> tf.data.Dataset:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -109,6 +111,83 @@ def test_images_are_those_of_the_writer(form):
             stored = stored.transpose(0, 2, 3, 1)
         assert (features["image"][:2] == stored).all()
         assert (labels["age"][:2] == ages).all()
+
+
+def test_evaluation_that_does_not_fit_gives_the_same(form, monkeypatch):
+    if form.endswith("gzip"):
+        pytest.importorskip("tensorflow_io")
+    wanted = take(input_fn.eval_input_fn(config(form, "mapped"), "train"))
+    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    found = take(input_fn.eval_input_fn(config(form, "graph"), "train"))
+    assert_same(wanted, found)
+
+
+def test_training_on_filtered_pixels_that_do_not_fit(form, monkeypatch):
+    if not form.endswith("gzip"):
+        pytest.skip("the others are below")
+    pytest.importorskip("tensorflow_io")
+    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    fields = config(form, "graph", shuffle_window=30)
+    count = input_fn.num_examples(fields, "train")
+    found = keys(take(input_fn.train_input_fn(fields), 2 * count // 16))
+    assert len(set(found[:count])) == count
+    resumed = keys(take(input_fn.train_input_fn(fields, start_step=3), 4))
+    assert resumed == found[3 * 16 : 7 * 16]
+
+
+@pytest.mark.parametrize("memory", [1000, 1 << 30])
+def test_remote_shards_are_read_by_the_graph_engine(
+    sample_records, monkeypatch, memory
+):
+    import tensorflow as tf
+
+    target = f"ram://{memory}"
+    for name in os.listdir(sample_records):
+        with open(os.path.join(sample_records, name), "rb") as f:
+            with tf.io.gfile.GFile(f"{target}/{name}", "wb") as out:
+                out.write(f.read())
+    fields = config(target, "auto")
+    source = input_fn.open_examples(fields, "train")
+    name, reason = input_fn.choose_engine(fields, source)
+    assert name == "graph" and "remote" in reason
+    with pytest.raises(errors.UsageError, match="--engine=mapped needs local files"):
+        input_fn.train_input_fn(config(target, "mapped"))
+    local = config(sample_records, "mapped")
+    monkeypatch.setattr(machine, "available_bytes", lambda: memory)
+    assert_same(
+        take(input_fn.eval_input_fn(local)), take(input_fn.eval_input_fn(fields))
+    )
+    found = take(input_fn.train_input_fn(fields, start_step=2), 4)
+    if memory > 1000:  # Held in memory, in the order of the mapped engine.
+        assert_same(take(input_fn.train_input_fn(local, start_step=2), 4), found)
+
+
+def test_a_damaged_record_is_not_passed_by_in_a_stream(sample_records, tmp_path):
+    shutil.copytree(sample_records, tmp_path / "bad")
+    source = examples.load(str(tmp_path / "bad"), "test")
+    with open(source.paths[0], "r+b") as f:
+        f.seek(int(source.index["image_offset"][1]) + 20)
+        f.write(b"\0\xff\0")
+    dataset = input_fn.eval_input_fn(config(str(tmp_path / "bad"), "graph"))
+    with pytest.raises(errors.DataError, match="inspect-records --verify names it"):
+        with input_fn.readable_errors():
+            take(dataset)
+
+
+@pytest.mark.slow
+def test_graph_engine_feeds_a_data_service(sample_records):
+    import tensorflow as tf
+
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    address = dispatcher.target.split("://")[1]
+    worker = service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
+    fields = config(sample_records, "graph", image_size=24)
+    dataset = input_fn.eval_input_fn(fields).apply(
+        service.distribute(service.ShardingPolicy.OFF, dispatcher.target)
+    )
+    assert_same(take(input_fn.eval_input_fn(fields)), take(dataset))
+    del worker
 
 
 @pytest.fixture

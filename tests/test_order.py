@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 
 import hypothesis
@@ -14,7 +15,7 @@ from afad_tfdata import errors, order, slices
 AFAD = 165_501
 PINNED_EPOCH_0 = [764, 554, 742, 921, 735, 788, 517, 682]
 PINNED_FAR = [543, 736, 952, 336, 542, 160, 709, 2]
-PINNED_BALANCED = [1, 0, 2, 5, 0, 4, 2, 3, 0, 1, 2, 3]
+PINNED_BALANCED = [0, 4, 2, 5, 3, 0, 2, 1, 1, 2, 3, 0]
 
 
 def records(stream: order.Order, start: int, stop: int) -> np.ndarray:
@@ -85,6 +86,17 @@ def test_balanced_order_draws_every_group_once_a_round():
         members = found[np.isin(found, group)][: len(group) * 20].reshape(20, -1)
         assert (np.sort(members, axis=1) == np.sort(group)).all()
     assert len({tuple(m) for m in found[labels[found] == 1].reshape(-1, 5)}) > 50
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_small_permutations_come_up_equally_often(n):
+    stream = order.Order(n, 5, tuple(np.array([i]) for i in range(n)))
+    found = records(stream, 0, n * 6000).reshape(-1, n)
+    counts = np.unique(found, axis=0, return_counts=True)[1]
+    expected = 6000 / math.factorial(n)
+    assert len(counts) == math.factorial(n)
+    # Chi-squared; 50 is beyond the 99.9 % point for 23 degrees of freedom.
+    assert ((counts - expected) ** 2 / expected).sum() < 50
 
 
 def context(pipelines: int, pipeline: int, replicas: int):

@@ -134,7 +134,11 @@ def test_time_in_which_a_step_waits_is_seen(one_replica):
         tf.numpy_function(lambda: time.sleep(0.05), [], [])
         return features, labels
 
+    # Nothing is fetched ahead, so that the whole of the sleep is waited for.
+    settings = tf.data.Options()
+    settings.experimental_optimization.inject_prefetch = False
     data = tf.data.Dataset.from_tensor_slices(arrays()).repeat().batch(BATCH)
+    data = data.with_options(settings)
     _, trainer = make_trainer(one_replica)
     trainer.run(iter(data), 0, [1e-2])
     _, waited = trainer.run(iter(data.map(slow)), 0, [1e-2] * 4)
