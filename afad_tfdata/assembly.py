@@ -12,12 +12,14 @@ from typing import Any
 from afad_tfdata import (
     augment,
     backbones,
+    checkpoints,
     class_weights,
     distribution,
     errors,
     losses,
     models,
     optimizers,
+    options,
     preprocess,
     recipe,
     run_dir,
@@ -108,7 +110,7 @@ def assemble(
         losses.LossConfig(
             task=config.task,
             age_head=config.age_head,
-            age_loss=config.age_loss,
+            age_loss=_age_loss(config),
             age_weight=config.age_weight,
             gender_weight=config.gender_weight,
             min_age=ages[0],
@@ -212,30 +214,50 @@ def initialize(parts: Parts, path: str) -> None:
 
     Args:
       parts: Of the training that begins.
-      path: ``--init_from``: a ``.keras`` file or a run directory.
+      path: ``--init_from``: a ``.keras`` file, a run directory (its best model), or
+        a checkpoint in one.
 
     Raises:
       UsageError: There is no such model, or nothing of it fits.
     """
     if os.path.isdir(path):
         path = os.path.join(path, run_dir.BEST_NAME)
-    source = models.load(path)
-    values = {variable.path: variable.numpy() for variable in source.weights}
-    taken, left = 0, []
+    source = _checkpoint(path) if path.endswith(".ckpt") else models.load(path)
     with parts.strategy.scope():
-        for variable in parts.model.weights:
-            value = values.get(variable.path)
-            if value is not None and value.shape == tuple(variable.shape):
-                variable.assign(value)
-                taken += 1
-            else:
-                left.append(variable.path)
+        taken, left = models.transfer(source, parts.model)
     if not taken:
         raise errors.UsageError(
             f"--init_from: no weight of {path} has a place in this network; name a"
             " model with the same --backbone"
         )
     _log.info("weights of %s: %d taken%s", path, taken, _left(left))
+
+
+def _checkpoint(path: str) -> Any:
+    """The network of a checkpoint, built from its run's ``config.json``."""
+    directory = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    stored = checkpoints.load(path)
+    config = run_dir.read_config(directory)
+    if not config.get("model"):
+        raise errors.UsageError(
+            f"--init_from={path}: its run trained a model of its own; name the run's"
+            f" {run_dir.BEST_NAME}"
+        )
+    model = models.build_model(
+        options.from_dict(
+            models.ModelConfig, config["model"], where=f"{directory}'s config.json"
+        ),
+        load_weights=False,
+    )
+    strategy = tf.distribute.get_strategy()
+    checkpoints.assign(strategy, {"model": model.variables}, stored.arrays, where=path)
+    return model
+
+
+def _age_loss(config: train_config.TrainConfig) -> str:
+    if config.age_loss != "auto":
+        return config.age_loss
+    return "mse" if config.task == "age_gender" else "mae"
 
 
 def _left(paths: list[str]) -> str:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from afad_tfdata import distribution, errors, optimizers, options, schema
+from afad_tfdata import (
+    distribution,
+    errors,
+    heads,
+    losses,
+    optimizers,
+    options,
+    schema,
+)
 
 STAGES = ("warmup", "tuning", "recipe")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
@@ -127,10 +135,15 @@ class TrainConfig:
         "none", "none, effective or effective:BETA: rare ages count for more."
     )
     age_head: str = options.option(
-        "regression", "How the age is read off the network; see the README's table."
+        "regression",
+        "How the age is read off the network; docs/training.md tells them apart.",
+        choices=heads.NAMES,
     )
     age_loss: str = options.option(
-        "mae", "Loss of --age_head=regression.", choices=("mae", "mse", "huber")
+        "auto",
+        "Loss of --age_head=regression; auto: mae for --task=age, and mse for"
+        " age_gender, whose weight of 500 is made for squares of years.",
+        choices=("auto", *losses.AGE_LOSSES),
     )
     age_weight: float = options.option(1.0, "Of the age loss in task age_gender.")
     gender_weight: float = options.option(

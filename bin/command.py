@@ -73,7 +73,10 @@ def run(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     name = "afad-" + os.path.basename(main.__code__.co_filename)[:-3].replace("_", "-")
     if any(a in _HELP for a in _before_dashes(sys.argv[1:])):
-        print(_help(name, config_class, about, example, arguments))
+        try:
+            print(_help(name, config_class, about, example, arguments), flush=True)
+        except BrokenPipeError:
+            _drop_output()  # As in `--help | head`.
         sys.exit(0)
     logging.basicConfig(
         level=logging.INFO,
@@ -101,8 +104,7 @@ def _run(
     except errors.AfadError as error:
         return _say(name, str(error), error.exit_status)
     except BrokenPipeError:
-        # Whoever read our output has gone; nobody is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # Whoever read it has gone; nobody is left to be told.
         return 1
     except OSError as error:
         return _say(name, errors.one_line(error), 1)
@@ -118,6 +120,11 @@ def _run(
         text = errors.one_line(str(error).partition("\n")[0])
         advice = "take a smaller batch, or train with --accumulation=2 or more"
         return _say(name, f"the device is out of memory: {text}; {advice}", 1)
+
+
+def _drop_output() -> None:
+    """Lets the flush at the end of the process go nowhere, and not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(name: str, message: str, status: int) -> int:

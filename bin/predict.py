@@ -2,8 +2,7 @@
 """Age and gender of images, by a frozen graph.
 
 IMAGE is a file, a folder, a glob, or - for names on standard input.  A bad image is one
-error line and exit status 2 at the end; the others get their results.  `probability` is
-that of the second class (NAME.json names the classes).
+error line and exit status 2 at the end.  The probability is that of the second class.
 """
 
 import sys
@@ -25,22 +24,14 @@ def main(config: prediction.PredictConfig, arguments: list[str]) -> command.Outp
 
     result = prediction.predict(config, arguments, on_error=on_error)
     bad = [{"image": path, "error": reason} for path, reason in result.bad]
-    return command.Output(
-        result.text(config.output_format),
-        {"images": result.rows, "bad": bad, "images_per_sec": result.images_per_sec},
-        2 if bad else 0,
-    )
+    value = {"images": result.rows, "bad": bad, "images_per_sec": result.images_per_sec}
+    return command.Output(result.text(config.output_format), value, 2 if bad else 0)
 
 
 def run() -> None:
     """Entry point of ``afad-predict``."""
-    command.run(
-        main,
-        prediction.PredictConfig,
-        about=__doc__,
-        example=EXAMPLE,
-        arguments="IMAGE ...",
-    )
+    texts = {"about": __doc__, "example": EXAMPLE, "arguments": "IMAGE ..."}
+    command.run(main, prediction.PredictConfig, **texts)
 
 
 if __name__ == "__main__":

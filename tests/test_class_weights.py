@@ -99,7 +99,7 @@ def test_beta_zero_weighs_all_alike():
 
 @pytest.mark.parametrize("text", ["", "balanced", "effective:1", "effective:x"])
 def test_age_weights_refuse(text):
-    with pytest.raises(errors.UsageError, match="--age_weight"):
+    with pytest.raises(errors.UsageError, match="--age_class_weight"):
         class_weights.parse_ages(text, DATA, 15, 20)
 
 

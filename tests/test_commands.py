@@ -55,7 +55,7 @@ def test_every_program_is_a_command():
     for name in programs:
         assert os.access(_BIN / f"{name}.py", os.X_OK), name
         length = len((_BIN / f"{name}.py").read_text().splitlines())
-        assert 15 <= length <= 45, (name, length)
+        assert 15 <= length <= 40, (name, length)
 
 
 @pytest.mark.parametrize("name", _commands())

@@ -103,12 +103,10 @@ def test_the_description_says_how_to_use_it(result):
 
 def test_a_graph_with_one_changed_weight_fails(result, model, tmp_path):
     graph = runner.read_graph_def(result.path)
-    # The largest weight of the last product of the age head.
     by_name = graphdef.nodes(graph)
-    product = by_name[graphdef.split(by_name["age_output/BiasAdd"].input[0])[0]]
-    node = by_name[product.input[1]]
-    value = tf.make_ndarray(node.attr["value"].tensor).copy()
-    value.flat[np.argmax(np.abs(value))] *= 1.01
+    # The age's bias, by a thousandth: every answer depends on it.
+    node = by_name[by_name["age_output/BiasAdd"].input[1]]
+    value = tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.001)
     node.CopyFrom(graphdef.constant(node.name, value))
     path = str(tmp_path / "face.pb")
     files.write_atomic(path, graphdef.serialized(graph))

@@ -30,7 +30,9 @@ def _commands(text: str) -> list[list[str]]:
     joined = text.replace("\\\n", " ")
     lines = [line.strip() for line in joined.splitlines()]
     return [
-        shlex.split(line, comments=True) for line in lines if re.match(r"afad-\w", line)
+        shlex.split(line, comments=True)
+        for line in lines
+        if re.match(r"afad-[a-z-]+( |$)", line)
     ]
 
 
