@@ -8,6 +8,7 @@ import pytest
 
 from afad_tfdata import (
     errors,
+    exports,
     files,
     freeze,
     frozen_files,
@@ -213,6 +214,23 @@ def test_dropout_and_augmentation_are_gone(tmp_path):
     assert freezing.compared(path, source, nodes).failure(1.0) is None
     found = {n.op for n in runner.read_graph_def(path).node}
     assert not [op for op in found if "Random" in op or "Select" in op]
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "tflite", "onnx"])
+def test_other_forms_equal_the_model(kind, model, tmp_path):
+    if kind == "onnx":
+        pytest.importorskip("tf2onnx", exc_type=ImportError)
+        pytest.importorskip("onnxruntime", exc_type=ImportError)
+    source = model_source.from_model(model)
+    graph = freeze.build_graph(source, freezing.NODES)
+    path = str(tmp_path / ("saved" if kind == "saved_model" else f"face.{kind}"))
+    write = getattr(exports, kind)
+    write(graph, path, feed="root_input", fetches=freezing.NODES)
+    names = exports.names(kind, "root_input", freezing.NODES)
+    faces = verification_images.choose("", freezing.SIZE)
+    cases = verification_images.cases(source, faces, freezing.MEAN)
+    job = verification.Job(path, *names, cases)
+    assert verification.check([job], fresh=False)[0].failure(1.0) is None
 
 
 def test_an_unknown_operation_is_named_with_its_layer(tmp_path):

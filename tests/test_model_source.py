@@ -1,7 +1,9 @@
 """Models to be frozen: every kind of file, which output is what, what is refused."""
 
 import dataclasses
+import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -64,6 +66,28 @@ def test_h5_files_of_keras_2(policy, tmp_path):
         source.call(x).values(), model(x, training=False), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_h5_files_as_keras_2_3_wrote_them(tmp_path):
+    """Before Keras was a part of TensorFlow: other words for the same."""
+    tf_keras = pytest.importorskip("tf_keras")
+    model = keras2_model(tf_keras)
+    path = str(tmp_path / "old.h5")
+    model.save(path, save_format="h5")
+    with h5py.File(path, "r+") as f:
+        text = f.attrs["model_config"]
+        text = text.decode() if isinstance(text, bytes) else text
+        config = json.loads(text)
+        config["class_name"] = "Model"
+        for layer in config["config"]["layers"]:
+            for word in ("module", "registered_name", "build_config"):
+                layer.pop(word, None)
+        f.attrs["model_config"] = json.dumps(config).encode()
+        f.attrs["keras_version"] = b"2.3.1"
+    x = freezing.noise(2)
+    found = model_source.open_source(path).call(x)
+    for value, expected in zip(found.values(), model(x, training=False), strict=True):
+        np.testing.assert_array_equal(value, expected)
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
