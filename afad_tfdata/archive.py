@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from afad_tfdata import errors, files, plan, source
+from afad_tfdata import errors, files, images, plan, source
 
 _PART = re.compile(r"(.+\.tar\.xz)([a-z]{2})")
 _WHOLE = re.compile(r".+\.(tar|tar\.xz|txz|tar\.gz|tgz)")
@@ -56,6 +56,11 @@ def find_parts(directory: str) -> list[str]:
             " the one that is meant into a folder of its own"
         )
     for stem, found in parts.items():
+        if stem in found and len(found) > 1:
+            raise errors.UsageError(
+                f"--data_dir={directory} holds {stem} and parts of it: put one of the"
+                " two into a folder of its own"
+            )
         wanted = [f"{stem}{suffix}" for suffix in _suffixes(len(found))]
         if found != [stem] and found != wanted:
             missing = next(name for name in wanted if name not in found)
@@ -136,10 +141,14 @@ def spool(
     held = 0
     for member, content in _members(listing.parts):
         name = member.name.removeprefix("./").removeprefix(listing.prefix)
-        place = shards.pop(os.fsencode(name), None)
-        if place is None or not member.isfile():
+        # A link of the same name is not the file that was listed.
+        place = shards.pop(os.fsencode(name), None) if member.isfile() else None
+        if place is None:
             continue
         number, row = place
+        if member.size > work_plan.config["max_file_bytes"]:
+            tables[number][row] = -1, member.size  # Not read: it may fill the memory.
+            continue
         data = content()
         tables[number][row] = ends[number], len(data)
         ends[number] += len(data)
@@ -157,22 +166,35 @@ def spool(
 
 
 def reader(
-    directory: str, task: plan.ShardTask
-) -> Callable[[int, bytes], bytes] | None:
-    """Reads images of a shard from its spool; None where it has none.
+    directory: str, task: plan.ShardTask, max_file_bytes: int
+) -> Callable[[int, bytes], bytes]:
+    """Reads images of a shard from its spool.
 
     Returns:
-      A function from a row of the plan and its key to the file's bytes.
+      A function from a row of the plan and its key to the file's bytes; it raises
+      `images.ImageError` for one that was too large to be spooled.
+
+    Raises:
+      UsageError: There is no spool.
     """
     path = _spool_path(directory, task)
-    if not os.path.exists(f"{path}.npy"):
-        return None
-    table = np.load(f"{path}.npy")
-    content = np.memmap(path, np.uint8, "r") if table[:, 1].any() else np.zeros(0, "u1")
+    try:
+        table = np.load(f"{path}.npy")
+        empty = not (table[:, 0] >= 0).any() or not os.path.getsize(path)
+        content = np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise errors.UsageError(
+            f"the spool {path} is gone or damaged ({errors.one_line(error)}): is"
+            " another process at the same shards? Run the same command again"
+        ) from error
 
     def read(row: int, key: bytes) -> bytes:
         del key
         start, length = table[row - task.first].tolist()
+        if start < 0:
+            raise images.ImageError(
+                f"{length} bytes; --max_file_bytes is {max_file_bytes}"
+            )
         return content[start : start + length].tobytes()
 
     return read
@@ -206,7 +228,7 @@ def _members(
     stream = _Parts(parts, digest)
     try:
         with _decompressed(parts[0], stream) as plain:
-            with tarfile.open(fileobj=plain, mode="r|") as tar:
+            with tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictInfo) as tar:
                 for member in tar:
                     if member.isdir():
                         continue
@@ -228,6 +250,19 @@ def _members(
         ) from error
     finally:
         stream.close()
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Headers of which a bad one is an error, and not the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # Two empty blocks: the end as it should be.
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a damaged header: {error}") from error
 
 
 def _decompressed(name: str, stream: _Parts) -> Any:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from typing import Any
 
 from afad_tfdata import errors
@@ -79,7 +80,7 @@ def read_bytes(path: str) -> bytes:
         return f.read()
 
 
-def write_atomic(path: str, content: bytes | str) -> None:
+def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part.
 
     The content goes to a temporary name in the same directory, is flushed to the disk,
@@ -88,6 +89,8 @@ def write_atomic(path: str, content: bytes | str) -> None:
     Args:
       path: Where to.
       content: Bytes, or text that is encoded as UTF-8.
+      durable: Whether to wait for the disk; not needed for what is checked by its
+        digest before it is used.
 
     Raises:
       UsageError: The disk is full or the directory cannot be written; nothing is left.
@@ -107,24 +110,31 @@ def write_atomic(path: str, content: bytes | str) -> None:
     try:
         with open(temporary, "wb") as f:
             f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+            if durable:
+                f.flush()
+                os.fsync(f.fileno())
         os.replace(temporary, path)
-        fsync_dir(os.path.dirname(path) or ".")
+        if durable:
+            fsync_dir(os.path.dirname(path) or ".")
     except OSError as error:
         remove_if_there(temporary)
         raise write_error(path, error) from error
 
 
-def write_error(path: str, error: OSError) -> errors.UsageError:
-    """The one-line form of a failed write, with what to do about it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
+    """The one-line form of a failed write, with what to do about it.
+
+    A ``RuntimeError`` is h5py's, which has the number of the error in its text.
+    """
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"errno = (\d+)", str(error))):
+        number = int(found.group(1))
+    reason = os.strerror(number) if number else errors.one_line(error)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         advice = "free space there, then run the same command: it continues"
     else:
         advice = "check that the directory exists and can be written"
-    return errors.UsageError(
-        f"cannot write {path}: {error.strerror or errors.one_line(error)}; {advice}"
-    )
+    return errors.UsageError(f"cannot write {path}: {reason}; {advice}")
 
 
 def fsync_dir(directory: str) -> None:
@@ -151,7 +161,7 @@ def remove_if_there(path: str) -> None:
 
 def write_json(path: str, value: Any) -> None:
     """`write_atomic` of indented JSON with a final newline."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: str, *, what: str, advice: str) -> Any:

@@ -200,7 +200,9 @@ class _FastLibrary:
 
     def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
         cv2 = self._cv2
-        flags = cv2.IMREAD_UNCHANGED if header.transparency else cv2.IMREAD_COLOR
+        # As stored: `decode` turns it, the same with either library.
+        color = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_UNCHANGED if header.transparency else color
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error as error:
@@ -214,7 +216,7 @@ class _FastLibrary:
                     raise ImageError(
                         "transparent pixels: viewers show them differently"
                     )
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def resize(
@@ -352,7 +354,11 @@ def _probe_png(data: bytes) -> ImageHeader:
             transparency = color in (4, 6)
             header = ImageHeader("png", height, width, channels, bits)
         if kind == b"tRNS":
+            if header is not None and header.channels == 1 and color == 0:
+                raise ImageError("a PNG in which one gray is transparent")
             transparency = True
+        if kind == b"eXIf" and header is not None:
+            header = header._replace(orientation=_orientation(body[4:]))
         if kind == b"acTL":
             raise ImageError("animated PNG")
         if kind == b"IEND":

@@ -12,6 +12,7 @@ from afad_tfdata import files, images, schema, sharding
 
 HISTOGRAM_NAME = "age_gender.png"
 SHEET_NAME = "samples.png"
+_SHEET_SIDE = 150  # Pixels of a picture in a sheet, at most.
 
 
 def prepare() -> None:
@@ -72,6 +73,10 @@ def draw_sheet(
     from matplotlib.figure import Figure
 
     # One picture with text on it: axes for each face would take a second to lay out.
+    pictures = [
+        images.resize(p, _SHEET_SIDE, antialias=True) if len(p) > _SHEET_SIDE else p
+        for p in pictures
+    ]
     side = pictures[0].shape[0] if pictures else 1
     line = max(4, side // 6)
     rows = max(1, -(-len(pictures) // columns))

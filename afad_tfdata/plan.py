@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -77,6 +78,12 @@ class Plan:
         """The key of a row, as the file system has it."""
         start = int(self.rows["key_offset"][row])
         return self.keys[start : start + int(self.rows["key_length"][row])]
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the deciding configuration, the listing's digest included."""
+        canonical = json.dumps(self.config, sort_keys=True).encode()
+        return hashlib.sha256(canonical).digest()
 
     def entries(self, task: ShardTask) -> Iterator[tuple[int, bytes, int, int, int]]:
         """The rows of a shard: ``(row, key, place, age, gender)``."""

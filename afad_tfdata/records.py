@@ -24,8 +24,6 @@ import io
 import json
 import logging
 import os
-import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -36,14 +34,13 @@ import numpy as np
 from afad_tfdata import (
     __version__,
     archive,
-    beam_runner,
     dedupe,
     errors,
     files,
     options,
     overview,
+    payloads,
     plan,
-    progress,
     remote,
     resume,
     schema,
@@ -115,12 +112,16 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     work_dir = os.path.join(config.output_dir, resume.WORK_NAME)
     files.make_dirs(work_dir)
     with resume.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
+        # Another writer may have ended while this one waited.
+        finished = resume.finished(config.output_dir, work_plan)
+        if finished is not None:
+            return finished
         resume.keep_plan(work_plan, work_dir)
-        payloads = _write_payloads(config, listing, work_plan, work_dir, lock_fd)
-        if payloads is None:
+        found = payloads.write(config, listing, work_plan, work_dir, lock_fd)
+        if found is None:
             return None
         rejected = [*listing.rejected, *left_out]
-        manifest = _finish(config, listing, rejected, work_plan, work_dir, payloads)
+        manifest = _finish(config, listing, rejected, work_plan, work_dir, found)
         log = {
             "config": options.to_dict(config),
             "seconds": round(time.time() - started, 3),
@@ -133,7 +134,7 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
             os.path.join(config.output_dir, schema.MANIFEST_NAME),
             schema.manifest_bytes(manifest),
         )
-    shutil.rmtree(work_dir, ignore_errors=True)
+        resume.remove_work(work_dir)
     return manifest
 
 
@@ -207,6 +208,12 @@ def _scan(config: WriteConfig) -> source.Listing:
         )
     if parts := archive.find_parts(config.data_dir):
         return archive.scan(parts, codes)
+    inside = os.path.realpath(config.output_dir) + os.sep
+    if inside.startswith(os.path.realpath(config.data_dir) + os.sep):
+        raise errors.UsageError(
+            f"--output_dir={config.output_dir} lies in --data_dir, where a second run"
+            " would take it for a part of the source: name a place outside"
+        )
     return source.scan_tree(config.data_dir, codes)
 
 
@@ -241,89 +248,30 @@ def _deciding(config: WriteConfig) -> dict[str, Any]:
     return values
 
 
-def _write_payloads(
-    config: WriteConfig,
-    listing: source.Listing,
-    work_plan: plan.Plan,
-    work_dir: str,
-    lock_fd: int,
-) -> list[shard_writer.Payload] | None:
-    """Writes the payloads that are missing; all of them, or None for a range."""
-    tasks = work_plan.tasks
-    if config.shard_range:
-        first, last = map(int, config.shard_range.split(":"))
-        if not first < last <= len(tasks):
-            raise errors.UsageError(
-                f"--shard_range={config.shard_range} must lie within"
-                f" 0:{len(tasks)}, the shards of this data set"
-            )
-        tasks = tasks[first:last]
-    payloads = {t.number: shard_writer.load_payload(work_dir, t) for t in tasks}
-    missing = [task for task in tasks if payloads[task.number] is None]
-    total, waiting = (
-        sum(task.last - task.first for task in part) for part in (tasks, missing)
-    )
-    if listing.parts and missing:
-        with progress.Progress(waiting, "reading the archive") as bar:
-            archive.spool(listing, work_plan, missing, work_dir, bar.update)
-    # Plotting takes a while to import: meanwhile, if a picture will be wanted.
-    if not config.shard_range:
-        threading.Thread(target=overview.prepare, daemon=True).start()
-    if config.runner == "beam":
-        beam_runner.run(
-            listing.root, missing, work_dir, beam_options=config.beam_options
-        )
-    else:
-        with progress.Progress(total, "writing", initial=total - waiting) as bar:
-            write_pool.run(
-                listing.root,
-                work_plan,
-                missing,
-                work_dir,
-                num_workers=config.num_workers or write_pool.default_workers(),
-                lock_fd=lock_fd,
-                progress=bar.update,
-            )
-    if config.shard_range:
-        _log.info(
-            "shards %s of %d are written; when all are, run the same command without"
-            " --shard_range",
-            config.shard_range,
-            len(work_plan.tasks),
-        )
-        return None
-    for task in missing:
-        payloads[task.number] = shard_writer.load_payload(work_dir, task, check=False)
-    found = []
-    for task in tasks:
-        payload = payloads[task.number]
-        if payload is None:
-            raise errors.DataError(
-                f"the payload of {task.name} went away after it was written; run the"
-                " same command again: it is written anew"
-            )
-        found.append(payload)
-    return found
-
-
 def _finish(
     config: WriteConfig,
     listing: source.Listing,
     rejected: list[source.Rejection],
     work_plan: plan.Plan,
     work_dir: str,
-    payloads: list[shard_writer.Payload],
+    found: list[shard_writer.Payload],
 ) -> schema.Manifest:
     """Everything from the payloads to the manifest, which it returns."""
     unusable = [
         source.Rejection(os.fsdecode(work_plan.key(row)), reason)
-        for payload in payloads
+        for payload in found
         for row, reason in payload.rejected
     ]
-    keep, copies = _decide(work_plan, payloads)
+    keep, copies = _decide(work_plan, found)
     everything = sorted([*rejected, *unusable, *copies])
     _write_rejected(config.output_dir, everything)
-    _check_rejected(config, listing, len(listing.rejected) + len(unusable))
+    try:
+        _check_rejected(config, listing, len(listing.rejected) + len(unusable))
+    except errors.DataError:
+        for task, payload in zip(work_plan.tasks, found, strict=True):
+            if payload.rejected:  # They may be mended: look at them again next time.
+                shard_writer.forget_payload(work_dir, task)
+        raise
     workers = config.num_workers or write_pool.default_workers()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         parts = list(
@@ -332,7 +280,7 @@ def _finish(
                     work_dir, config.output_dir, work_plan, task, payload, kept
                 ),
                 work_plan.tasks,
-                payloads,
+                found,
                 keep,
             )
         )
@@ -351,7 +299,7 @@ def _finish(
             "antialias": config.encoding != "original",
         },
         pixel=_pixel(config),
-        mean=_mean(work_plan, payloads, keep, config.image_size),
+        mean=_mean(work_plan, found, keep, config.image_size),
         found=listing.found,
         written=written,
         rejected=len(everything),
@@ -421,7 +369,8 @@ def _check_rejected(config: WriteConfig, listing: source.Listing, bad: int) -> N
         raise errors.DataError(
             f"{bad} of {listing.found} files cannot be used, which is more than"
             f" --max_rejected={limit}; {os.path.join(config.output_dir, REJECTED_NAME)}"
-            " names each: mend them, or raise the limit and run again"
+            " names each: mend them or raise the limit, and run again (if files come or"
+            " go, remove the output directory first)"
         )
     if bad:
         _log.info("%d files cannot be used; %s names each", bad, REJECTED_NAME)

@@ -19,13 +19,13 @@ def staging_dir(output_dir: str, work_dir: str) -> str:
 
     Args:
       output_dir: Remote directory.
-      work_dir: What the user named; empty for a place under the user's cache.
+      work_dir: Where the user wants it; empty for the user's cache.
     """
-    if work_dir:
-        return work_dir
     name = hashlib.sha256(output_dir.encode()).hexdigest()[:16]
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(cache, "afad_tfdata", f"writing-{name}")
+    # A directory of its own, since it is removed when all is uploaded.
+    parent = work_dir or os.path.join(cache, "afad_tfdata")
+    return os.path.join(parent, f"writing-{name}")
 
 
 def stored(output_dir: str) -> schema.Manifest | None:

@@ -7,10 +7,9 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from afad_tfdata import errors, files, plan, schema
 
@@ -33,7 +32,7 @@ def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
                     f"{output_dir} has a manifest, but {part.name} is missing or of"
                     " another size: remove the directory and write it again"
                 )
-    shutil.rmtree(os.path.join(output_dir, WORK_NAME), ignore_errors=True)
+    remove_work(os.path.join(output_dir, WORK_NAME))
     return manifest
 
 
@@ -62,20 +61,51 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + LOCK_SECS
-    with open(os.path.join(work_dir, "lock"), "a") as f:
-        while True:
-            try:
-                fcntl.flock(f, kind | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise errors.UsageError(
-                        f"another writer is at work in {os.path.dirname(work_dir)}:"
-                        " wait for it or end it; what it has written is kept"
-                    ) from error
-                time.sleep(0.05)
-        _remove_temporary(os.path.dirname(work_dir))
-        yield f.fileno()
+    path = os.path.join(work_dir, "lock")
+    while True:
+        files.make_dirs(work_dir)
+        with open(path, "a") as f:
+            if _try_lock(f, kind) and _is_at(f, path):
+                _remove_temporary(os.path.dirname(work_dir))
+                yield f.fileno()
+                return
+        # Held by another; or by one that ended meanwhile and removed the directory.
+        if time.monotonic() > deadline:
+            raise errors.UsageError(
+                f"another writer is at work in {os.path.dirname(work_dir)}: wait for it"
+                " or end it; what it has written is kept"
+            )
+        time.sleep(0.05)
+
+
+def remove_work(work_dir: str) -> None:
+    """Removes what a finished data set no longer needs, the plan and lock last."""
+    last = ("plan.json", "lock")
+    try:
+        for name in os.listdir(work_dir):
+            if name not in last:
+                files.remove_if_there(os.path.join(work_dir, name))
+        for name in last:
+            files.remove_if_there(os.path.join(work_dir, name))
+        os.rmdir(work_dir)
+    except OSError:
+        pass  # Another process is looking at it; the next run removes the rest.
+
+
+def _try_lock(f: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(f, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(f: IO[str], path: str) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_temporary(directory: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ def select(
     Returns:
       Items that stay, sorted by key, and the others with the flag that left them out.
     """
+    if splits is not None:
+        _warn_of_unmatched(listing, splits)
     items: list[source.Item] = []
     left_out: list[source.Rejection] = []
     crowded = (
@@ -56,6 +59,19 @@ def select(
     return items, left_out
 
 
+def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> None:
+    found = {item.key for item in listing.items}
+    unmatched = [key for key in splits if key not in found]
+    if unmatched:
+        _log.warning(
+            "%d of the %d paths in --split_file name no image here, the first %s; paths"
+            " are relative to --data_dir",
+            len(unmatched),
+            len(splits),
+            unmatched[0],
+        )
+
+
 def load_split_file(path: str) -> dict[str, str]:
     """Reads a published protocol: which path belongs to which split.
 
@@ -74,7 +90,7 @@ def load_split_file(path: str) -> dict[str, str]:
             else:
                 pairs = [(row["path"], row["split"]) for row in value]
         else:
-            rows = csv.DictReader(text.splitlines())
+            rows = csv.DictReader(io.StringIO(text, newline=""))
             pairs = [(row["path"], row["split"]) for row in rows]
     except OSError as error:
         raise errors.UsageError(
@@ -85,15 +101,20 @@ def load_split_file(path: str) -> dict[str, str]:
             f"--split_file={path} must be a CSV with the columns path and split, or"
             f" JSON of the same; reading it gave {errors.one_line(repr(error))}"
         ) from error
-    splits = {}
+    splits: dict[str, str] = {}
     for key, split in pairs:
-        split = {"val": "validation", "valid": "validation"}.get(split, split)
-        if split not in sharding.SPLITS:
+        if isinstance(split, str):
+            split = {"val": "validation", "valid": "validation"}.get(split, split)
+        if not isinstance(key, str) or split not in sharding.SPLITS:
             raise errors.UsageError(
                 f"--split_file={path} puts {key} into {split!r}; wanted one of"
                 f" {', '.join(sharding.SPLITS)}"
             )
-        splits[key] = split
+        if splits.setdefault(key, split) != split:
+            raise errors.UsageError(
+                f"--split_file={path} puts {key} into {splits[key]} and into {split}:"
+                " a face can be in one split only"
+            )
     return splits
 
 

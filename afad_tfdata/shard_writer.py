@@ -59,18 +59,40 @@ def write_payload(
     """Reads a shard's images and stores them, with what is known of them.
 
     Args:
-      root: Directory of the source.
+      root: Directory of the source; empty for an archive, whose images are spooled.
       work_plan: What goes where.
       task: The shard.
       directory: Where the payload goes, under the shard's name.
       progress: Called with numbers of images done.
 
     Raises:
-      UsageError: The disk is full or cannot be written.
+      UsageError: The disk is full or cannot be written, another process is at the
+        same shard, or the spool is gone.
     """
+    path = payload_path(directory, task)
+    with locked(path):
+        if load_payload(directory, work_plan, task) is not None:
+            progress(task.last - task.first)  # Another process was here before.
+            return
+        # Removed and not emptied: its bytes may stand under a second name.
+        files.remove_if_there(path)
+        _write_locked(root, work_plan, task, directory, path, progress)
+    archive.remove_spool(directory, task)
+
+
+def _write_locked(
+    root: str,
+    work_plan: plan.Plan,
+    task: plan.ShardTask,
+    directory: str,
+    path: str,
+    progress: Callable[[int], None],
+) -> None:
     config = work_plan.config
-    path = os.path.join(directory, f"{task.name}.payload")
-    read = archive.reader(directory, task) or _tree_reader(root, config)
+    if root:
+        read = _tree_reader(root, config)
+    else:
+        read = archive.reader(directory, task, config["max_file_bytes"])
     in_train, size = task.split == "train", config["image_size"]
     # Plain lists in the loop: an item of a structured array costs microseconds.
     index: list[tuple[Any, ...]] = []
@@ -81,7 +103,7 @@ def write_payload(
     whole = hashlib.sha256()
     offset = since = 0
     try:
-        with _locked(path), open(path, "wb", buffering=1 << 20) as out:
+        with open(path, "wb", buffering=1 << 20) as out:
             for row, key, place, age, gender in work_plan.entries(task):
                 since += 1
                 if since == 64:
@@ -123,8 +145,6 @@ def write_payload(
                     else (0, 0, 0)
                 )
                 rows.append(row)
-            out.flush()
-            os.fsync(out.fileno())
     except OSError as error:
         files.remove_if_there(path)
         raise files.write_error(path, error) from error
@@ -138,16 +158,19 @@ def write_payload(
         rows=np.array(rows, np.int64),
         rejected=np.frombuffer(json.dumps(rejected).encode(), np.uint8),
         payload=np.frombuffer(whole.digest(), np.uint8),
+        plan=np.frombuffer(work_plan.digest, np.uint8),
     )
-    files.write_atomic(_known_path(directory, task), known.getvalue())
-    archive.remove_spool(directory, task)
+    # Nothing waits for the disk here: a payload that a crash tore is known by its
+    # digest.  `finish` waits, before the shard takes its name.
+    files.write_atomic(_known_path(directory, task), known.getvalue(), durable=False)
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Keeps others from writing this payload; the old one, if any, is removed.
+def locked(path: str) -> Iterator[None]:
+    """Keeps other processes from writing this file.
 
-    Removed and not emptied: its bytes may stand under a second name.
+    Raises:
+      UsageError: One is writing it.
     """
     with open(f"{path}.lock", "w") as lock:
         try:
@@ -156,20 +179,23 @@ def _locked(path: str) -> Iterator[None]:
             raise errors.UsageError(
                 f"another process is writing {path}: wait for it, or end it first"
             ) from error
-        files.remove_if_there(path)
         yield
 
 
 def load_payload(
-    directory: str, task: plan.ShardTask, *, check: bool = True
+    directory: str, work_plan: plan.Plan, task: plan.ShardTask, *, check: bool = True
 ) -> Payload | None:
-    """What `write_payload` stored; None where it did not finish or was damaged.
+    """What `write_payload` stored.
 
     Args:
       directory: Where it lies.
+      work_plan: What it was written for.
       task: The shard.
       check: Whether to read the file and compare it with its SHA-256; not needed for
         what this run wrote itself.
+
+    Returns:
+      None where nothing was finished, it is damaged, or it is of another plan.
     """
     try:
         with np.load(_known_path(directory, task)) as known:
@@ -181,14 +207,21 @@ def load_payload(
                 rejected=[tuple(x) for x in json.loads(known["rejected"].tobytes())],
                 digest=known["payload"].tobytes().hex(),
             )
+            if known["plan"].tobytes() != work_plan.digest:
+                return None
     except Exception:  # A torn archive raises whatever its first bad byte leads to.
         return None
-    path = os.path.join(directory, f"{task.name}.payload")
+    path = payload_path(directory, task)
     if not os.path.exists(path):
         return None
     if check and files.sha256(path) != payload.digest:
         return None
     return payload
+
+
+def forget_payload(directory: str, task: plan.ShardTask) -> None:
+    """Has a payload written again by the next run."""
+    files.remove_if_there(_known_path(directory, task))
 
 
 def finish(
@@ -212,36 +245,33 @@ def finish(
     Returns:
       The final index rows, and the shard as the manifest describes it.
     """
-    source = os.path.join(directory, f"{task.name}.payload")
+    source = payload_path(directory, task)
     index = payload.index[keep].copy()
     part = os.path.join(directory, f"{task.name}.part")
+    unchanged = work_plan.config["format"] != "hdf5" and bool(keep.all())
     try:
+        files.remove_if_there(part)
         if work_plan.config["format"] == "hdf5":
             _finish_hdf5(part, source, work_plan, payload, keep, index)
-        elif keep.all():
-            part = source
-        else:
+        elif not unchanged:
             _copy_records(source, part, payload.index[keep], index)
+        else:
+            # The payload stays until the manifest is there: a run that is killed
+            # between finds it again.  A second name costs nothing where the file system
+            # has links.
+            try:
+                os.link(source, part)
+            except OSError:
+                shutil.copyfile(source, part)
         with open(part, "rb") as f:
             os.fsync(f.fileno())
-    except OSError as error:
-        if part != source:
-            files.remove_if_there(part)
+        size = os.path.getsize(part)
+        digest = payload.digest if unchanged else files.sha256(part)
+        os.replace(part, os.path.join(destination, task.name))
+    except (OSError, RuntimeError) as error:  # h5py raises both for a full disk.
+        files.remove_if_there(part)
         raise files.write_error(part, error) from error
-    digest = payload.digest if part == source else files.sha256(part)
-    shard = schema.Shard(task.name, len(index), os.path.getsize(part), digest)
-    final = os.path.join(destination, task.name)
-    if part == source:
-        part = os.path.join(directory, f"{task.name}.part")
-        # The payload stays until the manifest is there: a run that is killed between
-        # finds it again.  A second name costs nothing where the file system has links.
-        try:
-            files.remove_if_there(part)
-            os.link(source, part)
-        except OSError:
-            shutil.copyfile(source, part)
-    os.replace(part, final)
-    return index, shard
+    return index, schema.Shard(task.name, len(index), size, digest)
 
 
 class _Image(NamedTuple):
@@ -310,6 +340,11 @@ def _checked(content: bytes, config: dict[str, Any]) -> _Image:
         kind, stored = "raw", pixels.tobytes()
     own = hashlib.sha256(stored).digest()
     return _Image(kind, size, size, stored, own, digest, pixels)
+
+
+def payload_path(directory: str, task: plan.ShardTask) -> str:
+    """Where a shard's payload lies."""
+    return os.path.join(directory, f"{task.name}.payload")
 
 
 def _known_path(directory: str, task: plan.ShardTask) -> str:

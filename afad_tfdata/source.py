@@ -19,7 +19,7 @@ from afad_tfdata import errors, sharding
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 _PASSED_OVER = re.compile(
-    r"(\..*|thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
+    r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
 )
 _CSV_COLUMNS = ("path", "age", "gender")
 
@@ -124,7 +124,7 @@ def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
             " AGE/GENDER/IMAGE"
         )
     listing = Listing(root, [], [], 0)
-    for entry, key in _walk(root, "", listing.rejected):
+    for entry, key in _walk(root, listing.rejected):
         try:
             size = entry.stat().st_size if entry.is_file() else None
         except OSError:
@@ -146,7 +146,7 @@ def file_entry(
       gender_codes: From `parse_gender_codes`.
       num_bytes: Size of the file; None where there is none behind the name.
     """
-    if _is_passed_over(key.rpartition("/")[2]):
+    if _is_passed_over(key):
         listing.passed_over += 1
         return
     item = _tree_item(key, gender_codes, num_bytes)
@@ -192,28 +192,36 @@ def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
     return Listing(root, sorted(items.values()), sorted(rejected), 0)
 
 
-def _walk(
-    root: str, below: str, rejected: list[Rejection]
-) -> Iterator[tuple[os.DirEntry, str]]:
-    """Every file with its key."""
-    try:
-        entries = list(os.scandir(os.path.join(root, below)))
-    except OSError as error:
-        if not below:
-            raise errors.UsageError(f"cannot list {root}: {error.strerror}") from error
-        rejected.append(Rejection(below, f"cannot be listed: {error.strerror}"))
-        return
-    for entry in entries:
-        key = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            if not entry.name.startswith("."):
-                yield from _walk(root, key, rejected)
-        else:
-            yield entry, key
+def _walk(root: str, rejected: list[Rejection]) -> Iterator[tuple[os.DirEntry, str]]:
+    """Every file with its key; folders behind links are not entered."""
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            entries = list(os.scandir(os.path.join(root, below)))
+        except OSError as error:
+            if not below:
+                raise errors.UsageError(
+                    f"cannot list {root}: {error.strerror}"
+                ) from error
+            rejected.append(Rejection(below, f"cannot be listed: {error.strerror}"))
+            continue
+        for entry in entries:
+            key = f"{below}/{entry.name}" if below else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(key)
+            elif entry.is_symlink() and entry.is_dir():
+                reason = "a link to a folder: links are not followed"
+                rejected.append(Rejection(key, reason))
+            else:
+                yield entry, key
 
 
-def _is_passed_over(name: str) -> bool:
-    return _PASSED_OVER.match(name) is not None
+def _is_passed_over(key: str) -> bool:
+    """Whether a file is no image by its name, or lies in a hidden folder."""
+    name = key.rpartition("/")[2]
+    hidden = key.startswith(".") or "/." in key
+    return hidden or _PASSED_OVER.match(name) is not None
 
 
 def _tree_item(
@@ -263,8 +271,8 @@ def _csv_item(
 
 def _age(text: str) -> int | str:
     """The age, or why it is none."""
-    if not (text.isascii() and text.isdigit()):
-        return f"age {text!r} is not a number"
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        return f"age {text[:20]!r} is not a number"
     if int(text) > 150:
         return f"age {text} is not the age of a person"
     return int(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import logging
 import os
@@ -52,7 +53,10 @@ def run(
         for number in range(min(num_workers, len(tasks)))
     ]
     waiting = list(tasks)[::-1]
+    by_number = {task.number: task for task in tasks}
     busy = 0
+    # The disk takes shard by shard, while the next are made, and not all at the end.
+    flusher = concurrent.futures.ThreadPoolExecutor(1)
     try:
         for worker in workers:
             busy += _hand_out(worker, waiting)
@@ -71,9 +75,16 @@ def run(
                 progress(answer["images"])
             else:
                 busy += _hand_out(workers[number], waiting) - 1
+                flusher.submit(_flush, by_number[answer["shard"]], directory)
     finally:
+        flusher.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             _stop(worker)
+
+
+def _flush(task: plan.ShardTask, directory: str) -> None:
+    with open(shard_writer.payload_path(directory, task), "rb") as f:
+        os.fsync(f.fileno())
 
 
 def default_workers() -> int:

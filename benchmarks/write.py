@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import io
 import json
 import os
 import shutil
@@ -265,20 +266,29 @@ def example_loop(paths, tree, out):
 
 
 def float_packer(paths, tree, out):
+    """As the original project does it: lists of float32 images, by the thousand."""
     import h5py
     import numpy as np
     from PIL import Image
 
     def run():
         shape = (len(paths), IMAGE_SIZE, IMAGE_SIZE, 3)
+        means, images, labels, start = [], [], [], 0
         with h5py.File(os.path.join(out, "faces.h5"), "w") as f:
             data = f.create_dataset("data", shape, "float32")
-            labels = f.create_dataset("labels", (len(paths),), "int64")
+            targets = f.create_dataset("labels", (len(paths),), "int")
             for i, path in enumerate(paths):
-                image = Image.open(path).convert("RGB")
+                with open(path, "rb") as file:
+                    image = Image.open(io.BytesIO(file.read())).convert("RGB")
                 image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.NEAREST)
-                data[i] = np.asarray(image, np.float32)
-                labels[i] = int(path.split("/")[-2]) - 111
+                array = np.asarray(image, "float32")
+                means.append(array.mean(axis=(0, 1)))
+                images.append(array)
+                labels.append(int(path.split("/")[-2]) - 111)
+                if len(images) == 1000 or i + 1 == len(paths):
+                    data[start : start + len(images)] = images
+                    targets[start : start + len(images)] = labels
+                    images, labels, start = [], [], i + 1
 
     return run
 
@@ -294,7 +304,7 @@ CONTESTANTS = {
     "hdf5": ("afad_tfdata, HDF5", ours(format="hdf5")),
     "example": ("tf.train.Example loop, nothing checked", example_loop),
     "tfds": ("TFDS builder, nothing checked", tfds_builder),
-    "packer": ("Pillow + float32 HDF5, image by image", float_packer),
+    "packer": ("Pillow + float32 HDF5, by the thousand", float_packer),
 }
 
 

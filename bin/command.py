@@ -78,6 +78,8 @@ def run(
         except BrokenPipeError:
             _drop_output()  # As in `--help | head`.
         sys.exit(0)
+    if hasattr(sys.stdout, "reconfigure"):  # File names may be no valid text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(message)s",
