@@ -52,7 +52,8 @@ def run(
         _start(root, directory, number, answers, lock_fd)
         for number in range(min(num_workers, len(tasks)))
     ]
-    waiting = list(tasks)[::-1]
+    # Handed out from the end: the largest first, so that all end at about one time.
+    waiting = sorted(tasks, key=lambda task: task.last - task.first)
     by_number = {task.number: task for task in tasks}
     busy = 0
     # The disk takes shard by shard, while the next are made, and not all at the end.
