@@ -69,7 +69,7 @@ def test_write_and_read_from_the_commands(bucket, sample_tree, tmp_path):
     flags += [f"--data_dir={sample_tree}", f"--output_dir={bucket}/records"]
     result = run("write_records", *flags)
     assert result.returncode == 0, result.stderr
-    assert not (tmp_path / "work").exists()
+    assert os.listdir(tmp_path / "work") == []
     import boto3
 
     client = boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT"])
@@ -87,12 +87,11 @@ def test_write_and_read_from_the_commands(bucket, sample_tree, tmp_path):
     assert json.loads(result.stdout)["written"] == 240
 
 
-def test_wrong_names_are_one_line(bucket, sample_tree):
+def test_wrong_names_are_one_line(bucket, sample_tree, tmp_path):
     result = run("inspect_records", f"--records_dir={bucket}/nothing")
     assert_one_line(result, 1, "cannot read the manifest", "nothing")
-    result = run(
-        "write_records", f"--data_dir={sample_tree}", "--output_dir=s3://no-bucket/x"
-    )
+    flags = [f"--data_dir={sample_tree}", f"--work_dir={tmp_path}"]
+    result = run("write_records", *flags, "--output_dir=s3://no-bucket/x")
     assert result.returncode == 1
     assert "s3://no-bucket/x" in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
