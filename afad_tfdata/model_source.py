@@ -265,22 +265,14 @@ def _file_of_run(directory: str, which: str, epoch: int) -> str:
             )
         return path
     kept = os.path.join(directory, run_dir.CHECKPOINTS_NAME)
-    ends = {}
-    for step in checkpoints.steps(kept):
-        path = checkpoints.path_of(kept, step)
-        try:
-            snapshot = run_state.read(checkpoints.load(path))
-        except errors.DataError:
-            continue  # Damaged; another one may do.
-        if snapshot.ends_epoch:
-            ends[snapshot.state.epoch] = path
+    ends = run_state.epoch_ends(kept)
     if epoch not in ends:
         names = ", ".join(str(e) for e in sorted(ends)) or "none"
         raise errors.UsageError(
             f"--epoch={epoch}: the end of that epoch is not kept in {kept}; kept are:"
             f" {names}"
         )
-    return ends[epoch]
+    return checkpoints.path_of(kept, ends[epoch])
 
 
 def _run_of(path: str) -> dict[str, Any]:

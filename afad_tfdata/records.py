@@ -110,7 +110,6 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         _log.info("%s is finished already", config.output_dir)
         return finished
     work_dir = os.path.join(config.output_dir, resume.WORK_NAME)
-    files.make_dirs(work_dir)
     with resume.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
         # Another writer may have ended while this one waited.
         finished = resume.finished(config.output_dir, work_plan)

@@ -147,6 +147,23 @@ def find(
     return go_back(directory.checkpoints, epoch, asked)
 
 
+def epoch_ends(directory: str) -> dict[int, int]:
+    """Steps of the checkpoints that end an epoch, by epoch; damaged ones are left out.
+
+    Args:
+      directory: Where the checkpoints are.
+    """
+    ends = {}
+    for at in checkpoints.steps(directory):
+        try:
+            snapshot = read(checkpoints.load(checkpoints.path_of(directory, at)))
+        except errors.DataError:
+            continue  # Another one may do.
+        if snapshot.ends_epoch:
+            ends[snapshot.state.epoch] = at
+    return ends
+
+
 def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     """Makes the end of an earlier epoch the newest checkpoint.
 
@@ -159,21 +176,14 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     Raises:
       UsageError: The end of that epoch was not kept.
     """
-    ends = {}
-    for at in checkpoints.steps(directory):
-        try:
-            snapshot = read(checkpoints.load(checkpoints.path_of(directory, at)))
-        except errors.DataError:
-            continue  # Damaged; another one may do.
-        if snapshot.ends_epoch:
-            ends[snapshot.state.epoch] = snapshot
+    ends = epoch_ends(directory)
     if epoch not in ends:
         kept = ", ".join(str(e) for e in sorted(ends)) or "none"
         raise errors.UsageError(
             f"--start_epoch={epoch}: the end of that epoch is not kept in {directory};"
             f" kept are: {kept}"
         )
-    snapshot = ends[epoch]
+    snapshot = read(checkpoints.load(checkpoints.path_of(directory, ends[epoch])))
     state, there = snapshot.state, set(checkpoints.steps(directory))
     if state.best is not None and state.best["step"] not in there:
         state.best = None  # Rotated out by better ones; the next is the best.

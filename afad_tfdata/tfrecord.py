@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -257,17 +257,3 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
 def _only(fields: list[tuple[int, bytes]]) -> tuple[int, bytes]:
     (field,) = fields
     return field
-
-
-def feature_spec() -> Mapping[str, str]:
-    """Feature names and their kinds (``bytes`` or ``int64``), as TFDS and Beam ask."""
-    return {
-        schema.IMAGE_ENCODED: "bytes",
-        schema.IMAGE_FORMAT: "bytes",
-        schema.IMAGE_HEIGHT: "int64",
-        schema.IMAGE_WIDTH: "int64",
-        schema.IMAGE_FILENAME: "bytes",
-        schema.IMAGE_SHA256: "bytes",
-        schema.LABEL_AGE: "int64",
-        schema.LABEL_GENDER: "int64",
-    }

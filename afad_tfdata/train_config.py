@@ -20,8 +20,9 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = (*optimizers.SCHEDULES, "plateau")
 OPTIMIZERS = ("auto", *optimizers.NAMES)
 
-# What may differ when a run continues: none of it changes a number, apart from the
-# rounding of another machine or number of replicas.
+# What may differ when a run continues.  None of it changes a number beyond rounding
+# (another machine, number of replicas or input engine), but for --jit, under which
+# dropout draws other masks.
 FREE_FIELDS = frozenset(
     {
         "records_dir",  # The data set's checksum is compared instead.

@@ -56,7 +56,9 @@ def run(
     waiting = sorted(tasks, key=lambda task: task.last - task.first)
     by_number = {task.number: task for task in tasks}
     busy = 0
-    # The disk takes shard by shard, while the next are made, and not all at the end.
+    # The disk takes shard by shard, while the next are made, and not all at the end;
+    # not for HDF5, whose payloads never become the shard's file.
+    flushes = work_plan.config["format"] == "tfrecord"
     flusher = concurrent.futures.ThreadPoolExecutor(1)
     try:
         for worker in workers:
@@ -76,7 +78,8 @@ def run(
                 progress(answer["images"])
             else:
                 busy += _hand_out(workers[number], waiting) - 1
-                flusher.submit(_flush, by_number[answer["shard"]], directory)
+                if flushes:
+                    flusher.submit(_flush, by_number[answer["shard"]], directory)
     finally:
         flusher.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
