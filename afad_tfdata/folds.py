@@ -241,8 +241,8 @@ def _fold_of(
             " --verify names it"
         ) from error
     group = sharding.group_key(key, split_by)
-    place = sharding.salted_hash(config.seed, "fold", group)
-    return sharding.shard_of(place, config.folds)
+    places = sharding.salted_hashes(config.seed, "fold", [group])
+    return int(sharding.shards_of(places, config.folds)[0])
 
 
 def _write_split(

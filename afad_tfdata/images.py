@@ -59,6 +59,11 @@ class ImageHeader(NamedTuple):
     transparency: bool = False
 
 
+def prepare() -> None:
+    """Imports the library that decodes, before it is needed."""
+    _library()
+
+
 def probe(data: bytes) -> ImageHeader:
     """Reads an image's header without decoding it.
 
@@ -141,6 +146,29 @@ def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
     return image
 
 
+def verify(data: bytes, header: ImageHeader) -> tuple[int, int]:
+    """Decodes an image as far as shows whether it is whole.
+
+    A JPEG's scans are all read, its colours not made: that is where damage shows, and
+    saves a third of the time.
+
+    Args:
+      data: The whole file.
+      header: From `probe`.
+
+    Returns:
+      ``(height, width)``, pixels.
+
+    Raises:
+      ImageError: `decode` would raise it.
+    """
+    if header.format != "jpeg":
+        image = decode(data, header)
+    else:
+        image = _library().decode_jpeg(data, gray=True)
+    return image.shape[0], image.shape[1]
+
+
 def resize(
     image: np.ndarray,
     size: int,
@@ -190,10 +218,11 @@ class _FastLibrary:
     def __init__(self, simplejpeg: Any, cv2: Any) -> None:
         self._simplejpeg, self._cv2 = simplejpeg, cv2
 
-    def decode_jpeg(self, data: bytes) -> np.ndarray:
+    def decode_jpeg(self, data: bytes, gray: bool = False) -> np.ndarray:
+        colors = "GRAY" if gray else "RGB"
         try:
             return self._simplejpeg.decode_jpeg(
-                data, "RGB", fastdct=False, fastupsample=False, strict=True
+                data, colors, fastdct=False, fastupsample=False, strict=True
             )
         except ValueError as error:
             raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
@@ -229,17 +258,24 @@ class _FastLibrary:
         return self._cv2.resize(image, (size, size), dst=out, interpolation=method)
 
     def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
-        red, green, blue, _ = self._cv2.sumElems(image)
-        return int(red), int(green), int(blue)
+        # Channel by channel: OpenCV has vector code for one, and none for three.
+        red, green, blue = (
+            int(self._cv2.sumElems(plane)[0]) for plane in self._cv2.split(image)
+        )
+        return red, green, blue
 
 
 class _TensorFlowLibrary:
     """The same by TensorFlow's kernels, run eagerly."""
 
-    def decode_jpeg(self, data: bytes) -> np.ndarray:
+    def decode_jpeg(self, data: bytes, gray: bool = False) -> np.ndarray:
+        channels = 1 if gray else 3
         try:
             return tf.io.decode_jpeg(
-                data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True
+                data,
+                channels=channels,
+                dct_method="INTEGER_ACCURATE",
+                fancy_upscaling=True,
             ).numpy()
         except tf.errors.InvalidArgumentError as error:
             raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error

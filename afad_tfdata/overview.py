@@ -1,4 +1,8 @@
-"""Pictures of a data set: how ages spread, and what the faces look like."""
+"""Pictures of a data set: how ages spread, and what the faces look like.
+
+Drawn with Pillow and not with matplotlib, which takes longer to import and to draw than
+a small data set takes to write.
+"""
 
 from __future__ import annotations
 
@@ -12,50 +16,107 @@ from afad_tfdata import files, images, schema, sharding
 
 HISTOGRAM_NAME = "age_gender.png"
 SHEET_NAME = "samples.png"
-_SHEET_SIDE = 150  # Pixels of a picture in a sheet, at most.
-
-
-def prepare() -> None:
-    """Imports what draws, which takes most of the time that a picture takes."""
-    from matplotlib.backends import backend_agg  # noqa: F401
-    from matplotlib.figure import Figure  # noqa: F401
+# Pixels: of a face in a sheet with its caption above, and of a histogram's panels.
+_FACE, _CAPTION = 90, 14
+_PANEL = (810, 210)
+_MARGIN_LEFT, _MARGIN_TOP, _MARGIN = 60, 24, 20
+_AXIS = 24  # Below a panel: the ages.
+# zlib's fastest: photos gain little from more.
+_COMPRESSION = 1
+_COLORS = ("#1f77b4", "#ff7f0e")
+_INK, _GRID = "#222222", "#dddddd"
 
 
 def draw_histogram(path: str, manifest: schema.Manifest) -> None:
     """Faces by age, a panel for each split, the classes on top of each other."""
-    from matplotlib.backends import backend_agg
-    from matplotlib.figure import Figure
+    from PIL import Image, ImageDraw
 
     names = [n for n in sharding.SPLITS if manifest.splits[n].num_examples]
-    figure = Figure(figsize=(9, 2.4 * len(names)))
-    backend_agg.FigureCanvasAgg(figure)
-    figure.subplots_adjust(
-        left=0.08, right=0.98, hspace=0.35, top=1 - 0.13 / len(names), bottom=0.08
-    )
-    panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, name in zip(panels, names, strict=True):
+    width, height = _PANEL[0], _PANEL[1] + _AXIS
+    canvas = Image.new("RGB", (width, height * len(names)), "white")
+    draw = ImageDraw.Draw(canvas)
+    ages = {
+        int(age)
+        for name in names
+        for counts in manifest.splits[name].counts.values()
+        for age in counts
+    }
+    first, last = min(ages), max(ages)
+    for number, name in enumerate(names):
         split = manifest.splits[name]
-        ages = [int(age) for counts in split.counts.values() for age in counts]
-        first, last = min(ages), max(ages)
-        bottom = np.zeros(last - first + 1)
-        for label in manifest.class_names:
-            counts = split.counts.get(label, {})
-            height = np.array(
-                [counts.get(str(age), 0) for age in range(first, last + 1)]
-            )
-            axes.stairs(
-                bottom + height,
-                np.arange(first, last + 2) - 0.5,
-                baseline=bottom,
-                fill=True,
-                label=f"{label}: {int(height.sum()):,}",
-            )
-            bottom = bottom + height
-        axes.set(title=f"{name}: {split.num_examples:,} faces", ylabel="faces")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-    panels[-1].set_xlabel("age, years")
-    _save(figure, path)
+        by_age = np.zeros((len(manifest.class_names), last - first + 1), np.int64)
+        for label, class_name in enumerate(manifest.class_names):
+            for age, count in split.counts.get(class_name, {}).items():
+                by_age[label, int(age) - first] = count
+        _draw_panel(
+            draw,
+            (_MARGIN_LEFT, number * height + _MARGIN_TOP),
+            f"{name}: {split.num_examples:,} faces",
+            manifest.class_names,
+            by_age,
+            first,
+        )
+    _save(canvas, path)
+
+
+def _draw_panel(
+    draw: Any,
+    corner: tuple[int, int],
+    title: str,
+    class_names: Sequence[str],
+    counts: np.ndarray,
+    first: int,
+) -> None:
+    """One split: bars, scales and legend below and right of a corner.
+
+    Args:
+      draw: ``PIL.ImageDraw.ImageDraw``.
+      corner: ``(x, y)``, pixels.
+      title: Above the panel.
+      class_names: Of the labels.
+      counts: int64 ``[labels, ages]``.
+      first: The first age.
+    """
+    font, (left, top) = _font(11), corner
+    right = _PANEL[0] - _MARGIN
+    bottom = top + _PANEL[1] - _MARGIN_TOP
+    draw.text((left, top - 4), title, _INK, _font(13), anchor="lb")
+    step = _round_step(int(counts.sum(axis=0).max()) / 5)
+    scale = (bottom - top) / (counts.sum(axis=0).max() * 1.05)
+    for value in range(0, int((bottom - top) / scale) + 1, step):
+        y = bottom - value * scale
+        draw.line((left, y, right, y), _GRID)
+        draw.text((left - 6, y), f"{value:,}", _INK, font, anchor="rm")
+    wide = (right - left) / counts.shape[1]
+    for column in range(counts.shape[1]):
+        x, below = left + column * wide, 0
+        for label in range(len(class_names)):
+            above = below + int(counts[label, column])
+            if above > below:
+                box = (x, bottom - above * scale, x + wide, bottom - below * scale)
+                draw.rectangle(box, _COLORS[label])
+            below = above
+        if (first + column) % 5 == 0:
+            x += wide / 2
+            draw.line((x, bottom, x, bottom + 4), _INK)
+            draw.text((x, bottom + 6), str(first + column), _INK, font, anchor="ma")
+    draw.text((left - 6, bottom + 6), "age", _INK, font, anchor="ra")
+    draw.line((left, bottom, right, bottom), _INK)
+    for label, class_name in enumerate(class_names):
+        text = f"{class_name}: {int(counts[label].sum()):,}"
+        y = top + 10 + 16 * label
+        draw.text((right - 18, y), text, _INK, font, anchor="rm")
+        draw.rectangle((right - 12, y - 5, right - 2, y + 5), _COLORS[label])
+
+
+def _round_step(least: float) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... that is not below `least`."""
+    power = 1
+    while True:
+        for digit in (1, 2, 5):
+            if digit * power >= least:
+                return digit * power
+        power *= 10
 
 
 def draw_sheet(
@@ -66,42 +127,26 @@ def draw_sheet(
     Args:
       path: Where to; PNG.
       pictures: uint8 ``[S, S, 3]`` each.
-      captions: One for each picture.
+      captions: One for each picture; what is too long for its picture is drawn smaller.
       columns: Pictures in a row.
     """
-    from matplotlib.backends import backend_agg
-    from matplotlib.figure import Figure
+    from PIL import Image, ImageDraw
 
-    # One picture with text on it: axes for each face would take a second to lay out.
-    pictures = [
-        images.resize(p, _SHEET_SIDE, antialias=True) if len(p) > _SHEET_SIDE else p
-        for p in pictures
-    ]
-    side = pictures[0].shape[0] if pictures else 1
-    line = max(4, side // 6)
     rows = max(1, -(-len(pictures) // columns))
-    canvas = np.full((rows * (side + line), columns * side, 3), 255, np.uint8)
-    figure = Figure(figsize=(columns, rows * (side + line) / side))
-    backend_agg.FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    # A column is an inch wide, 72 points; a letter 0.6 of its size.
-    longest = max(map(len, captions), default=1)
-    font = min(7.0, 72 / (0.6 * longest))
+    size = (columns * _FACE, rows * (_FACE + _CAPTION))
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(number, columns)
-        top, left = row * (side + line) + line, column * side
-        canvas[top : top + side, left : left + side] = picture
-        axes.text(
-            left + side / 2,
-            top - line / 8,
-            caption,
-            fontsize=font,
-            ha="center",
-            va="bottom",
-        )
-    axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    _save(figure, path)
+        left, top = column * _FACE, row * (_FACE + _CAPTION) + _CAPTION
+        small = images.resize(picture, _FACE, antialias=True)
+        canvas.paste(Image.fromarray(small), (left, top))
+        font = _font(11)
+        if (length := draw.textlength(caption, font)) > _FACE - 2:
+            font = _font(max(5.0, 11 * (_FACE - 2) / length))
+        place = (left + _FACE / 2, top - 2)
+        draw.text(place, caption, _INK, font, anchor="mb")
+    _save(canvas, path)
 
 
 def sample(
@@ -162,11 +207,18 @@ def _raw_picture(content: bytes, manifest: schema.Manifest) -> np.ndarray:
     return flat.reshape(side, side, 3).astype(np.uint8)
 
 
-def _save(figure: Any, path: str) -> None:
+def _font(size: float) -> Any:
+    """The font that Pillow brings."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _save(canvas: Any, path: str) -> None:
     temporary = f"{path}.tmp-{os.getpid()}.png"
     try:
         # No date and no version inside: the same data set gives the same picture.
-        figure.savefig(temporary, dpi=90, metadata={"Software": None})
+        canvas.save(temporary, compress_level=_COMPRESSION)
         os.replace(temporary, path)
     except OSError as error:
         files.remove_if_there(temporary)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 
 from afad_tfdata import (
     archive,
     beam_runner,
     errors,
-    overview,
     plan,
     progress,
     shard_writer,
@@ -29,6 +27,7 @@ def write(
     work_plan: plan.Plan,
     work_dir: str,
     lock_fd: int,
+    workers: write_pool.Workers,
 ) -> list[shard_writer.Payload] | None:
     """Writes the payloads that are missing.
 
@@ -38,6 +37,7 @@ def write(
       work_plan: What goes where; saved in `work_dir`.
       work_dir: Where payloads lie.
       lock_fd: The writer's lock, which worker processes hold too.
+      workers: Who writes, unless the config names another runner.
 
     Returns:
       The payloads of all shards, or None if the config asks for a range of them.
@@ -49,9 +49,6 @@ def write(
     tasks = _tasks(config, work_plan)
     found = {t.number: shard_writer.load_payload(work_dir, work_plan, t) for t in tasks}
     missing = [task for task in tasks if found[task.number] is None]
-    if not config.shard_range:
-        # What draws takes a while to import: meanwhile.
-        threading.Thread(target=overview.prepare, daemon=True).start()
     with contextlib.ExitStack() as stack:
         if listing.parts and missing:
             # Held to the end: a second process would spool into the same files.
@@ -67,12 +64,11 @@ def write(
         else:
             done = _images(tasks) - _images(missing)
             with progress.Progress(_images(tasks), "writing", initial=done) as bar:
-                write_pool.run(
+                workers.run(
                     root,
                     work_plan,
                     missing,
                     work_dir,
-                    num_workers=config.num_workers or write_pool.default_workers(),
                     lock_fd=lock_fd,
                     progress=bar.update,
                 )

@@ -114,34 +114,32 @@ def make(
     Returns:
       The plan, with ``num_shards`` and ``source_sha256`` added to its configuration.
     """
-    encoded = [os.fsencode(item.key) for item in items]
+    keys, ages, genders, sizes, given = zip(*items, strict=True)
+    encoded = [os.fsencode(key) for key in keys]
     lengths = np.array([len(key) for key in encoded], np.int64)
     rows = np.zeros(len(items), _ROW_DTYPE)
     rows["key_length"] = lengths
     rows["key_offset"] = np.cumsum(lengths) - lengths
-    rows["age"] = [item.age for item in items]
-    rows["gender"] = [item.gender for item in items]
-    rows["place"] = [sharding.place_of(item.key, seed=config["seed"]) for item in items]
-    rows["split"] = _splits(items, config)
-    digest = hashlib.sha256()
-    for item, key in zip(items, encoded, strict=True):
-        listed = f" {item.age} {item.gender} {item.num_bytes} {item.split or ''}\n"
-        digest.update(key + listed.encode())
+    rows["age"], rows["gender"] = ages, genders
+    rows["place"] = sharding.places_of(keys, seed=config["seed"])
+    rows["split"] = _splits(keys, given, config)
+    listed = [
+        b"%b %d %d %d %b\n" % (key, age, gender, size, (split or "").encode())
+        for key, age, gender, size, split in zip(
+            encoded, ages, genders, sizes, given, strict=True
+        )
+    ]
     # Two keys at one place would make the order depend on the scan; keys break the tie.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
-    num_bytes = np.array([item.num_bytes for item in items], np.int64)
-    counts = _shard_counts(rows["split"], num_bytes, config, num_shards)
+    counts = _shard_counts(rows["split"], np.array(sizes, np.int64), config, num_shards)
     rows = rows[order]
     for number, split in enumerate(sharding.SPLITS):
         inside = rows["split"] == number
-        rows["shard"][inside] = [
-            sharding.shard_of(place, counts[split])
-            for place in rows["place"][inside].tolist()
-        ]
+        rows["shard"][inside] = sharding.shards_of(rows["place"][inside], counts[split])
     decided = {
         **config,
         "num_shards": counts,
-        "source_sha256": digest.hexdigest(),
+        "source_sha256": hashlib.sha256(b"".join(listed)).hexdigest(),
     }
     return Plan(rows, b"".join(encoded), decided, _tasks(rows, decided))
 
@@ -182,24 +180,25 @@ def crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
     return {photo: count for photo, count in counts.items() if count > limit}
 
 
-def _splits(items: Sequence[source.Item], config: Mapping[str, Any]) -> list[int]:
+def _splits(
+    keys: Sequence[str], given: Sequence[str | None], config: Mapping[str, Any]
+) -> np.ndarray:
     """Positions in `sharding.SPLITS`; one hash for all faces of a photo."""
-    decided: dict[str, int] = {}
-    splits = []
-    for item in items:
-        if item.split is not None:
-            splits.append(sharding.SPLITS.index(item.split))
-            continue
-        group = sharding.group_key(item.key, config["split_by"])
-        if group not in decided:
-            split = sharding.split_of(
-                group,
-                seed=config["seed"],
-                test_fraction=config["test_fraction"],
-                validation_fraction=config["validation_fraction"],
-            )
-            decided[group] = sharding.SPLITS.index(split)
-        splits.append(decided[group])
+    numbers: dict[str, int] = {}
+    group = [
+        numbers.setdefault(sharding.group_key(key, config["split_by"]), len(numbers))
+        for key in keys
+    ]
+    splits = sharding.splits_of(
+        numbers,
+        seed=config["seed"],
+        test_fraction=config["test_fraction"],
+        validation_fraction=config["validation_fraction"],
+    )[group]
+    if any(given):
+        for row, split in enumerate(given):
+            if split is not None:
+                splits[row] = sharding.SPLITS.index(split)
     return splits
 
 

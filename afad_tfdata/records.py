@@ -84,11 +84,21 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         second writer, a full disk.
       DataError: More unusable files than `WriteConfig.max_rejected`.
     """
-    started = time.time()
     if not config.output_dir:
         raise errors.UsageError(
             "--output_dir is missing: name the data set's directory"
         )
+    if files.is_remote(config.output_dir):
+        return _write_remote(config, _plan(config)[0])
+    processes = config.num_workers or write_pool.default_workers()
+    with write_pool.Workers(0 if config.runner == "beam" else processes) as workers:
+        return _write(config, workers)
+
+
+def _plan(
+    config: WriteConfig,
+) -> tuple[plan.Plan, source.Listing, list[source.Rejection]]:
+    """The plan, what it was made from, and what the flags left out."""
     listing = _scan(config)
     splits = selection.load_split_file(config.split_file) if config.split_file else None
     items, left_out = selection.select(
@@ -101,8 +111,13 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     if not items:
         raise _nothing_found(config, listing, left_out)
     work_plan = plan.make(items, _deciding(config), num_shards=config.num_shards)
-    if files.is_remote(config.output_dir):
-        return _write_remote(config, work_plan)
+    return work_plan, listing, left_out
+
+
+def _write(config: WriteConfig, workers: write_pool.Workers) -> schema.Manifest | None:
+    """`write_records` on a local disk."""
+    started = time.time()
+    work_plan, listing, left_out = _plan(config)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
     finished = resume.finished(config.output_dir, work_plan)
@@ -116,7 +131,7 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         if finished is not None:
             return finished
         resume.keep_plan(work_plan, work_dir)
-        found = payloads.write(config, listing, work_plan, work_dir, lock_fd)
+        found = payloads.write(config, listing, work_plan, work_dir, lock_fd, workers)
         if found is None:
             return None
         rejected = [*listing.rejected, *left_out]
@@ -124,7 +139,9 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         log = {
             "config": options.to_dict(config),
             "seconds": round(time.time() - started, 3),
-            "images_per_second": round(len(items) / (time.time() - started), 1),
+            "images_per_second": round(
+                len(work_plan.rows) / (time.time() - started), 1
+            ),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": {"afad_tfdata": __version__, "numpy": np.__version__},
         }

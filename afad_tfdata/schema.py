@@ -46,7 +46,7 @@ INDEX_DTYPE = np.dtype(
     [
         ("record_offset", "<u8"),  # bytes from the start of the shard file
         ("image_offset", "<u8"),  # of the encoded image or the row of pixels
-        ("place", "<u8"),  # sharding.place_of(key): ascending over the whole split
+        ("place", "<u8"),  # sharding.places_of(keys): ascending over the whole split
         ("record_length", "<u4"),  # bytes, framing included
         ("image_length", "<u4"),  # bytes; 0 where a filter hides the bytes (gzip)
         ("crc32", "<u4"),  # zlib.crc32 of those image bytes (uncompressed for gzip)

@@ -43,7 +43,7 @@ def select(
         else {}
     )
     for item in listing.items:
-        photo = sharding.photo_id(item.key)
+        photo = sharding.photo_id(item.key) if crowded else None
         if not min_age <= item.age <= max_age:
             reason = f"age {item.age} is outside of --min_age and --max_age"
         elif photo in crowded:

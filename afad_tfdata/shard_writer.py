@@ -49,6 +49,12 @@ class Payload:
     digest: str
 
 
+def prepare() -> None:
+    """Imports what `write_payload` works with."""
+    images.prepare()
+    tfrecord.masked_crc32c(b"")
+
+
 def write_payload(
     root: str,
     work_plan: plan.Plan,
@@ -110,7 +116,7 @@ def _write_locked(
                     progress(since)
                     since = 0
                 try:
-                    image = _checked(read(row, key), config)
+                    image = _checked(read(row, key), config, in_train=in_train)
                 except images.ImageError as error:
                     rejected.append((row, str(error)))
                     continue
@@ -141,7 +147,7 @@ def _write_locked(
                 # Of the image at the size, as the input pipeline will see it.
                 sums.append(
                     images.channel_sums(images.resize(image.pixels, size))
-                    if in_train
+                    if in_train and image.pixels is not None
                     else (0, 0, 0)
                 )
                 rows.append(row)
@@ -283,7 +289,7 @@ class _Image(NamedTuple):
     content: bytes  # What is stored.
     sha256: bytes  # Of that.
     source_sha256: bytes
-    pixels: np.ndarray  # Decoded; at the image size unless stored as it came.
+    pixels: np.ndarray | None  # Decoded, if asked for.
 
 
 def _tree_reader(root: str, config: dict[str, Any]) -> Callable[[int, bytes], bytes]:
@@ -317,8 +323,11 @@ def _too_large(size: int, config: dict[str, Any]) -> images.ImageError:
     )
 
 
-def _checked(content: bytes, config: dict[str, Any]) -> _Image:
-    """Checks one image; `ImageError` if it cannot be used."""
+def _checked(content: bytes, config: dict[str, Any], *, in_train: bool) -> _Image:
+    """Checks one image; `ImageError` if it cannot be used.
+
+    The pixels of training images are kept, from which the means come.
+    """
     encoding = config["image_encoding"]
     if len(content) > config["max_file_bytes"]:
         raise _too_large(len(content), config)
@@ -326,13 +335,17 @@ def _checked(content: bytes, config: dict[str, Any]) -> _Image:
     images.check(
         header, as_stored=encoding == "original", max_pixels=config["max_pixels"]
     )
-    pixels = images.decode(content, header)
     digest = hashlib.sha256(content).digest()
     if encoding == "original":
-        height, width = pixels.shape[:2]
+        if in_train:
+            pixels = images.decode(content, header)
+            height, width = pixels.shape[:2]
+        else:
+            pixels = None
+            height, width = images.verify(content, header)
         return _Image(header.format, height, width, content, digest, digest, pixels)
     size = config["image_size"]
-    pixels = images.resize(pixels, size, antialias=True)
+    pixels = images.resize(images.decode(content, header), size, antialias=True)
     if encoding == "jpeg":
         kind, stored = "jpeg", images.encode_jpeg(pixels, config["jpeg_quality"])
         pixels = images.decode(stored)  # The mean is of what readers will see.

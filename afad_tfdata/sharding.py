@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
+
+import numpy as np
 
 SPLITS = ("train", "validation", "test")
 
 _PHOTO = re.compile(r"(?:^|/)(\d+)-\d+\.[A-Za-z]+$")
-_TWO_64 = 1 << 64
+_TWO_64 = 2.0**64
 
 
 def photo_id(key: str) -> str | None:
@@ -33,46 +36,72 @@ def group_key(key: str, split_by: str) -> str:
     return key if photo is None else f"photo:{photo}"
 
 
-def salted_hash(seed: int, salt: str, key: str) -> int:
-    """A 64-bit hash of a key, independent for each seed and salt (BLAKE2b)."""
-    digest = hashlib.blake2b(
-        key.encode("utf-8", "surrogateescape"),
-        digest_size=8,
-        key=f"{salt}:{seed}".encode(),
-    )
-    return int.from_bytes(digest.digest(), "big")
-
-
-def split_of(
-    group: str, *, seed: int, test_fraction: float, validation_fraction: float
-) -> str:
-    """The split of a photo or key.
+def salted_hashes(seed: int, salt: str, keys: Iterable[str]) -> np.ndarray:
+    """64-bit hashes of keys, independent for each seed and salt (BLAKE2b).
 
     Args:
-      group: From `group_key`.
+      seed: The data set's seed.
+      salt: What the hash is for.
+      keys: As the file system has them, decoded by `os.fsdecode`.
+
+    Returns:
+      uint64 ``[n]``.
+    """
+    # The hash before any key of an image is half of the work, and done once.
+    start = hashlib.blake2b(digest_size=8, key=f"{salt}:{seed}".encode())
+    digests = bytearray()
+    for key in keys:
+        digest = start.copy()
+        digest.update(key.encode("utf-8", "surrogateescape"))
+        digests += digest.digest()
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def splits_of(
+    groups: Iterable[str],
+    *,
+    seed: int,
+    test_fraction: float,
+    validation_fraction: float,
+) -> np.ndarray:
+    """The splits of photos or keys.
+
+    Args:
+      groups: From `group_key`.
       seed: The data set's seed.
       test_fraction: Share of everything that goes to ``test``.
       validation_fraction: Share of what is left that goes to ``validation``.
 
     Returns:
-      One of `SPLITS`.
+      uint8 ``[n]``: positions in `SPLITS`.
     """
-    share = salted_hash(seed, "split", group) / _TWO_64
-    if share < test_fraction:
-        return "test"
-    if share < test_fraction + (1 - test_fraction) * validation_fraction:
-        return "validation"
-    return "train"
+    share = salted_hashes(seed, "split", groups) / _TWO_64
+    not_train = test_fraction + (1 - test_fraction) * validation_fraction
+    train, validation, test = range(3)
+    return np.where(
+        share < test_fraction, test, np.where(share < not_train, validation, train)
+    ).astype(np.uint8)
 
 
-def place_of(key: str, *, seed: int) -> int:
-    """A key's place in its split, uniform in [0, 2**64)."""
-    return salted_hash(seed, "place", key)
+def places_of(keys: Iterable[str], *, seed: int) -> np.ndarray:
+    """Places of keys in their splits: uint64 ``[n]``, uniform in [0, 2**64)."""
+    return salted_hashes(seed, "place", keys)
 
 
-def shard_of(place: int, num_shards: int) -> int:
-    """The shard that a place falls into: equal ranges of [0, 2**64), in order."""
-    return place * num_shards >> 64
+def shards_of(places: np.ndarray, num_shards: int) -> np.ndarray:
+    """The shards that places fall into: equal ranges of [0, 2**64), in order.
+
+    Args:
+      places: uint64 ``[n]``.
+      num_shards: Up to 65,535.
+
+    Returns:
+      uint64 ``[n]``: ``place * num_shards >> 64``, in halves that 64 bits hold.
+    """
+    half = np.uint64(32)
+    high, low = places >> half, places & np.uint64(0xFFFFFFFF)
+    count = np.uint64(num_shards)
+    return high * count + (low * count >> half) >> half
 
 
 def shard_name(name: str, split: str, shard: int, num_shards: int, format: str) -> str:

@@ -3,87 +3,176 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from afad_tfdata import errors, plan, shard_writer
+from afad_tfdata import errors, plan, shard_writer, write_worker
 
 _log = logging.getLogger(__name__)
 
 
-def run(
-    root: str,
-    work_plan: plan.Plan,
-    tasks: Sequence[plan.ShardTask],
-    directory: str,
-    *,
-    num_workers: int,
-    lock_fd: int,
-    progress: Callable[[int], None],
-) -> None:
-    """Writes the payloads of these shards.
+class Workers:
+    """Processes that write payloads; a context that ends them.
+
+    They start before there is anything to write, and import what they need while their
+    parent lists the source.
 
     Args:
-      root: Directory of the source.
-      work_plan: Saved in `directory` already.
-      tasks: Shards that are still to be written.
-      directory: Where payloads go.
-      num_workers: Processes; 1 works in this process.
-      lock_fd: The writer's lock. Workers hold it too, so that the next writer waits for
-        those that outlive a killed one.
-      progress: Called with numbers of images done.
-
-    Raises:
-      UsageError: A worker could not go on, or died.
+      count: Processes; with 1 or less, `run` works in this process.
     """
-    if num_workers <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            shard_writer.write_payload(root, work_plan, task, directory, progress)
-        return
-    answers: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-    workers = [
-        _start(root, directory, number, answers, lock_fd)
-        for number in range(min(num_workers, len(tasks)))
-    ]
-    # Handed out from the end: the largest first, so that all end at about one time.
-    waiting = sorted(tasks, key=lambda task: task.last - task.first)
-    by_number = {task.number: task for task in tasks}
-    busy = 0
-    # The disk takes shard by shard, while the next are made, and not all at the end;
-    # not for HDF5, whose payloads never become the shard's file.
-    flushes = work_plan.config["format"] == "tfrecord"
-    flusher = concurrent.futures.ThreadPoolExecutor(1)
-    try:
-        for worker in workers:
-            busy += _hand_out(worker, waiting)
-        while busy:
-            number, answer = answers.get()
-            if answer is None:
-                status = workers[number].wait()
-                raise errors.UsageError(
-                    f"a writer process ended with status {status} before its shard was"
-                    " done (killed, or out of memory?); run the same command: it"
-                    " continues, with fewer --num_workers it needs less memory"
-                )
-            if "error" in answer:
-                raise errors.UsageError(answer["error"])
-            if "images" in answer:
-                progress(answer["images"])
-            else:
-                busy += _hand_out(workers[number], waiting) - 1
-                if flushes:
-                    flusher.submit(_flush, by_number[answer["shard"]], directory)
-    finally:
-        flusher.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
-            _stop(worker)
+
+    def __init__(self, count: int) -> None:
+        self._answers: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(count if count > 1 else 0):
+                self._workers.append(_Worker(number, self._answers))
+        except OSError as error:
+            self._stop()
+            raise errors.UsageError(
+                f"cannot start a writer process: {error.strerror}; fewer --num_workers"
+                " need less"
+            ) from error
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def run(
+        self,
+        root: str,
+        work_plan: plan.Plan,
+        tasks: Sequence[plan.ShardTask],
+        directory: str,
+        *,
+        lock_fd: int,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Writes the payloads of these shards; once for these workers.
+
+        Args:
+          root: Directory of the source.
+          work_plan: Saved in `directory` already.
+          tasks: Shards that are still to be written.
+          directory: Where payloads go.
+          lock_fd: The writer's lock. Workers hold it too, so that the next writer waits
+            for those that outlive a killed one.
+          progress: Called with numbers of images done.
+
+        Raises:
+          UsageError: A worker could not go on, or died.
+        """
+        if not self._workers or len(tasks) <= 1:
+            for task in tasks:
+                shard_writer.write_payload(root, work_plan, task, directory, progress)
+            return
+        # Handed out from the end: the largest first, so that all end at about one time.
+        waiting = sorted(tasks, key=lambda task: task.last - task.first)
+        by_number = {task.number: task for task in tasks}
+        busy = 0
+        # The disk takes shard by shard, while the next are made, and not all at the
+        # end; not for HDF5, whose payloads never become the shard's file.
+        flushes = work_plan.config["format"] == "tfrecord"
+        flusher = concurrent.futures.ThreadPoolExecutor(1)
+        try:
+            for worker in self._workers:
+                worker.open(root, directory, lock_fd)
+                busy += worker.hand_out(waiting)
+            while busy:
+                number, answer = self._answers.get()
+                worker = self._workers[number]
+                if answer is None:
+                    raise errors.UsageError(
+                        f"a writer process ended with status {worker.wait()} before its"
+                        " shard was done (killed, or out of memory?); run the same"
+                        " command: it continues, with fewer --num_workers it needs less"
+                        " memory"
+                    )
+                if "error" in answer:
+                    raise errors.UsageError(answer["error"])
+                if "images" in answer:
+                    progress(answer["images"])
+                else:
+                    busy += worker.hand_out(waiting) - 1
+                    if flushes:
+                        flusher.submit(_flush, by_number[answer["shard"]], directory)
+        finally:
+            flusher.shutdown(wait=False, cancel_futures=True)
+            self._stop()
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []
+
+
+class _Worker:
+    """One process: a socket as its standard input, a pipe as its output."""
+
+    def __init__(self, number: int, answers: queue.Queue) -> None:
+        self._socket, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "afad_tfdata.write_worker", str(os.getpid())],
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                text=True,
+                # A signal to the terminal's group reaches the parent, which ends its
+                # workers.
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+
+        def listen() -> None:
+            output = self._process.stdout
+            if output is not None:
+                for line in output:
+                    answers.put((number, json.loads(line)))
+            answers.put((number, None))
+
+        threading.Thread(target=listen, daemon=True).start()
+
+    def open(self, root: str, directory: str, lock_fd: int) -> None:
+        """Says where to work, and shares the lock."""
+        with contextlib.suppress(BrokenPipeError):  # Its listener says that it died.
+            socket.send_fds(self._socket, [write_worker.LOCK], [lock_fd])
+            self._say(json.dumps([root, directory]))
+
+    def hand_out(self, waiting: list[plan.ShardTask]) -> int:
+        """Gives it its next shard; 1 if there was one."""
+        if not waiting:
+            return 0
+        try:
+            self._say(str(waiting[-1].number))
+        except BrokenPipeError:
+            return 1  # It died; its listener says so in a moment.
+        waiting.pop()
+        return 1
+
+    def wait(self) -> int:
+        """Its exit status, when it ends."""
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """Ends it; a shard that it is at is for the next run to write."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _say(self, line: str) -> None:
+        self._socket.sendall(f"{line}\n".encode())
 
 
 def _flush(task: plan.ShardTask, directory: str) -> None:
@@ -94,55 +183,3 @@ def _flush(task: plan.ShardTask, directory: str) -> None:
 def default_workers() -> int:
     """One for each core that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _start(
-    root: str, directory: str, number: int, answers: queue.Queue, lock_fd: int
-) -> subprocess.Popen[str]:
-    pid = str(os.getpid())
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "afad_tfdata.write_worker", root, directory, pid],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # A signal to the terminal's group reaches the parent, which ends its workers.
-        start_new_session=True,
-        pass_fds=(lock_fd,),
-    )
-
-    def listen() -> None:
-        output = worker.stdout
-        if output is not None:
-            for line in output:
-                answers.put((number, json.loads(line)))
-        answers.put((number, None))
-
-    threading.Thread(target=listen, daemon=True).start()
-    return worker
-
-
-def _hand_out(worker: subprocess.Popen[str], waiting: list[plan.ShardTask]) -> int:
-    """Gives a worker its next shard; 1 if there was one."""
-    if not waiting or worker.stdin is None:
-        return 0
-    try:
-        worker.stdin.write(f"{waiting[-1].number}\n")
-        worker.stdin.flush()
-    except BrokenPipeError:
-        return 1  # It died; its listener says so in a moment.
-    waiting.pop()
-    return 1
-
-
-def _stop(worker: subprocess.Popen[str]) -> None:
-    """Ends a worker that waits for shards at once, and a busy one by force."""
-    if worker.stdin is not None:
-        try:
-            worker.stdin.close()
-        except BrokenPipeError:
-            pass
-    try:
-        worker.wait(timeout=0.5)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()

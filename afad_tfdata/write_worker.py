@@ -1,36 +1,49 @@
-"""A writer's worker: ``python -m afad_tfdata.write_worker ROOT WORK_DIR PARENT``.
+"""A writer's worker: ``python -m afad_tfdata.write_worker PARENT``.
 
-Reads shard numbers from standard input, one a line, and answers on standard output
-with lines of JSON: ``{"images": n}`` while it works, ``{"shard": number}`` when a shard
-is done, ``{"error": text}`` when it cannot go on.  A plain process and not a fork: it
-holds numpy and the decode library only, whatever the caller has loaded.  It ends when
-its parent does: what it would write then is for the next run to write.
+Its standard input is a socket.  First comes the writer's lock, which it holds from then
+on; then a line of JSON, ``[root, work_dir]``; then shard numbers, one a line.  It
+answers on standard output with lines of JSON: ``{"images": n}`` while it works,
+``{"shard": number}`` when a shard is done, ``{"error": text}`` when it cannot go on.
+A plain process and not a fork: it holds numpy and the decode library only, whatever the
+caller has loaded.  It ends when its parent does: what it would write then is for the
+next run to write.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from typing import Any
 
 from afad_tfdata import errors, plan, shard_writer
 
+# The byte that the lock comes with.
+LOCK = b"L"
+
 
 def main(argv: list[str]) -> int:
     """Serves shards until its input ends."""
-    root, directory, parent = argv
+    parent = int(argv[0])
+    shard_writer.prepare()
+    channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    # The lock that comes here is held by being open, until this process ends.
+    if socket.recv_fds(channel, len(LOCK), 1)[0] != LOCK:
+        return 0  # There was nothing to write.
+    lines = channel.makefile()
+    root, directory = json.loads(lines.readline())
     work_plan = plan.load(directory)
 
     def say(**value: Any) -> None:
-        if os.getppid() != int(parent):
+        if os.getppid() != parent:
             os._exit(1)
         try:
             print(json.dumps(value), flush=True)
         except BrokenPipeError:
             os._exit(1)
 
-    for line in sys.stdin:
+    for line in lines:
         say(images=0)
         task = work_plan.tasks[int(line)]
         try:

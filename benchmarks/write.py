@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import io
 import json
 import os
 import shutil
@@ -184,7 +183,8 @@ def decode_limit(paths, tree, out):
                 data, "RGB", fastdct=False, fastupsample=False
             )
             small = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE))
-            cv2.sumElems(small)
+            # By channel: the fastest way that OpenCV knows.
+            [cv2.sumElems(channel) for channel in cv2.split(small)]
 
     def run():
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
@@ -266,29 +266,42 @@ def example_loop(paths, tree, out):
 
 
 def float_packer(paths, tree, out):
-    """As the original project does it: lists of float32 images, by the thousand."""
+    """As the original project does it: a float32 file for each of its random splits.
+
+    Its steps one by one: Keras loads and resizes (nearest neighbour), each image's
+    means go to lists, and a thousand images at a time from a list into the file.
+    """
+    import random
+
     import h5py
     import numpy as np
-    from PIL import Image
+    from keras.utils import img_to_array, load_img
 
-    def run():
+    def write_split(name, paths):
         shape = (len(paths), IMAGE_SIZE, IMAGE_SIZE, 3)
         means, images, labels, start = [], [], [], 0
-        with h5py.File(os.path.join(out, "faces.h5"), "w") as f:
-            data = f.create_dataset("data", shape, "float32")
-            targets = f.create_dataset("labels", (len(paths),), "int")
+        with h5py.File(os.path.join(out, f"{name}.hdf5"), "w") as f:
+            data = f.create_dataset("data", shape, dtype="float32")
+            targets = f.create_dataset("labels", (len(paths),), dtype="int")
             for i, path in enumerate(paths):
-                with open(path, "rb") as file:
-                    image = Image.open(io.BytesIO(file.read())).convert("RGB")
-                image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.NEAREST)
-                array = np.asarray(image, "float32")
-                means.append(array.mean(axis=(0, 1)))
+                image = load_img(path, target_size=shape[1:3], interpolation="nearest")
+                array = img_to_array(image)
+                if name == "training":
+                    means.append(array.mean(axis=(0, 1)))
                 images.append(array)
-                labels.append(int(path.split("/")[-2]) - 111)
+                labels.append(int(path.split("/")[-2] != "111"))
                 if len(images) == 1000 or i + 1 == len(paths):
                     data[start : start + len(images)] = images
                     targets[start : start + len(images)] = labels
                     images, labels, start = [], [], i + 1
+        return np.mean(means, axis=0) if means else None
+
+    def run():
+        mixed = random.Random(1).sample(paths, len(paths))
+        for name, share in (("test", 0.2), ("validation", 0.2), ("training", 1.0)):
+            count = int(len(mixed) * share)
+            write_split(name, mixed[:count])
+            mixed = mixed[count:]
 
     return run
 
@@ -304,7 +317,7 @@ CONTESTANTS = {
     "hdf5": ("afad_tfdata, HDF5", ours(format="hdf5")),
     "example": ("tf.train.Example loop, nothing checked", example_loop),
     "tfds": ("TFDS builder, nothing checked", tfds_builder),
-    "packer": ("Pillow + float32 HDF5, by the thousand", float_packer),
+    "packer": ("original project: Keras, float32 HDF5", float_packer),
 }
 
 

@@ -39,6 +39,47 @@ def test_both_libraries_decode_to_the_same_bits(sample_tree, monkeypatch):
         assert fast.dtype == np.uint8 and fast.shape[2] == 3
 
 
+def _verdict(look, data):
+    """The size an image is said to have, or why it cannot be used."""
+    try:
+        return look(data)
+    except images.ImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
+)
+def test_verify_refuses_what_decode_refuses(how, sample_tree):
+    """Damage of every kind: bits, bytes, holes, a missing end, bytes between."""
+    rng = np.random.default_rng(1)
+    whole = []
+    for data in _faces(sample_tree, 4):
+        out = io.BytesIO()
+        Image.open(io.BytesIO(data)).save(out, "JPEG", **how)
+        whole.append(out.getvalue())
+    refused = 0
+    for trial in range(300):
+        data = bytearray(whole[trial % len(whole)])
+        at, kind = int(rng.integers(2, len(data))), trial % 5
+        if kind == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            data[at] = 0xFF
+        elif kind == 2:
+            del data[at : at + int(rng.integers(1, 40))]
+        elif kind == 3:
+            del data[at:]
+        else:
+            data[at:at] = rng.bytes(int(rng.integers(1, 40)))
+        damaged = bytes(data)
+        decoded = _verdict(lambda d: images.decode(d).shape[:2], damaged)
+        verified = _verdict(lambda d: images.verify(d, images.probe(d)), damaged)
+        assert verified == decoded, (trial, at)
+        refused += isinstance(decoded, str)
+    assert refused > 100
+
+
 @pytest.mark.parametrize("size", [24, 150])
 def test_both_libraries_resize_within_one_level(size, sample_tree, monkeypatch):
     for data in _faces(sample_tree, 6):

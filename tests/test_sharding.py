@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 
+import numpy as np
 import pytest
 
 from afad_tfdata import sharding
@@ -37,11 +38,16 @@ def test_group_is_the_photo_or_the_key():
     )
 
 
+def _splits(keys, **options):
+    found = sharding.splits_of(keys, **options)
+    return [sharding.SPLITS[number] for number in found]
+
+
 def test_split_fractions_are_the_originals():
     """20 % of all, then 20 % of the rest: 64/16/20."""
+    keys = map(str, range(20_000))
     counts = collections.Counter(
-        sharding.split_of(str(i), seed=3, test_fraction=0.2, validation_fraction=0.2)
-        for i in range(20_000)
+        _splits(keys, seed=3, test_fraction=0.2, validation_fraction=0.2)
     )
     shares = [counts[split] / 20_000 for split in sharding.SPLITS]
     assert shares == pytest.approx([0.64, 0.16, 0.20], abs=0.012)
@@ -57,43 +63,49 @@ def test_split_fractions_are_the_originals():
     ],
 )
 def test_split_corner_fractions(test_fraction, validation_fraction, splits):
-    seen = {
-        sharding.split_of(
-            str(i),
-            seed=1,
-            test_fraction=test_fraction,
-            validation_fraction=validation_fraction,
-        )
-        for i in range(200)
-    }
-    assert seen == splits
+    seen = _splits(
+        map(str, range(200)),
+        seed=1,
+        test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
+    )
+    assert set(seen) == splits
 
 
 def test_split_and_place_are_pinned():
     """A change here moves every record of every data set: it is an API change."""
     key = "15/111/1032008506960-0.jpg"
-    assert sharding.place_of(key, seed=1) == 14506812863689936806
-    assert sharding.salted_hash(1, "split", "photo:1032008506960") == (
+    assert sharding.places_of([key], seed=1).tolist() == [14506812863689936806]
+    assert sharding.salted_hashes(1, "split", ["photo:1032008506960"]).tolist() == [
         18400082324576479275
-    )
+    ]
+
+
+def test_one_key_more_moves_no_other():
+    keys = [f"15/111/{i}-0.jpg" for i in range(100)]
+    fewer = [key for i, key in enumerate(keys) if i % 7]
+    by_key = dict(zip(keys, sharding.places_of(keys, seed=1), strict=True))
+    places = sharding.places_of(fewer, seed=1)
+    assert places.tolist() == [by_key[key] for key in fewer]
 
 
 def test_split_and_place_are_independent():
-    both = collections.Counter(
-        (
-            sharding.split_of(k, seed=1, test_fraction=0.5, validation_fraction=0),
-            sharding.shard_of(sharding.place_of(k, seed=1), 2),
-        )
-        for k in map(str, range(8000))
-    )
+    keys = list(map(str, range(8000)))
+    splits = _splits(keys, seed=1, test_fraction=0.5, validation_fraction=0)
+    shards = sharding.shards_of(sharding.places_of(keys, seed=1), 2)
+    both = collections.Counter(zip(splits, shards.tolist(), strict=True))
     assert all(1850 < count < 2150 for count in both.values()) and len(both) == 4
 
 
-def test_shards_are_ranges_of_the_places():
-    places = sorted(sharding.place_of(str(i), seed=1) for i in range(1000))
-    shards = [sharding.shard_of(place, 7) for place in places]
-    assert shards == sorted(shards) and set(shards) == set(range(7))
-    assert sharding.shard_of(2**64 - 1, 7) == 6 and sharding.shard_of(0, 7) == 0
+@pytest.mark.parametrize("num_shards", [1, 2, 7, 4096, 65_535])
+def test_shards_are_equal_ranges_of_the_places(num_shards):
+    places = np.sort(sharding.places_of(map(str, range(1000)), seed=1))
+    # The corners, and the last shard's first place with the one before it.
+    edge = -(-((num_shards - 1) << 64) // num_shards)
+    corners = [0, 2**32 - 1, 2**32, 2**64 - 1, edge, max(0, edge - 1)]
+    places = np.concatenate([places, np.array(corners, np.uint64)])
+    wanted = [int(place) * num_shards >> 64 for place in places]
+    assert sharding.shards_of(places, num_shards).tolist() == wanted
 
 
 def test_names():
@@ -110,4 +122,5 @@ def test_names():
 def test_keys_of_any_bytes_can_be_hashed():
     """File names on Linux are bytes; Python hands odd ones over as surrogates."""
     odd = b"15/111/\xff-0.jpg".decode("utf-8", "surrogateescape")
-    assert 0 <= sharding.place_of(odd, seed=1) < 2**64
+    other = odd.replace("\udcff", "\udcfe")
+    assert len(set(sharding.places_of([odd, other], seed=1).tolist())) == 2
