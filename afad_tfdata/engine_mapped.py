@@ -12,6 +12,8 @@ then takes them without a copy.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 import threading
 import zlib
@@ -190,6 +192,7 @@ class Reader:
         self._shards: list[Any] = [None] * len(source.paths)
         self._opening = threading.Lock()
         self._copies = False
+        self._stack: Callable[..., Any] | None = None
         self._choose_ways()
         self._decoded: np.ndarray | None = None
         if cache == "decoded":
@@ -312,10 +315,16 @@ class Reader:
         """What `_fill_all` comes to for checked pixels that are stored as wanted."""
         opened = self._shards
         num_bytes = self._size * self._size * 3
-        rows = out.reshape(len(out), num_bytes)
         shards, offsets = self._shard[records].tolist(), self._offset[records].tolist()
-        for row, shard, offset in zip(rows, shards, offsets, strict=True):
-            row[:] = opened[shard][offset : offset + num_bytes]
+        rows = [
+            opened[shard][offset : offset + num_bytes].reshape(1, num_bytes)
+            for shard, offset in zip(shards, offsets, strict=True)
+        ]
+        target = out.reshape(len(out), num_bytes)
+        if self._stack is None:
+            np.concatenate(rows, out=target)
+        else:
+            self._stack(rows, target)
 
     def _check(self, record: int, view: Any) -> None:
         if zlib.crc32(view) != self._crc[record]:
@@ -375,6 +384,12 @@ class Reader:
             return self._inflating_filler(row)
         if row.plain and not resizes:
             self._copies = True
+            # One call without the interpreter lock; numpy takes it again for each row,
+            # and threads then wait for one another.
+            with contextlib.suppress(ImportError):
+                import cv2
+
+                self._stack = cv2.vconcat
 
             def copy(view: Any, out: np.ndarray, record: int) -> None:
                 out.reshape(-1)[:] = view
@@ -413,7 +428,9 @@ class ArrayPool:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # Arrays that own memory, and where in it alignment begins.
         self._owners: list[np.ndarray] = []
+        self._starts: list[int] = []
         # What getrefcount says of an array that only the list refers to.
         self._owners.append(np.empty(0, np.uint8))
         self._unused = sys.getrefcount(self._owners[0])
@@ -424,7 +441,7 @@ class ArrayPool:
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
         """An uninitialised uint8 array of that shape, 64-byte aligned."""
-        num_bytes = int(np.prod(shape))
+        num_bytes = math.prod(shape)
         owners = self._owners
         with self._lock:
             for i in range(len(owners)):
@@ -432,11 +449,11 @@ class ArrayPool:
                     sys.getrefcount(owners[i]) == self._unused
                     and owners[i].size == num_bytes + _ALIGNMENT
                 ):
-                    return self._view(i, shape, num_bytes)
-            owners.append(np.empty(num_bytes + _ALIGNMENT, np.uint8))
-            return self._view(len(owners) - 1, shape, num_bytes)
-
-    def _view(self, i: int, shape: tuple[int, ...], num_bytes: int) -> np.ndarray:
-        # A view refers to the array that owns the memory, which is what is counted.
-        start = -self._owners[i].ctypes.data % _ALIGNMENT
-        return self._owners[i][start : start + num_bytes].reshape(shape)
+                    break
+            else:
+                i = len(owners)
+                owners.append(np.empty(num_bytes + _ALIGNMENT, np.uint8))
+                self._starts.append(-owners[i].ctypes.data % _ALIGNMENT)
+            # A view refers to the array that owns the memory, which is what is counted.
+            start = self._starts[i]
+            return owners[i][start : start + num_bytes].reshape(shape)
