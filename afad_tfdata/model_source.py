@@ -283,6 +283,8 @@ def _run_of(path: str) -> dict[str, Any]:
             try:
                 value = run_dir.read_config(candidate)
             except errors.DataError:
+                if os.path.isdir(os.path.join(candidate, run_dir.CHECKPOINTS_NAME)):
+                    raise
                 continue  # Another program's config.
             return {**value, "directory": candidate}
     return {}

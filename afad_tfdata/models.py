@@ -436,9 +436,14 @@ def _size(weight: Any) -> int:
 def _architecture(path: str) -> str:
     """The JSON text that describes a saved model's layers."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if "config.json" in archive.namelist():
-                return archive.read("config.json").decode()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if "config.json" in archive.namelist():
+                    return archive.read("config.json").decode()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise errors.DataError(
+                f"{path} is damaged ({errors.one_line(error)}): copy it again"
+            ) from error
         raise errors.UsageError(f"{path} is a ZIP archive but not a Keras model")
     import h5py
 
