@@ -86,7 +86,8 @@ class Fault:
         where = (
             self.file if self.record is None else f"{self.file}, record {self.record}"
         )
-        return f"{where}{f' ({self.key})' if self.key else ''}: {self.fault}"
+        named = f" ({self.key})" if self.key else ""
+        return errors.printable(f"{where}{named}: {self.fault}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -259,7 +259,9 @@ def _loader(
     divisor = np.float32(description["divisor"])
 
     def read(path: str) -> tuple[Any, np.ndarray | None]:
-        data = files.read_bytes(path)
+        data = (
+            files.read_bytes(path) if files.is_remote(path) else images.read_file(path)
+        )
         header = images.probe(data)
         images.check(header, as_stored=False)
         plain = header.orientation == 1 and header.bits == 8 and not header.transparency
@@ -374,7 +376,7 @@ def _row(
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if 0 <= value <= 1 else f"{value:.1f}"
-    return str(value)
+    return errors.printable(str(value))
 
 
 def _caption(row: dict[str, Any]) -> str:

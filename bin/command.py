@@ -139,7 +139,8 @@ def _drop_output() -> None:
 def _say(name: str, message: str, status: int) -> int:
     sys.stdout.flush()
     label = "stopped" if status == errors.PreemptedError.exit_status else "error"
-    print(f"{name}: {label}: {' '.join(message.split())}", file=sys.stderr)
+    text = errors.printable(" ".join(message.split()))
+    print(f"{name}: {label}: {text}", file=sys.stderr)
     return status
 
 
