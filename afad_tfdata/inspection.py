@@ -161,14 +161,15 @@ def verify(records_dir: str, *, num_workers: int = 0) -> list[Fault]:
         return [Fault(schema.MANIFEST_NAME, None, None, str(error))]
     jobs: list[tuple[schema.Shard, np.ndarray | None]] = []
     faults: list[Fault] = []
-    for split in manifest.splits.values():
+    for name, split in manifest.splits.items():
         index_faults = list(_check_file(records_dir, split.index))
         faults += index_faults
         index = None
         if not index_faults and split.num_examples:
-            index = np.load(
-                os.path.join(records_dir, split.index.name), allow_pickle=False
-            )
+            try:
+                index = schema.load_index(records_dir, manifest, name)
+            except errors.DataError as error:  # It changed since.
+                faults.append(Fault(split.index.name, None, None, str(error)))
         for number, shard in enumerate(split.shards):
             rows = None if index is None else index[index["shard"] == number]
             jobs.append((shard, rows))

@@ -48,8 +48,10 @@ def run(
             shard_writer.write_payload(root, work_plan, task, directory, progress)
         return
     answers: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+    # What workers say on their standard error; the last line says why one ended.
+    said: list[list[str]] = [[] for _ in range(min(num_workers, len(tasks)))]
     workers = [
-        _start(root, directory, number, answers, lock_fd)
+        _start(root, directory, number, answers, said[number], lock_fd)
         for number in range(min(num_workers, len(tasks)))
     ]
     # Handed out from the end: the largest first, so that all end at about one time.
@@ -66,10 +68,10 @@ def run(
         while busy:
             number, answer = answers.get()
             if answer is None:
-                status = workers[number].wait()
+                status, last = workers[number].wait(), said[number][-1:]
                 raise errors.UsageError(
                     f"a writer process ended with status {status} before its shard was"
-                    " done (killed, or out of memory?); run the same command: it"
+                    f" done ({last[0] if last else 'killed, or out of memory?'}); run the same command: it"
                     " continues, with fewer --num_workers it needs less memory"
                 )
             if "error" in answer:
@@ -97,13 +99,19 @@ def default_workers() -> int:
 
 
 def _start(
-    root: str, directory: str, number: int, answers: queue.Queue, lock_fd: int
+    root: str,
+    directory: str,
+    number: int,
+    answers: queue.Queue,
+    said: list[str],
+    lock_fd: int,
 ) -> subprocess.Popen[str]:
     pid = str(os.getpid())
     worker = subprocess.Popen(
         [sys.executable, "-m", "afad_tfdata.write_worker", root, directory, pid],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         # A signal to the terminal's group reaches the parent, which ends its workers.
         start_new_session=True,
@@ -115,8 +123,16 @@ def _start(
         if output is not None:
             for line in output:
                 answers.put((number, json.loads(line)))
+        complaints.join(timeout=5)
         answers.put((number, None))
 
+    def hear() -> None:
+        if worker.stderr is not None:
+            for line in worker.stderr:
+                said[-1:] = [line.strip()]
+
+    complaints = threading.Thread(target=hear, daemon=True)
+    complaints.start()
     threading.Thread(target=listen, daemon=True).start()
     return worker
 
