@@ -68,10 +68,11 @@ def run(
         while busy:
             number, answer = answers.get()
             if answer is None:
-                status, last = workers[number].wait(), said[number][-1:]
+                status = workers[number].wait()
+                why = "".join(said[number]) or "killed, or out of memory?"
                 raise errors.UsageError(
                     f"a writer process ended with status {status} before its shard was"
-                    f" done ({last[0] if last else 'killed, or out of memory?'}); run the same command: it"
+                    f" done ({errors.one_line(why)}); run the same command: it"
                     " continues, with fewer --num_workers it needs less memory"
                 )
             if "error" in answer:
