@@ -946,6 +946,9 @@ def main() -> int:
     deadline = began + 60 * options.minutes
     numbers = options.only or list(range(options.faults))
     directory = tempfile.mkdtemp(prefix="afad-chaos-")
+    # Where killed processes leave what is theirs.
+    os.environ["TMPDIR"] = tempfile.tempdir = os.path.join(directory, "tmp")
+    os.mkdir(tempfile.tempdir)
     base = Base(directory)
     lanes = []
     for i in range(options.lanes):
