@@ -122,11 +122,13 @@ def inspect_records(config: InspectConfig) -> Report:
     value: dict[str, Any] = dataclasses.asdict(manifest)
     if config.histogram:
         overview.draw_histogram(config.histogram, manifest)
+        lines += ["", f"ages by split: {config.histogram}"]
     if config.sheet:
         pictures, captions = overview.sample(
             config.records_dir, manifest, config.split, 80
         )
         overview.draw_sheet(config.sheet, pictures, captions, columns=10)
+        lines += ["", f"faces with labels: {config.sheet}"]
     if config.diff:
         differences = diff(config.records_dir, config.diff)
         value["diff"] = differences

@@ -17,6 +17,7 @@ import dataclasses
 import glob
 import io
 import json
+import logging
 import os
 import sys
 import time
@@ -39,6 +40,7 @@ from afad_tfdata import (
 )
 from afad_tfdata._lazy import tf
 
+_log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
 _FORMATS = ("table", "json", "csv")
 _SHEET_IMAGES = 60
@@ -178,6 +180,7 @@ def predict(
         overview.draw_sheet(
             config.sheet, pictures, captions, columns=min(10, len(pictures))
         )
+        _log.info("images with their results: %s", config.sheet)
     return Predictions(rows, bad, len(names) / elapsed)
 
 

@@ -32,6 +32,11 @@ EVENTS_NAME = "tensorboard"
 BEST_NAME = "best.keras"
 FINAL_NAME = "final.keras"
 PREVIEW_NAME = "augmentation.png"
+# For the end of the command.
+BESIDE = (
+    *(CONFIG_NAME, history.JSON_NAME, history.PICTURE_NAME, history.LINES_NAME),
+    *(f"{CHECKPOINTS_NAME}/", f"{EVENTS_NAME}/"),
+)
 # What the trainer writes into the directory itself, where evaluation may write, too.
 _OWN = r"(config|history)\.json|history\.png|metrics\.jsonl|(best|final)\.keras"
 

@@ -188,15 +188,15 @@ def _help(
     name: str, config_class: type, about: str | None, example: str, arguments: str
 ) -> str:
     lines = [f"{name} {__version__}", "", textwrap.dedent(about or "").strip(), ""]
-    lines += [f"usage: {name} [flags] {arguments}".rstrip(), "", "example:"]
-    lines += [f"  {line}" for line in example.strip().splitlines()]
-    lines += ["", "flags:"]
+    lines += [f"usage: {name} [flags] {arguments}".rstrip(), "", "flags:"]
     for spec in options.specs(config_class):
         lines += _flag_help(spec)
     lines += _flag_help(
         options.OptionSpec("json", bool, False, "Print the result as JSON.", None)
     )
     lines += ["  --flagfile=FILE", "      Read flags from a file, one a line."]
+    lines += ["", "example:"]  # Last, where a terminal shows it.
+    lines += [f"  {line}" for line in example.strip().splitlines()]
     return "\n".join(lines)
 
 

@@ -109,18 +109,18 @@ def test_a_png_that_inflates_beyond_its_size(little_memory):
 
 
 def test_a_jpeg_with_huge_segments(tmp_path, little_memory):
-    """4 MB of them: walked over, and the picture is found behind them."""
+    """A megabyte of them: walked over, and the picture is found behind them."""
     jpeg = _jpeg()
     segment = b"\xff\xe5\xff\xff" + bytes(65_533)
     # An EXIF block whose directory says it has 65,535 entries, at its very end.
     exif = b"\xff\xe1\x00\x10Exif\0\0MM\0*\0\0\0\x06"
     tree = _tree(tmp_path / "tree")
-    data = jpeg[:2] + exif + segment * 64 + jpeg[2:]
+    data = jpeg[:2] + exif + segment * 16 + jpeg[2:]
     (tree / "20/111/huge.jpg").write_bytes(data)
     header = images.probe(data)
     assert (header.height, header.width, header.orientation) == (20, 20, 1)
     np.testing.assert_array_equal(images.decode(data), images.decode(jpeg))
-    write(tree, tmp_path / "out", max_file_bytes=1 << 20)
+    write(tree, tmp_path / "out", max_file_bytes=1 << 19)
     (reason,) = rejected(tmp_path / "out").values()
     assert "--max_file_bytes" in reason
 
@@ -135,10 +135,11 @@ def test_devices_pipes_and_loops_in_a_tree(tmp_path):
     write(tree, tmp_path / "out")
     reasons = rejected(tmp_path / "out")
     link = "a link to a folder: links are not followed"
+    odd = "not a file: a broken link or a device"
     assert reasons == {
-        "20/111/pipe.jpg": "not a file",
-        "20/111/zero.jpg": "not a file",
-        "20/111/loop.jpg": "not a file",
+        "20/111/pipe.jpg": odd,
+        "20/111/zero.jpg": odd,
+        "20/111/loop.jpg": odd,
         "20/up": link,
         "30": link,
     }
@@ -369,15 +370,22 @@ def test_a_flipped_bit_in_a_model_is_one_line(tmp_path):
     x = keras.layers.Flatten()(image)
     path = str(tmp_path / "model.keras")
     keras.Model(image, keras.layers.Dense(1, name="age_output")(x)).save(path)
+    wanted = models.load(path).get_weights()
     with open(path, "rb") as f:
         content = f.read()
-    for where in (0.02, 0.1, 0.5, 0.9, 0.999):
+    refused = 0
+    for where in (0.05, 0.1, 0.3, 0.5, 0.9, 0.999):
         chaos_faults.damage(path, "flip", where)
-        with pytest.raises(errors.AfadError) as error:
-            models.load(path)
-        assert "\n" not in str(error.value)
+        try:
+            found = models.load(path).get_weights()
+        except errors.AfadError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:  # A date of the archive's, say.
+            assert all(map(np.array_equal, found, wanted))
         with open(path, "wb") as f:
             f.write(content)
+    assert refused >= 4
     os.truncate(path, len(content) // 2)
     with pytest.raises(errors.AfadError):
         models.load(path)
