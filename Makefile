@@ -18,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
 .PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 lint bench \
-	wheel-check clean
+	chaos chaos-quick mutate docs-images wheel-check clean
 
 help:  ## What can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +42,18 @@ test-latest-quick: $(READY_LATEST)  ## A short part of them
 
 test-tf1: $(READY) $(VENV)/tf1/.ready  ## Frozen graphs in the real TensorFlow 1.15 runtime
 	AFAD_TF1_WHEEL_DIR="$(CURDIR)/$(VENV)/tf1" $(VENV)/bin/python -m pytest -q -m tf1
+
+chaos: $(READY)  ## 200 seeded faults: kills, full disks, damaged files (at most an hour)
+	$(VENV)/bin/python -m tests.chaos --faults=200 --minutes=60
+
+chaos-quick: $(READY)  ## 40 of them, in at most 4 minutes
+	$(VENV)/bin/python -m tests.chaos --faults=40 --minutes=3.5
+
+mutate: $(READY)  ## Do the tests notice 30 changed places?
+	$(VENV)/bin/python -m tests.mutate
+
+docs-images: $(READY)  ## The pictures in docs/, made by the commands from drawn faces
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" docs/make_images.sh
 
 lint: $(READY)  ## Style and types
 	$(VENV)/bin/ruff check .

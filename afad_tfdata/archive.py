@@ -252,8 +252,28 @@ def _members(
         stream.close()
 
 
+# Members that say something about the next one.
+_EXTENDED = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_LARGEST_HEADER = 1 << 20
+
+
 class _StrictInfo(tarfile.TarInfo):
-    """Headers of which a bad one is an error, and not the end of the archive."""
+    """Headers of which a bad one is an error, and not the end of the archive.
+
+    A long name or extended header of gigabytes, which compresses to nothing, is not
+    read into memory.
+    """
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in _EXTENDED and self.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Any:

@@ -17,13 +17,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata import colors, errors, options, warp
+from afad_tfdata import colors, errors, files, options, warp
 from afad_tfdata._lazy import tf
 
 FORMS = ("gather", "affine_op")
@@ -439,6 +438,4 @@ def preview(
             axes.imshow(np.clip(np.rint(image), 0, 255).astype(np.uint8))
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(title)
-    temporary = f"{path}.tmp-{os.getpid()}.png"
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, path)
+    files.write_figure(path, figure)

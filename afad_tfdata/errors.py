@@ -57,6 +57,11 @@ def require(module: str, *, extra: str, purpose: str):
         ) from error
 
 
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: control characters are escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def one_line(error: object) -> str:
     """An error's text folded into one line of at most 300 characters."""
     text = " ".join(str(error).split())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from afad_tfdata import files
 
 
 def draw_confusion(
@@ -44,7 +45,7 @@ def draw_confusion(
         ylabel="label",
         title="gender",
     )
-    _save(figure, path)
+    files.write_figure(path, figure)
 
 
 def draw_error_by_age(path: str, by_age: Mapping[str, Mapping[str, Any]]) -> None:
@@ -66,7 +67,7 @@ def draw_error_by_age(path: str, by_age: Mapping[str, Mapping[str, Any]]) -> Non
     upper.grid(alpha=0.3)
     lower.bar(ages, [row["examples"] for row in rows], color="tab:gray")
     lower.set(xlabel="age, years", ylabel="examples")
-    _save(figure, path)
+    files.write_figure(path, figure)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -76,9 +77,3 @@ def _figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     backend_agg.FigureCanvasAgg(figure)
     return figure
-
-
-def _save(figure: Any, path: str) -> None:
-    temporary = f"{path}.tmp-{os.getpid()}.png"
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, path)

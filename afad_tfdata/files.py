@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata import errors
 from afad_tfdata._lazy import tf
 
+# Errors of a disk, a quota or a limit that has no room.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK_BYTES = 1 << 20
 _used: set[str] = set()
 
@@ -121,6 +125,26 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
         raise write_error(path, error) from error
 
 
+def write_figure(path: str, figure: Any, *, dpi: int = 110) -> None:
+    """`write_atomic` of a matplotlib figure as PNG; without date or version in it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
+    write_atomic(path, picture.getvalue(), durable=False)
+
+
+def remove_temporary(directory: str, names: str = ".*") -> None:
+    """Removes what a killed `write_atomic` had not renamed yet.
+
+    Args:
+      directory: A local one that no other process writes these files in.
+      names: Regular expression of the files' own names.
+    """
+    left = re.compile(rf"(?:{names})\.tmp-\d+(?:\.png|\.keras)?")
+    for name in os.listdir(directory):
+        if left.fullmatch(name):
+            remove_if_there(os.path.join(directory, name))
+
+
 def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
     """The one-line form of a failed write, with what to do about it.
 
@@ -130,7 +154,7 @@ def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
     if number is None and (found := re.search(r"errno = (\d+)", str(error))):
         number = int(found.group(1))
     reason = os.strerror(number) if number else errors.one_line(error)
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if number in FULL:
         advice = "free space there, then run the same command: it continues"
     else:
         advice = "check that the directory exists and can be written"
@@ -162,6 +186,36 @@ def remove_if_there(path: str) -> None:
 def write_json(path: str, value: Any) -> None:
     """`write_atomic` of indented JSON with a final newline."""
     write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def json_checksum(value: Any) -> str:
+    """SHA-256 of JSON values, however they are written: `seal` stores it."""
+    canonical = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with a checksum of themselves, so that a changed byte is noticed."""
+    plain = json.loads(json.dumps(value))  # As a reader will see it.
+    return {**plain, "checksum": json_checksum(plain)}
+
+
+def unseal(value: dict[str, Any], path: str) -> dict[str, Any]:
+    """The values without their checksum; those that have none are taken as they are.
+
+    Raises:
+      DataError: The checksum does not fit.
+    """
+    value = dict(value)
+    stored = value.pop("checksum", None)
+    if stored is not None and stored != json_checksum(value):
+        raise errors.DataError(
+            f"{path} was changed: its checksum does not fit its content; restore it, or"
+            " leave the checksum out if the change was meant"
+        )
+    return value
 
 
 def read_json(path: str, *, what: str, advice: str) -> Any:

@@ -17,7 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import errors, examples, files, images, input_config, schema, tfrecord
+from afad_tfdata import (
+    errors,
+    examples,
+    files,
+    hdf5,
+    images,
+    input_config,
+    schema,
+    tfrecord,
+)
 from afad_tfdata._lazy import tf
 
 # What a feature is called if nobody says: the first name that is there.
@@ -255,6 +264,7 @@ def _hdf5(
     for shard, path in enumerate(paths):
         try:
             with h5py.File(path, "r") as f:
+                hdf5.refuse_outside(f, path)
                 there = {k for k in f if isinstance(f[k], h5py.Dataset)}
                 names = _resolve(names, there | set(names.values()), usual, path)
                 part, pixel, side = _hdf5_part(f, names, path)

@@ -406,7 +406,7 @@ class _Job:
             mean = files.join(self._config.output_dir, schema.MEAN_NAME)
             files.write_json(mean, dict(zip("RGB", self._facts.mean, strict=True)))
             paths.append(mean)
-        files.write_json(about, description)
+        files.write_json(about, files.seal(description))
         return [*paths, about]
 
 

@@ -262,8 +262,15 @@ def load_description(graph_path: str) -> dict[str, Any]:
     )
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise errors.DataError(f"{path} is no description of a frozen graph")
-    entries = [description["graph"], *description["others"].values()]
-    entry = next((e for e in entries if e["file"] == name), None)
+    description = files.unseal(description, path)
+    try:
+        entries = [description["graph"], *description["others"].values()]
+        entry = next((e for e in entries if e["file"] == name), None)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise errors.DataError(
+            f"{path} is damaged ({errors.one_line(repr(error))}): freeze the model"
+            " again"
+        ) from error
     if entry is None:
         raise errors.UsageError(
             f"{path} describes {description['graph']['file']} and not {name}: freeze"

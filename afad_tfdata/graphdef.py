@@ -33,6 +33,16 @@ _PASSING = frozenset(
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 _MAX_BYTES = 2**31 - 1  # of any protocol buffer
 
+# Operations on files, and into Python.
+_EFFECTS = frozenset(
+    (
+        *("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReader"),
+        *("Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"),
+        *("Restore", "RestoreV2", "RestoreSlice"),
+        *("PyFunc", "PyFuncStateless", "EagerPyFunc"),
+    )
+)
+
 
 def without_control(graph: Any) -> Any:
     """The graph without control edges, which order nothing where nothing changes."""
@@ -302,3 +312,22 @@ def follow(reference: str, passed: Mapping[str, str]) -> str:
     while reference in passed:
         reference = passed[reference]
     return reference
+
+
+def refuse_effects(graph: Any, path: str) -> None:
+    """Refuses a graph that does more than compute: it came from somebody else.
+
+    Args:
+      graph: GraphDef with its functions.
+      path: Where it came from, for the message.
+
+    Raises:
+      UsageError: An operation reads or writes files, or runs Python.
+    """
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    for node in nodes:
+        if node.op in _EFFECTS:
+            raise errors.UsageError(
+                f"{path} has the operation {node.name} of type {node.op}, which reaches"
+                " outside of the graph: it is not loaded"
+            )

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from afad_tfdata import errors
+
 DTYPES = ("uint8", "float32")
 CHANNELS = ("last", "first")
 COMPRESSIONS = ("none", "gzip")
@@ -80,3 +82,33 @@ def stored_row(image: np.ndarray, options: Mapping[str, Any]) -> bytes:
     if options["hdf5_channels"] == "first":
         image = image.transpose(2, 0, 1)
     return np.ascontiguousarray(image, options["hdf5_dtype"]).tobytes()
+
+
+def refuse_outside(file: Any, path: str) -> None:
+    """Refuses a file that takes data from other files, which nobody named.
+
+    Args:
+      file: ``h5py.File``.
+      path: Its name, for the message.
+
+    Raises:
+      UsageError: It has an external link, or a data set stored elsewhere.
+    """
+    import h5py
+
+    found: list[str] = []
+
+    def look_at_link(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            found.append(f"{name} is a link to {link.filename}")
+
+    def look_at_item(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            found.append(f"{name} is stored in another file")
+
+    file.visititems_links(look_at_link)
+    file.visititems(look_at_item)
+    if found:
+        raise errors.UsageError(
+            f"{path}: {found[0]}, which is not read: copy its data into this file"
+        )

@@ -79,9 +79,7 @@ class History:
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             axes.legend()
-        temporary = f"{path}.tmp-{os.getpid()}.png"
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
+        files.write_figure(path, figure)
 
     def _mark(self, axes: Any) -> None:
         colors = {"stage": "tab:gray", "restart": "tab:red", "recovery": "tab:purple"}

@@ -9,6 +9,8 @@ does, to the same pixels.
 from __future__ import annotations
 
 import functools
+import os
+import stat
 import struct
 import zlib
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from afad_tfdata._lazy import tf
 
 # Large enough for any photo, small enough that a decoded image fits into memory.
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 64 << 20
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OTHER_FORMATS = {
     b"GIF8": "a GIF",
@@ -62,6 +65,43 @@ class ImageHeader(NamedTuple):
 def prepare() -> None:
     """Imports the library that decodes, before it is needed."""
     _library()
+
+
+def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
+    """The content of an image file.
+
+    Args:
+      path: Where it is.
+      largest: Most bytes that are read.
+
+    Raises:
+      ImageError: It cannot be read, is larger, or is a device or pipe.
+    """
+    try:
+        # A pipe that nobody writes into would make the opening wait for ever.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
+        try:
+            about = os.fstat(descriptor)
+            size = about.st_size
+            if not stat.S_ISREG(about.st_mode):
+                raise ImageError("not a file")
+            if size > largest:
+                raise too_large(size, largest)
+            content = os.read(descriptor, size + 1)
+            # A read may be short, on a network file system say.
+            while len(content) < size and (more := os.read(descriptor, size)):
+                content += more
+            return content
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+
+
+def too_large(size: int, largest: int) -> ImageError:
+    """The reason for which a file of so many bytes is not read."""
+    return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
 
 
 def probe(data: bytes) -> ImageHeader:

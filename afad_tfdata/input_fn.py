@@ -392,10 +392,8 @@ def _resizes(config: InputConfig, source: examples.Examples) -> bool:
 
 def _read_image(path: str, out: np.ndarray) -> None:
     try:
-        with open(path, "rb") as f:
-            data = f.read()
-        images.resize(images.decode(data), len(out), out=out)
-    except OSError as error:
-        raise errors.DataError(f"cannot read {path}: {error.strerror}") from error
+        header = images.probe(data := images.read_file(path))
+        images.check(header, as_stored=False)
+        images.resize(images.decode(data, header), len(out), out=out)
     except images.ImageError as error:
         raise errors.DataError(f"cannot use {path}: {error}") from error

@@ -86,7 +86,8 @@ class Fault:
         where = (
             self.file if self.record is None else f"{self.file}, record {self.record}"
         )
-        return f"{where}{f' ({self.key})' if self.key else ''}: {self.fault}"
+        named = f" ({self.key})" if self.key else ""
+        return errors.printable(f"{where}{named}: {self.fault}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +122,13 @@ def inspect_records(config: InspectConfig) -> Report:
     value: dict[str, Any] = dataclasses.asdict(manifest)
     if config.histogram:
         overview.draw_histogram(config.histogram, manifest)
+        lines += ["", f"ages by split: {config.histogram}"]
     if config.sheet:
         pictures, captions = overview.sample(
             config.records_dir, manifest, config.split, 80
         )
         overview.draw_sheet(config.sheet, pictures, captions, columns=10)
+        lines += ["", f"faces with labels: {config.sheet}"]
     if config.diff:
         differences = diff(config.records_dir, config.diff)
         value["diff"] = differences
@@ -160,14 +163,15 @@ def verify(records_dir: str, *, num_workers: int = 0) -> list[Fault]:
         return [Fault(schema.MANIFEST_NAME, None, None, str(error))]
     jobs: list[tuple[schema.Shard, np.ndarray | None]] = []
     faults: list[Fault] = []
-    for split in manifest.splits.values():
+    for name, split in manifest.splits.items():
         index_faults = list(_check_file(records_dir, split.index))
         faults += index_faults
         index = None
         if not index_faults and split.num_examples:
-            index = np.load(
-                os.path.join(records_dir, split.index.name), allow_pickle=False
-            )
+            try:
+                index = schema.load_index(records_dir, manifest, name)
+            except errors.DataError as error:  # It changed since.
+                faults.append(Fault(split.index.name, None, None, str(error)))
         for number, shard in enumerate(split.shards):
             rows = None if index is None else index[index["shard"] == number]
             jobs.append((shard, rows))

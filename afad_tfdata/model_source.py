@@ -17,7 +17,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from afad_tfdata import checkpoints, errors, files, options, run_dir, run_state, schema
+from afad_tfdata import (
+    checkpoints,
+    errors,
+    files,
+    graphdef,
+    hdf5,
+    options,
+    run_dir,
+    run_state,
+    schema,
+)
 from afad_tfdata._lazy import keras, tf
 
 _LABELS = ("age", "gender")
@@ -283,6 +293,8 @@ def _run_of(path: str) -> dict[str, Any]:
             try:
                 value = run_dir.read_config(candidate)
             except errors.DataError:
+                if os.path.isdir(os.path.join(candidate, run_dir.CHECKPOINTS_NAME)):
+                    raise
                 continue  # Another program's config.
             return {**value, "directory": candidate}
     return {}
@@ -326,6 +338,7 @@ def _keras_version(path: str) -> int:
 
     try:
         with h5py.File(path, "r") as f:
+            hdf5.refuse_outside(f, path)
             version = f.attrs.get("keras_version", b"")
             whole = "model_config" in f.attrs
     except OSError as error:
@@ -407,6 +420,7 @@ def _saved_model(
             f"{path} has no signature serving_default; it has"
             f" {', '.join(signatures) or 'none'}"
         )
+    graphdef.refuse_effects(function.graph.as_graph_def(), path)
     specs = function.structured_input_signature[1]
     if len(specs) != 1:
         raise errors.UsageError(

@@ -20,7 +20,7 @@ import os
 import zipfile
 from typing import Any, NamedTuple
 
-from afad_tfdata import backbones, branches, errors, heads, options, schema
+from afad_tfdata import backbones, branches, errors, hdf5, heads, options, schema
 from afad_tfdata._lazy import keras
 from afad_tfdata.options import option
 
@@ -436,14 +436,21 @@ def _size(weight: Any) -> int:
 def _architecture(path: str) -> str:
     """The JSON text that describes a saved model's layers."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if "config.json" in archive.namelist():
-                return archive.read("config.json").decode()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if "config.json" in archive.namelist():
+                    _refuse_outside(archive, path)
+                    return archive.read("config.json").decode()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise errors.DataError(
+                f"{path} is damaged ({errors.one_line(error)}): copy it again"
+            ) from error
         raise errors.UsageError(f"{path} is a ZIP archive but not a Keras model")
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
+            hdf5.refuse_outside(file, path)
             text = file.attrs.get("model_config")
     except OSError as error:
         raise errors.UsageError(
@@ -455,6 +462,16 @@ def _architecture(path: str) -> str:
             " model.save wrote"
         )
     return text.decode() if isinstance(text, bytes) else text
+
+
+def _refuse_outside(archive: zipfile.ZipFile, path: str) -> None:
+    """Refuses weights that point to other files of this machine."""
+    import h5py
+
+    for name in archive.namelist():
+        if name.endswith(".h5"):
+            with archive.open(name) as part, h5py.File(part, "r") as file:
+                hdf5.refuse_outside(file, f"{name} of {path}")
 
 
 def _brings_code(value: Any) -> bool:

@@ -6,6 +6,7 @@ a small data set takes to write.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -215,11 +216,7 @@ def _font(size: float) -> Any:
 
 
 def _save(canvas: Any, path: str) -> None:
-    temporary = f"{path}.tmp-{os.getpid()}.png"
-    try:
-        # No date and no version inside: the same data set gives the same picture.
-        canvas.save(temporary, compress_level=_COMPRESSION)
-        os.replace(temporary, path)
-    except OSError as error:
-        files.remove_if_there(temporary)
-        raise files.write_error(path, error) from error
+    # No date and no version inside: the same data set gives the same picture.
+    picture = io.BytesIO()
+    canvas.save(picture, format="PNG", compress_level=_COMPRESSION)
+    files.write_atomic(path, picture.getvalue(), durable=False)

@@ -146,11 +146,25 @@ def make(
 
 def save(plan: Plan, directory: str) -> None:
     """Writes the plan; its configuration last, by which it is known to be whole."""
-    rows = io.BytesIO()
-    np.save(rows, plan.rows)
-    files.write_atomic(os.path.join(directory, _ROWS), rows.getvalue())
+    files.write_atomic(os.path.join(directory, _ROWS), _rows_bytes(plan))
     files.write_atomic(os.path.join(directory, _KEYS), plan.keys)
     files.write_json(os.path.join(directory, _CONFIG), plan.config)
+
+
+def is_saved(plan: Plan, directory: str) -> bool:
+    """Whether what `save` wrote lies there, every byte of it."""
+    try:
+        rows = files.read_bytes(os.path.join(directory, _ROWS))
+        keys = files.read_bytes(os.path.join(directory, _KEYS))
+    except FileNotFoundError:
+        return False
+    return keys == plan.keys and rows == _rows_bytes(plan)
+
+
+def _rows_bytes(plan: Plan) -> bytes:
+    rows = io.BytesIO()
+    np.save(rows, plan.rows)
+    return rows.getvalue()
 
 
 def load(directory: str) -> Plan:

@@ -17,6 +17,7 @@ import dataclasses
 import glob
 import io
 import json
+import logging
 import os
 import sys
 import time
@@ -39,6 +40,7 @@ from afad_tfdata import (
 )
 from afad_tfdata._lazy import tf
 
+_log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
 _FORMATS = ("table", "json", "csv")
 _SHEET_IMAGES = 60
@@ -178,6 +180,7 @@ def predict(
         overview.draw_sheet(
             config.sheet, pictures, captions, columns=min(10, len(pictures))
         )
+        _log.info("images with their results: %s", config.sheet)
     return Predictions(rows, bad, len(names) / elapsed)
 
 
@@ -259,7 +262,9 @@ def _loader(
     divisor = np.float32(description["divisor"])
 
     def read(path: str) -> tuple[Any, np.ndarray | None]:
-        data = files.read_bytes(path)
+        data = (
+            files.read_bytes(path) if files.is_remote(path) else images.read_file(path)
+        )
         header = images.probe(data)
         images.check(header, as_stored=False)
         plain = header.orientation == 1 and header.bits == 8 and not header.transparency
@@ -374,7 +379,7 @@ def _row(
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if 0 <= value <= 1 else f"{value:.1f}"
-    return str(value)
+    return errors.printable(str(value))
 
 
 def _caption(row: dict[str, Any]) -> str:

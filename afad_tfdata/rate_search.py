@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,6 +175,4 @@ def _draw(result: SearchResult) -> None:
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = f"{result.picture}.tmp-{os.getpid()}.png"
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, result.picture)
+    files.write_figure(result.picture, figure)

@@ -212,6 +212,15 @@ def table(manifest: schema.Manifest) -> str:
     return "\n".join(lines)
 
 
+def beside(manifest: schema.Manifest) -> tuple[str, ...]:
+    """Names of the files that lie beside shards and indexes."""
+    return (
+        *(schema.MANIFEST_NAME, schema.MEAN_NAME, REJECTED_NAME, LOG_NAME),
+        *(overview.HISTOGRAM_NAME, overview.SHEET_NAME),
+        *(tfds_metadata.NAMES if manifest.format == "tfrecord" else ()),
+    )
+
+
 def _scan(config: WriteConfig) -> source.Listing:
     codes = source.parse_gender_codes(config.gender_codes)
     if config.labels_csv:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -15,7 +14,6 @@ from afad_tfdata import errors, files, plan, schema
 
 WORK_NAME = ".work"
 LOCK_SECS = 5.0
-_TEMPORARY = re.compile(r"\.tmp-\d+(\.png)?$")
 
 
 def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
@@ -43,13 +41,14 @@ def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
       UsageError: It is another one.
     """
     stored = plan.stored_config(work_dir)
-    if stored is None:
+    if stored is not None:
+        # What went through JSON once compares equal to what did.
+        wanted = json.loads(json.dumps(work_plan.config))
+        directory = os.path.dirname(work_dir)
+        refuse_other(directory, stored, wanted, "an unfinished data set")
+    # Workers believe what lies there: a crash or a bad disk may have changed it.
+    if stored is None or not plan.is_saved(work_plan, work_dir):
         plan.save(work_plan, work_dir)
-        return
-    # What went through JSON once compares equal to what did.
-    wanted = json.loads(json.dumps(work_plan.config))
-    directory = os.path.dirname(work_dir)
-    refuse_other(directory, stored, wanted, "an unfinished data set")
 
 
 @contextlib.contextmanager
@@ -66,7 +65,7 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
         files.make_dirs(work_dir)
         with open(path, "a") as f:
             if _try_lock(f, kind) and _is_at(f, path):
-                _remove_temporary(os.path.dirname(work_dir))
+                files.remove_temporary(os.path.dirname(work_dir))
                 yield f.fileno()
                 return
         # Held by another; or by one that ended meanwhile and removed the directory.
@@ -106,13 +105,6 @@ def _is_at(f: IO[str], path: str) -> bool:
         return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def _remove_temporary(directory: str) -> None:
-    """Removes files that a killed run had not renamed yet."""
-    for name in os.listdir(directory):
-        if _TEMPORARY.search(name):
-            files.remove_if_there(os.path.join(directory, name))
 
 
 def refuse_other(

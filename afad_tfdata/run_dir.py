@@ -32,6 +32,13 @@ EVENTS_NAME = "tensorboard"
 BEST_NAME = "best.keras"
 FINAL_NAME = "final.keras"
 PREVIEW_NAME = "augmentation.png"
+# For the end of the command.
+BESIDE = (
+    *(CONFIG_NAME, history.JSON_NAME, history.PICTURE_NAME, history.LINES_NAME),
+    *(f"{CHECKPOINTS_NAME}/", f"{EVENTS_NAME}/"),
+)
+# What the trainer writes into the directory itself, where evaluation may write, too.
+_OWN = r"(config|history)\.json|history\.png|metrics\.jsonl|(best|final)\.keras"
 
 
 class RunDir:
@@ -48,6 +55,9 @@ class RunDir:
         self.path = path
         files.make_dirs(self.checkpoints)
         self._lock = _lock(self.join(".lock"))
+        if self._lock is not None:
+            files.remove_temporary(self.path, _OWN)
+            files.remove_temporary(self.checkpoints)
 
     def join(self, name: str) -> str:
         """Path of a file in it."""
@@ -92,7 +102,7 @@ class RunDir:
     def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:
         """Writes ``config.json``."""
         value = {"train": options.to_dict(config), **more}
-        files.write_json(self.join(CONFIG_NAME), value)
+        files.write_json(self.join(CONFIG_NAME), files.seal(value))
 
     def has_models(self) -> bool:
         """Whether both models are there, as at the end of a run."""
@@ -138,7 +148,7 @@ def read_config(path: str) -> dict[str, Any]:
             f"{os.path.join(path, CONFIG_NAME)} is not a run's configuration: it has"
             " no part 'train'; take another --run_dir"
         )
-    return value
+    return files.unseal(value, os.path.join(path, CONFIG_NAME))
 
 
 def records_digest(manifest: schema.Manifest | None) -> str:

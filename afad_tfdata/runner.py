@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import errors, files
+from afad_tfdata import errors, files, graphdef
 from afad_tfdata._lazy import tf
 
 
@@ -96,6 +96,7 @@ def read_graph_def(path: str) -> Any:
 
 def _open_graph_def(path: str, feed: str, fetches: dict[str, str], device: str) -> Any:
     graph_def = read_graph_def(path)
+    graphdef.refuse_effects(graph_def, path)
     names = {node.name for node in graph_def.node}
     for name in (feed, *fetches.values()):
         if name not in names:

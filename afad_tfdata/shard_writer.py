@@ -298,29 +298,9 @@ def _tree_reader(root: str, config: dict[str, Any]) -> Callable[[int, bytes], by
 
     def read(row: int, key: bytes) -> bytes:
         del row
-        try:
-            descriptor = os.open(folder + key, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                size = os.fstat(descriptor).st_size
-                if size > largest:
-                    raise _too_large(size, config)
-                content = os.read(descriptor, size + 1)
-                # A read may be short, on a network file system say.
-                while len(content) < size and (more := os.read(descriptor, size)):
-                    content += more
-                return content
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise images.ImageError(f"cannot be read: {error.strerror}") from error
+        return images.read_file(folder + key, largest)
 
     return read
-
-
-def _too_large(size: int, config: dict[str, Any]) -> images.ImageError:
-    return images.ImageError(
-        f"{size} bytes; --max_file_bytes is {config['max_file_bytes']}"
-    )
 
 
 def _checked(content: bytes, config: dict[str, Any], *, in_train: bool) -> _Image:
@@ -330,7 +310,7 @@ def _checked(content: bytes, config: dict[str, Any], *, in_train: bool) -> _Imag
     """
     encoding = config["image_encoding"]
     if len(content) > config["max_file_bytes"]:
-        raise _too_large(len(content), config)
+        raise images.too_large(len(content), config["max_file_bytes"])
     header = images.probe(content)
     images.check(
         header, as_stored=encoding == "original", max_pixels=config["max_pixels"]

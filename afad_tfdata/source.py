@@ -211,7 +211,7 @@ def _walk(root: str, rejected: list[Rejection]) -> Iterator[tuple[os.DirEntry, s
             key = f"{below}/{entry.name}" if below else entry.name
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(key)
-            elif entry.is_symlink() and entry.is_dir():
+            elif entry.is_symlink() and os.path.isdir(entry.path):
                 reason = "a link to a folder: links are not followed"
                 rejected.append(Rejection(key, reason))
             else:

@@ -11,15 +11,16 @@ from typing import Any
 
 from afad_tfdata import __version__, files, schema
 
+NAMES = ("features.json", "dataset_info.json", "label-gender.labels.txt")
 _FEATURES = "tensorflow_datasets.core.features."
 
 
 def write(directory: str, manifest: schema.Manifest) -> None:
     """Writes ``features.json``, ``dataset_info.json`` and the class names."""
     value = {"image": _image(manifest), "label": _label(manifest)}
-    files.write_json(os.path.join(directory, "features.json"), _dict(value))
+    files.write_json(os.path.join(directory, NAMES[0]), _dict(value))
     files.write_atomic(
-        os.path.join(directory, "label-gender.labels.txt"),
+        os.path.join(directory, NAMES[2]),
         "".join(f"{name}\n" for name in manifest.class_names),
     )
     splits = [
@@ -41,7 +42,7 @@ def write(directory: str, manifest: schema.Manifest) -> None:
         "splits": splits,
     }
     files.write_atomic(
-        os.path.join(directory, "dataset_info.json"), json.dumps(info, indent=1) + "\n"
+        os.path.join(directory, NAMES[1]), json.dumps(info, indent=1) + "\n"
     )
 
 

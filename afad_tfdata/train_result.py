@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from afad_tfdata import logbook
+from afad_tfdata import run_dir as run_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TrainResult:
             if epoch in rows:
                 lines.append(f"{name} epoch {epoch}: {logbook.describe(rows[epoch])}")
         lines.append(f"models: {self.best_path} {self.final_path}")
+        lines.append(f"beside them: {', '.join(run_directory.BESIDE)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class WriteConfig:
     max_pixels: int = options.option(
         images.MAX_PIXELS, "Largest height times width of an image."
     )
-    max_file_bytes: int = options.option(64 << 20, "Largest image file, bytes.")
+    max_file_bytes: int = options.option(images.MAX_BYTES, "Largest image file, bytes.")
     hdf5_labels: str = options.option(
         "gender", "What `labels` in HDF5 shards is.", choices=hdf5.LABELS
     )

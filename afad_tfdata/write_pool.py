@@ -95,7 +95,7 @@ class Workers:
                 if answer is None:
                     raise errors.UsageError(
                         f"a writer process ended with status {worker.wait()} before its"
-                        " shard was done (killed, or out of memory?); run the same"
+                        f" shard was done ({worker.last_words()}); run the same"
                         " command: it continues, with fewer --num_workers it needs less"
                         " memory"
                     )
@@ -118,15 +118,17 @@ class Workers:
 
 
 class _Worker:
-    """One process: a socket as its standard input, a pipe as its output."""
+    """One process: a socket as its standard input, pipes as its outputs."""
 
     def __init__(self, number: int, answers: queue.Queue) -> None:
         self._socket, theirs = socket.socketpair()
+        self._said = ""  # Its last line on standard error.
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "afad_tfdata.write_worker", str(os.getpid())],
                 stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
                 # A signal to the terminal's group reaches the parent, which ends its
                 # workers.
@@ -136,12 +138,17 @@ class _Worker:
             theirs.close()
 
         def listen() -> None:
-            output = self._process.stdout
-            if output is not None:
-                for line in output:
-                    answers.put((number, json.loads(line)))
+            for line in self._process.stdout or ():
+                answers.put((number, json.loads(line)))
+            complaints.join(timeout=5)
             answers.put((number, None))
 
+        def hear() -> None:
+            for line in self._process.stderr or ():
+                self._said = line
+
+        complaints = threading.Thread(target=hear, daemon=True)
+        complaints.start()
         threading.Thread(target=listen, daemon=True).start()
 
     def open(self, root: str, directory: str, lock_fd: int) -> None:
@@ -164,6 +171,10 @@ class _Worker:
     def wait(self) -> int:
         """Its exit status, when it ends."""
         return self._process.wait()
+
+    def last_words(self) -> str:
+        """What it said on standard error before it ended."""
+        return errors.one_line(self._said) or "killed, or out of memory?"
 
     def stop(self) -> None:
         """Ends it; a shard that it is at is for the next run to write."""

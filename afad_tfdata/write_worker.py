@@ -56,6 +56,9 @@ def main(argv: list[str]) -> int:
         except MemoryError:
             say(error=f"a worker ran out of memory in {task.name}")
             return 1
+        except Exception as error:  # A library that does not load, say.
+            say(error=f"a worker failed in {task.name}: {errors.one_line(repr(error))}")
+            return 1
         say(shard=task.number)
     return 0
 

@@ -28,6 +28,7 @@ from afad_tfdata import __version__, errors, files, options, preemption
 
 _HELP = frozenset(("-h", "-help", "--help", "--helpshort", "--helpfull"))
 _WIDTH = 88
+_NO_MEMORY = "the machine has no more memory for it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,17 +110,23 @@ def _run(
         _drop_output()  # Whoever read it has gone; nobody is left to be told.
         return 1
     except OSError as error:
-        return _say(name, errors.one_line(error), 1)
+        text = errors.one_line(error)
+        if error.errno in files.FULL:
+            text += "; free space there, then run the same command again"
+        return _say(name, text, 1)
     except MemoryError as error:
-        text = errors.one_line(error) or "the machine has no more memory for it"
-        return _say(name, f"out of memory: {text}", 1)
+        return _say(name, f"out of memory: {errors.one_line(error) or _NO_MEMORY}", 1)
     except KeyboardInterrupt:
         return _say(name, "interrupted", 130)
     except Exception as error:
         # TensorFlow's class, known by name: this module does not import it.
         if type(error).__name__ != "ResourceExhaustedError":
             raise
-        text = errors.one_line(str(error).partition("\n")[0])
+        lines = str(error).splitlines() or [""]
+        if any("MemoryError" in line for line in lines):  # Of a function in Python.
+            return _say(name, f"out of memory: {_NO_MEMORY}", 1)
+        told = next((line for line in lines if "OOM" in line), lines[0])
+        text = errors.one_line(told)
         advice = "take a smaller batch, or train with --accumulation=2 or more"
         return _say(name, f"the device is out of memory: {text}; {advice}", 1)
 
@@ -132,7 +139,8 @@ def _drop_output() -> None:
 def _say(name: str, message: str, status: int) -> int:
     sys.stdout.flush()
     label = "stopped" if status == errors.PreemptedError.exit_status else "error"
-    print(f"{name}: {label}: {' '.join(message.split())}", file=sys.stderr)
+    text = errors.printable(" ".join(message.split()))
+    print(f"{name}: {label}: {text}", file=sys.stderr)
     return status
 
 
@@ -180,15 +188,15 @@ def _help(
     name: str, config_class: type, about: str | None, example: str, arguments: str
 ) -> str:
     lines = [f"{name} {__version__}", "", textwrap.dedent(about or "").strip(), ""]
-    lines += [f"usage: {name} [flags] {arguments}".rstrip(), "", "example:"]
-    lines += [f"  {line}" for line in example.strip().splitlines()]
-    lines += ["", "flags:"]
+    lines += [f"usage: {name} [flags] {arguments}".rstrip(), "", "flags:"]
     for spec in options.specs(config_class):
         lines += _flag_help(spec)
     lines += _flag_help(
         options.OptionSpec("json", bool, False, "Print the result as JSON.", None)
     )
     lines += ["  --flagfile=FILE", "      Read flags from a file, one a line."]
+    lines += ["", "example:"]  # Last, where a terminal shows it.
+    lines += [f"  {line}" for line in example.strip().splitlines()]
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ error line and exit status 2 at the end.  The probability is that of the second 
 
 import sys
 
-from afad_tfdata import prediction
+from afad_tfdata import errors, prediction
 from afad_tfdata.bin import command
 
 EXAMPLE = """
@@ -20,7 +20,8 @@ def main(config: prediction.PredictConfig, arguments: list[str]) -> command.Outp
     """Predicts; exit status 2 if an image could not be used."""
 
     def on_error(path: str, reason: str) -> None:
-        print(f"afad-predict: error: {path}: {reason}", file=sys.stderr)
+        text = errors.printable(f"{path}: {reason}")
+        print(f"afad-predict: error: {text}", file=sys.stderr)
 
     result = prediction.predict(config, arguments, on_error=on_error)
     bad = [{"image": path, "error": reason} for path, reason in result.bad]

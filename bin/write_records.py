@@ -19,7 +19,10 @@ def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
     if manifest is None:
         text = f"shards {config.shard_range} are written in {config.output_dir}"
         return command.Output(text, {"shard_range": config.shard_range})
-    text = f"{records.table(manifest)}\nwritten to {config.output_dir}"
+    text = (
+        f"{records.table(manifest)}\nwritten to {config.output_dir}: shards, indexes,"
+        f" {', '.join(records.beside(manifest))}"
+    )
     return command.Output(text, dataclasses.asdict(manifest))
 
 

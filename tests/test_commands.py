@@ -75,6 +75,9 @@ def test_help_needs_no_tensorflow(name):
     assert result.returncode == 0, result.stderr
     assert f"usage: afad-{name.replace('_', '-')} [flags]" in result.stdout
     assert "--flagfile=FILE" in result.stdout
+    example = result.stdout.partition("\nexample:\n")[2].splitlines()
+    assert example and all(line.startswith("  ") for line in example)
+    assert f"afad-{name.replace('_', '-')}" in example[-1]
 
 
 @pytest.mark.parametrize("name", _commands())

@@ -13,6 +13,7 @@ from afad_tfdata import (
     archive,
     checkpoints,
     errors,
+    files,
     images,
     schema,
     selection,
@@ -80,7 +81,7 @@ def test_manifest(tmp_path, data):
 )
 def test_manifest_of_other_json(tmp_path, value):
     if isinstance(value, dict):
-        value["checksum"] = schema._checksum(value)
+        value["checksum"] = files.json_checksum(value)
     (tmp_path / "manifest.json").write_text(json.dumps(value))
     with pytest.raises(errors.AfadError):
         schema.load_manifest(str(tmp_path))

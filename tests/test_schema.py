@@ -8,15 +8,15 @@ import json
 import numpy as np
 import pytest
 
-from afad_tfdata import errors, schema
+from afad_tfdata import errors, files, schema
 
 
 def _shard(name="s", n=2):
     return schema.Shard(name=name, num_examples=n, num_bytes=10, sha256="0" * 64)
 
 
-def _manifest(index_bytes=0):
-    index = schema.Shard("afad-train.index.npy", 2, index_bytes, "0" * 64)
+def _manifest(index_bytes=0, digest="0" * 64):
+    index = schema.Shard("afad-train.index.npy", 2, index_bytes, digest)
     split = schema.Split(
         2, (_shard(),), index, {"male": {"20": 1}, "female": {"61": 1}}
     )
@@ -90,7 +90,7 @@ def test_shards_that_do_not_add_up_are_damage(tmp_path):
     value = json.loads(schema.manifest_bytes(_manifest()))
     value["splits"]["train"]["num_examples"] = 3
     value.pop("checksum")
-    value["checksum"] = schema._checksum(value)
+    value["checksum"] = files.json_checksum(value)
     (tmp_path / "manifest.json").write_text(json.dumps(value))
     with pytest.raises(errors.DataError, match="do not add up"):
         schema.load_manifest(str(tmp_path))
@@ -106,17 +106,23 @@ def test_index_is_mapped_and_checked(tmp_path):
     index["age"] = [20, 61]
     path = tmp_path / "afad-train.index.npy"
     np.save(path, index)
-    size = path.stat().st_size
-    loaded = schema.load_index(str(tmp_path), _manifest(size), "train")
+    size, digest = path.stat().st_size, files.sha256(str(path))
+    manifest = _manifest(size, digest)
+    loaded = schema.load_index(str(tmp_path), manifest, "train")
     assert isinstance(loaded, np.memmap) and loaded["age"].tolist() == [20, 61]
     with pytest.raises(errors.DataError, match="index.npy is damaged"):
-        schema.load_index(str(tmp_path), _manifest(size + 1), "train")
+        schema.load_index(str(tmp_path), _manifest(size + 1, digest), "train")
+    index["age"][0] = 21  # A label: nothing else would notice.
+    np.save(path, index)
+    with pytest.raises(errors.DataError, match="SHA-256 does not fit"):
+        schema.load_index(str(tmp_path), manifest, "train")
     np.save(path, index[:1])
+    other = _manifest(path.stat().st_size, files.sha256(str(path)))
     with pytest.raises(errors.DataError, match="wanted"):
-        schema.load_index(str(tmp_path), _manifest(path.stat().st_size), "train")
+        schema.load_index(str(tmp_path), other, "train")
     path.unlink()
     with pytest.raises(errors.DataError, match="index.npy"):
-        schema.load_index(str(tmp_path), _manifest(size), "train")
+        schema.load_index(str(tmp_path), manifest, "train")
 
 
 def test_index_rows_are_small():

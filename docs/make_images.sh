@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Pictures of docs/images, each made by a command from drawn faces; `make docs-images`.
+#   docs/make_images.sh [DIRECTORY FOR THE DATA]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-demo}
+
+# What `make demo` leaves is taken as it is.
+[ -e "$out/graph/faces.json" ] || examples/demo.sh "$out"
+
+mkdir -p docs/images
+afad-inspect-records --records_dir="$out/records" --split=test \
+	--histogram=docs/images/age_gender.png --sheet=docs/images/samples.png >"$out/counts"
+cp "$out/run/history.png" docs/images/history.png
+afad-evaluate --run_dir="$out/run" --output_dir="$out/evaluation" >"$out/evaluation.txt"
+cp "$out"/evaluation/{confusion,error_by_age,worst}.png docs/images
+rm -rf "$out/preview"
+afad-train --records_dir="$out/records" --run_dir="$out/preview" --backbone=small_cnn \
+	--weights=none --stage=tuning --epochs=1 --augment_preview
+cp "$out/preview/augmentation.png" docs/images/augmentation.png
+mapfile -t some < <(find "$out/faces" -name '*.jpg' | sort | awk 'NR % 100 == 7')
+afad-predict --graph="$out/graph/faces.pb" --sheet=docs/images/predictions.png "${some[@]}"
+
+# Matplotlib's pictures have few colours: a palette makes them small.
+python - docs/images/*.png <<'END'
+import os
+import sys
+
+from PIL import Image
+
+for path in sys.argv[1:]:
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+    size = os.path.getsize(path)
+    print(f"{path}: {size:,} bytes")
+    assert size < 200_000, path
+END
