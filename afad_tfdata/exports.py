@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from afad_tfdata import errors, image_graph
@@ -61,7 +63,9 @@ def saved_model(
     module = tf.Module()
     module.serve = tf.function(lambda images: function(images), input_signature=[spec])
     shutil.rmtree(path, ignore_errors=True)
-    tf.saved_model.save(module, path, signatures=module.serve.get_concrete_function())
+    signature = module.serve.get_concrete_function()
+    with _quiet():
+        tf.saved_model.save(module, path, signatures=signature)
 
 
 def tflite(graph: Any, path: str, *, feed: str, fetches: Mapping[str, str]) -> None:
@@ -69,7 +73,8 @@ def tflite(graph: Any, path: str, *, feed: str, fetches: Mapping[str, str]) -> N
     with tempfile.TemporaryDirectory(prefix="afad-tflite-") as directory:
         inner = os.path.join(directory, "model")
         saved_model(graph, inner, feed=feed, fetches=fetches)
-        content = tf.lite.TFLiteConverter.from_saved_model(inner).convert()
+        with _quiet():
+            content = tf.lite.TFLiteConverter.from_saved_model(inner).convert()
     with open(path, "wb") as f:
         f.write(content)
 
@@ -81,13 +86,28 @@ def onnx(graph: Any, path: str, *, feed: str, fetches: Mapping[str, str]) -> Non
       UsageError: The ``export`` extra is missing.
     """
     convert = errors.require("tf2onnx.convert", extra="export", purpose="writing ONNX")
-    convert.from_graph_def(
-        graph,
-        input_names=[f"{feed}:0"],
-        output_names=[f"{name}:0" for name in fetches.values()],
-        opset=_ONNX_OPSET,
-        output_path=path,
-    )
+    with _quiet():
+        convert.from_graph_def(
+            graph,
+            input_names=[f"{feed}:0"],
+            output_names=[f"{name}:0" for name in fetches.values()],
+            opset=_ONNX_OPSET,
+            output_path=path,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the converters say of their own steps; errors are raised anyway."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _argument(feed: str) -> str:

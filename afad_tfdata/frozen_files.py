@@ -108,15 +108,12 @@ def facts_of(
     if not ages and info.get("max_age"):
         ages = info["min_age"], info["max_age"]
     names = run.get("class_names") or (manifest.class_names if manifest else None)
-    metrics = os.path.join(run.get("directory", ""), "metrics.json")
     return Facts(
         mean=tuple(float(v) for v in mean) if mean is not None else None,  # type: ignore[arg-type]
         class_names=tuple(names or schema.CLASS_NAMES),
         age_range=(int(ages[0]), int(ages[1])) if ages else None,
         records_dir=records_dir,
-        metrics=files.read_json(metrics, what="the metrics", advice="remove it")
-        if run and os.path.exists(metrics)
-        else {},
+        metrics=_metrics(source),
     )
 
 
@@ -131,6 +128,7 @@ def describe(
     images: str,
     graph: Mapping[str, Any],
     latency: Mapping[str, Any],
+    rounding: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The content of NAME.json.
 
@@ -144,6 +142,8 @@ def describe(
       images: Where the images of the verification came from.
       graph: Further facts of the graph.
       latency: By batch.
+      rounding: How far the model is from itself on random input, by label, where the
+        verification had to allow for it.
     """
     plain = written[0]
     parity = plain.report
@@ -223,6 +223,7 @@ def describe(
             "tolerance": tolerance,
             "images": images,
             "cases": {name: _plain(v) for name, v in parity.cases.items()},
+            **({"rounding": _plain(rounding)} if rounding else {}),
         },
         "latency_ms": latency,
         "others": others,
@@ -276,12 +277,22 @@ def load_description(graph_path: str) -> dict[str, Any]:
             f"{path} describes {description['graph']['file']} and not {name}: freeze"
             " the model again, and keep both files together"
         )
-    if "sha256" in entry and files.sha256(graph_path) != entry["sha256"]:
+    if files.sha256(_content(graph_path)) != entry["sha256"]:
         raise errors.DataError(
             f"{graph_path} is not the graph that was verified: its SHA-256 differs from"
             f" that in {path}; freeze the model again"
         )
     return description
+
+
+def _metrics(source: model_source.Source) -> dict[str, Any]:
+    """What ``evaluate`` found of this very file; of another of the run, nothing."""
+    path = os.path.join(source.run.get("directory", ""), "metrics.json")
+    if not source.run or not os.path.exists(path):
+        return {}
+    found = files.read_json(path, what="the metrics", advice="remove it")
+    measured = os.path.basename(found.get("model", ""))
+    return found if measured == os.path.basename(source.path) else {}
 
 
 def _read_mean(path: str) -> list[float]:
@@ -296,9 +307,13 @@ def _read_mean(path: str) -> list[float]:
         ) from error
 
 
+def _content(path: str) -> str:
+    """The file with the weights: of a SavedModel, which has no variables, its graph."""
+    return os.path.join(path, "saved_model.pb") if os.path.isdir(path) else path
+
+
 def _digest(path: str) -> dict[str, Any]:
-    if os.path.isdir(path):
-        return {}
+    path = _content(path)
     return {"bytes": os.path.getsize(path), "sha256": files.sha256(path)}
 
 

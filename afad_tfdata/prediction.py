@@ -348,12 +348,21 @@ def _run_bytes(graph: runner.Runner, encoded: list[bytes]) -> list[Any]:
         return _rows_of(graph.run(encoded))
     except runner.InputError as error:
         if len(encoded) == 1:
-            return [f"cannot be decoded: {errors.one_line(error)}"]
+            return [_why_refused(encoded[0], error)]
         middle = len(encoded) // 2
         return [
             *_run_bytes(graph, encoded[:middle]),
             *_run_bytes(graph, encoded[middle:]),
         ]
+
+
+def _why_refused(data: bytes, error: runner.InputError) -> str:
+    """The reason in the words of the other forms; a graph's are long."""
+    try:
+        images.decode(data, images.probe(data))
+    except images.ImageError as reason:
+        return str(reason)
+    return f"cannot be decoded: {errors.one_line(error)}"
 
 
 def _rows_of(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:

@@ -295,3 +295,39 @@ def test_without_a_mean_there_is_no_preprocessing(tmp_path):
 def test_every_flag_has_a_help_text():
     for spec in options.specs(freeze.FreezeConfig):
         assert spec.help.endswith((".", "). ")), spec.name
+
+
+@pytest.mark.parametrize(
+    ("case", "passes"), [("random input", True), ("real images", False)]
+)
+def test_random_input_is_held_to_the_models_own_rounding(
+    case, passes, model, tmp_path, monkeypatch
+):
+    """Images are not: what no image is may be ill-determined in float32."""
+
+    def check(jobs, **kwargs):
+        names = [c.name for c in jobs[0].cases]
+        differences = {
+            name: {"age": 1.9 if name.startswith(case) else 0.0, "gender": 0.0}
+            for name in (*names, case)
+        }
+        random = (*(c.name for c in jobs[0].cases if not c.is_image), "random input")
+        largest = {"age": 50.0, "gender": 1.0}
+        return [
+            verification.Report(differences, largest, dict.fromkeys(names, 1.0), random)
+            for _ in jobs
+        ]
+
+    def own_difference(source, cases):
+        return {"age": 0.5, "gender": 0.0}
+
+    monkeypatch.setattr(verification, "check", check)
+    monkeypatch.setattr(verification_images, "own_difference", own_difference)
+    config = freeze.FreezeConfig(output_dir=str(tmp_path), output_name="face")
+    if passes:
+        result = freeze.freeze(config, model=model)
+        assert result.description["parity"]["rounding"] == {"age": 0.5, "gender": 0.0}
+        assert "differs from itself by 0.5 by rounding" in result.summary()
+    else:
+        with pytest.raises(errors.DataError, match=f"1.9 on {case}"):
+            freeze.freeze(config, model=model)

@@ -131,7 +131,8 @@ def make_run(directory, model):
         "age_range": [18, 60],
     }
     files.write_json(str(directory / "config.json"), facts)
-    files.write_json(str(directory / "metrics.json"), {"mae": 4.5})
+    found = {"mae": 4.5, "model": "elsewhere/best.keras"}
+    files.write_json(str(directory / "metrics.json"), found)
     state = run_state.State(step=30, epoch=3)
     (directory / "checkpoints").mkdir()
     path = checkpoints.path_of(str(directory / "checkpoints"), 30)
@@ -148,7 +149,10 @@ def test_runs_and_checkpoints(model, tmp_path):
     best = model_source.open_source(str(tmp_path))
     facts = frozen_files.facts_of(best)
     assert facts.class_names == ("man", "woman") and facts.age_range == (18, 60)
-    assert facts.metrics == {"mae": 4.5} and facts.records_dir == ""
+    assert facts.metrics["mae"] == 4.5 and facts.records_dir == ""
+    # Of the best model, and so not of another one of the run.
+    other = frozen_files.facts_of(model_source.open_source(checkpoint))
+    assert other.metrics == {}
     x = (
         np.random.default_rng(0)
         .uniform(-1, 1, (2, freezing.SIZE, freezing.SIZE, 3))

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -133,6 +134,7 @@ def test_a_bad_image_is_reported_and_passed_over(ending, frozen, sample_tree, tm
     assert [row["image"] for row in result.rows] == names
     assert [path for path, _ in result.bad] == mixed[2:5]
     assert said == result.bad
+    assert "decoded: " in said[0][1] and "Graph" not in said[0][1]
     assert "not a JPEG or PNG" in dict(result.bad)[str(text)]
     good = predict(frozen, names, ending)
     np.testing.assert_allclose(
@@ -300,3 +302,13 @@ def test_the_c_client_of_the_examples(tmp_path):
         age, gender = (float(part.split()[1]) for part in line.split(", "))
         assert age == pytest.approx(float(expected["age"][i, 0]), rel=1e-5)
         assert gender == pytest.approx(float(expected["gender"][i, 0]), abs=1e-5)
+
+
+def test_a_changed_saved_model_is_not_the_verified_one(frozen, tmp_path):
+    shutil.copytree(frozen, tmp_path / "copy")
+    path = str(tmp_path / "copy" / "face_saved_model")
+    frozen_files.load_description(path)
+    with open(os.path.join(path, "saved_model.pb"), "ab") as f:
+        f.write(b"\0")
+    with pytest.raises(errors.DataError, match="SHA-256 differs"):
+        frozen_files.load_description(path)
