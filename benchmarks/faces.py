@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--tree", default="", help="folder with AGE/GENDER/IMAGE")
     parser.add_argument("--size", type=int, default=48, help="pixels a side")
+    parser.add_argument("--test_fraction", type=float, default=0.2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40, help="of augment, heads")
     parser.add_argument("--threads", type=int, default=1)
@@ -95,13 +96,14 @@ class Place:
             sample.make_sample(sample.SampleConfig(output_dir=tree, num_images=3000))
         self.directory = directory
         os.makedirs(os.path.join(directory, "runs"), exist_ok=True)
-        self.records_dir = os.path.join(directory, f"records-{arguments.size}")
+        self.records_dir = os.path.join(directory, "records")
         records.write_records(
             records.WriteConfig(
                 data_dir=tree,
                 output_dir=self.records_dir,
                 image_size=arguments.size,
                 image_encoding="raw",
+                test_fraction=arguments.test_fraction,
                 num_shards=1,
                 num_workers=1,
             )
@@ -162,16 +164,7 @@ def augment(arguments: argparse.Namespace, place: Place) -> None:
     )
     print("|---|---|---|---|---|---|---|", flush=True)
     for text in ("none", *arguments.augment):
-        config = place.config(
-            f"augment-{text}-{arguments.epochs}",
-            arguments,
-            stage="tuning",
-            epochs=arguments.epochs,
-            schedule="cosine",
-            augment=text,
-        )
-        result = trainer.train(config)
-        model = models.load(result.final_path)
+        model = trained(arguments, place, text)
         seen = {
             split: place.predict(model, split, loss)
             for split in ("train", "validation", "test")
@@ -201,15 +194,7 @@ def augment(arguments: argparse.Namespace, place: Place) -> None:
 
 def age_heads(arguments: argparse.Namespace, place: Place) -> None:
     """Every age head on the features of one network."""
-    config = place.config(
-        f"backbone-{arguments.epochs}",
-        arguments,
-        stage="tuning",
-        epochs=arguments.epochs,
-        schedule="cosine",
-        augment=arguments.augment[0],
-    )
-    model = models.load(trainer.train(config).best_path)
+    model = trained(arguments, place, arguments.augment[0])
     # One that gives the pooled features in the place of years.
     pooled = keras.Model(
         model.inputs[0], {"age_output": model.get_layer("pooling").output}
@@ -408,6 +393,21 @@ def by_recipe(arguments: argparse.Namespace, place: Place, seed: int) -> keras.M
 def same_loss(seed: int) -> dict[str, object]:
     """Of every way."""
     return {"seed": seed, "age_loss": "mae", "gender_weight": GENDER_WEIGHT}
+
+
+def trained(
+    arguments: argparse.Namespace, place: Place, augmentation: str
+) -> keras.Model:
+    """The small network after its last epoch."""
+    config = place.config(
+        f"augment-{augmentation}-{arguments.epochs}",
+        arguments,
+        stage="tuning",
+        epochs=arguments.epochs,
+        schedule="cosine",
+        augment=augmentation,
+    )
+    return models.load(trainer.train(config).final_path)
 
 
 def scored(columns: Columns) -> str:

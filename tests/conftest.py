@@ -24,6 +24,7 @@ from afad_tfdata import sample  # noqa: E402
 
 NUM_FACES = 240
 DEVICES_VARIABLE = "AFAD_TEST_DEVICES"
+NUM_DEVICES = int(os.environ.get(DEVICES_VARIABLE, "2"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,10 +32,9 @@ def logical_devices():
     """Logical CPU devices, made before TensorFlow starts its runtime."""
     import tensorflow as tf
 
-    count = int(os.environ.get(DEVICES_VARIABLE, "2"))
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_DEVICES
     )
     tf.config.set_visible_devices([], "GPU")
     return [device.name for device in tf.config.list_logical_devices("CPU")]
