@@ -15,11 +15,13 @@ _ROOT = os.path.dirname(os.path.dirname(__file__))
 # replica in turn; a partial last batch; a whole run that moves from one device.
 _TESTS = {
     "tests/test_step.py": (
-        "test_replicas_equal_one",
-        "test_replicas_equal_one_in_float64",
-        "test_gradients_of_a_step_are_those_of_one_replica",
+        "test_replicas_equal_one[rmsprop]",
+        "test_replicas_equal_one[adam-0.9-0.5]",
+        "test_replicas_equal_one[adamw-2]",
+        "test_replicas_equal_one[sgd-True-0.5]",
+        "test_gradients_of_a_step_are_those_of_one_replica[options1]",
         "test_overflow_on_one_replica_skips_the_step_on_all",
-        "test_evaluation_counts_every_example_once",
+        "test_evaluation_counts_every_example_once[13]",
     ),
     "tests/test_resume.py": ("test_a_run_continues_on_another_number_of_replicas",),
 }
