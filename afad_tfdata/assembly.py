@@ -204,8 +204,15 @@ def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     return schema.load_manifest(config.records_dir) if config.records_dir else None
 
 
-def pretrained(config: train_config.TrainConfig) -> bool:
-    """Whether the backbone brings weights that a warm-up of the head keeps frozen."""
+def pretrained(config: train_config.TrainConfig, model: Any = None) -> bool:
+    """Whether the backbone brings weights that a warm-up of the head keeps frozen.
+
+    Args:
+      config: Its backbone and weights, which count where there is no `model`.
+      model: The caller's own; a foreign one has no backbone that could be frozen.
+    """
+    if model is not None:
+        return models.info(model).get("weights", "none") != "none"
     return config.weights != "none" and config.backbone not in backbones.SMALL
 
 

@@ -94,7 +94,8 @@ def search(
         parts = assembly.assemble(config, own)
         if config.init_from:
             assembly.initialize(parts, config.init_from)
-        phase = recipe.phases(config, pretrained=assembly.pretrained(config))[0]
+        pretrained = assembly.pretrained(config, model)
+        phase = recipe.phases(config, pretrained=pretrained)[0]
         trainer = assembly.trainer_for(parts, config, phase)
         groups = {"model": parts.model.variables}
         before = checkpoints.variable_values(parts.strategy, groups)

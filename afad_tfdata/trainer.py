@@ -115,7 +115,8 @@ class _Run:
         self, config: TrainConfig, own: train_data.OwnParts, directory: run_dir.RunDir
     ) -> None:
         self._config, self._own, self._dir = config, own, directory
-        self._plan = recipe.phases(config, pretrained=assembly.pretrained(config))
+        pretrained = assembly.pretrained(config, own.model)
+        self._plan = recipe.phases(config, pretrained=pretrained)
         self._state, self._history = run_state.State(), history.History()
         self._logbook = logbook.Logbook(directory, tensorboard=config.tensorboard)
         self._chunk = config.steps_per_loop or 1
@@ -252,7 +253,7 @@ class _Run:
         ) as bar:
             while state.step < end:
                 self._stop_if_asked()
-                rates = self._rates(end)
+                rates = self._next_rates(end)
                 rows, wait = self._take(rates)
                 waited += wait
                 share = waited / max(time.monotonic() - began, 1e-9)
@@ -273,16 +274,19 @@ class _Run:
             images_per_second=(state.step - begun_at) * batch / seconds,
         )
 
-    def _rates(self, end: int) -> list[float]:
+    def _next_rates(self, end: int) -> list[float]:
         """Rates of the steps to take before the next look at anything."""
         count = min(self._chunk, end - self._state.step, step.MAX_STEPS_PER_CALL)
         if every := self._config.checkpoint_steps:
             count = min(count, every - self._state.step % every)
+        return self._rates(self._state.step, count)
+
+    def _rates(self, first_step: int, count: int) -> list[float]:
         return recipe.rates(
             self._config,
             self._plan,
             self._state.course,
-            first_step=self._state.step,
+            first_step=first_step,
             count=count,
             steps_per_epoch=self._parts.steps_per_epoch,
             scale=self._state.scale,
@@ -341,7 +345,7 @@ class _Run:
             "epoch": state.epoch + 1,
             "stage": phase.stage,
             "step": state.step,
-            "learning_rate": self._rates(state.step + 1)[0],
+            "learning_rate": self._rates(state.step - 1, 1)[0],  # Of its last step.
             "train": scores.training(state.sums, task),
             "validation": validation,
         }

@@ -7,10 +7,12 @@ The same network, optimizer and batches in memory, in one process:
 * bare: a ``tf.function`` around forward, backward and update of one batch;
 * loop: this package's loop (`step.Trainer`), with its sums and its clock;
 * fit: Keras ``model.fit``;
-* fed: the loop again, fed from records (with ``--records_dir``).
+* fed: the loop again, fed from records (with ``--records_dir``);
+* input: its batches alone, without a model.
 
 They take turns, so that a machine that slows down slows both; the figure is
-the median of the pairs' ratios, with its bootstrap interval.
+the median of the pairs' ratios, with its bootstrap interval.  What feeding costs is
+told by fed beside the sum of loop and the CPU time of input.
 """
 
 import argparse
@@ -51,6 +53,7 @@ def main() -> None:
             image_size=arguments.size,
         )
         ways["fed"] = loop(arguments, input_fn.train_input_fn(config))
+        ways["input"] = alone(input_fn.train_input_fn(config))
     for way in ways.values():
         way(2)  # Traces and compiles.
         way(arguments.steps)
@@ -80,6 +83,13 @@ def main() -> None:
             f"{arguments.batch / median:10.0f}{np.median(cpu[name]) * 1e3:9.2f}"
             f"   {beside(values, seconds['bare'])}, {beside(cpu[name], cpu['bare'])}"
         )
+    if "fed" in ways:
+        for name, values in (("time", seconds), ("CPU time", cpu)):
+            parts = [a + b for a, b in zip(values["loop"], cpu["input"], strict=True)]
+            print(
+                f"fed beside loop + CPU time of input: {name}"
+                f" {beside(values['fed'], parts)}"
+            )
     share = 1 - 1 / float(np.median(np.array(seconds["loop"]) / seconds["bare"]))
     print(f"share of the loop's step that is not the model's: {share:.1%}")
 
@@ -166,6 +176,17 @@ def loop(arguments: argparse.Namespace, dataset: tf.data.Dataset):
         rows, _ = trainer.run(iterator, done[0], [1e-3] * steps)
         rows.numpy()
         done[0] += steps
+
+    return run
+
+
+def alone(dataset: tf.data.Dataset):
+    """The input without a model."""
+    iterator = iter(dataset)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            next(iterator)
 
     return run
 

@@ -1,8 +1,9 @@
-"""Fixtures: drawn faces, records of them, and strategies on two logical CPU devices.
+"""Fixtures: drawn faces, records of them, and strategies on logical CPU devices.
 
 TensorFlow is set up once for the whole run, before any test touches it.  A second
 MirroredStrategy in one process would reuse the first one's collective keys, hence the
-session-scoped fixtures.
+session-scoped fixtures.  There are two devices; a run with another number in
+`DEVICES_VARIABLE` is started by test_three_replicas.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ os.environ.setdefault("TFDS_DATA_DIR", os.devnull)
 from afad_tfdata import sample  # noqa: E402
 
 NUM_FACES = 240
+DEVICES_VARIABLE = "AFAD_TEST_DEVICES"
+NUM_DEVICES = int(os.environ.get(DEVICES_VARIABLE, "2"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def logical_devices():
-    """Two logical CPU devices, made before TensorFlow starts its runtime."""
+    """Logical CPU devices, made before TensorFlow starts its runtime."""
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_DEVICES
     )
     tf.config.set_visible_devices([], "GPU")
     return [device.name for device in tf.config.list_logical_devices("CPU")]
@@ -46,11 +49,19 @@ def one_replica(logical_devices):
 
 
 @pytest.fixture(scope="session")
-def two_replicas(logical_devices):
-    """MirroredStrategy over both logical CPU devices."""
+def replicas(logical_devices):
+    """MirroredStrategy over all logical CPU devices."""
     import tensorflow as tf
 
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    names = [f"CPU:{i}" for i in range(len(logical_devices))]
+    return tf.distribute.MirroredStrategy(names)
+
+
+@pytest.fixture(scope="session")
+def two_replicas(replicas):
+    """MirroredStrategy over both logical CPU devices."""
+    assert replicas.num_replicas_in_sync == 2
+    return replicas
 
 
 @pytest.fixture(scope="session")

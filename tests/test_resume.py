@@ -40,8 +40,9 @@ def flags(records_dir, run_dir, **more):
 
 
 @pytest.fixture(autouse=True)
-def known_strategies(two_replicas, monkeypatch):
-    monkeypatch.setitem(distribution._made, ("CPU:0", "CPU:1"), two_replicas)
+def known_strategies(replicas, monkeypatch):
+    devices = tuple(f"CPU:{i}" for i in range(replicas.num_replicas_in_sync))
+    monkeypatch.setitem(distribution._made, devices, replicas)
     yield
     preemption.clear()
 
@@ -188,12 +189,12 @@ def _wait_for_steps(directory, process):
 
 @pytest.mark.latest
 def test_a_run_continues_on_another_number_of_replicas(
-    sample_records, tmp_path, monkeypatch
+    sample_records, tmp_path, monkeypatch, replicas
 ):
     """Without dropout and batch statistics: equal as far as rounding goes."""
-    ends = []
-    for name, devices in (("one", ("cpu", "cpu")), ("moved", ("cpu", "cpu:2"))):
-        arguments = flags(sample_records, tmp_path / name)
+    ends, several = [], f"cpu:{replicas.num_replicas_in_sync}"
+    for name, devices in (("one", ("cpu", "cpu")), ("moved", ("cpu", several))):
+        arguments = flags(sample_records, tmp_path / name, global_batch_size=24)
         with monkeypatch.context() as patch:
             stop_before_call(patch, 3)
             with pytest.raises(errors.PreemptedError):

@@ -5,10 +5,11 @@ import time
 import numpy as np
 import pytest
 
-from afad_tfdata import checkpoints, distribution, errors, optimizers, step
+from afad_tfdata import checkpoints, distribution, errors, losses, optimizers, step
 from afad_tfdata._lazy import keras, tf
+from tests import conftest
 
-BATCH = 8
+BATCH = 12  # Whole parts for two and for three replicas.
 SIZE = 6
 
 
@@ -35,23 +36,10 @@ def make_model(strategy, *, dropout=0.0, seed=3, dtype="float32"):
         )
 
 
-def loss_fn(outputs, labels, *, batch_labels, normalize):
-    """Absolute error and cross-entropy, weighted by class over the global batch."""
-    logits = tf.reshape(outputs["gender_logits"], [-1])
-    dtype = logits.dtype
-
-    def weight(gender):
-        return tf.where(gender > 0, tf.cast(1.6, dtype), tf.cast(0.7, dtype))
-
-    gender = tf.cast(labels["gender"], dtype)
-    cross = tf.nn.sigmoid_cross_entropy_with_logits(labels=gender, logits=logits)
-    cross *= weight(labels["gender"])
-    if normalize:
-        cross /= tf.reduce_mean(weight(batch_labels["gender"]))
-    age = tf.abs(
-        tf.reshape(outputs["age_output"], [-1]) - tf.cast(labels["age"], dtype)
-    )
-    return {"loss": 5 * cross + age, "age_loss": age, "gender_loss": cross}
+# With weights that are normalised over the global batch.
+loss_fn = losses.build(
+    losses.LossConfig(gender_weight=5.0, class_weights=(0.7, 1.6), min_age=0)
+)
 
 
 def prepare(images, first_step, offset):
@@ -104,9 +92,9 @@ def values(strategy, model, trainer):
     ],
     ids=lambda options: "-".join(str(v) for v in options.values()),
 )
-def test_two_replicas_equal_one(one_replica, two_replicas, options):
+def test_replicas_equal_one(one_replica, replicas, options):
     results = []
-    for strategy in (one_replica, two_replicas):
+    for strategy in (one_replica, replicas):
         model, trainer = make_trainer(strategy, **options)
         rows, _ = trainer.run(batches(strategy), 0, [1e-2] * 20)
         results.append((rows.numpy(), values(strategy, model, trainer)))
@@ -115,6 +103,27 @@ def test_two_replicas_equal_one(one_replica, two_replicas, options):
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulation": 2, "clip_norm": 0.5}])
+def test_gradients_of_a_step_are_those_of_one_replica(one_replica, replicas, options):
+    """A first step of plain SGD moves the weights by its rate times the gradient."""
+    moved, sums = [], []
+    for strategy in (one_replica, replicas):
+        model, trainer = make_trainer(strategy, **options)
+        before = [distribution.local_value(strategy, v) for v in model.variables]
+        # A rate beside which the rounding of the weights is nothing.
+        rows, _ = trainer.run(batches(strategy), 0, [1e3])
+        after = [distribution.local_value(strategy, v) for v in model.variables]
+        moved.append(
+            np.concatenate(
+                [np.ravel(a - b) for a, b in zip(after, before, strict=True)]
+            )
+        )
+        sums.append(rows.numpy())
+    np.testing.assert_allclose(sums[1], sums[0], rtol=1e-6)
+    difference = np.linalg.norm(moved[1] - moved[0])
+    assert difference < 1e-6 * np.linalg.norm(moved[0])
 
 
 def test_a_named_device_equals_the_default_one(one_replica):
@@ -145,9 +154,9 @@ def test_time_in_which_a_step_waits_is_seen(one_replica):
     assert waited.numpy() >= 4 * 0.05
 
 
-def test_two_replicas_equal_one_in_float64(one_replica, two_replicas):
+def test_replicas_equal_one_in_float64(one_replica, replicas):
     results = []
-    for strategy in (one_replica, two_replicas):
+    for strategy in (one_replica, replicas):
         model = make_model(strategy, dtype="float64")
         _, trainer = make_trainer(
             strategy,
@@ -162,16 +171,18 @@ def test_two_replicas_equal_one_in_float64(one_replica, two_replicas):
         np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("bad", [0, 1])
-def test_overflow_on_one_replica_skips_the_step_on_all(one_replica, two_replicas, bad):
+@pytest.mark.parametrize("bad", range(conftest.NUM_DEVICES))
+def test_overflow_on_one_replica_skips_the_step_on_all(one_replica, replicas, bad):
     """A float16 overflow, acted out: one image of one replica becomes infinite."""
+
+    first = bad * (BATCH // replicas.num_replicas_in_sync)
 
     def overflowing(images, first_step, offset):
         x = prepare(images, first_step, offset)
-        here = tf.logical_and(first_step == 1, offset == bad * (BATCH // 2))
+        here = tf.logical_and(first_step == 1, offset == first)
         return x + tf.where(here, float("inf"), 0.0)
 
-    for strategy in (one_replica, two_replicas):
+    for strategy in (one_replica, replicas):
         if strategy is one_replica and bad:
             continue
         model, trainer = make_trainer(
@@ -199,17 +210,17 @@ def test_overflow_on_one_replica_skips_the_step_on_all(one_replica, two_replicas
         assert (changed["model/0"] != after["model/0"]).any()
 
 
-def test_calls_divide_steps_without_a_trace(two_replicas):
+def test_calls_divide_steps_without_a_trace(replicas):
     """k steps in one call give the same bits as k calls."""
     results = []
     for chunks in ([5], [2, 1, 2]):
-        model, trainer = make_trainer(two_replicas, optimizer="adam")
-        data, rows, done = batches(two_replicas), [], 0
+        model, trainer = make_trainer(replicas, optimizer="adam")
+        data, rows, done = batches(replicas), [], 0
         for count in chunks:
             rates = [1e-2 / (1 + done + i) for i in range(count)]
             rows.append(trainer.run(data, done, rates)[0].numpy())
             done += count
-        results.append((np.concatenate(rows), values(two_replicas, model, trainer)))
+        results.append((np.concatenate(rows), values(replicas, model, trainer)))
     np.testing.assert_array_equal(results[0][0], results[1][0])
     for name, value in results[0][1].items():
         np.testing.assert_array_equal(value, results[1][1][name])
@@ -226,26 +237,26 @@ def test_accumulation_equals_the_whole_batch(one_replica):
         np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-6)
 
 
-def test_clipping_bounds_the_summed_gradient(two_replicas):
+def test_clipping_bounds_the_summed_gradient(replicas):
     """Plain SGD with rate 1 moves the weights by exactly the clipped gradient."""
     limit = 0.01
-    model, trainer = make_trainer(two_replicas, clip_norm=limit, loss_scaling=True)
-    before = [distribution.local_value(two_replicas, v) for v in model.variables]
-    trainer.run(batches(two_replicas), 0, [1.0])
-    after = [distribution.local_value(two_replicas, v) for v in model.variables]
+    model, trainer = make_trainer(replicas, clip_norm=limit, loss_scaling=True)
+    before = [distribution.local_value(replicas, v) for v in model.variables]
+    trainer.run(batches(replicas), 0, [1.0])
+    after = [distribution.local_value(replicas, v) for v in model.variables]
     moved = [a - b for a, b in zip(after, before, strict=True)]
     norm = np.sqrt(sum(float(np.sum(np.square(m, dtype=np.float64))) for m in moved))
     assert norm == pytest.approx(limit, rel=1e-3)
 
 
-def test_sums_are_those_of_the_examples(two_replicas):
-    model, trainer = make_trainer(two_replicas)
+def test_sums_are_those_of_the_examples(replicas):
+    model, trainer = make_trainer(replicas)
     features, labels = arrays()
     x = features["image"][:BATCH].astype(np.float32) / 127.5 - 1
     outputs = model(x)
     error = np.abs(outputs["age_output"].numpy().ravel() - labels["age"][:BATCH])
     predicted = outputs["gender_output"].numpy().ravel() >= 0.5
-    rows, waited = trainer.run(batches(two_replicas), 0, [0.0])
+    rows, waited = trainer.run(batches(replicas), 0, [0.0])
     row = dict(zip(step.SUMS, rows.numpy()[0], strict=True))
     assert row["examples"] == BATCH
     assert row["absolute_error"] == pytest.approx(error.sum(), rel=1e-5)
@@ -257,10 +268,10 @@ def test_sums_are_those_of_the_examples(two_replicas):
 
 
 @pytest.mark.latest
-def test_replicas_draw_different_dropout_masks(one_replica, two_replicas):
+def test_replicas_draw_different_dropout_masks(one_replica, replicas):
     """Replica 0 draws what one device draws, replica 1 something else."""
     masks = {}
-    for strategy in (one_replica, two_replicas):
+    for strategy in (one_replica, replicas):
         with strategy.scope():
             noise = keras.layers.Dropout(0.5, seed=7)
             inputs = keras.Input((64,))
@@ -277,45 +288,43 @@ def test_replicas_draw_different_dropout_masks(one_replica, two_replicas):
             for _ in range(2)
         ]
     for call in range(2):
-        first, second = masks[two_replicas][call]
+        first, second = masks[replicas][call]
         assert first != second
         assert first == masks[one_replica][call][0]
     assert masks[one_replica][0] != masks[one_replica][1]
 
 
-def test_dropout_trains_alike_after_any_chunking(two_replicas):
+def test_dropout_trains_alike_after_any_chunking(replicas):
     results = []
     for chunks in ([4], [1, 3]):
-        model = make_model(two_replicas, dropout=0.5)
-        _, trainer = make_trainer(two_replicas, model=model)
-        data, done = batches(two_replicas), 0
+        model = make_model(replicas, dropout=0.5)
+        _, trainer = make_trainer(replicas, model=model)
+        data, done = batches(replicas), 0
         for count in chunks:
             trainer.run(data, done, [1e-2] * count)
             done += count
-        results.append(values(two_replicas, model, trainer))
+        results.append(values(replicas, model, trainer))
     for name, value in results[0].items():
         np.testing.assert_array_equal(value, results[1][name])
 
 
-def test_compiled_steps_equal_plain_ones(two_replicas):
+def test_compiled_steps_equal_plain_ones(replicas):
     weights = []
     for jit in (False, True):
-        model, trainer = make_trainer(two_replicas, jit=jit)
-        trainer.run(batches(two_replicas), 0, [1e-2] * 3)
-        weights.append(
-            [distribution.local_value(two_replicas, v) for v in model.variables]
-        )
+        model, trainer = make_trainer(replicas, jit=jit)
+        trainer.run(batches(replicas), 0, [1e-2] * 3)
+        weights.append([distribution.local_value(replicas, v) for v in model.variables])
     for plain, compiled in zip(*weights, strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_batch_that_does_not_divide_is_one_line(two_replicas):
+def test_batch_that_does_not_divide_is_one_line(replicas):
     with pytest.raises(errors.UsageError, match="--global_batch_size=6.*multiple of 4"):
-        step.per_replica_batch(two_replicas, 6, accumulation=2)
+        step.per_replica_batch(replicas, 6, accumulation=2)
 
 
 @pytest.mark.parametrize("count", [16, 13])
-def test_evaluation_counts_every_example_once(one_replica, two_replicas, count):
+def test_evaluation_counts_every_example_once(one_replica, replicas, count):
     """A padded last batch adds nothing, on any number of replicas."""
     features, labels = arrays(count)
     padded = -count % BATCH
@@ -323,7 +332,7 @@ def test_evaluation_counts_every_example_once(one_replica, two_replicas, count):
     features = {"image": _pad(features["image"], padded), "mask": mask}
     labels = {name: _pad(label, padded) for name, label in labels.items()}
     results = []
-    for strategy in (one_replica, two_replicas):
+    for strategy in (one_replica, replicas):
         model = make_model(strategy)
         per_replica = BATCH // strategy.num_replicas_in_sync
         dataset = tf.data.Dataset.from_tensor_slices((features, labels))

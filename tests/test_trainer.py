@@ -289,6 +289,22 @@ def test_a_restart_trims_once_and_goes_on(tmp_path):
         )
 
 
+def test_the_history_holds_the_rate_of_each_epoch(tmp_path):
+    values = own_config(
+        tmp_path, epochs=3, learning_rate=1e-2, schedule="step", decay_epochs=2
+    )
+    result = trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
+    rates = [row["learning_rate"] for row in result.history["epochs"]]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3])
+
+
+def test_a_network_of_ones_own_is_not_warmed_up(tmp_path):
+    """All of it trains anyway; the names of a backbone and its weights do not count."""
+    values = own_config(tmp_path, stage="recipe", backbone="VGG19", epochs=1)
+    result = trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
+    assert {row["stage"] for row in result.history["epochs"]} == {"tuning"}
+
+
 def test_a_restart_that_was_cut_short_is_done_again(tmp_path):
     values = own_config(tmp_path, epochs=4)
     trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
