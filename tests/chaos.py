@@ -942,6 +942,8 @@ def main() -> int:
     parser.add_argument("--markdown", default="", help="file for the table")
     options = parser.parse_args()
     overview.prepare()
+    for command in COMMANDS:
+        importlib.import_module(f"afad_tfdata.bin.{command.name}")
     began = time.monotonic()
     deadline = began + 60 * options.minutes
     numbers = options.only or list(range(options.faults))
