@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import errors, input_fn, order, schema, train_config
+from afad_tfdata import distribution, errors, input_fn, order, schema, train_config
 from afad_tfdata._lazy import tf
 
 
@@ -31,6 +31,10 @@ class OwnParts:
     augment: Callable[..., Any] | None = None
     loss: Callable[..., Any] | None = None
 
+    def builds_data(self) -> bool:
+        """Whether the data sets are the config's."""
+        return self.train_dataset is None and self.validation_dataset is None
+
 
 class TrainData:
     """The data sets, from the records or the caller."""
@@ -46,6 +50,11 @@ class TrainData:
         self._config, self._own, self._strategy = config, own, strategy
         self._manifest = manifest
         self._input: Any = None
+        if distribution.spans_workers(strategy) and not own.builds_data():
+            raise errors.UsageError(
+                "a training over several workers reads records, each worker its part"
+                " of a batch: leave train_dataset and validation_dataset out"
+            )
         if manifest is None:
             if own.train_dataset is None:
                 raise errors.UsageError(
