@@ -55,6 +55,11 @@ class TrainData:
                 "a training over several workers reads records, each worker its part"
                 " of a batch: leave train_dataset and validation_dataset out"
             )
+        if distribution.spans_workers(strategy) and config.data_service:
+            raise errors.UsageError(
+                "--data_service feeds one process: under several workers each reads"
+                " its part of a batch by itself; leave it out"
+            )
         if manifest is None:
             if own.train_dataset is None:
                 raise errors.UsageError(
@@ -70,6 +75,7 @@ class TrainData:
             seed=config.seed,
             engine=config.engine,
             cache=config.cache,
+            data_service=config.data_service,
         )
 
     def num_examples(self) -> int:
