@@ -72,7 +72,11 @@ class Parts:
 
 
 def assemble(
-    config: train_config.TrainConfig, own: train_data.OwnParts, *, begun: bool = False
+    config: train_config.TrainConfig,
+    own: train_data.OwnParts,
+    *,
+    begun: bool = False,
+    strategy: Any = None,
 ) -> Parts:
     """Builds what is missing.
 
@@ -80,13 +84,14 @@ def assemble(
       config: The options.
       own: The caller's parts.
       begun: A checkpoint will be restored: pre-trained weights are not looked for.
+      strategy: Of several workers; None for the one of `config`'s devices.
 
     Raises:
       UsageError: Records that do not fit the task, a batch that the replicas do not
         divide, a device, backbone or file that is not there.
     """
-    threads = _set_threads(config.threads)
-    strategy = distribution.create_strategy(
+    threads = set_threads(config.threads)
+    strategy = strategy or distribution.create_strategy(
         config.devices, all_reduce=config.all_reduce
     )
     step.per_replica_batch(
@@ -342,10 +347,16 @@ def _precision(name: str) -> str:
     return "mixed_float16" if capable and all(capable) else "float32"
 
 
-def _set_threads(wanted: int) -> dict[str, int]:
+def set_threads(wanted: int) -> dict[str, int]:
     """Host threads from the flag, the batch system's allocation, or the cores.
 
     Rounding depends on their number, so that it is recorded.
+
+    Args:
+      wanted: ``--threads``.
+
+    Returns:
+      Threads as TensorFlow has them, which they stay once it runs; and ``cores``.
     """
     cores = len(os.sched_getaffinity(0))
     allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")

@@ -12,6 +12,9 @@
 One device gets no mirrored strategy: the same numbers without the copies.  A process
 has one strategy for each set of devices, since a second MirroredStrategy on the same
 devices reuses the first one's collective keys.
+
+Under several workers the flag names the devices of each, and one
+MultiWorkerMirroredStrategy holds all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import logging
 import re
 from typing import Any
 
-from afad_tfdata import errors
+from afad_tfdata import cluster, errors
 from afad_tfdata._lazy import tf
 
 ALL_REDUCE = ("auto", "nccl", "hierarchical", "one_device")
@@ -64,6 +67,51 @@ def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
     return strategy
 
 
+def create_worker_strategy(
+    found: cluster.Cluster, devices: str = "", *, all_reduce: str = "auto"
+) -> Any:
+    """The strategy of all workers of a job; waits until they are there.
+
+    Args:
+      found: The job.
+      devices: Of this worker, as in the module's table without ``cpu:2``; as many on
+        each worker.
+      all_reduce: ``nccl``, or anything else than ``auto`` for a ring over the network
+        (``hierarchical`` and ``one_device`` are ways within one machine).
+
+    Raises:
+      UsageError: A device that is not here, or several on the CPU.
+    """
+    if re.fullmatch(r"cpu:([2-9]|\d\d+)", devices.replace(" ", "").lower()):
+        raise errors.UsageError(
+            f"--devices={devices} makes logical devices, which several workers cannot"
+            " have: take --devices=cpu, and more workers"
+        )
+    names = _device_names(devices)
+    gpus = tf.config.list_physical_devices("GPU")
+    used = [gpus[int(n.partition(":")[2])] for n in names if n.startswith("GPU")]
+    tf.config.set_visible_devices(used, "GPU")
+    choices = tf.distribute.experimental.CommunicationImplementation
+    way = {"auto": choices.AUTO if used else choices.RING, "nccl": choices.NCCL}
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(found.addresses)}),
+        task_type="worker",
+        task_id=found.index,
+        rpc_layer="grpc",
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(
+        resolver,
+        tf.distribute.experimental.CommunicationOptions(
+            implementation=way.get(all_reduce, choices.RING)
+        ),
+    )
+
+
+def spans_workers(strategy: Any) -> bool:
+    """Whether some replicas are in other processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def describe(strategy: Any) -> str:
     """One line: the number of replicas and where they are."""
     try:
@@ -72,7 +120,10 @@ def describe(strategy: Any) -> str:
         kinds = [d.device_type for d in tf.config.list_logical_devices()]
         workers = ["GPU:0" if "GPU" in kinds else "CPU:0"]
     devices = [device.split("device:")[-1] for device in workers]
-    return f"{strategy.num_replicas_in_sync} replica(s) on {', '.join(devices)}"
+    where = ", ".join(devices)
+    if spans_workers(strategy):
+        where += f" of {strategy.num_replicas_in_sync // len(devices)} workers"
+    return f"{strategy.num_replicas_in_sync} replica(s) on {where}"
 
 
 def local_value(strategy: Any, variable: Any) -> Any:

@@ -95,6 +95,27 @@ class Engine:
         rows = self._endless_rows(stream, start_step * cut.global_batch)
         return self._from_rows(rows, cut, finish, masked=False)
 
+    def epoch(self, batch_size: int, finish: Callable[..., Any]) -> Any:
+        """Every record once, shuffled in a window, anew with each pass.
+
+        The first stage is one element for each shard, which a service hands out.
+
+        Args:
+          batch_size: Of the elements; the last one is smaller.
+          finish: Makes an element of ``(images, ages, genders, mask)``; the mask is
+            None.
+        """
+        if not self._source.contiguous:
+            raise errors.UsageError(
+                "--data_service reads shards by themselves, which compressed HDF5 does"
+                " not allow: write records without compression"
+            )
+        window = min(self._config.shuffle_window, len(self._source))
+        rows = self._rows(self._shard_table(), _CYCLE_LENGTH, mixed=True)
+        return self._decoded(
+            rows.shuffle(window).batch(batch_size), finish, masked=False
+        )
+
     def evaluate(
         self, steps: int, cut: slices.Slices, finish: Callable[..., Any]
     ) -> Any:
@@ -191,7 +212,7 @@ class Engine:
         table = np.stack([shards, first[:-1], first[1:], offsets], axis=1)
         return table[filled]
 
-    def _rows(self, table: Any, cycle_length: int = 1) -> Any:
+    def _rows(self, table: Any, cycle_length: int = 1, *, mixed: bool = False) -> Any:
         """``(stored bytes or serialized example, record number)`` of shards in turn."""
         if not self._source.contiguous:
             return self._inflated_rows()
@@ -220,6 +241,8 @@ class Engine:
             )
 
         entries = tf.data.Dataset.from_tensor_slices(table)
+        if mixed:  # In another order with each pass.
+            entries = entries.shuffle(len(table))
         return entries.interleave(
             _as_is(shard),
             cycle_length=cycle_length,
@@ -285,6 +308,10 @@ class Engine:
                 return tf.data.Dataset.from_tensor_slices(both)
 
             rows = rows.flat_map(_as_is(parts))
+        return self._decoded(rows, finish, masked=masked)
+
+    def _decoded(self, rows: Any, finish: Callable, *, masked: bool) -> Any:
+        """Elements of batches of ``(stored bytes, record number)``."""
         source = self._source
         parses = source.format == "tfrecord"
         name = source.features["image"] if parses else ""

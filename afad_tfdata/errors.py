@@ -34,6 +34,15 @@ class PreemptedError(AfadError):
     exit_status = 75
 
 
+class WorkerLostError(AfadError):
+    """Another worker of the job is gone; the job continues from its last checkpoint.
+
+    The status is EX_UNAVAILABLE of ``sysexits.h``: started again, the job may do.
+    """
+
+    exit_status = 69
+
+
 def require(module: str, *, extra: str, purpose: str):
     """Imports an optional dependency, or says how to get it.
 

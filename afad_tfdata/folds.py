@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata import (
+    cluster,
     errors,
     evaluation,
     files,
@@ -77,6 +78,7 @@ def train(config: train_config.TrainConfig) -> FoldsResult:
       UsageError: The records are not TFRecord, or there are fewer photos than folds.
       PreemptedError: As for `trainer.train`.
     """
+    cluster.refuse("--folds")
     views = write_views(
         config.records_dir, os.path.join(config.run_dir, "records"), config
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from afad_tfdata import errors, options, schema
+from afad_tfdata import data_service, errors, options, schema
 
 ENGINES = ("auto", "mapped", "graph")
 CACHES = ("none", "encoded", "decoded")
@@ -33,6 +33,7 @@ class InputConfig:
       memory_budget_mib: Most that the graph engine holds for a global shuffle, MiB;
         0 for half of what is free.
       shuffle_window: Records that it shuffles among where they do not fit.
+      data_service: Dispatcher of a ``tf.data`` service that training batches come from.
       files: Files that another program wrote, instead of `records_dir`.
       features: What their features are called.
       mean_file: JSON with their channel means; `as_supervised` needs it.
@@ -78,6 +79,11 @@ class InputConfig:
     shuffle_window: int = options.option(
         16_384, "Records that the graph engine shuffles among where they do not fit."
     )
+    data_service: str = options.option(
+        "",
+        "grpc://HOST:PORT of the dispatcher that afad-data-service runs: training"
+        " batches are read there, in no order that could be repeated.",
+    )
     files: str = options.option(
         "",
         "TFRecord or HDF5 files of another program instead of --records_dir: paths or"
@@ -99,6 +105,19 @@ class InputConfig:
             raise errors.UsageError(
                 f"wanted --records_dir or --files, one of them; got {came}"
             )
+        if self.data_service:
+            data_service.parse(self.data_service)
+            for name, value in (
+                ("engine=mapped", self.engine == "mapped"),
+                ("cache", self.cache != "none"),
+                ("balance", self.balance != "none"),
+                ("max_bad_records", self.max_bad_records > 0),
+            ):
+                if value:
+                    raise errors.UsageError(
+                        f"--data_service reads shards in turn by TensorFlow operations:"
+                        f" leave --{name} out"
+                    )
         for name in ("features", "mean_file"):
             if getattr(self, name) and not self.files:
                 raise errors.UsageError(

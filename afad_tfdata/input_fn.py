@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata import (
+    data_service,
     engine_graph,
     engine_mapped,
     errors,
@@ -80,8 +81,10 @@ def train_input_fn(
             f"the train split has {len(source)} examples for {cut.num_replicas}"
             " replicas or input pipelines: use fewer"
         )
-    stream = order.Order(len(source), config.seed, _groups(config, source))
     finish = _finisher(config, source)
+    if config.data_service:
+        return _ahead(config, _served(config, source, cut, finish))
+    stream = order.Order(len(source), config.seed, _groups(config, source))
     dataset = _engine(config, source).train(stream, cut, start_step, finish)
     return _ahead(config, dataset)
 
@@ -228,6 +231,22 @@ def _engine(config: InputConfig, source: examples.Examples) -> Any:
     return module.Engine(config, source, _image_size(config, source))
 
 
+def _served(
+    config: InputConfig, source: examples.Examples, cut: slices.Slices, finish: Any
+) -> Any:
+    """Training batches that a ``tf.data`` service makes."""
+    _log.warning(
+        "input: batches come from %s, in an order that depends on its machines: a"
+        " stopped training continues with a new pass over the examples, and repeats"
+        " nothing exactly",
+        config.data_service,
+    )
+    epoch = _engine(config, source).epoch(cut.per_replica, finish)
+    batches = data_service.distribute(epoch, config.data_service)
+    # Over the ends of workers' shares and of epochs: no example is dropped.
+    return batches.rebatch(cut.per_replica, drop_remainder=True)
+
+
 def open_labels(config: InputConfig, split: str) -> tuple[str, ...]:
     """The labels that a split has, whatever the task."""
     return _load(config, split).labels
@@ -256,6 +275,8 @@ def choose_engine(
       UsageError: The engine that was asked for cannot read these examples.
     """
     cores = cores or machine.cores()
+    if config.data_service:
+        return "graph", "its operations run on any machine"
     if config.engine == "graph":
         return "graph", "asked for"
     obstacle = "" if source.local else "the shards are on a remote file system"

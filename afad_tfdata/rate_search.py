@@ -18,6 +18,7 @@ import numpy as np
 from afad_tfdata import (
     assembly,
     checkpoints,
+    cluster,
     files,
     recipe,
     run_dir,
@@ -88,6 +89,7 @@ def search(
     Returns:
       The curve, which is also written to the run directory.
     """
+    cluster.refuse("--find_learning_rate")
     own = train_data.OwnParts(model=model, train_dataset=train_dataset, loss=loss)
     directory = run_dir.RunDir(config.run_dir)
     try:

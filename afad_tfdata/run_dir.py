@@ -10,10 +10,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from afad_tfdata import (
@@ -24,6 +28,7 @@ from afad_tfdata import (
     options,
     schema,
     train_config,
+    workers,
 )
 
 CONFIG_NAME = "config.json"
@@ -129,6 +134,34 @@ class RunDir:
     def events(self, part: str) -> str:
         """Directory of the events of ``train`` or ``validation``."""
         return os.path.join(self.path, EVENTS_NAME, part)
+
+
+@contextlib.contextmanager
+def hold(path: str, team: workers.Workers) -> Iterator[RunDir]:
+    """The run's directory, held by the chief; one of no account for the others.
+
+    Saving a model may read values that all workers have to be asked for, so that all
+    of them save it.
+
+    Args:
+      path: Where it is.
+      team: The job's workers.
+
+    Raises:
+      UsageError: As `RunDir` does, on every worker.
+    """
+    held: list[RunDir] = []
+    scratch = ""
+    team.from_chief(lambda: held.append(RunDir(path)))
+    if not held:
+        scratch = tempfile.mkdtemp(prefix="afad-worker-")
+        held.append(RunDir(scratch))
+    try:
+        yield held[0]
+    finally:
+        held[0].close()
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_config(path: str) -> dict[str, Any]:

@@ -260,11 +260,7 @@ class Predictor:
     ) -> None:
         self._strategy, self._model = strategy, model
         self._loss_fn, self._prepare = loss_fn, prepare
-        self._run = tf.function(
-            lambda features, labels: strategy.run(
-                self._replica_predict, args=(features, labels)
-            )
-        )
+        self._run = tf.function(self._predict)
 
     def run(self, dataset: Any) -> dict[str, np.ndarray]:
         """Predictions for every example, once each and in the data set's order.
@@ -290,20 +286,28 @@ class Predictor:
                 )
                 for name, value in results.items()
             }
-            mask = local.pop("mask")
+            mask = local.pop("mask").astype(bool)
             for name, values in local.items():
                 columns.setdefault(name, []).append(values[mask])
         return {name: np.concatenate(parts) for name, parts in columns.items()}
 
+    def _predict(self, features: Any, labels: Any) -> dict[str, Any]:
+        """Results of the replicas here; of all, where others are elsewhere."""
+        results = self._strategy.run(self._replica_predict, args=(features, labels))
+        if distribution.spans_workers(self._strategy):
+            results = {n: self._strategy.gather(v, 0) for n, v in results.items()}
+        return results
+
     def _replica_predict(self, features: Any, labels: Any) -> dict[str, Any]:
         outputs = self._model(self._prepare(features["image"]), training=False)
-        result = {"mask": features["mask"]}
+        # Collective operations know no booleans, and want tensors with a device.
+        result = {"mask": tf.cast(features["mask"], tf.int32)}
         for name in ("age", "gender"):
             if f"{name}_output" in outputs:
                 output = tf.cast(outputs[f"{name}_output"], tf.float32)
                 result[name] = tf.reshape(output, [-1])
             if name in labels:
-                result[f"label_{name}"] = labels[name]
+                result[f"label_{name}"] = tf.identity(labels[name])
         if self._loss_fn is not None:
             result.update(
                 self._loss_fn(outputs, labels, batch_labels=labels, normalize=False)
@@ -329,7 +333,8 @@ def _global_labels(context: Any, labels: Mapping[str, Any]) -> dict[str, Any]:
     """The labels of all replicas, in their order."""
     if context.num_replicas_in_sync == 1:
         return dict(labels)
-    return {name: context.all_gather(label, 0) for name, label in labels.items()}
+    # What comes from outside a function has no device, which several workers want.
+    return {n: context.all_gather(tf.identity(v), 0) for n, v in labels.items()}
 
 
 def _part_replica_seeds(model: Any) -> None:

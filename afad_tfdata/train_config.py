@@ -32,6 +32,7 @@ FREE_FIELDS = frozenset(
         "threads",
         "engine",
         "cache",
+        "data_service",
         "steps_per_loop",
         "jit",
         "checkpoint_every",
@@ -199,6 +200,11 @@ class TrainConfig:
         "none",
         "What the input keeps in memory.",
         choices=("none", "encoded", "decoded"),
+    )
+    data_service: str = options.option(
+        "",
+        "grpc://HOST:PORT of afad-data-service's dispatcher, which feeds the training;"
+        " it then does not continue exactly.",
     )
     augment: str = options.option(
         "default", "none, default (the original's), or rotation=20,zoom=0.15,..."

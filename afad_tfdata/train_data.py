@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import errors, input_fn, order, schema, train_config
+from afad_tfdata import distribution, errors, input_fn, order, schema, train_config
 from afad_tfdata._lazy import tf
 
 
@@ -31,6 +31,10 @@ class OwnParts:
     augment: Callable[..., Any] | None = None
     loss: Callable[..., Any] | None = None
 
+    def builds_data(self) -> bool:
+        """Whether the data sets are the config's."""
+        return self.train_dataset is None and self.validation_dataset is None
+
 
 class TrainData:
     """The data sets, from the records or the caller."""
@@ -46,6 +50,16 @@ class TrainData:
         self._config, self._own, self._strategy = config, own, strategy
         self._manifest = manifest
         self._input: Any = None
+        if distribution.spans_workers(strategy) and not own.builds_data():
+            raise errors.UsageError(
+                "a training over several workers reads records, each worker its part"
+                " of a batch: leave train_dataset and validation_dataset out"
+            )
+        if distribution.spans_workers(strategy) and config.data_service:
+            raise errors.UsageError(
+                "--data_service feeds one process: under several workers each reads"
+                " its part of a batch by itself; leave it out"
+            )
         if manifest is None:
             if own.train_dataset is None:
                 raise errors.UsageError(
@@ -61,6 +75,7 @@ class TrainData:
             seed=config.seed,
             engine=config.engine,
             cache=config.cache,
+            data_service=config.data_service,
         )
 
     def num_examples(self) -> int:

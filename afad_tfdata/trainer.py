@@ -25,6 +25,7 @@ import numpy as np
 from afad_tfdata import (
     assembly,
     checkpoints,
+    cluster,
     errors,
     files,
     history,
@@ -40,6 +41,7 @@ from afad_tfdata import (
     train_config,
     train_data,
     train_result,
+    workers,
 )
 from afad_tfdata._lazy import tf
 
@@ -92,12 +94,14 @@ def train(
             " call them instead"
         )
     own = train_data.OwnParts(model, train_dataset, validation_dataset, augment, loss)
-    directory = run_dir.RunDir(config.run_dir)
-    try:
-        with input_fn.readable_errors():
-            return _Run(config, own, directory).run()
-    finally:
-        directory.close()
+    if cluster.find():  # Its servers start TensorFlow, with so many threads.
+        assembly.set_threads(config.threads)
+    with (
+        workers.join(config.devices, config.all_reduce) as team,
+        run_dir.hold(config.run_dir, team) as directory,
+        input_fn.readable_errors(),
+    ):
+        return _Run(config, own, directory, team).run()
 
 
 class _SpoiltError(Exception):
@@ -112,9 +116,14 @@ class _Run:
     """One process's share of a run."""
 
     def __init__(
-        self, config: TrainConfig, own: train_data.OwnParts, directory: run_dir.RunDir
+        self,
+        config: TrainConfig,
+        own: train_data.OwnParts,
+        directory: run_dir.RunDir,
+        team: workers.Workers,
     ) -> None:
         self._config, self._own, self._dir = config, own, directory
+        self._team = team
         pretrained = assembly.pretrained(config, own.model)
         self._plan = recipe.phases(config, pretrained=pretrained)
         self._state, self._history = run_state.State(), history.History()
@@ -124,16 +133,17 @@ class _Run:
 
     def run(self) -> TrainResult:
         """All that is left to do."""
-        snapshot = run_state.find(
-            self._dir, self._config, assembly.load_manifest(self._config)
-        )
+        snapshot, has_models = self._team.from_chief(self._find)
         if snapshot is not None and self._own.model is None:
             self._state, self._history = snapshot.state, snapshot.history
-            if self._next() is None and self._dir.has_models():
+            if self._next() is None and has_models:
                 _log.info("this run is finished: nothing is left to do")
                 return self._result()
         self._parts = assembly.assemble(
-            self._config, self._own, begun=snapshot is not None
+            self._config,
+            self._own,
+            begun=snapshot is not None,
+            strategy=self._team.strategy,
         )
         if snapshot is None:
             self._begin()
@@ -152,6 +162,12 @@ class _Run:
         return self._finish()
 
     # Beginning and continuing.
+
+    def _find(self) -> tuple[run_state.Snapshot | None, bool]:
+        """What to go on from, and whether the models of the end are there."""
+        manifest = assembly.load_manifest(self._config)
+        found = run_state.find(self._dir, self._config, manifest)
+        return found, self._dir.has_models()
 
     def _begin(self) -> None:
         if self._config.init_from:
@@ -191,7 +207,9 @@ class _Run:
         state, now = self._state, self._plan[phase]
         before = self._plan[state.course.phase]
         try:
-            arrays = run_state.best_arrays(self._dir.checkpoints, state)
+            arrays = self._team.from_chief(
+                lambda: run_state.best_arrays(self._dir.checkpoints, state)
+            )
         except errors.AfadError as error:
             _log.warning("%s; going on from the last epoch", error)
             arrays = None
@@ -252,7 +270,7 @@ class _Run:
             initial=(per_epoch - (end - state.step)) * batch,
         ) as bar:
             while state.step < end:
-                self._stop_if_asked()
+                self._agree()
                 rates = self._next_rates(end)
                 rows, wait = self._take(rates)
                 waited += wait
@@ -267,7 +285,7 @@ class _Run:
                 bar.update(len(rates) * batch, **notes)
                 if every and state.step % every == 0 and state.step < end:
                     self._save()
-        self._stop_if_asked()
+        self._agree()
         seconds = max(time.monotonic() - began, 1e-9)
         self._close_epoch(
             waiting=waited / seconds,
@@ -393,7 +411,8 @@ class _Run:
         snapshot = run_state.Snapshot(self._state, self._history, arrays)
         if not snapshot.is_finite():
             raise _SpoiltError(self._state.step - 1, "the weights are not finite")
-        snapshot.save(self._dir.checkpoints)
+        if self._team.is_chief:
+            snapshot.save(self._dir.checkpoints)
 
     def _prune(self) -> None:
         per_epoch, every = self._parts.steps_per_epoch, self._config.checkpoint_every
@@ -404,19 +423,24 @@ class _Run:
         last = self._config.keep_checkpoints
         checkpoints.prune(self._dir.checkpoints, keep, last=last)
 
-    def _stop_if_asked(self) -> None:
-        if not preemption.requested():
+    def _agree(self) -> None:
+        """Stops if any worker is asked to; all take as many steps at a time."""
+        said = self._team.exchange([preemption.requested(), self._chunk])
+        self._chunk = int(said[0, 1])
+        if not said[:, 0].any():
             return
         self._save()
         self._history.save(self._dir.path)
+        self._team.meet()  # Not before it is saved does any of them go.
+        reason = preemption.reason() or "a signal to another worker"
         raise errors.PreemptedError(
-            f"{preemption.reason()} came: step {self._state.step} is saved in"
-            f" {self._dir.path}; the same command continues"
+            f"{reason} came: step {self._state.step} is saved in"
+            f" {self._config.run_dir}; the same command continues"
         )
 
     def _recover(self, error: _SpoiltError) -> None:
         """Back to the last checkpoint with half the rate."""
-        newest = run_state.newest(self._dir.checkpoints)
+        newest = self._team.from_chief(lambda: run_state.newest(self._dir.checkpoints))
         if newest is None or self._state.recoveries >= self._config.max_recoveries:
             raise self._failure(error) from error
         scale = self._state.scale * _RECOVERY_FACTOR
@@ -456,18 +480,20 @@ class _Run:
             if self._own.model not in (None, self._parts.model):  # A copy was trained.
                 self._own.model.set_weights(self._parts.model.get_weights())
         self._history.save(self._dir.path)
+        self._team.meet()
         return self._result()
 
     def _result(self) -> TrainResult:
         best = self._state.best or {"epoch": 0, "value": None}
+        place = self._config.run_dir
         return TrainResult(
-            run_dir=self._dir.path,
+            run_dir=place,
             metric=scores.metric(self._config.task),
             best_epoch=best["epoch"],
             best_value=best["value"],
             epochs=self._state.epoch,
             steps=self._state.step,
-            best_path=self._dir.join(run_dir.BEST_NAME),
-            final_path=self._dir.join(run_dir.FINAL_NAME),
+            best_path=files.join(place, run_dir.BEST_NAME),
+            final_path=files.join(place, run_dir.FINAL_NAME),
             history=self._history.to_dict(),
         )

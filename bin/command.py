@@ -24,7 +24,15 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from afad_tfdata import __version__, errors, files, options, preemption
+from afad_tfdata import (
+    __version__,
+    cluster,
+    errors,
+    files,
+    options,
+    preemption,
+    workers,
+)
 
 _HELP = frozenset(("-h", "-help", "--help", "--helpshort", "--helpfull"))
 _WIDTH = 88
@@ -88,11 +96,21 @@ def run(
         stream=sys.stderr,
     )
     status = _run(name, main, config_class, arguments)
-    if files.aborts_at_exit():
+    if files.aborts_at_exit() or workers.joined():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def quiet_unless_chief() -> None:
+    """Leaves lines that are no warnings to the chief, under several workers.
+
+    Raises:
+      UsageError: As `cluster.find` does.
+    """
+    if (job := cluster.find()) and not job.is_chief:
+        logging.getLogger().setLevel(logging.WARNING)
 
 
 def _run(
@@ -101,6 +119,8 @@ def _run(
     try:
         config, rest, as_json = _parse(config_class, sys.argv, wants)
         output = main(config, rest)
+        if (job := workers.joined()) and not job.is_chief:
+            return output.exit_status  # The chief says it.
         print(json.dumps(output.value) if as_json else output.text)
         sys.stdout.flush()
         return output.exit_status

@@ -15,6 +15,7 @@ def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Outp
     del arguments
     from afad_tfdata import folds, rate_search, trainer
 
+    command.quiet_unless_chief()
     run_it = trainer.train
     if config.find_learning_rate:
         run_it = rate_search.search

@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Serves batches over the network: a dispatcher, or one of its workers."""
+
+from afad_tfdata import data_service
+from afad_tfdata.bin import command
+
+EXAMPLE = """
+afad-data-service --host=a --port=5000
+afad-data-service --host=b --port=5001 --dispatcher=grpc://a:5000
+afad-train --data_service=grpc://a:5000 --records_dir=records --run_dir=run
+"""
+
+
+def main(
+    config: data_service.DataServiceConfig, arguments: list[str]
+) -> command.Output:
+    """Serves until a signal comes."""
+    del arguments
+    text = data_service.serve(config)
+    return command.Output(text, {"served": text})
+
+
+def run() -> None:
+    """Entry point of ``afad-data-service``."""
+    command.run(
+        main,
+        data_service.DataServiceConfig,
+        about=__doc__,
+        example=EXAMPLE,
+        stops_on_signal=True,
+    )
+
+
+if __name__ == "__main__":
+    run()
