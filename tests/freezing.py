@@ -49,10 +49,10 @@ def shaken(model):
 
 
 def trained(model, steps=4, batch=8):
-    """A few float32 steps on drawn faces, at full rate for statistics.
+    """A few float32 steps on drawn faces; statistics are those of the last batch.
 
-    With the networks' own momentum, statistics would still be those of no image, and
-    every face would give one answer.
+    With the networks' own momentum they would still be those of no image, and every
+    face would give one answer.
     """
     size = model.input_shape[1]
     faces = list(sample.faces(steps * batch, 5))
@@ -68,7 +68,7 @@ def trained(model, steps=4, batch=8):
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     for layer in normalizations:
-        layer.momentum = 0.5
+        layer.momentum = 0.0
     for variable in model.weights:
         if not normalizations and len(variable.shape) == 4:
             variable.assign(variable * 2**0.5)  # Else signals fade: He against Glorot.
