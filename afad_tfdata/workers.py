@@ -162,9 +162,13 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
             found, devices, all_reduce=all_reduce
         )
         yield Workers(strategy, found)
-    except _lost_errors():
+    except _lost_errors() as error:
         guard.verdict()  # An operation may fail because another worker did.
-        raise
+        raise errors.WorkerLostError(
+            "the workers have lost one another"
+            f" ({errors.one_line(error.message.splitlines()[-1])}); the same command on"
+            " all workers continues from the last checkpoint"
+        ) from error
     except errors.PreemptedError:
         _leave(guard, found)
         raise
@@ -189,6 +193,4 @@ def _lost_errors() -> tuple[type[BaseException], ...]:
         raised.CancelledError,
         raised.DeadlineExceededError,
         raised.FailedPreconditionError,
-        raised.InternalError,
-        raised.UnknownError,
     )
