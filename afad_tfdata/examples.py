@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import errors, files, schema, tfrecord
+from afad_tfdata import errors, files, schema, shard_cache, tfrecord
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,8 +94,16 @@ class Examples:
             return ""
 
 
-def load(records_dir: str, split: str) -> Examples:
+def load(
+    records_dir: str, split: str, cache_dir: str = "", cache_dir_gib: float = 0.0
+) -> Examples:
     """The examples of a split of a data set that ``write_records`` made.
+
+    Args:
+      records_dir: Where the data set is.
+      split: One of `sharding.SPLITS`.
+      cache_dir: Local directory for shards that are remote; empty to leave them there.
+      cache_dir_gib: As for `shard_cache.localize`.
 
     Raises:
       UsageError: There is no such data set, or the split is empty.
@@ -104,7 +112,12 @@ def load(records_dir: str, split: str) -> Examples:
     manifest = schema.load_manifest(records_dir)
     found = manifest.split(split)
     index = schema.load_index(records_dir, manifest, split)
-    paths = tuple(files.join(records_dir, shard.name) for shard in found.shards)
+    if cache_dir and files.is_remote(records_dir):
+        paths = shard_cache.localize(
+            records_dir, found.shards, cache_dir, cache_dir_gib
+        )
+    else:
+        paths = tuple(files.join(records_dir, shard.name) for shard in found.shards)
     for path, shard in zip(paths, found.shards, strict=True):
         _check_size(path, shard.num_bytes)
     return Examples(

@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from afad_tfdata import (
     image_graph,
     model_source,
     preprocess,
+    remote,
     schema,
     verification,
     verification_images,
@@ -98,6 +100,8 @@ def freeze(config: FreezeConfig, model: Any = None) -> Result:
       UsageError: The model cannot be loaded or expressed, or a flag does not fit it.
       DataError: The graph's outputs differ from the model's; no file is left.
     """
+    if files.is_remote(config.output_dir) and not config.verify_only:
+        return _freeze_remote(config, model)
     # On the CPU: accelerators round products to fewer digits than the promise has.
     with tf.device("CPU:0"):
         source = _source(config, model)
@@ -117,6 +121,18 @@ def freeze(config: FreezeConfig, model: Any = None) -> Result:
             return job.write()
         finally:
             job.clean()
+
+
+def _freeze_remote(config: FreezeConfig, model: Any) -> Result:
+    """Writes and verifies beside, then copies, the description last."""
+    with tempfile.TemporaryDirectory(prefix="afad-freeze-") as directory:
+        local = dataclasses.replace(config, output_dir=directory)
+        result = freeze(local, model)
+        names = [os.path.relpath(path, directory) for path in result.paths]
+        for name in names:  # NAME.json is the last of them.
+            remote.copy(os.path.join(directory, name), config.output_dir, name)
+    paths = tuple(files.join(config.output_dir, name) for name in names)
+    return dataclasses.replace(result, path=paths[0], paths=paths)
 
 
 def build_graph(

@@ -255,7 +255,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
     endings = (*_ENDINGS, os.path.splitext(name)[1])
     stems = [name.removesuffix(e) for e in endings if e and name.endswith(e)]
     paths = [os.path.join(directory, stem + ".json") for stem in stems or [name]]
-    path = next((p for p in paths if os.path.exists(p)), paths[-1])
+    path = next((p for p in paths if files.exists(p)), paths[-1])
     description = files.read_json(
         path,
         what="the graph's description",

@@ -25,6 +25,8 @@ class InputConfig:
       balance: Whether training draws every gender or every age equally often.
       engine: Who reads and decodes; ``auto`` chooses and says why.
       cache: What is kept in memory: nothing, the encoded bytes, or the pixels.
+      cache_dir: Local directory in which remote shards are kept (`shard_cache`).
+      cache_dir_gib: Most that it may hold, GiB; 0 for what is free on its disk.
       max_bad_records: Damaged records that are passed over; one more is an error.
       verify: Whether each record's checksum is checked when it is first read.
       as_supervised: Elements ``(image, label, sample_weight)`` for ``model.fit``.
@@ -57,6 +59,14 @@ class InputConfig:
     )
     cache: str = options.option(
         "none", "What is kept in memory after it was read.", choices=CACHES
+    )
+    cache_dir: str = options.option(
+        "",
+        "Local directory for the shards of a remote --records_dir, for the mapped"
+        " engine; checked by SHA-256 and shared by the processes of a machine.",
+    )
+    cache_dir_gib: float = options.option(
+        0.0, "Most that --cache_dir may hold, GiB; 0: what is free on its disk."
     )
     max_bad_records: int = options.option(
         0, "Damaged records that are passed over, counted and listed."
@@ -129,6 +139,7 @@ class InputConfig:
             ("image_size", 0, 4096),
             ("seed", -(1 << 63), (1 << 63) - 1),
             ("max_bad_records", 0, 1 << 31),
+            ("cache_dir_gib", 0, 1 << 31),
             ("num_parallel_calls", 0, 1024),
             ("prefetch", 0, 1024),
             ("memory_budget_mib", 0, 1 << 31),

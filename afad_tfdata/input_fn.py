@@ -255,7 +255,9 @@ def open_labels(config: InputConfig, split: str) -> tuple[str, ...]:
 def _load(config: InputConfig, split: str) -> examples.Examples:
     if config.files:
         return foreign.load(config, split)
-    return examples.load(config.records_dir, split)
+    return examples.load(
+        config.records_dir, split, config.cache_dir, config.cache_dir_gib
+    )
 
 
 def choose_engine(
@@ -283,8 +285,8 @@ def choose_engine(
     if config.engine == "mapped":
         if obstacle:
             raise errors.UsageError(
-                f"--engine=mapped needs local files, and {obstacle}: use"
-                " --engine=graph, or copy them"
+                f"--engine=mapped needs local files, and {obstacle}: name a --cache_dir"
+                " for them, or use --engine=graph"
             )
         return "mapped", "asked for"
     encoded = not source.pixel

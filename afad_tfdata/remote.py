@@ -66,6 +66,24 @@ def upload(directory: str, output_dir: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def copy(path: str, output_dir: str, name: str) -> None:
+    """Copies a file, or a directory with all that is in it, to a remote directory.
+
+    Args:
+      path: Local file or directory.
+      output_dir: Remote directory.
+      name: What it is called there.
+
+    Raises:
+      UsageError: It cannot be written there.
+    """
+    if not os.path.isdir(path):
+        _copy(path, files.join(output_dir, name))
+        return
+    for inner in sorted(os.listdir(path)):
+        copy(os.path.join(path, inner), output_dir, f"{name}/{inner}")
+
+
 def _copy(path: str, target: str) -> None:
     gfile = files.gfile(target)
     try:

@@ -32,6 +32,8 @@ FREE_FIELDS = frozenset(
         "threads",
         "engine",
         "cache",
+        "cache_dir",
+        "cache_dir_gib",
         "data_service",
         "steps_per_loop",
         "jit",
@@ -201,6 +203,14 @@ class TrainConfig:
         "What the input keeps in memory.",
         choices=("none", "encoded", "decoded"),
     )
+    cache_dir: str = options.option(
+        "",
+        "Local directory for the shards of a remote --records_dir, for the mapped"
+        " engine; checked by SHA-256 and shared by the processes of a machine.",
+    )
+    cache_dir_gib: float = options.option(
+        0.0, "Most that --cache_dir may hold, GiB; 0: what is free on its disk."
+    )
     data_service: str = options.option(
         "",
         "grpc://HOST:PORT of afad-data-service's dispatcher, which feeds the training;"
@@ -264,6 +274,7 @@ class TrainConfig:
             ("folds", 0),
             ("learning_rate", 0),
             ("clip_norm", 0),
+            ("cache_dir_gib", 0),
             ("spike_factor", 0),
             ("age_weight", 0),
             ("gender_weight", 0),

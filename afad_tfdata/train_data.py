@@ -75,6 +75,8 @@ class TrainData:
             seed=config.seed,
             engine=config.engine,
             cache=config.cache,
+            cache_dir=config.cache_dir,
+            cache_dir_gib=config.cache_dir_gib,
             data_service=config.data_service,
         )
 

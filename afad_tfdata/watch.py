@@ -4,19 +4,23 @@ TensorFlow's collective operations wait for every worker.  When one is killed, i
 neighbours get an error, or none: during the start, or when a machine loses its power,
 they would wait for ever, in native code that no exception reaches.  So that a thread
 tries the port of each worker now and then.  A port that was open and refuses has lost
-its process.
+its process.  While TensorFlow's servers start, no thread of this process runs: a second
+process watches meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from afad_tfdata import errors
 
@@ -102,6 +106,52 @@ class Watch:
                 f"{what}: its own log says why; the same command on all workers"
                 " continues from the last checkpoint"
             )
+
+
+@contextlib.contextmanager
+def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
+    """Kills this process if a worker goes, or does not come, within the block.
+
+    By SIGKILL, after a line on standard error: no code of this process could run.
+
+    Args:
+      addresses: As for `Watch`.
+      index: As for `Watch`.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    paths = [root, os.environ.get("PYTHONPATH", "")]
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from afad_tfdata import watch; watch.watch_parent()",
+            json.dumps([list(addresses), index, os.getpid()]),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        child.kill()
+        child.wait()
+
+
+def watch_parent() -> None:
+    """What the process of `during_start` does."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # Meant for the parent.
+    addresses, index, parent = json.loads(sys.argv[1])
+
+    def lost(message: str) -> None:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        if os.getppid() == parent:
+            os.kill(parent, signal.SIGKILL)
+
+    Watch(addresses, index, lost)
+    while os.getppid() == parent:
+        time.sleep(0.2)
 
 
 def end_process(message: str) -> None:

@@ -156,15 +156,18 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
         found.origin,
         found.addresses[found.index],
     )
+    with watch.during_start(found.addresses, found.index):
+        strategy = _start(found, devices, all_reduce)
     guard = watch.Watch(found.addresses, found.index)
     try:
-        strategy = distribution.create_worker_strategy(
-            found, devices, all_reduce=all_reduce
-        )
         yield Workers(strategy, found)
-    except _lost_errors():
+    except _lost_errors() as error:
         guard.verdict()  # An operation may fail because another worker did.
-        raise
+        raise errors.WorkerLostError(
+            "the workers have lost one another"
+            f" ({errors.one_line(error.message.splitlines()[-1])}); the same command on"
+            " all workers continues from the last checkpoint"
+        ) from error
     except errors.PreemptedError:
         _leave(guard, found)
         raise
@@ -172,6 +175,19 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
         _leave(guard, found)
     finally:
         guard.stop()
+
+
+def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
+    try:
+        return distribution.create_worker_strategy(
+            found, devices, all_reduce=all_reduce
+        )
+    except tf.errors.OpError as error:
+        raise errors.UsageError(
+            f"cannot start worker {found.index} at {found.addresses[found.index]}"
+            f" ({errors.one_line(error.message)}): name a port that is free on this"
+            " machine"
+        ) from error
 
 
 def _leave(guard: watch.Watch, found: cluster.Cluster) -> None:
@@ -189,6 +205,4 @@ def _lost_errors() -> tuple[type[BaseException], ...]:
         raised.CancelledError,
         raised.DeadlineExceededError,
         raised.FailedPreconditionError,
-        raised.InternalError,
-        raised.UnknownError,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -95,3 +96,51 @@ def test_wrong_names_are_one_line(bucket, sample_tree, tmp_path):
     assert result.returncode == 1
     assert "s3://no-bucket/x" in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+def test_train_and_freeze_from_the_commands(bucket, sample_tree, tmp_path):
+    records = f"{bucket}/for-training"
+    flags = ["--image_size=24", "--num_shards=3", f"--work_dir={tmp_path}/work"]
+    flags += [f"--data_dir={sample_tree}", f"--output_dir={records}"]
+    result = run("write_records", *flags)
+    assert result.returncode == 0, result.stderr
+    train = [f"--records_dir={records}", "--task=gender", "--backbone=small_cnn"]
+    train += ["--weights=none", "--stage=tuning", "--epochs=1", "--image_size=24"]
+    train += ["--global_batch_size=64", f"--run_dir={tmp_path}/run"]
+    # The engine on the bucket, then the mapped one on what was fetched.
+    result = run("train", *train)
+    assert result.returncode == 0, result.stderr
+    assert "graph engine for train" in result.stderr
+    cache = [f"--cache_dir={tmp_path}/cache", "--engine=mapped", "--epochs=2"]
+    result = run("train", *train, *cache)
+    assert result.returncode == 0, result.stderr
+    assert "mapped engine for train" in result.stderr
+    manifest = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert manifest["engine"] == "mapped"
+    shards = [n for n in os.listdir(tmp_path / "cache") if n.startswith("shard-")]
+    assert len(shards) >= 3
+    small = [*train, *cache, "--cache_dir_gib=1e-6", "--epochs=3"]
+    assert_last_line(run("train", *small), 1, "--cache_dir may hold 0 MiB")
+    # A frozen graph.
+    freeze = [f"--run_dir={tmp_path}/run", "--output_name=faces"]
+    freeze += [f"--mean_json={records}/mean.json"]
+    result = run("freeze", *freeze, f"--output_dir={bucket}/graph")
+    assert result.returncode == 0, result.stderr
+    image = next(iter(sorted((pathlib.Path(sample_tree)).rglob("*.jpg"))))
+    result = run("predict", f"--graph={bucket}/graph/faces.pb", str(image))
+    assert result.returncode == 0, result.stderr
+    assert_last_line(
+        run("freeze", *freeze, "--output_dir=s3://no-bucket/graph"),
+        1,
+        "cannot",
+        "no-bucket",
+    )
+    wrong = [f"--records_dir={bucket}/other", f"--run_dir={tmp_path}/new", *train[1:-1]]
+    assert_last_line(run("train", *wrong), 1, "cannot read the manifest", "other")
+
+
+def assert_last_line(result, status, *words):
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("afad-") and all(word in line for word in words), line

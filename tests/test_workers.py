@@ -153,6 +153,35 @@ def test_a_watch_that_was_stopped_says_nothing():
     assert not told.wait(0.3)
 
 
+def test_a_worker_that_ends_during_the_start_is_noticed():
+    server = socket.create_server(("127.0.0.1", 0))
+    # A process that no exception reaches, as while TensorFlow starts.
+    code = (
+        "import sys, time\n"
+        "from afad_tfdata import watch\n"
+        "with watch.during_start(['here:1', sys.argv[1]], 0):\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, f"127.0.0.1:{server.getsockname()[1]}"],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "begun\n"
+        server.accept()[0].close()  # It was tried, and seen.
+        server.close()
+        _, text = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == -9
+    assert "worker 1 (127.0.0.1:" in text and "is gone" in text
+    assert len(text.splitlines()) == 1
+
+
 # Real processes.
 
 
