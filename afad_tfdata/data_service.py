@@ -14,9 +14,11 @@ epoch, from whichever worker was free.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from afad_tfdata import errors, options, preemption
@@ -111,21 +113,21 @@ def _start(config: DataServiceConfig) -> tuple[str, Any]:
     return f"worker of {config.dispatcher}", server
 
 
-def distribute(dataset: Any, address: str) -> Any:
-    """The dataset, read by the service's workers, endlessly.
+def distribute(epochs: Sequence[Any], address: str) -> Any:
+    """Epochs that the service's workers read, one after the other, endlessly.
 
     Args:
-      dataset: An epoch, whose first stage counts shards; TensorFlow operations only.
+      epochs: Data sets whose first stage counts shards; TensorFlow operations only.
       address: ``grpc://host:port`` of the dispatcher.
 
     Returns:
-      The same elements in another order; one epoch after the other.
+      The same elements; in an epoch in another order.
     """
     service = tf.data.experimental.service
-    return dataset.apply(
-        service.distribute(
-            processing_mode=service.ShardingPolicy.DYNAMIC,
-            service=f"grpc://{parse(address)}",
-            compression=None,  # Pixels do not get smaller by much.
-        )
-    ).repeat()
+    read = service.distribute(
+        processing_mode=service.ShardingPolicy.DYNAMIC,
+        service=f"grpc://{parse(address)}",
+        compression=None,  # Pixels do not get smaller by much.
+    )
+    served = [epoch.apply(read) for epoch in epochs]
+    return functools.reduce(lambda a, b: a.concatenate(b), served).repeat()

@@ -95,8 +95,8 @@ class Engine:
         rows = self._endless_rows(stream, start_step * cut.global_batch)
         return self._from_rows(rows, cut, finish, masked=False)
 
-    def epoch(self, batch_size: int, finish: Callable[..., Any]) -> Any:
-        """Every record once, shuffled in a window, anew with each pass.
+    def epoch(self, batch_size: int, finish: Callable[..., Any], seed: int) -> Any:
+        """Every record once, shuffled in a window.
 
         The first stage is one element for each shard, which a service hands out.
 
@@ -104,6 +104,7 @@ class Engine:
           batch_size: Of the elements; the last one is smaller.
           finish: Makes an element of ``(images, ages, genders, mask)``; the mask is
             None.
+          seed: Of the window.
         """
         if not self._source.contiguous:
             raise errors.UsageError(
@@ -113,7 +114,7 @@ class Engine:
         window = min(self._config.shuffle_window, len(self._source))
         rows = self._rows(self._shard_table(), _CYCLE_LENGTH, mixed=True)
         return self._decoded(
-            rows.shuffle(window).batch(batch_size), finish, masked=False
+            rows.shuffle(window, seed=seed).batch(batch_size), finish, masked=False
         )
 
     def evaluate(

@@ -51,6 +51,9 @@ InputConfig = input_config.InputConfig
 # What a core does for the graph engine, of what it does for the mapped one.
 _GRAPH_SHARE = 0.62
 
+# Passes in orders of their own that a tf.data service makes before they come again.
+_SERVED_ORDERS = 16
+
 _log = logging.getLogger(__name__)
 
 
@@ -241,8 +244,13 @@ def _served(
         " nothing exactly",
         config.data_service,
     )
-    epoch = _engine(config, source).epoch(cut.per_replica, finish)
-    batches = data_service.distribute(epoch, config.data_service)
+    engine = _engine(config, source)
+    # A worker begins each pass anew: with one seed it would repeat the first one.
+    epochs = [
+        engine.epoch(cut.per_replica, finish, (config.seed + i) % (1 << 31))
+        for i in range(_SERVED_ORDERS)
+    ]
+    batches = data_service.distribute(epochs, config.data_service)
     # Over the ends of workers' shares and of epochs: no example is dropped.
     return batches.rebatch(cut.per_replica, drop_remainder=True)
 

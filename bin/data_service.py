@@ -7,7 +7,6 @@ from afad_tfdata.bin import command
 EXAMPLE = """
 afad-data-service --host=a --port=5000
 afad-data-service --host=b --port=5001 --dispatcher=grpc://a:5000
-afad-train --data_service=grpc://a:5000 --records_dir=records --run_dir=run
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -347,7 +348,8 @@ def test_changed_values_are_noticed(tmp_path):
     }
     with pytest.raises(errors.DataError, match="x.json was changed"):
         files.unseal({**sealed, "names": ["mble", "female"]}, "x.json")
-    about = {"format": frozen_files.FORMAT, "graph": {"file": "g.pb"}, "others": {}}
+    graph = {"file": "g.pb", "sha256": hashlib.sha256(b"").hexdigest()}
+    about = {"format": frozen_files.FORMAT, "graph": graph, "others": {}}
     (tmp_path / "g.pb").touch()
     files.write_json(str(tmp_path / "g.json"), files.seal(about))
     assert frozen_files.load_description(str(tmp_path / "g.pb")) == about
