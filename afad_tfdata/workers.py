@@ -196,7 +196,7 @@ def _leave(guard: watch.Watch, found: cluster.Cluster) -> None:
         guard.wait_for_ends(_LEAVE_SECS)
 
 
-def _lost_errors() -> tuple[type[BaseException], ...]:
+def _lost_errors() -> tuple[type[Any], ...]:
     """What TensorFlow raises when a worker is gone."""
     raised = tf.errors
     return (
