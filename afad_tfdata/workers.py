@@ -165,7 +165,7 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
         guard.verdict()  # An operation may fail because another worker did.
         raise errors.WorkerLostError(
             "the workers have lost one another"
-            f" ({errors.one_line(error.message.splitlines()[-1])}); the same command on"
+            f" ({errors.one_line(error.message)}); the same command on"
             " all workers continues from the last checkpoint"
         ) from error
     except errors.PreemptedError:
@@ -196,7 +196,7 @@ def _leave(guard: watch.Watch, found: cluster.Cluster) -> None:
         guard.wait_for_ends(_LEAVE_SECS)
 
 
-def _lost_errors() -> tuple[type[BaseException], ...]:
+def _lost_errors() -> tuple[type[Any], ...]:
     """What TensorFlow raises when a worker is gone."""
     raised = tf.errors
     return (

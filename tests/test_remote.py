@@ -46,7 +46,7 @@ def bucket():
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
-        for _ in range(100):
+        for _ in range(600):
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
