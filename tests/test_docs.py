@@ -23,7 +23,7 @@ _PROGRAMS = sorted(
 )
 # Flags of every command, and those of other programs that the docs name.
 _COMMON = {"json", "flagfile", "help"}
-_OF_OTHERS = {"library", "graph", "pixels"}
+_OF_OTHERS = {"library", "graph", "pixels", "ntasks"}
 
 
 def _names(paths: list[pathlib.Path]) -> list[str]:

@@ -23,6 +23,7 @@ _CONFIGS = {
     "afad-predict": ("prediction", "PredictConfig"),
     "afad-benchmark-input": ("benchmark", "BenchmarkConfig"),
     "afad-doctor": ("doctor", "DoctorConfig"),
+    "afad-data-service": ("data_service", "DataServiceConfig"),
 }
 
 
