@@ -39,12 +39,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import h5py
 import keras  # noqa: F401
+import matplotlib.backends.backend_agg  # noqa: F401
 import tensorflow as tf  # noqa: F401
 
 from afad_tfdata import (
     checkpoints,
     inspection,
-    overview,
     preemption,
     records,
     sample,
@@ -941,7 +941,6 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="*", help="numbers of trials")
     parser.add_argument("--markdown", default="", help="file for the table")
     options = parser.parse_args()
-    overview.prepare()
     for command in COMMANDS:
         importlib.import_module(f"afad_tfdata.bin.{command.name}")
     began = time.monotonic()
