@@ -7,9 +7,7 @@ from afad_tfdata import (
     freeze,
     freeze_config,
     graphdef,
-    images,
     models,
-    sample,
     verification,
     verification_images,
 )
@@ -48,20 +46,12 @@ def shaken(model):
     return model
 
 
-def trained(model, steps=4, batch=8):
-    """A few float32 steps on drawn faces; statistics are those of the last batch.
+def calibrate(model, inputs):
+    """Gives normalisations the statistics of a batch, as training does in time.
 
-    With the networks' own momentum they would still be those of no image, and every
-    face would give one answer.
+    Random layers one upon another magnify rounding more than trained ones do: the last
+    ones are made smaller, so that outputs differ by image and yet are well determined.
     """
-    size = model.input_shape[1]
-    faces = list(sample.faces(steps * batch, 5))
-    pixels = np.stack([images.resize(sample.draw(face, 5), size) for face in faces])
-    inputs = (pixels - np.float32(MEAN)) / np.float32(127.5)
-    wanted = {
-        "age_output": np.array([[face.age] for face in faces], np.float32),
-        "gender_output": np.array([[face.female] for face in faces], np.float32),
-    }
     normalizations = [
         layer
         for layer in model._flatten_layers()
@@ -69,17 +59,12 @@ def trained(model, steps=4, batch=8):
     ]
     for layer in normalizations:
         layer.momentum = 0.0
+    model(inputs, training=True)
     for variable in model.weights:
         if not normalizations and len(variable.shape) == 4:
             variable.assign(variable * 2**0.5)  # Else signals fade: He against Glorot.
-    model.compile(
-        keras.optimizers.Adam(1e-4),
-        loss=["mae", "binary_crossentropy"],
-        loss_weights=[0.05, 1.0],
-    )
-    targets = [wanted[name] for name in model.output_names]
-    model.fit(inputs, targets, batch_size=batch, shuffle=False, verbose=0)
-    return model
+        if len(variable.shape) == 2 and variable.shape[-1] == 1:
+            variable.assign(variable * 0.05)
 
 
 def noise(batch, size=SIZE):
