@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -229,6 +230,7 @@ class _Job:
 
     def write(self) -> Result:
         """Everything that the flags ask for."""
+        self._remove_left_behind()
         forms = self._forms()
         graph, reports = self._verified(forms)
         config, source = self._config, self._source
@@ -298,11 +300,7 @@ class _Job:
     def clean(self) -> None:
         """Removes what has not got its name."""
         for form in self._forms():
-            temporary = self._temporary(form)
-            if os.path.isdir(temporary):
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                files.remove_if_there(temporary)
+            _remove(self._temporary(form))
 
     def _forms(self) -> list[_Form]:
         config, nodes, feed = self._config, self._nodes, self._config.input_node
@@ -365,6 +363,14 @@ class _Job:
         """A name in the same directory, with the same ending."""
         name = f".{self._name}.tmp-{os.getpid()}{form.ending}"
         return files.join(self._config.output_dir, name)
+
+    def _remove_left_behind(self) -> None:
+        """Removes the temporary files of processes that were killed."""
+        left = re.compile(rf"\.{re.escape(self._name)}\.tmp-(\d+)[._]")
+        for name in os.listdir(self._config.output_dir):
+            match = left.match(name)
+            if match and not os.path.exists(f"/proc/{match[1]}"):
+                _remove(files.join(self._config.output_dir, name))
 
     def _verified(
         self, forms: Sequence[_Form]
@@ -495,3 +501,11 @@ def _refuse_half(graph: Any, layers: Sequence[str]) -> None:
                 " precision, and the frozen graph is float32: freeze the .keras file,"
                 " which can be built again in float32, or train without float16"
             )
+
+
+def _remove(path: str) -> None:
+    """Removes a file or a directory that may be there."""
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        files.remove_if_there(path)

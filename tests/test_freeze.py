@@ -78,6 +78,24 @@ def test_it_equals_the_model_at_any_batch_size(result, model):
         np.testing.assert_allclose(value, expected[f"{label}_output"], rtol=1e-5)
 
 
+def test_what_a_killed_process_left_is_removed(model, tmp_path):
+    gone, alive = 1 << 30, os.getppid()  # No process has so large a number.
+    (tmp_path / f".face.tmp-{gone}.pb").touch()
+    (tmp_path / f".face.tmp-{gone}_saved_model").mkdir()
+    kept = [f".face.tmp-{alive}.pb", f".other.tmp-{gone}.pb", "face.tmp-1.pb"]
+    for name in kept:
+        (tmp_path / name).touch()
+    path = tmp_path / "face.keras"
+    model.save(path)
+    freeze.freeze(
+        freeze.FreezeConfig(
+            model=str(path), output_dir=str(tmp_path), output_name="face"
+        )
+    )
+    left = sorted(n for n in os.listdir(tmp_path) if "tmp-" in n)
+    assert left == sorted(kept)
+
+
 def test_the_description_says_how_to_use_it(result):
     directory = os.path.dirname(result.path)
     assert sorted(os.listdir(directory)) == sorted(
