@@ -13,7 +13,10 @@ from typing import NamedTuple
 from afad_tfdata import errors, options
 from afad_tfdata._lazy import keras, tf
 
-_CORE = ("tensorflow", "keras", "numpy", "absl-py", "h5py", "matplotlib", "tqdm")
+_CORE = (
+    *("tensorflow", "keras", "numpy", "absl-py"),
+    *("h5py", "matplotlib", "pillow", "tqdm"),
+)
 _MIN_FREE_GB = 5.0
 # Extra -> what to import, what it is for.
 _EXTRAS = {
