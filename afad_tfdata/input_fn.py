@@ -353,8 +353,9 @@ def _supervised(config: InputConfig, source: examples.Examples) -> Callable[...,
         image = preprocess.normalize(image, mean)
         if len(names) == 1:
             return image, values[names[0]], weight
-        outputs = {f"{name}_output": values[name] for name in names}
-        return image, outputs, {name: weight for name in outputs}
+        # One weight for all outputs: Keras takes a dict of weights only where the model
+        # has a dict of outputs.
+        return image, {f"{name}_output": values[name] for name in names}, weight
 
     return supervised
 

@@ -420,14 +420,14 @@ CONTESTANTS: dict[str, tuple[Callable[[str], Iterator[int]], bool]] = {
     "at size: graph": (lambda p: ours(p, "jpeg", "graph"), True),
     "at size: tf.data textbook": (lambda p: textbook(p, "jpeg"), True),
     "raw: limit": (lambda p: limit_rows(p, ""), False),
-    "raw: mapped, HDF5": (lambda p: ours(p, "hdf5", "mapped"), True),
-    "raw: mapped, TFRecord": (lambda p: ours(p, "raw", "mapped"), True),
-    "raw: graph, HDF5": (lambda p: ours(p, "hdf5", "graph"), True),
+    "raw: mapped HDF5": (lambda p: ours(p, "hdf5", "mapped"), True),
+    "raw: mapped TFRecord": (lambda p: ours(p, "raw", "mapped"), True),
+    "raw: graph HDF5": (lambda p: ours(p, "hdf5", "graph"), True),
     "raw: original generator": (
         lambda p: original_generator(p, "hdf5_float", False),
         False,
     ),
-    "raw: original, augmenting": (
+    "raw: original augmenting": (
         lambda p: original_generator(p, "hdf5_float", True),
         True,
     ),

@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 
-from afad_tfdata import errors, examples, input_fn, machine, records, sample
+from afad_tfdata import errors, examples, input_fn, machine, models, records, sample
 
 BATCH = 16
 
@@ -242,6 +242,38 @@ def test_as_supervised_feeds_fit(tiny, task):
         assert set(label) == {"age_output", "gender_output"}
     model = keras.Model(inputs, outputs)
     model.compile("sgd", losses)
+    model.fit(input_fn.train_input_fn(fields), steps_per_epoch=2, verbose=0)
+    padded = input_fn.eval_input_fn(fields, split="train")
+    assert np.isfinite(model.evaluate(padded, verbose=0)).all()
+
+
+@pytest.mark.parametrize("task", ["age_gender", "age", "gender"])
+def test_as_supervised_feeds_our_models(tiny, task):
+    fields = config(tiny, task=task, as_supervised=True, image_size=32)
+    model = models.build_model(
+        models.ModelConfig(
+            backbone="small_cnn", weights="none", task=task, image_size=32
+        )
+    )
+    losses = {"age_output": "mae", "gender_output": "binary_crossentropy"}
+    model.compile("sgd", {name: losses[name] for name in model.output_names})
+    model.fit(input_fn.train_input_fn(fields), steps_per_epoch=2, verbose=0)
+    padded = input_fn.eval_input_fn(fields, split="train")
+    found = model.evaluate(padded, verbose=0, return_dict=True)
+    assert np.isfinite(list(found.values())).all()
+
+
+def test_both_labels_feed_keras_2(tiny):
+    tf_keras = pytest.importorskip("tf_keras")
+    fields = config(tiny, as_supervised=True, image_size=16)
+    image = tf_keras.Input((16, 16, 3))
+    hidden = tf_keras.layers.Flatten()(image)
+    outputs = [
+        tf_keras.layers.Dense(1, name="age_output")(hidden),
+        tf_keras.layers.Dense(1, activation="sigmoid", name="gender_output")(hidden),
+    ]
+    model = tf_keras.Model(image, outputs)
+    model.compile("sgd", {"age_output": "mae", "gender_output": "binary_crossentropy"})
     model.fit(input_fn.train_input_fn(fields), steps_per_epoch=2, verbose=0)
     padded = input_fn.eval_input_fn(fields, split="train")
     assert np.isfinite(model.evaluate(padded, verbose=0)).all()
