@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ from afad_tfdata._lazy import tf
 
 # Pieces in which bytes are handed on, as int64 values: of one shape, traced once.
 _PIECE = 1 << 19
-# How long the chief, on whom the others' connections end, leaves last.
+# How long to wait for the others before leaving; the chief, on whom their connections
+# end, waits once more.
 _LEAVE_SECS = 10.0
 
 _log = logging.getLogger(__name__)
@@ -159,8 +161,9 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
     with watch.during_start(found.addresses, found.index):
         strategy = _start(found, devices, all_reduce)
     guard = watch.Watch(found.addresses, found.index)
+    team = Workers(strategy, found)
     try:
-        yield Workers(strategy, found)
+        yield team
     except _lost_errors() as error:
         guard.verdict()  # An operation may fail because another worker did.
         raise errors.WorkerLostError(
@@ -168,11 +171,11 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
             f" ({errors.one_line(error.message)}); the same command on"
             " all workers continues from the last checkpoint"
         ) from error
-    except errors.PreemptedError:
-        _leave(guard, found)
+    except errors.AfadError:  # Of all workers alike, as a rule.
+        _leave(guard, team, found)
         raise
     else:
-        _leave(guard, found)
+        _leave(guard, team, found)
     finally:
         guard.stop()
 
@@ -190,8 +193,22 @@ def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
         ) from error
 
 
-def _leave(guard: watch.Watch, found: cluster.Cluster) -> None:
+def _leave(guard: watch.Watch, team: Workers, found: cluster.Cluster) -> None:
+    """Ends this worker's part without harm to those who are not so far yet.
+
+    What a worker sent last may still be on its way when it ends, and is lost then.  So
+    that all meet once more: who comes back from there knows that the others have
+    everything from before.  That this meeting itself may fail does not matter.
+    """
     guard.stop()
+
+    def part() -> None:
+        with contextlib.suppress(*_lost_errors(), tf.errors.InternalError):
+            team.meet()
+
+    parting = threading.Thread(target=part, daemon=True)
+    parting.start()
+    parting.join(_LEAVE_SECS)
     if found.is_chief:
         guard.wait_for_ends(_LEAVE_SECS)
 

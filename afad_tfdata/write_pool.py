@@ -130,6 +130,9 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                # numpy's library for matrices, which nothing here needs, starts a
+                # thread for each core, and hangs where there is no memory for one.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
                 # A signal to the terminal's group reaches the parent, which ends its
                 # workers.
                 start_new_session=True,

@@ -408,7 +408,10 @@ class Trial:
         return f"status {ended.status}"
 
     def clear_line(self, ended: Ended) -> None:
-        """A run that ended with an error says so in a last line of its own."""
+        """A run that ended with an error says so in a last line of its own.
+
+        `predict` goes on after an image that cannot be read; its progress comes last.
+        """
         if "Traceback" in ended.errors:
             raise Wrong(f"a traceback: {_shown(ended)}")
         if self.may_be_silent and not ended.errors.strip():
@@ -416,7 +419,8 @@ class Trial:
         lines = ended.errors.strip().splitlines() or [""]
         kind = "stopped" if ended.status == 75 else "error"
         name = self.command.name.replace("_", "-")
-        if not lines[-1].startswith(f"afad-{name}: {kind}: "):
+        last = lines[-2:] if self.command is PREDICT else lines[-1:]
+        if not any(line.startswith(f"afad-{name}: {kind}: ") for line in last):
             raise Wrong(f"no clear line: {_shown(ended)}")
         self.what += f"; {lines[-1]}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -360,3 +361,20 @@ def test_manifest_names_stay_the_api(sample_records):
     )
     assert manifest.splits["train"].index.name == "afad-train.index.npy"
     assert records.REJECTED_NAME == "rejected.jsonl"
+
+
+@pytest.mark.parametrize("mebibytes", [64, 89, 110])
+def test_workers_without_memory_are_one_line(mebibytes, tmp_path, monkeypatch):
+    limits = (mebibytes << 20, mebibytes << 20)
+    start = subprocess.Popen
+
+    def limited(*arguments, **named):
+        named["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_AS, limits)
+        return start(*arguments, **named)
+
+    monkeypatch.setattr(subprocess, "Popen", limited)
+    tree = _tree(tmp_path / "faces")
+    with pytest.raises(errors.UsageError, match="worker|writer process"):
+        write(tree, tmp_path / "out", num_workers=2, num_shards=2)
+    monkeypatch.undo()
+    write(tree, tmp_path / "out", num_workers=2, num_shards=2)
