@@ -18,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
 .PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 lint bench \
-	chaos chaos-quick mutate docs-images wheel-check clean
+	chaos chaos-quick fuzz mutate docs-images wheel-check clean
 
 help:  ## What can be made
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,6 +48,9 @@ chaos: $(READY)  ## 200 seeded faults: kills, full disks, damaged files (at most
 
 chaos-quick: $(READY)  ## 40 of them, in at most 4 minutes
 	$(VENV)/bin/python -m tests.chaos --faults=40 --minutes=3.5
+
+fuzz: $(READY)  ## Arbitrary bytes into every reader, 10 minutes each, two at a time
+	$(VENV)/bin/python -m tests.fuzz --minutes=10 --jobs=2
 
 mutate: $(READY)  ## Do the tests notice 30 changed places?
 	$(VENV)/bin/python -m tests.mutate

@@ -20,6 +20,17 @@ def install() -> None:
         signal.signal(number, _handle)
 
 
+def keep() -> None:
+    """Puts the handler back, if it was installed and a library has put another there.
+
+    Python does not see what native code does with signals: TensorFlow's servers take
+    SIGTERM for themselves when they start.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, _handle)
+
+
 def requested() -> bool:
     """Whether a signal has come (or `request` was called)."""
     return _requested.is_set()

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import cluster, distribution, errors, watch
+from afad_tfdata import cluster, distribution, errors, preemption, watch
 from afad_tfdata._lazy import tf
 
 # Pieces in which bytes are handed on, as int64 values: of one shape, traced once.
@@ -160,6 +160,7 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
     )
     with watch.during_start(found.addresses, found.index):
         strategy = _start(found, devices, all_reduce)
+    preemption.keep()
     guard = watch.Watch(found.addresses, found.index)
     team = Workers(strategy, found)
     try:

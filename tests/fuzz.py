@@ -84,6 +84,8 @@ def check(target: Target, data: bytes) -> None:
 def _images(afad: Any, place: str) -> Target:
     from tests import bad_files
 
+    afad.images.prepare()
+
     def read(data: bytes) -> None:
         header = afad.images.probe(data)
         afad.images.check(header, as_stored=True, max_pixels=100_000)
@@ -92,7 +94,7 @@ def _images(afad: Any, place: str) -> Target:
         assert afad.images.verify(data, header) == image.shape[:2]
 
     seeds = [data for data, _ in bad_files.contents().values() if data]
-    seeds.insert(0, bad_files.jpeg())
+    seeds.insert(0, bad_files._encoded(bad_files._picture(), "JPEG"))
     return Target(read, seeds, (afad.images.ImageError,))
 
 
@@ -117,6 +119,7 @@ def _sealed_manifest(afad: Any, place: str) -> Target:
         except (ValueError, RecursionError):
             return
         if isinstance(value, dict):
+            value.pop("checksum", None)
             value["checksum"] = afad.files.json_checksum(value)
         with open(os.path.join(place, "manifest.json"), "w") as f:
             json.dump(value, f)
@@ -205,7 +208,7 @@ def _split_file(afad: Any, place: str) -> Target:
         afad.selection.load_split_file(path)
 
     csv = b"path,split\n18/111/1-0.jpg,train\n18/112/2-0.jpg,test\n"
-    return Target(read, [b'{"train": ["18/111/1-0.jpg"], "test": []}', csv])
+    return Target(read, [b'{"18/111/1-0.jpg": "train", "18/112/2-0.jpg": "test"}', csv])
 
 
 def _labels_csv(afad: Any, place: str) -> Target:
@@ -324,8 +327,8 @@ def _observe(name: str, minutes: float) -> tuple[int, str]:
         text=True,
         errors="replace",
     )
-    counts = re.findall(r"(?:Done|#)(\d+)|DONE (\d+)", ended.stdout)
-    inputs = int("".join(counts[-1])) if counts else 0
+    counts = re.findall(r"^(?:#|DONE )(\d+)", ended.stdout, re.MULTILINE)
+    inputs = int(counts[-1]) if counts else 0
     if ended.returncode == 0:
         return inputs, "nothing"
     with open(f"fuzz-{name}.log", "w") as f:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -29,6 +30,23 @@ def test_a_signal_is_a_request(number, handlers):
     os.kill(os.getpid(), number)
     assert preemption.requested()
     assert preemption.reason() == number.name
+
+
+def test_a_handler_that_native_code_replaced_is_put_back(handlers):
+    preemption.install()
+    libc = ctypes.CDLL(None)
+    libc.signal(int(signal.SIGTERM), 1)  # SIG_IGN, which Python does not see.
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert not preemption.requested()
+    preemption.keep()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert preemption.requested()
+
+
+def test_a_handler_that_was_never_asked_for_is_not_put_there(handlers):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    preemption.keep()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_the_first_reason_stays(handlers):
