@@ -51,6 +51,8 @@ class ImageHeader(NamedTuple):
       bits: Bits of a channel.
       orientation: EXIF orientation, 1 to 8; 1 is upright.
       transparency: True if pixels may be transparent.
+      end: Bytes of a PNG; what stands behind it is not for its decoder, which would take
+        it for chunks of any length.  None for a JPEG.
     """
 
     format: str
@@ -60,6 +62,7 @@ class ImageHeader(NamedTuple):
     bits: int = 8
     orientation: int = 1
     transparency: bool = False
+    end: int | None = None
 
 
 def prepare() -> None:
@@ -180,7 +183,7 @@ def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
     if header.format == "jpeg":
         image = library.decode_jpeg(data)
     else:
-        image = library.decode_png(data, header)
+        image = library.decode_png(data[: header.end], header)
     if header.orientation != 1:
         image = _upright(image, header.orientation)
     return image
@@ -425,7 +428,7 @@ def _orientation(exif: bytes) -> int:
 
 
 def _probe_png(data: bytes) -> ImageHeader:
-    header, position, transparency = None, 8, False
+    header, position, transparency, has_pixels = None, 8, False, False
     while position + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[position : position + 8])
         if position + 12 + length > len(data):
@@ -447,12 +450,15 @@ def _probe_png(data: bytes) -> ImageHeader:
             transparency = True
         if kind == b"eXIf" and header is not None:
             header = header._replace(orientation=_orientation(body[4:]))
+        has_pixels = has_pixels or kind == b"IDAT"
         if kind == b"acTL":
             raise ImageError("animated PNG")
         if kind == b"IEND":
             if header is None:
                 raise ImageError("broken PNG: no header")
-            return header._replace(transparency=transparency)
+            if not has_pixels:
+                raise ImageError("broken PNG: no pixels in it")
+            return header._replace(transparency=transparency, end=position + 12)
         position += 12 + length
     raise ImageError("truncated PNG: it has no end chunk")
 

@@ -437,3 +437,31 @@ def test_scan_of_a_source_that_is_listed_twice_by_links(tmp_path):
     os.link(tree / "20/111/0-0.jpg", tree / "20/111/copy-0.jpg")
     assert len(source.scan_tree(str(tree), _CODES).items) == 25
     assert write(tree, tmp_path / "out").written == 24
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_a_png_with_something_behind_its_end(pixels, tmp_path):
+    # OpenCV reads on, and makes room for a chunk of gigabytes.
+    png = bad_files._png(1, 1, b"\0\1\2\3")
+    if not pixels:
+        at = png.index(b"IDAT") - 4
+        png = png[:at] + png[png.index(b"IEND") - 4 :]
+    path = tmp_path / "face.png"
+    path.write_bytes(png + b"\xb1" * 19)
+    code = (
+        "import resource, sys\n"
+        "from afad_tfdata import images\n"
+        "images.prepare()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        "    print(images.decode(open(sys.argv[1], 'rb').read()).tolist())\n"
+        "except images.ImageError as error:\n"
+        "    print(error)\n"
+        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert after < before + 200_000, (before, after)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[[[1, 2, 3]]]\n" if pixels else "broken PNG" in done.stdout
