@@ -51,7 +51,7 @@ class ImageHeader(NamedTuple):
       bits: Bits of a channel.
       orientation: EXIF orientation, 1 to 8; 1 is upright.
       transparency: True if pixels may be transparent.
-      end: Bytes of a PNG; what stands behind it is not for its decoder, which would take
+      end: Bytes of a PNG; what stands behind is not for its decoder, which would take
         it for chunks of any length.  None for a JPEG.
     """
 
