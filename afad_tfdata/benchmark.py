@@ -42,6 +42,8 @@ class BenchmarkConfig:
       image_size: Side of the images, pixels; 0 for the data set's.
       engine: Who reads and decodes.
       cache: What is kept in memory.
+      cache_dir: Local directory for remote shards.
+      cache_dir_gib: Most that it may hold, GiB.
       num_parallel_calls: Batches made at the same time.
       prefetch: Batches that wait ready.
       seed: Of the order.
@@ -64,6 +66,10 @@ class BenchmarkConfig:
     cache: str = options.option(
         "none", "What is kept in memory after it was read.", choices=input_config.CACHES
     )
+    cache_dir: str = options.option(
+        "", "Local directory for the shards of a remote data set, as for afad-train."
+    )
+    cache_dir_gib: float = options.option(0.0, "Most it may hold, GiB; 0: its disk.")
     num_parallel_calls: int = options.option(
         0, "Batches made at the same time; 0: one for each core."
     )
@@ -95,7 +101,8 @@ class BenchmarkConfig:
 
     def input_config(self) -> input_config.InputConfig:
         """The pipeline's configuration."""
-        same = ("image_size", "engine", "cache", "num_parallel_calls", "prefetch")
+        same = ("image_size", "engine", "cache", "cache_dir", "cache_dir_gib")
+        same += ("num_parallel_calls", "prefetch")
         config = input_config.InputConfig(
             records_dir=self.records_dir,
             global_batch_size=self.batch_size,

@@ -62,6 +62,8 @@ class EvaluateConfig:
       pictures: Whether pictures are drawn.
       devices: As for training.
       engine: Of the input, as for training.
+      cache_dir: Local directory for the shards of a remote data set.
+      cache_dir_gib: Most that it may hold, GiB; 0 for what is free on its disk.
       unsafe_load: Whether a model may bring Python code.
     """
 
@@ -83,6 +85,10 @@ class EvaluateConfig:
     engine: str = options.option(
         "auto", "Of the input.", choices=("auto", "mapped", "graph")
     )
+    cache_dir: str = options.option(
+        "", "Local directory for the shards of a remote data set, as for afad-train."
+    )
+    cache_dir_gib: float = options.option(0.0, "Most it may hold, GiB; 0: its disk.")
     unsafe_load: bool = options.option(
         False, "Load a model that brings Python code (Lambda layers), and run it."
     )
@@ -132,6 +138,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         global_batch_size=config.batch_size,
         image_size=_image_size(model, path),
         engine=config.engine,
+        cache_dir=config.cache_dir,
+        cache_dir_gib=config.cache_dir_gib,
     )
     predictor = step.Predictor(
         strategy, network, None, lambda images: preprocess.normalize(images, mean)

@@ -85,3 +85,26 @@ def test_means_divide_by_examples_and_rename():
         "mae": 3.0,
         "accuracy": 0.75,
     }
+
+
+def test_what_is_drawn(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        history.files, "write_figure", lambda path, figure: figures.append(figure)
+    )
+    course = history.History([row(1), row(2, validation={}), row(3)])
+    course.event(20, "restart", "again")
+    course.draw(str(tmp_path / "a.png"))
+    panels = figures[0].axes
+    assert [panel.get_title() for panel in panels] == ["loss", "gender: accuracy"]
+    drawn = {
+        line.get_label(): line.get_xydata().tolist()
+        for line in panels[0].lines
+        if not line.get_label().startswith("_")
+    }
+    assert drawn == {
+        "train": [[1, 1.0], [2, 0.5], [3, pytest.approx(1 / 3)]],
+        "validation": [[1, 1.1], [3, pytest.approx(1.1 / 3)]],
+    }
+    (mark,) = (line for line in panels[0].lines if line.get_label().startswith("_"))
+    assert list(mark.get_xdata()) == [2.5, 2.5]

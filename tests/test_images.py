@@ -171,3 +171,37 @@ def test_header_is_read_without_decoding(sample_tree):
         header = images.probe(data)
         assert (header.height, header.width) == images.decode(data).shape[:2]
         assert header.format == "jpeg" and header.channels == 3 and header.bits == 8
+
+
+@pytest.mark.parametrize(
+    "height, width, reason",
+    [
+        (65_535, 1, None),
+        (1, 65_536, "too long a side: 1 x 65536"),
+        (0, 9, "no pixels: 0 x 9"),
+        (1000, 1000, None),
+        (1000, 1001, "too many pixels: 1000 x 1001, the limit is 1000000"),
+    ],
+)
+def test_limits_of_dimensions(height, width, reason):
+    header = images.ImageHeader("png", height, width, 3)
+    if reason is None:
+        images.check(header, as_stored=True, max_pixels=1_000_000)
+        return
+    with pytest.raises(images.ImageError) as caught:
+        images.check(header, as_stored=True, max_pixels=1_000_000)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_orientation_of_a_png(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    assert images.probe(buffer.getvalue()).orientation == orientation
+    turned = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    np.testing.assert_array_equal(
+        images.decode(buffer.getvalue()), np.rot90(pixels, turned)
+    )

@@ -321,6 +321,8 @@ def test_csv_source(sample_tree, tmp_path):
     manifest = records.write_records(config)
     assert manifest.splits["train"].num_examples == 30
     assert manifest.splits["test"].num_examples == 30
+    counts = (manifest.found, manifest.written, manifest.rejected)
+    assert counts == (64, 60, 4) and manifest.passed_over == 0
     assert rejected(tmp_path / "out") == {
         "gone.jpg": "no such file",
         "../up.jpg": "not a path below --data_dir",

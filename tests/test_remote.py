@@ -119,6 +119,13 @@ def test_train_and_freeze_from_the_commands(bucket, sample_tree, tmp_path):
     assert manifest["engine"] == "mapped"
     shards = [n for n in os.listdir(tmp_path / "cache") if n.startswith("shard-")]
     assert len(shards) >= 3
+    evaluate = [f"--run_dir={tmp_path}/run", f"--records_dir={records}", *cache[:2]]
+    result = run("evaluate", *evaluate, "--bootstrap_samples=0", "--nopictures")
+    assert result.returncode == 0, result.stderr
+    result = run(
+        *("benchmark_input", f"--records_dir={records}", *cache[:2], "--seconds=0.2")
+    )
+    assert result.returncode == 0, result.stderr
     small = [*train, *cache, "--cache_dir_gib=1e-6", "--epochs=3"]
     assert_last_line(run("train", *small), 1, "--cache_dir may hold 0 MiB")
     # A frozen graph.

@@ -71,3 +71,15 @@ def test_both_checksums_agree_with_the_standard():
     for length in (0, 1, 7, 8, 255, 4096, 10_001):
         data = np.random.default_rng(length).bytes(length)
         assert tfrecord.crc32c_numpy(data) == google_crc32c.value(data)
+
+
+@pytest.mark.parametrize("value", [0, 127, 128, 300, (1 << 63) - 1, (1 << 64) - 1])
+def test_numbers_of_any_length(value):
+    coded = tfrecord._varint(value)
+    assert tfrecord._read_varint(b"x" + coded + b"rest", 1) == (value, 1 + len(coded))
+
+
+def test_numbers_without_an_end():
+    assert tfrecord._read_varint(b"\xff" * 9 + b"\x01", 0)[1] == 10
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        tfrecord._read_varint(b"\xff" * 10 + b"\x01", 0)
