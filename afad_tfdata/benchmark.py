@@ -101,8 +101,10 @@ class BenchmarkConfig:
 
     def input_config(self) -> input_config.InputConfig:
         """The pipeline's configuration."""
-        same = ("image_size", "engine", "cache", "cache_dir", "cache_dir_gib")
-        same += ("num_parallel_calls", "prefetch")
+        same = (
+            *("image_size", "engine", "cache", "cache_dir", "cache_dir_gib"),
+            *("num_parallel_calls", "prefetch"),
+        )
         config = input_config.InputConfig(
             records_dir=self.records_dir,
             global_batch_size=self.batch_size,
