@@ -10,13 +10,13 @@ and the end waits for those that run.
 from __future__ import annotations
 
 import atexit
-import functools
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+from afad_tfdata._lazy import tf
 
 # How long no call may come before the pipelines count as quiet, and when to give up.
 _QUIET_SECS, _LIMIT_SECS = 0.03, 5.0
@@ -46,14 +46,27 @@ _gate = _Gate()
 atexit.register(_gate.close)
 
 
-def guard(function: _Function) -> _Function:
+def guard(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, for ``tf.numpy_function``: it does not run into the program's end.
 
-    Raises:
-      RuntimeError: From the wrapped function, when it is called too late.
-    """
+    TensorFlow keeps every function that it was given in eager mode for as long as the
+    process lives.  What it keeps is this guard, which refers to the function weakly:
+    whatever made the pipeline must keep the function, as a data set does that was made
+    by a ``map`` over it.  In a graph, the graph keeps it.
 
-    @functools.wraps(function)
+    Raises:
+      RuntimeError: From the guard, when it is called too late.
+    """
+    if not tf.compat.v1.executing_eagerly_outside_functions():
+        keep: Any = function
+
+        def refer() -> Any:
+            return keep
+    elif hasattr(function, "__self__"):
+        refer = weakref.WeakMethod(function)
+    else:
+        refer = weakref.ref(function)
+
     def guarded(*arguments: Any) -> Any:
         with _gate.lock:
             _gate.calls += 1
@@ -61,9 +74,12 @@ def guard(function: _Function) -> _Function:
                 raise RuntimeError("the program is ending")
             _gate.running += 1
         try:
-            return function(*arguments)
+            called = refer()
+            if called is None:
+                raise RuntimeError("the pipeline that this belongs to is gone")
+            return called(*arguments)
         finally:
             with _gate.lock:
                 _gate.running -= 1
 
-    return guarded  # type: ignore[return-value]
+    return guarded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import os
 import shutil
@@ -12,8 +13,18 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from afad_tfdata import errors, examples, input_fn, machine, models, records, sample
+from afad_tfdata import (
+    engine_mapped,
+    errors,
+    examples,
+    input_fn,
+    machine,
+    models,
+    records,
+    sample,
+)
 
 BATCH = 16
 
@@ -454,3 +465,46 @@ def test_memory_stays_flat_over_epochs(sample_records):
             status = dict(line.split(":", 1) for line in f)
         used.append(int(status["RssAnon"].split()[0]) / 1024)
     assert used[-1] - used[0] < 8  # MiB; the first pass fills the pool of arrays.
+
+
+def _alive(kind):
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+def test_pipelines_that_are_gone_hold_nothing(tiny):
+    before = _alive(engine_mapped.Reader), len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        for _ in input_fn.eval_input_fn(config(tiny, engine="mapped"), "train"):
+            pass
+        batches = iter(input_fn.train_input_fn(config(tiny, engine="mapped")))
+        next(batches)
+        del batches
+    assert _alive(engine_mapped.Reader) == before[0]
+    assert len(os.listdir("/proc/self/fd")) <= before[1] + 2
+
+
+def test_an_iterator_keeps_its_pipeline(tiny):
+    batches = iter(input_fn.train_input_fn(config(tiny, engine="mapped")))
+    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    distributed = iter(
+        strategy.distribute_datasets_from_function(
+            lambda context: input_fn.train_input_fn(
+                config(tiny, engine="mapped"), context
+            )
+        )
+    )
+    gc.collect()
+    for _ in range(30):
+        next(batches)
+        next(distributed)
+
+
+def test_a_graph_keeps_its_pipeline(tiny):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        dataset = input_fn.train_input_fn(config(tiny, engine="mapped"))
+        features, _ = tf.compat.v1.data.make_one_shot_iterator(dataset).get_next()
+        del dataset
+        gc.collect()
+        for _ in range(30):
+            assert session.run(features["image"]).shape == (BATCH, 8, 8, 3)
