@@ -73,3 +73,10 @@ def test_reasons_are_words_and_no_numbers(tmp_path):
     with pytest.raises(errors.UsageError) as caught:
         files.make_dirs(str(tmp_path / "file" / "below"))
     assert "below: Not a directory; choose" in str(caught.value)
+
+
+def test_only_s3_ends_a_process_badly(monkeypatch):
+    monkeypatch.setattr(files, "_used", set())
+    assert not files.aborts_at_exit()
+    files._used.add("s3")
+    assert files.aborts_at_exit()

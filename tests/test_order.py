@@ -8,6 +8,7 @@ import types
 import hypothesis
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import strategies as st
 
 from afad_tfdata import errors, order, slices
@@ -139,3 +140,14 @@ def test_a_batch_that_cannot_be_divided():
     assert (cut.per_replica, cut.global_batch, cut.num_replicas) == (3, 12, 4)
     with pytest.raises(errors.UsageError, match="do not divide"):
         slices.Slices.of(12, context(2, 0, 3), pad=False)
+
+
+def test_whole_permutations_hang_on_all_their_arguments():
+    base = order.permutation(97, 5, -1, tf.constant(3, tf.int64)).numpy()
+    assert sorted(base.tolist()) == list(range(97))
+    again = order.permutation(97, 5, -1, tf.constant(3, tf.int64)).numpy()
+    np.testing.assert_array_equal(base, again)
+    for seed, stream, epoch in ((6, -1, 3), (5, -2, 3), (5, -1, 4)):
+        other = order.permutation(97, seed, stream, tf.constant(epoch, tf.int64))
+        assert sorted(other.numpy().tolist()) == list(range(97))
+        assert (other.numpy() == base).mean() < 0.2
