@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import logging
 import os
 import re
@@ -101,15 +102,28 @@ def load(path: str) -> Checkpoint:
             f"the checkpoint {path} is torn or damaged: its SHA-256 does not fit;"
             " use another one"
         )
+    try:
+        return _parsed(body)
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise errors.DataError(
+            f"the checkpoint {path} is none that this version wrote"
+            f" ({errors.one_line(error)}); use another one"
+        ) from error
+
+
+def _parsed(body: bytes) -> Checkpoint:
+    """The content of a file whose digest fits; any error where it is not ours."""
     start = len(_MAGIC) + 8
     length = int.from_bytes(body[len(_MAGIC) : start], "little")
     header = json.loads(body[start : start + length])
     arrays = {}
     for name, dtype, shape, offset in header["arrays"]:
         kind = np.dtype(dtype)
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         flat = np.frombuffer(body, kind, count, start + length + offset)
         arrays[name] = flat.reshape(shape)
+    if not isinstance(header["state"], dict):
+        raise TypeError("its state is no object")
     return Checkpoint(arrays=arrays, state=header["state"])
 
 

@@ -273,7 +273,28 @@ def _checkpoint(afad: Any, place: str) -> Target:
     def read(data: bytes) -> None:
         with open(path, "wb") as f:
             f.write(data)
-        np.testing.assert_array_equal(afad.checkpoints.load(path).arrays["a"], wanted)
+        loaded = afad.checkpoints.load(path)
+        # Only with its digest is it read; atheris watches comparisons, and can forge it.
+        assert hashlib.sha256(data[:-32]).digest() == data[-32:]
+        if data == seed:
+            np.testing.assert_array_equal(loaded.arrays["a"], wanted)
+
+    return Target(read, [seed])
+
+
+def _sealed_checkpoint(afad: Any, place: str) -> Target:
+    """A checkpoint of any content, whose digest fits."""
+    path = os.path.join(place, "step-0000000001.ckpt")
+    afad.checkpoints.save(path, {"a": np.arange(6).reshape(2, 3)}, {"step": 1})
+    with open(path, "rb") as f:
+        seed = f.read()[:-32]
+
+    def read(data: bytes) -> None:
+        with open(path, "wb") as f:
+            f.write(data + hashlib.sha256(data).digest())
+        loaded = afad.checkpoints.load(path)
+        assert isinstance(loaded.state, dict)
+        assert all(isinstance(name, str) for name in loaded.arrays)
 
     return Target(read, [seed])
 
@@ -289,6 +310,7 @@ TARGETS: dict[str, Callable[[Any, str], Target]] = {
     "labels_csv": _labels_csv,
     "flags": _flags,
     "checkpoint": _checkpoint,
+    "sealed_checkpoint": _sealed_checkpoint,
 }
 
 
