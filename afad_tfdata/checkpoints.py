@@ -15,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
