@@ -274,7 +274,7 @@ def _checkpoint(afad: Any, place: str) -> Target:
         with open(path, "wb") as f:
             f.write(data)
         loaded = afad.checkpoints.load(path)
-        # Only with its digest is it read; atheris watches comparisons, and can forge it.
+        # Read with its digest only; atheris watches comparisons, and can forge it.
         assert hashlib.sha256(data[:-32]).digest() == data[-32:]
         if data == seed:
             np.testing.assert_array_equal(loaded.arrays["a"], wanted)
