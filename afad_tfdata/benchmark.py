@@ -75,7 +75,9 @@ class BenchmarkConfig:
     )
     prefetch: int = options.option(2, "Batches that wait ready.")
     seed: int = options.option(1, "Of the order of examples.")
-    files: str = options.option("", "Files of another program, as for training.")
+    files: str = options.option(
+        "", "Files of another program: a glob, as for input_fn."
+    )
     features: str = options.option("", "Names of the features in --files.")
     split: str = options.option("train", "Which split to read.")
     seconds: float = options.option(5.0, "Length of each measurement.")

@@ -26,6 +26,8 @@ import numpy as np
 
 from afad_tfdata import distribution, errors, files
 
+# Plain numbers, as `numpy.dtype.str` has them; nothing that is put together.
+_DTYPE = re.compile(r"[<>|=][biufcV]\d+")
 _MAGIC = b"AFADCKP1"
 _DIGEST_BYTES = 32
 _NAME = re.compile(r"step-(\d{10})\.ckpt")
@@ -118,6 +120,8 @@ def _parsed(body: bytes) -> Checkpoint:
     header = json.loads(body[start : start + length])
     arrays = {}
     for name, dtype, shape, offset in header["arrays"]:
+        if not _DTYPE.fullmatch(dtype):
+            raise TypeError(f"an array of {dtype!r}")
         kind = np.dtype(dtype)
         count = math.prod(shape)
         flat = np.frombuffer(body, kind, count, start + length + offset)

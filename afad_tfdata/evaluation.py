@@ -11,6 +11,7 @@ Every example counts once, whatever the batch size and the number of replicas.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -157,12 +158,27 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     result = _measure(config, manifest, columns)
     result.update(model=path, records_dir=records_dir, split=config.split)
     files.make_dirs(output_dir)
+    _warn_of_another(files.join(output_dir, METRICS_NAME), config.split)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
     if config.pictures:
         written.update(_draw(config, data, manifest, columns, result, output_dir))
     result["files"] = sorted(written.values())
     files.write_json(written[METRICS_NAME], result)
     return result
+
+
+def _warn_of_another(path: str, split: str) -> None:
+    """Says so where the result of another split goes."""
+    if not files.exists(path):
+        return
+    with contextlib.suppress(errors.AfadError, AttributeError):
+        before = files.read_json(path, what="the metrics", advice="").get("split")
+        if before != split:
+            _log.warning(
+                "the result of the %s split in %s is replaced by that of the %s split;"
+                " --output_dir keeps both",
+                *(before, os.path.dirname(path) or ".", split),
+            )
 
 
 def report(result: Mapping[str, Any]) -> str:

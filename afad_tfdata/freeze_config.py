@@ -99,6 +99,8 @@ class FreezeConfig:
                 raise errors.UsageError(
                     f"--{name} is a number from 0; got {getattr(self, name)}"
                 )
+        # The original project's name had the ending.
+        object.__setattr__(self, "output_name", self.output_name.removesuffix(".pb"))
         if os.path.basename(self.output_name) != self.output_name:
             raise errors.UsageError(
                 f"--output_name is a name without folders; got {self.output_name!r}"

@@ -251,6 +251,18 @@ def load_description(graph_path: str) -> dict[str, Any]:
         raise errors.UsageError(
             f"--graph: {graph_path} is not there; name a graph that freeze wrote"
         )
+    if os.path.isdir(graph_path) and not files.exists(
+        os.path.join(graph_path, "saved_model.pb")
+    ):
+        raise errors.UsageError(
+            f"--graph={graph_path} is a folder: name the NAME.pb in it, which freeze"
+            " wrote"
+        )
+    if graph_path.endswith((".keras", ".h5")):
+        raise errors.UsageError(
+            f"--graph={graph_path} is a model: freeze it first, with afad-freeze"
+            " --model"
+        )
     directory, name = os.path.split(graph_path.rstrip("/"))
     endings = (*_ENDINGS, os.path.splitext(name)[1])
     stems = [name.removesuffix(e) for e in endings if e and name.endswith(e)]

@@ -408,6 +408,8 @@ def _output_names(model: Any) -> list[str]:
     structure = getattr(model, "output", None)
     if isinstance(structure, dict):
         return sorted(structure)  # As nested structures are flattened.
+    if isinstance(model, keras.Sequential):  # Keras has no names for its output.
+        return [model.layers[-1].name]
     return list(getattr(model, "output_names", ()))
 
 

@@ -156,6 +156,8 @@ def predict(
     kind, graph = _open(config, description)
     threads = config.threads or len(os.sched_getaffinity(0))
     load = _loader(kind, description, bool(config.sheet))
+    if config.sheet:  # Before the work is done that it shows.
+        files.make_dirs(os.path.dirname(config.sheet) or ".")
     rows: list[dict[str, Any]] = []
     bad: list[tuple[str, str]] = []
     pictures: list[np.ndarray] = []

@@ -255,9 +255,11 @@ def _nothing_found(
     first = next(iter([*listing.rejected, *left_out]), None)
     seen = f"{listing.found} files" if listing.found else "no file at all"
     because = f", the first refused being {first.path}: {first.reason}" if first else ""
+    wanted = "AGE/GENDER/IMAGE.jpg"
+    if config.labels_csv:
+        wanted = f"paths of images below {listing.root} (--data_dir names another)"
     return errors.UsageError(
-        f"{where} has no image to write, wanted AGE/GENDER/IMAGE.jpg; found {seen}"
-        f"{because}"
+        f"{where} has no image to write, wanted {wanted}; found {seen}{because}"
     )
 
 

@@ -101,7 +101,8 @@ class RunDir:
         if differing:
             raise errors.UsageError(
                 f"{self.path} holds a run of another configuration; differing:"
-                f" {', '.join(differing)}; take its flags, or another --run_dir"
+                f" {', '.join(differing)}; take its flags, another --run_dir,"
+                " or --start_epoch=N, from which rates and epochs may be others"
             )
 
     def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:

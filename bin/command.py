@@ -184,8 +184,8 @@ def _parse(
     values.set_gnu_getopt(True)
     try:
         rest = values(list(argv))[1:]
-    except flags.Error as error:
-        raise errors.UsageError(f"{error} (--help lists the flags)") from error
+    except (flags.Error, ValueError) as error:  # The latter for --noFLAG=VALUE.
+        raise errors.UsageError(f"{errors.one_line(error)} (--help lists the flags)") from error
     if rest and not wants:
         raise errors.UsageError(
             f"takes no arguments, only flags; got {rest[0]!r} (a flag starts with --)"

@@ -6,7 +6,7 @@ from afad_tfdata.bin import command
 
 EXAMPLE = """
 afad-train --records_dir=records --run_dir=run --task=gender --backbone=VGG19
-afad-train --records_dir=records --run_dir=try --backbone=small_cnn --epochs=10
+afad-train --records_dir=records --run_dir=try --stage=tuning --backbone=small_cnn
 """
 
 

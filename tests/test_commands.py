@@ -80,6 +80,11 @@ def test_help_needs_no_tensorflow(name):
     assert f"afad-{name.replace('_', '-')}" in example[-1]
 
 
+def test_a_value_for_a_flag_that_takes_none_is_one_line():
+    result = run("inspect_records", "--nojson=1")
+    assert_one_line(result, 1, "--nojson=1 does not take an argument", "--help")
+
+
 @pytest.mark.parametrize("name", _commands())
 def test_an_unknown_flag_is_one_line(name):
     result = run(name, "--no_such_flag=1")

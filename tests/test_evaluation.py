@@ -190,3 +190,21 @@ def test_an_image_that_is_not_square_is_refused(sample_records, tmp_path):
     with pytest.raises(errors.UsageError, match="wanted square RGB images"):
         evaluation.evaluate(evaluation.EvaluateConfig(**values))
     assert tf.io.gfile.exists(values["model"])
+
+
+def test_the_result_of_another_split_is_not_replaced_silently(
+    sample_records, tmp_path, caplog
+):
+    path = save_model(tmp_path / "mine.keras", task="gender")
+    for split, warned in (("test", 0), ("test", 0), ("validation", 1)):
+        evaluation.evaluate(
+            evaluation.EvaluateConfig(
+                model=path,
+                records_dir=sample_records,
+                split=split,
+                devices="cpu",
+                bootstrap_samples=0,
+                pictures=False,
+            )
+        )
+        assert caplog.text.count("is replaced by that of the validation") == warned

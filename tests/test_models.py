@@ -579,3 +579,19 @@ def test_every_backbone_builds_at_an_odd_size(name):
     assert model.inputs[0].shape == (None, 97, 97, 3)
     assert model.output_names == ["age_output", "gender_output"]
     keras.backend.clear_session()
+
+
+def test_a_sequential_model_of_ones_own():
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Flatten(),
+            layers.Dense(1, activation="sigmoid", name="gender_output"),
+        ]
+    )
+    network = models.training_model(model)
+    assert set(network(np.zeros((2, 8, 8, 3), np.float32))) == {"gender_output"}
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1, name="age")])
+    with pytest.raises(errors.UsageError, match="this one has age"):
+        models.training_model(model)

@@ -312,3 +312,26 @@ def test_a_changed_saved_model_is_not_the_verified_one(frozen, tmp_path):
         f.write(b"\0")
     with pytest.raises(errors.DataError, match="SHA-256 differs"):
         frozen_files.load_description(path)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [("", "is a folder: name the NAME.pb"), ("best.keras", "is a model: freeze it")],
+)
+def test_what_is_no_graph_is_called_what_it_is(name, message, tmp_path):
+    path = tmp_path / name
+    if name:
+        path.write_bytes(b"model")
+    with pytest.raises(errors.UsageError, match=message):
+        prediction.predict(prediction.PredictConfig(graph=str(path)), ["a.jpg"])
+
+
+def test_a_sheet_that_cannot_be_is_an_error_before_the_work(
+    frozen, sample_tree, tmp_path
+):
+    names = prediction.expand([sample_tree])[:2]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UsageError, match="cannot make the directory"):
+        predict(frozen, names, sheet=str(tmp_path / "file" / "x.png"))
+    predict(frozen, names, sheet=str(tmp_path / "new" / "x.png"))
+    assert os.listdir(tmp_path / "new") == ["x.png"]

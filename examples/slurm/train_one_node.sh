@@ -14,6 +14,10 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
+[[ $# -ge 2 ]] || {
+	echo "usage: sbatch examples/slurm/train_one_node.sh RECORDS_DIR RUN_DIR [FLAGS OF afad-train ...]" >&2
+	exit 1
+}
 records=$1 run=$2
 shift 2
 

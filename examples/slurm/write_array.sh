@@ -9,6 +9,12 @@
 #SBATCH --output=%x-%A_%a.log
 set -euo pipefail
 
+usage() {
+	sed -n '2,5s/^# *//p' "$0" >&2
+	exit 1
+}
+
+[[ $# -eq 4 ]] || usage
 mode=$1 data=$2 out=$3 tasks=$4
 
 # The same flags in every task: others are refused.
@@ -41,5 +47,8 @@ task)
 join)
 	write
 	afad-inspect-records --records_dir="$out" --verify
+	;;
+*)
+	usage
 	;;
 esac
