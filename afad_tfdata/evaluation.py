@@ -101,6 +101,11 @@ class EvaluateConfig:
                 "evaluation takes one of --model and --run_dir; got"
                 f" {'both' if self.model else 'neither'}"
             )
+        if self.model.endswith(".pb"):
+            raise errors.UsageError(
+                f"--model={self.model} is a frozen graph, which afad-predict runs; name"
+                " the .keras or .h5 that it was made from"
+            )
         if self.model and not self.records_dir:
             raise errors.UsageError(
                 "--model needs --records_dir: the data set to evaluate it on"

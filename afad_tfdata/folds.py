@@ -61,6 +61,8 @@ class FoldsResult:
         for name, mean in self.mean.items():
             each = ", ".join(f"{fold[name]:.4f}" for fold in self.folds)
             lines.append(f"{name:<18}{mean:8.4f} +- {self.spread[name]:.4f}  ({each})")
+        written = files.join(self.run_dir, RESULT_NAME)
+        lines.append(f"written: {written}, and the records and runs beside it")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,8 @@ class SearchResult:
             found = f"the loss falls fastest at --learning_rate={self.suggestion:.2g}"
         return (
             f"{len(self.rates)} steps at rates from {self.rates[0]:.1g} to"
-            f" {self.rates[-1]:.1g}: {found}\ncurve: {self.picture}"
+            f" {self.rates[-1]:.1g}: {found}\ncurve: {self.picture}; its numbers:"
+            f" {files.join(os.path.dirname(self.picture), JSON_NAME)}"
         )
 
     def to_dict(self) -> dict[str, Any]:

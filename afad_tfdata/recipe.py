@@ -42,6 +42,11 @@ class Phase:
     patience: int = 0
     must_help: bool = False
 
+    def __str__(self) -> str:
+        """For a log: how long at most, and what may end it sooner."""
+        text = f"{self.stage} of up to {self.epochs} epochs at rate {self.rate:g}"
+        return text + (" if that still helps" if self.must_help else "")
+
 
 @dataclasses.dataclass
 class Course:

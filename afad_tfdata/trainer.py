@@ -175,6 +175,8 @@ class _Run:
         self._build(0)
         self._write_config()
         logbook.start("beginning", self._parts.facts)
+        if len(self._plan) > 1:
+            _log.info("recipe: %s", "; then ".join(map(str, self._plan)))
         if self._config.augment_preview:
             path = self._dir.join(run_dir.PREVIEW_NAME)
             assembly.draw_preview(self._config, self._parts, path)

@@ -185,7 +185,8 @@ def _parse(
     try:
         rest = values(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # The latter for --noFLAG=VALUE.
-        raise errors.UsageError(f"{errors.one_line(error)} (--help lists the flags)") from error
+        text = errors.one_line(error)
+        raise errors.UsageError(f"{text} (--help lists the flags)") from error
     if rest and not wants:
         raise errors.UsageError(
             f"takes no arguments, only flags; got {rest[0]!r} (a flag starts with --)"

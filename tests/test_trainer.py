@@ -376,8 +376,9 @@ def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
     assert event["kind"] == "recovery" and event["step"] == 64
 
 
-def test_the_recipe_goes_back_to_the_best_and_lowers_the_rate(tmp_path):
+def test_the_recipe_goes_back_to_the_best_and_lowers_the_rate(tmp_path, caplog):
     """Labels that validation contradicts: the first epoch stays the best."""
+    caplog.set_level("INFO")
     values = own_config(
         tmp_path,
         stage="recipe",
@@ -395,6 +396,7 @@ def test_the_recipe_goes_back_to_the_best_and_lowers_the_rate(tmp_path):
         train_dataset=tiny_data(),
         validation_dataset=wrong,
     )
+    assert "recipe: tuning of up to 4 epochs at rate 0.05; then tuning" in caplog.text
     epochs = result.history["epochs"]
     restarts = [e for e in result.history["events"] if e["kind"] == "restart"]
     assert result.best_epoch < result.epochs
@@ -498,6 +500,8 @@ def test_the_range_test_draws_its_curve_and_restores_the_weights(tmp_path):
     assert (tmp_path / rate_search.PICTURE_NAME).exists()
     stored = json.loads((tmp_path / rate_search.JSON_NAME).read_text())
     assert stored["suggestion"] == result.suggestion
+    for name in (rate_search.PICTURE_NAME, rate_search.JSON_NAME):
+        assert str(tmp_path / name) in result.text()
     for value, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(now, value)
 
@@ -536,3 +540,4 @@ def test_folds_report_mean_and_spread_and_resume(sample_records, tmp_path):
     assert result.spread["accuracy"] == pytest.approx(np.std(accuracy, ddof=1))
     assert sum(fold["examples"] for fold in result.folds) == 240
     assert folds.train(values) == result
+    assert str(tmp_path / folds.RESULT_NAME) in result.text()
