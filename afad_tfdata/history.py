@@ -92,9 +92,12 @@ class History:
                 event["text"],
                 (at, 1),
                 xycoords=("data", "axes fraction"),
+                # Behind the line: the first one stands at the axis and its numbers.
+                xytext=(2, -3),
+                textcoords="offset points",
                 rotation=90,
                 va="top",
-                ha="right",
+                ha="left",
                 fontsize=7,
             )
 
