@@ -163,8 +163,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     result = _measure(config, manifest, columns)
     result.update(model=path, records_dir=records_dir, split=config.split)
     files.make_dirs(output_dir)
-    _warn_of_another(files.join(output_dir, METRICS_NAME), config.split)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
+    _warn_of_another(written[METRICS_NAME], config.split)
     if config.pictures:
         written.update(_draw(config, data, manifest, columns, result, output_dir))
     result["files"] = sorted(written.values())

@@ -58,10 +58,9 @@ def guard(function: Callable[..., Any]) -> Callable[..., Any]:
       RuntimeError: From the guard, when it is called too late.
     """
     if not tf.compat.v1.executing_eagerly_outside_functions():
-        keep: Any = function
 
         def refer() -> Any:
-            return keep
+            return function
     elif hasattr(function, "__self__"):
         refer = weakref.WeakMethod(function)
     else:

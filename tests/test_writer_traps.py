@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from afad_tfdata import (
     shard_writer,
     source,
 )
+from tests import chaos_faults
 from tests.test_records import digests, rejected, write
 
 
@@ -365,14 +365,8 @@ def test_manifest_names_stay_the_api(sample_records):
 
 @pytest.mark.parametrize("mebibytes", [64, 89, 110])
 def test_workers_without_memory_are_one_line(mebibytes, tmp_path, monkeypatch):
-    limits = (mebibytes << 20, mebibytes << 20)
-    start = subprocess.Popen
-
-    def limited(*arguments, **named):
-        named["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_AS, limits)
-        return start(*arguments, **named)
-
-    monkeypatch.setattr(subprocess, "Popen", limited)
+    monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # What is put back.
+    chaos_faults.limit_workers(mebibytes << 20)
     tree = _tree(tmp_path / "faces")
     with pytest.raises(errors.UsageError, match="worker|writer process"):
         write(tree, tmp_path / "out", num_workers=2, num_shards=2)
