@@ -44,16 +44,16 @@ test-tf1: $(READY) $(VENV)/tf1/.ready  ## Frozen graphs in the real TensorFlow 1
 	AFAD_TF1_WHEEL_DIR="$(CURDIR)/$(VENV)/tf1" $(VENV)/bin/python -m pytest -q -m tf1
 
 chaos: $(READY)  ## 200 seeded faults: kills, full disks, damaged files (at most an hour)
-	$(VENV)/bin/python -m tests.chaos --faults=200 --minutes=60
+	$(VENV)/bin/python -m tests.robustness.chaos --faults=200 --minutes=60
 
 chaos-quick: $(READY)  ## 40 of them, in at most 4 minutes
-	$(VENV)/bin/python -m tests.chaos --faults=40 --minutes=3.5
+	$(VENV)/bin/python -m tests.robustness.chaos --faults=40 --minutes=3.5
 
 fuzz: $(READY)  ## Arbitrary bytes into every reader, 10 minutes each, two at a time
-	$(VENV)/bin/python -m tests.fuzz --minutes=10 --jobs=2
+	$(VENV)/bin/python -m tests.robustness.fuzz --minutes=10 --jobs=2
 
 mutate: $(READY)  ## Do the tests notice 30 changed places?
-	$(VENV)/bin/python -m tests.mutate
+	$(VENV)/bin/python -m tests.robustness.mutate
 
 docs-images: $(READY)  ## The pictures in docs/, made by the commands from drawn faces
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" docs/make_images.sh
@@ -92,5 +92,5 @@ $(READY_LATEST): setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/tf1/.ready: $(READY)
-	$(VENV)/bin/python tests/tf1_runtime.py $(VENV)/tf1
+	$(VENV)/bin/python tests/robustness/tf1_runtime.py $(VENV)/tf1
 	touch $@

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from afad_tfdata import errors, options
-from afad_tfdata._lazy import keras, tf
+from afad_tfdata.common import errors, options
+from afad_tfdata.common.lazy import keras, tf
 
 _CORE = (
     *("tensorflow", "keras", "numpy", "absl-py"),

@@ -20,23 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import (
-    distribution,
-    errors,
-    evaluation_plots,
-    files,
-    input_fn,
-    metrics,
-    models,
-    options,
-    overview,
-    preprocess,
-    run_dir,
-    schema,
-    sharding,
-    step,
-)
-from afad_tfdata._lazy import tf
+from afad_tfdata import input_fn
+from afad_tfdata.common import errors, files, options
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.images import preprocess
+from afad_tfdata.models import networks
+from afad_tfdata.storage import schema, sharding
+from afad_tfdata.training import metrics, plots, run_dir, step
+from afad_tfdata.training.distributed import strategies
+from afad_tfdata.writing import dataset_pictures
 
 METRICS_NAME = "metrics.json"
 CONFUSION_NAME = "confusion.png"
@@ -131,13 +123,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     path, records_dir, output_dir = _places(config)
     manifest = schema.load_manifest(records_dir)
-    strategy = distribution.create_strategy(config.devices)
+    strategy = strategies.create_strategy(config.devices)
     with strategy.scope():
-        model = models.load(path, unsafe=config.unsafe_load)
+        model = networks.load(path, unsafe=config.unsafe_load)
         if _is_mixed(model):  # What a frozen graph of it computes.
-            model = models.rebuild_float32(model)
-        network = models.training_model(model)
-    mean = tuple(models.info(model).get("mean") or manifest.mean_rgb)
+            model = networks.rebuild_float32(model)
+        network = networks.training_model(model)
+    mean = tuple(networks.info(model).get("mean") or manifest.mean_rgb)
     data = input_fn.InputConfig(
         records_dir=records_dir,
         task=_task(network),
@@ -305,18 +297,18 @@ def _draw(
         for name in (CONFUSION_NAME, ERROR_NAME, WORST_NAME)
     }
     if "gender" in columns:
-        evaluation_plots.draw_confusion(
+        plots.draw_confusion(
             paths[CONFUSION_NAME], result["confusion"], manifest.class_names
         )
     else:
         del paths[CONFUSION_NAME]
     if "age" in columns:
-        evaluation_plots.draw_error_by_age(paths[ERROR_NAME], result["by_age"])
+        plots.draw_error_by_age(paths[ERROR_NAME], result["by_age"])
     else:
         del paths[ERROR_NAME]
     worst = _worst(columns)
     faces = _images(data, config.split, {row for row, _ in worst})
-    overview.draw_sheet(
+    dataset_pictures.draw_sheet(
         paths[WORST_NAME],
         [faces[row] for row, _ in worst],
         [_caption(columns, row, name, manifest) for row, name in worst],

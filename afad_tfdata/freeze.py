@@ -22,24 +22,22 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import (
-    errors,
+from afad_tfdata.common import errors, files
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.freezing import config as freeze_config
+from afad_tfdata.freezing import (
+    constant_folding,
     exports,
-    files,
-    folding,
-    freeze_config,
-    frozen_files,
-    function_graph,
+    graph_description,
     graphdef,
-    image_graph,
     model_source,
-    preprocess,
-    remote,
-    schema,
+    preprocessing_graph,
+    variables_to_constants,
     verification,
     verification_images,
 )
-from afad_tfdata._lazy import tf
+from afad_tfdata.images import preprocess
+from afad_tfdata.storage import remote, schema
 
 FreezeConfig = freeze_config.FreezeConfig
 
@@ -107,7 +105,7 @@ def freeze(config: FreezeConfig, model: Any = None) -> Result:
     with tf.device("CPU:0"):
         source = _source(config, model)
         nodes = _nodes(config, source)
-        facts = frozen_files.facts_of(source, config.records_dir, config.mean_json)
+        facts = graph_description.facts_of(source, config.records_dir, config.mean_json)
         images = verification_images.choose(facts.records_dir, source.image_size)
         job = _Job(config, source, nodes, facts, images)
         if config.verify_only:
@@ -171,11 +169,11 @@ def build_graph(
             "the model cannot be traced for batches of any size"
             f" ({errors.one_line(error)}): it may hold code that depends on the batch"
         ) from error
-    graph, (feed,), fetches = function_graph.from_function(concrete)
+    graph, (feed,), fetches = variables_to_constants.from_function(concrete)
     graph = graphdef.without_identities(graph, [*fetches, feed])
     if fold:
-        graph = folding.constants(graph, fetches)
-        graph = folding.normalization(graph, fetches)
+        graph = constant_folding.constants(graph, fetches)
+        graph = constant_folding.normalization(graph, fetches)
     wanted = [nodes[label] for label in source.labels]
     names = {**dict(zip(fetches, wanted, strict=True)), feed: input_node}
     graph = graphdef.renamed(graph, names)
@@ -218,7 +216,7 @@ class _Job:
         config: FreezeConfig,
         source: model_source.Source,
         nodes: dict[str, str],
-        facts: frozen_files.Facts,
+        facts: graph_description.Facts,
         images: verification_images.Images,
     ) -> None:
         self._config, self._source, self._nodes = config, source, nodes
@@ -236,11 +234,13 @@ class _Job:
         config, source = self._config, self._source
         plain = reports[0]
         written = [
-            frozen_files.Written(form.kind, self._temporary(form), self._path(form), r)
+            graph_description.Written(
+                form.kind, self._temporary(form), self._path(form), r
+            )
             for form, r in zip(forms, reports, strict=True)
         ]
         size = source.image_size
-        description = frozen_files.describe(
+        description = graph_description.describe(
             source,
             self._facts,
             feed=config.input_node,
@@ -250,7 +250,7 @@ class _Job:
             images=self._images.origin,
             graph={
                 "nodes": len(graph.node),
-                "flops_per_image": folding.flops(
+                "flops_per_image": constant_folding.flops(
                     graph, config.input_node, (size, size, 3)
                 ),
                 "tf1_compatible": config.tf1_compatible,
@@ -272,7 +272,7 @@ class _Job:
     def verify_only(self) -> Result:
         """Compares the file that is there."""
         path = self._path(self._forms()[0])
-        description = frozen_files.load_description(path)
+        description = graph_description.load_description(path)
         fetches = {f["label"]: f["name"] for f in description["fetches"]}
         if set(fetches) != set(self._nodes):
             raise errors.UsageError(
@@ -305,7 +305,7 @@ class _Job:
     def _forms(self) -> list[_Form]:
         config, nodes, feed = self._config, self._nodes, self._config.input_node
         forms = [_Form("graph", ".pb", _write_graph, self._cases)]
-        for kind in image_graph.FEEDS if config.with_preprocessing else ():
+        for kind in preprocessing_graph.FEEDS if config.with_preprocessing else ():
             forms.append(self._image_form(kind))
         for kind, ending, write in (
             ("saved_model", "_saved_model", exports.saved_model),
@@ -328,7 +328,7 @@ class _Job:
         mean: Any = self._facts.mean  # Checked by now.
 
         def write(graph: Any, path: str) -> None:
-            whole = image_graph.build(
+            whole = preprocessing_graph.build(
                 graph,
                 kind,
                 feed=config.input_node,
@@ -345,7 +345,7 @@ class _Job:
             value: Any
             if kind == "bytes":
                 value = list(self._images.encoded[:batch])
-                seen = [image_graph.reference(e, size, mean) for e in value]
+                seen = [preprocessing_graph.reference(e, size, mean) for e in value]
             else:
                 # All of one size, and of another one than the network's.
                 value = self._images.pixels_of_size(size * 4 // 3, batch)
@@ -437,7 +437,7 @@ class _Job:
 
     def _take_names(
         self,
-        written: Sequence[frozen_files.Written],
+        written: Sequence[graph_description.Written],
         description: Mapping[str, Any],
     ) -> list[str]:
         """Renames; the description last, so that what it names is there."""

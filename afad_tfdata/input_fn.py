@@ -28,23 +28,21 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import (
+from afad_tfdata.common import errors, machine
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.images import codec, preprocess
+from afad_tfdata.reading import (
+    batch_slices,
     data_service,
     engine_graph,
     engine_mapped,
-    errors,
-    examples,
-    exit_gate,
-    foreign,
-    images,
-    input_config,
-    machine,
+    foreign_files,
     order,
-    preprocess,
-    schema,
-    slices,
+    record_index,
+    shutdown_guard,
 )
-from afad_tfdata._lazy import tf
+from afad_tfdata.reading import config as input_config
+from afad_tfdata.storage import schema
 
 InputConfig = input_config.InputConfig
 
@@ -78,7 +76,7 @@ def train_input_fn(
     if start_step < 0:
         raise errors.UsageError(f"start_step must be 0 or more; got {start_step}")
     source = open_examples(config, "train")
-    cut = slices.Slices.of(config.global_batch_size, input_context, pad=False)
+    cut = batch_slices.Slices.of(config.global_batch_size, input_context, pad=False)
     if cut.num_replicas > len(source):
         raise errors.UsageError(
             f"the train split has {len(source)} examples for {cut.num_replicas}"
@@ -113,7 +111,7 @@ def eval_input_fn(
       DataError: The data set is damaged.
     """
     source = open_examples(config, split)
-    cut = slices.Slices.of(config.global_batch_size, input_context, pad=True)
+    cut = batch_slices.Slices.of(config.global_batch_size, input_context, pad=True)
     steps = -(-len(source) // cut.global_batch)
     finish = _finisher(config, source)
     dataset = _engine(config, source).evaluate(steps, cut, finish)
@@ -156,7 +154,7 @@ def predict_input_fn(
 
     def element(first: Any) -> dict[str, Any]:
         image, mask = tf.numpy_function(
-            exit_gate.guard(read), [first], (tf.uint8, tf.bool)
+            shutdown_guard.guard(read), [first], (tf.uint8, tf.bool)
         )
         return {
             "image": tf.ensure_shape(image, [batch_size, image_size, image_size, 3]),
@@ -208,7 +206,7 @@ def readable_errors() -> Iterator[None]:
         raise
 
 
-def open_examples(config: InputConfig, split: str) -> examples.Examples:
+def open_examples(config: InputConfig, split: str) -> record_index.Examples:
     """The examples of a split, checked against the task.
 
     Raises:
@@ -226,7 +224,7 @@ def open_examples(config: InputConfig, split: str) -> examples.Examples:
     return source
 
 
-def _engine(config: InputConfig, source: examples.Examples) -> Any:
+def _engine(config: InputConfig, source: record_index.Examples) -> Any:
     name, reason = choose_engine(config, source)
     _log.info("input: %s engine for %s (%s)", name, source.split, reason)
     _check_cache(config, source)
@@ -235,7 +233,10 @@ def _engine(config: InputConfig, source: examples.Examples) -> Any:
 
 
 def _served(
-    config: InputConfig, source: examples.Examples, cut: slices.Slices, finish: Any
+    config: InputConfig,
+    source: record_index.Examples,
+    cut: batch_slices.Slices,
+    finish: Any,
 ) -> Any:
     """Training batches that a ``tf.data`` service makes."""
     _log.warning(
@@ -260,16 +261,16 @@ def open_labels(config: InputConfig, split: str) -> tuple[str, ...]:
     return _load(config, split).labels
 
 
-def _load(config: InputConfig, split: str) -> examples.Examples:
+def _load(config: InputConfig, split: str) -> record_index.Examples:
     if config.files:
-        return foreign.load(config, split)
-    return examples.load(
+        return foreign_files.load(config, split)
+    return record_index.load(
         config.records_dir, split, config.cache_dir, config.cache_dir_gib
     )
 
 
 def choose_engine(
-    config: InputConfig, source: examples.Examples, *, cores: int = 0
+    config: InputConfig, source: record_index.Examples, *, cores: int = 0
 ) -> tuple[str, str]:
     """The engine that a configuration gets, and why.
 
@@ -319,7 +320,7 @@ def choose_engine(
     return "mapped", f"local shards, {what}, {threads} threads"
 
 
-def _finisher(config: InputConfig, source: examples.Examples) -> Callable[..., Any]:
+def _finisher(config: InputConfig, source: record_index.Examples) -> Callable[..., Any]:
     """Makes an element of ``(images, ages, genders, mask)``.
 
     It is a part of the function that reads, since each stage of a data set costs time
@@ -338,7 +339,9 @@ def _finisher(config: InputConfig, source: examples.Examples) -> Callable[..., A
     return named
 
 
-def _supervised(config: InputConfig, source: examples.Examples) -> Callable[..., Any]:
+def _supervised(
+    config: InputConfig, source: record_index.Examples
+) -> Callable[..., Any]:
     """``(image, label, sample_weight)``: normalised, the weight 0 on padding."""
     if source.mean_rgb is None:
         raise errors.UsageError(
@@ -373,7 +376,9 @@ def _ahead(config: InputConfig, dataset: Any) -> Any:
     return dataset.with_options(options)
 
 
-def _groups(config: InputConfig, source: examples.Examples) -> tuple[np.ndarray, ...]:
+def _groups(
+    config: InputConfig, source: record_index.Examples
+) -> tuple[np.ndarray, ...]:
     if config.balance == "none":
         return ()
     if config.balance not in source.labels:
@@ -383,7 +388,7 @@ def _groups(config: InputConfig, source: examples.Examples) -> tuple[np.ndarray,
     return order.groups_of(source.index[config.balance])
 
 
-def _check_cache(config: InputConfig, source: examples.Examples) -> None:
+def _check_cache(config: InputConfig, source: record_index.Examples) -> None:
     """Says what a cache will take before it is taken."""
     if config.cache == "none":
         return
@@ -409,7 +414,7 @@ def _check_cache(config: InputConfig, source: examples.Examples) -> None:
         )
 
 
-def _image_size(config: InputConfig, source: examples.Examples) -> int:
+def _image_size(config: InputConfig, source: record_index.Examples) -> int:
     size = config.image_size or source.image_size
     if not size:
         raise errors.UsageError(
@@ -418,14 +423,14 @@ def _image_size(config: InputConfig, source: examples.Examples) -> int:
     return size
 
 
-def _resizes(config: InputConfig, source: examples.Examples) -> bool:
+def _resizes(config: InputConfig, source: record_index.Examples) -> bool:
     return _image_size(config, source) != source.stored_size
 
 
 def _read_image(path: str, out: np.ndarray) -> None:
     try:
-        header = images.probe(data := images.read_file(path))
-        images.check(header, as_stored=False)
-        images.resize(images.decode(data, header), len(out), out=out)
-    except images.ImageError as error:
+        header = codec.probe(data := codec.read_file(path))
+        codec.check(header, as_stored=False)
+        codec.resize(codec.decode(data, header), len(out), out=out)
+    except codec.ImageError as error:
         raise errors.DataError(f"cannot use {path}: {error}") from error

@@ -26,19 +26,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afad_tfdata import (
-    errors,
+from afad_tfdata.common import errors, files, options, progress
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.freezing import (
     exports,
-    files,
-    frozen_files,
-    image_graph,
-    images,
-    options,
-    overview,
-    progress,
-    runner,
+    graph_description,
+    graph_runner,
+    preprocessing_graph,
 )
-from afad_tfdata._lazy import tf
+from afad_tfdata.images import codec
+from afad_tfdata.writing import dataset_pictures
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -152,7 +149,7 @@ def predict(
       DataError: The graph is not the one that was verified.
     """
     names = expand(paths)
-    description = frozen_files.load_description(config.graph)
+    description = graph_description.load_description(config.graph)
     kind, graph = _open(config, description)
     threads = config.threads or len(os.sched_getaffinity(0))
     load = _loader(kind, description, bool(config.sheet))
@@ -179,7 +176,7 @@ def predict(
     elapsed = time.perf_counter() - started
     if config.sheet and pictures:
         captions = [_caption(row) for row in rows[: len(pictures)]]
-        overview.draw_sheet(
+        dataset_pictures.draw_sheet(
             config.sheet, pictures, captions, columns=min(10, len(pictures))
         )
         _log.info("images with their results: %s", config.sheet)
@@ -238,20 +235,20 @@ def _images_below(directory: str) -> list[str]:
 
 def _open(
     config: PredictConfig, description: dict[str, Any]
-) -> tuple[str, runner.Runner]:
+) -> tuple[str, graph_runner.Runner]:
     """How the graph is fed (``float``, ``bytes`` or ``pixels``), and the graph."""
     name = os.path.basename(config.graph.rstrip("/"))
     others = description["others"].items()
     form = next((kind for kind, v in others if v["file"] == name), "graph")
     fetches = {f["label"]: f["name"] for f in description["fetches"]}
     feed, fetches = exports.names(form, description["feeds"][0]["name"], fetches)
-    kind = form if form in image_graph.FEEDS else "float"
+    kind = form if form in preprocessing_graph.FEEDS else "float"
     if kind == "float" and description["mean"] is None:
         raise errors.UsageError(
             f"the description of {name} has no mean, so that images cannot be"
             " normalised: freeze the model again with --mean_json or --records_dir"
         )
-    return kind, runner.Runner(config.graph, feed, fetches, device=config.device)
+    return kind, graph_runner.Runner(config.graph, feed, fetches, device=config.device)
 
 
 def _loader(
@@ -265,27 +262,27 @@ def _loader(
 
     def read(path: str) -> tuple[Any, np.ndarray | None]:
         data = (
-            files.read_bytes(path) if files.is_remote(path) else images.read_file(path)
+            files.read_bytes(path) if files.is_remote(path) else codec.read_file(path)
         )
-        header = images.probe(data)
-        images.check(header, as_stored=False)
+        header = codec.probe(data)
+        codec.check(header, as_stored=False)
         plain = header.orientation == 1 and header.bits == 8 and not header.transparency
         if kind == "bytes" and plain and not with_picture:
             return data, None
-        image = images.decode(data, header)
-        picture = images.resize(image, _SHEET_SIDE) if with_picture else None
+        image = codec.decode(data, header)
+        picture = codec.resize(image, _SHEET_SIDE) if with_picture else None
         if kind == "pixels":
             return image, picture
         if kind == "bytes":
             # The graph knows neither rotation nor 16 bits: it gets what is seen.
             return data if plain else tf.io.encode_png(image).numpy(), picture
-        pixels = images.resize(image, size)
+        pixels = codec.resize(image, size)
         return (pixels.astype(np.float32) - center) / divisor, picture
 
     def load(path: str) -> _Loaded:
         try:
             value, picture = read(path)
-        except images.ImageError as error:
+        except codec.ImageError as error:
             return _Loaded(path, None, None, str(error))
         except OSError as error:
             reason = error.strerror or errors.one_line(error)
@@ -320,7 +317,7 @@ def _batches(
 
 
 def _run(
-    graph: runner.Runner, kind: str, loaded: list[_Loaded]
+    graph: graph_runner.Runner, kind: str, loaded: list[_Loaded]
 ) -> Iterator[tuple[_Loaded, dict[str, float]]]:
     """Results by image, in order."""
     good = [item for item in loaded if not item.error]
@@ -344,11 +341,11 @@ def _run(
         yield item, outputs
 
 
-def _run_bytes(graph: runner.Runner, encoded: list[bytes]) -> list[Any]:
+def _run_bytes(graph: graph_runner.Runner, encoded: list[bytes]) -> list[Any]:
     """Rows, or the reason where the graph itself cannot decode an image."""
     try:
         return _rows_of(graph.run(encoded))
-    except runner.InputError as error:
+    except graph_runner.InputError as error:
         if len(encoded) == 1:
             return [_why_refused(encoded[0], error)]
         middle = len(encoded) // 2
@@ -358,11 +355,11 @@ def _run_bytes(graph: runner.Runner, encoded: list[bytes]) -> list[Any]:
         ]
 
 
-def _why_refused(data: bytes, error: runner.InputError) -> str:
+def _why_refused(data: bytes, error: graph_runner.InputError) -> str:
     """The reason in the words of the other forms; a graph's are long."""
     try:
-        images.decode(data, images.probe(data))
-    except images.ImageError as reason:
+        codec.decode(data, codec.probe(data))
+    except codec.ImageError as reason:
         return str(reason)
     return f"cannot be decoded: {errors.one_line(error)}"
 

@@ -31,27 +31,22 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import (
-    __version__,
+from afad_tfdata import __version__
+from afad_tfdata.common import errors, files, options
+from afad_tfdata.storage import remote, schema, sharding, tfds_metadata
+from afad_tfdata.writing import (
     archive,
-    dedupe,
-    errors,
-    files,
-    options,
-    overview,
+    dataset_pictures,
+    duplicate_images,
     payloads,
     plan,
-    remote,
-    resume,
-    schema,
     selection,
     shard_writer,
-    sharding,
     source,
-    tfds_metadata,
-    write_pool,
+    work_folder,
+    writer_pool,
 )
-from afad_tfdata.write_config import WriteConfig
+from afad_tfdata.writing.config import WriteConfig
 
 __all__ = ["WriteConfig", "table", "write_records"]
 
@@ -90,8 +85,8 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         )
     if files.is_remote(config.output_dir):
         return _write_remote(config, _plan(config)[0])
-    processes = config.num_workers or write_pool.default_workers()
-    with write_pool.Workers(0 if config.runner == "beam" else processes) as workers:
+    processes = config.num_workers or writer_pool.default_workers()
+    with writer_pool.Workers(0 if config.runner == "beam" else processes) as workers:
         return _write(config, workers)
 
 
@@ -114,23 +109,23 @@ def _plan(
     return work_plan, listing, left_out
 
 
-def _write(config: WriteConfig, workers: write_pool.Workers) -> schema.Manifest | None:
+def _write(config: WriteConfig, workers: writer_pool.Workers) -> schema.Manifest | None:
     """`write_records` on a local disk."""
     started = time.time()
     work_plan, listing, left_out = _plan(config)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
-    finished = resume.finished(config.output_dir, work_plan)
+    finished = work_folder.finished(config.output_dir, work_plan)
     if finished is not None:
         _log.info("%s is finished already", config.output_dir)
         return finished
-    work_dir = os.path.join(config.output_dir, resume.WORK_NAME)
-    with resume.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
+    work_dir = os.path.join(config.output_dir, work_folder.WORK_NAME)
+    with work_folder.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
         # Another writer may have ended while this one waited.
-        finished = resume.finished(config.output_dir, work_plan)
+        finished = work_folder.finished(config.output_dir, work_plan)
         if finished is not None:
             return finished
-        resume.keep_plan(work_plan, work_dir)
+        work_folder.keep_plan(work_plan, work_dir)
         found = payloads.write(config, listing, work_plan, work_dir, lock_fd, workers)
         if found is None:
             return None
@@ -150,7 +145,7 @@ def _write(config: WriteConfig, workers: write_pool.Workers) -> schema.Manifest 
             os.path.join(config.output_dir, schema.MANIFEST_NAME),
             schema.manifest_bytes(manifest),
         )
-        resume.remove_work(work_dir)
+        work_folder.remove_work(work_dir)
     return manifest
 
 
@@ -163,7 +158,7 @@ def _write_remote(config: WriteConfig, work_plan: plan.Plan) -> schema.Manifest 
         )
     manifest = remote.stored(config.output_dir)
     if manifest is not None:
-        resume.refuse_other(
+        work_folder.refuse_other(
             config.output_dir, manifest.config, work_plan.config, "a finished data set"
         )
         _log.info("%s is finished already", config.output_dir)
@@ -216,7 +211,7 @@ def beside(manifest: schema.Manifest) -> tuple[str, ...]:
     """Names of the files that lie beside shards and indexes."""
     return (
         *(schema.MANIFEST_NAME, schema.MEAN_NAME, REJECTED_NAME, LOG_NAME),
-        *(overview.HISTOGRAM_NAME, overview.SHEET_NAME),
+        *(dataset_pictures.HISTOGRAM_NAME, dataset_pictures.SHEET_NAME),
         *(tfds_metadata.NAMES if manifest.format == "tfrecord" else ()),
     )
 
@@ -299,7 +294,7 @@ def _finish(
             if payload.rejected:  # They may be mended: look at them again next time.
                 shard_writer.forget_payload(work_dir, task)
         raise
-    workers = config.num_workers or write_pool.default_workers()
+    workers = config.num_workers or writer_pool.default_workers()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         parts = list(
             pool.map(
@@ -349,7 +344,7 @@ def _decide(
     """Which records stay, by shard, and the others with their reason."""
     rows = np.concatenate([payload.rows for payload in payloads])
     labels = np.stack([work_plan.rows["age"][rows], work_plan.rows["gender"][rows]], 1)
-    keep, first, in_conflict = dedupe.decide(
+    keep, first, in_conflict = duplicate_images.decide(
         np.concatenate([payload.sha256 for payload in payloads]),
         labels,
         work_plan.rows["key_offset"][rows],
@@ -480,10 +475,14 @@ def _write_beside(directory: str, manifest: schema.Manifest) -> None:
     files.write_json(os.path.join(directory, schema.MEAN_NAME), manifest.mean)
     if manifest.format == "tfrecord":
         tfds_metadata.write(directory, manifest)
-    overview.draw_histogram(os.path.join(directory, overview.HISTOGRAM_NAME), manifest)
-    pictures, captions = overview.sample(directory, manifest, "train", _SHEET_FACES)
-    overview.draw_sheet(
-        os.path.join(directory, overview.SHEET_NAME),
+    dataset_pictures.draw_histogram(
+        os.path.join(directory, dataset_pictures.HISTOGRAM_NAME), manifest
+    )
+    pictures, captions = dataset_pictures.sample(
+        directory, manifest, "train", _SHEET_FACES
+    )
+    dataset_pictures.draw_sheet(
+        os.path.join(directory, dataset_pictures.SHEET_NAME),
         pictures,
         captions,
         columns=_SHEET_COLUMNS,

@@ -22,28 +22,24 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import (
-    assembly,
+from afad_tfdata import input_fn
+from afad_tfdata.common import errors, files, preemption, progress
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.training import (
     checkpoints,
-    cluster,
-    errors,
-    files,
     history,
-    input_fn,
     logbook,
-    preemption,
-    progress,
     recipe,
     run_dir,
     run_state,
     scores,
+    setup,
     step,
-    train_config,
-    train_data,
-    train_result,
-    workers,
 )
-from afad_tfdata._lazy import tf
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import data as train_data
+from afad_tfdata.training import result as train_result
+from afad_tfdata.training.distributed import cluster, multi_worker
 
 TrainConfig = train_config.TrainConfig
 TrainResult = train_result.TrainResult
@@ -95,9 +91,9 @@ def train(
         )
     own = train_data.OwnParts(model, train_dataset, validation_dataset, augment, loss)
     if cluster.find():  # Its servers start TensorFlow, with so many threads.
-        assembly.set_threads(config.threads)
+        setup.set_threads(config.threads)
     with (
-        workers.join(config.devices, config.all_reduce) as team,
+        multi_worker.join(config.devices, config.all_reduce) as team,
         run_dir.hold(config.run_dir, team) as directory,
         input_fn.readable_errors(),
     ):
@@ -120,11 +116,11 @@ class _Run:
         config: TrainConfig,
         own: train_data.OwnParts,
         directory: run_dir.RunDir,
-        team: workers.Workers,
+        team: multi_worker.Workers,
     ) -> None:
         self._config, self._own, self._dir = config, own, directory
         self._team = team
-        pretrained = assembly.pretrained(config, own.model)
+        pretrained = setup.pretrained(config, own.model)
         self._plan = recipe.phases(config, pretrained=pretrained)
         self._state, self._history = run_state.State(), history.History()
         self._logbook = logbook.Logbook(directory, tensorboard=config.tensorboard)
@@ -139,7 +135,7 @@ class _Run:
             if self._next() is None and has_models:
                 _log.info("this run is finished: nothing is left to do")
                 return self._result()
-        self._parts = assembly.assemble(
+        self._parts = setup.assemble(
             self._config,
             self._own,
             begun=snapshot is not None,
@@ -165,13 +161,13 @@ class _Run:
 
     def _find(self) -> tuple[run_state.Snapshot | None, bool]:
         """What to go on from, and whether the models of the end are there."""
-        manifest = assembly.load_manifest(self._config)
+        manifest = setup.load_manifest(self._config)
         found = run_state.find(self._dir, self._config, manifest)
         return found, self._dir.has_models()
 
     def _begin(self) -> None:
         if self._config.init_from:
-            assembly.initialize(self._parts, self._config.init_from)
+            setup.initialize(self._parts, self._config.init_from)
         self._build(0)
         self._write_config()
         logbook.start("beginning", self._parts.facts)
@@ -179,7 +175,7 @@ class _Run:
             _log.info("recipe: %s", "; then ".join(map(str, self._plan)))
         if self._config.augment_preview:
             path = self._dir.join(run_dir.PREVIEW_NAME)
-            assembly.draw_preview(self._config, self._parts, path)
+            setup.draw_preview(self._config, self._parts, path)
         self._mark_stage()
         self._iterator = self._parts.train_data(0)
         self._save()
@@ -240,7 +236,7 @@ class _Run:
     def _build(self, phase: int) -> None:
         """Sets what is trained, with a new optimizer."""
         parts = self._parts
-        self._trainer = assembly.trainer_for(parts, self._config, self._plan[phase])
+        self._trainer = setup.trainer_for(parts, self._config, self._plan[phase])
         self._predictor = step.Predictor(
             parts.strategy, parts.network, parts.loss, parts.normalize
         )

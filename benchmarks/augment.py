@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import augment
-from afad_tfdata._lazy import keras, tf
+from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.images import augment
 
 DEFAULT = augment.AugmentConfig()
 COLORS = augment.AugmentConfig(brightness=0.2, contrast=0.2, color=0.2, erasing=0.5)

@@ -28,21 +28,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from afad_tfdata import (
-    branches,
-    heads,
-    input_fn,
-    losses,
-    metrics,
-    models,
-    optimizers,
-    preprocess,
-    records,
-    sample,
-    schema,
-    step,
-    trainer,
-)
+from afad_tfdata import input_fn, models, records, trainer
+from afad_tfdata.images import drawn_faces, preprocess
+from afad_tfdata.models import age_heads as heads
+from afad_tfdata.models import branches, losses
+from afad_tfdata.storage import schema
+from afad_tfdata.training import metrics, optimizers, step
 
 BATCH = 64
 # The network that plain Keras is compared on, and its rates.
@@ -93,7 +84,9 @@ class Place:
     def __init__(self, directory: str, arguments: argparse.Namespace) -> None:
         tree = arguments.tree or os.path.join(directory, "drawn")
         if not os.path.isdir(tree):
-            sample.make_sample(sample.SampleConfig(output_dir=tree, num_images=3000))
+            drawn_faces.make_sample(
+                drawn_faces.SampleConfig(output_dir=tree, num_images=3000)
+            )
         self.directory = directory
         os.makedirs(os.path.join(directory, "runs"), exist_ok=True)
         self.records_dir = os.path.join(directory, "records")

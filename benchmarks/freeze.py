@@ -63,9 +63,12 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-    from afad_tfdata import files, freeze, freeze_config, graphdef, model_source, models
-    from afad_tfdata import runner as runner_module
-    from afad_tfdata._lazy import tf
+    from afad_tfdata import freeze, models
+    from afad_tfdata.common import files
+    from afad_tfdata.common.lazy import tf
+    from afad_tfdata.freezing import config as freeze_config
+    from afad_tfdata.freezing import graph_runner as runner_module
+    from afad_tfdata.freezing import graphdef, model_source
 
     cores = len(os.sched_getaffinity(0))
     print(

@@ -146,7 +146,7 @@ def work(name: str, place: str) -> None:
         import tensorflow as tf
 
         tf.constant(0)
-    from afad_tfdata import machine
+    from afad_tfdata.common import machine
 
     began = time.perf_counter()
     batches = make(place)
@@ -173,12 +173,15 @@ def work(name: str, place: str) -> None:
 
 def prepare(place: str, tree: str, count: int) -> None:
     """Our records in five forms, and the faces as a tree by class."""
-    from afad_tfdata import records, sample
+    from afad_tfdata import records
+    from afad_tfdata.images import drawn_faces
 
     if not tree:
         tree = os.path.join(place, "AFAD-Drawn")
         if not os.path.exists(tree):
-            sample.make_sample(sample.SampleConfig(output_dir=tree, num_images=count))
+            drawn_faces.make_sample(
+                drawn_faces.SampleConfig(output_dir=tree, num_images=count)
+            )
     for name, fields in {
         "original": {},
         "jpeg": {"image_encoding": "jpeg"},
@@ -247,15 +250,15 @@ def limit_rows(place: str, form: str) -> Iterator[int]:
 
 def stored(place: str, form: str) -> tuple[list[bytes], np.ndarray]:
     """The stored bytes of every image, and its age."""
-    from afad_tfdata import examples, held
+    from afad_tfdata.reading import memory_store, record_index
 
-    source = examples.load(os.path.join(place, form), "train")
-    return list(held.stored_images(source)), source.index["age"]
+    source = record_index.load(os.path.join(place, form), "train")
+    return list(memory_store.stored_images(source)), source.index["age"]
 
 
 def in_threads(count: int, fill: Callable) -> Iterator[int]:
     """Batches filled in `THREADS` threads, each into two arrays of its own in turn."""
-    from afad_tfdata import engine_mapped
+    from afad_tfdata.reading import engine_mapped
 
     wanted = threading.Semaphore(0)
     done = threading.Semaphore(0)

@@ -25,7 +25,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from afad_tfdata import input_fn, losses, models, optimizers, preprocess, step
+from afad_tfdata import input_fn, models
+from afad_tfdata.images import preprocess
+from afad_tfdata.models import losses
+from afad_tfdata.training import optimizers, step
 
 MEAN = (130.0, 115.0, 105.0)
 

@@ -144,11 +144,11 @@ def resident(pid: int) -> int:
 
 def draw(folder: str, count: int) -> str:
     """A tree of drawn faces; those beyond 2,000 differ by a JPEG comment."""
-    from afad_tfdata import sample
+    from afad_tfdata.images import drawn_faces
 
     drawn = min(count, 2000)
-    config = sample.SampleConfig(output_dir=folder, num_images=drawn, seed=1)
-    first = sample.make_sample(config)
+    config = drawn_faces.SampleConfig(output_dir=folder, num_images=drawn, seed=1)
+    first = drawn_faces.make_sample(config)
     for i in range(drawn, count):
         path = os.path.join(folder, first[i % drawn])
         with open(path, "rb") as f:

@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """Measures how fast a data set can be fed to a model here, and what to change."""
 
-from afad_tfdata import benchmark
+from afad_tfdata import input_benchmark
 from afad_tfdata.bin import command
 
 EXAMPLE = "afad-benchmark-input --records_dir=records --analyze"
 
 
-def main(config: benchmark.BenchmarkConfig, arguments: list[str]) -> command.Output:
+def main(
+    config: input_benchmark.BenchmarkConfig, arguments: list[str]
+) -> command.Output:
     """Measures."""
     del arguments
-    report = benchmark.run(config)
+    report = input_benchmark.run(config)
     return command.Output(report.table(), report.to_dict())
 
 
 def run() -> None:
     """Entry point of ``afad-benchmark-input``."""
-    command.run(main, benchmark.BenchmarkConfig, about=__doc__, example=EXAMPLE)
+    command.run(main, input_benchmark.BenchmarkConfig, about=__doc__, example=EXAMPLE)
 
 
 if __name__ == "__main__":

@@ -24,15 +24,9 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from afad_tfdata import (
-    __version__,
-    cluster,
-    errors,
-    files,
-    options,
-    preemption,
-    workers,
-)
+from afad_tfdata import __version__
+from afad_tfdata.common import errors, files, options, preemption
+from afad_tfdata.training.distributed import cluster, multi_worker
 
 _HELP = frozenset(("-h", "-help", "--help", "--helpshort", "--helpfull"))
 _WIDTH = 88
@@ -96,7 +90,7 @@ def run(
         stream=sys.stderr,
     )
     status = _run(name, main, config_class, arguments)
-    if files.aborts_at_exit() or workers.joined():
+    if files.aborts_at_exit() or multi_worker.joined():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -119,7 +113,7 @@ def _run(
     try:
         config, rest, as_json = _parse(config_class, sys.argv, wants)
         output = main(config, rest)
-        if (job := workers.joined()) and not job.is_chief:
+        if (job := multi_worker.joined()) and not job.is_chief:
             return output.exit_status  # The chief says it.
         print(json.dumps(output.value) if as_json else output.text)
         sys.stdout.flush()

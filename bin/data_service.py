@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Serves batches over the network: a dispatcher, or one of its workers."""
 
-from afad_tfdata import data_service
 from afad_tfdata.bin import command
+from afad_tfdata.reading import data_service
 
 EXAMPLE = """
 afad-data-service --host=a --port=5000

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Shows what a data set holds; with --verify, reads and checks every record."""
 
-from afad_tfdata import inspection
 from afad_tfdata.bin import command
+from afad_tfdata.writing import inspection
 
 EXAMPLE = """
 afad-inspect-records --records_dir=records

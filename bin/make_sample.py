@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Draws faces procedurally and files them as AFAD is: AGE/GENDER/PHOTO-FACE.jpg."""
 
-from afad_tfdata import sample
 from afad_tfdata.bin import command
+from afad_tfdata.images import drawn_faces
 
 EXAMPLE = "afad-make-sample --output_dir=faces --num_images=2000"
 
 
-def main(config: sample.SampleConfig, arguments: list[str]) -> command.Output:
+def main(config: drawn_faces.SampleConfig, arguments: list[str]) -> command.Output:
     """Draws the sample."""
     del arguments
-    paths = sample.make_sample(config)
+    paths = drawn_faces.make_sample(config)
     return command.Output(
         f"{len(paths)} faces in {config.output_dir}, the first {paths[0]}",
         {"output_dir": config.output_dir, "num_images": len(paths)},
@@ -19,7 +19,7 @@ def main(config: sample.SampleConfig, arguments: list[str]) -> command.Output:
 
 def run() -> None:
     """Entry point of ``afad-make-sample``."""
-    command.run(main, sample.SampleConfig, about=__doc__, example=EXAMPLE)
+    command.run(main, drawn_faces.SampleConfig, about=__doc__, example=EXAMPLE)
 
 
 if __name__ == "__main__":

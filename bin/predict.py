@@ -7,8 +7,9 @@ error line and exit status 2 at the end.  The probability is that of the second 
 
 import sys
 
-from afad_tfdata import errors, prediction
+from afad_tfdata import prediction
 from afad_tfdata.bin import command
+from afad_tfdata.common import errors
 
 EXAMPLE = """
 afad-predict --graph=frozen/face.pb photo.jpg faces/ 'more/*.png'

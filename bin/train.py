@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Trains on records, or continues what was stopped: the same command, at any step."""
 
-from afad_tfdata import train_config
 from afad_tfdata.bin import command
+from afad_tfdata.training import config as train_config
 
 EXAMPLE = """
 afad-train --records_dir=records --run_dir=run --task=gender --backbone=VGG19
@@ -13,14 +13,15 @@ afad-train --records_dir=records --run_dir=try --stage=tuning --backbone=small_c
 def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Output:
     """Trains, once or fold by fold, or looks for a learning rate."""
     del arguments
-    from afad_tfdata import folds, rate_search, trainer
+    from afad_tfdata import cross_validation, trainer
+    from afad_tfdata.training import rate_search
 
     command.quiet_unless_chief()
     run_it = trainer.train
     if config.find_learning_rate:
         run_it = rate_search.search
     elif config.folds:
-        run_it = folds.train
+        run_it = cross_validation.train
     result = run_it(config)
     return command.Output(result.text(), result.to_dict())
 

@@ -20,7 +20,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Tests never download: a look-up that forgets this fails at once and not in minutes.
 os.environ.setdefault("TFDS_DATA_DIR", os.devnull)
 
-from afad_tfdata import sample  # noqa: E402
+from afad_tfdata.images import drawn_faces  # noqa: E402
 
 NUM_FACES = 240
 DEVICES_VARIABLE = "AFAD_TEST_DEVICES"
@@ -68,8 +68,10 @@ def two_replicas(replicas):
 def sample_tree(tmp_path_factory) -> str:
     """A tree of `NUM_FACES` drawn faces, filed as AFAD is.  Do not change it."""
     directory = tmp_path_factory.mktemp("faces") / "AFAD-Drawn"
-    sample.make_sample(
-        sample.SampleConfig(output_dir=str(directory), num_images=NUM_FACES, seed=5)
+    drawn_faces.make_sample(
+        drawn_faces.SampleConfig(
+            output_dir=str(directory), num_images=NUM_FACES, seed=5
+        )
     )
     return str(directory)
 

@@ -12,21 +12,19 @@ import sys
 import numpy as np
 import pytest
 
-from afad_tfdata import (
-    errors,
+from afad_tfdata import freeze, prediction
+from afad_tfdata.common import errors, files
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.freezing import (
     exports,
-    files,
-    freeze,
-    frozen_files,
+    graph_description,
     graphdef,
-    image_graph,
-    images,
     model_source,
-    prediction,
+    preprocessing_graph,
     verification,
 )
-from afad_tfdata._lazy import tf
-from tests import freezing
+from afad_tfdata.images import codec
+from tests.freezing.small_graphs import small_graphs as freezing
 
 
 def write_forms(directory, source):
@@ -46,7 +44,7 @@ def write_forms(directory, source):
         else:
             whole = graph
             if kind != "graph":
-                whole = image_graph.build(
+                whole = preprocessing_graph.build(
                     graph,
                     kind,
                     feed="root_input",
@@ -58,10 +56,10 @@ def write_forms(directory, source):
         report = verification.Report(
             {"case": dict.fromkeys(nodes, 0.0)}, dict.fromkeys(nodes, 1.0), {}
         )
-        written.append(frozen_files.Written(kind, path, path, report))
-    description = frozen_files.describe(
+        written.append(graph_description.Written(kind, path, path, report))
+    description = graph_description.describe(
         source,
-        frozen_files.facts_of(source),
+        graph_description.facts_of(source),
         feed="root_input",
         fetches=nodes,
         written=written,
@@ -96,7 +94,7 @@ def expected(source, paths):
     """By the model, image for image."""
     rows = []
     for path in paths:
-        image = images.resize(images.decode(files.read_bytes(path)), freezing.SIZE)
+        image = codec.resize(codec.decode(files.read_bytes(path)), freezing.SIZE)
         value = (image[None] - np.array(freezing.MEAN, np.float32)) / np.float32(127.5)
         rows.append({k: float(v[0, 0]) for k, v in source.call(value).items()})
     return rows
@@ -153,7 +151,7 @@ def test_all_images_bad(frozen, tmp_path):
 
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])
 def test_a_turned_photo_is_seen_upright(ending, frozen, sample_tree, tmp_path):
-    image = images.decode(files.read_bytes(prediction.expand([sample_tree])[0]))
+    image = codec.decode(files.read_bytes(prediction.expand([sample_tree])[0]))
     upright, turned = tmp_path / "upright.png", tmp_path / "turned.jpg"
     upright.write_bytes(tf.io.encode_png(image).numpy())
     pillow = pytest.importorskip("PIL.Image")
@@ -180,7 +178,7 @@ def test_formats(frozen, sample_tree):
 def test_a_sheet(frozen, sample_tree, tmp_path):
     path = str(tmp_path / "sheet.png")
     predict(frozen, prediction.expand([sample_tree])[:12], sheet=path)
-    header = images.probe(files.read_bytes(path))
+    header = codec.probe(files.read_bytes(path))
     assert header.format == "png" and header.width > 300
 
 
@@ -265,15 +263,15 @@ def test_flags_are_checked(changes, flag):
 
 def test_the_mean_of_a_foreign_model(tmp_path):
     source = model_source.from_model(freezing.dense((20, 20, 3)))
-    assert frozen_files.facts_of(source).mean is None
+    assert graph_description.facts_of(source).mean is None
     files.write_json(
         str(tmp_path / "mean.json"), dict(zip("RGB", freezing.MEAN, strict=True))
     )
-    facts = frozen_files.facts_of(source, mean_json=str(tmp_path / "mean.json"))
+    facts = graph_description.facts_of(source, mean_json=str(tmp_path / "mean.json"))
     assert facts.mean == freezing.MEAN and facts.age_range is None
     with pytest.raises(errors.UsageError, match="no mean.json"):
         files.write_json(str(tmp_path / "bad.json"), {"R": 1})
-        frozen_files.facts_of(source, mean_json=str(tmp_path / "bad.json"))
+        graph_description.facts_of(source, mean_json=str(tmp_path / "bad.json"))
 
 
 def test_the_c_client_of_the_examples(tmp_path):
@@ -307,11 +305,11 @@ def test_the_c_client_of_the_examples(tmp_path):
 def test_a_changed_saved_model_is_not_the_verified_one(frozen, tmp_path):
     shutil.copytree(frozen, tmp_path / "copy")
     path = str(tmp_path / "copy" / "face_saved_model")
-    frozen_files.load_description(path)
+    graph_description.load_description(path)
     with open(os.path.join(path, "saved_model.pb"), "ab") as f:
         f.write(b"\0")
     with pytest.raises(errors.DataError, match="SHA-256 differs"):
-        frozen_files.load_description(path)
+        graph_description.load_description(path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What everything rests on: errors, options, files, progress, signals."""

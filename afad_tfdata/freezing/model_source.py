@@ -1,0 +1,443 @@
+"""Where a model to be frozen comes from: a file, a checkpoint, a run, a SavedModel.
+
+Whatever it was, it becomes a `Source`: a float32 function from normalised images to
+outputs by label, and what is known about the model::
+
+    source = model_source.open_source("runs/first/best.keras")
+    source.call(images)          # {"age": [n, 1], "gender": [n, 1]}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from afad_tfdata.common import errors, files, options
+from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.freezing import graphdef
+from afad_tfdata.storage import hdf5, schema
+from afad_tfdata.training import checkpoints, run_dir, run_state
+
+_LABELS = ("age", "gender")
+_log = logging.getLogger(__name__)
+_HALF = re.compile(r'"(mixed_)?b?float16"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model to be frozen.
+
+    Attributes:
+      call: Maps float32 ``[n, size, size, 3]`` to float32 ``[n, 1]`` or ``[n]`` by
+        label, in inference.
+      predict: The model's own way to predict a batch, to compare the speed with; None
+        where it has none.
+      labels: Of the outputs: ``age``, ``gender`` or both.
+      image_size: Side of the input in pixels.
+      name: What a graph of it may be called.
+      path: The file or directory that it came from; empty for an object.
+      layers: Names of its layers, nested ones too.
+      info: `networks.info`: the ``ModelConfig`` as plain values; empty if foreign.
+      run: ``config.json`` of the run that made it; empty if there is none.
+      owner: What must live as long as `call`.
+    """
+
+    call: Callable[[Any], dict[str, Any]]
+    predict: Callable[[Any], Any] | None
+    labels: tuple[str, ...]
+    image_size: int
+    name: str
+    path: str
+    layers: tuple[str, ...]
+    info: dict[str, Any]
+    run: dict[str, Any]
+    owner: Any
+
+
+def open_source(
+    path: str,
+    *,
+    which: str = "best",
+    epoch: int = 0,
+    outputs: Sequence[str] = (),
+    image_size: int = 0,
+    unsafe_load: bool = False,
+) -> Source:
+    """Opens a model file, a checkpoint, a run directory or a SavedModel.
+
+    Args:
+      path: ``.keras``; ``.h5`` of Keras 3 or 2; ``step-*.ckpt`` in a run directory; a
+        run directory; the directory of a SavedModel.
+      which: ``best`` or ``final``, of a run directory.
+      epoch: The checkpoint at the end of this epoch instead, of a run directory.
+      outputs: Labels of the model's outputs in order, where their names do not tell.
+      image_size: Side of the input, where the model takes any.
+      unsafe_load: Run code that the file carries (Lambda layers).
+
+    Raises:
+      UsageError: It is missing, of another kind, or not usable.
+      DataError: A checkpoint or config is damaged.
+    """
+    path = path.rstrip("/") or path
+    if not files.exists(path):
+        raise errors.UsageError(
+            f"--model: {path} is not there; name a .keras or .h5 file, a checkpoint, a"
+            " SavedModel or a run directory"
+        )
+    name = os.path.splitext(os.path.basename(os.path.abspath(path)))[0]
+    if os.path.isdir(path):
+        if os.path.exists(os.path.join(path, "saved_model.pb")):
+            return _saved_model(path, name, outputs, image_size)
+        if not os.path.exists(os.path.join(path, run_dir.CONFIG_NAME)):
+            raise errors.UsageError(
+                f"{path} is neither a run directory (it has no {run_dir.CONFIG_NAME})"
+                " nor a SavedModel (it has no saved_model.pb)"
+            )
+        path = _file_of_run(path, which, epoch)
+    elif epoch:
+        raise errors.UsageError("--epoch goes with a run directory, not with a file")
+    kind = os.path.splitext(path)[1].lower()
+    run = _run_of(path)
+    if kind == ".ckpt":
+        model = _from_checkpoint(path, run)
+    elif kind in (".h5", ".hdf5") and _keras_version(path) < 3:
+        model = _from_keras2(path, unsafe_load)
+    elif kind in (".keras", ".h5", ".hdf5"):
+        from afad_tfdata.models import networks
+
+        model = networks.load(path, unsafe=unsafe_load)
+    else:
+        raise errors.UsageError(
+            f"--model takes a .keras or .h5 file, a step-*.ckpt, a SavedModel or a run"
+            f" directory; got {path}"
+        )
+    source = from_model(model, outputs=outputs, image_size=image_size)
+    return dataclasses.replace(source, name=name, path=path, run=run)
+
+
+def from_model(
+    model: Any, *, outputs: Sequence[str] = (), image_size: int = 0
+) -> Source:
+    """A source from a model object of Keras 3 or tf-keras.
+
+    Args:
+      model: Functional or Sequential: one image input, one output or two.
+      outputs: As for `open_source`.
+      image_size: As for `open_source`.
+
+    Raises:
+      UsageError: Its input or outputs are not what a face model has.
+    """
+    info: dict[str, Any] = {}
+    if isinstance(model, keras.Model):
+        from afad_tfdata.models import networks
+
+        info = networks.info(model)
+        if _HALF.search(json.dumps(model.get_config(), default=str)):
+            model = networks.rebuild_float32(model)
+    elif _HALF.search(json.dumps(model.get_config(), default=str)):
+        model = _keras2_in_float32(model)
+    try:
+        shape = model.input_shape
+    except AttributeError as error:
+        raise errors.UsageError(
+            "the model is neither Functional nor Sequential, or was never built: its"
+            " input and outputs cannot be known"
+        ) from error
+    size = _size_of(shape, image_size or info.get("image_size", 0))
+    first = _by_name(model, model(tf.zeros([1, size, size, 3]), training=False))
+    for name, value in first.items():
+        if value.shape.num_elements() != 1:
+            raise errors.UsageError(
+                f"the model's output {name} has shape {tuple(value.shape)} for one"
+                " image; one number is wanted"
+            )
+    labels = labels_of(list(first), outputs, info.get("task", ""))
+
+    def call(images: Any) -> dict[str, Any]:
+        values = _by_name(model, model(images, training=False)).values()
+        return {
+            label: tf.cast(value, tf.float32)
+            for label, value in zip(labels, values, strict=True)
+        }
+
+    return Source(
+        call=call,
+        predict=model.predict_on_batch,
+        labels=tuple(label for label in _LABELS if label in labels),
+        image_size=size,
+        name=re.sub(r"\W+", "_", model.name),
+        path="",
+        layers=tuple(_layer_names(model)),
+        info=info,
+        run={},
+        owner=model,
+    )
+
+
+def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str]:
+    """Which output is what: by the flag, by the names, or by the task.
+
+    Raises:
+      UsageError: It cannot be told, or the flag does not fit.
+    """
+    if given:
+        if len(given) != len(names) or len(set(given)) != len(given):
+            raise errors.UsageError(
+                f"--outputs names {','.join(given)}, and the model has {len(names)}"
+                f" outputs: {', '.join(names)}"
+            )
+        return list(given)
+    labels = []
+    for name in names:
+        words = re.split(r"[^a-z]+", name.lower())
+        found = [label for label in _LABELS if label in words]
+        labels.append(found[0] if len(found) == 1 else "")
+    if len(names) == 1 and not labels[0] and len(schema.labels_of(task)) == 1:
+        labels = list(schema.labels_of(task))
+    if "" in labels or len(set(labels)) != len(labels):
+        raise errors.UsageError(
+            f"the model's outputs are named {', '.join(names)}: which is the age and"
+            " which the gender? Say it in their order with --outputs=age,gender (or"
+            " one of them), or name the layers age_output and gender_output"
+        )
+    return labels
+
+
+def _by_name(model: Any, value: Any) -> dict[str, Any]:
+    """What a model returned, by the names of its outputs."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    parts = list(value) if isinstance(value, list | tuple) else [value]
+    names = getattr(model, "output_names", None)
+    if not names or len(names) != len(parts):  # Sequential has none.
+        names = [layer.name for layer in model.layers[-len(parts) :]]
+    return dict(zip(names, parts, strict=True))
+
+
+def _size_of(shape: Any, image_size: int) -> int:
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) != 4
+        or shape[-1] != 3
+        or isinstance(shape[0], list | tuple)
+    ):
+        raise errors.UsageError(
+            f"the model's input has shape {shape}; one of [n, size, size, 3] is wanted"
+        )
+    if shape[0] is not None:
+        raise errors.UsageError(
+            f"the model takes batches of {shape[0]} only; build it without a batch size"
+        )
+    sides = {side for side in shape[1:3] if side is not None} or {image_size}
+    if len(sides) != 1 or 0 in sides:
+        raise errors.UsageError(
+            f"the model's input has shape {shape}: a square of a known size is wanted"
+            " (--image_size names it where the model takes any)"
+        )
+    (size,) = sides
+    if image_size and size != image_size:
+        raise errors.UsageError(
+            f"--image_size={image_size} does not fit the model's input {shape}"
+        )
+    return size
+
+
+def _layer_names(model: Any) -> list[str]:
+    names = []
+    for layer in model.layers:
+        names.append(layer.name)
+        if getattr(layer, "layers", None):
+            names += _layer_names(layer)
+    return names
+
+
+def _file_of_run(directory: str, which: str, epoch: int) -> str:
+    if not epoch:
+        name = run_dir.BEST_NAME if which == "best" else run_dir.FINAL_NAME
+        path = os.path.join(directory, name)
+        if not os.path.exists(path):
+            raise errors.UsageError(
+                f"{directory} holds no {name} yet; name one of its checkpoints with"
+                " --epoch, or let the training go on"
+            )
+        return path
+    kept = os.path.join(directory, run_dir.CHECKPOINTS_NAME)
+    ends = run_state.epoch_ends(kept)
+    if epoch not in ends:
+        names = ", ".join(str(e) for e in sorted(ends)) or "none"
+        raise errors.UsageError(
+            f"--epoch={epoch}: the end of that epoch is not kept in {kept}; kept are:"
+            f" {names}"
+        )
+    return checkpoints.path_of(kept, ends[epoch])
+
+
+def _run_of(path: str) -> dict[str, Any]:
+    """The config of the run that a file lies in, with its directory; or empty."""
+    directory = os.path.dirname(os.path.abspath(path))
+    for candidate in (directory, os.path.dirname(directory)):
+        if os.path.exists(os.path.join(candidate, run_dir.CONFIG_NAME)):
+            try:
+                value = run_dir.read_config(candidate)
+            except errors.DataError:
+                if os.path.isdir(os.path.join(candidate, run_dir.CHECKPOINTS_NAME)):
+                    raise
+                continue  # Another program's config.
+            return {**value, "directory": candidate}
+    return {}
+
+
+def _from_checkpoint(path: str, run: Mapping[str, Any]) -> Any:
+    from afad_tfdata.models import networks
+
+    if not run.get("model"):
+        raise errors.UsageError(
+            f"{path}: a checkpoint holds values only, and what network they belong to"
+            f" stands in {run_dir.CONFIG_NAME} of its run directory: that is not there,"
+            " or the run trained a model of your own"
+        )
+    stored = checkpoints.load(path)
+    config = options.from_dict(
+        networks.ModelConfig,
+        run["model"],
+        where=os.path.join(run["directory"], run_dir.CONFIG_NAME),
+    )
+    if run["train"].get("ema_decay"):
+        _log.warning(
+            "%s: its weights are taken, not their average, which %s holds",
+            path,
+            run_dir.BEST_NAME,
+        )
+    model = networks.build_model(config, load_weights=False)
+    groups = {"model": model.variables}
+    checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
+    networks.copy_weights(model, model)  # For layers that derive values from weights.
+    return model
+
+
+def _keras_version(path: str) -> int:
+    """Major version of the Keras that wrote an ``.h5`` file.
+
+    Raises:
+      UsageError: It is no HDF5 file, or holds no whole model.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as f:
+            hdf5.refuse_outside(f, path)
+            version = f.attrs.get("keras_version", b"")
+            whole = "model_config" in f.attrs
+    except OSError as error:
+        raise errors.UsageError(
+            f"{path} cannot be read as HDF5 ({errors.one_line(error)}): name a model"
+            " that Keras saved"
+        ) from error
+    if not whole:
+        raise errors.UsageError(
+            f"{path} holds no whole model, perhaps weights only: save it with"
+            " model.save, or name the run directory"
+        )
+    version = version.decode() if isinstance(version, bytes) else str(version)
+    return int(version.partition(".")[0] or 2)
+
+
+def _from_keras2(path: str, unsafe: bool) -> Any:
+    import h5py
+
+    tf_keras = errors.require(
+        "tf_keras", extra="export", purpose=f"reading {path}, which Keras 2 wrote,"
+    )
+    with h5py.File(path, "r") as f:
+        config = json.loads(f.attrs["model_config"])
+    if not unsafe and _has_lambda(config):
+        raise errors.UsageError(
+            f"{path} has a Lambda layer, which is program code that would run on"
+            " loading: if you trust whoever made the file, say --unsafe_load"
+        )
+    try:
+        return tf_keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise errors.UsageError(
+            f"{path} cannot be loaded by Keras 2 ({errors.one_line(error)}): layers of"
+            " your own must be replaced, or freeze the model object in your program"
+        ) from error
+
+
+def _has_lambda(config: Any) -> bool:
+    if isinstance(config, dict):
+        return config.get("class_name") == "Lambda" or any(
+            _has_lambda(v) for v in config.values()
+        )
+    return isinstance(config, list) and any(_has_lambda(v) for v in config)
+
+
+def _keras2_in_float32(model: Any) -> Any:
+    """The same network with every dtype policy float32 and the same weights."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            policy = value.get("config")
+            if value.get("class_name") in ("Policy", "PolicyV1") and policy:
+                return "float32"
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(plain(v) for v in value)
+        half = isinstance(value, str) and _HALF.fullmatch(f'"{value}"')
+        return "float32" if half else value
+
+    twin = type(model).from_config(plain(model.get_config()))
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _saved_model(
+    path: str, name: str, outputs: Sequence[str], image_size: int
+) -> Source:
+    try:
+        module = tf.saved_model.load(path)
+    except Exception as error:
+        raise errors.UsageError(
+            f"{path} cannot be loaded as a SavedModel: {errors.one_line(error)}"
+        ) from error
+    signatures = dict(module.signatures)
+    function = signatures.get("serving_default") or signatures.get("serve")
+    if function is None:
+        raise errors.UsageError(
+            f"{path} has no signature serving_default; it has"
+            f" {', '.join(signatures) or 'none'}"
+        )
+    graphdef.refuse_effects(function.graph.as_graph_def(), path)
+    specs = function.structured_input_signature[1]
+    if len(specs) != 1:
+        raise errors.UsageError(
+            f"{path} takes {len(specs)} inputs ({', '.join(specs)}); one is wanted"
+        )
+    ((feed, spec),) = specs.items()
+    shape = None if spec.shape.rank is None else tuple(spec.shape.as_list())
+    names = sorted(function.structured_outputs)
+    labels = labels_of(names, outputs, "")
+    by_label = dict(zip(labels, names, strict=True))
+
+    def call(images: Any) -> dict[str, Any]:
+        results = function(**{feed: images})
+        return {k: tf.cast(results[n], tf.float32) for k, n in by_label.items()}
+
+    return Source(
+        call=call,
+        predict=None,
+        labels=tuple(label for label in _LABELS if label in labels),
+        image_size=_size_of(shape, image_size),
+        name=name,
+        path=path,
+        layers=(),
+        info={},
+        run=_run_of(path),
+        owner=module,
+    )

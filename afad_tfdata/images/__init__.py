@@ -1,0 +1,1 @@
+"""Images: decoding, resizing, normalisation, augmentation, drawn faces."""

@@ -1,0 +1,442 @@
+"""Augmentation: one affine per image, then colours, on the device and stateless.
+
+What happens to an image depends on the seed, the step and its position in the global
+batch, and on nothing else: not on the number of replicas, not on what ran before::
+
+    config = augment.AugmentConfig(rotation=10)
+    images = augment.augment_images(
+        images, seed=1, step=step, offset=replica * per_replica, config=config
+    )
+
+Rotation, zoom, shifts, shear and flip are composed into one matrix and one bilinear
+read (`warp`); there is no second interpolation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, files, options
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.images import colors, warp
+
+FORMS = ("gather", "affine_op")
+
+# Place of each drawn number in an image's stream.  New ones go to the end: then the
+# others stay as they are for a seed.
+_DRAWS = (
+    *("rotation", "zoom_y", "zoom_x", "shift_y", "shift_x", "shear", "flip"),
+    *("brightness", "contrast", "color"),
+    *("erase", "erase_area", "erase_ratio", "erase_y", "erase_x"),
+    *("erase_red", "erase_green", "erase_blue"),
+)
+# Share of the image and sides' ratio of an erased rectangle: Zhong et al. 2017
+# (arXiv:1708.04896), section 3.
+_ERASE_AREA = (0.02, 0.4)
+_ERASE_RATIO = 0.3
+# Steele, Lea and Flood 2014 (doi:10.1145/2660193.2660195), the mixer of SplitMix64.
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """How far images are changed; the defaults are the original project's.
+
+    Every range is symmetric, and every value is drawn uniformly from it, as Keras'
+    ImageDataGenerator does.
+
+    Attributes:
+      rotation: Largest angle, degrees, to either side.
+      zoom: Height and width are scaled by 1 - zoom to 1 + zoom, each on its own.
+      shift: Largest shift as a share of the side, down and across, each on its own.
+      shear: Largest angle of shear in radians.  Keras' generator meant radians when
+        0.15 became the usual value; it reads degrees now, which moves no pixel.
+      flip: Whether every second image, on average, is mirrored left to right.
+      fill: What is seen outside of the image (`warp`).
+      brightness: Levels are multiplied by 1 - brightness to 1 + brightness.
+      contrast: The distance to the image's mean luma is scaled likewise.
+      color: The distance to the pixel's luma is scaled likewise.
+      erasing: Probability that a rectangle is painted over with a random colour
+        (Zhong et al. 2017, arXiv:1708.04896).
+      form: How the affine is computed (`resolve_form`).
+    """
+
+    rotation: float = options.option(20.0, "Largest rotation, degrees (0 to 180).")
+    zoom: float = options.option(
+        0.15, "Height and width scale by 1 +- this (0 to 0.9)."
+    )
+    shift: float = options.option(0.2, "Largest shift, share of the side (0 to 1).")
+    shear: float = options.option(0.15, "Largest angle of shear, radians (0 to 1).")
+    flip: bool = options.option(True, "Mirror every second image left to right.")
+    fill: str = options.option(
+        "nearest", "What is seen outside of the image.", choices=warp.FILLS
+    )
+    brightness: float = options.option(0.0, "Levels times 1 +- this (0 to 1).")
+    contrast: float = options.option(0.0, "Contrast times 1 +- this (0 to 1).")
+    color: float = options.option(0.0, "Saturation times 1 +- this (0 to 1).")
+    erasing: float = options.option(0.0, "Probability of an erased rectangle (0 to 1).")
+    form: str = options.option(
+        "auto", "How the affine is computed.", choices=("auto", *FORMS)
+    )
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise errors.UsageError(
+                    f"--augment: {name} takes a number; got {value!r}"
+                )
+            if not low <= value <= high:  # NaN too
+                raise errors.UsageError(
+                    f"--augment: {name} takes {low:g} to {high:g}; got {value:g}"
+                )
+        if not isinstance(self.flip, bool):
+            raise errors.UsageError(
+                f"--augment: flip takes true or false; got {self.flip!r}"
+            )
+        for spec in options.specs(AugmentConfig):
+            value = getattr(self, spec.name)
+            if spec.choices and value not in spec.choices:
+                raise errors.UsageError(
+                    f"--augment: {spec.name} takes one of {', '.join(spec.choices)};"
+                    f" got {value!r}"
+                )
+
+
+_RANGES = {
+    "rotation": (0.0, 180.0),
+    "zoom": (0.0, 0.9),
+    "shift": (0.0, 1.0),
+    "shear": (0.0, 1.0),
+    "brightness": (0.0, 1.0),
+    "contrast": (0.0, 1.0),
+    "color": (0.0, 1.0),
+    "erasing": (0.0, 1.0),
+}
+
+
+def parse(text: str) -> AugmentConfig | None:
+    """The value of ``--augment``.
+
+    Args:
+      text: ``none``; ``default``; or fields that differ from the default set, such as
+        ``rotation=10,zoom=0.1``; or, starting from no change at all,
+        ``none,flip=true,brightness=0.2``.
+
+    Returns:
+      None where images are to stay as they are.
+
+    Raises:
+      UsageError: An unknown field, or a value that it does not take.
+    """
+    words = [word.strip() for word in text.split(",")]
+    values: dict[str, Any] = {}
+    if words[0] in ("none", "default"):
+        if words[0] == "none":
+            if len(words) == 1:
+                return None
+            values = {name: 0.0 for name in _RANGES} | {"flip": False}
+        words = words[1:]
+    types = {spec.name: spec.type for spec in options.specs(AugmentConfig)}
+    given: set[str] = set()
+    for word in words:
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not equals or name not in types:
+            raise errors.UsageError(
+                "--augment takes none, default or FIELD=VALUE,... with the fields"
+                f" {', '.join(types)}; got {word!r}"
+            )
+        if name in given:
+            raise errors.UsageError(f"--augment names {name} twice; name it once")
+        given.add(name)
+        values[name] = _value(name, value, types[name])
+    return AugmentConfig(**values)
+
+
+def _value(name: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    if kind is bool:
+        known = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in known:
+            raise errors.UsageError(
+                f"--augment: {name} takes true or false; got {text!r}"
+            )
+        return known[text.lower()]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise errors.UsageError(
+            f"--augment: {name} takes a number; got {text!r}"
+        ) from error
+
+
+def resolve_form(config: AugmentConfig) -> str:
+    """The form that `augment_images` runs here: ``gather`` or ``affine_op``.
+
+    It is found out once per process, by compiling a small function for the device
+    that computes; a run records it, since the forms differ in the last bits.
+
+    Raises:
+      UsageError: ``gather`` is asked for where XLA does not compile.
+    """
+    # The rule: gather wherever XLA compiles.  One fused loop against an operation for
+    # each stage: 3 times as fast on 2 CPU cores at 64 x 150 x 150 x 3
+    # (benchmarks/augment.py), and exact.  Without XLA the gather is the slower one.
+    if config.form == "affine_op":
+        return "affine_op"
+    reason = _why_no_xla()
+    if not reason:
+        return "gather"
+    if config.form == "gather":
+        raise errors.UsageError(
+            f"--augment: form=gather needs XLA, which does not compile here ({reason});"
+            " take form=affine_op or form=auto"
+        )
+    return "affine_op"
+
+
+@functools.cache
+def _why_no_xla() -> str:
+    """Empty where XLA compiles for the first GPU or, without one, for the CPU."""
+    # Tracing may be under way; the trial is none of its business.
+    with tf.init_scope():
+        devices = tf.config.list_logical_devices("GPU")
+        devices = devices or tf.config.list_logical_devices("CPU")
+        try:
+            with tf.device(devices[0].name):
+                # A sine needs the mathematics library, which a GPU may lack.
+                trial = tf.function(tf.sin, jit_compile=True, autograph=False)
+                trial(tf.constant([0.5])).numpy()
+        except (tf.errors.OpError, RuntimeError) as error:
+            return errors.one_line(error)
+    return ""
+
+
+def augment_images(
+    images: Any,
+    *,
+    seed: Any,
+    step: Any,
+    offset: Any = 0,
+    config: AugmentConfig | None = None,
+) -> Any:
+    """Changes each image at random, the same way for any number of replicas.
+
+    Works eagerly, inside ``tf.function`` and inside ``strategy.run``.
+
+    Args:
+      images: uint8 or floating ``[B, H, W, 3]`` in [0, 255]; B may be unknown when
+        traced, H and W (at most `warp.MAX_SIDE`) may not.
+      seed: int or integer scalar tensor.
+      step: Number of the training step; likewise.
+      offset: Position of the first image in the global batch; likewise.
+      config: Defaults to ``AugmentConfig()``.
+
+    Returns:
+      float32 ``[B, H, W, 3]`` in [0, 255].  Levels are not rounded.
+
+    Raises:
+      UsageError: Images of another shape or type.
+    """
+    config = config or AugmentConfig()
+    images = tf.convert_to_tensor(images)
+    _check_images(images)
+    if images.dtype != tf.uint8:
+        images = tf.cast(images, tf.float32)
+    return _function(config, resolve_form(config))(
+        images, _uint64(seed), _uint64(step), _uint64(offset)
+    )
+
+
+def _check_images(images: Any) -> None:
+    shape = images.shape
+    if shape.rank != 4 or None in shape[1:] or shape[3] != 3:
+        raise errors.UsageError(
+            "augmentation takes images [B, H, W, 3] with H and W known;"
+            f" got shape {shape}"
+        )
+    if not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= warp.MAX_SIDE:
+        raise errors.UsageError(
+            f"augmentation takes sides of 1 to {warp.MAX_SIDE} pixels;"
+            f" got shape {shape}"
+        )
+    if images.dtype != tf.uint8 and not images.dtype.is_floating:
+        raise errors.UsageError(
+            f"augmentation takes uint8 or floating images; got {images.dtype.name}"
+        )
+
+
+@functools.cache
+def _function(config: AugmentConfig, form: str) -> Callable[..., Any]:
+    """The whole augmentation as one function, compiled by XLA for ``gather``."""
+
+    def augment(images: Any, seed: Any, step: Any, offset: Any) -> Any:
+        drawn = _draw(tf.shape(images)[0], seed, step, offset)
+        height, width = images.shape[1:3]
+        values = _parameters(drawn, height, width, config)
+        transform = warp.gather if form == "gather" else warp.affine_op
+        result = transform(images, _matrices(values), config.fill)
+        if config.brightness or config.contrast or config.color:
+            result = colors.recolor(result, images, values, mixed=config.color > 0)
+        if config.erasing:
+            result = colors.erase(result, values)
+        return result
+
+    # No autograph: nothing here depends on a tensor's value.
+    return tf.function(augment, jit_compile=form == "gather" or None, autograph=False)
+
+
+def parameters(
+    batch_size: int,
+    height: int,
+    width: int,
+    *,
+    seed: Any,
+    step: Any,
+    offset: Any = 0,
+    config: AugmentConfig,
+) -> dict[str, Any]:
+    """What `augment_images` does to each image of a batch.
+
+    Returns:
+      float64 ``[B]`` by name: ``rotation`` and ``shear`` (radians), ``zoom_y``,
+      ``zoom_x``, ``shift_y``, ``shift_x`` (pixels), ``flip`` (0 or 1), ``brightness``,
+      ``contrast``, ``color`` (factors), and the erased rectangle ``erase_top``,
+      ``erase_left``, ``erase_height``, ``erase_width`` (pixels; heights of 0 erase
+      nothing), ``erase_red``, ``erase_green``, ``erase_blue``.
+    """
+    drawn = _draw(batch_size, _uint64(seed), _uint64(step), _uint64(offset))
+    return _parameters(drawn, height, width, config)
+
+
+def _draw(batch_size: Any, seed: Any, step: Any, offset: Any) -> dict[str, Any]:
+    """Numbers in [0, 1): float64 ``[B]`` by name, multiples of 2^-24.
+
+    A hash of (seed, step, position, place in the stream) in integers, and not one of
+    TensorFlow's generators: those number a tensor's elements from 0, so that a
+    replica could not draw its own part of a batch, and XLA's differ from the others.
+    """
+    position = tf.cast(tf.range(batch_size, dtype=tf.int32), tf.uint64) + offset
+    row = _mix(_mix(_mix(seed + _word(_GOLDEN)) + step) + position)
+    places = np.arange(1, len(_DRAWS) + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    bits = _mix(row[:, tf.newaxis] + tf.constant(places))
+    upper = tf.cast(tf.bitwise.right_shift(bits, _word(40)), tf.int32)
+    uniform = tf.cast(upper, tf.float64) * 2.0**-24
+    return dict(zip(_DRAWS, tf.unstack(uniform, axis=1), strict=True))
+
+
+def _mix(value: Any) -> Any:
+    for shift, factor in _MIX:
+        value = _xor_shift(value, shift) * _word(factor)
+    return _xor_shift(value, 31)
+
+
+def _xor_shift(value: Any, shift: int) -> Any:
+    return tf.bitwise.bitwise_xor(value, tf.bitwise.right_shift(value, _word(shift)))
+
+
+def _word(value: int) -> Any:
+    return tf.constant(np.uint64(value))
+
+
+def _uint64(value: Any) -> Any:
+    """An int or an integer tensor as uint64 tensor, modulo 2^64."""
+    if isinstance(value, int | np.integer):
+        return _word(int(value) % 2**64)
+    return tf.cast(tf.cast(value, tf.int64), tf.uint64)
+
+
+def _parameters(
+    drawn: dict[str, Any], height: int, width: int, config: AugmentConfig
+) -> dict[str, Any]:
+    """From numbers in [0, 1) to `parameters`."""
+    signed = {name: 2.0 * value - 1.0 for name, value in drawn.items()}
+    values = {
+        "rotation": signed["rotation"] * math.radians(config.rotation),
+        "shear": signed["shear"] * config.shear,
+        "zoom_y": 1.0 + signed["zoom_y"] * config.zoom,
+        "zoom_x": 1.0 + signed["zoom_x"] * config.zoom,
+        "shift_y": signed["shift_y"] * (config.shift * height),
+        "shift_x": signed["shift_x"] * (config.shift * width),
+        "flip": tf.cast(drawn["flip"] < (0.5 if config.flip else 0.0), tf.float64),
+    }
+    for name in ("brightness", "contrast", "color"):
+        values[name] = 1.0 + signed[name] * getattr(config, name)
+    low, high = _ERASE_AREA
+    area = low + (high - low) * drawn["erase_area"]
+    # The ratio's logarithm is uniform, so that lying and standing are alike.
+    ratio = tf.exp(signed["erase_ratio"] * -math.log(_ERASE_RATIO))
+    erased = tf.cast(drawn["erase"] < config.erasing, tf.float64)
+    for name, place, side, share in (
+        ("height", "top", height, tf.sqrt(area * ratio)),
+        ("width", "left", width, tf.sqrt(area / ratio)),
+    ):
+        length = tf.minimum(tf.round(share * side), side)
+        room = side - length + 1.0
+        start = drawn["erase_y" if place == "top" else "erase_x"] * room
+        values[f"erase_{name}"] = length * erased
+        values[f"erase_{place}"] = tf.floor(start)
+    for name in ("erase_red", "erase_green", "erase_blue"):
+        values[name] = drawn[name] * 255.0
+    return values
+
+
+def _matrices(values: dict[str, Any]) -> Any:
+    """Output to source, float64 ``[B, 2, 3]``, as `warp` takes it.
+
+    Keras' order and axes: rotation, shift, shear (of columns by rows) and zoom, from
+    the source's side, then the flip of the result.
+    """
+    angle = values["rotation"]
+    sheared = angle + values["shear"]
+    sine, cosine = tf.sin(angle), tf.cos(angle)
+    shift_y, shift_x = values["shift_y"], values["shift_x"]
+    zoom_y = values["zoom_y"]
+    zoom_x = values["zoom_x"] * (1.0 - 2.0 * values["flip"])
+    rows = (
+        (tf.cos(sheared) * zoom_y, sine * zoom_x, sine * shift_x + cosine * shift_y),
+        (-tf.sin(sheared) * zoom_y, cosine * zoom_x, cosine * shift_x - sine * shift_y),
+    )
+    return tf.stack([tf.stack(row, axis=-1) for row in rows], axis=1)
+
+
+def preview(
+    images: Any, path: str, config: AugmentConfig, seed: int, *, rounds: int = 4
+) -> None:
+    """Writes a sheet: the images, and below each what training makes of it.
+
+    Args:
+      images: uint8 ``[N, H, W, 3]``; the first 10 are shown.
+      path: The PNG to write, whole or not at all.
+      config: As for training.
+      seed: As for training; the rows are its first steps at the batch's beginning.
+      rounds: How many steps.
+    """
+    from matplotlib.backends import backend_agg
+    from matplotlib.figure import Figure
+
+    images = np.asarray(images)[:10]
+    rows = [images] + [
+        augment_images(images, seed=seed, step=step, config=config).numpy()
+        for step in range(rounds)
+    ]
+    titles = ["original"] + [f"step {step}" for step in range(rounds)]
+    figure = Figure(
+        figsize=(1.4 * len(images) + 0.5, 1.4 * len(rows)), layout="constrained"
+    )
+    backend_agg.FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), len(images), squeeze=False)
+    for axes_row, row, title in zip(grid, rows, titles, strict=True):
+        for axes, image in zip(axes_row, row, strict=True):
+            axes.imshow(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+            axes.set(xticks=[], yticks=[])
+        axes_row[0].set_ylabel(title)
+    files.write_figure(path, figure)

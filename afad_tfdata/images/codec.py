@@ -1,0 +1,474 @@
+"""Images as numpy arrays: a look at the header, decoding, resizing.
+
+Decoding is the accurate one everywhere (slow-but-accurate DCT, fancy upsampling), and
+resizing bilinear with half-pixel centres.  With the ``fast`` extra simplejpeg and
+OpenCV do the work and give the interpreter lock away meanwhile; without it TensorFlow
+does, to the same pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import struct
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy import tf
+
+# Large enough for any photo, small enough that a decoded image fits into memory.
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 64 << 20
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_OTHER_FORMATS = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"RIFF": "a WebP or other RIFF file",
+    b"II*\x00": "a TIFF",
+    b"MM\x00*": "a TIFF",
+    b"\x00\x00\x00": "a HEIF, AVIF or JPEG 2000",
+    b"<": "a text or markup file",
+    b"PK": "a ZIP archive",
+}
+
+
+class ImageError(Exception):
+    """An image that cannot be used; the text is the reason, without the file's name."""
+
+
+class ImageHeader(NamedTuple):
+    """What the first bytes of an image say.
+
+    Attributes:
+      format: ``jpeg`` or ``png``.
+      height: Pixels, before any rotation.
+      width: Pixels.
+      channels: 1 to 4.
+      bits: Bits of a channel.
+      orientation: EXIF orientation, 1 to 8; 1 is upright.
+      transparency: True if pixels may be transparent.
+      end: Bytes of a PNG; what stands behind is not for its decoder, which would take
+        it for chunks of any length.  None for a JPEG.
+    """
+
+    format: str
+    height: int
+    width: int
+    channels: int
+    bits: int = 8
+    orientation: int = 1
+    transparency: bool = False
+    end: int | None = None
+
+
+def prepare() -> None:
+    """Imports the library that decodes, before it is needed."""
+    _library()
+
+
+def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
+    """The content of an image file.
+
+    Args:
+      path: Where it is.
+      largest: Most bytes that are read.
+
+    Raises:
+      ImageError: It cannot be read, is larger, or is a device or pipe.
+    """
+    try:
+        # A pipe that nobody writes into would make the opening wait for ever.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
+        try:
+            about = os.fstat(descriptor)
+            size = about.st_size
+            if not stat.S_ISREG(about.st_mode):
+                raise ImageError("not a file")
+            if size > largest:
+                raise too_large(size, largest)
+            content = os.read(descriptor, size + 1)
+            # A read may be short, on a network file system say.
+            while len(content) < size and (more := os.read(descriptor, size)):
+                content += more
+            return content
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+
+
+def too_large(size: int, largest: int) -> ImageError:
+    """The reason for which a file of so many bytes is not read."""
+    return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
+
+
+def probe(data: bytes) -> ImageHeader:
+    """Reads an image's header without decoding it.
+
+    Args:
+      data: The whole file: a PNG's checksums are all looked at, since decoders show
+        the part of a torn one without a word.
+
+    Raises:
+      ImageError: It is no JPEG or PNG, or its structure is broken.
+    """
+    if data[:2] == b"\xff\xd8":
+        return _probe_jpeg(data)
+    if data[:8] == _PNG_SIGNATURE:
+        return _probe_png(data)
+    if not data:
+        raise ImageError("empty file")
+    for magic, name in _OTHER_FORMATS.items():
+        if data.startswith(magic):
+            raise ImageError(f"not a JPEG or PNG but {name}")
+    raise ImageError("not a JPEG or PNG")
+
+
+def check(
+    header: ImageHeader, *, as_stored: bool, max_pixels: int = MAX_PIXELS
+) -> None:
+    """Refuses what would not be shown as a viewer shows it.
+
+    Args:
+      header: From `probe`.
+      as_stored: True if the file's own bytes are to be read by plain decoders, which
+        neither rotate nor reduce 16 bits; False if pixels are taken from `decode`.
+      max_pixels: Largest height times width.
+
+    Raises:
+      ImageError: With the reason.
+    """
+    if header.height < 1 or header.width < 1:
+        raise ImageError(f"no pixels: {header.height} x {header.width}")
+    if header.height * header.width > max_pixels:
+        raise ImageError(
+            f"too many pixels: {header.height} x {header.width}, the limit is"
+            f" {max_pixels}"
+        )
+    if max(header.height, header.width) > 65_535:
+        raise ImageError(f"too long a side: {header.height} x {header.width}")
+    if header.format == "jpeg" and header.channels == 4:
+        raise ImageError("CMYK JPEG: its colours depend on a profile")
+    if header.format == "jpeg" and header.bits != 8:
+        raise ImageError(f"{header.bits}-bit JPEG")
+    if as_stored and header.bits == 16:
+        raise ImageError("16-bit PNG: only image_encoding jpeg or raw can hold it")
+    if as_stored and header.orientation != 1:
+        raise ImageError(
+            f"EXIF orientation {header.orientation}: only image_encoding jpeg or raw"
+            " can hold it upright"
+        )
+
+
+def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
+    """Decodes a JPEG or PNG as a viewer shows it.
+
+    Args:
+      data: The whole file.
+      header: From `probe`, if that was done already.
+
+    Returns:
+      uint8 ``[height, width, 3]`` RGB, upright.
+
+    Raises:
+      ImageError: It cannot be decoded whole, or has transparent pixels.
+    """
+    header = header or probe(data)
+    library = _library()
+    if header.format == "jpeg":
+        image = library.decode_jpeg(data)
+    else:
+        image = library.decode_png(data[: header.end], header)
+    if header.orientation != 1:
+        image = _upright(image, header.orientation)
+    return image
+
+
+def verify(data: bytes, header: ImageHeader) -> tuple[int, int]:
+    """Decodes an image as far as shows whether it is whole.
+
+    A JPEG's scans are all read, its colours not made: that is where damage shows, and
+    saves a third of the time.
+
+    Args:
+      data: The whole file.
+      header: From `probe`.
+
+    Returns:
+      ``(height, width)``, pixels.
+
+    Raises:
+      ImageError: `decode` would raise it.
+    """
+    if header.format != "jpeg":
+        image = decode(data, header)
+    else:
+        image = _library().decode_jpeg(data, gray=True)
+    return image.shape[0], image.shape[1]
+
+
+def resize(
+    image: np.ndarray,
+    size: int,
+    *,
+    antialias: bool = False,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Resizes to a square, bilinear with half-pixel centres.
+
+    Args:
+      image: uint8 ``[height, width, 3]``.
+      size: Side of the result, pixels.
+      antialias: Average over the area of a pixel where both sides shrink.
+      out: uint8 ``[size, size, 3]`` to fill.
+
+    Returns:
+      uint8 ``[size, size, 3]``; `out` if that was given.
+    """
+    if image.shape[0] == size == image.shape[1]:
+        if out is None:
+            return image
+        np.copyto(out, image)
+        return out
+    return _library().resize(image, size, antialias, out)
+
+
+def channel_sums(image: np.ndarray) -> tuple[int, int, int]:
+    """Sums of the red, green and blue values of a uint8 image, exact."""
+    return _library().channel_sums(image)
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """A JPEG with 4:2:0 chroma of a uint8 RGB image.
+
+    Raises:
+      UsageError: The ``fast`` extra is missing.
+    """
+    simplejpeg = errors.require(
+        "simplejpeg", extra="fast", purpose="writing JPEGs at a size of their own"
+    )
+    return simplejpeg.encode_jpeg(image, quality=quality, colorsubsampling="420")
+
+
+class _FastLibrary:
+    """simplejpeg and OpenCV."""
+
+    def __init__(self, simplejpeg: Any, cv2: Any) -> None:
+        self._simplejpeg, self._cv2 = simplejpeg, cv2
+
+    def decode_jpeg(self, data: bytes, gray: bool = False) -> np.ndarray:
+        colors = "GRAY" if gray else "RGB"
+        try:
+            return self._simplejpeg.decode_jpeg(
+                data, colors, fastdct=False, fastupsample=False, strict=True
+            )
+        except ValueError as error:
+            raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+
+    def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
+        cv2 = self._cv2
+        # As stored: `decode` turns it, the same with either library.
+        color = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_UNCHANGED if header.transparency else color
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error as error:
+            raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+        if image is None:
+            raise ImageError("cannot be decoded")
+        if header.transparency:
+            if image.ndim == 3 and image.shape[2] == 4:
+                opaque = np.iinfo(image.dtype).max
+                if image[..., 3].min() < opaque:
+                    raise ImageError(
+                        "transparent pixels: viewers show them differently"
+                    )
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def resize(
+        self, image: np.ndarray, size: int, antialias: bool, out: np.ndarray | None
+    ) -> np.ndarray:
+        shrinks = image.shape[0] >= size and image.shape[1] >= size
+        method = (
+            self._cv2.INTER_AREA if antialias and shrinks else self._cv2.INTER_LINEAR
+        )
+        return self._cv2.resize(image, (size, size), dst=out, interpolation=method)
+
+    def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
+        # OpenCV has vector code for the sum of one channel behind a mask, and none for
+        # three at once; taking the channels apart first costs more than the sums.
+        rows = image.reshape(image.shape[0], -1)
+        red, green, blue = (
+            int(self._cv2.norm(rows, self._cv2.NORM_L1, mask))
+            for mask in _channel_masks(image.shape[:2])
+        )
+        return red, green, blue
+
+
+class _TensorFlowLibrary:
+    """The same by TensorFlow's kernels, run eagerly."""
+
+    def decode_jpeg(self, data: bytes, gray: bool = False) -> np.ndarray:
+        channels = 1 if gray else 3
+        try:
+            return tf.io.decode_jpeg(
+                data,
+                channels=channels,
+                dct_method="INTEGER_ACCURATE",
+                fancy_upscaling=True,
+            ).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+
+    def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
+        try:
+            if header.transparency:
+                image = tf.io.decode_png(data, channels=4).numpy()
+                if image[..., 3].min() < 255:
+                    raise ImageError(
+                        "transparent pixels: viewers show them differently"
+                    )
+                return image[..., :3]
+            return tf.io.decode_png(data, channels=3).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+
+    def resize(
+        self, image: np.ndarray, size: int, antialias: bool, out: np.ndarray | None
+    ) -> np.ndarray:
+        if antialias:
+            errors.require("cv2", extra="fast", purpose="antialiased resizing")
+        resized = tf.image.resize(tf.cast(image, tf.float32), (size, size))
+        result = tf.cast(tf.round(resized), tf.uint8).numpy()
+        if out is None:
+            return result
+        np.copyto(out, result)
+        return out
+
+    def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
+        red, green, blue = image.sum(axis=(0, 1), dtype=np.int64).tolist()
+        return red, green, blue
+
+
+@functools.lru_cache(maxsize=2)
+def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """For each channel, where it stands in the rows of an RGB image of this shape."""
+    masks = np.zeros((3, *shape, 3), np.uint8)
+    for channel, mask in enumerate(masks):
+        mask[..., channel] = 255
+    return tuple(masks.reshape(3, shape[0], -1))
+
+
+@functools.cache
+def _library() -> Any:
+    try:
+        import cv2
+        import simplejpeg
+    except ImportError:
+        return _TensorFlowLibrary()
+    # The pipeline has threads of its own; more inside each would only get in the way.
+    cv2.setNumThreads(0)
+    return _FastLibrary(simplejpeg, cv2)
+
+
+def _probe_jpeg(data: bytes) -> ImageHeader:
+    """Walks the markers to the frame header; EXIF comes before it."""
+    position, end, orientation = 2, len(data), 1
+    while position + 4 <= end:
+        if data[position] != 0xFF:
+            raise ImageError("broken JPEG: no marker where one must be")
+        marker = data[position + 1]
+        if marker == 0xFF:  # Fill byte.
+            position += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # Markers without a length.
+            position += 2
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if position + 10 > end:
+                break
+            bits, height, width, channels = struct.unpack(
+                ">BHHB", data[position + 4 : position + 10]
+            )
+            return ImageHeader("jpeg", height, width, channels, bits, orientation)
+        if marker in (0xD9, 0xDA):
+            break
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = _orientation(data[position + 10 : position + 2 + length])
+        if length < 2:
+            raise ImageError("broken JPEG: a segment of negative length")
+        position += 2 + length
+    raise ImageError("truncated JPEG: it ends before its frame header")
+
+
+def _orientation(exif: bytes) -> int:
+    """Tag 0x0112 of the first directory; 1 where it is missing or odd."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return 1
+    (start,) = struct.unpack(order + "I", exif[4:8])
+    if start + 2 > len(exif):
+        return 1
+    (count,) = struct.unpack(order + "H", exif[start : start + 2])
+    for i in range(count):
+        entry = exif[start + 2 + 12 * i : start + 14 + 12 * i]
+        if len(entry) < 12:
+            return 1
+        tag, _, _, value = struct.unpack(order + "HHIH", entry[:10])
+        if tag == 0x0112:
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _probe_png(data: bytes) -> ImageHeader:
+    header, position, transparency, has_pixels = None, 8, False, False
+    while position + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        if position + 12 + length > len(data):
+            break
+        body = data[position + 4 : position + 8 + length]
+        (crc,) = struct.unpack(
+            ">I", data[position + 8 + length : position + 12 + length]
+        )
+        if zlib.crc32(body) != crc:
+            raise ImageError(f"broken PNG: checksum of its {kind!r} chunk")
+        if kind == b"IHDR" and length == 13:
+            width, height, bits, color = struct.unpack(">IIBB", body[4:14])
+            channels = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}.get(color, 0)
+            transparency = color in (4, 6)
+            header = ImageHeader("png", height, width, channels, bits)
+        if kind == b"tRNS":
+            if header is not None and header.channels == 1 and color == 0:
+                raise ImageError("a PNG in which one gray is transparent")
+            transparency = True
+        if kind == b"eXIf" and header is not None:
+            header = header._replace(orientation=_orientation(body[4:]))
+        has_pixels = has_pixels or kind == b"IDAT"
+        if kind == b"acTL":
+            raise ImageError("animated PNG")
+        if kind == b"IEND":
+            if header is None:
+                raise ImageError("broken PNG: no header")
+            if not has_pixels:
+                raise ImageError("broken PNG: no pixels in it")
+            return header._replace(transparency=transparency, end=position + 12)
+        position += 12 + length
+    raise ImageError("truncated PNG: it has no end chunk")
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation (TIFF 6.0, tag 274)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,87 @@
+"""Brightness, contrast, saturation and erased rectangles of augmented images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from afad_tfdata.common.lazy import tf
+
+# Weights of red, green and blue in the luma of ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
+
+
+def recolor(
+    images: Any, originals: Any, values: Mapping[str, Any], *, mixed: bool
+) -> Any:
+    """Saturation, brightness and contrast in one linear pass, then the range.
+
+    The contrast's pivot is the mean of the image before the warp: it does not change
+    with what was shifted out of sight.
+
+    Args:
+      images: float32 ``[B, H, W, 3]`` in [0, 255].
+      originals: uint8 or float32 ``[B, H, W, 3]``: the images before the warp.
+      values: float64 ``[B]``: factors ``brightness``, ``contrast``, ``color``, where 1
+        changes nothing.
+      mixed: False if every ``color`` is 1, which saves a pass.
+
+    Returns:
+      float32 ``[B, H, W, 3]`` in [0, 255].
+    """
+    # Sums of a row of levels are exact in float32 and sums of rows in float64, in
+    # whatever order a device adds them.
+    by_row = tf.reduce_sum(tf.cast(originals, tf.float32), axis=2)
+    sums = tf.reduce_sum(tf.cast(by_row, tf.float64), axis=1)
+    mean = tf.reduce_sum(sums * tf.constant(LUMA, tf.float64), axis=1)
+    mean /= originals.shape[1] * originals.shape[2]
+    pivot = mean * values["brightness"] * (1.0 - values["contrast"])
+    gain = values["brightness"] * values["contrast"]
+    if mixed:
+        images = _saturate(images, values["color"])
+    changed = images * _per_image(gain) + _per_image(pivot)
+    return tf.clip_by_value(changed, 0.0, 255.0)
+
+
+def _saturate(images: Any, factors: Any) -> Any:
+    """Scales the distance of a pixel to its luma.
+
+    A product of matrices, which XLA does not fuse: it would compute the warp anew for
+    each of the channels that a luma is the sum of.
+    """
+    luma = tf.constant(LUMA, tf.float64)[:, tf.newaxis] * tf.ones([1, 3], tf.float64)
+    factors = factors[:, tf.newaxis, tf.newaxis]
+    matrices = tf.eye(3, dtype=tf.float64) * factors + luma * (1.0 - factors)
+    shape = tf.shape(images)
+    pixels = tf.reshape(images, [shape[0], -1, 3])
+    return tf.reshape(tf.matmul(pixels, tf.cast(matrices, tf.float32)), shape)
+
+
+def erase(images: Any, values: Mapping[str, Any]) -> Any:
+    """Paints a rectangle over each image.
+
+    Args:
+      images: float32 ``[B, H, W, 3]``.
+      values: float64 ``[B]``: ``erase_top``, ``erase_left``, ``erase_height`` (0 for
+        no rectangle), ``erase_width`` (pixels), ``erase_red``, ``erase_green``,
+        ``erase_blue``.
+
+    Returns:
+      float32 ``[B, H, W, 3]``.
+    """
+    height, width = images.shape[1:3]
+    y = tf.range(height, dtype=tf.float32)[:, tf.newaxis, tf.newaxis]
+    x = tf.range(width, dtype=tf.float32)[:, tf.newaxis]
+    top, left, tall, wide = (
+        _per_image(values[f"erase_{name}"])
+        for name in ("top", "left", "height", "width")
+    )
+    inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
+    names = ("erase_red", "erase_green", "erase_blue")
+    paint = tf.cast(tf.stack([values[n] for n in names], axis=-1), tf.float32)
+    return tf.where(inside, paint[:, tf.newaxis, tf.newaxis, :], images)
+
+
+def _per_image(value: Any) -> Any:
+    """``[B]`` as float32 ``[B, 1, 1, 1]``."""
+    return tf.cast(value, tf.float32)[:, tf.newaxis, tf.newaxis, tf.newaxis]

@@ -1,0 +1,176 @@
+"""One affine per image, bilinear: for XLA, and for devices without it.
+
+Both forms take the same matrices and agree with ``scipy.ndimage.affine_transform`` at
+``order=1`` with the mode of the same name:
+
+* ``nearest``: the edge's pixel goes on for ever (aaaa|abcd|dddd);
+* ``reflect``: mirrored at the edge of the last pixel (dcba|abcd|dcba);
+* ``constant``: 0 wherever the source lies outside of the outermost pixels' centres.
+
+`gather` reads coordinates as integers with a fixed number of fraction bits, and on
+uint8 images all the rest is integer arithmetic too: the result has the same bits on
+every machine, whatever a compiler does with multiplications and additions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common.lazy import tf
+
+FILLS = ("nearest", "reflect", "constant")
+MAX_SIDE = 8192
+
+# A coordinate is an int32 of which the upper bits hold 8 sides to either way: more
+# than any shift, zoom and shear that a config allows can reach.
+_COORDINATE_BITS = 28
+# 8 bits of a level and twice 11 of a weight are 30 bits.  The weights' rounding costs
+# at most 2 * 255 / 4096, an eighth of a level.
+_WEIGHT_BITS = 11
+# With `constant`, a pixel that hits the edge's centre must not turn black because of
+# the last bit of a sine.
+_EDGE = 1e-4
+
+
+def gather(images: Any, matrices: Any, fill: str) -> Any:
+    """Warps by a gather of the four neighbours, which XLA fuses into one loop.
+
+    Args:
+      images: uint8 or float32 ``[B, H, W, 3]`` in [0, 255]; H and W at most
+        `MAX_SIDE` and known when the function is traced.
+      matrices: float64 ``[B, 2, 3]``: output to source, both as (row, column)
+        relative to the image's centre, in pixels.
+      fill: One of `FILLS`.
+
+    Returns:
+      float32 ``[B, H, W, 3]``.
+    """
+    height, width = images.shape[1:3]
+    bits = _COORDINATE_BITS - max(height, width).bit_length()
+    rows, columns = (
+        _coordinates(matrices[:, axis], side, (height, width), bits)
+        for axis, side in enumerate((height, width))
+    )
+    inside = None
+    if fill == "constant":
+        edge = round(_EDGE * 2**bits)
+        inside = _within(rows, -edge, ((height - 1) << bits) + edge)
+        inside &= _within(columns, -edge, ((width - 1) << bits) + edge)
+    kept = _WEIGHT_BITS if images.dtype == tf.uint8 else bits
+    top, bottom, row_weight = _neighbours(rows, height, bits, kept, fill)
+    left, right, column_weight = _neighbours(columns, width, bits, kept, fill)
+    pixels = tf.reshape(images, [tf.shape(images)[0], height * width, 3])
+
+    def read(row: Any, column: Any) -> Any:
+        found = tf.gather(pixels, row * width + column, batch_dims=1)
+        return tf.cast(found, tf.int32) if images.dtype == tf.uint8 else found
+
+    corners = (
+        read(top, left),
+        read(top, right),
+        read(bottom, left),
+        read(bottom, right),
+    )
+    if images.dtype == tf.uint8:
+        one = 1 << kept
+        blended = _blend(corners, row_weight, column_weight, one)
+        result = tf.cast(blended, tf.float32) * np.float32(1 / one**2)
+    else:
+        scale = np.float32(2.0**-kept)
+        result = _blend(
+            corners,
+            tf.cast(row_weight, tf.float32) * scale,
+            tf.cast(column_weight, tf.float32) * scale,
+            np.float32(1),
+        )
+    if inside is not None:
+        result = tf.where(inside[..., tf.newaxis], result, tf.zeros([], tf.float32))
+    return result
+
+
+def affine_op(images: Any, matrices: Any, fill: str) -> Any:
+    """Warps by TensorFlow's own operation, which XLA does not compile.
+
+    Arguments and result as for `gather`, from which it differs by the rounding of
+    coordinates and weights: less than half a level.
+    """
+    height, width = images.shape[1:3]
+    center = tf.constant([(height - 1) / 2, (width - 1) / 2], tf.float64)
+    linear = matrices[:, :, :2]
+    offset = matrices[:, :, 2] + center - tf.linalg.matvec(linear, center)
+    # The operation's rows are (column, row) with the column's factor first.
+    by_column = tf.stack(
+        [linear[:, 1, 1], linear[:, 1, 0], offset[:, 1]]
+        + [linear[:, 0, 1], linear[:, 0, 0], offset[:, 0]],
+        axis=-1,
+    )
+    transforms = tf.cast(by_column, tf.float32)
+    # Its own CONSTANT blends into the fill value outside of the edge, where scipy's
+    # `constant` ends at once; NEAREST and a mask are that.
+    result = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32),
+        transforms=tf.pad(transforms, [[0, 0], [0, 2]]),
+        output_shape=tf.constant([height, width], tf.int32),
+        fill_value=tf.constant(0.0),
+        interpolation="BILINEAR",
+        fill_mode="REFLECT" if fill == "reflect" else "NEAREST",
+    )
+    if fill == "constant":
+        # In float32, since GPUs have no int32 arithmetic outside of XLA.
+        factors = transforms[:, :, tf.newaxis, tf.newaxis]
+        x = tf.range(width, dtype=tf.float32)
+        y = tf.range(height, dtype=tf.float32)[:, tf.newaxis]
+        columns = factors[:, 0] * x + factors[:, 1] * y + factors[:, 2]
+        rows = factors[:, 3] * x + factors[:, 4] * y + factors[:, 5]
+        inside = _within(rows, -_EDGE, height - 1 + _EDGE)
+        inside &= _within(columns, -_EDGE, width - 1 + _EDGE)
+        result *= tf.cast(inside, tf.float32)[..., tf.newaxis]
+    return result
+
+
+def _coordinates(factors: Any, side: int, shape: tuple[int, int], bits: int) -> Any:
+    """Source coordinate along one axis: int32 ``[B, H, W]`` in units of 2^-bits px."""
+    # Twice the distance to the centre is an integer, hence half the factor.
+    y = 2 * tf.range(shape[0], dtype=tf.int32)[:, tf.newaxis] - (shape[0] - 1)
+    x = 2 * tf.range(shape[1], dtype=tf.int32) - (shape[1] - 1)
+    half = tf.cast(tf.round(factors[:, :2] * 2.0 ** (bits - 1)), tf.int32)
+    offset = factors[:, 2] + (side - 1) / 2
+    offset = tf.cast(tf.round(offset * 2.0**bits), tf.int32)
+    half = half[:, :, tf.newaxis, tf.newaxis]
+    return half[:, 0] * y + half[:, 1] * x + offset[:, tf.newaxis, tf.newaxis]
+
+
+def _neighbours(
+    coordinates: Any, side: int, bits: int, kept: int, fill: str
+) -> tuple[Any, Any, Any]:
+    """Both neighbours' index and the second one's weight in units of 2^-kept.
+
+    Indices are int32 ``[B, H, W]``, the weight ``[B, H, W, 1]``.
+    """
+    if fill == "reflect":
+        period, half = (2 * side) << bits, 1 << (bits - 1)
+        folded = tf.math.floormod(coordinates + half, period)
+        coordinates = tf.minimum(folded, period - folded) - half
+    if kept < bits:
+        dropped = bits - kept
+        coordinates = tf.bitwise.right_shift(
+            coordinates + (1 << (dropped - 1)), dropped
+        )
+    coordinates = tf.clip_by_value(coordinates, 0, (side - 1) << kept)
+    first = tf.bitwise.right_shift(coordinates, kept)
+    weight = tf.bitwise.bitwise_and(coordinates, (1 << kept) - 1)
+    return first, tf.minimum(first + 1, side - 1), weight[..., tf.newaxis]
+
+
+def _blend(corners: Any, row_weight: Any, column_weight: Any, one: Any) -> Any:
+    """Bilinear mean times the square of `one`, the weight that stands for 1."""
+    top_left, top_right, bottom_left, bottom_right = corners
+    top = top_left * one + (top_right - top_left) * column_weight
+    bottom = bottom_left * one + (bottom_right - bottom_left) * column_weight
+    return top * one + (bottom - top) * row_weight
+
+
+def _within(values: Any, low: Any, high: Any) -> Any:
+    return (values >= low) & (values <= high)

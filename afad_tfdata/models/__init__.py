@@ -1,0 +1,35 @@
+"""Networks: built by `build_model`, with fixed names at both ends.
+
+The public face of this folder.  Inside of the package its modules are imported one by
+one.
+"""
+
+from afad_tfdata.models.networks import (
+    DEFAULT_TRAINABLE_LAYERS,
+    INPUT_NAME,
+    STAGES,
+    ModelConfig,
+    build_model,
+    copy_weights,
+    info,
+    load,
+    rebuild_float32,
+    set_trainable,
+    training_model,
+    transfer,
+)
+
+__all__ = [
+    "DEFAULT_TRAINABLE_LAYERS",
+    "INPUT_NAME",
+    "STAGES",
+    "ModelConfig",
+    "build_model",
+    "copy_weights",
+    "info",
+    "load",
+    "rebuild_float32",
+    "set_trainable",
+    "training_model",
+    "transfer",
+]

@@ -1,0 +1,81 @@
+"""Heads: the dense branches, the logits of each age head, and the age they mean.
+
+An age of the range ``[min_age, max_age]`` is one of ``K = max_age - min_age + 1``
+classes.  Three families, by what a logit stands for:
+
+* ``regression``: no logits, the network says years;
+* distributions (`DISTRIBUTIONS`): a softmax over the K ages, decoded to its mean;
+* ranks (`RANKS`): K - 1 answers to "older than min_age + k?", decoded to min_age plus
+  the sum of their probabilities, which is the mean again: the mean of a whole number
+  is the sum of its survival function.
+
+Decoding takes nothing but operations that TensorFlow 1.15 knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common.lazy import tf
+
+DISTRIBUTIONS = ("softmax_expectation", "dldl", "dldl_v2", "mean_variance", "sord")
+RANKS = ("orcnn", "coral", "corn")
+NAMES = ("regression", *DISTRIBUTIONS, *RANKS)
+
+# Years over which the first guess of a head with logits is spread.
+_INITIAL_SPREAD = 4.0
+
+
+def num_logits(head: str, min_age: int, max_age: int) -> int:
+    """Width of ``age_logits``: K, K - 1, or 0 for plain regression."""
+    classes = max_age - min_age + 1
+    if head in DISTRIBUTIONS:
+        return classes
+    return classes - 1 if head in RANKS else 0
+
+
+def decode(logits: Any, head: str, min_age: int, max_age: int) -> Any:
+    """The age that logits mean.
+
+    Args:
+      logits: float32 or float64 ``[n, num_logits]``.
+      head: One of `DISTRIBUTIONS` or `RANKS`.
+      min_age: Years of the first class.
+      max_age: Years of the last class.
+
+    Returns:
+      The mean age of the distribution, in years, ``[n, 1]``.
+    """
+    if head in DISTRIBUTIONS:
+        ages = np.arange(min_age, max_age + 1, dtype=logits.dtype.as_numpy_dtype)
+        return tf.matmul(tf.nn.softmax(logits), ages[:, np.newaxis])
+    older = tf.sigmoid(logits)
+    if head == "corn":  # Logits are of "older than k, given older than k - 1".
+        older = tf.math.cumprod(older, axis=1)
+    return min_age + tf.reduce_sum(older, axis=1, keepdims=True)
+
+
+def initial_logits(
+    head: str, min_age: int, max_age: int, initial_age: float
+) -> np.ndarray:
+    """Biases with which a head's first answer is `initial_age`, give or take.
+
+    Without them a rank head begins at the middle of the range (CORN: a year above its
+    lower end), tens of years away from most faces.
+
+    Returns:
+      float32 ``[num_logits]``: of a logistic distribution around `initial_age`.
+    """
+    thresholds = np.arange(min_age, max_age) + 0.5
+    score = np.clip((initial_age - thresholds) / _INITIAL_SPREAD, -6, 6)
+    if head in ("orcnn", "coral"):
+        return score.astype(np.float32)
+    survival = np.concatenate([[1.0], 1 / (1 + np.exp(-score)), [0.0]])
+    if head == "corn":
+        conditional = np.minimum(survival[1:-1] / survival[:-2], 1 - 1e-3)
+        logit = np.log(conditional) - np.log1p(-conditional)
+        return logit.astype(np.float32)
+    share = np.maximum(survival[:-1] - survival[1:], 1e-4)
+    return np.log(share).astype(np.float32)

@@ -1,0 +1,344 @@
+"""Backbones: those of ``keras.applications`` by exact name, and two small ones.
+
+A backbone is a Keras model from an image to a feature map, without its classifier.
+What its weights want to see (BGR without scaling, [-1, 1], ...) is asked of Keras'
+own ``preprocess_input`` and turned into one affine map behind ``root_input``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import socket
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy import keras
+
+# By blocks: channels of the convolution.  The first has stride 2; all but the first
+# and the last end in max pooling.
+_SMALL_CHANNELS = (24, 32, 64, 96, 128)
+SMALL = ("small_cnn", "small_cnn_no_bn")
+_MIN_SMALL_SIZE = 16
+
+_GROUP_SIZE = 8  # Channels of a group of `small_cnn_no_bn`.
+_DIVISOR = 127.5  # Of `root_input`.
+
+# EfficientNet's first form normalises inside, with variables, and differently with
+# weights named "imagenet" than with the same weights from a file.  Its normalisation
+# is made an identity behind a division by 255, and the map does the work.
+_EFFICIENTNET = re.compile(r"EfficientNetB\d$")
+_TORCH_MEAN = np.array([0.485, 0.456, 0.406])
+_TORCH_STD = np.array([0.229, 0.224, 0.225])
+
+# Names under which Keras keeps a download, where they are not the address's.
+_CACHE_NAMES = {
+    "NASNet-mobile-no-top.h5": "nasnet_mobile_no_top.h5",
+    "NASNet-large-no-top.h5": "nasnet_large_no_top.h5",
+}
+_DOWNLOAD_TIMEOUT_SECS = 30.0
+
+
+class Conversion(NamedTuple):
+    """The affine map from ``root_input`` to a backbone's input.
+
+    Attributes:
+      scale: Factors of three channels, in the order of the output.
+      offset: What is added then.
+      reverse: Whether RGB becomes BGR first.
+    """
+
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    reverse: bool = False
+
+
+def names() -> list[str]:
+    """Every name that `build` takes."""
+    applications = [
+        name
+        for name in dir(keras.applications)
+        if name[0].isupper() and callable(getattr(keras.applications, name))
+    ]
+    return [*sorted(applications), *SMALL]
+
+
+def check_name(name: str) -> None:
+    """Raises `UsageError` for a name that is not exactly a backbone's."""
+    known = names()
+    if name in known:
+        return
+    lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    nearest = ", ".join(lower[c] for c in close) or ", ".join(SMALL)
+    raise errors.UsageError(
+        f"--backbone={name} is not a network of keras.applications nor one of"
+        f" {', '.join(SMALL)}; nearest: {nearest}"
+    )
+
+
+def build(name: str, size: int, *, raw_input: bool) -> Any:
+    """A backbone with random weights.
+
+    Args:
+      name: One of `names()`.
+      size: Side of the image in pixels.
+      raw_input: Whether preprocessing that the network has inside stays there.
+
+    Returns:
+      keras.Model from float32 ``[n, size, size, 3]`` to ``[n, h, w, channels]``.
+
+    Raises:
+      UsageError: An unknown name, or an image that is too small for it.
+    """
+    check_name(name)
+    if name in SMALL:
+        if size < _MIN_SMALL_SIZE:
+            raise errors.UsageError(
+                f"--image_size={size}: --backbone={name} needs at least"
+                f" {_MIN_SMALL_SIZE} pixels"
+            )
+        return _small(name, size)
+    constructor = getattr(keras.applications, name)
+    kwargs = {}
+    if not raw_input and _has_option(constructor, "include_preprocessing"):
+        kwargs["include_preprocessing"] = False
+    try:
+        backbone = constructor(
+            include_top=False, weights=None, input_shape=(size, size, 3), **kwargs
+        )
+    except ValueError as error:
+        # Too small an image is the one thing that Keras can refuse here; networks
+        # without a limit of their own fail in the first empty feature map.
+        least = re.search(r"at least (\d+)", str(error))
+        wanted = f"{least[1]} pixels" if least else "more pixels"
+        raise errors.UsageError(
+            f"--image_size={size}: --backbone={name} needs at least {wanted}"
+            f" ({errors.one_line(error)})"
+        ) from error
+    if _EFFICIENTNET.match(name):
+        _neutralise(backbone)
+    return backbone
+
+
+def conversion(
+    name: str, normalization: str, mean: tuple[float, ...] | None
+) -> Conversion:
+    """What stands between ``root_input`` and a backbone.
+
+    Args:
+      name: One of `names()`.
+      normalization: ``original``: the backbone sees ``(x - mean) / 127.5``;
+        ``backbone``: what its ImageNet weights were trained with.
+      mean: RGB in [0, 255], as in ``root_input``; needed for ``backbone``.
+    """
+    inside = 255.0 if _EFFICIENTNET.match(name) else 1.0
+    if normalization == "original":
+        return Conversion(scale=(inside,) * 3)
+    if mean is None:
+        raise errors.UsageError(
+            "--normalization=backbone needs the channel means behind root_input: give"
+            " mean=(R, G, B) as in mean.json"
+        )
+    if _EFFICIENTNET.match(name):
+        matrix = np.diag(1 / 255 / _TORCH_STD)
+        constant = -_TORCH_MEAN / _TORCH_STD
+    else:
+        matrix, constant = _preprocessing(name)
+    reverse = bool(matrix[0, 0] == 0)
+    scale = matrix.sum(axis=1)  # One entry a row: channels are not mixed.
+    seen = np.asarray(mean, np.float64)[:: -1 if reverse else 1]
+    return Conversion(
+        scale=_triple(_DIVISOR * scale * inside),
+        offset=_triple((scale * seen + constant) * inside),
+        reverse=reverse,
+    )
+
+
+def load_imagenet(backbone: Any, name: str) -> None:
+    """Puts ImageNet weights into a backbone, downloading them if they are not here.
+
+    Raises:
+      UsageError: They are not here and cannot be fetched: which file to bring where.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECS)
+    try:
+        # Of Keras' own size: some names refuse ImageNet weights for any other.
+        donor = getattr(keras.applications, name)(include_top=False, weights="imagenet")
+    except Exception as error:  # Keras raises a bare Exception for a failed download.
+        raise errors.UsageError(_bring(name, error)) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    backbone.set_weights(donor.get_weights())
+    if _EFFICIENTNET.match(name):
+        _neutralise(backbone)
+
+
+def load_file(
+    backbone: Any, name: str, path: str, *, load: Callable[[str], Any]
+) -> None:
+    """Puts the weights of a file into a backbone.
+
+    Args:
+      backbone: From `build`.
+      name: Its name, for messages.
+      path: ``.h5`` or ``.weights.h5`` of a network without its classifier (the files
+        whose names end in ``notop.h5``), or a model (``.keras``, ``.h5``) that is or
+        contains this backbone.
+      load: Reads a model: `networks.load`.
+
+    Raises:
+      UsageError: There is no such file, or it holds something else.
+    """
+    if not os.path.isfile(path):
+        raise errors.UsageError(
+            f"--weights={path}: there is no such file (imagenet, none, or a path to"
+            " .h5, .weights.h5 or .keras)"
+        )
+    if path.endswith(".keras") or _is_model(path):
+        _copy_from_model(backbone, name, path, load(path))
+    else:
+        # Keras may leave out, with a warning only, what a file does not have.
+        unset = [np.full_like(w, np.nan) for w in backbone.get_weights()]
+        try:
+            backbone.set_weights(unset)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                backbone.load_weights(path)
+            missing = sum(np.isnan(w).any() for w in backbone.get_weights())
+            if missing:
+                raise ValueError(f"{missing} of {len(unset)} weights are not in it")
+        except Exception as error:  # h5py and Keras raise whatever the file brings.
+            raise errors.UsageError(
+                f"--weights={path} does not fit {name} without its classifier: bring"
+                " the file whose name ends in notop.h5, or a .keras with this"
+                f" backbone ({errors.one_line(error)})"
+            ) from error
+    if _EFFICIENTNET.match(name):
+        _neutralise(backbone)
+
+
+def inside(model: Any) -> Any:
+    """The backbone of one of our models: the model inside; None in a foreign one."""
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return nested[0] if len(nested) == 1 else None
+
+
+def _small(name: str, size: int) -> Any:
+    """Five convolutions with normalisation, ReLU and pooling: 0.2 million weights.
+
+    Group normalisation (Wu and He, ECCV 2018) is of each example alone, so that a batch
+    cut over replicas gives what it gives in one piece.
+    """
+    image = keras.Input((size, size, 3), name="image")
+    x = image
+    for i, channels in enumerate(_SMALL_CHANNELS, 1):
+        x = keras.layers.Conv2D(
+            channels,
+            3,
+            strides=2 if i == 1 else 1,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=f"block{i}_conv",
+        )(x)
+        if name == "small_cnn":
+            # The usual 0.99 takes hundreds of steps to forget the start: too long for
+            # runs of a few epochs on a small set.
+            x = keras.layers.BatchNormalization(momentum=0.9, name=f"block{i}_bn")(x)
+        else:
+            x = keras.layers.GroupNormalization(
+                channels // _GROUP_SIZE, name=f"block{i}_gn"
+            )(x)
+        x = keras.layers.ReLU(name=f"block{i}_relu")(x)
+        if 1 < i < len(_SMALL_CHANNELS):
+            x = keras.layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
+    return keras.Model(image, x, name=name)
+
+
+def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix ``[3, 3]`` and constant ``[3]`` of ``preprocess_input`` of a network."""
+    if _has_option(getattr(keras.applications, name), "include_preprocessing"):
+        return np.eye(3), np.zeros(3)  # It has it inside.
+    for module in vars(keras.applications).values():
+        if inspect.ismodule(module) and hasattr(module, name):
+            pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)])
+            out = module.preprocess_input(pixels[np.newaxis, np.newaxis].copy())
+            out = np.asarray(out, np.float64)[0, 0]
+            return ((out[1:] - out[0]) / 255).T, out[0]
+    raise errors.UsageError(
+        f"--normalization=backbone: this Keras does not say what {name} expects; take"
+        " --normalization=original"
+    )
+
+
+def _neutralise(backbone: Any) -> None:
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            mean, variance, count = layer.get_weights()
+            layer.set_weights([0 * mean, 1 + 0 * variance, 0 * count])
+            # What the layer computes with is a copy, taken here.
+            layer.finalize_state()
+
+
+def _copy_from_model(backbone: Any, name: str, path: str, source: Any) -> None:
+    wanted = [tuple(w.shape) for w in backbone.weights]
+    candidates = [layer for layer in source.layers if isinstance(layer, keras.Model)]
+    for candidate in (*candidates, source):
+        if [tuple(w.shape) for w in candidate.weights] == wanted:
+            backbone.set_weights(candidate.get_weights())
+            return
+    raise errors.UsageError(
+        f"--weights={path} is a model without a part that has the {len(wanted)} weights"
+        f" of {name} without its classifier"
+    )
+
+
+def _is_model(path: str) -> bool:
+    """Whether an HDF5 file holds a whole model and not weights only."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "model_config" in file.attrs
+    except OSError as error:
+        raise errors.UsageError(
+            f"--weights={path} is neither HDF5 nor a .keras file"
+            f" ({errors.one_line(error)})"
+        ) from error
+
+
+def _bring(name: str, error: Exception) -> str:
+    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    directory = os.path.join(os.path.expanduser(home), "models")
+    found = re.search(r"https?://\S+?\.h5", str(error))
+    if found is None:
+        return (
+            f"--weights=imagenet: the weights of {name} could not be loaded"
+            f" ({errors.one_line(error)}); remove a damaged file from {directory}, or"
+            " take --weights=FILE or --weights=none"
+        )
+    address = found[0]
+    base = address.rsplit("/", 1)[1]
+    place = os.path.join(directory, _CACHE_NAMES.get(base, base))
+    return (
+        f"--weights=imagenet: {name} is not among the weights here and could not be"
+        f" downloaded; bring {address} to {place} (or name it: --weights=FILE), or"
+        " train from random weights with --weights=none"
+    )
+
+
+def _has_option(constructor: Any, name: str) -> bool:
+    return name in inspect.signature(constructor).parameters
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    r, g, b = (float(v) for v in values)
+    return r, g, b

@@ -1,0 +1,171 @@
+"""The package's own Keras layers, registered so that saved models find them.
+
+Importing this module imports Keras; others import it inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.models import age_heads
+
+_PACKAGE = "afad_tfdata"
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class InputConversion(keras.layers.Layer):
+    """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
+
+    A fixed affine map by channel, in float32 under every precision.  It stands right
+    behind the input of every model, and so it is also what carries the model's
+    configuration through saving and loading.
+
+    Args:
+      scale: Factors of the three channels, in the order of the output.
+      offset: What is added then.
+      reverse: Whether RGB becomes BGR.
+      info: JSON values to keep: the `networks.ModelConfig` of the model.
+    """
+
+    def __init__(
+        self,
+        scale: Sequence[float] = (1.0, 1.0, 1.0),
+        offset: Sequence[float] = (0.0, 0.0, 0.0),
+        reverse: bool = False,
+        info: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(trainable=False, **_without(kwargs, "trainable"))
+        self.scale = [float(v) for v in scale]
+        self.offset = [float(v) for v in offset]
+        self.reverse = bool(reverse)
+        self.info = dict(info or {})
+
+    def call(self, images: Any) -> Any:
+        """Converts float32 images ``[n, h, w, 3]``."""
+        if self.reverse:
+            images = tf.reverse(images, [-1])
+        if self.scale != [1.0] * 3:
+            images = images * np.asarray(self.scale, np.float32)
+        if self.offset != [0.0] * 3:
+            images = images + np.asarray(self.offset, np.float32)
+        return images
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As Keras wants it."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes this layer anew."""
+        return {
+            **super().get_config(),
+            "scale": self.scale,
+            "offset": self.offset,
+            "reverse": self.reverse,
+            "info": self.info,
+        }
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class AgeDecoder(keras.layers.Layer):
+    """Logits of an age head to years ``[n, 1]``, in float32 (`age_heads.decode`).
+
+    Args:
+      head: One of `age_heads.NAMES`, but not ``regression``.
+      min_age: Years of the first class.
+      max_age: Years of the last class.
+    """
+
+    def __init__(self, head: str, min_age: int, max_age: int, **kwargs: Any) -> None:
+        # Ages of 16 bits would be whole years or worse.
+        kwargs["dtype"] = _at_least_float32(kwargs.get("dtype"))
+        super().__init__(**kwargs)
+        self.head, self.min_age, self.max_age = head, int(min_age), int(max_age)
+
+    def call(self, logits: Any) -> Any:
+        """Decodes ``[n, num_logits]``."""
+        return age_heads.decode(logits, self.head, self.min_age, self.max_age)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As Keras wants it."""
+        return (input_shape[0], 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes this layer anew."""
+        return {
+            **super().get_config(),
+            "head": self.head,
+            "min_age": self.min_age,
+            "max_age": self.max_age,
+        }
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class RankBias(keras.layers.Layer):
+    """CORAL's logits: one score ``[n, 1]`` plus a bias for each of the thresholds.
+
+    Args:
+      initial: Biases at the start, one a threshold.
+    """
+
+    def __init__(self, initial: Sequence[float], **kwargs: Any) -> None:
+        kwargs["dtype"] = _at_least_float32(kwargs.get("dtype"))
+        super().__init__(**kwargs)
+        self.initial = [float(v) for v in initial]
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the biases."""
+        del input_shape
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(len(self.initial),),
+            initializer=InitialBias(self.initial),
+        )
+
+    def call(self, score: Any) -> Any:
+        """Adds the biases to ``[n, 1]``."""
+        return score + tf.convert_to_tensor(self.bias)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As Keras wants it."""
+        return (input_shape[0], len(self.initial))
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes this layer anew."""
+        return {**super().get_config(), "initial": self.initial}
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class InitialBias(keras.initializers.Initializer):
+    """Given numbers to start with.
+
+    Args:
+      values: One a unit.
+    """
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self.values = [float(v) for v in values]
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """The numbers as a tensor."""
+        return tf.constant(self.values, dtype or "float32", shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes this initializer anew."""
+        return {"values": self.values}
+
+
+def _at_least_float32(dtype: Any) -> str:
+    name = getattr(dtype, "name", dtype)
+    if isinstance(dtype, Mapping):
+        name = dtype.get("config", {}).get("name")
+    return "float64" if name == "float64" else "float32"
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}

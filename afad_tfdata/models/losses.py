@@ -1,0 +1,357 @@
+"""Losses by example, with class weights and the age heads of the literature.
+
+::
+
+    loss_fn = losses.build(losses.LossConfig(task="age_gender", age_head="corn"))
+    losses_by_example = loss_fn(outputs, labels)      # {"loss", "age_loss", ...}, [B]
+
+Nothing here divides by the batch: the loop adds the examples up and divides by the
+global batch.  What must be normalised by a sum over the batch (class weights, CORN) is
+multiplied by ``examples / sum`` with both taken over the global batch through
+`global_sum`, so that after the loop's division the sum stands in the denominator, for
+any number of replicas.  Math is in float32, also where the network's is not (float64
+stays float64).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, options
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.options import option
+from afad_tfdata.models import age_heads
+from afad_tfdata.storage import schema
+
+AGE_LOSSES = ("mae", "mse", "huber")
+
+HUBER_DELTA = 1.0  # Years at which the Huber loss turns from square to straight.
+DLDL_SIGMA = 2.0  # Years: standard deviation of the label distribution.
+DLDL_V2_WEIGHT = 1.0  # Of the expectation's error beside the divergence.
+MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Mean-Variance: section 4.2 of the paper.
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is trained on.
+
+    Attributes:
+      task: One of `schema.TASKS`.
+      age_head: One of `age_heads.NAMES`; must be the model's.
+      age_loss: Of the ``regression`` head.
+      age_weight: Of the age loss in the joint task.
+      gender_weight: Of the gender loss in the joint task.  500, as the original
+        project's successor has it, brings a mean squared error of years and a
+        cross-entropy to one size.
+      min_age: Years of the first class of an age head; must be the model's.
+      max_age: Years of the last class.
+      class_weights: Of genders 0 and 1 (`class_weights.parse`).
+      age_weights: Of the ages from `min_age` to `max_age`, or empty
+        (`class_weights.parse_ages`).
+    """
+
+    task: str = option("age_gender", "Labels to train on.", choices=schema.TASKS)
+    age_head: str = option(
+        "regression", "How age is predicted.", choices=age_heads.NAMES
+    )
+    age_loss: str = option("mae", "Loss of the regression head.", choices=AGE_LOSSES)
+    age_weight: float = option(1.0, "Weight of the age loss in the joint task.")
+    gender_weight: float = option(500.0, "Weight of gender's loss in the joint task.")
+    min_age: int = option(15, "Lowest age that an age head knows, in years.")
+    max_age: int = option(72, "Highest age that an age head knows, in years.")
+    class_weights: tuple[float, float] = option(
+        (1.0, 1.0), "Weights of genders 0 and 1.", flag=False
+    )
+    age_weights: tuple[float, ...] = option(
+        (), "Weights of the ages of the range.", flag=False
+    )
+
+    def __post_init__(self) -> None:
+        options.check_choices(self)
+        if self.min_age >= self.max_age:
+            raise errors.UsageError(
+                f"--min_age={self.min_age} must be below --max_age={self.max_age}"
+            )
+        for name in ("age_weight", "gender_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise errors.UsageError(
+                    f"--{name} takes a number from 0 up; got {getattr(self, name)}"
+                )
+        if len(self.class_weights) != 2:
+            raise errors.UsageError(
+                f"--class_weight takes two weights; got {len(self.class_weights)}"
+            )
+        classes = self.max_age - self.min_age + 1
+        if self.age_weights and len(self.age_weights) != classes:
+            raise errors.UsageError(
+                f"age weights: {len(self.age_weights)} came, wanted {classes}, one for"
+                f" each age from {self.min_age} to {self.max_age}"
+            )
+
+
+def build(config: LossConfig) -> Callable[..., dict[str, Any]]:
+    """The loss of a config.
+
+    Returns:
+      A function ``(outputs, labels, *, sample_weight=None, global_sum=identity,
+      normalize=True, batch_labels=None)`` to a dict of float32 ``[B]``: ``loss`` (which
+      is trained on) and its parts ``age_loss`` and ``gender_loss`` (those of the task;
+      weighted by class, not by task).
+
+      * outputs: of `networks.training_model`; without ``gender_logits`` the
+        cross-entropy is taken from the probability.
+      * labels: ``age`` ``[B]`` in years and ``gender`` ``[B]``, 0 or 1.
+      * sample_weight: float ``[B]``; 0 leaves an example out, of the normalisers too.
+      * global_sum: sums a scalar over the replicas.
+      * normalize: False for evaluation, where an example's loss must not depend on the
+        batch it came in: class weights stay as they are, and CORN takes the mean over
+        the example's own questions.
+      * batch_labels: labels of the batch over which normalisers are taken, where
+        ``labels`` are a part of it: the replica's (with gradient accumulation), or the
+        global batch, and then without `global_sum`.  Not with ``sample_weight``.
+    """
+    labels_of = schema.labels_of(config.task)
+    age_loss = _AGE_LOSSES[config.age_head]
+
+    def loss_fn(
+        outputs: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        *,
+        sample_weight: Any = None,
+        global_sum: Callable[[Any], Any] = lambda value: value,
+        normalize: bool = True,
+        batch_labels: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        whole = labels if batch_labels is None else batch_labels
+        result = {}
+        for name in labels_of:
+            if name == "age":
+                values = age_loss(outputs, labels, config)
+                weight, parts = _age_weight, _age_parts
+            else:
+                values = _gender_loss(outputs, labels)
+                weight, parts = _gender_weight, _one_part
+            dtype = values.dtype
+            own = weight(labels, config, dtype)
+            if normalize:
+                total = weight(whole, config, dtype)
+                count = tf.ones_like(total)
+                if sample_weight is not None:
+                    total *= tf.cast(sample_weight, dtype)
+                    count *= tf.cast(sample_weight, dtype)
+                total *= parts(whole, config, dtype)
+                own *= tf.math.divide_no_nan(
+                    global_sum(tf.reduce_sum(count)), global_sum(tf.reduce_sum(total))
+                )
+            else:
+                own /= parts(labels, config, dtype)
+            if sample_weight is not None:
+                own *= tf.cast(sample_weight, dtype)
+            result[f"{name}_loss"] = own * values
+        if len(labels_of) == 1:
+            result["loss"] = result[f"{labels_of[0]}_loss"]
+        else:
+            result["loss"] = (
+                config.age_weight * result["age_loss"]
+                + config.gender_weight * result["gender_loss"]
+            )
+        return result
+
+    return loss_fn
+
+
+def _gender_weight(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+    weights = tf.constant(config.class_weights, dtype)
+    return tf.gather(weights, tf.cast(labels["gender"], tf.int32))
+
+
+def _age_weight(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+    if not config.age_weights:
+        return tf.ones_like(labels["age"], dtype)
+    return tf.gather(tf.constant(config.age_weights, dtype), _classes(labels, config))
+
+
+def _one_part(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+    del config
+    return tf.ones_like(labels["gender"], dtype)
+
+
+def _age_parts(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+    """How many terms an example brings: for CORN, the questions that it is asked."""
+    if config.age_head != "corn":
+        return tf.ones_like(labels["age"], dtype)
+    asked = tf.minimum(_classes(labels, config) + 1, config.max_age - config.min_age)
+    return tf.cast(asked, dtype)
+
+
+def _gender_loss(outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> Any:
+    """Binary cross-entropy; from logits, where nothing saturates, if there are any."""
+    if "gender_logits" in outputs:
+        logits = _flat(outputs["gender_logits"])
+        target = tf.cast(labels["gender"], logits.dtype)
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=logits)
+    probability = _flat(outputs["gender_output"])
+    probability = tf.clip_by_value(probability, 1e-7, 1 - 1e-7)
+    return -tf.math.log(tf.where(labels["gender"] > 0, probability, 1 - probability))
+
+
+def _regression(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Absolute, squared or Huber error in years (Huber, 1964, with `HUBER_DELTA`)."""
+    age = _flat(outputs["age_output"])
+    error = tf.abs(age - tf.cast(labels["age"], age.dtype))
+    if config.age_loss == "mse":
+        return tf.square(error)
+    if config.age_loss == "huber":
+        straight = HUBER_DELTA * (error - 0.5 * HUBER_DELTA)
+        return tf.where(error <= HUBER_DELTA, 0.5 * tf.square(error), straight)
+    return error
+
+
+def _softmax_expectation(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Cross-entropy over the ages, decoded to the mean.
+
+    Rothe, Timofte and Van Gool, "Deep expectation of real and apparent age from a
+    single image without facial landmarks", IJCV 2018 (DEX).
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=_classes(labels, config), logits=_wide(outputs["age_logits"])
+    )
+
+
+def _dldl(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Kullback-Leibler divergence from a normal distribution around the label.
+
+    Gao, Xing, Xie, Wu and Geng, "Deep label distribution learning with label
+    ambiguity", IEEE TIP 2017.  Its width is `DLDL_SIGMA`.
+    """
+    logits = _wide(outputs["age_logits"])
+    distance = _distance(labels, config, logits.dtype)
+    return _divergence(-0.5 * tf.square(distance / DLDL_SIGMA), logits)
+
+
+def _dldl_v2(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """The divergence of `_dldl` plus the absolute error of the mean.
+
+    Gao, Zhou, Wu and Geng, "Age estimation using expectation of label distribution
+    learning", IJCAI 2018.
+    """
+    age = _flat(outputs["age_output"])
+    error = tf.abs(age - tf.cast(labels["age"], age.dtype))
+    return _dldl(outputs, labels, config) + DLDL_V2_WEIGHT * error
+
+
+def _mean_variance(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Cross-entropy, half the squared error of the mean, and the variance.
+
+    Pan, Han, Shan and Chen, "Mean-variance loss for deep age estimation from a face",
+    CVPR 2018.
+    """
+    logits = _wide(outputs["age_logits"])
+    share = tf.nn.softmax(logits)
+    ages = _ages(config, logits.dtype)
+    mean = tf.reduce_sum(share * ages, axis=1, keepdims=True)
+    variance = tf.reduce_sum(share * tf.square(ages - mean), axis=1)
+    error = mean[:, 0] - tf.cast(labels["age"], logits.dtype)
+    return (
+        _softmax_expectation(outputs, labels, config)
+        + MEAN_WEIGHT * 0.5 * tf.square(error)
+        + VARIANCE_WEIGHT * variance
+    )
+
+
+def _sord(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Divergence from soft labels, a softmax over the negative distance in years.
+
+    Diaz and Marathe, "Soft labels for ordinal regression", CVPR 2019, with the
+    absolute difference as the metric.
+    """
+    logits = _wide(outputs["age_logits"])
+    return _divergence(-tf.abs(_distance(labels, config, logits.dtype)), logits)
+
+
+def _orcnn(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Cross-entropy of the K - 1 questions "older than k?", added up.
+
+    Niu, Zhou, Wang, Gao and Hua, "Ordinal regression with multiple output CNN for age
+    estimation", CVPR 2016: the paper of the AFAD data set.
+    """
+    return tf.reduce_sum(_rank_terms(outputs, labels, config), axis=1)
+
+
+def _coral(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """As `_orcnn`; the questions share one weight vector, hence never contradict.
+
+    Cao, Mirjalili and Raschka, "Rank consistent ordinal regression for neural networks
+    with application to age estimation", Pattern Recognition Letters 2020.
+    """
+    return _orcnn(outputs, labels, config)
+
+
+def _corn(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Cross-entropy of conditional questions, each asked of those that got so far.
+
+    Shi, Cao and Raschka, "Deep neural networks for rank-consistent ordinal regression
+    based on conditional probabilities", Pattern Analysis and Applications 2023.  The
+    sum over an example's questions; the normaliser is the number of all questions.
+    """
+    terms = _rank_terms(outputs, labels, config)
+    asked = tf.sequence_mask(
+        tf.cast(_age_parts(labels, config, terms.dtype), tf.int32),
+        terms.shape[1],
+        terms.dtype,
+    )
+    return tf.reduce_sum(terms * asked, axis=1)
+
+
+_AGE_LOSSES: dict[str, Callable[..., Any]] = {
+    "regression": _regression,
+    "softmax_expectation": _softmax_expectation,
+    "dldl": _dldl,
+    "dldl_v2": _dldl_v2,
+    "mean_variance": _mean_variance,
+    "sord": _sord,
+    "orcnn": _orcnn,
+    "coral": _coral,
+    "corn": _corn,
+}
+
+
+def _divergence(target_logits: Any, logits: Any) -> Any:
+    log_target = tf.nn.log_softmax(target_logits)
+    difference = log_target - tf.nn.log_softmax(logits)
+    return tf.reduce_sum(tf.exp(log_target) * difference, axis=1)
+
+
+def _rank_terms(outputs: Any, labels: Any, config: LossConfig) -> Any:
+    """Cross-entropy ``[B, K - 1]`` of "older than min_age + k?"."""
+    logits = _wide(outputs["age_logits"])
+    older = tf.sequence_mask(_classes(labels, config), logits.shape[1], logits.dtype)
+    return tf.nn.sigmoid_cross_entropy_with_logits(labels=older, logits=logits)
+
+
+def _classes(labels: Mapping[str, Any], config: LossConfig) -> Any:
+    """int32 ``[B]``; an age out of the range counts as its nearest end."""
+    index = tf.cast(tf.round(labels["age"]), tf.int32) - config.min_age
+    return tf.clip_by_value(index, 0, config.max_age - config.min_age)
+
+
+def _ages(config: LossConfig, dtype: Any) -> Any:
+    ages = np.arange(config.min_age, config.max_age + 1)
+    return tf.constant(ages[np.newaxis], dtype)
+
+
+def _distance(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+    """Years ``[B, K]`` from each label to each age of the range."""
+    return _ages(config, dtype) - tf.cast(labels["age"], dtype)[:, tf.newaxis]
+
+
+def _wide(value: Any) -> Any:
+    return value if value.dtype == tf.float64 else tf.cast(value, tf.float32)
+
+
+def _flat(value: Any) -> Any:
+    return tf.reshape(_wide(value), [-1])

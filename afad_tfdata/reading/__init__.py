@@ -1,0 +1,1 @@
+"""From a data set to batches: behind `afad_tfdata.input_fn`."""

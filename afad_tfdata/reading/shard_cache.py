@@ -1,0 +1,159 @@
+"""Remote shards on a local disk, bounded, checked, shared by the processes there.
+
+Files are named by the SHA-256 that the manifest gives them, so that a file is what it
+is called or is not used, and data sets share what they have in common::
+
+    CACHE_DIR/shard-<sha256>        CACHE_DIR/.lock
+
+A file takes its name when it is whole.  Processes take turns at the lock, so that each
+shard is fetched once; those used longest ago make room.  A file that another process
+has mapped stays readable to it after its removal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+
+from afad_tfdata.common import errors, files, machine, progress
+from afad_tfdata.storage import schema
+
+_PREFIX, _TEMPORARY = "shard-", "fetching-"
+_CHUNK_BYTES = 8 << 20
+# Without a limit of the user's: what is free, less a tenth.
+_SHARE = 0.9
+
+_log = logging.getLogger(__name__)
+# Checked by this process, as (path, bytes, time of change): once is enough.
+_checked: set[tuple[str, int, int]] = set()
+
+
+def localize(
+    records_dir: str, shards: Sequence[schema.Shard], cache_dir: str, limit_gib: float
+) -> tuple[str, ...]:
+    """Local paths of a remote data set's shards, fetched where they are not there.
+
+    Args:
+      records_dir: Remote directory.
+      shards: Those that are wanted together.
+      cache_dir: Local directory; it is made.
+      limit_gib: Most that all files there may take, GiB; 0: what is free on the disk.
+
+    Raises:
+      UsageError: They do not fit, or cannot be read or written.
+      DataError: A remote shard is not what the manifest says.
+    """
+    files.make_dirs(cache_dir)
+    paths = [os.path.join(cache_dir, _PREFIX + shard.sha256) for shard in shards]
+    wanted = set(paths)
+    limit = int(limit_gib * (1 << 30)) or _free_bytes(cache_dir)
+    needed = sum({s.sha256: s.num_bytes for s in shards}.values())
+    if needed > limit:
+        raise errors.UsageError(
+            f"the shards take {machine.mib(needed)}, and --cache_dir may hold"
+            f" {machine.mib(limit)}: raise --cache_dir_gib, name a larger disk, or use"
+            " --engine=graph without it"
+        )
+    with progress.Progress(needed >> 20, "fetching shards", unit="MiB") as bar:
+        for shard, path in zip(shards, paths, strict=True):
+            with _lock(cache_dir):
+                if not _is_good(path, shard):
+                    _make_room(cache_dir, limit - shard.num_bytes, wanted)
+                    _fetch(files.join(records_dir, shard.name), path, shard)
+                    bar.update(shard.num_bytes >> 20)
+                os.utime(path)  # Used last.
+    return tuple(paths)
+
+
+def _is_good(path: str, shard: schema.Shard) -> bool:
+    """Whether a file is there and whole; one that is damaged is fetched again."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    state = path, found.st_size, found.st_ino
+    if state in _checked:
+        return True
+    if found.st_size != shard.num_bytes or files.sha256(path) != shard.sha256:
+        _log.warning("%s is damaged: fetching it again", path)
+        return False
+    _checked.add(state)
+    return True
+
+
+def _fetch(remote: str, path: str, shard: schema.Shard) -> None:
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, _TEMPORARY + name)
+    digest, count = hashlib.sha256(), 0
+    try:
+        with files.gfile(remote).GFile(remote, "rb") as source:
+            with open(temporary, "wb") as f:
+                while chunk := source.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    count += len(chunk)
+                    f.write(chunk)
+    except OSError as error:
+        files.remove_if_there(temporary)
+        raise files.write_error(path, error) from error
+    except Exception as error:  # Each file system has errors of its own.
+        files.remove_if_there(temporary)
+        raise errors.DataError(
+            f"cannot read the shard {remote}: {errors.one_line(error)}; check the"
+            " bucket's name and the credentials, or restore it"
+        ) from error
+    if count != shard.num_bytes or digest.hexdigest() != shard.sha256:
+        files.remove_if_there(temporary)
+        raise errors.DataError(
+            f"{remote} has {count} bytes and another SHA-256 than the manifest says"
+            f" ({shard.num_bytes} bytes): restore it, or write the records again"
+        )
+    os.replace(temporary, path)
+    found = os.stat(path)
+    _checked.add((path, found.st_size, found.st_ino))
+
+
+def _make_room(cache_dir: str, limit: int, wanted: set[str]) -> None:
+    """Removes files, those used longest ago first, until the rest is small enough."""
+    entries = []
+    for entry in os.scandir(cache_dir):
+        if entry.name.startswith(_TEMPORARY):
+            os.remove(entry.path)  # Of a process that was killed: we hold the lock.
+        elif entry.name.startswith(_PREFIX):
+            found = entry.stat()
+            entries.append((found.st_mtime_ns, found.st_size, entry.path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= limit:
+            return
+        if path not in wanted:
+            files.remove_if_there(path)
+            total -= size
+
+
+def _free_bytes(cache_dir: str) -> int:
+    """What the files there and the free part of the disk come to, less a tenth."""
+    held = sum(
+        entry.stat().st_size
+        for entry in os.scandir(cache_dir)
+        if entry.name.startswith(_PREFIX)
+    )
+    return held + int(shutil.disk_usage(cache_dir).free * _SHARE)
+
+
+@contextlib.contextmanager
+def _lock(cache_dir: str) -> Iterator[None]:
+    path = os.path.join(cache_dir, ".lock")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise files.write_error(path, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""The formats on disk: TFRecord and HDF5 shards, index, manifest."""

@@ -1,0 +1,287 @@
+"""What a data set on disk consists of: features, index, manifest.  No TensorFlow here.
+
+A directory is a data set if it holds ``manifest.json``; everything else is found
+through it::
+
+    manifest = schema.load_manifest("records")
+    index = schema.load_index("records", manifest, "train")     # memory-mapped
+    index["age"][:5], index["gender"][:5]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.storage import sharding
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MEAN_NAME = "mean.json"
+TASKS = ("age", "gender", "age_gender")
+CLASS_NAMES = ("male", "female")
+FORMATS = ("tfrecord", "hdf5")
+ENCODINGS = ("original", "jpeg", "raw")
+
+# Names of the features in a TFRecord example.
+IMAGE_ENCODED = "image/encoded"
+IMAGE_FORMAT = "image/format"
+IMAGE_HEIGHT = "image/height"
+IMAGE_WIDTH = "image/width"
+IMAGE_FILENAME = "image/filename"
+IMAGE_SHA256 = "image/sha256"
+LABEL_AGE = "label/age"
+LABEL_GENDER = "label/gender"
+
+# `index["image_format"]` holds a position in this tuple.
+IMAGE_FORMATS = ("jpeg", "png", "raw")
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("record_offset", "<u8"),  # bytes from the start of the shard file
+        ("image_offset", "<u8"),  # of the encoded image or the row of pixels
+        ("place", "<u8"),  # sharding.places_of(keys): ascending over the whole split
+        ("record_length", "<u4"),  # bytes, framing included
+        ("image_length", "<u4"),  # bytes; 0 where a filter hides the bytes (gzip)
+        ("crc32", "<u4"),  # zlib.crc32 of those image bytes (uncompressed for gzip)
+        ("shard", "<u2"),
+        ("height", "<u2"),  # pixels of the stored image
+        ("width", "<u2"),
+        ("age", "<i2"),  # years
+        ("gender", "i1"),  # 0 or 1: a position in the manifest's class names
+        ("image_format", "u1"),  # a position in IMAGE_FORMATS
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard file.
+
+    Attributes:
+      name: File name in the data set's directory.
+      num_examples: Records in it.
+      num_bytes: Size of the file.
+      sha256: Hexadecimal digest of the file.
+    """
+
+    name: str
+    num_examples: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split.
+
+    Attributes:
+      num_examples: Records in all its shards.
+      shards: In order; the index counts through them in this order.
+      index: The index file, as a shard is described.
+      counts: ``{class name: {age: number}}``, ages as decimal strings, none at zero.
+    """
+
+    num_examples: int
+    shards: tuple[Shard, ...]
+    index: Shard
+    counts: dict[str, dict[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    Attributes:
+      name: Data set name, the first part of every shard's name.
+      format: One of `FORMATS`.
+      image_encoding: One of `ENCODINGS`.
+      image_size: Side in pixels of stored ``jpeg`` and ``raw`` images; for
+        ``original`` the size at which the mean was taken.
+      config: That part of the writer's configuration that decides bytes.
+      class_names: Of labels 0 and 1.
+      gender_codes: ``{folder or CSV value: label}``.
+      resize: How images were or are brought to size, e.g.
+        ``{"method": "bilinear", "antialias": False, "half_pixel_centers": True}``.
+      pixel: Layout of raw pixels, e.g. ``{"dtype": "uint8", "channels": "last",
+        "compression": "none"}``; empty for encoded images.
+      mean: ``{"R":, "G":, "B":}`` over the training split, in [0, 255].
+      found: Files found by the source; ``written + rejected + passed_over``.
+      written: Records in all splits.
+      rejected: Files named in ``rejected.jsonl``.
+      passed_over: Files that are not images and never meant to be.
+      splits: By name, in the order of `sharding.SPLITS`.
+      schema_version: `SCHEMA_VERSION` of the writer.
+    """
+
+    name: str
+    format: str
+    image_encoding: str
+    image_size: int
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    gender_codes: dict[str, int]
+    resize: dict[str, Any]
+    pixel: dict[str, Any]
+    mean: dict[str, float]
+    found: int
+    written: int
+    rejected: int
+    passed_over: int
+    splits: dict[str, Split]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def mean_rgb(self) -> tuple[float, float, float]:
+        """The mean in channel order, in [0, 255]."""
+        return self.mean["R"], self.mean["G"], self.mean["B"]
+
+    def split(self, name: str) -> Split:
+        """The split of that name; `UsageError` where there is none or it is empty."""
+        split = self.splits.get(name)
+        if split is None or not split.num_examples:
+            filled = [s for s, v in self.splits.items() if v.num_examples]
+            raise errors.UsageError(
+                f"the data set has no examples in split {name!r};"
+                f" it has {', '.join(filled) or 'none at all'}"
+            )
+        return split
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of ``manifest.json``: JSON with a checksum of itself."""
+    value = dataclasses.asdict(manifest)
+    value["checksum"] = files.json_checksum(value)
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def load_manifest(records_dir: str) -> Manifest:
+    """Reads a data set's manifest.
+
+    Args:
+      records_dir: The directory that ``write_records`` filled.
+
+    Raises:
+      UsageError: There is no manifest, or another schema version wrote it.
+      DataError: The manifest is damaged.
+    """
+    path = files.join(records_dir, MANIFEST_NAME)
+    value = files.read_json(
+        path,
+        what="the manifest",
+        advice="--records_dir names a directory that write_records has finished",
+    )
+    if not isinstance(value, dict) or "checksum" not in value:
+        raise _damaged(path, "it has no checksum")
+    stored = value.pop("checksum")
+    if stored != files.json_checksum(value):
+        raise _damaged(path, "its checksum does not fit its content")
+    version = value.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise errors.UsageError(
+            f"{path} has schema version {version}; this package reads"
+            f" {SCHEMA_VERSION}: install the version that wrote it, or write it again"
+        )
+    try:
+        return _parse_manifest(value)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(path, errors.one_line(repr(error))) from error
+
+
+def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
+    """The index of a split, memory-mapped from a local disk, read from a remote one.
+
+    Args:
+      records_dir: The data set's directory.
+      manifest: From `load_manifest`.
+      split: One of `sharding.SPLITS`.
+
+    Returns:
+      Structured array `[num_examples]` of `INDEX_DTYPE`, read-only.
+
+    Raises:
+      UsageError: The split has no examples.
+      DataError: The index is missing, damaged, or of another length.
+    """
+    expected = manifest.split(split)
+    path = files.join(records_dir, expected.index.name)
+    try:
+        if files.is_remote(path):
+            import io
+
+            content = files.read_bytes(path)
+            _check_digest(hashlib.sha256(content).hexdigest(), expected.index)
+            index = np.load(io.BytesIO(content), allow_pickle=False)
+            index.flags.writeable = False
+        else:
+            if os.path.getsize(path) != expected.index.num_bytes:
+                raise ValueError(
+                    f"{os.path.getsize(path)} bytes instead of"
+                    f" {expected.index.num_bytes}"
+                )
+            # Labels and offsets are believed from here on; 10 ms for AFAD's.
+            _check_digest(files.sha256(path), expected.index)
+            index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # np.load raises what a damaged header makes it raise.
+        raise _damaged(path, errors.one_line(error)) from error
+    if index.dtype != INDEX_DTYPE or index.shape != (expected.num_examples,):
+        raise _damaged(
+            path,
+            f"it holds {index.shape} of {index.dtype}, wanted"
+            f" ({expected.num_examples},) of {INDEX_DTYPE}",
+        )
+    return index
+
+
+def labels_of(task: str) -> tuple[str, ...]:
+    """The labels of a task: ``("age",)``, ``("gender",)`` or both."""
+    return tuple(name for name in ("age", "gender") if name in task.split("_"))
+
+
+def age_range(manifest: Manifest) -> tuple[int, int]:
+    """Smallest and largest age of the training split, in years."""
+    train = manifest.split("train")
+    ages = [int(age) for by_age in train.counts.values() for age in by_age]
+    return min(ages), max(ages)
+
+
+def _parse_manifest(value: dict[str, Any]) -> Manifest:
+    splits = {}
+    for name in sharding.SPLITS:
+        if name not in value["splits"]:
+            continue
+        raw = value["splits"][name]
+        split = Split(
+            num_examples=raw["num_examples"],
+            shards=tuple(Shard(**shard) for shard in raw["shards"]),
+            index=Shard(**raw["index"]),
+            counts=raw["counts"],
+        )
+        if split.num_examples != sum(s.num_examples for s in split.shards):
+            raise ValueError(f"the shards of {name} do not add up")
+        splits[name] = split
+    fields = {field.name for field in dataclasses.fields(Manifest)}
+    if set(value) != fields:
+        raise ValueError(f"its fields are {sorted(value)}, wanted {sorted(fields)}")
+    if not all(math.isfinite(v) for v in value["mean"].values()):
+        raise ValueError("its mean is not finite")
+    class_names = tuple(value["class_names"])
+    return Manifest(**{**value, "splits": splits, "class_names": class_names})
+
+
+def _check_digest(found: str, expected: Shard) -> None:
+    if found != expected.sha256:
+        raise ValueError("its SHA-256 does not fit: bytes were changed")
+
+
+def _damaged(path: str, reason: str) -> errors.DataError:
+    return errors.DataError(
+        f"{path} is damaged: {reason}; restore it, or write the records again"
+    )

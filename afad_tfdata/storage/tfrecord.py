@@ -1,0 +1,259 @@
+"""TFRecord framing and ``tf.train.Example``, by hand, without TensorFlow.
+
+A record on disk (tensorflow/core/lib/io/record_writer.h)::
+
+    length (8 bytes, little-endian) | masked CRC-32C of it (4) | data | masked CRC-32C
+
+An example is a protocol buffer: a map from feature names to lists of bytes or integers
+(tensorflow/core/example/example.proto).  Writing it here costs a few microseconds,
+tells where in the file the image lies, and keeps TensorFlow's memory out of the
+writers.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata.storage import schema
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+_MASK_DELTA = 0xA282EAD8
+_POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected (RFC 3720, appendix B.4).
+
+
+class RecordError(Exception):
+    """A record that is not what the framing or the checksum says."""
+
+
+class Record(NamedTuple):
+    """One framed record.
+
+    Attributes:
+      data: The bytes of the file.
+      image_offset: Where in them the encoded image begins.
+    """
+
+    data: bytes
+    image_offset: int
+
+
+def encode_record(
+    image: bytes,
+    *,
+    image_format: str,
+    height: int,
+    width: int,
+    filename: bytes,
+    sha256: bytes,
+    age: int,
+    gender: int,
+) -> Record:
+    """A framed example with the features of `schema`.
+
+    Args:
+      image: Encoded image or raw pixels.
+      image_format: One of `schema.IMAGE_FORMATS`.
+      height: Pixels of that image.
+      width: Pixels of that image.
+      filename: Path relative to the data set's root, as the file system has it.
+      sha256: 32 bytes: digest of `image`.
+      age: Years.
+      gender: 0 or 1.
+    """
+    head = b"".join(
+        (
+            _bytes_feature(schema.IMAGE_FILENAME, filename),
+            _bytes_feature(schema.IMAGE_FORMAT, image_format.encode()),
+            _int_feature(schema.IMAGE_HEIGHT, height),
+            _int_feature(schema.IMAGE_WIDTH, width),
+            _bytes_feature(schema.IMAGE_SHA256, sha256),
+            _int_feature(schema.LABEL_AGE, age),
+            _int_feature(schema.LABEL_GENDER, gender),
+        )
+    )
+    # The image is the last entry, so that it is the last part of the record too.
+    prefix = _bytes_prefix(schema.IMAGE_ENCODED, len(image))
+    start = b"\n" + _varint(len(head) + len(prefix) + len(image)) + head + prefix
+    data = start + image
+    length = struct.pack("<Q", len(data))
+    framed = b"".join(
+        (
+            length,
+            struct.pack("<I", masked_crc32c(length)),
+            data,
+            struct.pack("<I", masked_crc32c(data)),
+        )
+    )
+    return Record(framed, HEADER_BYTES + len(start))
+
+
+def check_record(framed: bytes) -> bytes:
+    """The data of a framed record.
+
+    Raises:
+      RecordError: A length or checksum does not fit.
+    """
+    if len(framed) < HEADER_BYTES + FOOTER_BYTES:
+        raise RecordError("the record is cut short")
+    length, crc = struct.unpack("<QI", framed[:HEADER_BYTES])
+    if masked_crc32c(framed[:8]) != crc:
+        raise RecordError("the checksum of its length does not fit")
+    if length != len(framed) - HEADER_BYTES - FOOTER_BYTES:
+        raise RecordError(f"its length says {length} bytes")
+    data = framed[HEADER_BYTES:-FOOTER_BYTES]
+    if masked_crc32c(data) != struct.unpack("<I", framed[-FOOTER_BYTES:])[0]:
+        raise RecordError("the checksum of its data does not fit")
+    return data
+
+
+def parse_example(data: bytes) -> dict[str, Any]:
+    """Features of an example that `encode_record` wrote: bytes or int by name.
+
+    Raises:
+      RecordError: The bytes are no such example.
+    """
+    try:
+        features: dict[str, Any] = {}
+        for entry in _fields(_only(_fields(data))[1]):
+            key, value = _fields(entry[1])
+            kind, items = _only(_fields(value[1]))
+            (item,) = [content for _, content in _fields(items)]
+            name = bytes(key[1]).decode()
+            features[name] = _read_varint(item, 0)[0] if kind == 3 else item
+        return features
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise RecordError(f"it is no example of this schema ({error})") from error
+
+
+def masked_crc32c(data: bytes) -> int:
+    """CRC-32C, rotated and offset as TFRecord files store it."""
+    crc = _crc32c()(data)
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+@functools.cache
+def _crc32c() -> Callable[[bytes], int]:
+    try:
+        import google_crc32c
+    except ImportError:
+        return crc32c_numpy
+    return google_crc32c.value
+
+
+def crc32c_numpy(data: bytes) -> int:
+    """CRC-32C without a library: rows of 64 bytes at once, then joined.
+
+    About 100 times slower than the `fast` extra's, and 30 times faster than a loop
+    over bytes.
+    """
+    table, shift = _crc_tables()
+    rows = len(data) // 64
+    crc = 0xFFFFFFFF
+    if rows:
+        block = np.frombuffer(data, np.uint8, rows * 64).reshape(rows, 64)
+        partial = np.zeros(rows, np.uint32)
+        for column in range(64):
+            partial = table[(partial ^ block[:, column]) & 0xFF] ^ (partial >> 8)
+        for value in partial.tolist():
+            crc = (
+                shift[0][crc & 0xFF]
+                ^ shift[1][crc >> 8 & 0xFF]
+                ^ shift[2][crc >> 16 & 0xFF]
+                ^ shift[3][crc >> 24]
+                ^ value
+            )
+    for byte in data[rows * 64 :]:
+        crc = int(table[(crc ^ byte) & 0xFF]) ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+@functools.cache
+def _crc_tables() -> tuple[np.ndarray, list[list[int]]]:
+    """The byte table, and tables that append 64 zero bytes to a state."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ _POLYNOMIAL, table >> 1)
+    table = table.astype(np.uint32)
+    shift = []
+    for byte in range(4):
+        state = np.arange(256, dtype=np.uint32) << np.uint32(8 * byte)
+        for _ in range(64):
+            state = table[state & 0xFF] ^ (state >> 8)
+        shift.append(state.tolist())
+    return table, shift
+
+
+@functools.cache
+def _name_prefix(name: str) -> bytes:
+    encoded = name.encode()
+    return b"\n" + _varint(len(encoded)) + encoded
+
+
+@functools.lru_cache(1 << 15)
+def _bytes_prefix(name: str, length: int) -> bytes:
+    """Everything of a map entry before its one bytes value."""
+    item = b"\n" + _varint(length)  # BytesList.value
+    items = b"\n" + _varint(len(item) + length)  # Feature.bytes_list
+    value = b"\x12" + _varint(len(items) + len(item) + length)  # entry.value
+    entry = _name_prefix(name) + value + items + item
+    return b"\n" + _varint(len(entry) + length) + entry
+
+
+def _bytes_feature(name: str, value: bytes) -> bytes:
+    return _bytes_prefix(name, len(value)) + value
+
+
+@functools.lru_cache(4096)
+def _int_feature(name: str, value: int) -> bytes:
+    item = _varint(value)
+    items = b"\n" + _varint(len(item)) + item  # Int64List.value, packed
+    feature = b"\x1a" + _varint(len(items)) + items  # Feature.int64_list
+    entry = _name_prefix(name) + b"\x12" + _varint(len(feature)) + feature
+    return b"\n" + _varint(len(entry)) + entry
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value, position
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
+
+
+def _fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Length-delimited fields of a message: (field number, content)."""
+    position, out = 0, []
+    while position < len(data):
+        tag, position = _read_varint(data, position)
+        if tag & 7 != 2:
+            raise ValueError(f"wire type {tag & 7}")
+        length, position = _read_varint(data, position)
+        if position + length > len(data):
+            raise ValueError("a field reaches past its end")
+        out.append((tag >> 3, data[position : position + length]))
+        position += length
+    return out
+
+
+def _only(fields: list[tuple[int, bytes]]) -> tuple[int, bytes]:
+    (field,) = fields
+    return field

@@ -1,0 +1,1 @@
+"""The training loop and all that it keeps: behind `afad_tfdata.trainer`."""

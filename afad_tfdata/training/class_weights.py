@@ -1,0 +1,150 @@
+"""Weights of classes: by number, by name, or balanced; by age, from effective numbers.
+
+::
+
+    class_weights.parse("male:1.0,female:1.6", manifest)       # (1.0, 1.6)
+    class_weights.parse("balanced", manifest)                  # from the training split
+    class_weights.parse_ages("effective", manifest, 15, 72)    # one weight an age
+
+A dict of class to weight was once given as a list, and ignored: here anything that is
+not understood is an error, and `describe` says what will act.
+"""
+
+from __future__ import annotations
+
+import math
+
+from afad_tfdata.common import errors
+from afad_tfdata.storage import schema
+
+DEFAULT_BETA = 0.99
+
+
+def parse(text: str, manifest: schema.Manifest) -> tuple[float, float]:
+    """Weights of classes 0 and 1.
+
+    Args:
+      text: ``none``, ``balanced`` (``n / (2 n_class)`` in the training split, so that
+        the mean over its examples is 1) or ``class:weight`` for both classes, where a
+        class is 0, 1 or one of the manifest's class names.
+      manifest: Of the data set.
+
+    Raises:
+      UsageError: Anything else, or a class without training examples to balance.
+    """
+    if text == "none":
+        return 1.0, 1.0
+    if text == "balanced":
+        return _balanced(manifest)
+    names = [name.lower() for name in manifest.class_names]
+    weights: dict[int, float] = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition(":"))
+        label = (
+            int(name) if name in ("0", "1") else _position(names, name.lower(), text)
+        )
+        if label in weights:
+            raise errors.UsageError(f"--class_weight={text} names class {name} twice")
+        weights[label] = _weight(value, text)
+    if len(weights) != 2:
+        raise errors.UsageError(
+            f"--class_weight={text} leaves a class out: name both"
+            f" {manifest.class_names[0]} (0) and {manifest.class_names[1]} (1)"
+        )
+    return weights[0], weights[1]
+
+
+def parse_ages(
+    text: str, manifest: schema.Manifest, min_age: int, max_age: int
+) -> tuple[float, ...]:
+    """Weights of ages, from the effective number of examples of each.
+
+    ``(1 - beta) / (1 - beta^n)`` for an age with n training examples (Cui, Jia, Lin,
+    Song and Belongie, "Class-balanced loss based on effective number of samples",
+    CVPR 2019), scaled so that the mean over the training examples is 1.  An age
+    without examples has the weight of an age with one.
+
+    Args:
+      text: ``none``, ``effective`` or ``effective:BETA`` with beta in [0, 1).  The
+        nearer to 1, the more weight rare ages have: at most ``1 / (1 - beta)`` times
+        that of frequent ones.
+      manifest: Of the data set.
+      min_age: Years of the first weight.
+      max_age: Years of the last.
+
+    Returns:
+      ``max_age - min_age + 1`` weights, or none at all.
+    """
+    if text == "none":
+        return ()
+    kind, _, value = text.partition(":")
+    try:
+        beta = float(value) if value else DEFAULT_BETA
+    except ValueError:
+        beta = -1.0
+    if kind != "effective" or not 0 <= beta < 1:
+        raise errors.UsageError(
+            "--age_class_weight takes none, effective or effective:BETA with BETA from"
+            f" 0 to below 1; got {text!r}"
+        )
+    counts = [0] * (max_age - min_age + 1)
+    for by_age in manifest.split("train").counts.values():
+        for age, number in by_age.items():
+            place = min(max(int(age) - min_age, 0), len(counts) - 1)
+            counts[place] += number
+    weights = [(1 - beta) / (1 - beta ** max(1, number)) for number in counts]
+    pairs = zip(weights, counts, strict=True)
+    mean = sum(weight * number for weight, number in pairs) / sum(counts)
+    return tuple(weight / mean for weight in weights)
+
+
+def describe(
+    weights: tuple[float, float],
+    manifest: schema.Manifest,
+    age_weights: tuple[float, ...] = (),
+) -> str:
+    """One line for the log: which weights will act."""
+    text = ", ".join(
+        f"{name} {weight:.4g}"
+        for name, weight in zip(manifest.class_names, weights, strict=True)
+    )
+    line = f"class weights: {text}" if weights != (1.0, 1.0) else "class weights: none"
+    if age_weights:
+        line += f"; age weights from {min(age_weights):.3g} to {max(age_weights):.3g}"
+    return line
+
+
+def _balanced(manifest: schema.Manifest) -> tuple[float, float]:
+    by_class = manifest.split("train").counts
+    counts = [sum(by_class.get(name, {}).values()) for name in manifest.class_names]
+    if not all(counts):
+        found = ", ".join(
+            f"{name} {count}"
+            for name, count in zip(manifest.class_names, counts, strict=True)
+        )
+        raise errors.UsageError(
+            f"--class_weight=balanced needs both classes in the training split, which"
+            f" has {found}: take --class_weight=none"
+        )
+    return sum(counts) / (2 * counts[0]), sum(counts) / (2 * counts[1])
+
+
+def _position(names: list[str], name: str, text: str) -> int:
+    if name not in names:
+        raise errors.UsageError(
+            f"--class_weight takes none, balanced or weights such as 0:1.0,1:1.6 or"
+            f" {names[0]}:1.0,{names[1]}:1.6; got {text!r}"
+        )
+    return names.index(name)
+
+
+def _weight(value: str, text: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = -1.0
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise errors.UsageError(
+            f"--class_weight={text}: a weight is a number from 0 up; got {value!r}"
+        )
+    return weight

@@ -1,0 +1,136 @@
+"""Which machines a job runs on, as ``TF_CONFIG`` or a Slurm job step tells it.
+
+::
+
+    found = cluster.find()      # None: this process works alone
+    found.addresses, found.index, found.is_chief
+
+Worker 0 is the chief.  ``TF_CONFIG`` is a JSON text that each worker gets with its own
+``index``::
+
+    {"cluster": {"worker": ["a:4000", "b:4000"]},
+     "task": {"type": "worker", "index": 0}}
+
+A Slurm job step of several tasks (``srun --ntasks=4``) needs no variable: hosts and
+numbers are those that Slurm gives to each task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy import tf
+
+# Ports of Slurm's workers, below those that systems hand out themselves.
+_FIRST_PORT, _PORTS = 15_000, 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The workers of a job, two or more.
+
+    Attributes:
+      addresses: ``host:port`` of each worker, the chief's first.
+      index: Which of them this process is.
+      origin: Where that is said, for messages.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+    origin: str
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes what the job leaves behind."""
+        return self.index == 0
+
+
+def find(environment: Mapping[str, str] | None = None) -> Cluster | None:
+    """The job that this process belongs to; None where it works alone.
+
+    Args:
+      environment: Instead of the process's own.
+
+    Raises:
+      UsageError: ``TF_CONFIG`` or Slurm's variables are not what they should be.
+    """
+    environment = os.environ if environment is None else environment
+    if text := environment.get("TF_CONFIG", "").strip():
+        return _of_tf_config(text)
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "")
+    if tasks.isdigit() and int(tasks) > 1:
+        return _of_slurm(environment)
+    return None
+
+
+def refuse(what: str) -> None:
+    """Raises `UsageError` where several workers would each do the same work.
+
+    Args:
+      what: Flag or command that runs in one process.
+    """
+    if found := find():
+        raise errors.UsageError(
+            f"{what} runs on one machine, and {found.origin} names"
+            f" {len(found.addresses)} workers: start it as one process"
+        )
+
+
+def _of_tf_config(text: str) -> Cluster | None:
+    try:
+        value = json.loads(text)
+        jobs, task = value.get("cluster") or {}, value.get("task") or {}
+        if not jobs:
+            return None
+        others = sorted(set(jobs) - {"chief", "worker"})
+        if others:
+            raise errors.UsageError(
+                "TF_CONFIG: training takes the jobs chief and worker; got"
+                f" {', '.join(others)} besides: leave it out"
+            )
+        chiefs, workers = list(jobs.get("chief", ())), list(jobs.get("worker", ()))
+        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
+        addresses = tuple(str(address) for address in (*chiefs, *workers))
+        if len(chiefs) > 1 or task["type"] not in jobs:
+            raise ValueError("one chief at most, and a task of a job that is there")
+        if not 0 <= index < len(addresses) or len(set(addresses)) != len(addresses):
+            raise ValueError("an index within the job, and each address once")
+        if not all(a.rpartition(":")[2].isdigit() for a in addresses):
+            raise ValueError("each address as host:port")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise errors.UsageError(
+            'TF_CONFIG is JSON like {"cluster": {"worker": ["a:4000", "b:4000"]},'
+            ' "task": {"type": "worker", "index": 0}}; got'
+            f" {errors.one_line(text)} ({errors.one_line(repr(error))})"
+        ) from error
+    return Cluster(addresses, index, "TF_CONFIG") if len(addresses) > 1 else None
+
+
+def _of_slurm(environment: Mapping[str, str]) -> Cluster:
+    job = environment.get("SLURM_JOB_ID", "0")
+    base = _FIRST_PORT + (int(job) % _PORTS if job.isdigit() else 0)
+    try:
+        # The numbers of GPUs are not used: each worker takes those that it sees.
+        resolver: Any = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            port_base=base, gpus_per_node=1 << 10, gpus_per_task=1, auto_set_gpu=False
+        )
+        addresses = tuple(
+            resolver.cluster_spec().task_address("worker", i)
+            for i in range(int(environment["SLURM_STEP_NUM_TASKS"]))
+        )
+        # The resolver sorts hosts by name, and Slurm numbers tasks by its own list:
+        # n10 is before n2 in one of them.  A task finds itself by where it runs.
+        host = environment["SLURMD_NODENAME"]
+        index = addresses.index(f"{host}:{base + int(environment['SLURM_LOCALID'])}")
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise errors.UsageError(
+            "this is a Slurm job step of several tasks, but its variables do not say"
+            f" where they run ({errors.one_line(repr(error))}): start one task, or"
+            " name the workers in TF_CONFIG"
+        ) from error
+    return Cluster(addresses, index, "Slurm")

@@ -1,0 +1,225 @@
+"""The workers of a job as one: they decide alike, and one of them writes.
+
+Each worker runs the same program.  What would differ from worker to worker - a signal,
+a clock, a file - is exchanged before anything follows from it, so that all take the
+same turns and meet in the same collective operations::
+
+    with workers.join(devices="", threads=0) as team:
+        snapshot = team.from_chief(lambda: read(path))   # one reads, all have it
+        stop = team.exchange([preemption.requested()])[:, 0].any()
+
+A process that works alone is a team of one, in which nothing is exchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, preemption
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.training.distributed import cluster, strategies, watchdog
+
+# Pieces in which bytes are handed on, as int64 values: of one shape, traced once.
+_PIECE = 1 << 19
+# How long to wait for the others before leaving; the chief, on whom their connections
+# end, waits once more.
+_LEAVE_SECS = 10.0
+
+_log = logging.getLogger(__name__)
+_joined: cluster.Cluster | None = None
+
+
+def joined() -> cluster.Cluster | None:
+    """The job that this process took part in; it had better end by ``os._exit``.
+
+    While TensorFlow takes its servers down, it would complain of those that went first.
+    """
+    return _joined
+
+
+class Workers:
+    """A job's workers, seen from one of them.
+
+    Args:
+      strategy: The ``tf.distribute.Strategy`` of all of them; None for one alone.
+      found: The job; None for one alone.
+    """
+
+    def __init__(self, strategy: Any = None, found: cluster.Cluster | None = None):
+        self.strategy = strategy
+        self.size = len(found.addresses) if found else 1
+        self.index = found.index if found else 0
+        self._total = tf.function(self._total_of) if found else None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this one writes."""
+        return self.index == 0
+
+    def exchange(self, values: Sequence[float]) -> np.ndarray:
+        """What each worker says.
+
+        Args:
+          values: Numbers, as many on each worker.
+
+        Returns:
+          float64 ``[size, len(values)]``, the same on all.
+        """
+        own = np.asarray(values, np.float64)
+        if self.size == 1:
+            return own[np.newaxis]
+        every = np.zeros((self.size, len(own)), np.int64)
+        every[self.index] = own.view(np.int64)
+        return self._sum(every).view(np.float64)
+
+    def meet(self) -> None:
+        """Waits until all are here."""
+        self.exchange([0.0])
+
+    def from_chief(self, function: Callable[[], Any]) -> Any:
+        """What the function gives on the chief, where alone it is called.
+
+        Args:
+          function: Its result can be pickled.
+
+        Raises:
+          AfadError: What it raises, on every worker.
+        """
+        if self.size == 1:
+            return function()
+        data = b""
+        if self.is_chief:
+            try:
+                result, error = function(), None
+            except errors.AfadError as raised:
+                result, error = None, raised
+            data = pickle.dumps((result, error))
+        # Zeros from the others: the sum is what the chief has, bit for bit.
+        length = int(self.exchange([len(data)])[0, 0])
+        pieces = []
+        for start in range(0, length, _PIECE * 8):
+            piece = data[start : start + _PIECE * 8].ljust(_PIECE * 8, b"\0")
+            if not self.is_chief:
+                piece = bytes(_PIECE * 8)
+            pieces.append(self._sum(np.frombuffer(piece, np.int64)).tobytes())
+        # From a worker of this job, which runs TensorFlow's own servers between them.
+        result, error = pickle.loads(b"".join(pieces)[:length])
+        if error is not None:
+            raise error
+        return result
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        assert self._total is not None  # noqa: S101 (of a team of one nobody asks)
+        return self._total(tf.constant(values)).numpy()
+
+    def _total_of(self, values: Any) -> Any:
+        here = self.strategy.num_replicas_in_sync // self.size
+
+        def of_replica() -> Any:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            first = tf.equal(replica % here, 0)  # Each worker counts once.
+            return tf.where(first, values, tf.zeros_like(values))
+
+        return self.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, self.strategy.run(of_replica), axis=None
+        )
+
+
+@contextlib.contextmanager
+def join(devices: str, all_reduce: str) -> Iterator[Workers]:
+    """This process's place in its job, if it has one.
+
+    Nothing of TensorFlow may have been used before.  A worker that is gone ends this
+    process (see `watch`).
+
+    Args:
+      devices: As for `strategies.create_strategy`, of this worker.
+      all_reduce: Likewise.
+
+    Raises:
+      UsageError: The job or the devices are not what they should be.
+    """
+    found = cluster.find()
+    if found is None:
+        yield Workers()
+        return
+    global _joined
+    _joined = found
+    _log.info(
+        "worker %d of %d (%s) at %s: waiting for the others",
+        found.index,
+        len(found.addresses),
+        found.origin,
+        found.addresses[found.index],
+    )
+    with watchdog.during_start(found.addresses, found.index):
+        strategy = _start(found, devices, all_reduce)
+    preemption.keep()
+    guard = watchdog.Watch(found.addresses, found.index)
+    team = Workers(strategy, found)
+    try:
+        yield team
+    except _lost_errors() as error:
+        guard.verdict()  # An operation may fail because another worker did.
+        raise errors.WorkerLostError(
+            "the workers have lost one another"
+            f" ({errors.one_line(error.message)}); the same command on"
+            " all workers continues from the last checkpoint"
+        ) from error
+    except errors.AfadError:  # Of all workers alike, as a rule.
+        _leave(guard, team, found)
+        raise
+    else:
+        _leave(guard, team, found)
+    finally:
+        guard.stop()
+
+
+def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
+    try:
+        return strategies.create_worker_strategy(found, devices, all_reduce=all_reduce)
+    except tf.errors.OpError as error:
+        raise errors.UsageError(
+            f"cannot start worker {found.index} at {found.addresses[found.index]}"
+            f" ({errors.one_line(error.message)}): name a port that is free on this"
+            " machine"
+        ) from error
+
+
+def _leave(guard: watchdog.Watch, team: Workers, found: cluster.Cluster) -> None:
+    """Ends this worker's part without harm to those who are not so far yet.
+
+    What a worker sent last may still be on its way when it ends, and is lost then.  So
+    that all meet once more: who comes back from there knows that the others have
+    everything from before.  That this meeting itself may fail does not matter.
+    """
+    guard.stop()
+
+    def part() -> None:
+        with contextlib.suppress(*_lost_errors(), tf.errors.InternalError):
+            team.meet()
+
+    parting = threading.Thread(target=part, daemon=True)
+    parting.start()
+    parting.join(_LEAVE_SECS)
+    if found.is_chief:
+        guard.wait_for_ends(_LEAVE_SECS)
+
+
+def _lost_errors() -> tuple[type[Any], ...]:
+    """What TensorFlow raises when a worker is gone."""
+    raised = tf.errors
+    return (
+        raised.UnavailableError,
+        raised.AbortedError,
+        raised.CancelledError,
+        raised.DeadlineExceededError,
+        raised.FailedPreconditionError,
+    )

@@ -1,0 +1,177 @@
+"""Looks after the other workers of a job, and ends this process when one is gone.
+
+TensorFlow's collective operations wait for every worker.  When one is killed, its
+neighbours get an error, or none: during the start, or when a machine loses its power,
+they would wait for ever, in native code that no exception reaches.  So that a thread
+tries the port of each worker now and then.  A port that was open and refuses has lost
+its process.  While TensorFlow's servers start, no thread of this process runs: a second
+process watches meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import afad_tfdata
+from afad_tfdata.common import errors
+
+# Tries that must fail one after the other, seconds between them, seconds of each.
+_TRIES, _EVERY_SECS, _TRY_SECS = 3, 2.0, 5.0
+# Until all workers must be there: a batch system starts them together.
+START_SECS = 900.0
+
+_log = logging.getLogger(__name__)
+
+
+class Watch:
+    """A thread that tries ports until `stop`.
+
+    Args:
+      addresses: ``host:port`` of each worker.
+      index: Which of them this process is.
+      lost: Called with a message of one line, in the thread; it should not come back.
+      every_secs: Between two rounds.
+      start_secs: Until every port must have been open once.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        index: int,
+        lost: Callable[[str], None] | None = None,
+        *,
+        every_secs: float = _EVERY_SECS,
+        start_secs: float = START_SECS,
+    ) -> None:
+        self._peers = {i: a for i, a in enumerate(addresses) if i != index}
+        self._lost, self._every_secs = lost or end_process, every_secs
+        self._deadline = time.monotonic() + start_secs
+        self._start_secs = start_secs
+        self._seen: set[int] = set()
+        self._failures = dict.fromkeys(self._peers, 0)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stopped.set()
+
+    def wait_for_ends(self, secs: float) -> None:
+        """Waits until the other workers have ended, at most so long."""
+        deadline = time.monotonic() + secs
+        while time.monotonic() < deadline:
+            if not any(_is_open(address) for address in self._peers.values()):
+                return
+            time.sleep(0.05)
+
+    def verdict(self) -> None:
+        """Waits as long as the thread needs to find a worker that is gone."""
+        if self._stopped.wait(_TRIES * (self._every_secs + _TRY_SECS)):
+            time.sleep(_TRY_SECS)  # The thread is at it.
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every_secs):
+            for peer, address in self._peers.items():
+                self._try(peer, address)
+            missing = [p for p in self._peers if p not in self._seen]
+            if missing and time.monotonic() > self._deadline:
+                self._say(
+                    f"{_names(missing, self._peers)} did not come within"
+                    f" {self._start_secs:.0f} s"
+                )
+
+    def _try(self, peer: int, address: str) -> None:
+        if _is_open(address):
+            self._seen.add(peer)
+            self._failures[peer] = 0
+        elif peer in self._seen:
+            self._failures[peer] += 1
+            if self._failures[peer] >= _TRIES:
+                self._say(f"{_names([peer], self._peers)} is gone")
+
+    def _say(self, what: str) -> None:
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._lost(
+                f"{what}: its own log says why; the same command on all workers"
+                " continues from the last checkpoint"
+            )
+
+
+@contextlib.contextmanager
+def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
+    """Kills this process if a worker goes, or does not come, within the block.
+
+    By SIGKILL, after a line on standard error: no code of this process could run.
+
+    Args:
+      addresses: As for `Watch`.
+      index: As for `Watch`.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(afad_tfdata.__file__)))
+    paths = [root, os.environ.get("PYTHONPATH", "")]
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"from {__name__} import watch_parent; watch_parent()",
+            json.dumps([list(addresses), index, os.getpid()]),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        child.kill()
+        child.wait()
+
+
+def watch_parent() -> None:
+    """What the process of `during_start` does."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # Meant for the parent.
+    addresses, index, parent = json.loads(sys.argv[1])
+
+    def lost(message: str) -> None:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        if os.getppid() == parent:
+            os.kill(parent, signal.SIGKILL)
+
+    Watch(addresses, index, lost)
+    while os.getppid() == parent:
+        time.sleep(0.2)
+
+
+def end_process(message: str) -> None:
+    """Ends the process with the message and the status of a lost worker."""
+    _log.error("error: %s", message)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(errors.WorkerLostError.exit_status)
+
+
+def _is_open(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _TRY_SECS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _names(peers: Sequence[int], addresses: dict[int, str]) -> str:
+    return ", ".join(f"worker {peer} ({addresses[peer]})" for peer in peers)

@@ -1,0 +1,90 @@
+"""TensorBoard event files that can be cut back.
+
+``tf.summary`` starts a new file with each process, and steps that are taken again
+after a restart would stand there twice.  Here a part of a run has one file, which is
+appended to, and cut back to a step when the run continues from it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from afad_tfdata.common import files
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.storage import tfrecord
+
+_NAME = "events.out.tfevents.0000000000.run"
+
+
+def append(directory: str, step: int, scalars: Mapping[str, float]) -> None:
+    """Adds scalars of one step.
+
+    Args:
+      directory: Of the part of the run: ``train`` or ``validation``.
+      step: Number of the step.
+      scalars: Values by tag, such as ``loss``.
+    """
+    path = os.path.join(directory, _NAME)
+    new = not os.path.exists(path)
+    files.make_dirs(directory)
+    summary = tf.compat.v1.Summary(
+        value=[
+            tf.compat.v1.Summary.Value(tag=tag, simple_value=value)
+            for tag, value in scalars.items()
+        ]
+    )
+    event = tf.compat.v1.Event(wall_time=time.time(), step=step, summary=summary)
+    with open(path, "ab") as f:
+        if new:
+            version = tf.compat.v1.Event(
+                wall_time=time.time(), file_version="brain.Event:2"
+            )
+            f.write(_frame(version.SerializeToString()))
+        f.write(_frame(event.SerializeToString()))
+
+
+def read(directory: str) -> list[tuple[int, dict[str, float]]]:
+    """Steps and their scalars, in the order of the file, up to a torn record."""
+    return [
+        (event.step, {v.tag: v.simple_value for v in event.summary.value})
+        for event in _events(os.path.join(directory, _NAME))
+        if event.HasField("summary")
+    ]
+
+
+def cut(directory: str, step: int) -> None:
+    """Removes events after a step, and a torn last one."""
+    path = os.path.join(directory, _NAME)
+    if not os.path.exists(path):
+        return
+    kept = [e for e in _events(path) if e.step <= step]
+    content = b"".join(_frame(event.SerializeToString()) for event in kept)
+    if os.path.getsize(path) != len(content):
+        files.write_atomic(path, content)
+
+
+def _events(path: str) -> list[Any]:
+    events: list[Any] = []
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            events.append(tf.compat.v1.Event.FromString(record))
+    except tf.errors.DataLossError:
+        pass  # The process was killed while it wrote the last one.
+    return events
+
+
+def _frame(data: bytes) -> bytes:
+    """A TFRecord: length, its checksum, the data, their checksum."""
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        (
+            length,
+            struct.pack("<I", tfrecord.masked_crc32c(length)),
+            data,
+            struct.pack("<I", tfrecord.masked_crc32c(data)),
+        )
+    )

@@ -1,0 +1,152 @@
+"""The course of a training: numbers by epoch, and their picture.
+
+``history.json`` holds what a repetition repeats; times and rates, which differ from run
+to run, are in ``metrics.jsonl``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from afad_tfdata.common import files
+
+JSON_NAME = "history.json"
+PICTURE_NAME = "history.png"
+LINES_NAME = "metrics.jsonl"
+
+
+@dataclasses.dataclass
+class History:
+    """Epochs in their order, and what happened between them.
+
+    Attributes:
+      epochs: One dict for each epoch: ``epoch`` (from 1), ``stage``, ``step`` (at its
+        end), ``learning_rate``, ``train`` and ``validation`` (dicts of metrics).
+      events: Dicts with ``step``, ``kind`` (``stage``, ``restart``, ``recovery``) and
+        ``text``.
+    """
+
+    epochs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def event(self, step: int, kind: str, text: str) -> None:
+        """Notes something that the picture marks."""
+        self.events.append({"step": step, "kind": kind, "text": text})
+
+    def trim(self, epoch: int) -> None:
+        """Forgets the epochs after this one, as a restart from it does."""
+        self.epochs = [row for row in self.epochs if row["epoch"] <= epoch]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"epochs": self.epochs, "events": self.events}
+
+    def save(self, run_dir: str, *, picture: bool = True) -> None:
+        """Writes ``history.json`` and draws ``history.png``."""
+        files.write_json(os.path.join(run_dir, JSON_NAME), self.to_dict())
+        if self.epochs and picture:
+            self.draw(os.path.join(run_dir, PICTURE_NAME))
+
+    def draw(self, path: str) -> None:
+        """Curves of loss and metrics, training and validation, with the events."""
+        from matplotlib.backends import backend_agg
+        from matplotlib.figure import Figure
+
+        names = [
+            name
+            for name in ("loss", "mae", "accuracy")
+            if any(name in row["train"] for row in self.epochs)
+        ]
+        figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+        backend_agg.FigureCanvasAgg(figure)
+        for axes, name in zip(
+            figure.subplots(1, len(names), squeeze=False)[0], names, strict=True
+        ):
+            for part in ("train", "validation"):
+                points = [
+                    (row["epoch"], row[part][name])
+                    for row in self.epochs
+                    if row.get(part, {}).get(name) is not None
+                ]
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker=".", label=part)
+            self._mark(axes)
+            axes.set(title=_TITLES[name], xlabel="epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(alpha=0.3)
+            axes.legend()
+        files.write_figure(path, figure)
+
+    def _mark(self, axes: Any) -> None:
+        colors = {"stage": "tab:gray", "restart": "tab:red", "recovery": "tab:purple"}
+        ends = [(row["step"], row["epoch"]) for row in self.epochs]
+        for event in self.events:
+            before = [epoch for step, epoch in ends if step <= event["step"]]
+            at = (before[-1] if before else self.epochs[0]["epoch"] - 1) + 0.5
+            axes.axvline(at, color=colors[event["kind"]], ls="--", lw=1)
+            axes.annotate(
+                event["text"],
+                (at, 1),
+                xycoords=("data", "axes fraction"),
+                # Behind the line: the first one stands at the axis and its numbers.
+                xytext=(2, -3),
+                textcoords="offset points",
+                rotation=90,
+                va="top",
+                ha="left",
+                fontsize=7,
+            )
+
+
+_TITLES = {
+    "loss": "loss",
+    "mae": "age: mean absolute error, years",
+    "accuracy": "gender: accuracy",
+}
+
+
+def append_line(run_dir: str, value: dict[str, Any]) -> None:
+    """Adds a line to ``metrics.jsonl``."""
+    with open(os.path.join(run_dir, LINES_NAME), "a") as f:
+        f.write(json.dumps(value) + "\n")
+
+
+def cut_lines(run_dir: str, step: int) -> None:
+    """Removes lines of ``metrics.jsonl`` that lie after a step, and a torn last one."""
+    path = os.path.join(run_dir, LINES_NAME)
+    if not os.path.exists(path):
+        return
+    with open(path) as f:
+        lines = f.read().splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) != len(lines):
+        files.write_atomic(path, "".join(f"{line}\n" for line in kept))
+
+
+def means(sums: Sequence[float], names: Sequence[str]) -> dict[str, float]:
+    """Training metrics of an epoch from the inner loop's sums.
+
+    Args:
+      sums: By position as in `names`; the first is the number of examples.
+      names: `step.SUMS`.
+
+    Returns:
+      Means by metric name.
+    """
+    count = max(float(sums[0]), 1.0)
+    renamed = {"absolute_error": "mae", "correct": "accuracy"}
+    return {
+        renamed.get(name, name): float(value) / count
+        for name, value in zip(names[1:], sums[1:], strict=True)
+    }
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

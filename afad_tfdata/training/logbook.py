@@ -1,0 +1,126 @@
+"""What people and programs see of a training while it runs."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.training import event_file, history, run_dir
+
+_LINE_SECS = 10.0
+_log = logging.getLogger(__name__)
+
+
+class Logbook:
+    """Lines in ``metrics.jsonl`` and TensorBoard, notes for the progress bar.
+
+    Args:
+      directory: Of the run.
+      tensorboard: Whether event files are written.
+    """
+
+    def __init__(self, directory: run_dir.RunDir, *, tensorboard: bool) -> None:
+        self._dir, self._tensorboard = directory, tensorboard
+        self._written = 0.0
+
+    def steps(
+        self,
+        step: int,
+        rows: np.ndarray,
+        *,
+        rate: float,
+        waiting: float,
+        images_per_second: float,
+    ) -> dict[str, str]:
+        """Records the steps of a call, now and then.
+
+        Args:
+          step: Steps done after them.
+          rows: As `step.Trainer.run` returns them.
+          rate: Learning rate.
+          waiting: Share of the time in which the epoch waited for input.
+          images_per_second: Of the epoch so far.
+
+        Returns:
+          Notes for the progress bar.
+        """
+        loss = float(rows[:, 1].sum() / rows[:, 0].sum())
+        memory = memory_gib()
+        if time.monotonic() - self._written >= _LINE_SECS:
+            self._written = time.monotonic()
+            scalars = {
+                "step_loss": loss,
+                "learning_rate": rate,
+                "images_per_second": round(images_per_second, 1),
+                "waiting": round(waiting, 4),
+                **{f"{name}_gib": round(value, 2) for name, value in memory.items()},
+            }
+            history.append_line(self._dir.path, {"step": step, **scalars})
+            if self._tensorboard:
+                event_file.append(self._dir.events("train"), step, scalars)
+        return {
+            "loss": f"{loss:.4g}",
+            "rate": f"{rate:.2g}",
+            "waiting": f"{waiting:.0%}",
+            **{name: f"{value:.1f}G" for name, value in memory.items()},
+        }
+
+    def epoch(
+        self, row: dict[str, Any], *, waiting: float, images_per_second: float
+    ) -> None:
+        """Records an epoch: a row of the history."""
+        line = {
+            **row,
+            "images_per_second": round(images_per_second, 1),
+            "waiting": round(waiting, 4),
+        }
+        history.append_line(self._dir.path, line)
+        if self._tensorboard:
+            for part in ("train", "validation"):
+                if row[part]:
+                    event_file.append(self._dir.events(part), row["step"], row[part])
+
+
+def start(what: str, facts: dict[str, Any]) -> None:
+    """Logs once what follows from flags, records and devices."""
+    _log.info(
+        "%s: %s, %d images each; %d examples, %d steps an epoch; %s; input engine %s;"
+        " augmentation %s; %d threads",
+        what,
+        facts["devices"],
+        facts["per_replica_batch_size"],
+        facts["train_examples"],
+        facts["steps_per_epoch"],
+        facts["precision"],
+        facts["engine"],
+        facts["augmentation"],
+        facts["threads"]["intra_op"] or facts["threads"]["cores"],
+    )
+
+
+def describe(row: dict[str, Any]) -> str:
+    """An epoch's metrics on one line."""
+    parts = []
+    for part in ("train", "validation"):
+        values = [
+            f"{name} {row[part][name]:.4g}"
+            for name in ("loss", "accuracy", "mae")
+            if name in row[part]
+        ]
+        if values:
+            parts.append(f"{part} {', '.join(values)}")
+    return "; ".join(parts)
+
+
+def memory_gib() -> dict[str, float]:
+    """Most memory held so far: by this process, and on the first GPU if any."""
+    held = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if tf.config.list_logical_devices("GPU"):
+        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        held["gpu_memory"] = peak / 2**30
+    return held

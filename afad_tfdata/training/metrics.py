@@ -1,0 +1,284 @@
+"""Metrics of predictions, with bootstrap intervals, in numpy.
+
+::
+
+    result = metrics.evaluate(predictions)            # {"accuracy": ..., "mae": ...}
+    result["intervals"] = metrics.intervals(predictions)
+    result["constant"] = metrics.constant(manifest.split("train").counts, predictions)
+
+Predictions are columns over all examples, each once: ``gender`` (probability of class
+1) with ``label_gender``, ``age`` (years) with ``label_age``, or both.  Padding is gone
+and replicas are put together before anything comes here, so that no number depends on
+the batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.storage import schema
+
+# First and last age of each group, in years.
+AGE_GROUPS = ((0, 19), (20, 24), (25, 29), (30, 34), (35, 39), (40, 49), (50, 999))
+
+# Years within which an age counts as right in the cumulative score CS@5.
+CS_YEARS = 5
+
+_LABELS = ("age", "gender")
+
+
+def evaluate(
+    predictions: Mapping[str, np.ndarray],
+    *,
+    class_names: Sequence[str] = schema.CLASS_NAMES,
+) -> dict[str, Any]:
+    """All metrics, over all examples, by gender and by age group.
+
+    Args:
+      predictions: Columns ``[num_examples]``: ``gender`` in [0, 1] and
+        ``label_gender`` in {0, 1}, and/or ``age`` and ``label_age`` in years.  A label
+        without a prediction serves to group by.
+      class_names: Of labels 0 and 1.
+
+    Returns:
+      JSON values.  ``examples``; for gender ``accuracy``, ``balanced_accuracy`` (mean
+      recall of the classes), ``auc`` and ``confusion`` (``[label][prediction]``, at
+      the threshold 0.5, from which on the class is 1); for age ``mae``, ``rmse``,
+      ``cs5`` (share of errors up to 5 years) and ``bias`` (mean of prediction minus
+      label); ``by_gender`` and ``by_age_group`` hold the same for the examples of each
+      group that has any.  None where a value is not defined, such as the AUC of one
+      class.
+    """
+    columns = _columns(predictions)
+    result = _overall(columns)
+    if "gender" in columns:
+        confusion = np.zeros((2, 2), np.int64)
+        predicted = (columns["gender"] >= 0.5).astype(np.int64)
+        np.add.at(confusion, (columns["label_gender"].astype(np.int64), predicted), 1)
+        result["confusion"] = confusion.tolist()
+    if "label_gender" in columns:
+        result["by_gender"] = {
+            name: _overall(_rows(columns, columns["label_gender"] == label))
+            for label, name in enumerate(class_names)
+            if np.any(columns["label_gender"] == label)
+        }
+    if "label_age" in columns:
+        label_age = np.round(columns["label_age"])
+        inside = {
+            group_name(low, high): (label_age >= low) & (label_age <= high)
+            for low, high in AGE_GROUPS
+        }
+        result["by_age_group"] = {
+            name: _overall(_rows(columns, rows))
+            for name, rows in inside.items()
+            if rows.any()
+        }
+    return result
+
+
+def intervals(
+    predictions: Mapping[str, np.ndarray],
+    *,
+    samples: int = 1000,
+    seed: int = 1,
+    level: float = 0.95,
+) -> dict[str, list[float]]:
+    """Percentile bootstrap intervals over examples (Efron, 1979).
+
+    Args:
+      predictions: As for `evaluate`.
+      samples: Number of resampled data sets.
+      seed: Of the resampling; the same seed draws the same samples.
+      level: Share of the samples that an interval holds.
+
+    Returns:
+      ``{metric: [low, high]}`` for the metrics over all examples.
+    """
+    rows = _bootstrap(_Resampler(predictions), samples=samples, seed=seed)
+    return _percentiles(rows, level)
+
+
+def paired_intervals(
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    *,
+    samples: int = 1000,
+    seed: int = 1,
+    level: float = 0.95,
+) -> dict[str, list[float]]:
+    """Intervals of the differences ``first - second`` on the same examples.
+
+    Each sample draws the same examples for both, so that faces which are hard for both
+    do not widen the interval.  One that excludes zero tells the two apart.
+
+    Args:
+      first: As for `evaluate`.
+      second: Predictions for the same examples in the same order.
+      samples: Number of resampled data sets.
+      seed: Of the resampling.
+      level: Share of the samples that an interval holds.
+
+    Raises:
+      ValueError: The two do not have the same labels.
+    """
+    for name in ("label_age", "label_gender"):
+        if name in first and not np.array_equal(first[name], second.get(name, ())):
+            raise ValueError(f"{name} of the two predictions differ")
+    a = _bootstrap(_Resampler(first), samples=samples, seed=seed)
+    b = _bootstrap(_Resampler(second), samples=samples, seed=seed)
+    return _percentiles({name: a[name] - b[name] for name in a if name in b}, level)
+
+
+def constant(
+    counts: Mapping[str, Mapping[str, int]],
+    labels: Mapping[str, np.ndarray],
+    *,
+    class_names: Sequence[str] = schema.CLASS_NAMES,
+) -> dict[str, Any]:
+    """What a predictor reaches that ignores the image.
+
+    It says the median age of the training split, which no constant beats there in
+    absolute error, and its more frequent gender.
+
+    Args:
+      counts: Of the training split: ``{class name: {age: number}}``.
+      labels: ``label_age`` and/or ``label_gender`` of the examples to predict.
+      class_names: Of labels 0 and 1.
+
+    Returns:
+      As `evaluate` over all examples, and ``predicts``: the ``age`` in years and the
+      ``gender`` by name.
+    """
+    ages = np.sort([int(a) for by_age in counts.values() for a in by_age])
+    numbers = np.zeros(len(ages), np.int64)
+    for by_age in counts.values():
+        for age, number in by_age.items():
+            numbers[np.searchsorted(ages, int(age))] += number
+    cumulative = np.cumsum(numbers)
+    median = float(ages[np.searchsorted(cumulative, cumulative[-1] / 2)])
+    totals = [sum(counts.get(name, {}).values()) for name in class_names]
+    gender = int(np.argmax(totals))
+    columns = _columns(labels)
+    predicts: dict[str, Any] = {}
+    if "label_age" in columns:
+        columns["age"] = np.full(len(columns["label_age"]), median)
+        predicts["age"] = median
+    if "label_gender" in columns:
+        columns["gender"] = np.full(len(columns["label_gender"]), float(gender))
+        predicts["gender"] = class_names[gender]
+    return {**_overall(columns), "predicts": predicts}
+
+
+def group_name(low: int, high: int) -> str:
+    """Name of an age group: ``under 20``, ``20-24``, ``50 and over``."""
+    if low == AGE_GROUPS[0][0]:
+        return f"under {high + 1}"
+    return f"{low} and over" if high == AGE_GROUPS[-1][1] else f"{low}-{high}"
+
+
+def _columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns that matter, as flat float64."""
+    columns = {}
+    for name in _LABELS:
+        for column in (name, f"label_{name}"):
+            if column in predictions and f"label_{name}" in predictions:
+                values = np.asarray(predictions[column], np.float64).reshape(-1)
+                columns[column] = values
+    return columns
+
+
+def _rows(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def _overall(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    number = len(next(iter(columns.values()), ()))
+    if not number:
+        return {"examples": 0}
+    counts = np.ones(number)
+    values = _Resampler(columns).metrics(counts)
+    return {
+        "examples": number,
+        **{name: None if np.isnan(v) else float(v) for name, v in values.items()},
+    }
+
+
+class _Resampler:
+    """Metrics of any resampling of the examples, given how often each is in it."""
+
+    def __init__(self, predictions: Mapping[str, np.ndarray]) -> None:
+        columns = _columns(predictions)
+        self.number = len(next(iter(columns.values()), ()))
+        self._age = self._gender = None
+        if "age" in columns:
+            error = columns["age"] - columns["label_age"]
+            near = np.abs(error) <= CS_YEARS + 1e-6  # float32 predictions round.
+            self._age = np.stack([np.abs(error), error**2, near, error])
+        if "gender" in columns:
+            label = columns["label_gender"] > 0
+            right = (columns["gender"] >= 0.5) == label
+            self._gender = np.stack([right, right & ~label, right & label, ~label])
+            self._gender = self._gender.astype(np.float64)
+            order = np.argsort(columns["gender"], kind="stable")
+            score = columns["gender"][order]
+            # Where each run of equal scores starts: ties count half in the AUC.
+            self._runs = np.flatnonzero(np.diff(score, prepend=-np.inf))
+            self._order, self._is_one = order, label[order].astype(np.float64)
+
+    def metrics(self, counts: np.ndarray) -> dict[str, float]:
+        """Metrics with example i taken ``counts[i]`` times; NaN where undefined."""
+        total = counts.sum()
+        result = {}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if self._gender is not None:
+                right, zeros_right, ones_right, zeros = self._gender @ counts
+                result["accuracy"] = right / total
+                recalls = (zeros_right / zeros, ones_right / (total - zeros))
+                result["balanced_accuracy"] = sum(recalls) / 2
+                result["auc"] = self._auc(counts)
+            if self._age is not None:
+                absolute, square, near, error = self._age @ counts / total
+                result.update(mae=absolute, rmse=np.sqrt(square), cs5=near, bias=error)
+        return result
+
+    def _auc(self, counts: np.ndarray) -> float:
+        """Share of pairs of a one and a zero in which the one has the higher score."""
+        sorted_counts = counts[self._order]
+        ones = np.add.reduceat(sorted_counts * self._is_one, self._runs)
+        zeros = np.add.reduceat(sorted_counts * (1 - self._is_one), self._runs)
+        below = np.cumsum(zeros) - zeros
+        pairs = ones.sum() * zeros.sum()
+        return float(ones @ (below + zeros / 2) / pairs)
+
+
+def _bootstrap(
+    resampler: _Resampler, *, samples: int, seed: int
+) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    number = resampler.number
+    if not number:
+        return {}
+    rows = [
+        resampler.metrics(
+            np.bincount(
+                rng.integers(0, number, number, dtype=np.int32), minlength=number
+            ).astype(np.float64)
+        )
+        for _ in range(samples)
+    ]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _percentiles(
+    rows: Mapping[str, np.ndarray], level: float
+) -> dict[str, list[float]]:
+    tail = (1 - level) / 2
+    result = {}
+    for name, values in rows.items():
+        defined = values[~np.isnan(values)]
+        if len(defined):
+            result[name] = [float(v) for v in np.quantile(defined, (tail, 1 - tail))]
+    return result

@@ -1,0 +1,177 @@
+"""The learning rate range test: growing rates, the loss by rate, and a suggestion.
+
+One step at each of a row of rates from very small to large; where the loss falls
+fastest is a good rate, where it rises again too large a one (Smith, 2017,
+arXiv:1506.01186, section 3.3).  The weights are put back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import files
+from afad_tfdata.training import checkpoints, recipe, run_dir, setup, step
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import data as train_data
+from afad_tfdata.training.distributed import cluster
+
+JSON_NAME = "learning_rate.json"
+PICTURE_NAME = "learning_rate.png"
+
+_STEPS = 100
+_LOWEST, _HIGHEST = 1e-6, 1.0
+_SMOOTHING = 0.9
+# The test ends where the smoothed loss is so many times its smallest value.
+_DIVERGED = 4.0
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What was tried.
+
+    Attributes:
+      rates: Learning rates, ascending.
+      losses: Mean loss of the step at each.
+      smoothed: The same, smoothed over neighbours.
+      suggestion: Where the loss falls fastest; None where it never falls.
+      picture: The curve.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float | None
+    picture: str
+
+    def text(self) -> str:
+        """A summary of two lines."""
+        if self.suggestion is None:
+            found = "the loss falls at none of the rates"
+        else:
+            found = f"the loss falls fastest at --learning_rate={self.suggestion:.2g}"
+        return (
+            f"{len(self.rates)} steps at rates from {self.rates[0]:.1g} to"
+            f" {self.rates[-1]:.1g}: {found}\ncurve: {self.picture}; its numbers:"
+            f" {files.join(os.path.dirname(self.picture), JSON_NAME)}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return dataclasses.asdict(self)
+
+
+def search(
+    config: train_config.TrainConfig,
+    model: Any = None,
+    train_dataset: Any = None,
+    loss: Any = None,
+) -> SearchResult:
+    """Tries growing rates; trains nothing in the end.
+
+    Args:
+      config: As for `trainer.train`; the first phase of its stage is tried.
+      model: As for `trainer.train`.
+      train_dataset: As for `trainer.train`.
+      loss: As for `trainer.train`.
+
+    Returns:
+      The curve, which is also written to the run directory.
+    """
+    cluster.refuse("--find_learning_rate")
+    own = train_data.OwnParts(model=model, train_dataset=train_dataset, loss=loss)
+    directory = run_dir.RunDir(config.run_dir)
+    try:
+        parts = setup.assemble(config, own)
+        if config.init_from:
+            setup.initialize(parts, config.init_from)
+        pretrained = setup.pretrained(config, model)
+        phase = recipe.phases(config, pretrained=pretrained)[0]
+        trainer = setup.trainer_for(parts, config, phase)
+        groups = {"model": parts.model.variables}
+        before = checkpoints.variable_values(parts.strategy, groups)
+        try:
+            rates, losses = _climb(trainer, parts.train_data(0))
+        finally:
+            checkpoints.assign(parts.strategy, groups, before, where="the model")
+        smoothed = _smooth(losses)
+        result = SearchResult(
+            rates=tuple(rates),
+            losses=tuple(losses),
+            smoothed=tuple(smoothed),
+            suggestion=_steepest(rates, smoothed),
+            picture=directory.join(PICTURE_NAME),
+        )
+        files.write_json(directory.join(JSON_NAME), result.to_dict())
+        _draw(result)
+        return result
+    finally:
+        directory.close()
+
+
+def _climb(trainer: step.Trainer, iterator: Any) -> tuple[list[float], list[float]]:
+    """One step at each rate, until the loss has clearly left its smallest value."""
+    planned = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
+    losses: list[float] = []
+    for i, rate in enumerate(planned):
+        rows, _ = trainer.run(iterator, i, [rate])
+        row = rows.numpy()[0]
+        loss = float(row[1] / row[0])
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        smoothed = _smooth(losses)
+        if i >= 10 and smoothed[-1] > _DIVERGED * min(smoothed):
+            break
+        if i % 20 == 19:
+            _log.info("rate %.2g: loss %.4g", rate, loss)
+    return planned[: len(losses)], losses
+
+
+def _smooth(losses: Sequence[float]) -> list[float]:
+    """An exponential mean without the bias of its start."""
+    mean, result = 0.0, []
+    for i, loss in enumerate(losses, 1):
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        result.append(mean / (1 - _SMOOTHING**i))
+    return result
+
+
+def _steepest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None:
+    """The rate at which the smoothed loss falls fastest by the rate's logarithm."""
+    if len(rates) < 3:
+        return None
+    slopes = np.gradient(np.asarray(smoothed), np.log(np.asarray(rates)))
+    # The first values are of few steps each.
+    start = min(10, len(rates) - 2)
+    at = start + int(np.argmin(slopes[start:]))
+    return float(rates[at]) if slopes[at] < 0 else None
+
+
+def _draw(result: SearchResult) -> None:
+    from matplotlib.backends import backend_agg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    backend_agg.FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(result.rates, result.losses, lw=0.6, alpha=0.5, label="loss")
+    axes.plot(result.rates, result.smoothed, label="smoothed")
+    if result.suggestion is not None:
+        axes.axvline(
+            result.suggestion,
+            ls="--",
+            color="tab:red",
+            label=f"{result.suggestion:.2g}",
+        )
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    files.write_figure(result.picture, figure)

@@ -1,0 +1,206 @@
+"""The directory of a run: what is in it, and whether a command may continue it.
+
+::
+
+    config.json      flags, model, mean, class names; derived numbers of the last start
+    history.json  history.png  metrics.jsonl  tensorboard/
+    checkpoints/     step-0000001234.ckpt ...
+    best.keras  final.keras
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from afad_tfdata.common import errors, files, options
+from afad_tfdata.storage import schema
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import event_file, history
+from afad_tfdata.training.distributed import multi_worker
+
+CONFIG_NAME = "config.json"
+CHECKPOINTS_NAME = "checkpoints"
+EVENTS_NAME = "tensorboard"
+BEST_NAME = "best.keras"
+FINAL_NAME = "final.keras"
+PREVIEW_NAME = "augmentation.png"
+# For the end of the command.
+BESIDE = (
+    *(CONFIG_NAME, history.JSON_NAME, history.PICTURE_NAME, history.LINES_NAME),
+    *(f"{CHECKPOINTS_NAME}/", f"{EVENTS_NAME}/"),
+)
+# What the trainer writes into the directory itself, where evaluation may write, too.
+_OWN = r"(config|history)\.json|history\.png|metrics\.jsonl|(best|final)\.keras"
+
+
+class RunDir:
+    """One run's directory, held by this process until `close`.
+
+    Args:
+      path: Where it is; it is made.
+
+    Raises:
+      UsageError: It cannot be made, or another process trains in it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        files.make_dirs(self.checkpoints)
+        self._lock = _lock(self.join(".lock"))
+        if self._lock is not None:
+            files.remove_temporary(self.path, _OWN)
+            files.remove_temporary(self.checkpoints)
+
+    def join(self, name: str) -> str:
+        """Path of a file in it."""
+        return os.path.join(self.path, name)
+
+    @property
+    def checkpoints(self) -> str:
+        """Directory of the checkpoints."""
+        return self.join(CHECKPOINTS_NAME)
+
+    def close(self) -> None:
+        """Lets another process have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def stored(self) -> dict[str, Any] | None:
+        """Content of ``config.json``; None where no run has begun."""
+        if not os.path.exists(self.join(CONFIG_NAME)):
+            return None
+        return read_config(self.path)
+
+    def check(
+        self, stored: dict[str, Any], config: train_config.TrainConfig, records: str
+    ) -> None:
+        """Raises `UsageError` if this config and data set do not continue the run.
+
+        Args:
+          stored: From `stored`.
+          config: Of the command.
+          records: `records_digest` of the data set.
+        """
+        differing = train_config.differences(stored["train"], config)
+        if stored.get("records_digest") != records:
+            differing.insert(0, "the content of --records_dir")
+        if differing:
+            raise errors.UsageError(
+                f"{self.path} holds a run of another configuration; differing:"
+                f" {', '.join(differing)}; take its flags, another --run_dir,"
+                " or --start_epoch=N, from which rates and epochs may be others"
+            )
+
+    def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:
+        """Writes ``config.json``."""
+        value = {"train": options.to_dict(config), **more}
+        files.write_json(self.join(CONFIG_NAME), files.seal(value))
+
+    def has_models(self) -> bool:
+        """Whether both models are there, as at the end of a run."""
+        return all(os.path.exists(self.join(n)) for n in (BEST_NAME, FINAL_NAME))
+
+    def save_model(self, model: Any, name: str) -> None:
+        """Saves a Keras model, whole or not at all."""
+        path = self.join(name)
+        # Keras goes by the end of the name.
+        temporary = f"{path}.tmp-{os.getpid()}.keras"
+        try:
+            model.save(temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            files.remove_if_there(temporary)
+            raise files.write_error(path, error) from error
+
+    def cut(self, step: int) -> None:
+        """Removes what lines and events say about steps after this one."""
+        history.cut_lines(self.path, step)
+        for part in ("train", "validation"):
+            event_file.cut(self.events(part), step)
+
+    def events(self, part: str) -> str:
+        """Directory of the events of ``train`` or ``validation``."""
+        return os.path.join(self.path, EVENTS_NAME, part)
+
+
+@contextlib.contextmanager
+def hold(path: str, team: multi_worker.Workers) -> Iterator[RunDir]:
+    """The run's directory, held by the chief; one of no account for the others.
+
+    Saving a model may read values that all workers have to be asked for, so that all
+    of them save it.
+
+    Args:
+      path: Where it is.
+      team: The job's workers.
+
+    Raises:
+      UsageError: As `RunDir` does, on every worker.
+    """
+    held: list[RunDir] = []
+    scratch = ""
+    team.from_chief(lambda: held.append(RunDir(path)))
+    if not held:
+        scratch = tempfile.mkdtemp(prefix="afad-worker-")
+        held.append(RunDir(scratch))
+    try:
+        yield held[0]
+    finally:
+        held[0].close()
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """``config.json`` of a run.
+
+    Raises:
+      UsageError: The directory holds no run.
+      DataError: The file is damaged.
+    """
+    value = files.read_json(
+        os.path.join(path, CONFIG_NAME),
+        what="the run's configuration",
+        advice="--run_dir names a directory in which afad-train has trained",
+    )
+    if not isinstance(value, dict) or not isinstance(value.get("train"), dict):
+        raise errors.DataError(
+            f"{os.path.join(path, CONFIG_NAME)} is not a run's configuration: it has"
+            " no part 'train'; take another --run_dir"
+        )
+    return files.unseal(value, os.path.join(path, CONFIG_NAME))
+
+
+def records_digest(manifest: schema.Manifest | None) -> str:
+    """What identifies a data set's content; empty for data of the caller's own."""
+    if manifest is None:
+        return ""
+    return hashlib.sha256(schema.manifest_bytes(manifest)).hexdigest()
+
+
+def _lock(path: str) -> int | None:
+    """An open, locked file; None on file systems without locks."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise files.write_error(path, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise errors.UsageError(
+                f"another process trains in {os.path.dirname(path)}: wait for its end,"
+                " or take another --run_dir"
+            ) from error
+        return None
+    return handle

@@ -1,0 +1,210 @@
+"""What a run is at a step, as a checkpoint holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.storage import schema
+from afad_tfdata.training import checkpoints, history, recipe, run_dir, step
+from afad_tfdata.training import config as train_config
+
+
+@dataclasses.dataclass
+class State:
+    """The outer loop's numbers: plain JSON values.
+
+    Attributes:
+      step: Steps done.
+      epoch: Epochs done.
+      sums: What the steps of the present epoch summed up, as `step.SUMS`.
+      course: What happened so far, as the recipe sees it.
+      best: ``epoch``, ``step``, ``value`` and ``stage`` of the best epoch, or None.
+      scale: Factor of the rate that recoveries have come to.
+      recoveries: How many there were.
+      loss_mean: Running mean of the steps' losses in this phase.
+      loss_steps: Steps in it.
+      restart: The last ``--start_epoch`` that was applied, with its flags, or None.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    sums: list[float] = dataclasses.field(
+        default_factory=lambda: [0.0] * len(step.SUMS)
+    )
+    course: recipe.Course = dataclasses.field(default_factory=recipe.Course)
+    best: dict[str, Any] | None = None
+    scale: float = 1.0
+    recoveries: int = 0
+    loss_mean: float = 0.0
+    loss_steps: int = 0
+    restart: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass
+class Snapshot:
+    """A run at a step.
+
+    Attributes:
+      state: Numbers.
+      history: Epochs and events up to there.
+      arrays: Variables by ``group/position``.
+    """
+
+    state: State
+    history: history.History
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last epoch is done and nothing of the next one."""
+        return not any(self.state.sums)
+
+    def save(self, directory: str) -> None:
+        """Writes the checkpoint of this step."""
+        checkpoints.save(
+            checkpoints.path_of(directory, self.state.step),
+            self.arrays,
+            {
+                "state": dataclasses.asdict(self.state),
+                "history": self.history.to_dict(),
+            },
+        )
+
+    def is_finite(self) -> bool:
+        """Whether no variable holds an infinity or NaN."""
+        return all(
+            np.isfinite(array).all()
+            for array in self.arrays.values()
+            if np.issubdtype(array.dtype, np.floating)
+        )
+
+
+def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
+    """What a checkpoint file holds."""
+    value = checkpoint.state["state"]
+    return Snapshot(
+        state=State(**{**value, "course": recipe.Course(**value["course"])}),
+        history=history.History(**checkpoint.state["history"]),
+        arrays=checkpoint.arrays,
+    )
+
+
+def newest(directory: str) -> Snapshot | None:
+    """The newest whole one; None where there is none."""
+    found = checkpoints.load_newest(directory)
+    return read(found) if found else None
+
+
+def find(
+    directory: run_dir.RunDir,
+    config: train_config.TrainConfig,
+    manifest: schema.Manifest | None,
+) -> Snapshot | None:
+    """What to go on from, after a restart from an earlier epoch if one is asked for.
+
+    Args:
+      directory: Of the run.
+      config: Of the command.
+      manifest: Of the records, or None.
+
+    Raises:
+      UsageError: The run there is of another configuration, or the epoch to go back to
+        is not kept.
+      DataError: There are checkpoints, and none is whole.
+    """
+    stored = directory.stored()
+    found = None
+    if stored is not None:
+        directory.check(stored, config, run_dir.records_digest(manifest))
+        found = newest(directory.checkpoints)
+    epoch = config.start_epoch
+    if not epoch:
+        return found
+    if found is None:
+        raise errors.UsageError(
+            f"--start_epoch={epoch} goes back within a run, and {directory.path} holds"
+            " no checkpoint: leave it out to start from the beginning"
+        )
+    asked = {
+        name: getattr(config, name)
+        for name in ("start_epoch", *sorted(train_config.RESTART_FIELDS))
+    }
+    if found.state.restart == asked:
+        return found  # Applied before; the same command goes on.
+    return go_back(directory.checkpoints, epoch, asked)
+
+
+def epoch_ends(directory: str) -> dict[int, int]:
+    """Steps of the checkpoints that end an epoch, by epoch; damaged ones are left out.
+
+    Args:
+      directory: Where the checkpoints are.
+    """
+    ends = {}
+    for at in checkpoints.steps(directory):
+        try:
+            snapshot = read(checkpoints.load(checkpoints.path_of(directory, at)))
+        except errors.DataError:
+            continue  # Another one may do.
+        if snapshot.ends_epoch:
+            ends[snapshot.state.epoch] = at
+    return ends
+
+
+def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
+    """Makes the end of an earlier epoch the newest checkpoint.
+
+    Args:
+      directory: Of the checkpoints.
+      epoch: The epoch to go back to.
+      asked: What the restart was asked with; it is recorded, so that the same command
+        does not go back again.
+
+    Raises:
+      UsageError: The end of that epoch was not kept.
+    """
+    ends = epoch_ends(directory)
+    if epoch not in ends:
+        kept = ", ".join(str(e) for e in sorted(ends)) or "none"
+        raise errors.UsageError(
+            f"--start_epoch={epoch}: the end of that epoch is not kept in {directory};"
+            f" kept are: {kept}"
+        )
+    snapshot = read(checkpoints.load(checkpoints.path_of(directory, ends[epoch])))
+    state, there = snapshot.state, set(checkpoints.steps(directory))
+    if state.best is not None and state.best["step"] not in there:
+        state.best = None  # Rotated out by better ones; the next is the best.
+    state.restart, state.scale, state.recoveries = asked, 1.0, 0
+    state.course.waited = state.course.plateau_waited = 0
+    state.course.plateau_scale = 1.0
+    text = f"back to epoch {epoch}"
+    if asked["learning_rate"]:
+        text += f", rate {asked['learning_rate']:g}"
+    snapshot.history.event(state.step, "restart", text)
+    snapshot.history.trim(epoch)
+    # First this one, which says that it was done; killed before the others are gone,
+    # the same command does it again.
+    snapshot.save(directory)
+    for at in there:
+        if at > state.step:
+            files.remove_if_there(checkpoints.path_of(directory, at))
+    return snapshot
+
+
+def best_arrays(directory: str, state: State) -> Mapping[str, np.ndarray] | None:
+    """Variables at the end of the best epoch; None where there was none.
+
+    Raises:
+      UsageError: The file is gone.
+      DataError: It is damaged.
+    """
+    if state.best is None:
+        return None
+    path = checkpoints.path_of(directory, state.best["step"])
+    return checkpoints.load(os.fspath(path)).arrays

@@ -1,0 +1,68 @@
+"""An epoch's numbers, and which epoch is the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from afad_tfdata.storage import schema
+from afad_tfdata.training import history, step
+
+# Task -> what the best epoch is best in, and whether more of it is better.
+_METRICS = {"gender": ("accuracy", 1), "age": ("mae", -1), "age_gender": ("loss", -1)}
+_OF_LABEL = {"age": {"age_loss", "mae"}, "gender": {"gender_loss", "accuracy"}}
+
+
+def metric(task: str) -> str:
+    """What decides which epoch is best: ``accuracy``, ``mae`` or ``loss``."""
+    return _METRICS[task][0]
+
+
+def training(sums: Sequence[float], task: str) -> dict[str, float]:
+    """Means over an epoch's training examples, those of the task.
+
+    Args:
+      sums: As `step.SUMS`.
+      task: One of `schema.TASKS`.
+    """
+    kept = {"loss"}.union(*(_OF_LABEL[label] for label in schema.labels_of(task)))
+    means = history.means(sums, step.SUMS)
+    return {name: value for name, value in means.items() if name in kept}
+
+
+def validation(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Means over the validation examples.
+
+    Args:
+      columns: From `step.Predictor.run`.
+    """
+    values = {}
+    for name in ("loss", "age_loss", "gender_loss"):
+        if name in columns:
+            values[str(name)] = float(np.mean(columns[name], dtype=np.float64))
+    if "age" in columns:
+        error = np.abs(columns["age"] - columns["label_age"])
+        values["mae"] = float(np.mean(error, dtype=np.float64))
+    if "gender" in columns:
+        predicted = columns["gender"] >= 0.5
+        values["accuracy"] = float(np.mean(predicted == columns["label_gender"]))
+    return values
+
+
+def is_better(task: str, value: float | None, best: float | None) -> bool:
+    """Whether an epoch is the best so far.
+
+    Args:
+      task: One of `schema.TASKS`.
+      value: The epoch's metric; None without a validation split, where the last epoch
+        counts as the best.
+      best: That of the best epoch before; None where there is none.
+    """
+    if value is None:
+        return True
+    if not math.isfinite(value):
+        return False
+    sign = _METRICS[task][1]
+    return best is None or sign * value > sign * best

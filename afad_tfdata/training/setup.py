@@ -1,0 +1,437 @@
+"""What a training consists of, put together from its config or the caller's parts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from afad_tfdata.common import errors, options
+from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.images import augment, preprocess
+from afad_tfdata.models import backbones, losses, networks
+from afad_tfdata.storage import schema
+from afad_tfdata.training import (
+    checkpoints,
+    class_weights,
+    optimizers,
+    recipe,
+    run_dir,
+    step,
+)
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import data as train_data
+from afad_tfdata.training.distributed import strategies
+
+_log = logging.getLogger(__name__)
+# From this compute capability on, float16 products run on units of their own.
+_FLOAT16_CAPABILITY = (7, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A training, ready to run.
+
+    Attributes:
+      strategy: ``tf.distribute.Strategy``.
+      model: Keras model that is saved.
+      network: The same variables; returns a dict of outputs
+        (`networks.training_model`).
+      loss: Per-example losses.
+      prepare: ``(images, step, offset)`` to the network's input.
+      normalize: ``(images)`` to the network's input.
+      train_data: Function of the first step: an iterator of distributed batches.
+      validation_data: A distributed data set, or None.
+      examples: ``(first, end)``: names of the training examples at these positions
+        of the endless stream.
+      steps_per_epoch: Steps that are called an epoch.
+      loss_scaling: Whether the precision is float16.
+      manifest: Of the records, or None.
+      facts: What ``config.json`` records besides the flags.
+    """
+
+    strategy: Any
+    model: Any
+    network: Any
+    loss: Callable[..., Any]
+    prepare: Callable[..., Any]
+    normalize: Callable[..., Any]
+    train_data: Callable[[int], Iterator[Any]]
+    validation_data: Any
+    examples: Callable[[int, int], list[str]]
+    steps_per_epoch: int
+    loss_scaling: bool
+    manifest: schema.Manifest | None
+    facts: dict[str, Any]
+
+
+def assemble(
+    config: train_config.TrainConfig,
+    own: train_data.OwnParts,
+    *,
+    begun: bool = False,
+    strategy: Any = None,
+) -> Parts:
+    """Builds what is missing.
+
+    Args:
+      config: The options.
+      own: The caller's parts.
+      begun: A checkpoint will be restored: pre-trained weights are not looked for.
+      strategy: Of several workers; None for the one of `config`'s devices.
+
+    Raises:
+      UsageError: Records that do not fit the task, a batch that the replicas do not
+        divide, a device, backbone or file that is not there.
+    """
+    threads = set_threads(config.threads)
+    strategy = strategy or strategies.create_strategy(
+        config.devices, all_reduce=config.all_reduce
+    )
+    step.per_replica_batch(
+        strategy, config.global_batch_size, accumulation=config.accumulation
+    )
+    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
+    precision = _precision(config.precision)
+    manifest = load_manifest(config)
+    mean, ages = (127.5,) * 3, (15, 72)
+    if manifest is not None:
+        mean, ages = manifest.mean_rgb, schema.age_range(manifest)
+    elif own.model is not None and networks.info(own.model):
+        mean = tuple(networks.info(own.model)["mean"])
+    model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
+    image_size = int(model.inputs[0].shape[1])
+    data = train_data.TrainData(config, own, strategy, manifest, image_size)
+    with strategy.scope():
+        network = networks.training_model(model)
+    weights, age_weights = _weights(config, manifest, ages)
+    loss = _own_loss(own.loss) or losses.build(
+        losses.LossConfig(
+            task=config.task,
+            age_head=config.age_head,
+            age_loss=_age_loss(config),
+            age_weight=config.age_weight,
+            gender_weight=config.gender_weight,
+            min_age=ages[0],
+            max_age=ages[1],
+            class_weights=weights,
+            age_weights=age_weights,
+        )
+    )
+    changed, form = _augmentation(config, own)
+
+    def normalize(images: Any) -> Any:
+        return preprocess.normalize(images, mean)
+
+    def prepare(images: Any, step: Any, offset: Any) -> Any:
+        if changed is not None:
+            images = changed(images, seed=config.seed, step=step, offset=offset)
+        return normalize(images)
+
+    num_examples = data.num_examples()
+    steps_per_epoch = config.steps_per_epoch or max(
+        1, round(num_examples / config.global_batch_size)
+    )
+    facts = {
+        "model": networks.info(model),
+        "mean": dict(zip("RGB", mean, strict=True)),
+        "class_names": list(manifest.class_names if manifest else schema.CLASS_NAMES),
+        "age_range": list(ages),
+        "records_digest": run_dir.records_digest(manifest),
+        "class_weights": list(weights),
+        "devices": strategies.describe(strategy),
+        "replicas": strategy.num_replicas_in_sync,
+        "per_replica_batch_size": config.global_batch_size
+        // strategy.num_replicas_in_sync,
+        "train_examples": num_examples,
+        "steps_per_epoch": steps_per_epoch,
+        "precision": precision,
+        "augmentation": form,
+        "engine": data.engine(),
+        "threads": threads,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+    return Parts(
+        strategy=strategy,
+        model=model,
+        network=network,
+        loss=loss,
+        prepare=prepare,
+        normalize=normalize,
+        train_data=data.train,
+        validation_data=data.validation(),
+        examples=data.names,
+        steps_per_epoch=steps_per_epoch,
+        loss_scaling=precision == "mixed_float16",
+        manifest=manifest,
+        facts=facts,
+    )
+
+
+def trainer_for(
+    parts: Parts, config: train_config.TrainConfig, phase: recipe.Phase
+) -> step.Trainer:
+    """Sets which layers a phase trains, and what takes its steps; a new optimizer."""
+    trained = networks.set_trainable(parts.model, phase.stage, config.trainable_layers)
+    _log.info("%s", trained.description)
+    with parts.strategy.scope():
+        optimizer = optimizers.build(
+            phase.optimizer,
+            ema_decay=config.ema_decay,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+    return step.Trainer(
+        parts.strategy,
+        parts.network,
+        optimizer,
+        parts.loss,
+        parts.prepare,
+        step.StepConfig(
+            global_batch_size=config.global_batch_size,
+            accumulation=config.accumulation,
+            clip_norm=config.clip_norm,
+            loss_scaling=parts.loss_scaling,
+            jit=config.jit,
+        ),
+    )
+
+
+def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
+    """The manifest of ``--records_dir``; None where there is no such flag."""
+    return schema.load_manifest(config.records_dir) if config.records_dir else None
+
+
+def pretrained(config: train_config.TrainConfig, model: Any = None) -> bool:
+    """Whether the backbone brings weights that a warm-up of the head keeps frozen.
+
+    Args:
+      config: Its backbone and weights, which count where there is no `model`.
+      model: The caller's own; a foreign one has no backbone that could be frozen.
+    """
+    if model is not None:
+        return networks.info(model).get("weights", "none") != "none"
+    return config.weights != "none" and config.backbone not in backbones.SMALL
+
+
+def initialize(parts: Parts, path: str) -> None:
+    """Takes over the weights of another model that have the same place and shape.
+
+    Args:
+      parts: Of the training that begins.
+      path: ``--init_from``: a ``.keras`` file, a run directory (its best model), or
+        a checkpoint in one.
+
+    Raises:
+      UsageError: There is no such model, or nothing of it fits.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, run_dir.BEST_NAME)
+    source = _checkpoint(path) if path.endswith(".ckpt") else networks.load(path)
+    with parts.strategy.scope():
+        taken, left = networks.transfer(source, parts.model)
+    if not taken:
+        raise errors.UsageError(
+            f"--init_from: no weight of {path} has a place in this network; name a"
+            " model with the same --backbone"
+        )
+    _log.info("weights of %s: %d taken%s", path, taken, _left(left))
+
+
+def _checkpoint(path: str) -> Any:
+    """The network of a checkpoint, built from its run's ``config.json``."""
+    directory = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    stored = checkpoints.load(path)
+    config = run_dir.read_config(directory)
+    if not config.get("model"):
+        raise errors.UsageError(
+            f"--init_from={path}: its run trained a model of its own; name the run's"
+            f" {run_dir.BEST_NAME}"
+        )
+    model = networks.build_model(
+        options.from_dict(
+            networks.ModelConfig, config["model"], where=f"{directory}'s config.json"
+        ),
+        load_weights=False,
+    )
+    strategy = tf.distribute.get_strategy()
+    checkpoints.assign(strategy, {"model": model.variables}, stored.arrays, where=path)
+    return model
+
+
+def _age_loss(config: train_config.TrainConfig) -> str:
+    if config.age_loss != "auto":
+        return config.age_loss
+    return "mse" if config.task == "age_gender" else "mae"
+
+
+def _left(paths: list[str]) -> str:
+    if not paths:
+        return ""
+    shown = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
+    return f", {len(paths)} left as they were: {shown}"
+
+
+def _model(
+    config: train_config.TrainConfig,
+    own: train_data.OwnParts,
+    strategy: Any,
+    precision: str,
+    manifest: schema.Manifest | None,
+    mean: tuple[float, ...],
+    ages: tuple[int, int],
+    *,
+    begun: bool,
+) -> Any:
+    keras.utils.set_random_seed(config.seed)
+    if own.model is not None:
+        return _placed(own.model, strategy)
+    size = config.image_size or (manifest.image_size if manifest else 150)
+    settings = networks.ModelConfig(
+        backbone=config.backbone,
+        weights=config.weights,
+        task=config.task,
+        age_head=config.age_head,
+        image_size=size,
+        min_age=ages[0],
+        max_age=ages[1],
+        mean=mean,
+        normalization=config.normalization,
+        pooling=config.pooling,
+    )
+    with strategy.scope(), _policy(precision):
+        return networks.build_model(settings, load_weights=not begun)
+
+
+def _placed(model: Any, strategy: Any) -> Any:
+    """The model itself, or a copy that the strategy mirrors."""
+    if strategy.num_replicas_in_sync == 1:
+        return model
+    if all(
+        getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
+        for v in model.variables
+    ):
+        return model
+    _log.info("the model was made outside of the strategy's scope: training a copy")
+    with strategy.scope():
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+    return copy
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _precision(name: str) -> str:
+    if name != "auto":
+        return name
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    capable = [
+        d.get("compute_capability", (0, 0)) >= _FLOAT16_CAPABILITY for d in details
+    ]
+    return "mixed_float16" if capable and all(capable) else "float32"
+
+
+def set_threads(wanted: int) -> dict[str, int]:
+    """Host threads from the flag, the batch system's allocation, or the cores.
+
+    Rounding depends on their number, so that it is recorded.
+
+    Args:
+      wanted: ``--threads``.
+
+    Returns:
+      Threads as TensorFlow has them, which they stay once it runs; and ``cores``.
+    """
+    cores = len(os.sched_getaffinity(0))
+    allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    count = wanted or (int(allocated) if allocated.isdigit() else cores)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+    except RuntimeError:  # TensorFlow runs already, with what it has.
+        if wanted and wanted != tf.config.threading.get_intra_op_parallelism_threads():
+            _log.warning("--threads=%d comes too late in this process", wanted)
+    return {
+        "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
+        "cores": cores,
+    }
+
+
+def _weights(
+    config: train_config.TrainConfig,
+    manifest: schema.Manifest | None,
+    ages: tuple[int, int],
+) -> tuple[tuple[float, float], tuple[float, ...]]:
+    """Weights of the genders and of the ages."""
+    if config.class_weight == "none" and config.age_class_weight == "none":
+        return (1.0, 1.0), ()
+    if manifest is None:
+        raise errors.UsageError(
+            "class weights are taken from the records: name --records_dir, or bring a"
+            " loss of your own that has them"
+        )
+    for flag, value, label in (
+        ("class_weight", config.class_weight, "gender"),
+        ("age_class_weight", config.age_class_weight, "age"),
+    ):
+        if value != "none" and label not in schema.labels_of(config.task):
+            raise errors.UsageError(
+                f"--{flag} weighs the examples by {label}, which --task={config.task}"
+                " does not learn: leave it out"
+            )
+    weights = class_weights.parse(config.class_weight, manifest)
+    age_weights = class_weights.parse_ages(config.age_class_weight, manifest, *ages)
+    _log.info("%s", class_weights.describe(weights, manifest, age_weights))
+    return weights, age_weights
+
+
+def _own_loss(loss: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """A loss of the caller's, which is not asked for global weights."""
+    if loss is None:
+        return None
+    return lambda outputs, labels, **_: loss(outputs, labels)
+
+
+def _augmentation(
+    config: train_config.TrainConfig, own: train_data.OwnParts
+) -> tuple[Callable[..., Any] | None, str]:
+    """The function and what it is called in the record."""
+    if own.augment is not None:
+        return own.augment, "own"
+    settings = augment.parse(config.augment)
+    if settings is None:
+        return None, "none"
+    # Fixed here, for the whole run.
+    form = augment.resolve_form(settings)
+    settings = dataclasses.replace(settings, form=form)
+
+    def changed(images: Any, **keywords: Any) -> Any:
+        return augment.augment_images(images, config=settings, **keywords)
+
+    return changed, form
+
+
+def draw_preview(config: train_config.TrainConfig, parts: Parts, path: str) -> None:
+    """Writes a sheet of training images and what augmentation makes of them."""
+    settings = augment.parse(config.augment)
+    if settings is None:
+        _log.info("--augment=none leaves nothing to preview")
+        return
+    features, _ = next(parts.train_data(0))
+    images = parts.strategy.experimental_local_results(features["image"])[0].numpy()
+    augment.preview(images, path, settings, config.seed)
+    _log.info("preview of the augmentation: %s", path)

@@ -1,0 +1,384 @@
+"""The inner loop: batches in, gradients summed, weights changed.
+
+Replica arithmetic, said once:
+
+* a replica gets ``global_batch_size / num_replicas`` images, in order: replica r holds
+  the positions from ``r * per_replica`` of the global batch;
+* the loss of a replica is the sum of its per-example losses divided by the *global*
+  batch, so that replicas add up to the mean;
+* Keras sums gradients over replicas when it applies them.  Where something must be
+  decided on the sum (is it finite, how long is it), it is summed here first and handed
+  on divided by the number of replicas, which Keras' own sum undoes;
+* under float16 the loss is multiplied by a scale before the gradient is taken.  The
+  sum is infinite or NaN on every replica if it is so on any, so that all skip the same
+  step.  (``LossScaleOptimizer`` alone looks at the first replica only.)
+* every replica holds the same state of the random generators, and draws its dropout
+  masks from that state and its own number: masks differ, the state stays one.
+
+Nothing here knows a path, an epoch or a clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.training.distributed import strategies
+
+# What `Trainer.run` sums up, in this order, in float64.
+SUMS = ("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct")
+
+# Most steps of one call of `Trainer.run`.
+MAX_STEPS_PER_CALL = 256
+
+# Odd, so that multiples of it are different in 32 bits (2^32 over the golden ratio).
+_REPLICA_SEED = 0x9E3779B1
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """How a step is taken.
+
+    Attributes:
+      global_batch_size: Examples of a step, over all replicas.
+      accumulation: Parts into which a replica's batch is cut; their gradients are
+        added up before the weights change, for batches that memory does not hold.
+      clip_norm: Largest global norm of the summed gradient; 0 for no limit.
+      loss_scaling: Whether the loss is scaled, as float16 needs it.
+      jit: Whether XLA compiles the forward and backward pass.
+    """
+
+    global_batch_size: int
+    accumulation: int = 1
+    clip_norm: float = 0.0
+    loss_scaling: bool = False
+    jit: bool = False
+
+
+class Trainer:
+    """Takes steps on a strategy's replicas.
+
+    Args:
+      strategy: A ``tf.distribute.Strategy``.
+      model: Maps normalised images to a dict of outputs (`networks.training_model`).
+      optimizer: A Keras optimizer; it is built here.
+      loss_fn: ``(outputs, labels, *, batch_labels, normalize)`` to a dict of
+        per-example losses ``[B]``, of which ``loss`` is trained on (`losses.build`).
+        ``batch_labels`` are those of the global batch, over which weights are
+        normalised; ``normalize`` is False in evaluation.
+      prepare: ``(images uint8 [B, H, W, 3], step, offset)`` to the model's input;
+        augmentation and normalisation.
+      config: How a step is taken.
+
+    Raises:
+      UsageError: The replicas or parts do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        model: Any,
+        optimizer: Any,
+        loss_fn: Callable[..., Mapping[str, Any]],
+        prepare: Callable[..., Any],
+        config: StepConfig,
+    ) -> None:
+        self.per_replica = per_replica_batch(
+            strategy, config.global_batch_size, accumulation=config.accumulation
+        )
+        self._strategy, self._model, self._config = strategy, model, config
+        self._loss_fn, self._prepare = loss_fn, prepare
+        with strategy.scope():
+            if config.loss_scaling:
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(model.trainable_variables)
+        self.optimizer = optimizer
+        _part_replica_seeds(model)
+        self._weights = list(model.trainable_variables)
+        self._forward_backward = (
+            tf.function(self._gradients, jit_compile=True)
+            if config.jit
+            else self._gradients
+        )
+        # A new function for each object: the weights it changes are fixed by tracing.
+        self._run = tf.function(self._steps)
+
+    @property
+    def inner_optimizer(self) -> Any:
+        """The optimizer that holds the learning rate, without a loss scale around."""
+        return getattr(self.optimizer, "inner_optimizer", self.optimizer)
+
+    def run(
+        self, iterator: Any, first_step: int, rates: Sequence[float]
+    ) -> tuple[Any, Any]:
+        """Takes as many steps as there are learning rates.
+
+        Args:
+          iterator: Of the strategy's distributed data set.
+          first_step: Number of the first step, which augmentation depends on.
+          rates: Learning rate of each step; at most `MAX_STEPS_PER_CALL`.
+
+        Returns:
+          float64 ``[steps, len(SUMS)]``, what each step summed up over its examples,
+          and float64 ``[]``, the seconds in which it waited for input.  Added up one
+          by one, the rows do not depend on how steps are divided over calls.
+        """
+        # Always of one length: another shape would be traced and compiled anew.
+        padded = np.zeros(MAX_STEPS_PER_CALL, np.float32)
+        padded[: len(rates)] = rates
+        return self._run(
+            iterator,
+            tf.constant(first_step, tf.int64),
+            tf.constant(padded),
+            tf.constant(len(rates)),
+        )
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the optimizer's moving average in the weights' place for a while."""
+        own = [strategies.local_value(self._strategy, w) for w in self._weights]
+        with self._strategy.scope():
+            self.optimizer.finalize_variable_values(self._weights)
+        try:
+            yield
+        finally:
+            with self._strategy.scope():
+                for weight, value in zip(self._weights, own, strict=True):
+                    weight.assign(value)
+
+    def _steps(
+        self, iterator: Any, first_step: Any, rates: Any, count: Any
+    ) -> tuple[Any, Any]:
+        rows = tf.TensorArray(tf.float64, size=count, element_shape=[len(SUMS)])
+        waited = tf.zeros([], tf.float64)
+        row = tf.zeros([len(SUMS)], tf.float64)
+        for i in tf.range(count):
+            # In line: the clock starts when the step before is done, and stops when
+            # the batch is there.
+            with tf.control_dependencies([row]):
+                began = tf.timestamp()
+            with tf.control_dependencies([began]):
+                features, labels = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(self._locals(labels))):
+                waited += tf.timestamp() - began
+            self.inner_optimizer.learning_rate.assign(rates[i])
+            row = self._distributed_step(
+                features, labels, first_step + tf.cast(i, tf.int64)
+            )
+            rows = rows.write(i, row)
+        return rows.stack(), waited
+
+    def _locals(self, labels: Any) -> Any:
+        return {
+            name: self._strategy.experimental_local_results(label)
+            for name, label in labels.items()
+        }
+
+    def _distributed_step(self, features: Any, labels: Any, step: Any) -> Any:
+        per_replica = self._strategy.run(
+            self._replica_step, args=(features["image"], labels, step)
+        )
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+
+    def _replica_step(self, images: Any, labels: Any, step: Any) -> Any:
+        context = tf.distribute.get_replica_context()
+        offset = context.replica_id_in_sync_group * self.per_replica
+        images = self._prepare(images, step, offset)
+        whole = _global_labels(context, labels)
+        gradients: list[Any] = []
+        sums = 0.0
+        part = self.per_replica // self._config.accumulation
+        for i in range(self._config.accumulation):
+            rows = slice(i * part, (i + 1) * part)
+            more, part_sums = self._forward_backward(
+                images[rows],
+                {name: label[rows] for name, label in labels.items()},
+                whole,
+            )
+            sums += part_sums
+            if gradients:
+                more = [a + b for a, b in zip(gradients, more, strict=True)]
+            gradients = more
+        self._apply(context, gradients)
+        return sums
+
+    def _gradients(
+        self, images: Any, labels: Any, batch_labels: Any
+    ) -> tuple[list[Any], Any]:
+        """Gradients of this replica's share of the (scaled) loss, and its sums."""
+        with tf.GradientTape() as tape:
+            outputs = self._model(images, training=True)
+            losses = self._loss_fn(
+                outputs, labels, batch_labels=batch_labels, normalize=True
+            )
+            loss = tf.reduce_sum(losses["loss"]) / self._config.global_batch_size
+            if self._model.losses:  # Regularisers: once, not once a replica or part.
+                shares = self._strategy.num_replicas_in_sync * self._config.accumulation
+                loss += tf.add_n(self._model.losses) / shares
+            if self._config.loss_scaling:
+                loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(
+            loss, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return gradients, _batch_sums(losses, outputs, labels)
+
+    def _apply(self, context: Any, gradients: list[Any]) -> None:
+        if self._config.loss_scaling or self._config.clip_norm:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            if self._config.clip_norm:
+                limit = tf.cast(self._config.clip_norm, gradients[0].dtype)
+                if self._config.loss_scaling:  # The limit is of the true gradient.
+                    limit *= tf.cast(self.optimizer.dynamic_scale, limit.dtype)
+                # An infinite norm makes every gradient NaN, which skips the step.
+                gradients, _ = tf.clip_by_global_norm(gradients, limit)
+            replicas = tf.cast(context.num_replicas_in_sync, gradients[0].dtype)
+            gradients = [gradient / replicas for gradient in gradients]
+        self.optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+
+
+class Predictor:
+    """Runs a model over a finite data set on a strategy's replicas.
+
+    Args:
+      strategy: A ``tf.distribute.Strategy``.
+      model: As for `Trainer`.
+      loss_fn: As for `Trainer`, or None where nobody asks for the loss.
+      prepare: ``(images)`` to the model's input: normalisation only.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        model: Any,
+        loss_fn: Callable[..., Mapping[str, Any]] | None,
+        prepare: Callable[[Any], Any],
+    ) -> None:
+        self._strategy, self._model = strategy, model
+        self._loss_fn, self._prepare = loss_fn, prepare
+        self._run = tf.function(self._predict)
+
+    def run(self, dataset: Any) -> dict[str, np.ndarray]:
+        """Predictions for every example, once each and in the data set's order.
+
+        Args:
+          dataset: Distributed; elements ``(features, labels)`` where
+            ``features["mask"]`` is False on padding.
+
+        Returns:
+          Arrays ``[num_examples]``: ``age`` and/or ``gender`` as predicted,
+          ``label_age``, ``label_gender`` and, with a loss, ``loss``, ``age_loss``,
+          ``gender_loss``.
+        """
+        columns: dict[str, list[np.ndarray]] = {}
+        for features, labels in dataset:
+            results = self._run(features, labels)
+            local = {
+                name: np.concatenate(
+                    [
+                        part.numpy()
+                        for part in self._strategy.experimental_local_results(value)
+                    ]
+                )
+                for name, value in results.items()
+            }
+            mask = local.pop("mask").astype(bool)
+            for name, values in local.items():
+                columns.setdefault(name, []).append(values[mask])
+        return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+    def _predict(self, features: Any, labels: Any) -> dict[str, Any]:
+        """Results of the replicas here; of all, where others are elsewhere."""
+        results = self._strategy.run(self._replica_predict, args=(features, labels))
+        if strategies.spans_workers(self._strategy):
+            results = {n: self._strategy.gather(v, 0) for n, v in results.items()}
+        return results
+
+    def _replica_predict(self, features: Any, labels: Any) -> dict[str, Any]:
+        outputs = self._model(self._prepare(features["image"]), training=False)
+        # Collective operations know no booleans, and want tensors with a device.
+        result = {"mask": tf.cast(features["mask"], tf.int32)}
+        for name in ("age", "gender"):
+            if f"{name}_output" in outputs:
+                output = tf.cast(outputs[f"{name}_output"], tf.float32)
+                result[name] = tf.reshape(output, [-1])
+            if name in labels:
+                result[f"label_{name}"] = tf.identity(labels[name])
+        if self._loss_fn is not None:
+            result.update(
+                self._loss_fn(outputs, labels, batch_labels=labels, normalize=False)
+            )
+        return result
+
+
+def per_replica_batch(
+    strategy: Any, global_batch_size: int, *, accumulation: int = 1
+) -> int:
+    """Images of a replica's batch; `UsageError` where the division leaves a rest."""
+    replicas = strategy.num_replicas_in_sync
+    parts = replicas * accumulation
+    if global_batch_size < 1 or global_batch_size % parts:
+        raise errors.UsageError(
+            f"--global_batch_size={global_batch_size} does not divide over {replicas}"
+            f" replica(s) with {accumulation} part(s) each: take a multiple of {parts}"
+        )
+    return global_batch_size // replicas
+
+
+def _global_labels(context: Any, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels of all replicas, in their order."""
+    if context.num_replicas_in_sync == 1:
+        return dict(labels)
+    # What comes from outside a function has no device, which several workers want.
+    return {n: context.all_gather(tf.identity(v), 0) for n, v in labels.items()}
+
+
+def _part_replica_seeds(model: Any) -> None:
+    """Makes replicas draw different numbers from the same generator state.
+
+    Keras mirrors the state of a ``SeedGenerator``, and all replicas would drop the
+    same places.  Replica 0 draws what one device draws.
+    """
+    for layer in model._flatten_layers():
+        for generator in getattr(layer, "_seed_generators", ()):
+            if not isinstance(generator.next, _ReplicaDraw):
+                generator.next = _ReplicaDraw(generator.next)
+
+
+class _ReplicaDraw:
+    """``SeedGenerator.next`` with the replica's number folded in."""
+
+    def __init__(self, draw: Callable[..., Any]) -> None:
+        self._draw = draw
+
+    def __call__(self, ordered: bool = True) -> Any:
+        seed = self._draw(ordered)
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return seed
+        replica = tf.cast(context.replica_id_in_sync_group, tf.uint32)
+        folded = tf.bitcast(replica * tf.constant(_REPLICA_SEED, tf.uint32), tf.int32)
+        return seed + tf.stack([tf.cast(folded, seed.dtype), tf.cast(0, seed.dtype)])
+
+
+def _batch_sums(losses: Mapping[str, Any], outputs: Any, labels: Any) -> Any:
+    """float64 ``[len(SUMS)]`` of a batch."""
+    zeros = tf.zeros_like(losses["loss"])
+    sums = {"examples": tf.ones_like(zeros), "loss": losses["loss"]}
+    for name in ("age_loss", "gender_loss"):
+        sums[name] = losses.get(name, zeros)
+    if "age_output" in outputs:
+        age = tf.cast(tf.reshape(outputs["age_output"], [-1]), tf.float32)
+        sums["absolute_error"] = tf.abs(age - tf.cast(labels["age"], tf.float32))
+    if "gender_output" in outputs:
+        probability = tf.cast(tf.reshape(outputs["gender_output"], [-1]), tf.float32)
+        predicted = tf.cast(probability >= 0.5, labels["gender"].dtype)
+        sums["correct"] = tf.cast(predicted == labels["gender"], tf.float32)
+    return tf.stack(
+        [tf.reduce_sum(tf.cast(sums.get(name, zeros), tf.float64)) for name in SUMS]
+    )

@@ -1,0 +1,1 @@
+"""From a folder of images to a data set: behind `afad_tfdata.records`."""

@@ -1,0 +1,352 @@
+"""Images inside an archive that is sold in parts: ``AFAD-Full.tar.xzaa`` and so on.
+
+The parts are read as one stream through xz and tar, twice: once for the names and
+sizes, from which the plan is made, and once for the images.  Those lie in the archive's
+order and are wanted in the plan's, so each goes to the spool of its shard, which is
+removed as soon as the shard's payload is written: the disk never holds a second copy of
+the whole.  Nothing is extracted: names that point elsewhere are refused, links and
+devices too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.images import codec
+from afad_tfdata.writing import plan, source
+
+_PART = re.compile(r"(.+\.tar\.xz)([a-z]{2})")
+_WHOLE = re.compile(r".+\.(tar|tar\.xz|txz|tar\.gz|tgz)")
+# The data set's page names this MD5 for the 46 parts together.
+_KNOWN_MD5 = {("AFAD-Full.tar.xz", 46): "22ff8bcf4acf6e5911ff75a537d5ba91"}
+
+
+def find_parts(directory: str) -> list[str]:
+    """The parts of the archive that a folder holds, in order; empty where none is.
+
+    A folder that is filed by age is a tree, whatever lies beside the ages.
+
+    Raises:
+      UsageError: A part is missing, or there are several archives.
+    """
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return []
+    if any(n.isdigit() and os.path.isdir(os.path.join(directory, n)) for n in names):
+        return []
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        if match := _PART.fullmatch(name):
+            parts.setdefault(match.group(1), []).append(name)
+        elif _WHOLE.fullmatch(name):
+            parts.setdefault(name, []).append(name)
+    if len(parts) > 1:
+        raise errors.UsageError(
+            f"--data_dir={directory} holds several archives ({', '.join(parts)}): put"
+            " the one that is meant into a folder of its own"
+        )
+    for stem, found in parts.items():
+        if stem in found and len(found) > 1:
+            raise errors.UsageError(
+                f"--data_dir={directory} holds {stem} and parts of it: put one of the"
+                " two into a folder of its own"
+            )
+        wanted = [f"{stem}{suffix}" for suffix in _suffixes(len(found))]
+        if found != [stem] and found != wanted:
+            missing = next(name for name in wanted if name not in found)
+            raise errors.UsageError(
+                f"--data_dir={directory} lacks the part {missing} of {stem}: fetch it"
+                " again"
+            )
+        return [os.path.join(directory, name) for name in found]
+    return []
+
+
+def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
+    """Lists an archive as `source.scan_tree` lists the folder made from it.
+
+    Args:
+      parts: From `find_parts`.
+      gender_codes: As for `source.scan_tree`.
+
+    Raises:
+      DataError: The archive is damaged, or its MD5 is not the published one.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    names: list[tuple[str, int]] = []
+    rejected: list[source.Rejection] = []
+    for member, _ in _members(parts, digest):
+        name = member.name.removeprefix("./")
+        if not member.isfile():
+            rejected.append(source.Rejection(name, "a link or device in the archive"))
+        elif name.startswith("/") or ".." in name.split("/"):
+            rejected.append(source.Rejection(name, "a path that leaves the archive"))
+        else:
+            names.append((name, member.size))
+    _check_md5(parts, digest.hexdigest())
+    prefix = _prefix([name for name, _ in names])
+    listing = source.Listing(os.path.dirname(parts[0]), [], rejected, 0)
+    seen = set()
+    for name, size in names:
+        key = name.removeprefix(prefix)
+        if key in seen:
+            listing.rejected.append(source.Rejection(key, "twice in the archive"))
+            continue
+        seen.add(key)
+        source.file_entry(listing, key, gender_codes, size)
+    listing.items.sort()
+    listing.rejected.sort()
+    listing.parts, listing.prefix = tuple(parts), prefix
+    return listing
+
+
+def spool(
+    listing: source.Listing,
+    work_plan: plan.Plan,
+    tasks: Sequence[plan.ShardTask],
+    directory: str,
+    progress: Callable[[int], None],
+) -> None:
+    """Brings the images of these shards into one spool each.
+
+    Args:
+      listing: From `scan`.
+      work_plan: What goes where.
+      tasks: Shards that are still to be written.
+      directory: Where the spools go.
+      progress: Called with numbers of images read.
+    """
+    shards = {
+        work_plan.key(row): (number, row - task.first)
+        for number, task in enumerate(tasks)
+        for row in range(task.first, task.last)
+    }
+    tables = [np.zeros((task.last - task.first, 2), np.int64) for task in tasks]
+    paths = [_spool_path(directory, task) for task in tasks]
+    ends = [0] * len(tasks)
+    # A few open files and large appends: there may be more shards than descriptors.
+    waiting: list[list[bytes]] = [[] for _ in tasks]
+    for path in paths:
+        files.remove_if_there(path)
+    held = 0
+    for member, content in _members(listing.parts):
+        name = member.name.removeprefix("./").removeprefix(listing.prefix)
+        # A link of the same name is not the file that was listed.
+        place = shards.pop(os.fsencode(name), None) if member.isfile() else None
+        if place is None:
+            continue
+        number, row = place
+        if member.size > work_plan.config["max_file_bytes"]:
+            tables[number][row] = -1, member.size  # Not read: it may fill the memory.
+            continue
+        data = content()
+        tables[number][row] = ends[number], len(data)
+        ends[number] += len(data)
+        waiting[number].append(data)
+        held += len(data)
+        progress(1)
+        if held > 64 << 20:
+            _append(paths, waiting)
+            held = 0
+    _append(paths, waiting)
+    for task, table in zip(tasks, tables, strict=True):
+        buffer = io.BytesIO()
+        np.save(buffer, table)
+        files.write_atomic(f"{_spool_path(directory, task)}.npy", buffer.getvalue())
+
+
+def reader(
+    directory: str, task: plan.ShardTask, max_file_bytes: int
+) -> Callable[[int, bytes], bytes]:
+    """Reads images of a shard from its spool.
+
+    Returns:
+      A function from a row of the plan and its key to the file's bytes; it raises
+      `codec.ImageError` for one that was too large to be spooled.
+
+    Raises:
+      UsageError: There is no spool.
+    """
+    path = _spool_path(directory, task)
+    try:
+        table = np.load(f"{path}.npy")
+        empty = not (table[:, 0] >= 0).any() or not os.path.getsize(path)
+        content = np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise errors.UsageError(
+            f"the spool {path} is gone or damaged ({errors.one_line(error)}): is"
+            " another process at the same shards? Run the same command again"
+        ) from error
+
+    def read(row: int, key: bytes) -> bytes:
+        del key
+        start, length = table[row - task.first].tolist()
+        if start < 0:
+            raise codec.ImageError(
+                f"{length} bytes; --max_file_bytes is {max_file_bytes}"
+            )
+        return content[start : start + length].tobytes()
+
+    return read
+
+
+def remove_spool(directory: str, task: plan.ShardTask) -> None:
+    """Removes a shard's spool, if it has one."""
+    path = _spool_path(directory, task)
+    files.remove_if_there(f"{path}.npy")
+    files.remove_if_there(path)
+
+
+def _spool_path(directory: str, task: plan.ShardTask) -> str:
+    return os.path.join(directory, f"{task.name}.spool")
+
+
+def _append(paths: Sequence[str], waiting: list[list[bytes]]) -> None:
+    for path, pieces in zip(paths, waiting, strict=True):
+        try:
+            with open(path, "ab") as f:
+                f.write(b"".join(pieces))
+        except OSError as error:
+            raise files.write_error(path, error) from error
+        pieces.clear()
+
+
+def _members(
+    parts: Sequence[str], digest: Any = None
+) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
+    """Every member that is no directory, with a function that reads it."""
+    stream = _Parts(parts, digest)
+    try:
+        with _decompressed(parts[0], stream) as plain:
+            with tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictInfo) as tar:
+                for member in tar:
+                    if member.isdir():
+                        continue
+
+                    def content(member: tarfile.TarInfo = member) -> bytes:
+                        f = tar.extractfile(member)
+                        return f.read() if f else b""
+
+                    yield member, content
+            while plain.read(1 << 20):  # Padding: to the end, for the digest.
+                pass
+        while stream.read(1 << 20):
+            pass
+    except (lzma.LZMAError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
+        raise errors.DataError(
+            f"the archive {parts[0]} with its {len(parts)} part(s) cannot be read to"
+            f" its end ({errors.one_line(error)}): a part is missing or damaged,"
+            " fetch it again"
+        ) from error
+    finally:
+        stream.close()
+
+
+# Members that say something about the next one.
+_EXTENDED = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_LARGEST_HEADER = 1 << 20
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Headers of which a bad one is an error, and not the end of the archive.
+
+    A long name or extended header of gigabytes, which compresses to nothing, is not
+    read into memory.
+    """
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in _EXTENDED and self.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # Two empty blocks: the end as it should be.
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a damaged header: {error}") from error
+
+
+def _decompressed(name: str, stream: _Parts) -> Any:
+    if name.endswith(".tar"):
+        return io.BufferedReader(stream)
+    if name.endswith(("gz",)):
+        import gzip
+
+        return gzip.GzipFile(fileobj=stream)
+    return lzma.LZMAFile(stream)  # type: ignore[arg-type]
+
+
+class _Parts(io.RawIOBase):
+    """Files one after the other, as one stream; fills a digest on the way."""
+
+    def __init__(self, paths: Sequence[str], digest: Any) -> None:
+        self._waiting = list(paths)[::-1]
+        self._digest = digest
+        self._file: BinaryIO | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._file is None:
+                if not self._waiting:
+                    return 0
+                self._file = open(self._waiting.pop(), "rb")
+            count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+            if count:
+                if self._digest is not None:
+                    self._digest.update(memoryview(buffer)[:count])
+                return count
+            self._file.close()
+            self._file = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        super().close()
+
+
+def _suffixes(count: int) -> list[str]:
+    """aa, ab, ... az, ba: as ``split`` names its parts."""
+    return [chr(97 + i // 26) + chr(97 + i % 26) for i in range(count)]
+
+
+def _prefix(names: Sequence[str]) -> str:
+    """The one folder in which everything lies, unless it is an age."""
+    tops = {name.partition("/")[0] for name in names}
+    top = tops.pop() if len(tops) == 1 else ""
+    inside = all("/" in name for name in names)
+    return f"{top}/" if top and inside and not top.isdigit() else ""
+
+
+def _check_md5(parts: Sequence[str], found: str) -> None:
+    match = _PART.fullmatch(os.path.basename(parts[0]))
+    known = _KNOWN_MD5.get((match.group(1), len(parts))) if match else None
+    if known and found != known:
+        raise errors.DataError(
+            f"the {len(parts)} parts of {match.group(1)} have the MD5 {found}, the"  # type: ignore[union-attr]
+            f" published one is {known}: a part is damaged, fetch them again"
+        )

@@ -1,0 +1,148 @@
+"""The programs in bin/: quick help, one-line errors, flags from configs, JSON."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_BIN = _ROOT / "bin"
+
+
+def _commands() -> list[str]:
+    setup = configparser.ConfigParser()
+    setup.read(_ROOT / "setup.cfg")
+    lines = setup["options.entry_points"]["console_scripts"].split("\n")
+    return sorted(
+        line.split("=")[1].split(":")[0].split(".")[-1] for line in lines if line
+    )
+
+
+def run(name: str, *flags: str, **kwargs) -> subprocess.CompletedProcess:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "TF_CPP_MIN_LOG_LEVEL"  # The commands set their own.
+    }
+    return subprocess.run(
+        [sys.executable, str(_BIN / f"{name}.py"), *flags],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(_ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+        **kwargs,
+    )
+
+
+def assert_one_line(result, status: int, *words: str) -> None:
+    assert result.returncode == status, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("afad-")
+    for word in words:
+        assert word in lines[0], lines[0]
+    assert result.stdout == ""
+
+
+def test_every_program_is_a_command():
+    programs = {p.stem for p in _BIN.glob("*.py")} - {"__init__", "command"}
+    assert set(_commands()) == programs
+    for name in programs:
+        assert os.access(_BIN / f"{name}.py", os.X_OK), name
+        length = len((_BIN / f"{name}.py").read_text().splitlines())
+        assert 15 <= length <= 40, (name, length)
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_help_needs_no_tensorflow(name):
+    code = (
+        "import importlib, sys\n"
+        f"sys.argv = ['x', '--help']\n"
+        f"module = importlib.import_module('afad_tfdata.bin.{name}')\n"
+        "try:\n    module.run()\nexcept SystemExit as error:\n"
+        "    assert not error.code\n"
+        "heavy = {'tensorflow', 'keras', 'matplotlib', 'h5py'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"usage: afad-{name.replace('_', '-')} [flags]" in result.stdout
+    assert "--flagfile=FILE" in result.stdout
+    example = result.stdout.partition("\nexample:\n")[2].splitlines()
+    assert example and all(line.startswith("  ") for line in example)
+    assert f"afad-{name.replace('_', '-')}" in example[-1]
+
+
+def test_a_value_for_a_flag_that_takes_none_is_one_line():
+    result = run("inspect_records", "--nojson=1")
+    assert_one_line(result, 1, "--nojson=1 does not take an argument", "--help")
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_an_unknown_flag_is_one_line(name):
+    result = run(name, "--no_such_flag=1")
+    assert_one_line(result, 1, "no_such_flag", "--help")
+
+
+def test_programs_run_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "afad_tfdata.bin.write_records", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0
+    assert "usage: afad-write-records" in result.stdout
+
+
+def test_flagfile_and_json(sample_tree, tmp_path):
+    flagfile = tmp_path / "flags"
+    flagfile.write_text(f"--data_dir={sample_tree}\n--image_size=20\n--num_workers=1\n")
+    out = tmp_path / "out"
+    result = run(
+        "write_records", f"--flagfile={flagfile}", f"--output_dir={out}", "--json"
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["image_size"] == 20
+    result = run("inspect_records", f"--records_dir={out}", "--json", "--verify")
+    assert json.loads(result.stdout)["faults"] == []
+
+
+def test_verify_ends_with_status_2(sample_records, tmp_path):
+    import shutil
+
+    shutil.copytree(sample_records, tmp_path / "copy")
+    name = sorted(os.listdir(tmp_path / "copy"))[1]
+    assert "tfrecord" in name
+    with open(tmp_path / "copy" / name, "ab") as f:
+        f.write(b"x")
+    result = run("inspect_records", f"--records_dir={tmp_path}/copy", "--verify")
+    assert result.returncode == 2
+    assert name in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "words"),
+    [
+        ("write_records", ["--data_dir=/no/dir", "--output_dir=x"], ["/no/dir"]),
+        ("write_records", ["--data_dir=.", "--format=zip"], ["tfrecord, hdf5", "zip"]),
+        ("write_records", ["--data_dir=.", "--image_size=big"], ["image_size", "big"]),
+        ("write_records", ["folder"], ["takes no arguments", "folder"]),
+        ("inspect_records", ["--records_dir=/no/dir"], ["/no/dir/manifest.json"]),
+        ("inspect_records", [], ["--records_dir is missing"]),
+        ("train", ["--records_dir=/no/dir", "--run_dir=x"], ["/no/dir"]),
+        ("train", ["--run_dir=x", "--task=height"], ["--task", "height"]),
+        ("evaluate", ["--model=/no/model.keras", "--records_dir=/no/dir"], ["/no/"]),
+        ("freeze", ["--model=/no/model.keras", "--output_dir=x"], ["/no/model"]),
+        ("predict", ["--graph=/no/graph.pb", "a.jpg"], ["/no/graph.pb"]),
+        ("benchmark_input", ["--records_dir=/no/dir"], ["/no/dir/manifest.json"]),
+    ],
+)
+def test_wrong_input_is_one_line(name, flags, words, tmp_path):
+    assert_one_line(run(name, *flags, cwd=tmp_path), 1, *words)

@@ -1,0 +1,82 @@
+"""Files appear whole or not at all, and what cannot be read says so in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from afad_tfdata.common import errors, files
+
+
+def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_atomic(str(path), "old")
+    files.write_atomic(str(path), b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    files.write_atomic(str(path), "old")
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(errors.UsageError, match="No space left.*free space"):
+        files.write_atomic(str(path), "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_json_errors_name_the_file_and_the_remedy(tmp_path):
+    path = str(tmp_path / "m.json")
+    with pytest.raises(errors.UsageError, match="cannot read the map .*m.json.*do so"):
+        files.read_json(path, what="the map", advice="do so")
+    files.write_atomic(path, "{")
+    with pytest.raises(errors.DataError, match="the map .*m.json is damaged.*do so"):
+        files.read_json(path, what="the map", advice="do so")
+
+
+def test_sha256_of_a_file_larger_than_a_chunk(tmp_path):
+    import hashlib
+
+    content = os.urandom((1 << 20) + 7)
+    path = tmp_path / "big"
+    path.write_bytes(content)
+    assert files.sha256(str(path)) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UsageError, match="cannot make the directory"):
+        files.make_dirs(str(tmp_path / "file" / "below"))
+
+
+def test_remote_paths_are_known_by_their_scheme():
+    assert files.is_remote("gs://b/x") and files.is_remote("s3://b/x")
+    assert not files.is_remote("/data/x") and not files.is_remote("data:x")
+
+
+@pytest.mark.parametrize("durable, waits", [(True, 2), (False, 0)])
+def test_what_must_last_waits_for_the_disk(durable, waits, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    files.write_atomic(str(tmp_path / "a"), "x", durable=durable)
+    assert len(synced) == waits  # The file, and the directory with its name.
+
+
+def test_reasons_are_words_and_no_numbers(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UsageError) as caught:
+        files.make_dirs(str(tmp_path / "file" / "below"))
+    assert "below: Not a directory; choose" in str(caught.value)
+
+
+def test_only_s3_ends_a_process_badly(monkeypatch):
+    monkeypatch.setattr(files, "_used", set())
+    assert not files.aborts_at_exit()
+    files._used.add("s3")
+    assert files.aborts_at_exit()

@@ -1,0 +1,69 @@
+"""Signals become requests, from the moment a command starts."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from afad_tfdata.common import preemption
+
+
+@pytest.fixture
+def handlers():
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    preemption.clear()
+    yield
+    preemption.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_a_request(number, handlers):
+    preemption.install()
+    assert not preemption.requested()
+    os.kill(os.getpid(), number)
+    assert preemption.requested()
+    assert preemption.reason() == number.name
+
+
+def test_a_handler_that_native_code_replaced_is_put_back(handlers):
+    preemption.install()
+    libc = ctypes.CDLL(None)
+    libc.signal(int(signal.SIGTERM), 1)  # SIG_IGN, which Python does not see.
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert not preemption.requested()
+    preemption.keep()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert preemption.requested()
+
+
+def test_a_handler_that_was_never_asked_for_is_not_put_there(handlers):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    preemption.keep()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_the_first_reason_stays(handlers):
+    preemption.request("SIGUSR1")
+    preemption.request("SIGTERM")
+    assert preemption.reason() == "SIGUSR1"
+    preemption.clear()
+    assert not preemption.requested() and preemption.reason() == ""
+
+
+def test_the_handler_stands_before_tensorflow_is_imported():
+    code = (
+        "import os, signal, sys\n"
+        "from afad_tfdata.common import preemption\n"
+        "preemption.install()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "assert preemption.requested()"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,270 @@
+"""Models to be frozen: every kind of file, which output is what, what is refused."""
+
+import dataclasses
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from afad_tfdata import models
+from afad_tfdata.common import errors, files
+from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.freezing import graph_description, graph_runner, model_source
+from afad_tfdata.training import checkpoints, history, run_state
+from tests.freezing.small_graphs import small_graphs as freezing
+
+
+@pytest.fixture(scope="module")
+def model():
+    return freezing.build()
+
+
+def keras2_model(tf_keras):
+    layers = tf_keras.layers
+    image = tf_keras.Input((freezing.SIZE, freezing.SIZE, 3), name="root_input")
+    x = layers.Conv2D(6, 3, use_bias=False)(image)
+    x = layers.BatchNormalization()(x)
+    x = layers.MaxPooling2D(4)(layers.Activation("relu")(x))
+    x = layers.Dropout(0.3)(layers.Flatten()(x))
+    age = layers.Dense(1, name="age_output", dtype="float32")(x)
+    gender = layers.Dense(
+        1, activation="sigmoid", name="gender_output", dtype="float32"
+    )
+    return freezing.shaken(tf_keras.Model(image, [age, gender(x)]))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_h5_files_of_keras_2(policy, tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        model = keras2_model(tf_keras)
+    finally:
+        tf_keras.mixed_precision.set_global_policy("float32")
+    path = str(tmp_path / "old.h5")
+    model.save(path, save_format="h5")
+    source = model_source.open_source(path)
+    assert source.name == "old" and source.labels == ("age", "gender")
+    graph, nodes = freezing.frozen_file(tmp_path, source)
+    assert freezing.compared(graph, source, nodes).failure(1.0) is None
+    assert "DT_HALF" not in str(graph_runner.read_graph_def(graph))
+    x = (
+        np.random.default_rng(0)
+        .uniform(-1, 1, (2, freezing.SIZE, freezing.SIZE, 3))
+        .astype(np.float32)
+    )
+    tolerance = 1e-5 if policy == "float32" else 2e-2
+    for found, expected in zip(
+        source.call(x).values(), model(x, training=False), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_h5_files_as_keras_2_3_wrote_them(tmp_path):
+    """Before Keras was a part of TensorFlow: other words for the same."""
+    tf_keras = pytest.importorskip("tf_keras")
+    model = keras2_model(tf_keras)
+    path = str(tmp_path / "old.h5")
+    model.save(path, save_format="h5")
+    with h5py.File(path, "r+") as f:
+        text = f.attrs["model_config"]
+        text = text.decode() if isinstance(text, bytes) else text
+        config = json.loads(text)
+        config["class_name"] = "Model"
+        for layer in config["config"]["layers"]:
+            for word in ("module", "registered_name", "build_config"):
+                layer.pop(word, None)
+        f.attrs["model_config"] = json.dumps(config).encode()
+        f.attrs["keras_version"] = b"2.3.1"
+    x = freezing.noise(2)
+    found = model_source.open_source(path).call(x)
+    for value, expected in zip(found.values(), model(x, training=False), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_files_of_keras_3(ending, model, tmp_path):
+    path = str(tmp_path / f"face.{ending}")
+    model.save(path)
+    source = model_source.open_source(path)
+    assert source.info["image_size"] == freezing.SIZE
+    x = (
+        np.random.default_rng(0)
+        .uniform(-1, 1, (2, freezing.SIZE, freezing.SIZE, 3))
+        .astype(np.float32)
+    )
+    expected = model_source.from_model(model).call(x)
+    for label, value in source.call(x).items():
+        np.testing.assert_allclose(value, expected[label], rtol=1e-6)
+
+
+def test_a_saved_model(model, tmp_path):
+    path = str(tmp_path / "saved")
+    model.export(path, verbose=False)
+    with pytest.raises(errors.UsageError, match="--outputs=age,gender"):
+        model_source.open_source(path)
+    source = model_source.open_source(path, outputs=("age", "gender"))
+    graph, nodes = freezing.frozen_file(tmp_path, source)
+    assert freezing.compared(graph, source, nodes).failure(1.0) is None
+    assert (
+        freezing.compared(graph, model_source.from_model(model), nodes).failure(1.0)
+        is None
+    )
+
+
+def make_run(directory, model):
+    """A run directory with a best model and the checkpoint of epoch 3."""
+    model.save(directory / "best.keras")
+    facts = {
+        "train": {"records_dir": str(directory / "gone"), "ema_decay": 0.0},
+        "model": models.info(model),
+        "mean": dict(zip("RGB", (1.0, 2.0, 3.0), strict=True)),
+        "class_names": ["man", "woman"],
+        "age_range": [18, 60],
+    }
+    files.write_json(str(directory / "config.json"), facts)
+    found = {"mae": 4.5, "model": "elsewhere/best.keras"}
+    files.write_json(str(directory / "metrics.json"), found)
+    state = run_state.State(step=30, epoch=3)
+    (directory / "checkpoints").mkdir()
+    path = checkpoints.path_of(str(directory / "checkpoints"), 30)
+    arrays = checkpoints.variable_values(
+        tf.distribute.get_strategy(), {"model": model.variables}
+    )
+    row = {"state": dataclasses.asdict(state), "history": history.History().to_dict()}
+    checkpoints.save(path, arrays, row)
+    return path
+
+
+def test_runs_and_checkpoints(model, tmp_path):
+    checkpoint = make_run(tmp_path, model)
+    best = model_source.open_source(str(tmp_path))
+    facts = graph_description.facts_of(best)
+    assert facts.class_names == ("man", "woman") and facts.age_range == (18, 60)
+    assert facts.metrics["mae"] == 4.5 and facts.records_dir == ""
+    # Of the best model, and so not of another one of the run.
+    other = graph_description.facts_of(model_source.open_source(checkpoint))
+    assert other.metrics == {}
+    x = (
+        np.random.default_rng(0)
+        .uniform(-1, 1, (2, freezing.SIZE, freezing.SIZE, 3))
+        .astype(np.float32)
+    )
+    for source in (
+        model_source.open_source(str(tmp_path), epoch=3),
+        model_source.open_source(checkpoint),
+    ):
+        assert source.path == checkpoint
+        for label, value in source.call(x).items():
+            np.testing.assert_array_equal(value, best.call(x)[label])
+    with pytest.raises(errors.UsageError, match="kept are: 3"):
+        model_source.open_source(str(tmp_path), epoch=2)
+    with pytest.raises(errors.UsageError, match="no final.keras"):
+        model_source.open_source(str(tmp_path), which="final")
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "task", "labels"),
+    [
+        (["age_output", "gender_output"], (), "", ["age", "gender"]),
+        (["gender_output", "age_output"], (), "", ["gender", "age"]),
+        (["out", "dense"], ("gender", "age"), "", ["gender", "age"]),
+        (["dense"], (), "gender", ["gender"]),  # The task tells.
+        (["image_score"], (), "age_gender", None),  # "image" is no age.
+        (["dense", "dense_1"], (), "age_gender", None),
+        (["age", "age_2"], (), "", None),
+        (["age"], ("age", "gender"), "", None),
+    ],
+)
+def test_which_output_is_what(names, given, task, labels):
+    if labels is None:
+        with pytest.raises(errors.UsageError, match="outputs"):
+            model_source.labels_of(names, given, task)
+    else:
+        assert model_source.labels_of(names, given, task) == labels
+
+
+def lambda_h5(tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    image = tf_keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    x = tf_keras.layers.Flatten()(tf_keras.layers.Lambda(lambda v: v * 2)(image))
+    path = str(tmp_path / "code.h5")
+    tf_keras.Model(image, tf_keras.layers.Dense(1, name="age")(x)).save(
+        path, save_format="h5"
+    )
+    return path
+
+
+def lambda_keras(tmp_path):
+    image = keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    x = keras.layers.Flatten()(keras.layers.Lambda(lambda v: v * 2)(image))
+    path = str(tmp_path / "code.keras")
+    keras.Model(image, keras.layers.Dense(1, name="age")(x)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("make", [lambda_h5, lambda_keras])
+def test_code_in_a_file_is_refused_unless_it_is_trusted(make, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(errors.UsageError, match="--unsafe_load"):
+        model_source.open_source(path)
+    assert model_source.open_source(path, unsafe_load=True).labels == ("age",)
+
+
+def write(name, content):
+    def make(directory):
+        (directory / name).write_bytes(content)
+        return str(directory / name)
+
+    return make
+
+
+def weights_only(directory):
+    path = str(directory / "w.weights.h5")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save_weights(path)
+    return path
+
+
+def empty_folder(directory):
+    (directory / "empty").mkdir()
+    return str(directory / "empty")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda d: str(d / "none.keras"), "is not there"),
+        (write("a.keras", b"no zip"), "a.keras"),
+        (write("a.h5", b"no hdf5"), "cannot be read as HDF5"),
+        (write("a.txt", b""), "takes a .keras or .h5 file"),
+        (write("step-0000000001.ckpt", b""), "run directory"),
+        (weights_only, "holds no whole model"),
+        (empty_folder, "neither a run directory"),
+    ],
+)
+def test_files_that_are_no_models(make, message, tmp_path):
+    with pytest.raises(errors.UsageError, match=message) as error:
+        model_source.open_source(make(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: freezing.dense((8, 8, 1)), r"\[n, size, size, 3\] is wanted"),
+        (lambda: freezing.dense((8, 9, 3)), "a square"),
+        (lambda: freezing.dense((None, None, 3)), "--image_size"),
+        (lambda: freezing.dense((8, 8, 3), batch=4), "batches of 4 only"),
+        (lambda: freezing.dense((8, 8, 3), units=2), "one number is wanted"),
+        (lambda: keras.Sequential([keras.layers.Dense(1)]), "never built"),
+    ],
+)
+def test_models_of_another_form(make, message):
+    with pytest.raises(errors.UsageError, match=message):
+        model_source.from_model(make())
+
+
+def test_a_model_of_any_size_gets_one():
+    source = model_source.from_model(freezing.dense((None, None, 3)), image_size=40)
+    assert source.image_size == 40

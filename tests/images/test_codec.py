@@ -1,0 +1,207 @@
+"""Decoding and resizing: both libraries alike, and as a viewer shows it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from afad_tfdata.images import codec
+from tests import bad_files
+
+pytest.importorskip("simplejpeg")
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The library that works without the fast extra."""
+    monkeypatch.setattr(codec, "_library", codec._TensorFlowLibrary)
+
+
+def _faces(sample_tree, count=12):
+    import pathlib
+
+    return [p.read_bytes() for p in sorted(pathlib.Path(sample_tree).rglob("*.jpg"))][
+        :count
+    ]
+
+
+@pytest.mark.latest
+def test_both_libraries_decode_to_the_same_bits(sample_tree, monkeypatch):
+    for data in _faces(sample_tree):
+        fast = codec.decode(data)
+        with monkeypatch.context() as context:
+            context.setattr(codec, "_library", codec._TensorFlowLibrary)
+            slow = codec.decode(data)
+        np.testing.assert_array_equal(fast, slow)
+        assert fast.dtype == np.uint8 and fast.shape[2] == 3
+
+
+def _verdict(look, data):
+    """The size an image is said to have, or why it cannot be used."""
+    try:
+        return look(data)
+    except codec.ImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
+)
+def test_verify_refuses_what_decode_refuses(how, sample_tree):
+    """Damage of every kind: bits, bytes, holes, a missing end, bytes between."""
+    rng = np.random.default_rng(1)
+    whole = []
+    for data in _faces(sample_tree, 4):
+        out = io.BytesIO()
+        Image.open(io.BytesIO(data)).save(out, "JPEG", **how)
+        whole.append(out.getvalue())
+    refused = 0
+    for trial in range(300):
+        data = bytearray(whole[trial % len(whole)])
+        at, kind = int(rng.integers(2, len(data))), trial % 5
+        if kind == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            data[at] = 0xFF
+        elif kind == 2:
+            del data[at : at + int(rng.integers(1, 40))]
+        elif kind == 3:
+            del data[at:]
+        else:
+            data[at:at] = rng.bytes(int(rng.integers(1, 40)))
+        damaged = bytes(data)
+        decoded = _verdict(lambda d: codec.decode(d).shape[:2], damaged)
+        verified = _verdict(lambda d: codec.verify(d, codec.probe(d)), damaged)
+        assert verified == decoded, (trial, at)
+        refused += isinstance(decoded, str)
+    assert refused > 100
+
+
+@pytest.mark.parametrize("size", [24, 150])
+def test_both_libraries_resize_within_one_level(size, sample_tree, monkeypatch):
+    for data in _faces(sample_tree, 6):
+        image = codec.decode(data)
+        fast = codec.resize(image, size)
+        with monkeypatch.context() as context:
+            context.setattr(codec, "_library", codec._TensorFlowLibrary)
+            slow = codec.resize(image, size)
+        assert np.abs(fast.astype(int) - slow.astype(int)).max() <= 1
+
+
+def test_resize_fills_what_it_is_given(sample_tree):
+    image = codec.decode(_faces(sample_tree, 1)[0])
+    out = np.zeros((30, 30, 3), np.uint8)
+    assert codec.resize(image, 30, out=out) is out
+    np.testing.assert_array_equal(out, codec.resize(image, 30))
+    small = np.full((30, 30, 3), 7, np.uint8)
+    codec.resize(small, 30, out=out)
+    assert (out == 7).all()
+
+
+def test_antialiasing_averages():
+    board = np.zeros((64, 64, 3), np.uint8)
+    board[::2, ::2] = board[1::2, 1::2] = 255
+    small = codec.resize(board, 16, antialias=True)
+    assert np.abs(small.astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotated_images_are_shown_upright(orientation):
+    """Pillow's transpose by the same tag is the reference."""
+    from PIL import ImageOps
+
+    pixels = np.kron(
+        np.random.default_rng(0).integers(0, 255, (3, 4, 3), np.uint8),
+        np.ones((16, 16, 1), np.uint8),
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, exif=exif, subsampling=0)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(buffer)).convert("RGB"))
+    decoded = codec.decode(buffer.getvalue())
+    assert decoded.shape == wanted.shape
+    assert np.abs(decoded.astype(int) - wanted.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("library", ["fast", "plain"])
+def test_odd_files_are_refused_or_shown(library, request):
+    if library == "plain":
+        request.getfixturevalue("plain")
+    for path, (content, outcome) in bad_files.contents().items():
+        if "20/11" not in path or outcome in (bad_files.PASSED, bad_files.WRITTEN):
+            continue
+        if not path.endswith((".jpg", ".png")) or "deep" in path:
+            continue
+        if outcome.startswith("folder"):
+            continue
+        with pytest.raises(codec.ImageError) as caught:
+            header = codec.probe(content)
+            codec.check(header, as_stored=True)
+            codec.decode(content, header)
+        assert str(caught.value).startswith(outcome), path
+
+
+def test_gray_progressive_and_16_bit_are_shown_as_a_viewer_does():
+    contents = {
+        path.split("/")[-1]: data for path, (data, _) in bad_files.contents().items()
+    }
+    for name in ("gray.jpg", "progressive.jpg", "opaque.png", "png-inside.jpg"):
+        wanted = np.asarray(Image.open(io.BytesIO(contents[name])).convert("RGB"))
+        decoded = codec.decode(contents[name])
+        assert np.abs(decoded.astype(int) - wanted.astype(int)).max() <= 2, name
+    sixteen = codec.decode(contents["sixteen.png"])
+    assert sixteen.dtype == np.uint8
+    assert set(np.unique(sixteen)) == {1}  # 0x0102 is 1 of 255.
+
+
+def test_channel_sums_are_exact(sample_tree, monkeypatch):
+    image = codec.decode(_faces(sample_tree, 1)[0])
+    wanted = tuple(image.reshape(-1, 3).sum(0, dtype=np.int64).tolist())
+    assert codec.channel_sums(image) == wanted
+    monkeypatch.setattr(codec, "_library", codec._TensorFlowLibrary)
+    assert codec.channel_sums(image) == wanted
+
+
+def test_header_is_read_without_decoding(sample_tree):
+    for data in _faces(sample_tree, 5):
+        header = codec.probe(data)
+        assert (header.height, header.width) == codec.decode(data).shape[:2]
+        assert header.format == "jpeg" and header.channels == 3 and header.bits == 8
+
+
+@pytest.mark.parametrize(
+    "height, width, reason",
+    [
+        (65_535, 1, None),
+        (1, 65_536, "too long a side: 1 x 65536"),
+        (0, 9, "no pixels: 0 x 9"),
+        (1000, 1000, None),
+        (1000, 1001, "too many pixels: 1000 x 1001, the limit is 1000000"),
+    ],
+)
+def test_limits_of_dimensions(height, width, reason):
+    header = codec.ImageHeader("png", height, width, 3)
+    if reason is None:
+        codec.check(header, as_stored=True, max_pixels=1_000_000)
+        return
+    with pytest.raises(codec.ImageError) as caught:
+        codec.check(header, as_stored=True, max_pixels=1_000_000)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_orientation_of_a_png(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    assert codec.probe(buffer.getvalue()).orientation == orientation
+    turned = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    np.testing.assert_array_equal(
+        codec.decode(buffer.getvalue()), np.rot90(pixels, turned)
+    )

@@ -1,0 +1,123 @@
+"""tf.data service: each example once in an epoch, the command, the training."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from afad_tfdata import input_fn
+from afad_tfdata.common import errors
+from afad_tfdata.reading import data_service
+from tests.bin.test_commands import assert_one_line, run
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("address", ["a:5000", "grpc://a", "http://a:1", "grpc://a:b"])
+def test_an_address_is_grpc_host_and_port(address):
+    with pytest.raises(errors.UsageError, match="an address like grpc://host:5000"):
+        input_fn.InputConfig(records_dir="records", data_service=address)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"engine": "mapped"}, {"cache": "encoded"}, {"balance": "age"}]
+)
+def test_what_a_service_cannot_do_is_refused(fields):
+    with pytest.raises(errors.UsageError, match="--data_service reads shards in turn"):
+        input_fn.InputConfig(
+            records_dir="records", data_service="grpc://a:5000", **fields
+        )
+
+
+def test_two_workers_give_each_example_once_in_an_epoch(sample_records, caplog):
+    import tensorflow as tf
+
+    tf.random.set_seed(1)  # As a training does: passes must differ all the same.
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    address = dispatcher.target.split("://")[1]
+    servers = [
+        service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
+        for _ in range(2)
+    ]
+    plain = input_fn.InputConfig(
+        records_dir=sample_records, global_batch_size=16, image_size=16, engine="graph"
+    )
+    config = input_fn.InputConfig(
+        records_dir=sample_records,
+        global_batch_size=16,
+        image_size=16,
+        data_service=dispatcher.target,
+    )
+    count = input_fn.num_examples(plain, "train")
+    steps = -(-2 * count // 16)
+
+    def names(dataset):
+        return [
+            image.tobytes()
+            for features, _ in dataset.take(steps).as_numpy_iterator()
+            for image in features["image"]
+        ]
+
+    served = names(input_fn.train_input_fn(config))
+    wanted = set(names(input_fn.train_input_fn(plain))[:count])
+    assert len(wanted) == count  # The images differ.
+    epochs = served[:count], served[count : 2 * count]
+    for epoch in epochs:
+        assert len(set(epoch)) == count and set(epoch) == wanted
+    assert epochs[0] != epochs[1]
+    assert "repeats nothing exactly" in caplog.text
+    del servers
+
+
+@contextlib.contextmanager
+def server(*flags):
+    """A server's process, and the address that it logs."""
+    process = subprocess.Popen(
+        [sys.executable, str(_ROOT / "bin" / "data_service.py"), *flags],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in process.stderr:
+            if "SIGTERM ends it" in line:
+                break
+        yield process, line
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_training_is_fed_from_other_processes(sample_records, tmp_path):
+    with contextlib.ExitStack() as stack:
+        dispatcher, line = stack.enter_context(server("--host=127.0.0.1"))
+        address = re.search(r"grpc://127\.0\.0\.1:\d+", line).group()
+        flags = [f"--dispatcher={address}", "--host=127.0.0.1"]
+        for _ in range(2):
+            stack.enter_context(server(*flags))
+        time.sleep(1)
+        train = [f"--records_dir={sample_records}", f"--run_dir={tmp_path}/run"]
+        train += ["--backbone=small_cnn", "--weights=none", "--stage=tuning"]
+        train += ["--epochs=2", "--global_batch_size=32", "--image_size=16"]
+        result = run("train", *train, f"--data_service={address}")
+        assert result.returncode == 0, result.stderr
+        assert "batches come from" in result.stderr
+        assert "2 epochs" in result.stdout
+        dispatcher.terminate()
+        assert dispatcher.wait(30) == 0
+
+
+def test_wrong_flags_of_the_command_are_one_line():
+    assert_one_line(
+        run("data_service", "--dispatcher=a:1"), 1, "--dispatcher takes an address"
+    )
+    with pytest.raises(errors.UsageError, match="--work_dir is the dispatcher's"):
+        data_service.DataServiceConfig(dispatcher="grpc://a:1", work_dir="w")

@@ -1,0 +1,291 @@
+"""Both engines, every form of records: the same images in the same order."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from afad_tfdata import input_fn, records
+from afad_tfdata.common import errors, machine
+from afad_tfdata.reading import bad_records, engine_mapped, record_index
+
+FORMS = {
+    "original": {},
+    "jpeg": {"image_encoding": "jpeg"},
+    "raw": {"image_encoding": "raw"},
+    "hdf5": {"format": "hdf5"},
+    "hdf5_float_first": {
+        "format": "hdf5",
+        "hdf5_dtype": "float32",
+        "hdf5_channels": "first",
+    },
+    "hdf5_gzip": {"format": "hdf5", "hdf5_compression": "gzip"},
+}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def form(request, sample_tree, tmp_path_factory) -> str:
+    directory = str(tmp_path_factory.mktemp("forms") / request.param)
+    records.write_records(
+        records.WriteConfig(
+            data_dir=sample_tree,
+            output_dir=directory,
+            image_size=40,
+            num_shards=3,
+            num_workers=1,
+            **FORMS[request.param],
+        )
+    )
+    return directory
+
+
+def config(directory: str, engine: str, **fields) -> input_fn.InputConfig:
+    return input_fn.InputConfig(
+        records_dir=directory, engine=engine, global_batch_size=16, **fields
+    )
+
+
+def take(dataset, count: int | None = None) -> list:
+    return list(itertools.islice(dataset.as_numpy_iterator(), count))
+
+
+def assert_same(first: list, second: list) -> None:
+    assert len(first) == len(second) > 0
+    for (features, labels), (others, other_labels) in zip(first, second, strict=True):
+        difference = features["image"].astype(int) - others["image"]
+        assert np.abs(difference).max() <= 1
+        for name, values in labels.items():
+            assert (values == other_labels[name]).all()
+        if "mask" in features:
+            assert (features["mask"] == others["mask"]).all()
+
+
+@pytest.mark.latest
+@pytest.mark.parametrize("size", [0, 33])
+def test_engines_and_caches_give_the_same(form, size):
+    fields = {"image_size": size}
+    mapped = take(
+        input_fn.train_input_fn(config(form, "mapped", **fields), start_step=3), 12
+    )
+    for engine, cache in (
+        ("graph", "none"),
+        ("graph", "decoded"),
+        ("mapped", "decoded"),
+        ("mapped", "encoded"),
+    ):
+        other = input_fn.train_input_fn(
+            config(form, engine, cache=cache, **fields), start_step=3
+        )
+        # 12 steps are more than an epoch: what was cached is read again.
+        assert_same(mapped, take(other, 12))
+    assert_same(
+        take(input_fn.eval_input_fn(config(form, "mapped", **fields))),
+        take(input_fn.eval_input_fn(config(form, "graph", **fields))),
+    )
+
+
+def test_images_are_those_of_the_writer(form):
+    """Raw pixels and JPEGs at size come out as they were stored."""
+    if form.endswith(("original", "jpeg")):
+        pytest.skip("not stored as pixels")
+    source = record_index.load(form, "test")
+    (features, labels), *_ = take(input_fn.eval_input_fn(config(form, "mapped")))
+    if source.format == "hdf5":
+        import h5py
+
+        with h5py.File(source.paths[0]) as f:
+            stored, ages = np.asarray(f["data"][:2]), np.asarray(f["age"][:2])
+        if stored.shape[1] == 3:
+            stored = stored.transpose(0, 2, 3, 1)
+        assert (features["image"][:2] == stored).all()
+        assert (labels["age"][:2] == ages).all()
+
+
+def test_evaluation_that_does_not_fit_gives_the_same(form, monkeypatch):
+    if form.endswith("gzip"):
+        pytest.importorskip("tensorflow_io")
+    wanted = take(input_fn.eval_input_fn(config(form, "mapped"), "train"))
+    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    found = take(input_fn.eval_input_fn(config(form, "graph"), "train"))
+    assert_same(wanted, found)
+
+
+def test_training_on_filtered_pixels_that_do_not_fit(form, monkeypatch):
+    if not form.endswith("gzip"):
+        pytest.skip("the others are below")
+    pytest.importorskip("tensorflow_io")
+    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    fields = config(form, "graph", shuffle_window=30)
+    count = input_fn.num_examples(fields, "train")
+    found = keys(take(input_fn.train_input_fn(fields), 2 * count // 16))
+    assert len(set(found[:count])) == count
+    resumed = keys(take(input_fn.train_input_fn(fields, start_step=3), 4))
+    assert resumed == found[3 * 16 : 7 * 16]
+
+
+@pytest.mark.parametrize("memory", [1000, 1 << 30])
+def test_remote_shards_are_read_by_the_graph_engine(
+    sample_records, monkeypatch, memory
+):
+    import tensorflow as tf
+
+    target = f"ram://{memory}"
+    for name in os.listdir(sample_records):
+        with open(os.path.join(sample_records, name), "rb") as f:
+            with tf.io.gfile.GFile(f"{target}/{name}", "wb") as out:
+                out.write(f.read())
+    fields = config(target, "auto")
+    source = input_fn.open_examples(fields, "train")
+    name, reason = input_fn.choose_engine(fields, source)
+    assert name == "graph" and "remote" in reason
+    with pytest.raises(errors.UsageError, match="--engine=mapped needs local files"):
+        input_fn.train_input_fn(config(target, "mapped"))
+    local = config(sample_records, "mapped")
+    monkeypatch.setattr(machine, "available_bytes", lambda: memory)
+    assert_same(
+        take(input_fn.eval_input_fn(local)), take(input_fn.eval_input_fn(fields))
+    )
+    found = take(input_fn.train_input_fn(fields, start_step=2), 4)
+    if memory > 1000:  # Held in memory, in the order of the mapped engine.
+        assert_same(take(input_fn.train_input_fn(local, start_step=2), 4), found)
+
+
+def test_a_damaged_record_is_not_passed_by_in_a_stream(sample_records, tmp_path):
+    shutil.copytree(sample_records, tmp_path / "bad")
+    source = record_index.load(str(tmp_path / "bad"), "test")
+    with open(source.paths[0], "r+b") as f:
+        f.seek(int(source.index["image_offset"][1]) + 20)
+        f.write(b"\0\xff\0")
+    dataset = input_fn.eval_input_fn(config(str(tmp_path / "bad"), "graph"))
+    with pytest.raises(errors.DataError, match="inspect-records --verify names it"):
+        with input_fn.readable_errors():
+            take(dataset)
+
+
+@pytest.mark.slow
+def test_graph_engine_feeds_a_data_service(sample_records):
+    import tensorflow as tf
+
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
+    address = dispatcher.target.split("://")[1]
+    worker = service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
+    fields = config(sample_records, "graph", image_size=24)
+    dataset = input_fn.eval_input_fn(fields).apply(
+        service.distribute(service.ShardingPolicy.OFF, dispatcher.target)
+    )
+    assert_same(take(input_fn.eval_input_fn(fields)), take(dataset))
+    del worker
+
+
+@pytest.fixture
+def streaming(sample_records, monkeypatch):
+    """A configuration whose images do not fit the graph engine's memory."""
+    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    return config(sample_records, "graph", shuffle_window=40, image_size=16)
+
+
+def keys(elements: list) -> list[bytes]:
+    return [image.tobytes() for features, _ in elements for image in features["image"]]
+
+
+def test_what_does_not_fit_is_shuffled_in_a_window(streaming, caplog):
+    caplog.set_level(logging.INFO)
+    count = input_fn.num_examples(streaming, "train")
+    first = keys(take(input_fn.train_input_fn(streaming), 40))
+    assert "window of 40 records" in caplog.text
+    assert keys(take(input_fn.train_input_fn(streaming), 40)) == first
+    epochs = [first[i * count : (i + 1) * count] for i in range(4)]
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
+    assert len(set(epochs[0])) == count
+    for step in (1, 13, 27):
+        resumed = input_fn.train_input_fn(streaming, start_step=step)
+        assert keys(take(resumed, 5)) == first[step * 16 : (step + 5) * 16]
+
+
+def test_windowed_shuffling_cannot_balance_or_pass_over(streaming, sample_records):
+    for fields, text in (
+        (dict(balance="age"), "--balance .* raise --memory_budget_mib"),
+        (dict(max_bad_records=1), "raise --memory_budget_mib, or use --engine=mapped"),
+    ):
+        with pytest.raises(errors.UsageError, match=text):
+            input_fn.train_input_fn(config(sample_records, "graph", **fields))
+
+
+def test_arrays_are_aligned_and_taken_up_again():
+    pool = engine_mapped.ArrayPool()
+    first = pool.take((4, 5, 5, 3))
+    assert first.ctypes.data % 64 == 0 and first.flags.c_contiguous
+    row = first[2]
+    second = pool.take((4, 5, 5, 3))
+    assert not np.shares_memory(first, second)
+    address = first.ctypes.data
+    del first
+    assert pool.take((4, 5, 5, 3)).ctypes.data != address  # A row is still held.
+    del row
+    assert pool.take((4, 5, 5, 3)).ctypes.data == address
+    assert len(pool) == 3
+
+
+def test_no_batch_changes_while_it_is_held(sample_records):
+    """Recycled arrays must not reach into batches that somebody still has."""
+    dataset = input_fn.train_input_fn(config(sample_records, "mapped"))
+    held, copies = [], []
+    for features, _ in itertools.islice(dataset.as_numpy_iterator(), 30):
+        held.append(features["image"])
+        copies.append(features["image"].copy())
+    assert all((a == b).all() for a, b in zip(held, copies, strict=True))
+
+
+def test_batches_do_not_take_ever_new_memory(sample_records, monkeypatch):
+    pools = []
+    whole = engine_mapped.ArrayPool
+
+    def remembered():
+        pools.append(whole())
+        return pools[-1]
+
+    monkeypatch.setattr(engine_mapped, "ArrayPool", remembered)
+    iterator = iter(input_fn.train_input_fn(config(sample_records, "mapped")))
+    for _ in range(200):
+        next(iterator)
+    assert len(pools) == 1 and len(pools[0]) < 20
+
+
+def test_choice_of_engine(sample_records, monkeypatch):
+    fields = config(sample_records, "auto")
+    source = input_fn.open_examples(fields, "train")
+    name, reason = input_fn.choose_engine(fields, source, cores=2)
+    assert name == "mapped" and "simplejpeg" in reason and "2 threads" in reason
+    # Beyond some cores one Python process is what limits.
+    name, reason = input_fn.choose_engine(fields, source, cores=64)
+    assert name == "graph" and "64 cores" in reason
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    name, reason = input_fn.choose_engine(fields, source, cores=2)
+    assert name == "graph" and "pip install 'afad-tfdata[fast]'" in reason
+    assert len(take(input_fn.train_input_fn(fields), 2)) == 2
+    with pytest.raises(errors.UsageError, match="needs simplejpeg"):
+        input_fn.train_input_fn(config(sample_records, "mapped"))
+
+
+def test_the_choice_is_said(sample_records, caplog):
+    caplog.set_level(logging.INFO)
+    input_fn.train_input_fn(config(sample_records, "auto"))
+    (line,) = [r.getMessage() for r in caplog.records if "engine" in r.getMessage()]
+    assert line.startswith("input: mapped engine for train (local shards")
+
+
+def test_a_reader_needs_no_tensorflow_dataset(sample_records):
+    source = record_index.load(sample_records, "test")
+    reader = engine_mapped.Reader(source, 24, bad_records.BadRecords(source, 0))
+    images, ages, genders, mask = reader.read(np.array([2, -1, 0]))
+    assert images.shape == (3, 24, 24, 3) and mask.tolist() == [True, False, True]
+    assert ages.tolist() == [source.index["age"][2], 0.0, source.index["age"][0]]
+    assert genders[1] == 0 and not images[1].any()

@@ -1,0 +1,504 @@
+"""What users of `input_fn` rely on: shapes, order, resume, slices, masks, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afad_tfdata import input_fn, models, records
+from afad_tfdata.common import errors, machine
+from afad_tfdata.images import drawn_faces
+from afad_tfdata.reading import engine_mapped, record_index
+
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    """97 images of 8 x 8 pixels, all in the training split."""
+    root = tmp_path_factory.mktemp("tiny")
+    drawn_faces.make_sample(
+        drawn_faces.SampleConfig(output_dir=str(root / "faces"), num_images=97, seed=1)
+    )
+    records.write_records(
+        records.WriteConfig(
+            data_dir=str(root / "faces"),
+            output_dir=str(root / "records"),
+            image_encoding="raw",
+            image_size=8,
+            test_fraction=0.0,
+            validation_fraction=0.0,
+            num_shards=3,
+            num_workers=1,
+        )
+    )
+    assert input_fn.num_examples(config(str(root / "records")), "train") == 97
+    return str(root / "records")
+
+
+def config(directory: str, **fields) -> input_fn.InputConfig:
+    return input_fn.InputConfig(
+        records_dir=directory, **{"global_batch_size": BATCH, **fields}
+    )
+
+
+def context(pipelines: int, pipeline: int, replicas: int):
+    return types.SimpleNamespace(
+        num_input_pipelines=pipelines,
+        input_pipeline_id=pipeline,
+        num_replicas_in_sync=replicas,
+    )
+
+
+def take(dataset, count: int) -> list:
+    return list(itertools.islice(dataset.as_numpy_iterator(), count))
+
+
+def rows_of(elements) -> list[bytes]:
+    """One string for each example that is no padding: pixels and labels."""
+    found = []
+    for features, labels in elements:
+        mask = features.get("mask", np.ones(len(features["image"]), bool))
+        for i in np.flatnonzero(mask):
+            pixels = features["image"][i].tobytes()
+            found.append(pixels + bytes([int(labels["age"][i]), labels["gender"][i]]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected_rows(tiny) -> list[bytes]:
+    """The 97 examples as the index and the shards have them."""
+    source = record_index.load(tiny, "train")
+    shards = [np.fromfile(path, np.uint8) for path in source.paths]
+    return [
+        shards[row["shard"]][row["image_offset"] :][: row["image_length"]].tobytes()
+        + bytes([row["age"], row["gender"]])
+        for row in source.index
+    ]
+
+
+@pytest.mark.latest
+def test_elements_have_static_shapes(sample_records):
+    train = input_fn.train_input_fn(config(sample_records, image_size=32))
+    features, labels = train.element_spec
+    assert {n: (s.shape.as_list(), s.dtype.name) for n, s in features.items()} == {
+        "image": ([BATCH, 32, 32, 3], "uint8")
+    }
+    assert {n: (s.shape.as_list(), s.dtype.name) for n, s in labels.items()} == {
+        "age": ([BATCH], "float32"),
+        "gender": ([BATCH], "int32"),
+    }
+    assert train.cardinality().numpy() == -1  # Infinite.
+    test = input_fn.eval_input_fn(config(sample_records), split="test")
+    features, _ = test.element_spec
+    assert features["image"].shape.as_list() == [BATCH, 48, 48, 3]
+    assert features["mask"].shape.as_list() == [BATCH]
+    assert features["mask"].dtype.name == "bool"
+    count = input_fn.num_examples(config(sample_records), "test")
+    assert test.cardinality().numpy() == -(-count // BATCH)
+
+
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_every_epoch_has_every_example_once(tiny, expected_rows, engine):
+    dataset = input_fn.train_input_fn(config(tiny, engine=engine))
+    # 97 steps of 16 are 16 epochs; batches straddle them.
+    found = rows_of(take(dataset, 97))
+    assert len(set(expected_rows)) == 97
+    for epoch in range(16):
+        assert sorted(found[epoch * 97 : (epoch + 1) * 97]) == sorted(expected_rows)
+    assert found[:97] != found[97 : 2 * 97]
+
+
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_resume_equals_the_stream_that_was_not_interrupted(tiny, engine):
+    whole = [rows_of([e]) for e in take(input_fn.train_input_fn(config(tiny)), 120)]
+    steps = np.random.default_rng(0).permutation(118)
+    for step in steps[: 50 if engine == "mapped" else 5].tolist():
+        resumed = input_fn.train_input_fn(config(tiny, engine=engine), start_step=step)
+        assert [rows_of([e]) for e in take(resumed, 2)] == whole[step : step + 2]
+
+
+@pytest.mark.parametrize(
+    ("pipelines", "replicas"), [(2, 2), (4, 4), (8, 8), (1, 2), (2, 4)]
+)
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_same_global_batches_for_any_number_of_pipelines(
+    tiny, engine, pipelines, replicas
+):
+    whole = rows_of(take(input_fn.train_input_fn(config(tiny)), 8))
+    here = replicas // pipelines
+    parts = [
+        take(
+            input_fn.train_input_fn(
+                config(tiny, engine=engine), context(pipelines, i, replicas)
+            ),
+            8 * here,
+        )
+        for i in range(pipelines)
+    ]
+    joined = []
+    for step in range(8):
+        for part in parts:
+            joined += rows_of(part[step * here : (step + 1) * here])
+    assert joined == whole
+
+
+def test_threads_do_not_change_the_order(tiny):
+    for calls in (1, 3):
+        dataset = input_fn.train_input_fn(config(tiny, num_parallel_calls=calls))
+        found = rows_of(take(dataset, 30))
+        assert found == rows_of(take(input_fn.train_input_fn(config(tiny)), 30))
+
+
+def test_evaluation_has_every_example_once_for_every_batch_size(tiny, expected_rows):
+    for size in range(1, 99):
+        dataset = input_fn.eval_input_fn(
+            config(tiny, global_batch_size=size), split="train"
+        )
+        assert rows_of(dataset.as_numpy_iterator()) == expected_rows, size
+
+
+@pytest.mark.parametrize(
+    ("engine", "pipelines", "replicas", "size"),
+    # 10 does not divide by 4: the batch grows to 12 and is padded.
+    [("mapped", 2, 2, 16), ("mapped", 2, 4, 10), ("graph", 4, 4, 10)],
+)
+def test_evaluation_over_pipelines(
+    tiny, expected_rows, engine, pipelines, replicas, size
+):
+    parts = [
+        list(
+            input_fn.eval_input_fn(
+                config(tiny, engine=engine, global_batch_size=size),
+                "train",
+                context(pipelines, i, replicas),
+            ).as_numpy_iterator()
+        )
+        for i in range(pipelines)
+    ]
+    assert len({len(part) for part in parts}) == 1  # Nobody waits for a batch.
+    here = replicas // pipelines
+    joined = []
+    for step in range(len(parts[0]) // here):
+        for part in parts:
+            joined += rows_of(part[step * here : (step + 1) * here])
+    assert joined == expected_rows
+
+
+@pytest.mark.latest
+def test_replicas_get_contiguous_slices(tiny, two_replicas):
+    whole = take(input_fn.train_input_fn(config(tiny)), 3)
+    distributed = two_replicas.distribute_datasets_from_function(
+        lambda ctx: input_fn.train_input_fn(config(tiny), ctx)
+    )
+    iterator = iter(distributed)
+    for features, _ in whole:
+        images = next(iterator)[0]["image"]
+        per_replica = [
+            t.numpy() for t in two_replicas.experimental_local_results(images)
+        ]
+        assert [len(image) for image in per_replica] == [BATCH // 2] * 2
+        assert (np.concatenate(per_replica) == features["image"]).all()
+
+
+def test_balanced_sampling_is_even_and_deterministic(tiny):
+    def ages(start):
+        dataset = input_fn.train_input_fn(config(tiny, balance="age"), start_step=start)
+        return np.concatenate([labels["age"] for _, labels in take(dataset, 60)])
+
+    found = ages(0)
+    counts = np.unique(found, return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1
+    assert (ages(20)[: 40 * BATCH] == found[20 * BATCH :]).all()
+    genders = take(input_fn.train_input_fn(config(tiny, balance="gender")), 4)
+    assert all(labels["gender"].sum() == BATCH // 2 for _, labels in genders)
+
+
+@pytest.mark.parametrize("task", ["age_gender", "gender"])
+def test_as_supervised_feeds_fit(tiny, task):
+    import keras
+
+    fields = config(tiny, task=task, as_supervised=True, image_size=16)
+    image, label, weight = take(input_fn.train_input_fn(fields), 1)[0]
+    assert image.dtype == np.float32 and np.abs(image).max() <= 2
+    inputs = keras.Input((16, 16, 3), name="root_input")
+    hidden = keras.layers.Flatten()(inputs)
+    outputs = {
+        "age_output": keras.layers.Dense(1, name="age_output")(hidden),
+        "gender_output": keras.layers.Dense(
+            1, activation="sigmoid", name="gender_output"
+        )(hidden),
+    }
+    losses = {"age_output": "mae", "gender_output": "binary_crossentropy"}
+    if task == "gender":
+        assert label.shape == weight.shape == (BATCH,)
+        outputs, losses = outputs["gender_output"], losses["gender_output"]
+    else:
+        assert set(label) == {"age_output", "gender_output"}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", losses)
+    model.fit(input_fn.train_input_fn(fields), steps_per_epoch=2, verbose=0)
+    padded = input_fn.eval_input_fn(fields, split="train")
+    assert np.isfinite(model.evaluate(padded, verbose=0)).all()
+
+
+@pytest.mark.parametrize("task", ["age_gender", "age", "gender"])
+def test_as_supervised_feeds_our_models(tiny, task):
+    fields = config(tiny, task=task, as_supervised=True, image_size=32)
+    model = models.build_model(
+        models.ModelConfig(
+            backbone="small_cnn", weights="none", task=task, image_size=32
+        )
+    )
+    losses = {"age_output": "mae", "gender_output": "binary_crossentropy"}
+    model.compile("sgd", {name: losses[name] for name in model.output_names})
+    model.fit(input_fn.train_input_fn(fields), steps_per_epoch=2, verbose=0)
+    padded = input_fn.eval_input_fn(fields, split="train")
+    found = model.evaluate(padded, verbose=0, return_dict=True)
+    assert np.isfinite(list(found.values())).all()
+
+
+def test_both_labels_feed_keras_2(tiny):
+    tf_keras = pytest.importorskip("tf_keras")
+    fields = config(tiny, as_supervised=True, image_size=16)
+    image = tf_keras.Input((16, 16, 3))
+    hidden = tf_keras.layers.Flatten()(image)
+    outputs = [
+        tf_keras.layers.Dense(1, name="age_output")(hidden),
+        tf_keras.layers.Dense(1, activation="sigmoid", name="gender_output")(hidden),
+    ]
+    model = tf_keras.Model(image, outputs)
+    model.compile("sgd", {"age_output": "mae", "gender_output": "binary_crossentropy"})
+    model.fit(input_fn.train_input_fn(fields), steps_per_epoch=2, verbose=0)
+    padded = input_fn.eval_input_fn(fields, split="train")
+    assert np.isfinite(model.evaluate(padded, verbose=0)).all()
+
+
+def test_padding_does_not_count_in_keras(tiny):
+    import keras
+
+    inputs = keras.Input((8, 8, 3))
+    # Predicts 1000: the mean absolute error tells what was counted.
+    dense = keras.layers.Dense(
+        1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(1e3)
+    )
+    model = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    model.compile("sgd", weighted_metrics=["mae"], loss="mae")
+    dataset = input_fn.eval_input_fn(
+        config(tiny, task="age", as_supervised=True, global_batch_size=60), "train"
+    )
+    ages = record_index.load(tiny, "train").index["age"]
+    found = model.evaluate(dataset, verbose=0, return_dict=True)["mae"]
+    assert found == pytest.approx(1000 - ages.mean(), rel=1e-5)
+
+
+def test_feeds_keras_2(tiny):
+    tf_keras = pytest.importorskip("tf_keras")
+    fields = config(tiny, task="gender", as_supervised=True)
+    model = tf_keras.Sequential(
+        [tf_keras.layers.Flatten(), tf_keras.layers.Dense(1, activation="sigmoid")]
+    )
+    model.compile("sgd", "binary_crossentropy")
+    history = model.fit(input_fn.train_input_fn(fields), steps_per_epoch=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def damaged(directory: str, target, *, rows: tuple[int, ...]) -> str:
+    """A copy of a data set with a flipped byte in these records' images."""
+    shutil.copytree(directory, target)
+    source = record_index.load(str(target), "train")
+    for row in rows:
+        entry = source.index[row]
+        with open(source.paths[entry["shard"]], "r+b") as f:
+            f.seek(int(entry["image_offset"]) + int(entry["image_length"]) // 2)
+            byte = f.read(1)
+            f.seek(-1, os.SEEK_CUR)
+            f.write(bytes([byte[0] ^ 0x10]))
+    return str(target)
+
+
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_a_flipped_byte_is_named(sample_records, tmp_path, engine):
+    directory = damaged(sample_records, tmp_path / "bad", rows=(11,))
+    source = record_index.load(directory, "train")
+    with pytest.raises(errors.DataError) as caught, input_fn.readable_errors():
+        dataset = input_fn.train_input_fn(config(directory, engine=engine))
+        take(dataset, len(source) // BATCH + 1)
+    text = str(caught.value)
+    assert "\n" not in text and "checksum" in text
+    shard = int(source.index["shard"][11])
+    assert f"record {11 - source.first_of_shard()[shard]} of" in text
+    assert source.paths[shard] in text and "index 11" in text and ".jpg" in text
+    assert "--max_bad_records" in text
+
+
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_bad_records_are_passed_over_within_the_budget(
+    tiny, expected_rows, tmp_path, engine, caplog
+):
+    directory = damaged(tiny, tmp_path / "bad", rows=(3, 4, 60))
+    good = [row for i, row in enumerate(expected_rows) if i not in (3, 4, 60)]
+    fields = config(directory, engine=engine, max_bad_records=3)
+    found = rows_of(input_fn.eval_input_fn(fields, "train").as_numpy_iterator())
+    assert found == good
+    assert [r.getMessage().split(" passed")[0] for r in caplog.records][-3:] == [
+        f"bad record {i} of at most 3" for i in (1, 2, 3)
+    ]
+    # In training the next good record takes a bad one's place.
+    stream = rows_of(take(input_fn.train_input_fn(fields), 97))[: 16 * 97]
+    for epoch in range(16):
+        counts = {row: stream[epoch * 97 : epoch * 97 + 97].count(row) for row in good}
+        assert [counts[good[i]] for i in (0, 3, 57)] == [1, 3, 1]
+        assert counts[expected_rows[61]] == 2
+    fields = dataclasses.replace(fields, max_bad_records=2)
+    with pytest.raises(errors.DataError, match="2 before it were passed over"):
+        with input_fn.readable_errors():
+            list(input_fn.eval_input_fn(fields, "train"))
+
+
+def test_bytes_are_checked_on_request_only(tiny, tmp_path):
+    directory = damaged(tiny, tmp_path / "bad", rows=(5,))
+    take(input_fn.train_input_fn(config(directory, verify=False)), 8)
+
+
+def test_a_shard_that_lost_its_end(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "cut")
+    source = record_index.load(str(tmp_path / "cut"), "train")
+    last = source.index[source.first_of_shard()[2] - 1]
+    # At a record's end, where a reader without the index sees a whole file.
+    os.truncate(source.paths[1], int(last["record_offset"]))
+    with pytest.raises(errors.DataError, match="the manifest says"):
+        input_fn.train_input_fn(config(str(tmp_path / "cut")))
+    os.remove(source.paths[1])
+    with pytest.raises(errors.DataError, match="cannot read the shard"):
+        input_fn.train_input_fn(config(str(tmp_path / "cut")))
+
+
+def test_configurations_that_cannot_be(tiny, tmp_path, monkeypatch):
+    for fields, text in (
+        (dict(task="height"), "--task takes one of"),
+        (dict(global_batch_size=0), "--global_batch_size must lie between 1"),
+        (dict(image_size=5000), "--image_size must lie between"),
+        (dict(features="image=a"), "--features describes --files"),
+        (dict(files="a.tfrecord"), "one of them; got both"),
+    ):
+        with pytest.raises(errors.UsageError, match=text):
+            config(tiny, **fields)
+    with pytest.raises(errors.UsageError, match="got neither"):
+        input_fn.InputConfig()
+    with pytest.raises(errors.UsageError, match="write_records has finished"):
+        input_fn.train_input_fn(config(str(tmp_path)))
+    with pytest.raises(errors.UsageError, match="no examples in split 'test'"):
+        input_fn.eval_input_fn(config(tiny), "test")
+    with pytest.raises(errors.UsageError, match="97 examples for 128 replicas"):
+        input_fn.train_input_fn(
+            config(tiny, global_batch_size=128), context(128, 0, 128)
+        )
+    with pytest.raises(errors.UsageError, match="start_step"):
+        input_fn.train_input_fn(config(tiny), start_step=-1)
+    monkeypatch.setattr(machine, "available_bytes", lambda: 10_000)
+    with pytest.raises(errors.UsageError, match="takes .* are free: use a smaller"):
+        input_fn.train_input_fn(config(tiny, cache="decoded"))
+
+
+def test_prediction_reads_files(sample_tree):
+    found = []
+    for directory, _, names in os.walk(sample_tree):
+        found += [os.path.join(directory, name) for name in names if "jpg" in name]
+    paths = sorted(found)[:5]
+    dataset = input_fn.predict_input_fn(paths, image_size=20, batch_size=3)
+    elements = list(dataset.as_numpy_iterator())
+    assert [e["mask"].tolist() for e in elements] == [[True] * 3, [True, True, False]]
+    names = [p.decode() for e in elements for p in e["path"][e["mask"]]]
+    assert names == paths
+    assert elements[0]["image"].shape == (3, 20, 20, 3)
+    with pytest.raises(errors.DataError, match="no_such.jpg"):
+        with input_fn.readable_errors():
+            list(input_fn.predict_input_fn(["no_such.jpg"], image_size=20))
+    with pytest.raises(errors.UsageError, match="one path or more"):
+        input_fn.predict_input_fn([], image_size=20)
+
+
+@pytest.mark.slow
+def test_a_process_ends_well_while_the_pipeline_works(sample_records):
+    program = (
+        "import itertools\nfrom afad_tfdata import input_fn\n"
+        f"config = input_fn.InputConfig(records_dir={sample_records!r},"
+        " global_batch_size=64, image_size=299, prefetch=8)\n"
+        "iterator = iter(input_fn.train_input_fn(config))\n"
+        "print(next(iterator)[0]['image'].shape)\n"
+    )
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "64, 299, 299, 3" in done.stdout
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_epochs(sample_records):
+    dataset = input_fn.train_input_fn(config(sample_records, global_batch_size=64))
+    steps = input_fn.num_examples(config(sample_records), "train") * 100 // 64
+    iterator = iter(dataset)
+    used = []
+    for _ in range(4):
+        for _ in range(steps):
+            next(iterator)
+        with open("/proc/self/status") as f:
+            status = dict(line.split(":", 1) for line in f)
+        used.append(int(status["RssAnon"].split()[0]) / 1024)
+    assert used[-1] - used[0] < 8  # MiB; the first pass fills the pool of arrays.
+
+
+def _alive(kind):
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+def test_pipelines_that_are_gone_hold_nothing(tiny):
+    before = _alive(engine_mapped.Reader), len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        for _ in input_fn.eval_input_fn(config(tiny, engine="mapped"), "train"):
+            pass
+        batches = iter(input_fn.train_input_fn(config(tiny, engine="mapped")))
+        next(batches)
+        del batches
+    assert _alive(engine_mapped.Reader) == before[0]
+    assert len(os.listdir("/proc/self/fd")) <= before[1] + 2
+
+
+def test_an_iterator_keeps_its_pipeline(tiny):
+    batches = iter(input_fn.train_input_fn(config(tiny, engine="mapped")))
+    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    distributed = iter(
+        strategy.distribute_datasets_from_function(
+            lambda context: input_fn.train_input_fn(
+                config(tiny, engine="mapped"), context
+            )
+        )
+    )
+    gc.collect()
+    for _ in range(30):
+        next(batches)
+        next(distributed)
+
+
+def test_a_graph_keeps_its_pipeline(tiny):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        dataset = input_fn.train_input_fn(config(tiny, engine="mapped"))
+        features, _ = tf.compat.v1.data.make_one_shot_iterator(dataset).get_next()
+        del dataset
+        gc.collect()
+        for _ in range(30):
+            assert session.run(features["image"]).shape == (BATCH, 8, 8, 3)

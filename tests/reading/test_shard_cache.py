@@ -1,0 +1,125 @@
+"""Remote shards on a local disk; TensorFlow's file system in memory is the remote."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from afad_tfdata import input_fn
+from afad_tfdata.common import errors, files
+from afad_tfdata.reading import record_index, shard_cache
+from afad_tfdata.storage import schema
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def remote(sample_records):
+    """A remote copy of the sample records."""
+    import tensorflow as tf
+
+    shard_cache._checked.clear()
+    directory = f"ram://records-{next(_numbers)}"
+    for name in os.listdir(sample_records):
+        if os.path.isfile(os.path.join(sample_records, name)):
+            with tf.io.gfile.GFile(f"{directory}/{name}", "wb") as f:
+                f.write(files.read_bytes(os.path.join(sample_records, name)))
+    return directory
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """Names of the shards that were fetched."""
+    names, fetch = [], shard_cache._fetch
+
+    def counted(path, *more):
+        names.append(os.path.basename(path))
+        fetch(path, *more)
+
+    monkeypatch.setattr(shard_cache, "_fetch", counted)
+    return names
+
+
+def shards_of(records_dir, split="train"):
+    return schema.load_manifest(records_dir).split(split).shards
+
+
+def test_the_mapped_engine_reads_remote_records(remote, sample_records, tmp_path):
+    def batches(records_dir, **more):
+        config = input_fn.InputConfig(
+            records_dir=records_dir,
+            image_size=16,
+            global_batch_size=16,
+            engine="mapped",
+            **more,
+        )
+        dataset = input_fn.train_input_fn(config).take(12)
+        return [f["image"] for f, _ in dataset.as_numpy_iterator()]
+
+    with pytest.raises(errors.UsageError, match="name a --cache_dir"):
+        batches(remote)
+    cached = batches(remote, cache_dir=str(tmp_path / "cache"))
+    np.testing.assert_array_equal(cached, batches(sample_records))
+
+
+def test_each_shard_is_fetched_once_and_by_one(remote, fetched, tmp_path):
+    shards = shards_of(remote)
+    threads = [
+        threading.Thread(
+            target=shard_cache.localize, args=(remote, shards, str(tmp_path), 0)
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(fetched) == sorted(shard.name for shard in shards)
+    for shard in shards:
+        assert files.sha256(f"{tmp_path}/shard-{shard.sha256}") == shard.sha256
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_damaged_file_is_fetched_again(same_size, remote, fetched, tmp_path, caplog):
+    shards = shards_of(remote)
+    path = shard_cache.localize(remote, shards, str(tmp_path), 0)[0]
+    shard_cache._checked.clear()  # As another process sees it.
+    with open(path, "r+b") as f:
+        f.write(b"other") if same_size else f.truncate(5)
+    fetched.clear()
+    shard_cache.localize(remote, shards, str(tmp_path), 0)
+    assert fetched == [shards[0].name] and "is damaged" in caplog.text
+    assert files.sha256(path) == shards[0].sha256
+
+
+def test_a_remote_shard_of_other_content_is_refused(remote, tmp_path):
+    shards = shards_of(remote)
+    files.write_atomic(f"{remote}/{shards[0].name}", b"x" * shards[0].num_bytes)
+    with pytest.raises(errors.DataError, match="another SHA-256 than the manifest"):
+        shard_cache.localize(remote, shards, str(tmp_path), 0)
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_what_was_used_longest_ago_makes_room(remote, fetched, tmp_path):
+    train, test = shards_of(remote), shards_of(remote, "test")
+    old = shard_cache.localize(remote, test, str(tmp_path), 0)
+    for path in old:
+        os.utime(path, (1, 1))
+    (tmp_path / "fetching-shard-of-a-killed-process").write_bytes(b"half")
+    needed = sum(shard.num_bytes for shard in train)
+    kept = shard_cache.localize(remote, train, str(tmp_path), needed / (1 << 30))
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [".lock", *(os.path.basename(path) for path in kept)]
+    )
+    with pytest.raises(errors.UsageError, match="raise --cache_dir_gib"):
+        shard_cache.localize(remote, train, str(tmp_path), (needed - 1) / (1 << 30))
+
+
+def test_local_records_are_not_copied(sample_records, tmp_path):
+    source = record_index.load(sample_records, "train", str(tmp_path / "cache"))
+    assert source.paths[0].startswith(sample_records)
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,451 @@
+"""Arbitrary bytes into everything that reads files or flags, for as long as is asked.
+
+``python -m tests.robustness.fuzz [--targets=tar,index] [--minutes=10] [--jobs=1]``
+
+A target is a function of bytes that may raise the package's own errors, of one line,
+and nothing else.  With atheris installed the bytes are led by the code that they reach;
+without it they are seeds with random damage.  Each target runs in a process of its own,
+whose memory and whose time for one input are bounded.  `test_fuzz.py`
+gives every target a few hundred inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_INPUT_SECS, _MEMORY_BYTES = 20, 3 << 30
+# By the name under which the targets know them.
+_MODULES = {
+    "archive": "writing.archive",
+    "augment": "images.augment",
+    "checkpoints": "training.checkpoints",
+    "codec": "images.codec",
+    "errors": "common.errors",
+    "files": "common.files",
+    "foreign_files": "reading.foreign_files",
+    "input_config": "reading.config",
+    "schema": "storage.schema",
+    "selection": "writing.selection",
+    "source": "writing.source",
+    "tfrecord": "storage.tfrecord",
+    "train_config": "training.config",
+    "write_config": "writing.config",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What bytes are given to.
+
+    Attributes:
+      read: May raise `AfadError` or one of `errors`.
+      seeds: Inputs from which others are made; the first is read without an error.
+      errors: Errors besides, which its callers catch.
+    """
+
+    read: Callable[[bytes], Any]
+    seeds: Sequence[bytes]
+    errors: tuple[type[Exception], ...] = ()
+
+
+def package() -> Any:
+    """The modules of the package under test, imported late."""
+    found = types.SimpleNamespace()
+    for name, path in _MODULES.items():
+        setattr(found, name, importlib.import_module(f"afad_tfdata.{path}"))
+    return found
+
+
+def check(target: Target, data: bytes) -> None:
+    """Raises what the target must not raise."""
+    from afad_tfdata.common import errors
+
+    try:
+        target.read(data)
+    except (errors.AfadError, *target.errors) as error:
+        assert str(error).strip(), "an error without a word"
+        assert "\n" not in str(error), f"more than a line: {error}"
+
+
+# -- The targets; each gets the package and a directory of its own.
+
+
+def _images(afad: Any, place: str) -> Target:
+    from tests import bad_files
+
+    afad.codec.prepare()
+
+    def read(data: bytes) -> None:
+        header = afad.codec.probe(data)
+        afad.codec.check(header, as_stored=True, max_pixels=100_000)
+        image = afad.codec.decode(data, header)
+        assert image.ndim == 3 and image.dtype == np.uint8
+        assert afad.codec.verify(data, header) == image.shape[:2]
+
+    seeds = [data for data, _ in bad_files.contents().values() if data]
+    seeds.insert(0, bad_files._encoded(bad_files._picture(), "JPEG"))
+    return Target(read, seeds, (afad.codec.ImageError,))
+
+
+def _manifest(afad: Any, place: str) -> Target:
+    from tests.storage.test_schema import _manifest as example
+
+    def read(data: bytes) -> None:
+        with open(os.path.join(place, "manifest.json"), "wb") as f:
+            f.write(data)
+        assert afad.schema.load_manifest(place) == example()
+
+    return Target(read, [afad.schema.manifest_bytes(example())])
+
+
+def _sealed_manifest(afad: Any, place: str) -> Target:
+    """JSON of any content, whose checksum fits."""
+    from tests.storage.test_schema import _manifest as example
+
+    def read(data: bytes) -> None:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(value, dict):
+            value.pop("checksum", None)
+            value["checksum"] = afad.files.json_checksum(value)
+        with open(os.path.join(place, "manifest.json"), "w") as f:
+            json.dump(value, f)
+        afad.schema.load_manifest(place)
+
+    return Target(read, [afad.schema.manifest_bytes(example()), b"{}", b"[]"])
+
+
+def _index(afad: Any, place: str) -> Target:
+    """An index of any content, which the manifest says is right."""
+    from tests.storage.test_schema import _manifest as example
+
+    manifest = example()
+    split = manifest.splits["train"]
+    path = os.path.join(place, split.index.name)
+    np.save(path, np.zeros(split.num_examples, afad.schema.INDEX_DTYPE))
+    with open(path, "rb") as f:
+        seed = f.read()
+
+    def read(data: bytes) -> None:
+        with open(path, "wb") as f:
+            f.write(data)
+        named = dataclasses.replace(
+            split.index, num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+        )
+        splits = {**manifest.splits, "train": dataclasses.replace(split, index=named)}
+        index = afad.schema.load_index(
+            place, dataclasses.replace(manifest, splits=splits), "train"
+        )
+        assert index.shape == (split.num_examples,)
+
+    return Target(read, [seed])
+
+
+def _record(afad: Any, place: str) -> Target:
+    encoded, _ = afad.tfrecord.encode_record(
+        b"not an image",
+        image_format="jpeg",
+        height=3,
+        width=4,
+        filename=b"18/111/1-0.jpg",
+        sha256=bytes(32),
+        age=18,
+        gender=0,
+    )
+
+    def read(data: bytes) -> None:
+        with contextlib.suppress(afad.tfrecord.RecordError):
+            afad.tfrecord.check_record(data)
+        afad.tfrecord.parse_example(data)
+
+    return Target(read, [encoded[12:-4], encoded], (afad.tfrecord.RecordError,))
+
+
+def _tar(afad: Any, place: str) -> Target:
+    import io
+    import lzma
+    import tarfile
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("18/111/1-0.jpg", "../x.jpg", "a" * 120 + "/é.jpg"):
+            info = tarfile.TarInfo(f"AFAD-Lite/{name}")
+            info.size = 5
+            archive.addfile(info, io.BytesIO(b"bytes"))
+    plain = buffer.getvalue()
+
+    def read(data: bytes) -> None:
+        suffix = ".tar.xz" if data[:3] == b"\xfd7z" else ".tar"
+        path = os.path.join(place, f"faces{suffix}")
+        with open(path, "wb") as f:
+            f.write(data)
+        afad.archive.scan([path], {"111": 0})
+
+    return Target(read, [plain[:4096] + bytes(1024), plain, lzma.compress(plain)])
+
+
+def _split_file(afad: Any, place: str) -> Target:
+    def read(data: bytes) -> None:
+        for suffix in ("csv", "json"):
+            path = os.path.join(place, f"protocol.{suffix}")
+            with open(path, "wb") as f:
+                f.write(data)
+            with contextlib.suppress(afad.errors.UsageError):
+                afad.selection.load_split_file(path)
+        afad.selection.load_split_file(path)
+
+    csv = b"path,split\n18/111/1-0.jpg,train\n18/112/2-0.jpg,test\n"
+    return Target(read, [b'{"18/111/1-0.jpg": "train", "18/112/2-0.jpg": "test"}', csv])
+
+
+def _labels_csv(afad: Any, place: str) -> Target:
+    path = os.path.join(place, "labels.csv")
+
+    def read(data: bytes) -> None:
+        with open(path, "wb") as f:
+            f.write(data)
+        afad.source.scan_csv(path, place, {"111": 0, "112": 1})
+
+    return Target(
+        read,
+        [b"path,age,gender,split\na.jpg,18,111,train\n", b"path,age,gender\n\xff,1,2"],
+    )
+
+
+def _flags(afad: Any, place: str) -> Target:
+    """A command line, an argument a line, to the parser of every kind of config."""
+    from bin import command
+
+    classes = [
+        afad.write_config.WriteConfig,
+        afad.train_config.TrainConfig,
+        afad.input_config.InputConfig,
+    ]
+
+    def read(data: bytes) -> None:
+        argv = data.decode("utf-8", "surrogateescape").replace("\0", "").split("\n")
+        if any("flagfile" in argument for argument in argv):
+            return  # Files of this machine.
+        for config_class in classes:
+            with contextlib.suppress(afad.errors.UsageError):
+                command._parse(config_class, ["afad", *argv], "IMAGE ...")
+        for argument in argv:
+            for parse in (
+                afad.augment.parse,
+                afad.source.parse_gender_codes,
+                afad.foreign_files.parse_names,
+            ):
+                with contextlib.suppress(afad.errors.UsageError):
+                    parse(argument)
+        command._parse(classes[0], ["afad", *argv], "IMAGE ...")
+
+    return Target(
+        read,
+        [
+            b"--data_dir=faces\n--output_dir=records\n--num_shards=3",
+            b"--records_dir=r\n--run_dir=run\n--augment=rotation=10,zoom=0.1,flip=true",
+            b"--gender_codes=111:male,112:female\n--shard_range=0:3\n--seed=-1",
+            b"image=image/encoded,age=label\n--learning_rate=1e400\n--nojson\n--\n-x",
+        ],
+    )
+
+
+def _checkpoint(afad: Any, place: str) -> Target:
+    path = os.path.join(place, "step-0000000001.ckpt")
+    wanted = np.arange(6).reshape(2, 3)
+    afad.checkpoints.save(path, {"a": wanted}, {"step": 1})
+    with open(path, "rb") as f:
+        seed = f.read()
+
+    def read(data: bytes) -> None:
+        with open(path, "wb") as f:
+            f.write(data)
+        loaded = afad.checkpoints.load(path)
+        # Read with its digest only; atheris watches comparisons, and can forge it.
+        assert hashlib.sha256(data[:-32]).digest() == data[-32:]
+        if data == seed:
+            np.testing.assert_array_equal(loaded.arrays["a"], wanted)
+
+    return Target(read, [seed])
+
+
+def _sealed_checkpoint(afad: Any, place: str) -> Target:
+    """A checkpoint of any content, whose digest fits."""
+    path = os.path.join(place, "step-0000000001.ckpt")
+    afad.checkpoints.save(path, {"a": np.arange(6).reshape(2, 3)}, {"step": 1})
+    with open(path, "rb") as f:
+        seed = f.read()[:-32]
+
+    def read(data: bytes) -> None:
+        with open(path, "wb") as f:
+            f.write(data + hashlib.sha256(data).digest())
+        loaded = afad.checkpoints.load(path)
+        assert isinstance(loaded.state, dict)
+        assert all(isinstance(name, str) for name in loaded.arrays)
+
+    return Target(read, [seed])
+
+
+TARGETS: dict[str, Callable[[Any, str], Target]] = {
+    "images": _images,
+    "manifest": _manifest,
+    "sealed_manifest": _sealed_manifest,
+    "index": _index,
+    "record": _record,
+    "tar": _tar,
+    "split_file": _split_file,
+    "labels_csv": _labels_csv,
+    "flags": _flags,
+    "checkpoint": _checkpoint,
+    "sealed_checkpoint": _sealed_checkpoint,
+}
+
+
+# -- Running them.
+
+
+def main() -> int:
+    """Runs the targets, and prints what came of each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each target")
+    parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        return _run(arguments.run, 60 * arguments.minutes)
+    names = arguments.targets.split(",")
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        results = pool.map(lambda name: _observe(name, arguments.minutes), names)
+        bad = 0
+        print("| target | inputs | came of it |\n|---|---|---|", flush=True)
+        for name, (inputs, outcome) in zip(names, results, strict=True):
+            bad += outcome != "nothing"
+            print(f"| {name} | {inputs:,} | {outcome} |", flush=True)
+    return int(bad > 0)
+
+
+def _observe(name: str, minutes: float) -> tuple[int, str]:
+    """Inputs that were tried in a process of its own, and what came of them."""
+    command = [sys.executable, "-m", "tests.robustness.fuzz", f"--run={name}"]
+    ended = subprocess.run(
+        [*command, f"--minutes={minutes}"],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    counts = re.findall(r"^(?:#|DONE )(\d+)", ended.stdout, re.MULTILINE)
+    inputs = int(counts[-1]) if counts else 0
+    if ended.returncode == 0:
+        return inputs, "nothing"
+    with open(f"fuzz-{name}.log", "w") as f:
+        f.write(ended.stdout)
+    return inputs, f"status {ended.returncode}: see fuzz-{name}.log"
+
+
+def _run(name: str, secs: float) -> int:
+    """One target in this process."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import atheris
+    except ImportError:
+        atheris = None
+    leading = contextlib.nullcontext()
+    if atheris is not None:
+        leading = atheris.instrument_imports(include=["afad_tfdata", "tarfile", "csv"])
+    with leading:
+        afad = package()
+    with tempfile.TemporaryDirectory() as place:
+        os.makedirs(os.path.join(place, "seeds"))
+        os.makedirs(os.path.join(place, "files"))
+        target = TARGETS[name](afad, os.path.join(place, "files"))
+        target.read(target.seeds[0])
+        if atheris is None:
+            return _damage(target, secs)
+        for number, seed in enumerate(target.seeds):
+            with open(os.path.join(place, "seeds", str(number)), "wb") as f:
+                f.write(seed)
+        atheris.Setup(
+            [
+                *(sys.argv[0], os.path.join(place, "seeds")),
+                f"-max_total_time={int(secs)}",
+                f"-timeout={_INPUT_SECS}",
+                f"-rss_limit_mb={_MEMORY_BYTES >> 20}",
+                f"-artifact_prefix=fuzz-{name}-",
+                f"-max_len={4 * max(map(len, target.seeds))}",
+            ],
+            lambda data: check(target, data),
+        )
+        atheris.Fuzz()
+    return 0
+
+
+def _damage(target: Target, secs: float) -> int:
+    """Seeds with random damage."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES << 3, _MEMORY_BYTES << 3))
+    rng, end, inputs = random.Random(1), time.monotonic() + secs, 0
+    for data in _damaged(rng, target.seeds):
+        if time.monotonic() > end:
+            break
+        began = time.monotonic()
+        try:
+            check(target, data)
+        except BaseException:
+            print(f"#{inputs} input: {data!r}", flush=True)
+            raise
+        if time.monotonic() > began + _INPUT_SECS:
+            print(f"#{inputs} slow: {data!r}", flush=True)
+            return 1
+        inputs += 1
+    print(f"DONE {inputs}")
+    return 0
+
+
+def _damaged(rng: random.Random, seeds: Sequence[bytes]) -> Iterator[bytes]:
+    while True:
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.randrange(1, 6)):
+            at = rng.randrange(len(data) + 1)
+            way = rng.randrange(5)
+            if way == 0:
+                data[at : at + 1] = rng.randbytes(1)
+            elif way == 1:
+                data[at : at + rng.randrange(1, 9)] = b""
+            elif way == 2:
+                data[at:at] = rng.randbytes(rng.randrange(1, 5))
+            elif way == 3:
+                part = data[at : at + rng.randrange(1, 40)]
+                begin = rng.randrange(len(data) + 1)
+                data[begin:begin] = part
+            elif data[at : at + 1]:
+                data[at] ^= 1 << rng.randrange(8)
+        yield bytes(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

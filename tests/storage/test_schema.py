@@ -1,0 +1,139 @@
+"""The manifest and the index: round trips, and every kind of damage is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.storage import schema
+
+
+def _shard(name="s", n=2):
+    return schema.Shard(name=name, num_examples=n, num_bytes=10, sha256="0" * 64)
+
+
+def _manifest(index_bytes=0, digest="0" * 64):
+    index = schema.Shard("afad-train.index.npy", 2, index_bytes, digest)
+    split = schema.Split(
+        2, (_shard(),), index, {"male": {"20": 1}, "female": {"61": 1}}
+    )
+    empty = schema.Split(0, (), index, {})
+    return schema.Manifest(
+        name="afad",
+        format="tfrecord",
+        image_encoding="original",
+        image_size=150,
+        config={"seed": 1},
+        class_names=("male", "female"),
+        gender_codes={"111": 0, "112": 1},
+        resize={"method": "bilinear"},
+        pixel={},
+        mean={"R": 1.5, "G": 2.0, "B": 3.0},
+        found=2,
+        written=2,
+        rejected=0,
+        passed_over=0,
+        splits={"train": split, "test": empty},
+    )
+
+
+def _write(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_bytes(schema.manifest_bytes(manifest))
+    return str(tmp_path)
+
+
+def test_manifest_round_trip(tmp_path):
+    manifest = _manifest()
+    assert schema.load_manifest(_write(tmp_path, manifest)) == manifest
+    assert manifest.mean_rgb == (1.5, 2.0, 3.0)
+    assert schema.age_range(manifest) == (20, 61)
+
+
+def test_every_changed_character_of_a_manifest_is_noticed(tmp_path):
+    """Flips one bit in every byte; white space between tokens carries nothing."""
+    path = tmp_path / "manifest.json"
+    content = schema.manifest_bytes(_manifest())
+    reference = schema.load_manifest(_write(tmp_path, _manifest()))
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        try:
+            assert schema.load_manifest(str(tmp_path)) == reference
+            assert content[position : position + 1].isspace()
+        except errors.AfadError as error:
+            assert "manifest.json" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_a_truncated_manifest_is_damage(tmp_path, size):
+    (tmp_path / "manifest.json").write_bytes(schema.manifest_bytes(_manifest())[:size])
+    with pytest.raises(errors.DataError, match="manifest"):
+        schema.load_manifest(str(tmp_path))
+
+
+def test_no_manifest_is_no_data_set(tmp_path):
+    with pytest.raises(errors.UsageError, match="write_records"):
+        schema.load_manifest(str(tmp_path))
+
+
+def test_another_schema_version_is_said(tmp_path):
+    newer = dataclasses.replace(_manifest(), schema_version=99)
+    with pytest.raises(errors.UsageError, match="schema version 99"):
+        schema.load_manifest(_write(tmp_path, newer))
+
+
+def test_shards_that_do_not_add_up_are_damage(tmp_path):
+    value = json.loads(schema.manifest_bytes(_manifest()))
+    value["splits"]["train"]["num_examples"] = 3
+    value.pop("checksum")
+    value["checksum"] = files.json_checksum(value)
+    (tmp_path / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(errors.DataError, match="do not add up"):
+        schema.load_manifest(str(tmp_path))
+
+
+def test_an_empty_split_names_the_others():
+    with pytest.raises(errors.UsageError, match="'test'; it has train"):
+        _manifest().split("test")
+
+
+def test_index_is_mapped_and_checked(tmp_path):
+    index = np.zeros(2, schema.INDEX_DTYPE)
+    index["age"] = [20, 61]
+    path = tmp_path / "afad-train.index.npy"
+    np.save(path, index)
+    size, digest = path.stat().st_size, files.sha256(str(path))
+    manifest = _manifest(size, digest)
+    loaded = schema.load_index(str(tmp_path), manifest, "train")
+    assert isinstance(loaded, np.memmap) and loaded["age"].tolist() == [20, 61]
+    with pytest.raises(errors.DataError, match="index.npy is damaged"):
+        schema.load_index(str(tmp_path), _manifest(size + 1, digest), "train")
+    index["age"][0] = 21  # A label: nothing else would notice.
+    np.save(path, index)
+    with pytest.raises(errors.DataError, match="SHA-256 does not fit"):
+        schema.load_index(str(tmp_path), manifest, "train")
+    np.save(path, index[:1])
+    other = _manifest(path.stat().st_size, files.sha256(str(path)))
+    with pytest.raises(errors.DataError, match="wanted"):
+        schema.load_index(str(tmp_path), other, "train")
+    path.unlink()
+    with pytest.raises(errors.DataError, match="index.npy"):
+        schema.load_index(str(tmp_path), manifest, "train")
+
+
+def test_index_rows_are_small():
+    """A record may cost 320 bytes beside its image; the index is a part of that."""
+    assert schema.INDEX_DTYPE.itemsize == 46
+
+
+def test_labels_of_a_task():
+    assert [schema.labels_of(task) for task in schema.TASKS] == [
+        ("age",),
+        ("gender",),
+        ("age", "gender"),
+    ]

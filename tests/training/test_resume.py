@@ -1,0 +1,220 @@
+"""Stopped anywhere and continued, a run ends as the undisturbed one, bit for bit."""
+
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from afad_tfdata import trainer
+from afad_tfdata.common import errors, preemption
+from afad_tfdata.common.lazy import keras
+from afad_tfdata.training import checkpoints
+from afad_tfdata.training.distributed import strategies
+
+EPOCHS, BATCH = 2, 32
+BIN = os.path.join(str(pathlib.Path(__file__).parents[2]), "bin", "train.py")
+
+
+def flags(records_dir, run_dir, **more):
+    return {
+        "records_dir": records_dir,
+        "run_dir": str(run_dir),
+        "backbone": "small_cnn",
+        "image_size": 16,
+        "stage": "tuning",
+        "epochs": EPOCHS,
+        "global_batch_size": BATCH,
+        "devices": "cpu",
+        "optimizer": "adam",
+        "class_weight": "balanced",
+        "ema_decay": 0.9,
+        "clip_norm": 5.0,
+        "steps_per_loop": 1,
+        "tensorboard": False,
+        "augment": "default,form=affine_op",  # Nothing to compile.
+        **more,
+    }
+
+
+@pytest.fixture(autouse=True)
+def known_strategies(replicas, monkeypatch):
+    devices = tuple(f"CPU:{i}" for i in range(replicas.num_replicas_in_sync))
+    monkeypatch.setitem(strategies._made, devices, replicas)
+    yield
+    preemption.clear()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sample_records, tmp_path_factory):
+    """The end of a run that nobody stopped."""
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    train(flags(sample_records, run_dir))
+    return end_of(run_dir)
+
+
+def train(arguments, **more):
+    """With a small network that has everything whose state is easily lost."""
+    network = make_network(dropout=0.5, batch_statistics=True)
+    return trainer.train(trainer.TrainConfig(**arguments), model=network, **more)
+
+
+def make_network(*, dropout=0.0, batch_statistics=False):
+    keras.utils.set_random_seed(4)
+    image = keras.Input((16, 16, 3), name="root_input")
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image)
+    if batch_statistics:
+        x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(dropout, seed=1)(keras.layers.Flatten()(x))
+    age = keras.layers.Dense(1, name="age_output")(x)
+    gender = keras.layers.Dense(1, activation="sigmoid", name="gender_output")(x)
+    return keras.Model(image, [age, gender])
+
+
+def end_of(run_dir):
+    """Arrays, state and history at the end of a run."""
+    newest = checkpoints.load_newest(os.path.join(str(run_dir), "checkpoints"))
+    with open(os.path.join(str(run_dir), "history.json")) as f:
+        return newest.arrays, newest.state, json.load(f)
+
+
+def assert_same(one, two):
+    assert one[1] == two[1]
+    assert one[2] == two[2]
+    assert one[0].keys() == two[0].keys()
+    for name, array in one[0].items():
+        np.testing.assert_array_equal(two[0][name], array, err_msg=name)
+
+
+def stop_before_call(monkeypatch, calls):
+    """Asks for a stop when the loop looks for a request for the n-th time."""
+    count = iter(range(10**6))
+
+    def requested():
+        if next(count) == calls:
+            preemption.request("SIGTERM")
+        return preemption._requested.is_set()
+
+    monkeypatch.setattr(preemption, "requested", requested)
+
+
+# The loop looks before every step and at the end of every epoch: the middle of an
+# epoch; its last step done but not evaluated; the next epoch, and the file is torn.
+@pytest.mark.parametrize("look, torn", [(2, False), (5, False), (8, True)])
+def test_a_run_stopped_at_any_step_ends_as_the_undisturbed(
+    sample_records, tmp_path, monkeypatch, caplog, undisturbed, look, torn
+):
+    arguments = flags(sample_records, tmp_path)
+    with monkeypatch.context() as patch:
+        stop_before_call(patch, look)
+        with pytest.raises(errors.PreemptedError, match="SIGTERM came: step"):
+            train(arguments)
+    preemption.clear()
+    directory = str(tmp_path / "checkpoints")
+    newest = checkpoints.path_of(directory, checkpoints.steps(directory)[-1])
+    assert 0 < checkpoints.steps(directory)[-1] < end_step(undisturbed)
+    if torn:
+        os.truncate(newest, os.path.getsize(newest) // 2)
+    with caplog.at_level(logging.WARNING):
+        train(arguments)
+    assert torn == (newest in caplog.text)
+    assert_same(end_of(tmp_path), undisturbed)
+
+
+def end_step(end):
+    return end[1]["state"]["step"]
+
+
+def test_calls_of_any_length_end_alike(sample_records, tmp_path, undisturbed):
+    more = {"steps_per_loop": 0, "checkpoint_steps": 3}
+    train(flags(sample_records, tmp_path, **more))
+    assert_same(end_of(tmp_path), undisturbed)
+
+
+def test_a_signal_ends_the_command_with_75_and_it_continues(sample_records, tmp_path):
+    """In a process of its own, as a batch system does it."""
+    more = {"epochs": 100, "checkpoint_steps": 2, "augment": "none"}
+    arguments = flags(sample_records, tmp_path, **more)
+    command = [sys.executable, BIN, *_as_flags(arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for_steps(tmp_path / "checkpoints", process)
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 75
+    assert "stopped: SIGTERM came" in text and "Traceback" not in text
+    state = checkpoints.load_newest(str(tmp_path / "checkpoints")).state["state"]
+    arguments["epochs"] = state["epoch"] + 1
+    result = trainer.train(trainer.TrainConfig(**arguments))
+    assert result.steps >= state["step"] >= 2
+    assert [row["epoch"] for row in result.history["epochs"]] == list(
+        range(1, result.epochs + 1)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_runs_killed_at_random_moments_end_as_the_undisturbed(
+    sample_records, tmp_path, name
+):
+    program = os.path.join(os.path.dirname(__file__), "kill_trials.py")
+    arguments = [sample_records, str(tmp_path), name, "4"]
+    done = subprocess.run(
+        [sys.executable, program, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 equal" in done.stdout
+
+
+def _as_flags(arguments):
+    return [
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in arguments.items()
+    ]
+
+
+def _wait_for_steps(directory, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if checkpoints.steps(str(directory))[-1:] > [1]:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("no step was taken")
+
+
+@pytest.mark.latest
+def test_a_run_continues_on_another_number_of_replicas(
+    sample_records, tmp_path, monkeypatch, replicas
+):
+    """Without dropout and batch statistics: equal as far as rounding goes."""
+    ends, several = [], f"cpu:{replicas.num_replicas_in_sync}"
+    for name, devices in (("one", ("cpu", "cpu")), ("moved", ("cpu", several))):
+        arguments = flags(sample_records, tmp_path / name, global_batch_size=24)
+        with monkeypatch.context() as patch:
+            stop_before_call(patch, 3)
+            with pytest.raises(errors.PreemptedError):
+                trainer.train(
+                    trainer.TrainConfig(**{**arguments, "devices": devices[0]}),
+                    model=make_network(),
+                )
+        preemption.clear()
+        trainer.train(
+            trainer.TrainConfig(**{**arguments, "devices": devices[1]}),
+            model=make_network(),
+        )
+        ends.append(end_of(tmp_path / name))
+    one, moved = ends
+    for name, array in one[0].items():
+        np.testing.assert_allclose(moved[0][name], array, rtol=1e-3, atol=1e-4)
+    for a, b in zip(one[2]["epochs"], moved[2]["epochs"], strict=True):
+        assert a["train"]["loss"] == pytest.approx(b["train"]["loss"], rel=1e-4)
+        assert a["validation"] == pytest.approx(b["validation"], rel=1e-4)

@@ -1,0 +1,541 @@
+"""The outer loop: options, phases, restarts, recoveries, parts of the caller's own."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+
+import numpy as np
+import pytest
+
+from afad_tfdata import cross_validation, models, trainer
+from afad_tfdata.common import errors, options
+from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.reading import record_index
+from afad_tfdata.storage import schema, sharding
+from afad_tfdata.training import (
+    checkpoints,
+    event_file,
+    optimizers,
+    rate_search,
+    recipe,
+    run_dir,
+    run_state,
+)
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training.distributed import strategies
+
+BATCH = 32
+
+
+@pytest.fixture(autouse=True)
+def known_strategies(two_replicas, monkeypatch):
+    monkeypatch.setitem(strategies._made, ("CPU:0", "CPU:1"), two_replicas)
+
+
+def config(records_dir, run_dir, **more):
+    values = {
+        "records_dir": records_dir,
+        "run_dir": str(run_dir),
+        "task": "gender",
+        "backbone": "small_cnn",
+        "image_size": 16,
+        "stage": "tuning",
+        "epochs": 2,
+        "global_batch_size": BATCH,
+        "devices": "cpu",
+        "augment": "none",
+    }
+    return trainer.TrainConfig(**{**values, **more})
+
+
+def own_config(run_dir, **more):
+    """For data and a network of the test's own."""
+    return config("", run_dir, **{"task": "age", "global_batch_size": 8, **more})
+
+
+def tiny_network(seed=0):
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((4, 4, 3), name="root_input")
+    x = keras.layers.Flatten()(image)
+    return keras.Model(image, keras.layers.Dense(1, name="age_output")(x))
+
+
+def tiny_data(batches=4, poison=None):
+    """Batches of 8; the age of one example is NaN if `poison` names its position."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8 * batches, 4, 4, 3)).astype(np.uint8)
+    age = (20 + images.mean((1, 2, 3)) / 20).astype(np.float32)
+    if poison is not None:
+        age[poison] = np.nan
+    dataset = tf.data.Dataset.from_tensor_slices(({"image": images}, {"age": age}))
+    return dataset.batch(8, drop_remainder=True)
+
+
+# Options, without a run.
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"run_dir": ""}, "--run_dir is needed"),
+        ({"task": "height"}, "--task takes one of"),
+        ({"epochs": -1}, "--epochs is at least 0"),
+        ({"learning_rate": math.nan}, "--learning_rate is at least 0"),
+        ({"ema_decay": 1.0}, "--ema_decay lies in"),
+        ({"folds": 2}, "--folds takes at least 3"),
+        ({"profile": "5"}, "--profile takes A:B"),
+        ({"profile": "7:5"}, "--profile takes A:B"),
+        ({"trainable_layers": -2}, "--trainable_layers"),
+        ({"stage": "recipe", "schedule": "plateau"}, "--schedule=plateau"),
+    ],
+)
+def test_contradictions_are_one_line(values, message):
+    with pytest.raises(errors.UsageError, match=message):
+        trainer.TrainConfig(**{"run_dir": "run", **values})
+
+
+@pytest.mark.parametrize(
+    "values, more, named",
+    [
+        ({}, {"devices": "cpu:2", "keep_checkpoints": 9}, []),
+        ({}, {"epochs": 30}, []),
+        ({"schedule": "cosine"}, {"epochs": 30}, ["--epochs"]),
+        ({}, {"seed": 2, "clip_norm": 1.0}, ["--clip_norm", "--seed"]),
+        ({}, {"learning_rate": 1e-4}, ["--learning_rate"]),
+        ({}, {"learning_rate": 1e-4, "start_epoch": 3}, []),
+        ({}, {"global_batch_size": 64, "start_epoch": 3}, ["--global_batch_size"]),
+    ],
+)
+def test_what_may_change_when_a_run_continues(values, more, named):
+    begun = config("records", "run", **values)
+    now = dataclasses.replace(begun, **more)
+    found = train_config.differences(options.to_dict(begun), now)
+    assert sorted(text.split()[0] for text in found) == named
+
+
+def plan_of(**more):
+    values = config("records", "run", epochs=0, stage="recipe", **more)
+    return [
+        (phase.stage, phase.epochs, phase.rate, phase.optimizer)
+        for phase in recipe.phases(values, pretrained=True)
+    ]
+
+
+def test_recipes_are_the_original_projects():
+    gender = plan_of(task="gender")
+    assert gender[0] == ("warmup", 24, 1e-3, "rmsprop")
+    assert gender[1] == ("tuning", 50, 5e-4, "adam")
+    assert gender[2][2] == pytest.approx(1e-4)
+    age = plan_of(task="age")
+    assert age[0] == ("warmup", 24, 1e-3, "rmsprop")
+    assert [phase[2] for phase in age[1:3]] == [1e-3, 5e-4]
+
+
+def test_a_phase_ends_with_its_patience_and_the_recipe_without_a_gain():
+    values = config("records", "run", stage="recipe", epochs=9, patience=2)
+    plan = recipe.phases(values, pretrained=False)
+    course, log = recipe.Course(), []
+    # Better in epochs 1, 2 and 5; a phase starts anew after two that are not.
+    for better in (True, True, False, False, True, False, False, False, False):
+        course.after_epoch(better, values)
+        log.append(course.phase)
+        if course.phase_is_over(plan[course.phase]):
+            following = course.next_phase(plan)
+            if following is None:
+                break
+            course = recipe.Course(following)
+    assert log == [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert following is None
+
+
+def test_the_plateau_schedule_lowers_the_rate():
+    values = config(
+        "r", "r", epochs=9, patience=2, schedule="plateau", decay_factor=0.5
+    )
+    plan, course, seen = recipe.phases(values, pretrained=False), recipe.Course(), []
+    for better in (True, False, False, False, False):
+        course.after_epoch(better, values)
+        rate = recipe.rates(
+            values, plan, course, first_step=7, count=1, steps_per_epoch=3, scale=0.1
+        )
+        seen.append(rate[0] / (5e-4 * 0.1))
+    assert seen == pytest.approx([1, 1, 0.5, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    "schedule, step, rate",
+    [
+        (optimizers.Schedule("constant", 2.0, 10), 9, 2.0),
+        (optimizers.Schedule("constant", 2.0, 10, warmup_steps=4), 0, 0.5),
+        (optimizers.Schedule("cosine", 2.0, 10), 0, 2.0),
+        (optimizers.Schedule("cosine", 2.0, 10), 5, 1.0),
+        (optimizers.Schedule("cosine", 2.0, 10), 10, 0.0),
+        (optimizers.Schedule("cosine", 2.0, 14, warmup_steps=4), 9, 1.0),
+        (optimizers.Schedule("step", 2.0, 10, decay_every=4, decay=0.5), 8, 0.5),
+        (optimizers.Schedule("step", 2.0, 10), 8, 2.0),
+    ],
+)
+def test_schedules(schedule, step, rate):
+    assert schedule.rate(step) == pytest.approx(rate)
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def finished(sample_records, tmp_path_factory):
+    """A finished run of two epochs: its config and result."""
+    values = config(sample_records, tmp_path_factory.mktemp("run"), ema_decay=0.9)
+    return values, trainer.train(values)
+
+
+def test_a_run_leaves_what_people_look_at(finished, tmp_path):
+    values, result = finished
+    directory = run_dir.RunDir(values.run_dir)
+    stored = directory.stored()
+    directory.close()
+    assert stored["train"] == options.to_dict(values)
+    assert stored["model"]["backbone"] == "small_cnn"
+    assert set(stored["mean"]) == {"R", "G", "B"}
+    assert stored["class_names"] == ["male", "female"]
+    assert stored["threads"]["intra_op"] >= 0
+    for name in ("history.png", "best.keras", "final.keras"):
+        assert (directory.join(name)) and len(open(directory.join(name), "rb").read())
+    with open(directory.join("history.json")) as f:
+        stored_history = json.load(f)
+    assert [row["epoch"] for row in stored_history["epochs"]] == [1, 2]
+    row = stored_history["epochs"][-1]
+    assert set(row["train"]) == {"loss", "gender_loss", "accuracy"}
+    assert set(row["validation"]) == {"loss", "gender_loss", "accuracy"}
+    with open(directory.join("metrics.jsonl")) as f:
+        assert json.loads(f.read().splitlines()[-1])["epoch"] == 2
+    read = dict(event_file.read(directory.events("validation")))
+    assert read[result.steps]["accuracy"] == pytest.approx(
+        row["validation"]["accuracy"]
+    )
+    assert f"best epoch {result.best_epoch}" in result.text()
+    assert "history" not in result.to_dict()
+
+
+def test_a_finished_run_says_so_and_returns_its_result(finished, caplog):
+    values, result = finished
+    with caplog.at_level(logging.INFO):
+        assert trainer.train(values) == result
+    assert "this run is finished" in caplog.text
+
+
+def test_another_configuration_is_refused_by_name(finished):
+    values, _ = finished
+    other = dataclasses.replace(values, task="age", seed=9)
+    with pytest.raises(
+        errors.UsageError, match="another configuration; differing: --task.*--seed"
+    ):
+        trainer.train(other)
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    first = run_dir.RunDir(str(tmp_path))
+    with pytest.raises(errors.UsageError, match="another process trains"):
+        run_dir.RunDir(str(tmp_path))
+    first.close()
+    run_dir.RunDir(str(tmp_path)).close()
+
+
+def test_the_average_of_the_weights_is_what_is_saved(finished):
+    values, result = finished
+    newest = checkpoints.load_newest(f"{values.run_dir}/checkpoints")
+    model = models.load(result.final_path)
+    raw = [newest.arrays[f"model/{i}"] for i in range(len(model.variables))]
+    saved = [variable.numpy() for variable in model.variables]
+    kernels = [i for i, value in enumerate(saved) if value.ndim == 4]
+    assert kernels
+    assert all((saved[i] != raw[i]).any() for i in kernels)
+
+
+def test_a_batch_that_does_not_divide_is_refused(sample_records, tmp_path):
+    values = config(sample_records, tmp_path, devices="cpu:2", global_batch_size=33)
+    with pytest.raises(errors.UsageError, match="--global_batch_size=33"):
+        trainer.train(values)
+
+
+def test_no_records_and_no_data_is_one_line(tmp_path):
+    with pytest.raises(errors.UsageError, match="--records_dir is needed"):
+        trainer.train(config("", tmp_path))
+
+
+def test_a_restart_trims_once_and_goes_on(tmp_path):
+    """The same command after the restart does not jump back again."""
+    values = own_config(tmp_path, epochs=5, learning_rate=1e-2)
+    parts = {"train_dataset": tiny_data(), "validation_dataset": tiny_data()}
+    trainer.train(values, model=tiny_network(), **parts)
+    again = dataclasses.replace(values, start_epoch=2, learning_rate=1e-3)
+    result = trainer.train(again, model=tiny_network(), **parts)
+    assert [row["epoch"] for row in result.history["epochs"]] == [1, 2, 3, 4, 5]
+    rates = [row["learning_rate"] for row in result.history["epochs"]]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-3])
+    restarts = [e for e in result.history["events"] if e["kind"] == "restart"]
+    assert [e["step"] for e in restarts] == [8]
+    repeated = trainer.train(again, model=tiny_network(), **parts)
+    assert repeated.history == result.history
+    with pytest.raises(errors.UsageError, match="--start_epoch=3.*kept are: 2, 4, 5"):
+        trainer.train(
+            dataclasses.replace(again, start_epoch=3), model=tiny_network(), **parts
+        )
+
+
+def test_the_history_holds_the_rate_of_each_epoch(tmp_path):
+    values = own_config(
+        tmp_path, epochs=3, learning_rate=1e-2, schedule="step", decay_epochs=2
+    )
+    result = trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
+    rates = [row["learning_rate"] for row in result.history["epochs"]]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-3])
+
+
+def test_a_network_of_ones_own_is_not_warmed_up(tmp_path):
+    """All of it trains anyway; the names of a backbone and its weights do not count."""
+    values = own_config(tmp_path, stage="recipe", backbone="VGG19", epochs=1)
+    result = trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
+    assert {row["stage"] for row in result.history["epochs"]} == {"tuning"}
+
+
+def test_a_restart_that_was_cut_short_is_done_again(tmp_path):
+    values = own_config(tmp_path, epochs=4)
+    trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
+    directory = str(tmp_path / "checkpoints")
+    asked = {"start_epoch": 2, "learning_rate": 1e-4}
+    later = checkpoints.load(checkpoints.path_of(directory, 16))
+    first = run_state.go_back(directory, 2, asked)
+    # Killed before the later ones were gone.
+    checkpoints.save(checkpoints.path_of(directory, 16), later.arrays, later.state)
+    assert run_state.newest(directory).state.restart is None
+    second = run_state.go_back(directory, 2, asked)
+    assert checkpoints.steps(directory)[-1] == 8
+    assert second.state == first.state
+    assert run_state.newest(directory).state.restart == asked
+
+
+def test_nan_goes_back_lowers_the_rate_and_in_the_end_names_the_examples(
+    sample_records, tmp_path, caplog
+):
+    """A poisoned example stays one: as many recoveries as allowed, then a failure."""
+    values = own_config(tmp_path, epochs=2, max_recoveries=2)
+    with pytest.raises(errors.DataError, match="the loss is nan at step 2") as caught:
+        trainer.train(values, model=tiny_network(), train_dataset=tiny_data(poison=17))
+    assert "after 2 recoveries" in str(caught.value)
+    failure = json.loads((tmp_path / "failure.json").read_text())
+    assert failure["steps"] == [1, 2]
+    assert "position 17 of the stream" in failure["examples"]
+    newest = run_state.newest(str(tmp_path / "checkpoints"))
+    assert newest.state.scale == 0.25
+    assert [e["kind"] for e in newest.history.events] == ["stage"] + 2 * ["recovery"]
+
+
+def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
+    """A loss that leaps at the full rate only."""
+    batches = tiny_data(batches=80)
+    values = own_config(
+        tmp_path, epochs=1, optimizer="sgd", learning_rate=0.02, checkpoint_steps=8
+    )
+
+    def loss(outputs, labels):
+        error = tf.square(tf.reshape(outputs["age_output"], [-1]) - labels["age"])
+        return {"loss": error, "age_loss": error}
+
+    def leaping(images, seed, step, offset):
+        factor = tf.where(step == 70, 60.0, 1.0)
+        return tf.cast(images, tf.float32) * (factor if not recovered else 1.0)
+
+    recovered = []
+    restore = trainer._Run._recover
+
+    def recover(self, error):
+        recovered.append(error)
+        restore(self, error)
+        self._build(0)  # Traced anew, for the leap is gone.
+        self._restore(run_state.newest(str(tmp_path / "checkpoints")))
+
+    monkeypatch.setattr(trainer._Run, "_recover", recover)
+    result = trainer.train(
+        values,
+        model=tiny_network(),
+        train_dataset=batches,
+        augment=leaping,
+        loss=loss,
+    )
+    assert [error.at for error in recovered] == [70]
+    assert "leapt" in recovered[0].what
+    assert result.steps == 80 and result.epochs == 1
+    event = result.history["events"][-1]
+    assert event["kind"] == "recovery" and event["step"] == 64
+
+
+def test_the_recipe_goes_back_to_the_best_and_lowers_the_rate(tmp_path, caplog):
+    """Labels that validation contradicts: the first epoch stays the best."""
+    caplog.set_level("INFO")
+    values = own_config(
+        tmp_path,
+        stage="recipe",
+        weights="none",
+        epochs=4,
+        patience=1,
+        learning_rate=0.05,
+        checkpoint_every=0,
+        keep_checkpoints=1,
+    )
+    wrong = tiny_data().map(lambda f, y: (f, {"age": 0 * y["age"] + 3.0}))
+    result = trainer.train(
+        values,
+        model=tiny_network(),
+        train_dataset=tiny_data(),
+        validation_dataset=wrong,
+    )
+    assert "recipe: tuning of up to 4 epochs at rate 0.05; then tuning" in caplog.text
+    epochs = result.history["epochs"]
+    restarts = [e for e in result.history["events"] if e["kind"] == "restart"]
+    assert result.best_epoch < result.epochs
+    assert len(restarts) == 1 and f"epoch {result.best_epoch}" in restarts[0]["text"]
+    assert epochs[-1]["learning_rate"] == pytest.approx(0.025)
+    best = min(row["validation"]["mae"] for row in epochs)
+    assert result.best_value == best
+    model = models.load(result.best_path)
+    features, labels = next(iter(wrong.unbatch().batch(32)))
+    x = (tf.cast(features["image"], tf.float32) - 127.5) / 127.5
+    error = np.abs(model(x).numpy().ravel() - labels["age"].numpy()).mean()
+    assert error == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["run", "model", "checkpoint"])
+def test_weights_of_another_run_are_taken_over(form, finished, tmp_path):
+    values, result = finished
+    folder = os.path.join(values.run_dir, "checkpoints")
+    step = result.history["epochs"][result.best_epoch - 1]["step"]
+    path = {
+        "run": values.run_dir,
+        "model": result.best_path,
+        "checkpoint": checkpoints.path_of(folder, step),
+    }[form]
+    other = dataclasses.replace(
+        values,
+        run_dir=str(tmp_path),
+        init_from=path,
+        epochs=1,
+        learning_rate=1e-12,
+        ema_decay=0.0,
+    )
+    begun = trainer.train(other)
+    taken, source = models.load(begun.final_path), models.load(result.best_path)
+    for a, b in zip(taken.trainable_weights, source.trainable_weights, strict=True):
+        # A checkpoint holds the weights themselves, a model their average.
+        atol = 0.05 if form == "checkpoint" and values.ema_decay else 1e-6
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=atol)
+
+
+def test_float16_scales_its_loss_and_continues(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = tiny_network()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    values = own_config(tmp_path, epochs=1, precision="mixed_float16")
+    trainer.train(values, model=model, train_dataset=tiny_data())
+    values = dataclasses.replace(values, epochs=2)
+    result = trainer.train(values, model=tiny_network(5), train_dataset=tiny_data())
+    losses = [row["train"]["loss"] for row in result.history["epochs"]]
+    assert all(math.isfinite(loss) for loss in losses) and losses[1] < losses[0]
+    newest = run_state.newest(str(tmp_path / "checkpoints"))
+    scales = [float(a) for a in newest.arrays.values() if a.shape == ()]
+    assert 2.0**15 in scales  # The initial loss scale: nothing overflowed.
+
+
+def test_your_own_network_is_trained_in_place_or_as_a_copy(tmp_path):
+    for name, devices in (("one", "cpu"), ("two", "cpu:2")):
+        model = tiny_network()
+        before = model.get_weights()[0].copy()
+        values = own_config(tmp_path / name, epochs=1, devices=devices, profile="1:3")
+        result = trainer.train(values, model=model, train_dataset=tiny_data())
+        saved = models.load(result.final_path)
+        for mine, its in zip(model.get_weights(), saved.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, its)
+        assert (model.get_weights()[0] != before).any()
+        assert list((tmp_path / name).rglob("*.xplane.pb"))
+
+
+def test_bfloat16_trains_a_step(sample_records, tmp_path):
+    values = config(
+        sample_records, tmp_path, epochs=1, precision="mixed_bfloat16", devices="cpu:2"
+    )
+    result = trainer.train(values)
+    assert math.isfinite(result.best_value)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+# Instead of a training: growing rates, folds.
+
+
+def test_the_range_test_draws_its_curve_and_restores_the_weights(tmp_path):
+    model = tiny_network()
+    before = [value.copy() for value in model.get_weights()]
+
+    def square(outputs, labels):
+        error = tf.square(tf.reshape(outputs["age_output"], [-1]) - labels["age"])
+        return {"loss": error}
+
+    result = rate_search.search(
+        own_config(tmp_path, optimizer="sgd"),
+        model=model,
+        train_dataset=tiny_data(),
+        loss=square,
+    )
+    assert list(result.rates) == sorted(result.rates)
+    assert result.suggestion in result.rates
+    # Plain descent on a square blows up well before a rate of 1.
+    assert result.rates[-1] < 1 and len(result.losses) == len(result.rates)
+    assert (tmp_path / rate_search.PICTURE_NAME).exists()
+    stored = json.loads((tmp_path / rate_search.JSON_NAME).read_text())
+    assert stored["suggestion"] == result.suggestion
+    for name in (rate_search.PICTURE_NAME, rate_search.JSON_NAME):
+        assert str(tmp_path / name) in result.text()
+    for value, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(now, value)
+
+
+def test_every_photo_is_tested_in_one_fold(sample_records, tmp_path):
+    values = config(sample_records, tmp_path, folds=3)
+    views = cross_validation.write_views(
+        sample_records, str(tmp_path / "records"), values
+    )
+    manifest = schema.load_manifest(sample_records)
+    roles = {}
+    for view in views:
+        again = schema.load_manifest(view)
+        photos = {}
+        for split in ("train", "validation", "test"):
+            source = record_index.load(view, split)
+            keys = [
+                source._key(int(row["shard"]), 0, i)
+                for i, row in enumerate(source.index)
+            ]
+            photos[split] = {sharding.group_key(key, "photo") for key in keys}
+            for key in keys:
+                roles.setdefault(key, []).append(split)
+            assert again.splits[split].num_examples == len(keys)
+        assert not photos["train"] & photos["test"]
+        assert not photos["train"] & photos["validation"]
+        assert not photos["validation"] & photos["test"]
+    assert len(roles) == manifest.written
+    assert all(sorted(r) == ["test", "train", "validation"] for r in roles.values())
+
+
+@pytest.mark.slow
+def test_folds_report_mean_and_spread_and_resume(sample_records, tmp_path):
+    values = config(sample_records, tmp_path, folds=3, epochs=1)
+    result = cross_validation.train(values)
+    accuracy = [fold["accuracy"] for fold in result.folds]
+    assert result.mean["accuracy"] == pytest.approx(np.mean(accuracy))
+    assert result.spread["accuracy"] == pytest.approx(np.std(accuracy, ddof=1))
+    assert sum(fold["examples"] for fold in result.folds) == 240
+    assert cross_validation.train(values) == result
+    assert str(tmp_path / cross_validation.RESULT_NAME) in result.text()

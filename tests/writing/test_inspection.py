@@ -1,0 +1,144 @@
+"""Verification: whatever changes in a data set is found, and named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from afad_tfdata import records
+from afad_tfdata.common import errors
+from afad_tfdata.storage import schema
+from afad_tfdata.writing import inspection
+
+
+@pytest.fixture(scope="module")
+def hdf5_records(sample_tree, tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("hdf5") / "records")
+    records.write_records(
+        records.WriteConfig(
+            data_dir=sample_tree,
+            output_dir=directory,
+            format="hdf5",
+            image_size=16,
+            num_workers=1,
+        )
+    )
+    return directory
+
+
+def _copy(directory, tmp_path):
+    target = str(tmp_path / "copy")
+    shutil.copytree(directory, target)
+    return target
+
+
+def _shard(directory, split="train", number=0):
+    return schema.load_manifest(directory).splits[split].shards[number].name
+
+
+@pytest.mark.parametrize("kind", ["sample_records", "hdf5_records"])
+def test_flips_and_cuts_are_found_and_named(kind, request, tmp_path):
+    directory = _copy(request.getfixturevalue(kind), tmp_path)
+    rng = np.random.default_rng(8)
+    names = [
+        name
+        for name in sorted(os.listdir(directory))
+        if name.startswith("afad-") or name in ("manifest.json", "mean.json")
+    ]
+    for turn in range(60):
+        name = names[turn % len(names)]
+        path = os.path.join(directory, name)
+        with open(path, "rb") as f:
+            content = f.read()
+        if turn % 3:
+            damaged = bytearray(content)
+            bit = int(rng.integers(8 * len(content)))
+            damaged[bit // 8] ^= 1 << bit % 8
+        else:
+            damaged = content[: int(rng.integers(len(content)))]
+        with open(path, "wb") as f:
+            f.write(damaged)
+        faults = inspection.verify(directory, num_workers=1)
+        if name == "mean.json" and _same_json(content, damaged):
+            assert not faults
+        else:
+            assert name in {fault.file for fault in faults}, (name, turn)
+        with open(path, "wb") as f:
+            f.write(content)
+    assert inspection.verify(directory) == []
+
+
+def _same_json(one, other):
+    try:
+        return json.loads(one) == json.loads(bytes(other))
+    except ValueError:
+        return False
+
+
+def test_one_bad_record_is_named_by_position_and_path(sample_records, tmp_path):
+    directory = _copy(sample_records, tmp_path)
+    manifest = schema.load_manifest(directory)
+    name = _shard(directory)
+    row = schema.load_index(directory, manifest, "train")[4]
+    with open(os.path.join(directory, name), "r+b") as f:
+        f.seek(int(row["image_offset"]) + 500)
+        byte = f.read(1)[0]
+        f.seek(-1, os.SEEK_CUR)
+        f.write(bytes([byte ^ 16]))
+    whole, record = inspection.verify(directory)
+    assert (whole.file, whole.record) == (name, None)
+    assert (record.file, record.record) == (name, 4)
+    assert record.key.startswith(f"{row['age']}/") and record.key.endswith(".jpg")
+    report = inspection.inspect_records(
+        inspection.InspectConfig(records_dir=directory, verify=True)
+    )
+    assert report.faults == [whole, record]
+    assert f"{name}, record 4 ({record.key})" in report.text
+
+
+def test_missing_files_are_named(hdf5_records, tmp_path):
+    directory = _copy(hdf5_records, tmp_path)
+    name = _shard(directory, "test")
+    os.remove(os.path.join(directory, name))
+    faults = inspection.verify(directory)
+    assert [fault.file for fault in faults] == [name]
+    assert "No such file" in faults[0].fault
+
+
+def test_report_counts_what_is_there(sample_records, tmp_path):
+    histogram, sheet = tmp_path / "ages.png", tmp_path / "faces.png"
+    config = inspection.InspectConfig(
+        records_dir=sample_records, histogram=str(histogram), sheet=str(sheet)
+    )
+    report = inspection.inspect_records(config)
+    manifest = schema.load_manifest(sample_records)
+    for split in manifest.splits.values():
+        assert f"{split.num_examples:,}" in report.text
+    assert f"found {manifest.found} = written {manifest.written}" in report.text
+    assert histogram.read_bytes().startswith(b"\x89PNG")
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_diff_tells_what_differs(sample_tree, sample_records, tmp_path):
+    assert inspection.diff(sample_records, sample_records) == []
+    other = str(tmp_path / "other")
+    records.write_records(
+        records.WriteConfig(
+            data_dir=sample_tree, output_dir=other, image_size=48, seed=2, num_workers=1
+        )
+    )
+    lines = inspection.diff(sample_records, other)
+    assert any(line.startswith("configuration seed: 1 here, 2 there") for line in lines)
+    assert any(line.startswith("train, male") for line in lines)
+
+
+def test_no_data_set_is_one_line(tmp_path):
+    config = inspection.InspectConfig(records_dir=str(tmp_path))
+    with pytest.raises(errors.UsageError, match="cannot read the manifest"):
+        inspection.inspect_records(config)
+    with pytest.raises(errors.UsageError, match="--records_dir is missing"):
+        inspection.InspectConfig()

@@ -1,0 +1,512 @@
+"""The writer: same bytes whatever happens, and nothing lost without a word."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from afad_tfdata import records
+from afad_tfdata.common import errors
+from afad_tfdata.storage import schema, sharding
+from afad_tfdata.writing import inspection, work_folder
+from tests import bad_files
+
+
+def write(source, destination, **flags):
+    return records.write_records(_config(source, destination, **flags))
+
+
+def digests(directory) -> dict[str, str]:
+    """SHA-256 of every file of a data set but the writer's log."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(pathlib.Path(directory).iterdir())
+        if path.is_file() and path.name != records.LOG_NAME
+    }
+
+
+def rejected(directory) -> dict[str, str]:
+    lines = (pathlib.Path(directory) / records.REJECTED_NAME).read_text().splitlines()
+    return {row["path"]: row["reason"] for row in map(json.loads, lines)}
+
+
+def keys_by_split(directory) -> dict[str, list[str]]:
+    """Image paths in record order, read with h5py."""
+    result: dict[str, list[str]] = {}
+    for split in sharding.SPLITS:
+        result[split] = []
+        for path in sorted(glob.glob(f"{directory}/afad-{split}-*.h5")):
+            with h5py.File(path) as f:
+                result[split] += [name.decode() for name in f["filename"]]
+    return result
+
+
+def _config(source, destination, **flags):
+    flags = {"image_size": 24, "num_shards": 3, "num_workers": 1, **flags}
+    return records.WriteConfig(
+        data_dir=str(source), output_dir=str(destination), **flags
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"image_encoding": "jpeg"},
+        {"image_encoding": "raw"},
+        {"format": "hdf5"},
+        {"format": "hdf5", "hdf5_compression": "gzip"},
+        {"format": "hdf5", "hdf5_dtype": "float32", "hdf5_channels": "first"},
+    ],
+    ids=lambda flags: "-".join(map(str, flags.values())) or "original",
+)
+def test_bytes_do_not_depend_on_workers(flags, sample_tree, tmp_path):
+    write(sample_tree, tmp_path / "one", **flags)
+    write(sample_tree, tmp_path / "three", **flags, num_workers=3)
+    assert digests(tmp_path / "one") == digests(tmp_path / "three")
+    assert inspection.verify(str(tmp_path / "three")) == []
+
+
+def test_bytes_do_not_depend_on_the_directory_order(sample_tree, tmp_path, monkeypatch):
+    write(sample_tree, tmp_path / "one")
+    listed = os.scandir
+
+    def reversed_scandir(path):
+        if isinstance(path, str) and path.startswith(sample_tree):
+            return reversed(list(listed(path)))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", reversed_scandir)
+    write(sample_tree, tmp_path / "other")
+    assert digests(tmp_path / "one") == digests(tmp_path / "other")
+
+
+def test_shard_ranges_make_the_same_data_set(sample_tree, tmp_path):
+    whole = write(sample_tree, tmp_path / "one")
+    total = sum(len(split.shards) for split in whole.splits.values())
+    out = tmp_path / "ranges"
+    for first in range(0, total, 2):
+        part = f"{first}:{min(first + 2, total)}"
+        assert write(sample_tree, out, shard_range=part) is None
+        assert not (out / schema.MANIFEST_NAME).exists()
+    write(sample_tree, out)
+    assert digests(tmp_path / "one") == digests(out)
+    with pytest.raises(errors.UsageError, match="must lie within 0:"):
+        write(sample_tree, tmp_path / "bad", shard_range="0:99")
+
+
+@pytest.mark.parametrize("format", schema.FORMATS)
+def test_killed_and_started_again(format, sample_tree, tmp_path):
+    """SIGKILL at several instants; each time the same bytes in the end."""
+    write(sample_tree, tmp_path / "undisturbed", format=format)
+    wanted = digests(tmp_path / "undisturbed")
+    out = tmp_path / "killed"
+    code = (
+        "from afad_tfdata import records\n"
+        f"records.write_records(records.WriteConfig(data_dir={sample_tree!r},"
+        f" output_dir={str(out)!r}, format={format!r}, image_size=24, num_shards=3,"
+        " num_workers=2))"
+    )
+    rng = np.random.default_rng(3)
+    for _ in range(4):
+        shutil.rmtree(out, ignore_errors=True)
+        worker = subprocess.Popen(
+            [sys.executable, "-c", code], stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.3, 1.6))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        write(sample_tree, out, format=format)
+        assert digests(out) == wanted
+
+
+def test_a_torn_payload_is_written_again(sample_tree, tmp_path, monkeypatch):
+    write(sample_tree, tmp_path / "one")
+    out = tmp_path / "torn"
+    monkeypatch.setattr(records, "_finish", lambda *arguments: _stop())
+    with pytest.raises(KeyboardInterrupt):
+        write(sample_tree, out)
+    monkeypatch.undo()
+    payloads = sorted((out / ".work").glob("*.payload"))
+    payloads[0].write_bytes(payloads[0].read_bytes()[:-7])
+    flipped = bytearray(payloads[1].read_bytes())
+    flipped[1000] ^= 4
+    payloads[1].write_bytes(flipped)
+    write(sample_tree, out)
+    assert digests(tmp_path / "one") == digests(out)
+
+
+def _stop():
+    raise KeyboardInterrupt
+
+
+def test_found_is_written_and_rejected_and_passed_over(sample_tree, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(sample_tree, tree)
+    expected = bad_files.seed_tree(str(tree))
+    manifest = write(tree, tmp_path / "out", test_fraction=0.1)
+    reasons = rejected(tmp_path / "out")
+    for path, outcome in expected.items():
+        if outcome in (bad_files.PASSED, bad_files.WRITTEN):
+            assert path not in reasons, reasons[path]
+        else:
+            assert reasons.pop(path).startswith(outcome), path
+    assert reasons == {}
+    outcomes = list(expected.values())
+    # AFAD-Full.txt takes the place of the sample's own list.
+    assert manifest.passed_over == 1 + outcomes.count(bad_files.PASSED)
+    assert manifest.written == 240 + outcomes.count(bad_files.WRITTEN)
+    found = sum(len(names) for _, _, names in os.walk(tree))
+    assert manifest.found == found
+    assert found == manifest.written + manifest.rejected + manifest.passed_over
+    assert inspection.verify(str(tmp_path / "out")) == []
+
+
+def test_pixels_take_what_original_bytes_cannot(sample_tree, tmp_path):
+    """Rotated and 16-bit images are brought upright and to 8 bits for pixels."""
+    tree = tmp_path / "tree"
+    shutil.copytree(sample_tree, tree)
+    bad_files.seed_tree(str(tree))
+    write(tree, tmp_path / "out", image_encoding="raw")
+    reasons = rejected(tmp_path / "out")
+    assert "20/111/rotated.jpg" not in reasons
+    assert "20/112/sixteen.png" not in reasons
+    assert "20/111/cmyk.jpg" in reasons
+
+
+def test_too_many_bad_files_stop_before_the_manifest(sample_tree, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(sample_tree, tree)
+    bad_files.seed_tree(str(tree))
+    out = tmp_path / "out"
+    with pytest.raises(errors.DataError, match=r"more than --max_rejected=3; .*names"):
+        write(tree, out, max_rejected=3)
+    assert not (out / schema.MANIFEST_NAME).exists()
+    assert "20/111/empty.jpg" in rejected(out)
+    assert write(tree, out, max_rejected=100).rejected == 25
+
+
+def test_a_bad_file_moves_no_other(sample_tree, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(sample_tree, tree)
+    write(tree, tmp_path / "before", format="hdf5")
+    before = keys_by_split(tmp_path / "before")
+    victim = before["train"][7]
+    (tree / victim).write_bytes(b"no image")
+    (tree / "33/111").mkdir(parents=True, exist_ok=True)
+    write(tree, tmp_path / "after", format="hdf5")
+    after = keys_by_split(tmp_path / "after")
+    before["train"].remove(victim)
+    assert after == before
+
+
+def test_faces_of_a_photo_stay_together(sample_tree, tmp_path):
+    write(sample_tree, tmp_path / "out", format="hdf5")
+    splits_of: dict[str, set[str]] = {}
+    for split, keys in keys_by_split(tmp_path / "out").items():
+        for key in keys:
+            splits_of.setdefault(sharding.photo_id(key), set()).add(split)
+    assert len(splits_of) < 240  # Some photos have several faces,
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    write(sample_tree, tmp_path / "image", format="hdf5", split_by="image")
+    splits_of = {}
+    for split, keys in keys_by_split(tmp_path / "image").items():
+        for key in keys:
+            splits_of.setdefault(sharding.photo_id(key), set()).add(split)
+    assert any(len(splits) > 1 for splits in splits_of.values())  # and it matters.
+
+
+def _with_copies(sample_tree, tree):
+    """Two copies under the same labels, two under different ones."""
+    shutil.copytree(sample_tree, tree)
+    faces = sorted(str(p.relative_to(tree)) for p in tree.rglob("*.jpg"))
+    same, other = faces[3], faces[50]
+    age, gender, _ = same.split("/")
+    copy = f"{age}/{gender}/zz-copy.jpg"
+    shutil.copy(tree / same, tree / copy)
+    age, gender, _ = other.split("/")
+    conflict = f"{int(age) + 1}/{gender}/zz-conflict.jpg"
+    (tree / conflict).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tree / other, tree / conflict)
+    return same, copy, other, conflict
+
+
+def test_copies_are_found_over_all_splits(sample_tree, tmp_path):
+    tree = tmp_path / "tree"
+    same, copy, other, conflict = _with_copies(sample_tree, tree)
+    manifest = write(tree, tmp_path / "out")
+    assert rejected(tmp_path / "out") == {
+        copy: f"same bytes as {same}",
+        other: f"same bytes as {conflict}, under different labels",
+        conflict: f"same bytes as {other}, under different labels",
+    }
+    assert manifest.written == 239
+    assert inspection.verify(str(tmp_path / "out")) == []
+    manifest = write(tree, tmp_path / "all", duplicates="all", conflicts="all")
+    assert manifest.written == 242
+    manifest = write(tree, tmp_path / "first", conflicts="first", format="hdf5")
+    kept = sum(keys_by_split(tmp_path / "first").values(), [])
+    assert {same, other} <= set(kept)
+    assert not {copy, conflict} & set(kept)
+    assert inspection.verify(str(tmp_path / "first")) == []
+
+
+def test_ages_and_crowded_photos_can_be_left_out(sample_tree, tmp_path):
+    manifest = write(
+        sample_tree, tmp_path / "out", min_age=20, max_age=30, max_faces_per_photo=1
+    )
+    ages = [
+        int(age)
+        for split in manifest.splits.values()
+        for by_age in split.counts.values()
+        for age in by_age
+    ]
+    assert min(ages) >= 20 and max(ages) <= 30
+    reasons = rejected(tmp_path / "out").values()
+    assert sum("--max_faces_per_photo" in reason for reason in reasons) > 0
+    assert manifest.written + manifest.rejected == 240
+
+
+def test_split_file_is_followed(sample_tree, tmp_path, caplog):
+    faces = sorted(
+        str(p.relative_to(sample_tree))
+        for p in pathlib.Path(sample_tree).rglob("*.jpg")
+    )
+    split_of = {
+        face: ("train", "val", "test")[i % 3] for i, face in enumerate(faces[:200])
+    }
+    protocol = tmp_path / "protocol.csv"
+    lines = [f"{face},{split}" for face, split in split_of.items()]
+    protocol.write_text("\n".join(["path,split", *lines]))
+    flags = {"split_file": str(protocol), "format": "hdf5", "max_rejected": 40}
+    write(sample_tree, tmp_path / "out", **flags)
+    for split, keys in keys_by_split(tmp_path / "out").items():
+        name = "val" if split == "validation" else split
+        assert sorted(keys) == [face for face in split_of if split_of[face] == name]
+    assert "has no face of age" in caplog.text
+    assert len(rejected(tmp_path / "out")) == 40
+    as_json = tmp_path / "protocol.json"
+    as_json.write_text(json.dumps(split_of))
+    write(sample_tree, tmp_path / "json", **{**flags, "split_file": str(as_json)})
+    assert digests(tmp_path / "out") == digests(tmp_path / "json")
+
+
+def test_csv_source(sample_tree, tmp_path):
+    faces = sorted(
+        str(p.relative_to(sample_tree))
+        for p in pathlib.Path(sample_tree).rglob("*.jpg")
+    )
+    rows = ["path,age,gender,split"]
+    for i, face in enumerate(faces[:60]):
+        age, gender, _ = face.split("/")
+        rows.append(f"{face},{age},{gender},{('train', 'test')[i % 2]}")
+    rows += ["gone.jpg,20,111,", "../up.jpg,20,111,", f"{faces[0]},20,111,", "a,b,c,d"]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(rows))
+    config = records.WriteConfig(
+        labels_csv=str(table),
+        data_dir=sample_tree,
+        output_dir=str(tmp_path / "out"),
+        image_size=24,
+    )
+    manifest = records.write_records(config)
+    assert manifest.splits["train"].num_examples == 30
+    assert manifest.splits["test"].num_examples == 30
+    counts = (manifest.found, manifest.written, manifest.rejected)
+    assert counts == (64, 60, 4) and manifest.passed_over == 0
+    assert rejected(tmp_path / "out") == {
+        "gone.jpg": "no such file",
+        "../up.jpg": "not a path below --data_dir",
+        faces[0]: "named twice in the CSV",
+        "a": "age 'b' is not a number",
+    }
+
+
+def test_means_are_exact(sample_tree, tmp_path):
+    manifest = write(sample_tree, tmp_path / "out", format="hdf5")
+    pixels = []
+    for path in sorted(glob.glob(f"{tmp_path}/out/afad-train-*.h5")):
+        with h5py.File(path) as f:
+            pixels.append(f["data"][:])
+    wanted = np.concatenate(pixels).mean(axis=(0, 1, 2), dtype=np.float64)
+    np.testing.assert_allclose(manifest.mean_rgb, wanted, rtol=1e-12)
+    stored = json.loads((tmp_path / "out/mean.json").read_text())
+    assert stored == manifest.mean
+    assert list(stored) == ["R", "G", "B"]
+
+
+def test_older_programs_read_the_hdf5(sample_tree, tmp_path):
+    manifest = write(sample_tree, tmp_path / "out", format="hdf5", hdf5_labels="age")
+    index = schema.load_index(str(tmp_path / "out"), manifest, "test")
+    with h5py.File(tmp_path / "out" / manifest.splits["test"].shards[0].name) as f:
+        assert f["data"].shape[1:] == (24, 24, 3)
+        assert f["data"].dtype == np.uint8
+        rows = index[index["shard"] == 0]
+        np.testing.assert_array_equal(f["labels_0"], rows["age"])
+        np.testing.assert_array_equal(f["labels_1"], rows["gender"])
+        np.testing.assert_array_equal(f["labels"], rows["age"])
+
+
+def test_tfds_opens_the_shards(sample_records, sample_tree):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = tfds.builder_from_directory(sample_records)
+    manifest = schema.load_manifest(sample_records)
+    decoders = {"image": {"encoded": tfds.decode.SkipDecoding()}}
+    seen = 0
+    for example in builder.as_dataset(split="test", decoders=decoders):
+        path = pathlib.Path(sample_tree) / example["image"]["filename"].numpy().decode()
+        assert example["image"]["encoded"].numpy() == path.read_bytes()
+        age, folder, _ = path.parts[-3:]
+        assert example["label"]["age"].numpy() == int(age)
+        feature = builder.info.features["label"]["gender"]
+        name = feature.int2str(int(example["label"]["gender"]))
+        assert name == {"111": "male", "112": "female"}[folder]
+        seen += 1
+    assert seen == manifest.splits["test"].num_examples
+    assert len(builder.as_dataset(split="train")) == (
+        manifest.splits["train"].num_examples
+    )
+
+
+def test_tensorflow_reads_the_records(sample_records, sample_tree):
+    """What another project does: TFRecordDataset and the names of the features."""
+    import tensorflow as tf
+
+    manifest = schema.load_manifest(sample_records)
+    split = manifest.splits["validation"]
+    paths = [os.path.join(sample_records, shard.name) for shard in split.shards]
+    index = schema.load_index(sample_records, manifest, "validation")
+    spec = {
+        schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
+        schema.IMAGE_FILENAME: tf.io.FixedLenFeature([], tf.string),
+        schema.LABEL_AGE: tf.io.FixedLenFeature([], tf.int64),
+    }
+    examples = [
+        tf.io.parse_single_example(data, spec)
+        for data in tf.data.TFRecordDataset(paths)
+    ]
+    assert len(examples) == split.num_examples
+    for example, row in zip(examples, index, strict=True):
+        name = example[schema.IMAGE_FILENAME].numpy().decode()
+        content = (pathlib.Path(sample_tree) / name).read_bytes()
+        assert example[schema.IMAGE_ENCODED].numpy() == content
+        assert example[schema.LABEL_AGE].numpy() == row["age"]
+
+
+def test_a_finished_data_set_is_recognised_and_another_refused(sample_tree, tmp_path):
+    first = write(sample_tree, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    assert write(sample_tree, tmp_path / "out") == first
+    assert digests(tmp_path / "out") == before
+    with pytest.raises(errors.UsageError, match="differs in seed: take another"):
+        write(sample_tree, tmp_path / "out", seed=9)
+    assert digests(tmp_path / "out") == before
+    (tmp_path / "out" / first.splits["train"].shards[1].name).unlink()
+    with pytest.raises(errors.DataError, match="missing or of another size"):
+        write(sample_tree, tmp_path / "out")
+
+
+def test_an_unfinished_data_set_of_another_configuration_is_refused(
+    sample_tree, tmp_path
+):
+    write(sample_tree, tmp_path / "out", shard_range="0:1")
+    with pytest.raises(errors.UsageError, match="unfinished .* differs in image_size"):
+        write(sample_tree, tmp_path / "out", image_size=25)
+
+
+def test_a_second_writer_is_kept_out(sample_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_folder, "LOCK_SECS", 0.1)
+    work = tmp_path / "out" / ".work"
+    work.mkdir(parents=True)
+    with work_folder.lock(str(work), shared=False):
+        with pytest.raises(errors.UsageError, match="another writer is at work"):
+            write(sample_tree, tmp_path / "out")
+
+
+@pytest.mark.parametrize("format", schema.FORMATS)
+def test_a_full_disk_is_one_error_and_is_continued(format, sample_tree, tmp_path):
+    """A file size limit stands for a full disk: the system refuses to write more."""
+    write(sample_tree, tmp_path / "undisturbed", format=format)
+    out = tmp_path / "out"
+    code = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))\n"
+        "from afad_tfdata.bin import write_records\n"
+        "write_records.run()"
+    )
+    flags = [f"--data_dir={sample_tree}", f"--output_dir={out}", f"--format={format}"]
+    flags += ["--image_size=24", "--num_shards=3", "--num_workers=2"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *flags], capture_output=True, text=True
+    )
+    assert run.returncode == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "cannot write" in run.stderr.splitlines()[-1]
+    assert not list(out.glob("afad-*"))
+    write(sample_tree, out, format=format)
+    assert digests(tmp_path / "undisturbed") == digests(out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"data_dir": "/no/such/folder"}, "is no directory"),
+        ({"data_dir": "EMPTY"}, "no image to write.*no file at all"),
+        ({"data_dir": "", "labels_csv": "/no.csv"}, "cannot read --labels_csv"),
+        ({"data_dir": ""}, "--data_dir is missing"),
+        ({"output_dir": ""}, "--output_dir is missing"),
+        ({"format": "parquet"}, "--format takes one of tfrecord, hdf5; got 'parquet'"),
+        (
+            {"format": "hdf5", "image_encoding": "jpeg"},
+            "--image_encoding=raw, not jpeg",
+        ),
+        ({"test_fraction": 1.0}, "--test_fraction is a share"),
+        ({"gender_codes": "111:male"}, "--gender_codes takes CODE:NAME pairs"),
+        ({"shard_range": "1-2"}, "--shard_range takes A:B"),
+        ({"min_age": 40, "max_age": 20}, "--max_age must lie between 40"),
+        ({"image_size": 0}, "--image_size must lie between"),
+        ({"split_file": "/no.json"}, "cannot read --split_file"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, message, sample_tree, tmp_path):
+    (tmp_path / "empty").mkdir()
+    given = {"data_dir": sample_tree, "output_dir": str(tmp_path / "out"), **flags}
+    if given["data_dir"] == "EMPTY":
+        given["data_dir"] = str(tmp_path / "empty")
+    with pytest.raises(errors.UsageError, match=message) as caught:
+        records.write_records(records.WriteConfig(**given))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_costs_at_most_320_bytes(sample_records):
+    manifest = schema.load_manifest(sample_records)
+    split = manifest.splits["train"]
+    index = schema.load_index(sample_records, manifest, "train")
+    whole = sum(shard.num_bytes for shard in split.shards) + split.index.num_bytes
+    cost = (whole - int(index["image_length"].sum())) / len(index)
+    assert cost <= 320
+
+
+def test_nothing_else_stays_in_the_directory(sample_records):
+    manifest = schema.load_manifest(sample_records)
+    known = {
+        *("manifest.json", "mean.json", "features.json", "dataset_info.json"),
+        *("label-gender.labels.txt", "rejected.jsonl", "writer_log.json"),
+        *("age_gender.png", "samples.png"),
+    }
+    for split in manifest.splits.values():
+        known |= {split.index.name, *(shard.name for shard in split.shards)}
+    assert set(os.listdir(sample_records)) == known
