@@ -24,7 +24,7 @@ from afad_tfdata.freezing import (
     verification,
 )
 from afad_tfdata.images import codec
-from tests.freezing.small_graphs import small_graphs as freezing
+from tests.freezing import small_graphs as freezing
 
 
 def write_forms(directory, source):

@@ -19,7 +19,7 @@ from afad_tfdata.freezing import (
     verification_images,
 )
 from afad_tfdata.models import age_heads
-from tests.freezing.small_graphs import small_graphs as freezing
+from tests.freezing import small_graphs as freezing
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.freezing import graph_description, graph_runner, model_source
 from afad_tfdata.training import checkpoints, history, run_state
-from tests.freezing.small_graphs import small_graphs as freezing
+from tests.freezing import small_graphs as freezing
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from afad_tfdata.freezing import (
 )
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.models import age_heads
-from tests.freezing.small_graphs import small_graphs as freezing
+from tests.freezing import small_graphs as freezing
 from tests.robustness import dump_tf1_ops, tf1_runtime
 
 pytestmark = pytest.mark.tf1
