@@ -17,12 +17,10 @@ def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Outp
     from afad_tfdata.training import rate_search
 
     command.quiet_unless_chief()
-    run_it = trainer.train
+    train = cross_validation.train if config.folds else trainer.train
     if config.find_learning_rate:
-        run_it = rate_search.search
-    elif config.folds:
-        run_it = cross_validation.train
-    result = run_it(config)
+        train = rate_search.search
+    result = train(config)
     return command.Output(result.text(), result.to_dict())
 
 

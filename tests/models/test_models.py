@@ -12,7 +12,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.freezing import graphdef
 from afad_tfdata.images import codec, drawn_faces
-from afad_tfdata.models import age_heads, backbones, losses
+from afad_tfdata.models import age_heads, backbones, losses, networks
 from afad_tfdata.storage import schema
 
 MEAN = (132.5, 111.0, 101.25)
@@ -184,7 +184,7 @@ def test_efficientnet_normalises_as_its_weights_from_imagenet_do(normalization):
 def test_normalisation_is_chosen_and_recorded(weights_file, caplog):
     def resolved(**values):
         config = models.ModelConfig(backbone="MobileNet", **values)
-        return models._resolve(config).normalization
+        return networks._resolve(config).normalization
 
     assert resolved(weights="none", mean=MEAN) == "original"
     assert resolved(weights="imagenet", mean=MEAN) == "backbone"

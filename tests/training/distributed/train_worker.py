@@ -21,7 +21,8 @@ BATCH = 24
 def main() -> int:
     records, run_dir, *at = sys.argv[1:]
     preemption.install()
-    from afad_tfdata import models, trainer
+    from afad_tfdata import trainer
+    from afad_tfdata.models import networks
 
     if at:
         agree = trainer._Run._agree
@@ -33,11 +34,11 @@ def main() -> int:
 
         trainer._Run._agree = interrupted
     mean = schema.load_manifest(records).mean_rgb
-    built = models.build_model
+    built = networks.build_model
 
     def build(config, **more):
         return built(
-            models.ModelConfig(
+            networks.ModelConfig(
                 backbone="small_cnn_no_bn",
                 weights="none",
                 image_size=16,
@@ -48,7 +49,7 @@ def main() -> int:
             **more,
         )
 
-    models.build_model = build  # No flag sets the dropout.
+    networks.build_model = build  # No flag sets the dropout.
     config = trainer.TrainConfig(
         records_dir=records,
         run_dir=run_dir,
