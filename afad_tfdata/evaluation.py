@@ -23,12 +23,11 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import contact_sheet, preprocess
 from afad_tfdata.models import networks
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import metrics, plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
-from afad_tfdata.writing import dataset_pictures
 
 METRICS_NAME = "metrics.json"
 CONFUSION_NAME = "confusion.png"
@@ -308,7 +307,7 @@ def _draw(
         del paths[ERROR_NAME]
     worst = _worst(columns)
     faces = _images(data, config.split, {row for row, _ in worst})
-    dataset_pictures.draw_sheet(
+    contact_sheet.draw(
         paths[WORST_NAME],
         [faces[row] for row, _ in worst],
         [_caption(columns, row, name, manifest) for row, name in worst],

@@ -34,8 +34,7 @@ from afad_tfdata.freezing import (
     graph_runner,
     preprocessing_graph,
 )
-from afad_tfdata.images import codec
-from afad_tfdata.writing import dataset_pictures
+from afad_tfdata.images import codec, contact_sheet
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -176,7 +175,7 @@ def predict(
     elapsed = time.perf_counter() - started
     if config.sheet and pictures:
         captions = [_caption(row) for row in rows[: len(pictures)]]
-        dataset_pictures.draw_sheet(
+        contact_sheet.draw(
             config.sheet, pictures, captions, columns=min(10, len(pictures))
         )
         _log.info("images with their results: %s", config.sheet)

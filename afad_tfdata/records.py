@@ -478,12 +478,11 @@ def _write_beside(directory: str, manifest: schema.Manifest) -> None:
     dataset_pictures.draw_histogram(
         os.path.join(directory, dataset_pictures.HISTOGRAM_NAME), manifest
     )
-    pictures, captions = dataset_pictures.sample(
-        directory, manifest, "train", _SHEET_FACES
-    )
-    dataset_pictures.draw_sheet(
+    dataset_pictures.draw_sample(
         os.path.join(directory, dataset_pictures.SHEET_NAME),
-        pictures,
-        captions,
+        directory,
+        manifest,
+        "train",
+        count=_SHEET_FACES,
         columns=_SHEET_COLUMNS,
     )

@@ -118,10 +118,14 @@ def inspect_records(config: InspectConfig) -> Report:
         dataset_pictures.draw_histogram(config.histogram, manifest)
         lines += ["", f"ages by split: {config.histogram}"]
     if config.sheet:
-        pictures, captions = dataset_pictures.sample(
-            config.records_dir, manifest, config.split, 80
+        dataset_pictures.draw_sample(
+            config.sheet,
+            config.records_dir,
+            manifest,
+            config.split,
+            count=80,
+            columns=10,
         )
-        dataset_pictures.draw_sheet(config.sheet, pictures, captions, columns=10)
         lines += ["", f"faces with labels: {config.sheet}"]
     if config.diff:
         differences = diff(config.records_dir, config.diff)

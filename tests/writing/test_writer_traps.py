@@ -20,7 +20,6 @@ from afad_tfdata.common import errors
 from afad_tfdata.images import codec
 from afad_tfdata.storage import remote, schema
 from afad_tfdata.writing import (
-    dataset_pictures,
     inspection,
     payloads,
     shard_writer,
@@ -280,13 +279,6 @@ def test_split_file_paths_without_an_image_are_counted(tmp_path, caplog):
     path.write_text("\n".join(["path,split", *rows, "no\u2028pe/x.jpg,test"]))
     write(tree, tmp_path / "out", split_file=str(path))
     assert "1 of the 25 paths in --split_file name no image" in caplog.text
-
-
-def test_sheets_of_large_images_stay_small(tmp_path):
-    large = [np.full((1024, 1024, 3), 99, np.uint8)] * 6
-    dataset_pictures.draw_sheet(str(tmp_path / "s.png"), large, ["x"] * 6, columns=3)
-    width, height = Image.open(tmp_path / "s.png").size
-    assert width * height < 1_000_000
 
 
 def test_large_members_of_an_archive_are_not_read(tmp_path):
