@@ -24,7 +24,7 @@ from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.images import contact_sheet, preprocess
-from afad_tfdata.models import networks
+from afad_tfdata.models import networks, saved
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import metrics, plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
@@ -124,11 +124,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
     with strategy.scope():
-        model = networks.load(path, unsafe=config.unsafe_load)
+        model = saved.load(path, unsafe=config.unsafe_load)
         if _is_mixed(model):  # What a frozen graph of it computes.
-            model = networks.rebuild_float32(model)
+            model = saved.rebuild_float32(model)
         network = networks.training_model(model)
-    mean = tuple(networks.info(model).get("mean") or manifest.mean_rgb)
+    mean = tuple(saved.info(model).get("mean") or manifest.mean_rgb)
     data = input_fn.InputConfig(
         records_dir=records_dir,
         task=_task(network),

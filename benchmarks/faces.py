@@ -31,7 +31,7 @@ import tensorflow as tf
 from afad_tfdata import input_fn, models, records, trainer
 from afad_tfdata.images import drawn_faces, preprocess
 from afad_tfdata.models import age_heads as heads
-from afad_tfdata.models import branches, losses
+from afad_tfdata.models import losses, networks
 from afad_tfdata.storage import schema
 from afad_tfdata.training import metrics, optimizers, step
 
@@ -248,7 +248,7 @@ def head_error(
         age_head=name, initial_age=sum(place.ages) / 2, **ages
     )
     network = models.training_model(
-        keras.Model(image, branches.age_branch(image, None, settings))
+        keras.Model(image, networks.age_branch(image, None, settings))
     )
     way = step.Trainer(
         tf.distribute.get_strategy(),

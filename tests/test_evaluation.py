@@ -9,7 +9,7 @@ import pytest
 from afad_tfdata import evaluation, models
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import keras, tf
-from afad_tfdata.models import networks
+from afad_tfdata.models import saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training.distributed import strategies
 
@@ -140,14 +140,14 @@ def test_a_model_in_half_precision_is_evaluated_in_float32(sample_records, tmp_p
         keras.config.set_dtype_policy("float32")
     model.save(tmp_path / "half.keras")
     seen = []
-    rebuild = networks.rebuild_float32
+    rebuild = saved.rebuild_float32
 
     def spy(value):
         seen.append(rebuild(value))
         return seen[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "rebuild_float32", spy)
+        patch.setattr(saved, "rebuild_float32", spy)
         evaluation.evaluate(
             evaluation.EvaluateConfig(
                 model=str(tmp_path / "half.keras"),

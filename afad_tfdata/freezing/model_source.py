@@ -42,7 +42,7 @@ class Source:
       name: What a graph of it may be called.
       path: The file or directory that it came from; empty for an object.
       layers: Names of its layers, nested ones too.
-      info: `networks.info`: the ``ModelConfig`` as plain values; empty if foreign.
+      info: `saved.info`: the ``ModelConfig`` as plain values; empty if foreign.
       run: ``config.json`` of the run that made it; empty if there is none.
       owner: What must live as long as `call`.
     """
@@ -108,9 +108,9 @@ def open_source(
     elif kind in (".h5", ".hdf5") and _keras_version(path) < 3:
         model = _from_keras2(path, unsafe_load)
     elif kind in (".keras", ".h5", ".hdf5"):
-        from afad_tfdata.models import networks
+        from afad_tfdata.models import saved
 
-        model = networks.load(path, unsafe=unsafe_load)
+        model = saved.load(path, unsafe=unsafe_load)
     else:
         raise errors.UsageError(
             f"--model takes a .keras or .h5 file, a step-*.ckpt, a SavedModel or a run"
@@ -135,11 +135,11 @@ def from_model(
     """
     info: dict[str, Any] = {}
     if isinstance(model, keras.Model):
-        from afad_tfdata.models import networks
+        from afad_tfdata.models import saved
 
-        info = networks.info(model)
+        info = saved.info(model)
         if _HALF.search(json.dumps(model.get_config(), default=str)):
-            model = networks.rebuild_float32(model)
+            model = saved.rebuild_float32(model)
     elif _HALF.search(json.dumps(model.get_config(), default=str)):
         model = _keras2_in_float32(model)
     try:
@@ -294,7 +294,7 @@ def _run_of(path: str) -> dict[str, Any]:
 
 
 def _from_checkpoint(path: str, run: Mapping[str, Any]) -> Any:
-    from afad_tfdata.models import networks
+    from afad_tfdata.models import networks, saved
 
     if not run.get("model"):
         raise errors.UsageError(
@@ -317,7 +317,7 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> Any:
     model = networks.build_model(config, load_weights=False)
     groups = {"model": model.variables}
     checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
-    networks.copy_weights(model, model)  # For layers that derive values from weights.
+    saved.update_derived(model)
     return model
 
 

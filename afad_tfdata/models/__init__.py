@@ -1,6 +1,6 @@
 """Networks: built by `build_model`, with fixed names at both ends.
 
-The public face of this folder.  Inside of the package its modules are imported one by
+The public face of this folder.  Within the package, its modules are imported one by
 one.
 """
 
@@ -10,12 +10,14 @@ from afad_tfdata.models.networks import (
     STAGES,
     ModelConfig,
     build_model,
+    set_trainable,
+    training_model,
+)
+from afad_tfdata.models.saved import (
     copy_weights,
     info,
     load,
     rebuild_float32,
-    set_trainable,
-    training_model,
     transfer,
 )
 

@@ -13,13 +13,14 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import keras
+from afad_tfdata.models import saved
+from afad_tfdata.storage import hdf5
 
 # By blocks: channels of the convolution.  The first has stride 2; all but the first
 # and the last end in max pooling.
@@ -181,9 +182,7 @@ def load_imagenet(backbone: Any, name: str) -> None:
         _neutralise(backbone)
 
 
-def load_file(
-    backbone: Any, name: str, path: str, *, load: Callable[[str], Any]
-) -> None:
+def load_file(backbone: keras.Model, name: str, path: str) -> None:
     """Puts the weights of a file into a backbone.
 
     Args:
@@ -192,7 +191,6 @@ def load_file(
       path: ``.h5`` or ``.weights.h5`` of a network without its classifier (the files
         whose names end in ``notop.h5``), or a model (``.keras``, ``.h5``) that is or
         contains this backbone.
-      load: Reads a model: `networks.load`.
 
     Raises:
       UsageError: There is no such file, or it holds something else.
@@ -203,7 +201,7 @@ def load_file(
             " .h5, .weights.h5 or .keras)"
         )
     if path.endswith(".keras") or _is_model(path):
-        _copy_from_model(backbone, name, path, load(path))
+        _copy_from_model(backbone, name, path, saved.load(path))
     else:
         # Keras may leave out, with a warning only, what a file does not have.
         unset = [np.full_like(w, np.nan) for w in backbone.get_weights()]
@@ -223,12 +221,6 @@ def load_file(
             ) from error
     if _EFFICIENTNET.match(name):
         _neutralise(backbone)
-
-
-def inside(model: Any) -> Any:
-    """The backbone of one of our models: the model inside; None in a foreign one."""
-    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    return nested[0] if len(nested) == 1 else None
 
 
 def _small(name: str, size: int) -> Any:
@@ -307,8 +299,10 @@ def _is_model(path: str) -> bool:
 
     try:
         with h5py.File(path, "r") as file:
+            hdf5.refuse_outside(file, f"--weights={path}")
             return "model_config" in file.attrs
-    except OSError as error:
+    # The last two are what h5py raises for files that are damaged further inside.
+    except (OSError, RuntimeError, KeyError) as error:
         raise errors.UsageError(
             f"--weights={path} is neither HDF5 nor a .keras file"
             f" ({errors.one_line(error)})"

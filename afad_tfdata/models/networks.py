@@ -7,24 +7,22 @@
     network = models.training_model(model)    # the same weights; a dict with the logits
 
 Every model takes ``root_input``, float32 RGB ``[n, size, size, 3]`` of
-``(x - mean) / 127.5``.  Right behind it a fixed layer converts that to what the
-backbone's own weights expect, so that no consumer has to know which.
+``(x - mean) / 127.5``.  The first layer after it is fixed and converts that to what
+the backbone's own weights expect, so that no consumer has to know which.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import os
-import zipfile
+import math
 from typing import Any, NamedTuple
 
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy import keras
 from afad_tfdata.common.options import option
-from afad_tfdata.models import age_heads, backbones, branches
-from afad_tfdata.storage import hdf5, schema
+from afad_tfdata.models import age_heads, backbones, saved
+from afad_tfdata.storage import schema
 
 INPUT_NAME = "root_input"
 NORMALIZATIONS = ("auto", "backbone", "original")
@@ -36,57 +34,69 @@ STAGES = ("warmup", "tuning")
 DEFAULT_TRAINABLE_LAYERS = 4
 
 _OUTPUTS = ("age_output", "gender_output", "age_logits", "gender_logits")
-_CONVERSION = "input_conversion"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a network consists of.
+    """What a network consists of."""
 
-    Attributes:
-      backbone: Exact name in ``keras.applications``, ``small_cnn``, or
-        ``small_cnn_no_bn``, which has no statistics over the batch.
-      weights: ``imagenet``, ``none``, or a file (`backbones.load_file`).
-      task: One of `schema.TASKS`.
-      age_head: One of `age_heads.NAMES`.
-      image_size: Side in pixels.
-      min_age: Years of the first class of an age head.
-      max_age: Years of the last class.
-      mean: RGB in [0, 255], the one in ``root_input`` (``mean.json``); needed for
-        ``normalization="backbone"``.
-      normalization: What the backbone sees: ``backbone`` what its ImageNet weights were
-        trained with, ``original`` ``(x - mean) / 127.5``, ``auto`` the first where
-        weights are given and the mean is known.
-      pooling: From the feature map to the heads: ``flatten`` as in the original
-        project, ``avg`` (global average); ``auto`` is ``avg`` for the small networks.
-      hidden_units: Width of the two dense layers of each head.
-      age_dropout: Share of features dropped in training before the age head.
-      gender_dropout: The same before the gender head.
-      initial_age: Years that the age head starts with; 0 for the middle of the range.
-    """
-
-    backbone: str = option("VGG19", "Network from keras.applications, or small_cnn.")
-    weights: str = option("imagenet", "imagenet, none, or a file of weights.")
-    task: str = option("age_gender", "Labels to predict.", choices=schema.TASKS)
-    age_head: str = option(
-        "regression", "How age is predicted.", choices=age_heads.NAMES
+    backbone: str = option(
+        "VGG19",
+        "Network that turns an image into features: its exact name in"
+        " keras.applications, or small_cnn, or small_cnn_no_bn, which has no statistics"
+        " over the batch.",
     )
-    image_size: int = option(150, "Side of the image in pixels.")
+    weights: str = option(
+        "imagenet",
+        "Initial weights of the backbone: imagenet, none, or the path of a file"
+        " (.h5, .weights.h5 or .keras).",
+    )
+    task: str = option(
+        "age_gender", "Which labels the network predicts.", choices=schema.TASKS
+    )
+    age_head: str = option(
+        "regression",
+        "How the age is predicted: regression outputs years; the other heads output a"
+        " distribution or ranks over the ages and decode them to their mean.",
+        choices=age_heads.NAMES,
+    )
+    image_size: int = option(150, "Side of the input image in pixels.")
     min_age: int = option(15, "Lowest age that an age head knows, in years.")
     max_age: int = option(72, "Highest age that an age head knows, in years.")
     mean: tuple[float, ...] | None = option(
-        None, "Channel means R, G, B in [0, 255].", flag=False
+        None,
+        "Channel means R, G, B in [0, 255] that are subtracted from images before"
+        " root_input (mean.json); needed for normalization=backbone.",
+        flag=False,
     )
     normalization: str = option(
-        "auto", "What the backbone sees.", choices=NORMALIZATIONS
+        "auto",
+        "What the backbone receives: backbone is what its ImageNet weights were"
+        " trained with, original is (x - mean) / 127.5, and auto is backbone if weights"
+        " are loaded and the mean is known.",
+        choices=NORMALIZATIONS,
     )
-    pooling: str = option("auto", "From features to heads.", choices=POOLINGS)
-    hidden_units: int = option(256, "Width of the two dense layers of a head.")
-    age_dropout: float = option(0.4, "Dropout before the age head.")
-    gender_dropout: float = option(0.2, "Dropout before the gender head.")
-    initial_age: float = option(0.0, "First guess in years; 0: middle of the range.")
+    pooling: str = option(
+        "auto",
+        "How the feature map is handed to the heads: flatten keeps every value, as in"
+        " the original project, avg takes the global average, and auto is avg for the"
+        " small networks and flatten for all others.",
+        choices=POOLINGS,
+    )
+    hidden_units: int = option(256, "Width of the two dense layers of each head.")
+    age_dropout: float = option(
+        0.4, "Share of the features that training drops before the age head."
+    )
+    gender_dropout: float = option(
+        0.2, "Share of the features that training drops before the gender head."
+    )
+    initial_age: float = option(
+        0.0,
+        "Age in years that an untrained age head predicts; 0 is the middle of the"
+        " range.",
+    )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
@@ -116,8 +126,8 @@ class Trainable(NamedTuple):
     """What a stage trains.
 
     Attributes:
-      parameters: Numbers that change.
-      total: Numbers in the model.
+      parameters: How many numbers change.
+      total: How many numbers the model has.
       description: One line for the log.
     """
 
@@ -126,7 +136,7 @@ class Trainable(NamedTuple):
     description: str
 
 
-def build_model(config: ModelConfig, *, load_weights: bool = True) -> Any:
+def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
     """Builds a network, under the current strategy scope and dtype policy.
 
     Args:
@@ -135,13 +145,13 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> Any:
         caller that fills them in; everything else is as with them.
 
     Returns:
-      keras.Model from ``root_input``, float32 ``[n, size, size, 3]``, to a list of the
+      A model from ``root_input``, float32 ``[n, size, size, 3]``, to a list of the
       task's outputs, float32 under every policy: ``age_output`` ``[n, 1]`` in years,
       ``gender_output`` ``[n, 1]``, the probability of class 1.
 
     Raises:
-      UsageError: An unknown backbone, an image too small for it, weights that are not
-        here or do not fit.
+      UsageError: The backbone is unknown, the image is too small for it, or its
+        weights are missing or do not fit.
     """
     from afad_tfdata.models import layers
 
@@ -155,7 +165,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> Any:
     if load_weights and config.weights == "imagenet":
         backbones.load_imagenet(backbone, config.backbone)
     elif load_weights and config.weights != "none":
-        backbones.load_file(backbone, config.backbone, config.weights, load=load)
+        backbones.load_file(backbone, config.backbone, config.weights)
     conversion = backbones.conversion(
         config.backbone, config.normalization, config.mean
     )
@@ -163,7 +173,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> Any:
         (config.image_size, config.image_size, 3), dtype="float32", name=INPUT_NAME
     )
     x = layers.InputConversion(
-        **conversion._asdict(), info=options.to_dict(config), name=_CONVERSION
+        **conversion._asdict(), info=options.to_dict(config), name="input_conversion"
     )(image)
     x = backbone(x)
     if config.pooling == "avg":
@@ -172,26 +182,97 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> Any:
         x = keras.layers.Flatten(name="pooling")(x)
     labels = schema.labels_of(config.task)
     outputs = {}
+    # Gender first: the age branch takes its output.
     if "gender" in labels:
-        outputs["gender"] = branches.gender_branch(x, config)
+        outputs["gender"] = gender_branch(x, config)
     if "age" in labels:
-        outputs["age"] = branches.age_branch(x, outputs.get("gender"), config)
+        outputs["age"] = age_branch(x, outputs.get("gender"), config)
     return keras.Model(image, [outputs[name] for name in labels], name="afad")
 
 
-def training_model(model: Any) -> Any:
-    """A model with the same variables whose call gives a dict with the logits.
+def gender_branch(
+    features: keras.KerasTensor, config: ModelConfig
+) -> keras.KerasTensor:
+    """Dropout, two dense layers, ``gender_logits`` and ``gender_output``.
 
     Args:
-      model: From `build_model` or `load`, or a foreign functional model whose outputs
-        are named ``age_output`` and/or ``gender_output``.
+      features: ``[n, channels]``.
+      config: What the network consists of.
 
     Returns:
-      keras.Model to ``{"age_output", "gender_output", "age_logits",
-      "gender_logits"}``, those that there are; plain regression has no ``age_logits``.
+      The probability of class 1, ``[n, 1]``.
+    """
+    x = keras.layers.Dropout(config.gender_dropout, name="gender_dropout")(features)
+    x = _hidden(x, "gender_dense_1", config)
+    x = _hidden(x, "gender_dense_2", config)
+    logits = keras.layers.Dense(1, dtype=_output_dtype(), name="gender_logits")(x)
+    return keras.layers.Activation(
+        "sigmoid", dtype=_output_dtype(), name="gender_output"
+    )(logits)
+
+
+def age_branch(
+    features: keras.KerasTensor,
+    gender: keras.KerasTensor | None,
+    config: ModelConfig,
+) -> keras.KerasTensor:
+    """Dropout, two dense layers, ``age_logits`` where there are any, ``age_output``.
+
+    Args:
+      features: ``[n, channels]``.
+      gender: Probability ``[n, 1]`` that the second dense layer also takes, or None.
+      config: What the network consists of.
+
+    Returns:
+      The age in years, ``[n, 1]``.
+    """
+    from afad_tfdata.models import layers
+
+    x = keras.layers.Dropout(config.age_dropout, name="age_dropout")(features)
+    x = _hidden(x, "age_dense_1", config)
+    if gender is not None:
+        # After the first layer: one column among thousands of features would drown.
+        x = keras.layers.Concatenate(name="age_and_gender")([x, gender])
+    x = _hidden(x, "age_dense_2", config)
+    head, ages = config.age_head, (config.min_age, config.max_age)
+    dtype = _output_dtype()
+    if head == "regression":
+        # Years far from 0 would take a bias that starts at 0 many epochs to reach.
+        first = keras.initializers.Constant(config.initial_age)
+        output = keras.layers.Dense(
+            1, bias_initializer=first, dtype=dtype, name="age_output"
+        )
+        return output(x)
+    initial = age_heads.initial_logits(head, *ages, config.initial_age).tolist()
+    if head == "coral":
+        # CORAL's questions share one weight vector and differ by their biases alone.
+        score = keras.layers.Dense(1, use_bias=False, dtype=dtype, name="age_score")
+        bias = layers.RankBias(initial, dtype=dtype, name="age_logits")
+        logits = bias(score(x))
+    else:
+        dense = keras.layers.Dense(
+            len(initial),
+            bias_initializer=layers.InitialBias(initial),
+            dtype=dtype,
+            name="age_logits",
+        )
+        logits = dense(x)
+    return layers.AgeDecoder(head, *ages, dtype=dtype, name="age_output")(logits)
+
+
+def training_model(model: keras.Model) -> keras.Model:
+    """A model with the same variables whose call returns a dict with the logits.
+
+    Args:
+      model: From `build_model` or `saved.load`, or a foreign functional model whose
+        outputs are named ``age_output`` and/or ``gender_output``.
+
+    Returns:
+      A model to ``{"age_output", "gender_output", "age_logits", "gender_logits"}``,
+      as far as these exist; plain regression has no ``age_logits``.
 
     Raises:
-      UsageError: A model without outputs of these names.
+      UsageError: The model has no outputs of these names.
     """
     outputs = dict(zip(_output_names(model), _flat_outputs(model), strict=True))
     found = {name: outputs[name] for name in _OUTPUTS if name in outputs}
@@ -209,17 +290,17 @@ def training_model(model: Any) -> Any:
 
 
 def set_trainable(
-    model: Any, stage: str, trainable_layers: int | None = None
+    model: keras.Model, stage: str, trainable_layers: int | None = None
 ) -> Trainable:
     """Sets which layers a stage trains.
 
     The heads always train.  Of a pre-trained backbone, ``warmup`` trains nothing and
     ``tuning`` the top layers.  Where nothing is pre-trained there is nothing to keep,
     and all of it trains in every stage unless `trainable_layers` says otherwise.
-    BatchNormalization that is frozen stays in inference mode, statistics included.
+    A frozen BatchNormalization stays in inference mode, statistics included.
 
     Args:
-      model: From `build_model` or `load`.  A foreign model trains whole.
+      model: From `build_model` or `saved.load`.  A foreign model trains whole.
       stage: One of `STAGES`.
       trainable_layers: Layers from the top of the backbone, as Keras lists them in
         ``backbone.layers`` (activations and additions count too); -1 for all, None for
@@ -229,7 +310,7 @@ def set_trainable(
       The number of parameters that train, and a line for the log.
 
     Raises:
-      UsageError: Another stage, or a number below -1.
+      UsageError: The stage is unknown, or the number of layers is below -1.
     """
     if stage not in STAGES:
         raise errors.UsageError(
@@ -241,24 +322,18 @@ def set_trainable(
             f" {trainable_layers}"
         )
     _set_flags(model, True)
-    settings = info(model)
-    backbone = backbones.inside(model) if settings else None
+    settings = saved.info(model)
+    backbone = saved.backbone_of(model) if settings else None
     if backbone is None:
         return _describe(model, f"{stage}: all layers of a model of your own train")
-    name, total = settings["backbone"], len(backbone.layers)
-    pretrained = settings["weights"] != "none"
-    if pretrained and stage == "warmup":
-        count, reason = 0, "its weights are pre-trained"
-    elif trainable_layers is None:
-        count = DEFAULT_TRAINABLE_LAYERS if pretrained else -1
-        reason = "the default" if pretrained else "nothing in it is pre-trained"
-    else:
-        count, reason = trainable_layers, f"--trainable_layers={trainable_layers}"
+    total = len(backbone.layers)
+    count, reason = _top_layers(settings["weights"] != "none", stage, trainable_layers)
     count = total if count < 0 else min(count, total)
-    # From the whole to the part: a model's flag is above those of its layers.
+    # The whole before its parts: setting a model's flag also sets its layers' flags.
     _set_flags(backbone, count > 0)
     for layer in backbone.layers[: total - count]:
         _set_flags(layer, False)
+    name = settings["backbone"]
     if count == total:
         what = f"all {total} layers of {name} and the heads train"
     elif count:
@@ -270,107 +345,17 @@ def set_trainable(
     return _describe(model, f"{stage}: {what} ({reason})")
 
 
-def info(model: Any) -> dict[str, Any]:
-    """The `ModelConfig` of one of our models as plain values, else ``{}``.
-
-    ``auto`` is resolved in it, and ``weights`` is ``none`` where none were loaded.
-    """
-    from afad_tfdata.models import layers
-
-    for layer in getattr(model, "layers", ()):
-        if isinstance(layer, layers.InputConversion):
-            return dict(layer.info)
-    return {}
-
-
-def load(path: str, unsafe: bool = False) -> Any:
-    """Loads a whole model.
-
-    Args:
-      path: ``.keras``, or ``.h5`` as Keras 3 (and mostly Keras 2) writes it.
-      unsafe: Whether a model may bring Python code (Lambda layers), which then runs
-        with all the rights of this process.
-
-    Returns:
-      keras.Model, not compiled.
-
-    Raises:
-      UsageError: No such file, one with code in it, or one that is not a model.
-    """
-    from afad_tfdata.models import layers
-
-    if not os.path.isfile(path):
-        raise errors.UsageError(f"no model at {path}: name a .keras or .h5 file")
-    text = _architecture(path)
-    if not unsafe and _brings_code(json.loads(text)):
-        raise errors.UsageError(
-            f"{path} holds a Lambda layer, which is Python code that loading would run:"
-            " if you trust whoever made it, load it with --unsafe_load"
-        )
-    del layers  # Importing registers them.
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
-    except Exception as error:  # Whatever a file of another version makes Keras raise.
-        raise errors.UsageError(
-            f"{path} cannot be loaded by Keras {keras.__version__}"
-            f" ({errors.one_line(error)})"
-        ) from error
-
-
-def rebuild_float32(model: Any) -> Any:
-    """The same network with every dtype policy float32, and the same weights."""
-    values = keras.saving.serialize_keras_object(model)
-    rebuilt = keras.saving.deserialize_keras_object(
-        _in_float32(values), safe_mode=False
-    )
-    copy_weights(model, rebuilt)
-    return rebuilt
-
-
-def copy_weights(source: Any, target: Any) -> None:
-    """Copies weights between models of one form, what layers derive from them too."""
-    target.set_weights(source.get_weights())
-    for layer in target._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
-
-
-def transfer(source: Any, target: Any) -> tuple[int, list[str]]:
-    """Takes over the weights of another model that have the same place and shape.
-
-    The backbone's count as one thing, compared by order: some networks number their
-    layers through the process, so that names say nothing.  The heads' go by name.
-
-    Args:
-      source: A model as `load` returns it.
-      target: A model of `build_model`, changed in place.
-
-    Returns:
-      How many weights were taken, and the paths of those of `target` that were not.
-    """
-    taken, left = 0, []
-    theirs, ours = backbones.inside(source), backbones.inside(target)
-    if theirs is not None and ours is not None:
-        if _shapes(theirs) == _shapes(ours):
-            copy_weights(theirs, ours)
-            taken += len(ours.weights)
-        else:
-            left += [weight.path for weight in ours.weights]
-    by_name = {layer.name: layer for layer in source.layers if layer is not theirs}
-    for layer in target.layers:
-        if layer is ours or not layer.weights:
-            continue
-        other = by_name.get(layer.name)
-        if other is not None and _shapes(other) == _shapes(layer):
-            layer.set_weights(other.get_weights())
-            taken += len(layer.weights)
-        else:
-            left += [weight.path for weight in layer.weights]
-    return taken, left
-
-
-def _shapes(layer: Any) -> list[tuple[int, ...]]:
-    return [tuple(weight.shape) for weight in layer.weights]
+def _top_layers(
+    pretrained: bool, stage: str, trainable_layers: int | None
+) -> tuple[int, str]:
+    """How many layers of a backbone train (-1: all), and why."""
+    if pretrained and stage == "warmup":
+        return 0, "its weights are pre-trained"
+    if trainable_layers is not None:
+        return trainable_layers, f"--trainable_layers={trainable_layers}"
+    if pretrained:
+        return DEFAULT_TRAINABLE_LAYERS, "the default"
+    return -1, "nothing in it is pre-trained"
 
 
 def _resolve(config: ModelConfig) -> ModelConfig:
@@ -378,7 +363,7 @@ def _resolve(config: ModelConfig) -> ModelConfig:
     changes: dict[str, Any] = {}
     small = config.backbone in backbones.SMALL
     if small and config.weights == "imagenet":
-        changes["weights"] = "none"  # There are none to be had.
+        changes["weights"] = "none"  # Nobody has trained the small ones on ImageNet.
     if small and config.normalization == "backbone":
         raise errors.UsageError(
             f"--normalization=backbone: {config.backbone} expects nothing of its own;"
@@ -401,101 +386,43 @@ def _resolve(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, **changes)
 
 
-def _set_flags(model: Any, value: bool) -> None:
+def _hidden(x: keras.KerasTensor, name: str, config: ModelConfig) -> keras.KerasTensor:
+    return keras.layers.Dense(config.hidden_units, activation="relu", name=name)(x)
+
+
+def _output_dtype() -> str:
+    """float32 under mixed policies too: 16 bits cannot hold fractions of an age."""
+    return "float64" if keras.config.dtype_policy().name == "float64" else "float32"
+
+
+def _set_flags(model: keras.layers.Layer, value: bool) -> None:
     # One by one: on TensorFlow, Keras ignores the assignment of the value that a model
-    # has, and so its layers would keep theirs.
+    # already has, and then its layers would keep theirs.
     for layer in model._flatten_layers():
         layer.trainable = value
 
 
-def _output_names(model: Any) -> list[str]:
+def _output_names(model: keras.Model) -> list[str]:
+    # Keras raises AttributeError where a model has no output: Sequential and subclassed
+    # models have none, and the latter have no `outputs` and no `output_names` either.
     structure = getattr(model, "output", None)
     if isinstance(structure, dict):
-        return sorted(structure)  # As nested structures are flattened.
+        return sorted(structure)  # The order in which Keras flattens a dict.
     if isinstance(model, keras.Sequential):  # Keras has no names for its output.
         return [model.layers[-1].name]
     return list(getattr(model, "output_names", ()))
 
 
-def _flat_outputs(model: Any) -> list[Any]:
-    structure = getattr(model, "output", None)
+def _flat_outputs(model: keras.Model) -> list[keras.KerasTensor]:
+    structure = getattr(model, "output", None)  # None as in `_output_names`.
     if isinstance(structure, dict):
         return [structure[name] for name in sorted(structure)]
     return list(getattr(model, "outputs", None) or ())
 
 
-def _describe(model: Any, what: str) -> Trainable:
-    parameters = sum(_size(w) for w in model.trainable_weights)
-    total = sum(_size(w) for w in model.weights)
+def _describe(model: keras.Model, what: str) -> Trainable:
+    parameters = sum(math.prod(w.shape) for w in model.trainable_weights)
+    total = sum(math.prod(w.shape) for w in model.weights)
     return Trainable(
         parameters, total, f"{what}: {parameters:,} of {total:,} parameters"
     )
-
-
-def _size(weight: Any) -> int:
-    size = 1
-    for length in weight.shape:
-        size *= int(length)
-    return size
-
-
-def _architecture(path: str) -> str:
-    """The JSON text that describes a saved model's layers."""
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if "config.json" in archive.namelist():
-                    _refuse_outside(archive, path)
-                    return archive.read("config.json").decode()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise errors.DataError(
-                f"{path} is damaged ({errors.one_line(error)}): copy it again"
-            ) from error
-        raise errors.UsageError(f"{path} is a ZIP archive but not a Keras model")
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            hdf5.refuse_outside(file, path)
-            text = file.attrs.get("model_config")
-    except OSError as error:
-        raise errors.UsageError(
-            f"{path} is neither a .keras file nor HDF5 ({errors.one_line(error)})"
-        ) from error
-    if text is None:
-        raise errors.UsageError(
-            f"{path} holds weights only, and no network: name the .keras or .h5 that"
-            " model.save wrote"
-        )
-    return text.decode() if isinstance(text, bytes) else text
-
-
-def _refuse_outside(archive: zipfile.ZipFile, path: str) -> None:
-    """Refuses weights that point to other files of this machine."""
-    import h5py
-
-    for name in archive.namelist():
-        if name.endswith(".h5"):
-            with archive.open(name) as part, h5py.File(part, "r") as file:
-                hdf5.refuse_outside(file, f"{name} of {path}")
-
-
-def _brings_code(value: Any) -> bool:
-    if isinstance(value, dict):
-        if value.get("class_name") in ("Lambda", "__lambda__"):
-            return True
-        return any(_brings_code(v) for v in value.values())
-    return isinstance(value, list) and any(_brings_code(v) for v in value)
-
-
-def _in_float32(value: Any, key: str = "") -> Any:
-    """A serialized model with every dtype policy replaced."""
-    if isinstance(value, dict):
-        if key == "dtype" and "config" in value:
-            return "float32"
-        return {name: _in_float32(v, name) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_in_float32(v) for v in value]
-    if key == "dtype" and isinstance(value, str) and "float" in value:
-        return "float32"
-    return value

@@ -12,7 +12,7 @@ from typing import Any
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.images import augment, preprocess
-from afad_tfdata.models import backbones, losses, networks
+from afad_tfdata.models import backbones, losses, networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import (
     checkpoints,
@@ -100,8 +100,8 @@ def assemble(
     mean, ages = (127.5,) * 3, (15, 72)
     if manifest is not None:
         mean, ages = manifest.mean_rgb, schema.age_range(manifest)
-    elif own.model is not None and networks.info(own.model):
-        mean = tuple(networks.info(own.model)["mean"])
+    elif own.model is not None and saved.info(own.model):
+        mean = tuple(saved.info(own.model)["mean"])
     model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
     image_size = int(model.inputs[0].shape[1])
     data = train_data.TrainData(config, own, strategy, manifest, image_size)
@@ -136,7 +136,7 @@ def assemble(
         1, round(num_examples / config.global_batch_size)
     )
     facts = {
-        "model": networks.info(model),
+        "model": saved.info(model),
         "mean": dict(zip("RGB", mean, strict=True)),
         "class_names": list(manifest.class_names if manifest else schema.CLASS_NAMES),
         "age_range": list(ages),
@@ -214,7 +214,7 @@ def pretrained(config: train_config.TrainConfig, model: Any = None) -> bool:
       model: The caller's own; a foreign one has no backbone that could be frozen.
     """
     if model is not None:
-        return networks.info(model).get("weights", "none") != "none"
+        return saved.info(model).get("weights", "none") != "none"
     return config.weights != "none" and config.backbone not in backbones.SMALL
 
 
@@ -231,9 +231,9 @@ def initialize(parts: Parts, path: str) -> None:
     """
     if os.path.isdir(path):
         path = os.path.join(path, run_dir.BEST_NAME)
-    source = _checkpoint(path) if path.endswith(".ckpt") else networks.load(path)
+    source = _checkpoint(path) if path.endswith(".ckpt") else saved.load(path)
     with parts.strategy.scope():
-        taken, left = networks.transfer(source, parts.model)
+        taken, left = saved.transfer(source, parts.model)
     if not taken:
         raise errors.UsageError(
             f"--init_from: no weight of {path} has a place in this network; name a"

@@ -12,7 +12,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.freezing import graphdef
 from afad_tfdata.images import codec, drawn_faces
-from afad_tfdata.models import age_heads, backbones, losses, networks
+from afad_tfdata.models import age_heads, backbones, losses, networks, saved
 from afad_tfdata.storage import schema
 
 MEAN = (132.5, 111.0, 101.25)
@@ -228,14 +228,14 @@ def test_weights_from_a_file(form, donor, weights_file, tmp_path):
             whole = make("MobileNet", weights=weights_file, task="age")
         whole.save(path)
     backbone = backbones.build("MobileNet", SIZE, raw_input=True)
-    backbones.load_file(backbone, "MobileNet", path, load=models.load)
+    backbones.load_file(backbone, "MobileNet", path)
     for got, expected in zip(backbone.get_weights(), donor.get_weights(), strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
 def test_weights_that_do_not_fit(donor, weights_file, tmp_path):
     def load(backbone, name, path):
-        backbones.load_file(backbone, name, str(path), load=models.load)
+        backbones.load_file(backbone, name, str(path))
 
     with pytest.raises(errors.UsageError, match="no such file"):
         load(donor, "MobileNet", tmp_path / "nowhere.h5")
@@ -250,6 +250,12 @@ def test_weights_that_do_not_fit(donor, weights_file, tmp_path):
     (tmp_path / "text.h5").write_text("not weights")
     with pytest.raises(errors.UsageError, match="neither HDF5"):
         load(vgg, "VGG16", tmp_path / "text.h5")
+    linked = str(tmp_path / "linked.weights.h5")
+    backbones.build("VGG16", SIZE, raw_input=True).save_weights(linked)
+    with h5py.File(linked, "a") as file:
+        file["more"] = h5py.ExternalLink("/etc/hostname", "/x")
+    with pytest.raises(errors.UsageError, match="link to /etc/hostname"):
+        load(vgg, "VGG16", linked)
     whole.save(tmp_path / "small.keras")
     with pytest.raises(errors.UsageError, match="is a model without a part"):
         load(vgg, "VGG16", tmp_path / "small.keras")
@@ -292,7 +298,7 @@ def _without_cache(directory):
 def statistics(model):
     return [
         np.asarray(w)
-        for layer in backbones.inside(model).layers
+        for layer in saved.backbone_of(model).layers
         if isinstance(layer, keras.layers.BatchNormalization)
         for w in (layer.moving_mean, layer.moving_variance)
     ]
@@ -303,7 +309,7 @@ def test_stages_of_a_pretrained_backbone():
         backbone="MobileNetV2", weights="FILE", image_size=SIZE, mean=MEAN
     )
     model = models.build_model(config, load_weights=False)
-    backbone = backbones.inside(model)
+    backbone = saved.backbone_of(model)
     own = sum(w.shape.num_elements() for w in model.trainable_weights)
 
     warmup = models.set_trainable(model, "warmup", 4)
@@ -342,7 +348,7 @@ def test_stages_of_a_pretrained_backbone():
 def test_nothing_pretrained_trains_whole(stage, backbone):
     model = make(backbone, weights="imagenet" if "small" in backbone else "none")
     got = models.set_trainable(model, stage)
-    assert all(layer.trainable for layer in backbones.inside(model).layers)
+    assert all(layer.trainable for layer in saved.backbone_of(model).layers)
     assert "nothing in it is pre-trained" in got.description
     told = models.set_trainable(model, stage, 0)
     assert "is frozen" in told.description and told.parameters < got.parameters
@@ -417,6 +423,13 @@ def test_loading_refuses(tmp_path):
     (tmp_path / "text.keras").write_text("not a model")
     with pytest.raises(errors.UsageError, match="neither"):
         models.load(str(tmp_path / "text.keras"))
+    path = str(tmp_path / "damaged.h5")
+    make().save(path)
+    with h5py.File(path, "a") as file:
+        text = file.attrs["model_config"]
+        file.attrs["model_config"] = text.replace("{", "[", 1)
+    with pytest.raises(errors.DataError, match="is damaged.*not JSON"):
+        models.load(path)
     with zipfile.ZipFile(tmp_path / "torn.keras", "w") as archive:
         archive.writestr("config.json", json.dumps({"class_name": "Functional"}))
     with pytest.raises(errors.UsageError, match="cannot be loaded"):
@@ -427,7 +440,7 @@ def test_loading_refuses(tmp_path):
 @pytest.mark.parametrize("head", ["regression", "coral"])
 def test_mixed_precision_and_its_float32_twin(policy, head, tmp_path):
     model = make(policy=policy, age_head=head)
-    backbone = backbones.inside(model)
+    backbone = saved.backbone_of(model)
     assert backbone.get_layer("block2_conv").compute_dtype == policy[6:]
     assert model.get_layer("input_conversion").compute_dtype == "float32"
     model.save(tmp_path / "mixed.keras")
@@ -470,7 +483,7 @@ def test_a_step_trains(policy, backbone, size):
 
 def test_no_bn_sees_each_example_alone():
     model = make("small_cnn_no_bn", age_dropout=0.0, gender_dropout=0.0)
-    assert not any("bn" in layer.name for layer in backbones.inside(model).layers)
+    assert not any("bn" in layer.name for layer in saved.backbone_of(model).layers)
     batch = model(inputs(), training=True)
     for i in range(4):
         alone = model(inputs()[i : i + 1], training=True)
@@ -497,8 +510,8 @@ def test_transfer_takes_what_has_a_place():
     assert sorted(left) == ["age_output/bias", "age_output/kernel"]
     assert taken == len(target.weights) - 2
     for a, b in zip(
-        backbones.inside(source).get_weights(),
-        backbones.inside(target).get_weights(),
+        saved.backbone_of(source).get_weights(),
+        saved.backbone_of(target).get_weights(),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)

@@ -1,0 +1,243 @@
+"""Models that exist already: loading them safely, and copying weights between them.
+
+::
+
+    model = saved.load("runs/first/best.keras")     # refuses files that contain code
+    saved.info(model)["backbone"]                   # what `build_model` was asked for
+
+A model file may come from anybody.  Before Keras reads one, this module looks for
+Python code in it and for links to other files of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from typing import Any
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy import keras
+from afad_tfdata.storage import hdf5
+
+# Class names under which Keras stores code: a layer, and a function inside of any
+# other layer (an activation, say).
+_CODE_CLASSES = ("Lambda", "__lambda__")
+
+
+def load(path: str, unsafe: bool = False) -> keras.Model:
+    """Loads a whole model.
+
+    Args:
+      path: ``.keras``, or ``.h5`` as Keras 3 (and mostly Keras 2) writes it.
+      unsafe: Whether the file may contain Python code (Lambda layers), which then runs
+        with all the rights of this process.
+
+    Returns:
+      The model, not compiled.
+
+    Raises:
+      UsageError: There is no such file, it contains code, or it is not a model.
+      DataError: The file is damaged.
+    """
+    if not os.path.isfile(path):
+        raise errors.UsageError(f"no model at {path}: name a .keras or .h5 file")
+    architecture = _architecture(path)
+    if not unsafe:
+        refuse_code(architecture, path)
+    # Keras finds our layers in a file only after this import has registered them.
+    from afad_tfdata.models import layers  # noqa: F401
+
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+    except Exception as error:  # Files of other versions make Keras raise anything.
+        raise errors.UsageError(
+            f"{path} cannot be loaded by Keras {keras.__version__}"
+            f" ({errors.one_line(error)})"
+        ) from error
+
+
+def refuse_code(architecture: Any, path: str) -> None:
+    """Refuses a model whose loading would run Python code from the file.
+
+    Keras has a safe mode of its own, but Keras before 3.11.3 ignores it for ``.h5``
+    files, and Keras 2 has none.
+
+    Args:
+      architecture: The model's configuration as parsed JSON.
+      path: The file, for the message.
+
+    Raises:
+      UsageError: A Lambda layer or a serialized lambda function is in it.
+    """
+    if _contains_code(architecture):
+        raise errors.UsageError(
+            f"{path} holds a Lambda layer, which is Python code that loading would run:"
+            " if you trust the author of the file, load it with --unsafe_load"
+        )
+
+
+def info(model: keras.Model) -> dict[str, Any]:
+    """The `networks.ModelConfig` of one of our models as plain values, else ``{}``.
+
+    ``auto`` is resolved in it, and ``weights`` is ``none`` where none were loaded.
+    """
+    from afad_tfdata.models import layers
+
+    for layer in model.layers:
+        if isinstance(layer, layers.InputConversion):
+            return dict(layer.info)
+    return {}
+
+
+def backbone_of(model: keras.Model) -> keras.Model | None:
+    """The backbone of one of our models: the only model inside; else None."""
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return nested[0] if len(nested) == 1 else None
+
+
+def rebuild_float32(model: keras.Model) -> keras.Model:
+    """The same network with every dtype policy float32, and the same weights."""
+    values = keras.saving.serialize_keras_object(model)
+    # Safe mode would refuse the lambdas of a model that is in memory already.
+    rebuilt = keras.saving.deserialize_keras_object(
+        _in_float32(values), safe_mode=False
+    )
+    copy_weights(model, rebuilt)
+    return rebuilt
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies weights between models of one form, and what layers derive from them."""
+    target.set_weights(source.get_weights())
+    update_derived(target)
+
+
+def update_derived(model: keras.Model) -> None:
+    """Recomputes what layers derive from weights, after the weights were assigned.
+
+    A Normalization layer computes with copies of its mean and variance, which
+    `set_weights` and assignments to its variables do not touch.
+    """
+    # Private in Keras, but the only way to layers at any depth; not guarded, so that a
+    # Keras without it raises instead of leaving stale copies behind.
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def transfer(source: keras.Model, target: keras.Model) -> tuple[int, list[str]]:
+    """Copies the weights of another model that have the same place and shape.
+
+    The weights of the two backbones are compared as one list, by order: some networks
+    number their layers through the process, so that names say nothing.  The layers of
+    the heads are compared by name.
+
+    Args:
+      source: A model as `load` returns it.
+      target: A model of `networks.build_model`, changed in place.
+
+    Returns:
+      How many weights were copied, and the paths of the weights of `target` that kept
+      their values.
+    """
+    copied, kept = 0, []
+    theirs, ours = backbone_of(source), backbone_of(target)
+    if theirs is not None and ours is not None:
+        if _shapes(theirs) == _shapes(ours):
+            copy_weights(theirs, ours)
+            copied += len(ours.weights)
+        else:
+            kept += [weight.path for weight in ours.weights]
+    by_name = {layer.name: layer for layer in source.layers if layer is not theirs}
+    for layer in target.layers:
+        if layer is ours or not layer.weights:
+            continue
+        other = by_name.get(layer.name)
+        if other is not None and _shapes(other) == _shapes(layer):
+            layer.set_weights(other.get_weights())
+            copied += len(layer.weights)
+        else:
+            kept += [weight.path for weight in layer.weights]
+    return copied, kept
+
+
+def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in layer.weights]
+
+
+def _architecture(path: str) -> Any:
+    """The parsed JSON that describes a saved model's layers."""
+    text = _zip_config(path) if zipfile.is_zipfile(path) else _hdf5_config(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise errors.DataError(
+            f"{path} is damaged: the description of its layers is not JSON"
+            f" ({errors.one_line(error)}): copy it again"
+        ) from error
+
+
+def _zip_config(path: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if "config.json" in archive.namelist():
+                _refuse_outside(archive, path)
+                return archive.read("config.json")
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise errors.DataError(
+            f"{path} is damaged ({errors.one_line(error)}): copy it again"
+        ) from error
+    raise errors.UsageError(f"{path} is a ZIP archive but not a Keras model")
+
+
+def _hdf5_config(path: str) -> bytes | str:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            hdf5.refuse_outside(file, path)
+            text = file.attrs.get("model_config")
+    # The last two are what h5py raises for files that are damaged further inside.
+    except (OSError, RuntimeError, KeyError) as error:
+        raise errors.UsageError(
+            f"{path} is neither a .keras file nor HDF5 ({errors.one_line(error)})"
+        ) from error
+    if text is None:
+        raise errors.UsageError(
+            f"{path} contains weights only and no network: name the .keras or .h5 file"
+            " that model.save wrote"
+        )
+    return text
+
+
+def _refuse_outside(archive: zipfile.ZipFile, path: str) -> None:
+    """Refuses weights that point to other files of this machine."""
+    import h5py
+
+    for name in archive.namelist():
+        if name.endswith(".h5"):
+            with archive.open(name) as part, h5py.File(part, "r") as file:
+                hdf5.refuse_outside(file, f"{name} of {path}")
+
+
+def _contains_code(value: Any) -> bool:
+    if isinstance(value, dict):
+        if value.get("class_name") in _CODE_CLASSES:
+            return True
+        return any(_contains_code(v) for v in value.values())
+    return isinstance(value, list) and any(_contains_code(v) for v in value)
+
+
+def _in_float32(value: Any, key: str = "") -> Any:
+    """A serialized model with every dtype policy replaced."""
+    if isinstance(value, dict):
+        # A policy is serialized as an object with a config, a plain dtype as a string.
+        if key == "dtype" and "config" in value:
+            return "float32"
+        return {name: _in_float32(v, name) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_float32(v) for v in value]
+    if key == "dtype" and isinstance(value, str) and "float" in value:
+        return "float32"
+    return value
