@@ -1,9 +1,9 @@
 """Fixtures: drawn faces, records of them, and strategies on logical CPU devices.
 
-TensorFlow is set up once for the whole run, before any test touches it.  A second
-MirroredStrategy in one process would reuse the first one's collective keys, hence the
-session-scoped fixtures.  There are two devices; a run with another number in
-`DEVICES_VARIABLE` is started by test_three_replicas.
+TensorFlow is set up once for the whole session, before any test uses it.  A second
+MirroredStrategy in one process would reuse the first one's collective keys, so no test
+creates one: `replicas` is the object that ``--devices=cpu:2`` gives.  There are two
+devices; test_three_replicas starts a session of its own with `DEVICES_VARIABLE` set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NUM_DEVICES = int(os.environ.get(DEVICES_VARIABLE, "2"))
 
 @pytest.fixture(scope="session", autouse=True)
 def logical_devices():
-    """Logical CPU devices, made before TensorFlow starts its runtime."""
+    """Names of the logical CPU devices, created before TensorFlow's runtime starts."""
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -50,23 +50,23 @@ def one_replica(logical_devices):
 
 @pytest.fixture(scope="session")
 def replicas(logical_devices):
-    """MirroredStrategy over all logical CPU devices."""
-    import tensorflow as tf
+    """The process's one MirroredStrategy, over all logical CPU devices."""
+    from afad_tfdata.training.distributed import strategies
 
-    names = [f"CPU:{i}" for i in range(len(logical_devices))]
-    return tf.distribute.MirroredStrategy(names)
+    # Through the package, which keeps it: a run with --devices=cpu:2 gets this object.
+    return strategies.create_strategy(f"cpu:{len(logical_devices)}")
 
 
 @pytest.fixture(scope="session")
 def two_replicas(replicas):
-    """MirroredStrategy over both logical CPU devices."""
+    """`replicas`, for tests that need exactly two."""
     assert replicas.num_replicas_in_sync == 2
     return replicas
 
 
 @pytest.fixture(scope="session")
 def sample_tree(tmp_path_factory) -> str:
-    """A tree of `NUM_FACES` drawn faces, filed as AFAD is.  Do not change it."""
+    """A tree of `NUM_FACES` drawn faces, in folders like AFAD's.  Do not change it."""
     directory = tmp_path_factory.mktemp("faces") / "AFAD-Drawn"
     drawn_faces.make_sample(
         drawn_faces.SampleConfig(

@@ -11,14 +11,8 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.models import saved
 from afad_tfdata.storage import schema
-from afad_tfdata.training.distributed import strategies
 
 SIZE = 16
-
-
-@pytest.fixture(autouse=True)
-def known_strategies(two_replicas, monkeypatch):
-    monkeypatch.setitem(strategies._made, ("CPU:0", "CPU:1"), two_replicas)
 
 
 def save_model(path, task="age_gender", size=SIZE):

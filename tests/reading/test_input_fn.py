@@ -478,11 +478,10 @@ def test_pipelines_that_are_gone_hold_nothing(tiny):
     assert len(os.listdir("/proc/self/fd")) <= before[1] + 2
 
 
-def test_an_iterator_keeps_its_pipeline(tiny):
+def test_an_iterator_keeps_its_pipeline(tiny, two_replicas):
     batches = iter(input_fn.train_input_fn(config(tiny, engine="mapped")))
-    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
     distributed = iter(
-        strategy.distribute_datasets_from_function(
+        two_replicas.distribute_datasets_from_function(
             lambda context: input_fn.train_input_fn(
                 config(tiny, engine="mapped"), context
             )

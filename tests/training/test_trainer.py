@@ -24,14 +24,8 @@ from afad_tfdata.training import (
     run_state,
 )
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training.distributed import strategies
 
 BATCH = 32
-
-
-@pytest.fixture(autouse=True)
-def known_strategies(two_replicas, monkeypatch):
-    monkeypatch.setitem(strategies._made, ("CPU:0", "CPU:1"), two_replicas)
 
 
 def config(records_dir, run_dir, **more):
