@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Pictures of docs/images, each made by a command from drawn faces; `make docs-images`.
+# Makes the pictures in docs/images with the commands, from drawn faces
+# (`make docs-images`).
 #   docs/make_images.sh [DIRECTORY FOR THE DATA]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-demo}
 
-# What `make demo` leaves is taken as it is.
+# Uses what `make demo` has left, because training takes minutes.
 [ -e "$out/graph/faces.json" ] || examples/demo.sh "$out"
 
 mkdir -p docs/images
@@ -21,7 +22,8 @@ cp "$out/preview/augmentation.png" docs/images/augmentation.png
 mapfile -t some < <(find "$out/faces" -name '*.jpg' | sort | awk 'NR % 100 == 7')
 afad-predict --graph="$out/graph/faces.pb" --sheet=docs/images/predictions.png "${some[@]}"
 
-# A palette makes them small; sheets of faces are made narrower until they are.
+# Keeps each picture below 200 kB, so that the repository stays small: first with a
+# palette of 256 colours, then by scaling down those that are still larger.
 python - docs/images/*.png <<'END'
 import os
 import sys

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole job on drawn faces: images -> records -> training -> evaluation -> frozen
-# graph -> predictions.  A few minutes on 2 cores; run again, it continues.
+# Runs everything on drawn faces: images -> records -> training -> evaluation -> frozen
+# graph -> predictions.  Takes a few minutes on 2 cores.  If it was interrupted, run it
+# again: it continues.
 #   examples/demo.sh [DIRECTORY]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,7 +9,7 @@ out=${1:-demo}
 
 say() { printf '\n--- %s\n' "$*"; }
 
-say "1. draw faces, filed as AFAD is: AGE/GENDER/PHOTO-FACE.jpg"
+say "1. draw faces, filed as AFAD does: AGE/GENDER/PHOTO-FACE.jpg"
 afad-make-sample --output_dir="$out/faces" --num_images=2000
 
 say "2. write records"
@@ -23,14 +24,14 @@ afad-train --records_dir="$out/records" --run_dir="$out/run" --task=age_gender \
 	--learning_rate=2e-3 --schedule=cosine --epochs=14 --global_batch_size=64 \
 	--gender_weight=10 --augment=rotation=8,zoom=0.06,shift=0.06,flip=true
 
-say "5. evaluate it on faces it has not seen"
+say "5. evaluate the network on faces that it has not seen"
 afad-evaluate --run_dir="$out/run"
 
-say "6. freeze it, and compare the graph with the model"
+say "6. freeze the network, and compare the graph with the model"
 afad-freeze --run_dir="$out/run" --records_dir="$out/records" \
 	--output_dir="$out/graph" --output_name=faces
 
-say "7. predict from the frozen graph"
+say "7. predict with the frozen graph"
 mapfile -t some < <(find "$out/faces" -name '*.jpg' | sort | awk 'NR % 250 == 1')
 afad-predict --graph="$out/graph/faces.pb" "${some[@]}"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on one node with 8 GPUs; stops before the time limit, and requeues itself.
+# Trains on one node with 8 GPUs.  Stops before the time limit, and requeues itself.
 #   sbatch examples/slurm/train_one_node.sh RECORDS_DIR RUN_DIR [FLAGS OF afad-train ...]
 #SBATCH --job-name=afad-train
 #SBATCH --nodes=1
@@ -7,7 +7,8 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=08:00:00
-# SIGUSR1 to the training 5 minutes before the limit: it saves and ends with status 75.
+# Slurm sends SIGUSR1 to the training 5 minutes before the limit: the training saves and
+# ends with status 75.
 #SBATCH --signal=USR1@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -21,12 +22,12 @@ set -euo pipefail
 records=$1 run=$2
 shift 2
 
-# The shell waits for the training, whatever signal it gets itself; the handler, unlike
-# an ignored signal, is not handed on to the command.
+# The shell must wait for the training even if it gets the signal itself.  A handler that
+# does nothing achieves that; `trap '' TERM` would make the command ignore the signal too.
 trap : TERM USR1
 
-# TensorFlow's host threads follow SLURM_CPUS_PER_TASK.  The batch is the same for any
-# number of GPUs, so that the run may continue on another node.
+# The number of TensorFlow's threads on the host follows SLURM_CPUS_PER_TASK.  The global
+# batch size is fixed, so that the run may continue on a node with fewer or more GPUs.
 status=0
 srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
 	afad-train --records_dir="$records" --run_dir="$run" --task=age_gender \
@@ -38,7 +39,7 @@ case $status in
 	afad-evaluate --run_dir="$run"
 	afad-freeze --run_dir="$run" --output_dir="$run/graph" --output_name=faces
 	;;
-75) # Stopped, with everything saved: the same job continues.
+75) # Stopped with everything saved: the requeued job continues.
 	echo "requeueing"
 	scontrol requeue "$SLURM_JOB_ID"
 	;;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Writes records as a Slurm array: each task some shards, a last job joins them.
+# Writes records as a Slurm array: each task writes some shards, and a last job joins them.
 #   examples/slurm/write_array.sh submit DATA_DIR OUTPUT_DIR TASKS
-# Both directories lie on a file system that all nodes share.  Give the command again
-# after a failure: what is written is kept.
+# Both directories must be on a file system that all nodes share.  After a failure, run
+# the command again: shards that are already written are kept.
 #SBATCH --job-name=afad-write
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
@@ -17,13 +17,13 @@ usage() {
 [[ $# -eq 4 ]] || usage
 mode=$1 data=$2 out=$3 tasks=$4
 
-# The same flags in every task: others are refused.
+# All tasks must have the same flags: a task with other flags is refused.
 write() {
 	afad-write-records --data_dir="$data" --output_dir="$out" --num_shards=64 \
 		--num_workers="${SLURM_CPUS_PER_TASK:-0}" "$@"
 }
 
-# Shards of all splits together, from the plan that the first task made.
+# Prints the number of shards of all splits together, from the plan of the first task.
 total() {
 	python3 -c 'import json, sys; print(sum(json.load(open(sys.argv[1]))["num_shards"].values()))' \
 		"$out/.work/plan.json"
@@ -32,9 +32,9 @@ total() {
 case $mode in
 submit)
 	[[ -e $out/manifest.json ]] && { echo "$out is finished already"; exit 0; }
-	write --shard_range=0:1 # Makes the plan, and the first shard.
+	write --shard_range=0:1 # Writes the plan and the first shard.
 	array=$(sbatch --parsable --array="0-$((tasks - 1))" "$0" task "$data" "$out" "$tasks")
-	# Whatever became of the tasks: what they left undone, the join does.
+	# Runs even if tasks failed (afterany): it writes the shards that they did not write.
 	sbatch --dependency="afterany:$array" "$0" join "$data" "$out" "$tasks"
 	;;
 task)
