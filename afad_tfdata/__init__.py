@@ -7,4 +7,4 @@ The package is a line of stages, each a module that can be used alone::
 Importing it costs nothing: TensorFlow is loaded by the first call that needs it.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -9,7 +9,6 @@ import json
 import os
 from typing import Any
 
-from afad_tfdata import __version__
 from afad_tfdata.common import files
 from afad_tfdata.storage import schema
 
@@ -38,7 +37,8 @@ def write(directory: str, manifest: schema.Manifest) -> None:
     info = {
         "name": manifest.name,
         "version": "1.0.0",
-        "description": f"Faces with age and gender, by afad-tfdata {__version__}",
+        # No version: other versions of this package write the same bytes.
+        "description": "Faces with age and gender, by afad-tfdata",
         "fileFormat": "tfrecord",
         "moduleName": "",
         "splits": splits,

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
-from afad_tfdata import records
+from afad_tfdata import __version__, records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.writing import inspection, work_folder
@@ -498,6 +498,18 @@ def test_a_record_costs_at_most_320_bytes(sample_records):
     whole = sum(shard.num_bytes for shard in split.shards) + split.index.num_bytes
     cost = (whole - int(index["image_length"].sum())) / len(index)
     assert cost <= 320
+
+
+def test_only_the_log_names_the_version(sample_records):
+    """Another version of the package writes the same bytes."""
+    texts = [
+        path
+        for path in pathlib.Path(sample_records).iterdir()
+        if path.suffix in (".json", ".jsonl", ".txt")
+    ]
+    assert len(texts) >= 6
+    named = [path.name for path in texts if __version__ in path.read_text()]
+    assert named == ["writer_log.json"]
 
 
 def test_nothing_else_stays_in_the_directory(sample_records):
