@@ -12,15 +12,14 @@ has mapped stays readable to it after its removal.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
+import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from afad_tfdata.common import errors, files, machine, progress
+from afad_tfdata.common import errors, files, locks, machine, progress
 from afad_tfdata.storage import schema
 
 _PREFIX, _TEMPORARY = "shard-", "fetching-"
@@ -50,7 +49,7 @@ def localize(
     """
     files.make_dirs(cache_dir)
     paths = [os.path.join(cache_dir, _PREFIX + shard.sha256) for shard in shards]
-    wanted = set(paths)
+    wanted, lock = set(paths), os.path.join(cache_dir, ".lock")
     limit = int(limit_gib * (1 << 30)) or _free_bytes(cache_dir)
     needed = sum({s.sha256: s.num_bytes for s in shards}.values())
     if needed > limit:
@@ -61,7 +60,7 @@ def localize(
         )
     with progress.Progress(needed >> 20, "fetching shards", unit="MiB") as bar:
         for shard, path in zip(shards, paths, strict=True):
-            with _lock(cache_dir):
+            with locks.FileLock(lock, wait_secs=math.inf):
                 if not _is_good(path, shard):
                     _make_room(cache_dir, limit - shard.num_bytes, wanted)
                     _fetch(files.join(records_dir, shard.name), path, shard)
@@ -143,17 +142,3 @@ def _free_bytes(cache_dir: str) -> int:
         if entry.name.startswith(_PREFIX)
     )
     return held + int(shutil.disk_usage(cache_dir).free * _SHARE)
-
-
-@contextlib.contextmanager
-def _lock(cache_dir: str) -> Iterator[None]:
-    path = os.path.join(cache_dir, ".lock")
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise files.write_error(path, error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -11,8 +11,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -20,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from afad_tfdata.common import errors, files, options
+from afad_tfdata.common import errors, files, locks, options
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import event_file, history
@@ -55,7 +53,7 @@ class RunDir:
         self.path = path
         files.make_dirs(self.checkpoints)
         self._lock = _lock(self.join(".lock"))
-        if self._lock is not None:
+        if self._lock.works:
             files.remove_temporary(self.path, _OWN)
             files.remove_temporary(self.checkpoints)
 
@@ -70,9 +68,7 @@ class RunDir:
 
     def close(self) -> None:
         """Lets another process have it."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def stored(self) -> dict[str, Any] | None:
         """Content of ``config.json``; None where no run has begun."""
@@ -187,20 +183,11 @@ def records_digest(manifest: schema.Manifest | None) -> str:
     return hashlib.sha256(schema.manifest_bytes(manifest)).hexdigest()
 
 
-def _lock(path: str) -> int | None:
-    """An open, locked file; None on file systems without locks."""
+def _lock(path: str) -> locks.FileLock:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise files.write_error(path, error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise errors.UsageError(
-                f"another process trains in {os.path.dirname(path)}: wait for its end,"
-                " or take another --run_dir"
-            ) from error
-        return None
-    return handle
+        return locks.FileLock(path)
+    except BlockingIOError as error:
+        raise errors.UsageError(
+            f"another process trains in {os.path.dirname(path)}: wait for its end,"
+            " or take another --run_dir"
+        ) from error

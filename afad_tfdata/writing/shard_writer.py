@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -22,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, locks
 from afad_tfdata.images import codec
 from afad_tfdata.storage import hdf5, schema, tfrecord
 from afad_tfdata.writing import archive, plan
@@ -181,13 +180,13 @@ def locked(path: str) -> Iterator[None]:
     Raises:
       UsageError: One is writing it.
     """
-    with open(f"{path}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise errors.UsageError(
-                f"another process is writing {path}: wait for it, or end it first"
-            ) from error
+    try:
+        lock = locks.FileLock(f"{path}.lock")
+    except BlockingIOError as error:
+        raise errors.UsageError(
+            f"another process is writing {path}: wait for it, or end it first"
+        ) from error
+    with lock:
         yield
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, locks
 from afad_tfdata.storage import schema
 from afad_tfdata.writing import plan
 
@@ -60,23 +58,18 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
     Yields the lock's file descriptor.  A killed writer's processes hold it for a moment
     longer, hence the patience.
     """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    deadline = time.monotonic() + LOCK_SECS
-    path = os.path.join(work_dir, "lock")
-    while True:
-        files.make_dirs(work_dir)
-        with open(path, "a") as f:
-            if _try_lock(f, kind) and _is_at(f, path):
-                files.remove_temporary(os.path.dirname(work_dir))
-                yield f.fileno()
-                return
-        # Held by another; or by one that ended meanwhile and removed the directory.
-        if time.monotonic() > deadline:
-            raise errors.UsageError(
-                f"another writer is at work in {os.path.dirname(work_dir)}: wait for it"
-                " or end it; what it has written is kept"
-            )
-        time.sleep(0.05)
+    try:
+        held = locks.FileLock(
+            os.path.join(work_dir, "lock"), shared=shared, wait_secs=LOCK_SECS
+        )
+    except BlockingIOError as error:
+        raise errors.UsageError(
+            f"another writer is at work in {os.path.dirname(work_dir)}: wait for it"
+            " or end it; what it has written is kept"
+        ) from error
+    with held:
+        files.remove_temporary(os.path.dirname(work_dir))
+        yield held.descriptor
 
 
 def remove_work(work_dir: str) -> None:
@@ -91,22 +84,6 @@ def remove_work(work_dir: str) -> None:
         os.rmdir(work_dir)
     except OSError:
         pass  # Another process is looking at it; the next run removes the rest.
-
-
-def _try_lock(f: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(f, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(f: IO[str], path: str) -> bool:
-    """Whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def refuse_other(
