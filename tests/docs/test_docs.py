@@ -1,4 +1,4 @@
-"""What docs/ and examples/ say is so: commands, flags, links, messages, code."""
+"""What docs/ and examples/ say is true: commands, flags, links, errors, code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from afad_tfdata.common import options
 from afad_tfdata.storage import schema
+from tests import test_imports
 from tests.docs import test_readme
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def _specs(command: str) -> dict[str, options.OptionSpec]:
 
 
 def _commands(text: str) -> list[list[str]]:
-    """Every ``afad-...`` with its flags, wherever it stands."""
+    """Every ``afad-...`` in the text, with its flags."""
     text = re.sub(r"\\\n\s*", " ", text)
     text = re.sub(r"\n\s+- --", " --", text)  # A list in YAML.
     found = re.findall(
@@ -73,7 +74,7 @@ def test_commands_and_flags_exist(name):
                 assert value in choices, f"{command} {argument}"
 
 
-def test_there_is_something_to_look_at():
+def test_there_is_something_to_check():
     assert len(_DOCS) >= 8
     assert len(_PROGRAMS) >= 4
     found = [c for path in _DOCS for c in _commands(path.read_text())]
@@ -100,7 +101,10 @@ def _anchors(path: pathlib.Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["README.md", *_names(_DOCS)])
+_ROOT_TEXTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("name", [*_ROOT_TEXTS, *_names(_DOCS)])
 def test_links_lead_somewhere(name):
     path = _ROOT / name
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
@@ -113,6 +117,17 @@ def test_links_lead_somewhere(name):
             assert anchor in _anchors(there), f"{target} in {name}"
 
 
+def test_paths_in_contributing_exist():
+    text = (_ROOT / "CONTRIBUTING.md").read_text()
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    found = re.findall(r"`([\w./]*\w(?:/|\.py|\.txt|\.cfg))`", text)
+    places = (_ROOT, _ROOT / "afad_tfdata", _ROOT / "tests" / "robustness")
+    assert len(found) >= 30
+    for path in found:
+        if path != "utils.py":  # The name that no module may have.
+            assert any((place / path).exists() for place in places), path
+
+
 @pytest.mark.parametrize("path", _PROGRAMS, ids=lambda p: p.name)
 def test_scripts_are_shell(path):
     if path.suffix == ".sh":
@@ -122,7 +137,7 @@ def test_scripts_are_shell(path):
 
 
 def _texts() -> list[str]:
-    """Every string of the package; formatted values are a gap."""
+    """Every string of the package; a formatted value becomes a gap."""
     found = []
     for path in (_ROOT / "afad_tfdata").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -131,7 +146,7 @@ def _texts() -> list[str]:
             elif isinstance(node, ast.JoinedStr):
                 parts = [getattr(part, "value", None) for part in node.values]
                 found.append("\0".join(p if isinstance(p, str) else "" for p in parts))
-    # A logged text has its gaps where %s stands.
+    # In a logged text, %s marks a gap.
     return [re.sub(r"%[sd.\dg]+|\0+", "\0", text) for text in found]
 
 
@@ -149,6 +164,24 @@ def test_messages_in_troubleshooting_are_those_of_the_code():
 
 def _blocks(path: pathlib.Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("name", ["README.md", *_names(_DOCS)])
+def test_python_blocks_use_public_names(name):
+    for block in _blocks(_ROOT / name):
+        tree = ast.parse(block)
+        public = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "afad_tfdata":
+                for alias in node.names:
+                    module = f"afad_tfdata.{alias.name}"
+                    assert module in test_imports._PUBLIC, module
+                    public[alias.name] = test_imports._PUBLIC[module]
+        for node in ast.walk(tree):
+            owner = getattr(node, "value", None)
+            if isinstance(node, ast.Attribute) and isinstance(owner, ast.Name):
+                if owner.id in public:
+                    assert node.attr in public[owner.id], ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", _names(_DOCS))
@@ -216,7 +249,7 @@ def test_reading_by_hand_as_format_says(sample_records, capsys):
 
 
 def _block(name: str, title: str) -> str:
-    """The first Python block behind a heading."""
+    """The first Python block after a heading."""
     text = (_ROOT / name).read_text()
     found = re.search(
         rf"^{re.escape(title)}.*?^```python\n(.*?)^```", text, re.M | re.S

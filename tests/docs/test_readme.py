@@ -1,4 +1,4 @@
-"""What the README prints can be typed: its commands and flags exist."""
+"""The README's commands and flags exist, and its Python block runs."""
 
 from __future__ import annotations
 
