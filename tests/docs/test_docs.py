@@ -15,6 +15,7 @@ import pytest
 
 from afad_tfdata.common import options
 from afad_tfdata.storage import schema
+from afad_tfdata.training import config as train_config
 from tests import test_imports
 from tests.docs import test_readme
 
@@ -256,6 +257,16 @@ def _block(name: str, title: str) -> str:
     )
     assert found, title
     return found.group(1)
+
+
+def test_determinism_names_every_flag_that_may_change():
+    text = (_ROOT / "docs/determinism.md").read_text()
+    row = re.search(r"^\| at any time .*?\n.*?\n\| (.*?) \| (.*?) \|$", text, re.M)
+    assert row
+    free, restart = (set(re.findall(r"`--(\w+)`", cell)) for cell in row.groups())
+    # --epochs is free under a condition only; --start_epoch is the heading.
+    assert free == train_config.FREE_FIELDS - {"start_epoch"} | {"epochs"}
+    assert restart == train_config.RESTART_FIELDS
 
 
 def test_format_names_every_field():
