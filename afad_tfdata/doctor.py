@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from afad_tfdata.common import errors, options
+from afad_tfdata.common import errors, options, resources
 from afad_tfdata.common.lazy import keras, tf
 
 _CORE = (
@@ -84,7 +84,7 @@ def report(findings: list[Finding]) -> str:
 
 def _machine(directory: str) -> Iterator[Finding]:
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()}")
-    cores = len(os.sched_getaffinity(0))
+    cores = resources.cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield Finding("machine", None, f"{cores} usable cores, {memory:.0f} GiB memory")
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata import input_fn
-from afad_tfdata.common import errors, machine, options
+from afad_tfdata.common import errors, options, resources
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engine_mapped, record_index, transformation_rates
@@ -217,7 +217,7 @@ def run(config: BenchmarkConfig) -> Report:
         if name != transformation_rates.FIRST_PASS
     }
     slowest = min(lasting, key=lambda name: lasting[name]) if lasting else ""
-    threads = config.num_parallel_calls or machine.cores()
+    threads = config.num_parallel_calls or resources.cores()
     ceiling = 0.0
     if engine == "mapped":
         threads = config.num_parallel_calls or min(threads, engine_mapped.MAX_THREADS)
@@ -231,7 +231,7 @@ def run(config: BenchmarkConfig) -> Report:
         reason=reason,
         batch_size=config.batch_size,
         threads=threads,
-        cores=machine.cores(),
+        cores=resources.cores(),
         stages=found,
         slowest=slowest,
         ceiling=ceiling,
@@ -281,7 +281,7 @@ def _measure(
         "p99_ms": float(p99) * 1e3,
         "first_batch_seconds": first,
         "cpu_percent": 100 * cpu / (last - start),
-        "memory_mib": machine.own_memory_bytes() / (1 << 20),
+        "memory_mib": resources.own_memory_bytes() / (1 << 20),
     }
 
 
@@ -304,11 +304,11 @@ def _advice(
         )
     size = config.image_size or source.image_size
     pixels = len(source) * size * size * 3
-    fits = pixels < machine.available_bytes() // 2
+    fits = pixels < resources.available_bytes() // 2
     cache = (
-        f"--cache=decoded ({machine.mib(pixels)} for this split)"
+        f"--cache=decoded ({resources.mib(pixels)} for this split)"
         if fits
-        else f"pixels ({machine.mib(pixels)}) on a fast disk"
+        else f"pixels ({resources.mib(pixels)}) on a fast disk"
     )
     return {
         "read": "the disk or page cache is slow: --cache=encoded, or a local SSD",

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, machine
+from afad_tfdata.common import errors, resources
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.images import codec, preprocess
 from afad_tfdata.reading import (
@@ -163,7 +163,7 @@ def predict_input_fn(
         }
 
     firsts = tf.data.Dataset.range(0, len(names), batch_size)
-    return firsts.map(as_is(element), num_parallel_calls=machine.cores()).prefetch(2)
+    return firsts.map(as_is(element), num_parallel_calls=resources.cores()).prefetch(2)
 
 
 def as_is(function: Callable) -> Callable:
@@ -285,7 +285,7 @@ def choose_engine(
     Raises:
       UsageError: The engine that was asked for cannot read these examples.
     """
-    cores = cores or machine.cores()
+    cores = cores or resources.cores()
     if config.data_service:
         return "graph", "its operations run on any machine"
     if config.engine == "graph":
@@ -309,7 +309,7 @@ def choose_engine(
             )
     if obstacle:
         return "graph", obstacle
-    fits = source.image_bytes < machine.available_bytes() // 2
+    fits = source.image_bytes < resources.available_bytes() // 2
     if encoded and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS and fits:
         return "graph", (
             f"{cores} cores: one process of the mapped engine stops scaling near"
@@ -398,18 +398,18 @@ def _check_cache(config: InputConfig, source: record_index.Examples) -> None:
         if config.cache == "encoded"
         else len(source) * size * size * 3
     )
-    free = machine.available_bytes()
+    free = resources.available_bytes()
     _log.info(
         "input: --cache=%s takes %s of memory for the %s split; %s are free",
         config.cache,
-        machine.mib(needed),
+        resources.mib(needed),
         source.split,
-        machine.mib(free),
+        resources.mib(free),
     )
     if needed > free:
         raise errors.UsageError(
-            f"--cache={config.cache} takes {machine.mib(needed)} for the"
-            f" {source.split} split, and {machine.mib(free)} are free: use a smaller"
+            f"--cache={config.cache} takes {resources.mib(needed)} for the"
+            f" {source.split} split, and {resources.mib(free)} are free: use a smaller"
             " --image_size, --cache=encoded or --cache=none"
         )
 

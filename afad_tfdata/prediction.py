@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, options, progress
+from afad_tfdata.common import errors, files, options, progress, resources
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.freezing import (
     exports,
@@ -150,7 +150,7 @@ def predict(
     names = expand(paths)
     description = graph_description.load_description(config.graph)
     kind, graph = _open(config, description)
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = config.threads or resources.cores()
     load = _loader(kind, description, bool(config.sheet))
     if config.sheet:  # Before the work is done that it shows.
         files.make_dirs(os.path.dirname(config.sheet) or ".")

@@ -146,7 +146,7 @@ def work(name: str, place: str) -> None:
         import tensorflow as tf
 
         tf.constant(0)
-    from afad_tfdata.common import machine
+    from afad_tfdata.common import resources
 
     began = time.perf_counter()
     batches = make(place)
@@ -164,7 +164,7 @@ def work(name: str, place: str) -> None:
         answer = {
             "rate": images / (now - began),
             "cores": cpu / (now - began),
-            "memory": machine.own_memory_bytes() / (1 << 20),
+            "memory": resources.own_memory_bytes() / (1 << 20),
         }
         print(json.dumps(answer), file=answers, flush=True)
     answers.flush()

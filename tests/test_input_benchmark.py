@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from afad_tfdata import input_benchmark, records
-from afad_tfdata.common import errors, machine
+from afad_tfdata.common import errors, resources
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_other_splits_are_measured_too(sample_records):
 def test_advice(sample_records, monkeypatch):
     text = run(sample_records, analyze=True, model_rate=0.5).advice
     assert text.startswith("nothing: the pipeline gives")
-    monkeypatch.setattr(machine, "cores", lambda: 30)
+    monkeypatch.setattr(resources, "cores", lambda: 30)
     text = run(sample_records, analyze=True, engine="mapped").advice
     assert "stops scaling near 22 threads" in text
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 import re
@@ -123,13 +122,6 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
     except OSError as error:
         remove_if_there(temporary)
         raise write_error(path, error) from error
-
-
-def write_figure(path: str, figure: Any, *, dpi: int = 110) -> None:
-    """`write_atomic` of a matplotlib figure as PNG; without date or version in it."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
-    write_atomic(path, picture.getvalue(), durable=False)
 
 
 def remove_temporary(directory: str, names: str = ".*") -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, options
+from afad_tfdata.common import errors, figures, options, splitmix64
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.images import colors, warp
 
@@ -40,9 +40,6 @@ _DRAWS = (
 # (arXiv:1708.04896), section 3.
 _ERASE_AREA = (0.02, 0.4)
 _ERASE_RATIO = 0.3
-# Steele, Lea and Flood 2014 (doi:10.1145/2660193.2660195), the mixer of SplitMix64.
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,32 +322,20 @@ def _draw(batch_size: Any, seed: Any, step: Any, offset: Any) -> dict[str, Any]:
     replica could not draw its own part of a batch, and XLA's differ from the others.
     """
     position = tf.cast(tf.range(batch_size, dtype=tf.int32), tf.uint64) + offset
-    row = _mix(_mix(_mix(seed + _word(_GOLDEN)) + step) + position)
-    places = np.arange(1, len(_DRAWS) + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    bits = _mix(row[:, tf.newaxis] + tf.constant(places))
-    upper = tf.cast(tf.bitwise.right_shift(bits, _word(40)), tf.int32)
+    mix, gamma = splitmix64.mix, splitmix64.GAMMA
+    row = mix(mix(mix(seed + splitmix64.word(gamma)) + step) + position)
+    places = np.arange(1, len(_DRAWS) + 1, dtype=np.uint64) * np.uint64(gamma)
+    bits = mix(row[:, tf.newaxis] + tf.constant(places))
+    # The upper 24 bits: as many as a float32 holds, should the math ever be in it.
+    upper = tf.cast(tf.bitwise.right_shift(bits, splitmix64.word(40)), tf.int32)
     uniform = tf.cast(upper, tf.float64) * 2.0**-24
     return dict(zip(_DRAWS, tf.unstack(uniform, axis=1), strict=True))
-
-
-def _mix(value: Any) -> Any:
-    for shift, factor in _MIX:
-        value = _xor_shift(value, shift) * _word(factor)
-    return _xor_shift(value, 31)
-
-
-def _xor_shift(value: Any, shift: int) -> Any:
-    return tf.bitwise.bitwise_xor(value, tf.bitwise.right_shift(value, _word(shift)))
-
-
-def _word(value: int) -> Any:
-    return tf.constant(np.uint64(value))
 
 
 def _uint64(value: Any) -> Any:
     """An int or an integer tensor as uint64 tensor, modulo 2^64."""
     if isinstance(value, int | np.integer):
-        return _word(int(value) % 2**64)
+        return splitmix64.word(int(value))
     return tf.cast(tf.cast(value, tf.int64), tf.uint64)
 
 
@@ -420,23 +405,17 @@ def preview(
       seed: As for training; the rows are its first steps at the batch's beginning.
       rounds: How many steps.
     """
-    from matplotlib.backends import backend_agg
-    from matplotlib.figure import Figure
-
     images = np.asarray(images)[:10]
     rows = [images] + [
         augment_images(images, seed=seed, step=step, config=config).numpy()
         for step in range(rounds)
     ]
     titles = ["original"] + [f"step {step}" for step in range(rounds)]
-    figure = Figure(
-        figsize=(1.4 * len(images) + 0.5, 1.4 * len(rows)), layout="constrained"
-    )
-    backend_agg.FigureCanvasAgg(figure)
+    figure = figures.new(1.4 * len(images) + 0.5, 1.4 * len(rows))
     grid = figure.subplots(len(rows), len(images), squeeze=False)
     for axes_row, row, title in zip(grid, rows, titles, strict=True):
         for axes, image in zip(axes_row, row, strict=True):
             axes.imshow(np.clip(np.rint(image), 0, 255).astype(np.uint8))
             axes.set(xticks=[], yticks=[])
         axes_row[0].set_ylabel(title)
-    files.write_figure(path, figure)
+    figures.save(path, figure)

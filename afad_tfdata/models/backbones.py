@@ -19,6 +19,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import keras
+from afad_tfdata.images import preprocess
 from afad_tfdata.models import saved
 from afad_tfdata.storage import hdf5
 
@@ -29,7 +30,6 @@ SMALL = ("small_cnn", "small_cnn_no_bn")
 _MIN_SMALL_SIZE = 16
 
 _GROUP_SIZE = 8  # Channels of a group of `small_cnn_no_bn`.
-_DIVISOR = 127.5  # Of `root_input`.
 
 # EfficientNet's first form normalises inside, with variables, and differently with
 # weights named "imagenet" than with the same weights from a file.  Its normalisation
@@ -156,7 +156,7 @@ def conversion(
     scale = matrix.sum(axis=1)  # One entry a row: channels are not mixed.
     seen = np.asarray(mean, np.float64)[:: -1 if reverse else 1]
     return Conversion(
-        scale=_triple(_DIVISOR * scale * inside),
+        scale=_triple(preprocess.DIVISOR * scale * inside),
         offset=_triple((scale * seen + constant) * inside),
         reverse=reverse,
     )

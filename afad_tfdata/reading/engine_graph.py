@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, machine
+from afad_tfdata.common import errors, resources
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.images import preprocess
 from afad_tfdata.reading import (
@@ -32,7 +32,7 @@ from afad_tfdata.reading import (
     record_index,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import hdf5_rows
+from afad_tfdata.storage import hdf5
 
 _CYCLE_LENGTH, _BLOCK_LENGTH = 8, 16  # Shards read in turn, and records of each.
 # A stream of permutation keys, apart from those of `order`.
@@ -60,7 +60,7 @@ class Engine:
         self._bad = bad_records.BadRecords(source, config.max_bad_records)
         self._ages = source.index["age"].astype(np.float32)
         self._genders = source.index["gender"].astype(np.int32)
-        self._calls = config.num_parallel_calls or machine.cores()
+        self._calls = config.num_parallel_calls or resources.cores()
         self._held: memory_store.Held | None = None
 
     def train(
@@ -152,7 +152,9 @@ class Engine:
 
     def _holds(self) -> bool:
         """Whether the images are held, decided once, and said."""
-        budget = self._config.memory_budget_mib << 20 or machine.available_bytes() // 2
+        budget = (
+            self._config.memory_budget_mib << 20 or resources.available_bytes() // 2
+        )
         if self._held is not None:
             return True
         if self._source.image_bytes <= budget:
@@ -160,20 +162,20 @@ class Engine:
         if self._must_hold():
             raise errors.UsageError(
                 "the graph engine has to hold the stored images in memory here, and"
-                f" {self._needs()}, of {machine.mib(budget)} allowed: raise"
+                f" {self._needs()}, of {resources.mib(budget)} allowed: raise"
                 " --memory_budget_mib, or use --engine=mapped on local files"
             )
         _log.warning(
             "input: %s, of %s allowed: shards and a window of %d records are shuffled"
             " instead of all records",
             self._needs(),
-            machine.mib(budget),
+            resources.mib(budget),
             self._config.shuffle_window,
         )
         return False
 
     def _needs(self) -> str:
-        what = machine.mib(self._source.image_bytes)
+        what = resources.mib(self._source.image_bytes)
         return f"the {self._source.split} split takes {what}"
 
     def _from_memory(
@@ -220,7 +222,7 @@ class Engine:
             return self._inflated_rows()
         paths = tf.constant(self._source.paths)
         pixel = self._source.pixel if self._source.format == "hdf5" else {}
-        row_bytes = hdf5_rows.row_bytes(pixel, self._source.stored_size)
+        row_bytes = hdf5.RowLayout.of_pixel(pixel, self._source.stored_size).num_bytes
         sizes = _file_sizes(self._source.paths) if pixel else None
 
         def shard(entry: Any) -> Any:
@@ -260,7 +262,7 @@ class Engine:
         pixels = None
         for path in self._source.paths:
             # tensorflow-io ends the process on a file that h5py only complains of.
-            hdf5_rows.Store(path, self._source.dataset)
+            hdf5.RowReader(path, self._source.dataset)
             one = tfio.IODataset.from_hdf5(path, dataset=f"/{self._source.dataset}")
             pixels = one if pixels is None else pixels.concatenate(one)
         numbers = tf.data.Dataset.range(len(self._source))
@@ -332,11 +334,11 @@ class Engine:
     def _blank(self) -> Any:
         """A row or example that can be decoded, for padding."""
         source = self._source
+        layout = hdf5.RowLayout.of_pixel(source.pixel, source.stored_size)
         if not source.contiguous:
-            shape = hdf5_rows.row_shape(source.pixel, source.stored_size)
-            return tf.zeros(shape, source.pixel["dtype"])
+            return tf.zeros(layout.shape, source.pixel["dtype"])
         if source.pixel:
-            image = bytes(hdf5_rows.row_bytes(source.pixel, source.stored_size))
+            image = bytes(layout.num_bytes)
         else:
             side = source.stored_size or 1
             image = tf.io.encode_png(np.zeros((side, side, 3), np.uint8)).numpy()
@@ -392,7 +394,7 @@ def pixels(data: Any, pixel: dict[str, Any], side: int, size: int) -> Any:
         values = tf.io.decode_raw(
             data,
             tf.as_dtype(pixel["dtype"]),
-            fixed_length=hdf5_rows.row_bytes(pixel, side),
+            fixed_length=hdf5.RowLayout.of_pixel(pixel, side).num_bytes,
         )
     if pixel["channels"] == "first":
         values = tf.reshape(values, [-1, 3, side, side])

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, machine
+from afad_tfdata.common import errors, resources
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import (
@@ -33,7 +33,7 @@ from afad_tfdata.reading import (
     shutdown_guard,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import hdf5_rows, schema
+from afad_tfdata.storage import hdf5, schema
 
 # Threads beyond which one process gains nothing: about 5 us of each image are spent
 # under the interpreter's lock.
@@ -74,7 +74,7 @@ class Engine:
             cache=config.cache,
             verify=config.verify,
         )
-        self._calls = config.num_parallel_calls or min(machine.cores(), MAX_THREADS)
+        self._calls = config.num_parallel_calls or min(resources.cores(), MAX_THREADS)
 
     def train(
         self,
@@ -375,7 +375,7 @@ class Reader:
     def _row_filler(self) -> Callable[[Any, np.ndarray, int], None]:
         source, size = self._source, self._size
         side = source.stored_size
-        row = hdf5_rows.Row(source.pixel, side)
+        row = hdf5.RowLayout.of_pixel(source.pixel, side)
         resizes = side != size
 
         if not source.contiguous:
@@ -395,16 +395,16 @@ class Reader:
             return copy
 
         def fill(view: Any, out: np.ndarray, record: int) -> None:
-            codec.resize(row.image(view), size, out=out)
+            codec.resize(row.to_image(view), size, out=out)
 
         return fill
 
     def _inflating_filler(
-        self, row: hdf5_rows.Row
+        self, row: hdf5.RowLayout
     ) -> Callable[[Any, np.ndarray, int], None]:
         """For filtered pixels, whose bytes the index cannot point to."""
         stores = [
-            hdf5_rows.Store(path, self._source.dataset) for path in self._source.paths
+            hdf5.RowReader(path, self._source.dataset) for path in self._source.paths
         ]
         verify = self._unchecked.copy()
         self._unchecked[:] = False
@@ -416,7 +416,7 @@ class Reader:
                 if zlib.crc32(data) != self._crc[record]:
                     raise codec.ImageError(_CHECKSUM)
                 verify[record] = False
-            codec.resize(row.image(data), self._size, out=out)
+            codec.resize(row.to_image(data), self._size, out=out)
 
         return fill
 

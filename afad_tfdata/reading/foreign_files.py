@@ -11,7 +11,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import struct
 import zlib
 from typing import Any
 
@@ -117,7 +116,7 @@ def _tfrecord(
     rows: list[tuple] = []
     for shard, path in enumerate(paths):
         _log.info("input: indexing %s", path)
-        for offset, framed in _framed(path):
+        for offset, framed in tfrecord.framed_records(path):
             what = f"record {len(rows)} of {path}"
             example = _example(framed, what)
             if not rows:
@@ -141,25 +140,6 @@ def _tfrecord(
         split=split,
         features=names,
     )
-
-
-def _framed(path: str) -> Any:
-    """``(offset, framed record)`` of a TFRecord file."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as f:
-        offset = 0
-        while offset < size:
-            header = f.read(tfrecord.HEADER_BYTES)
-            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
-            rest = length + tfrecord.FOOTER_BYTES
-            if offset + tfrecord.HEADER_BYTES + rest > size:
-                raise errors.DataError(
-                    f"{path} is cut short or no TFRecord file: the record at byte"
-                    f" {offset} reaches past its end"
-                )
-            framed = header + f.read(rest)
-            yield offset, framed
-            offset += len(framed)
 
 
 def _example(framed: bytes, what: str) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, machine
+from afad_tfdata.common import errors, files, resources
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import bad_records, record_index
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import hdf5_rows
+from afad_tfdata.storage import hdf5
 
 _CHUNK = 256  # Records that are handed on together while they are loaded.
 
@@ -58,7 +58,7 @@ def load(
     """
     _log.info(
         "input: holding %s of stored images in memory for the %s split",
-        machine.mib(source.image_bytes),
+        resources.mib(source.image_bytes),
         source.split,
     )
     pixel, side = source.pixel, source.stored_size
@@ -88,7 +88,7 @@ def _checked_images(
     bad: bad_records.BadRecords,
 ) -> Iterator[bytes]:
     """The bytes to hold of each record; of a bad one, nothing."""
-    row = hdf5_rows.Row(source.pixel, source.stored_size)
+    row = hdf5.RowLayout.of_pixel(source.pixel, source.stored_size)
     # With a budget a record that cannot be decoded must be known beforehand.
     tries = config.max_bad_records > 0 and not source.pixel
     for record, data in enumerate(stored_images(source)):
@@ -98,7 +98,7 @@ def _checked_images(
             if config.verify and zlib.crc32(data) != source.index["crc32"][record]:
                 raise codec.ImageError("its bytes do not fit its checksum")
             if decoded_size or tries:
-                image = row.image(data) if source.pixel else codec.decode(data)
+                image = row.to_image(data) if source.pixel else codec.decode(data)
                 if decoded_size:
                     data = codec.resize(image, decoded_size).tobytes()
         except codec.ImageError as error:
@@ -113,7 +113,7 @@ def stored_images(source: record_index.Examples) -> Iterator[Any]:
     for shard, path in enumerate(source.paths):
         records = range(int(first[shard]), int(first[shard + 1]))
         if not source.contiguous:
-            store = hdf5_rows.Store(path, source.dataset)
+            store = hdf5.RowReader(path, source.dataset)
             for row in range(len(records)):
                 try:
                     yield store.row(row)

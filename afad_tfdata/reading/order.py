@@ -28,15 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from afad_tfdata.common import splitmix64
 from afad_tfdata.common.lazy import tf
 
 ROUNDS = 8
 # Of swap-or-not: enough that all permutations of four come up equally often.
 _SWAP_ROUNDS = 48
-# Increment and multipliers of SplitMix64 (Steele, Lea, Flood: Fast Splittable
-# Pseudorandom Number Generators, OOPSLA 2014; the variant of S. Vigna).
-_GAMMA = 0x9E3779B97F4A7C15
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 # Streams of keys, so that what is drawn for one purpose tells nothing of another.
 _RECORDS, _GROUPS, _MEMBERS = 0, 1, 2
 
@@ -124,18 +121,18 @@ def permutation_keys(seed: int, stream: Any, epoch: Any) -> Any:
       epoch: int64 ``[n]``.
     """
     first = _key(seed, stream, epoch)
-    second = _mix(first + tf.constant(_GAMMA, tf.uint64))
+    second = splitmix64.mix(first + splitmix64.word(splitmix64.GAMMA))
     words = (first, tf.bitwise.right_shift(first, tf.constant(32, tf.uint64)), second)
     return tf.stack([tf.cast(w & 0xFFFFFFFF, tf.uint32) for w in words], axis=-1)
 
 
 def _key(seed: int, stream: Any, epoch: Any) -> Any:
     """uint64 ``[n]``, mixed from all of the arguments."""
-    gamma = tf.constant(_GAMMA, tf.uint64)
-    key = _mix(tf.constant(seed & 0xFFFFFFFFFFFFFFFF, tf.uint64) + gamma)
+    gamma = splitmix64.word(splitmix64.GAMMA)
+    key = splitmix64.mix(splitmix64.word(seed) + gamma)
     stream = tf.cast(tf.convert_to_tensor(stream, tf.int64), tf.uint64)
-    key = _mix(key + stream * gamma)
-    return _mix(key + (tf.cast(epoch, tf.uint64) + 1) * gamma)
+    key = splitmix64.mix(key + stream * gamma)
+    return splitmix64.mix(key + (tf.cast(epoch, tf.uint64) + 1) * gamma)
 
 
 def _permute(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
@@ -151,17 +148,17 @@ def _permute(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
 def _swap_or_not(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
     """As `_permute`, for small sizes."""
     key = _key(seed, stream, epoch)
-    gamma = tf.constant(_GAMMA, tf.uint64)
+    gamma = splitmix64.word(splitmix64.GAMMA)
     size = tf.convert_to_tensor(size, tf.int64)
 
     def swap(i: Any, place: Any) -> Any:
         # Each round pairs the places up, and swaps a pair or not by a bit that both
         # of its members find.
-        round_key = _mix(key + tf.cast(i, tf.uint64) * gamma)
+        round_key = splitmix64.mix(key + tf.cast(i, tf.uint64) * gamma)
         half = tf.bitwise.right_shift(round_key, tf.constant(1, tf.uint64))
         partner = (tf.cast(half, tf.int64) - place) % size
         pair = tf.cast(tf.maximum(place, partner), tf.uint64)
-        bit = _mix(round_key + (pair + 1) * gamma) & 1
+        bit = splitmix64.mix(round_key + (pair + 1) * gamma) & 1
         return i + 1, tf.where(tf.equal(bit, 1), partner, place)
 
     start = (tf.constant(1, tf.int64), tf.convert_to_tensor(place, tf.int64))
@@ -173,11 +170,3 @@ def _swap_or_not(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> A
 def _divide(counters: Any, size: Any) -> tuple[Any, Any]:
     size = tf.convert_to_tensor(size, tf.int64)
     return counters // size, counters % size
-
-
-def _mix(value: Any) -> Any:
-    """SplitMix64's finaliser: every bit of the result hangs on every bit of `value`."""
-    for shift, factor in _MIX:
-        value ^= tf.bitwise.right_shift(value, tf.constant(shift, tf.uint64))
-        value *= tf.constant(factor, tf.uint64)
-    return value ^ tf.bitwise.right_shift(value, tf.constant(31, tf.uint64))

@@ -89,7 +89,7 @@ class Examples:
             with open(self.paths[shard], "rb") as file:
                 file.seek(int(entry["record_offset"]))
                 framed = file.read(int(entry["record_length"]))
-            data = framed[tfrecord.HEADER_BYTES : -tfrecord.FOOTER_BYTES]
+            data = tfrecord.unchecked_data(framed)
             name = tfrecord.parse_example(data)[schema.IMAGE_FILENAME]
             return os.fsdecode(bytes(name))
         except Exception:  # It is damaged in ways that cannot be listed.

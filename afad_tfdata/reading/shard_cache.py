@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from afad_tfdata.common import errors, files, locks, machine, progress
+from afad_tfdata.common import errors, files, locks, progress, resources
 from afad_tfdata.storage import schema
 
 _PREFIX, _TEMPORARY = "shard-", "fetching-"
@@ -54,9 +54,9 @@ def localize(
     needed = sum({s.sha256: s.num_bytes for s in shards}.values())
     if needed > limit:
         raise errors.UsageError(
-            f"the shards take {machine.mib(needed)}, and --cache_dir may hold"
-            f" {machine.mib(limit)}: raise --cache_dir_gib, name a larger disk, or use"
-            " --engine=graph without it"
+            f"the shards take {resources.mib(needed)}, and --cache_dir may hold"
+            f" {resources.mib(limit)}: raise --cache_dir_gib, name a larger disk, or"
+            " use --engine=graph without it"
         )
     with progress.Progress(needed >> 20, "fetching shards", unit="MiB") as bar:
         for shard, path in zip(shards, paths, strict=True):

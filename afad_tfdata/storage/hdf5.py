@@ -1,94 +1,195 @@
-"""HDF5 shards: contiguous pixels and labels, under the names older programs read."""
+"""HDF5 shards: contiguous pixels and labels, under the names older programs read.
+
+`write` writes a shard; `RowLayout` says what the bytes of one stored image mean, for
+the writer and for all readers; `RowReader` reads rows whose bytes are compressed.
+"""
 
 from __future__ import annotations
 
+import os
+import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from afad_tfdata.common import errors
+
+if TYPE_CHECKING:
+    import h5py
 
 DTYPES = ("uint8", "float32")
 CHANNELS = ("last", "first")
 COMPRESSIONS = ("none", "gzip")
 LABELS = ("gender", "age")
 
+# zlib's levels above 4 take much longer and save little on photos.
+_GZIP_LEVEL = 4
+
+
+class RowLayout:
+    """How one image is stored as a row of pixels.
+
+    Args:
+      side: Height and width of the image, pixels.
+      dtype: One of `DTYPES`.
+      channels: Where the axis of the colours is: one of `CHANNELS`.
+
+    Attributes:
+      shape: Shape of a row.
+      num_bytes: Size of a row, uncompressed.
+      plain: Whether the bytes are uint8 ``[side, side, 3]`` already.
+    """
+
+    def __init__(self, side: int, dtype: str = "uint8", channels: str = "last") -> None:
+        self._dtype = np.dtype(dtype)
+        self._channels_first = channels == "first"
+        self.shape = (3, side, side) if self._channels_first else (side, side, 3)
+        self.num_bytes = side * side * 3 * self._dtype.itemsize
+        self.plain = self._dtype == np.uint8 and not self._channels_first
+
+    @classmethod
+    def of_pixel(cls, pixel: Mapping[str, str], side: int) -> RowLayout:
+        """The layout that `schema.Manifest.pixel` describes; empty: the default."""
+        return cls(side, pixel.get("dtype", "uint8"), pixel.get("channels", "last"))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of a stored value."""
+        return self._dtype
+
+    def to_image(self, data: bytes | memoryview | np.ndarray) -> np.ndarray:
+        """uint8 ``[side, side, 3]`` from the bytes of a row."""
+        values = np.frombuffer(data, self._dtype).reshape(self.shape)
+        if self._channels_first:
+            values = values.transpose(1, 2, 0)
+        if self._dtype != np.uint8:
+            # Files of other programs may hold fractions and values out of the range.
+            values = np.clip(np.rint(values), 0, 255)
+        return np.ascontiguousarray(values, np.uint8)
+
+    def to_rows(self, images: np.ndarray) -> np.ndarray:
+        """``[n, *shape]`` as stored, from uint8 ``[n, side, side, 3]``."""
+        if self._channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(images, self._dtype)
+
 
 def write(
     path: str,
     blocks: Iterator[np.ndarray],
     *,
-    num_examples: int,
-    image_size: int,
+    layout: RowLayout,
     ages: Sequence[int],
     genders: Sequence[int],
     filenames: Sequence[bytes],
-    options: Mapping[str, Any],
+    compression: str,
+    labels: str,
 ) -> int:
     """Writes one shard.
 
     Args:
-      path: Where to; the caller renames it when it is whole.
-      blocks: uint8 ``[n, S, S, 3]``, together `num_examples` rows.
-      num_examples: Rows.
-      image_size: S.
+      path: The file to write; the caller renames it when it is whole.
+      blocks: Images, uint8 ``[n, side, side, 3]`` each, together as many as `ages`.
+      layout: How each of them is stored.
       ages: ``[num_examples]`` years.
       genders: ``[num_examples]`` 0 or 1.
       filenames: ``[num_examples]`` relative paths.
-      options: ``hdf5_dtype``, ``hdf5_channels``, ``hdf5_compression``,
-        ``hdf5_labels``.
+      compression: One of `COMPRESSIONS`.
+      labels: One of `LABELS`: what the name ``labels`` links to.
 
     Returns:
       Byte offset of the pixels in the file; 0 for chunked (compressed) storage.
     """
     import h5py
 
-    channels_first = options["hdf5_channels"] == "first"
-    side = image_size
-    shape = (3, side, side) if channels_first else (side, side, 3)
+    num_examples = len(ages)
     storage: dict[str, Any] = {}
-    if options["hdf5_compression"] == "gzip" and num_examples:
-        storage = {"compression": "gzip", "compression_opts": 4, "chunks": (1, *shape)}
+    if compression == "gzip" and num_examples:
+        storage = {
+            "compression": "gzip",
+            "compression_opts": _GZIP_LEVEL,
+            # One image to a chunk, so that a reader inflates no image in vain.
+            "chunks": (1, *layout.shape),
+        }
     longest = max((len(name) for name in filenames), default=1)
     # The versions bound what old readers must know, and keep the bytes the same.
     with h5py.File(path, "w", libver=("earliest", "v110")) as f:
         f.create_dataset("age", data=np.asarray(ages, "<i8"))
         f.create_dataset("gender", data=np.asarray(genders, "<i8"))
+        # HDF5 has no strings of length 0.
         f.create_dataset("filename", data=np.asarray(filenames, f"S{max(1, longest)}"))
         data = f.create_dataset(
-            "data", (num_examples, *shape), options["hdf5_dtype"], **storage
+            "data", (num_examples, *layout.shape), layout.dtype, **storage
         )
         f["labels_0"], f["labels_1"] = f["age"], f["gender"]
-        f["labels"] = f[options["hdf5_labels"]]
+        f["labels"] = f[labels]
         row = 0
         for block in blocks:
-            if channels_first:
-                block = block.transpose(0, 3, 1, 2)
-            data[row : row + len(block)] = block
+            data[row : row + len(block)] = layout.to_rows(block)
             row += len(block)
         offset = data.id.get_offset() if not storage else 0
+    # An empty data set has no bytes, and its offset is None.
     return offset or 0
 
 
-def row_bytes(image_size: int, options: Mapping[str, Any]) -> int:
-    """Bytes of one image in the file, uncompressed."""
-    item = np.dtype(options["hdf5_dtype"]).itemsize
-    return image_size * image_size * 3 * item
+class RowReader:
+    """Rows of a chunked data set, read without HDF5's global lock where possible.
+
+    Where a chunk is one row and gzip is the only filter (as in the files that this
+    package writes), the table of chunks says where the compressed bytes are, and
+    threads inflate them side by side.  Everything else goes through h5py, one row at a
+    time.
+
+    Args:
+      path: The file.
+      name: The data set in it.
+
+    Raises:
+      DataError: It cannot be read.
+    """
+
+    def __init__(self, path: str, name: str) -> None:
+        import h5py
+
+        # h5py's objects are not safe for several threads at once.
+        self._lock = threading.Lock()
+        try:
+            self._file = h5py.File(path, "r")
+            self._data = self._file[name]
+            self._chunks = _chunk_table(self._data)
+        except (OSError, KeyError, ValueError) as error:
+            raise errors.DataError(
+                f"cannot read {name!r} of {path}: {errors.one_line(error)}"
+            ) from error
+        self._fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):  # Missing if __init__ raised.
+            os.close(self._fd)
+
+    def row(self, number: int) -> bytes:
+        """The uncompressed bytes of a row.
+
+        Raises:
+          ValueError, zlib.error: They cannot be read.
+        """
+        if self._chunks is None:
+            try:
+                with self._lock:
+                    return self._data[number].tobytes()
+            except OSError as error:
+                raise ValueError(f"HDF5: {errors.one_line(error)}") from error
+        offset, length = self._chunks[number].tolist()
+        return zlib.decompress(os.pread(self._fd, length, offset))
 
 
-def stored_row(image: np.ndarray, options: Mapping[str, Any]) -> bytes:
-    """The bytes that a uint8 ``[S, S, 3]`` image has in the file."""
-    if options["hdf5_channels"] == "first":
-        image = image.transpose(2, 0, 1)
-    return np.ascontiguousarray(image, options["hdf5_dtype"]).tobytes()
-
-
-def refuse_outside(file: Any, path: str) -> None:
+def refuse_outside(file: h5py.File, path: str) -> None:
     """Refuses a file that takes data from other files, which nobody named.
 
     Args:
-      file: ``h5py.File``.
+      file: The open file.
       path: Its name, for the message.
 
     Raises:
@@ -112,3 +213,20 @@ def refuse_outside(file: Any, path: str) -> None:
         raise errors.UsageError(
             f"{path}: {found[0]}, which is not read: copy its data into this file"
         )
+
+
+def _chunk_table(data: h5py.Dataset) -> np.ndarray | None:
+    """int64 ``[rows, 2]``: offset and length of each row's gzip bytes, or None."""
+    plist = data.id.get_create_plist()
+    only_gzip = plist.get_nfilters() == 1 and data.compression == "gzip"
+    if not only_gzip or not data.chunks or data.chunks[0] != 1:
+        return None
+    if data.chunks[1:] != data.shape[1:]:
+        return None
+    table = np.zeros((len(data), 2), np.int64)
+    for i in range(data.id.get_num_chunks()):
+        info = data.id.get_chunk_info(i)
+        if info.filter_mask:  # A chunk whose filter was left out.
+            return None
+        table[info.chunk_offset[0]] = info.byte_offset, info.size
+    return table

@@ -13,16 +13,20 @@ writers.
 from __future__ import annotations
 
 import functools
+import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
+# Stored checksums are rotated and offset by this (tensorflow/core/lib/hash/crc32c.h):
+# the CRC of data that contains its own CRC would say nothing.
 _MASK_DELTA = 0xA282EAD8
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected (RFC 3720, appendix B.4).
 
@@ -80,9 +84,13 @@ def encode_record(
     # The image is the last entry, so that it is the last part of the record too.
     prefix = _bytes_prefix(schema.IMAGE_ENCODED, len(image))
     start = b"\n" + _varint(len(head) + len(prefix) + len(image)) + head + prefix
-    data = start + image
+    return Record(frame(start + image), HEADER_BYTES + len(start))
+
+
+def frame(data: bytes) -> bytes:
+    """Any bytes as one record of a file: length and checksums around them."""
     length = struct.pack("<Q", len(data))
-    framed = b"".join(
+    return b"".join(
         (
             length,
             struct.pack("<I", masked_crc32c(length)),
@@ -90,7 +98,31 @@ def encode_record(
             struct.pack("<I", masked_crc32c(data)),
         )
     )
-    return Record(framed, HEADER_BYTES + len(start))
+
+
+def framed_records(path: str) -> Iterator[tuple[int, bytes]]:
+    """``(offset, framed record)`` of each record of a local file, unchecked.
+
+    Raises:
+      DataError: The last record is cut short, or the file is no TFRecord file.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as f:
+        offset = 0
+        while offset < size:
+            header = f.read(HEADER_BYTES)
+            whole = len(header) == HEADER_BYTES
+            length = struct.unpack("<Q", header[:8])[0] if whole else size
+            rest = length + FOOTER_BYTES
+            # Before the read: a damaged length may say exabytes.
+            if offset + HEADER_BYTES + rest > size:
+                raise errors.DataError(
+                    f"{path} is cut short or no TFRecord file: the record at byte"
+                    f" {offset} reaches past its end"
+                )
+            framed = header + f.read(rest)
+            yield offset, framed
+            offset += len(framed)
 
 
 def check_record(framed: bytes) -> bytes:
@@ -106,10 +138,15 @@ def check_record(framed: bytes) -> bytes:
         raise RecordError("the checksum of its length does not fit")
     if length != len(framed) - HEADER_BYTES - FOOTER_BYTES:
         raise RecordError(f"its length says {length} bytes")
-    data = framed[HEADER_BYTES:-FOOTER_BYTES]
+    data = unchecked_data(framed)
     if masked_crc32c(data) != struct.unpack("<I", framed[-FOOTER_BYTES:])[0]:
         raise RecordError("the checksum of its data does not fit")
     return data
+
+
+def unchecked_data(framed: bytes) -> bytes:
+    """The data of a framed record that may be damaged, to tell what it was."""
+    return framed[HEADER_BYTES:-FOOTER_BYTES]
 
 
 def parse_example(data: bytes) -> dict[str, Any]:

@@ -8,7 +8,6 @@ appended to, and cut back to a step when the run continues from it.
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -43,8 +42,8 @@ def append(directory: str, step: int, scalars: Mapping[str, float]) -> None:
             version = tf.compat.v1.Event(
                 wall_time=time.time(), file_version="brain.Event:2"
             )
-            f.write(_frame(version.SerializeToString()))
-        f.write(_frame(event.SerializeToString()))
+            f.write(tfrecord.frame(version.SerializeToString()))
+        f.write(tfrecord.frame(event.SerializeToString()))
 
 
 def read(directory: str) -> list[tuple[int, dict[str, float]]]:
@@ -62,7 +61,7 @@ def cut(directory: str, step: int) -> None:
     if not os.path.exists(path):
         return
     kept = [e for e in _events(path) if e.step <= step]
-    content = b"".join(_frame(event.SerializeToString()) for event in kept)
+    content = b"".join(tfrecord.frame(event.SerializeToString()) for event in kept)
     if os.path.getsize(path) != len(content):
         files.write_atomic(path, content)
 
@@ -75,16 +74,3 @@ def _events(path: str) -> list[Any]:
     except tf.errors.DataLossError:
         pass  # The process was killed while it wrote the last one.
     return events
-
-
-def _frame(data: bytes) -> bytes:
-    """A TFRecord: length, its checksum, the data, their checksum."""
-    length = struct.pack("<Q", len(data))
-    return b"".join(
-        (
-            length,
-            struct.pack("<I", tfrecord.masked_crc32c(length)),
-            data,
-            struct.pack("<I", tfrecord.masked_crc32c(data)),
-        )
-    )

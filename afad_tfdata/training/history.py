@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from afad_tfdata.common import files
+from afad_tfdata.common import figures, files
 
 JSON_NAME = "history.json"
 PICTURE_NAME = "history.png"
@@ -53,16 +53,12 @@ class History:
 
     def draw(self, path: str) -> None:
         """Curves of loss and metrics, training and validation, with the events."""
-        from matplotlib.backends import backend_agg
-        from matplotlib.figure import Figure
-
         names = [
             name
             for name in ("loss", "mae", "accuracy")
             if any(name in row["train"] for row in self.epochs)
         ]
-        figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
-        backend_agg.FigureCanvasAgg(figure)
+        figure = figures.new(5 * len(names), 4)
         for axes, name in zip(
             figure.subplots(1, len(names), squeeze=False)[0], names, strict=True
         ):
@@ -79,7 +75,7 @@ class History:
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             axes.legend()
-        files.write_figure(path, figure)
+        figures.save(path, figure)
 
     def _mark(self, axes: Any) -> None:
         colors = {"stage": "tab:gray", "restart": "tab:red", "recovery": "tab:purple"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import files
+from afad_tfdata.common import figures
 
 
 def draw_confusion(
@@ -22,7 +22,7 @@ def draw_confusion(
     """
     counts = np.asarray(confusion, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = _figure(4.6, 4)
+    figure = figures.new(4.6, 4)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = range(len(class_names))
@@ -45,7 +45,7 @@ def draw_confusion(
         ylabel="label",
         title="gender",
     )
-    files.write_figure(path, figure)
+    figures.save(path, figure)
 
 
 def draw_error_by_age(path: str, by_age: Mapping[str, Mapping[str, Any]]) -> None:
@@ -57,7 +57,7 @@ def draw_error_by_age(path: str, by_age: Mapping[str, Mapping[str, Any]]) -> Non
     """
     ages = sorted(int(age) for age in by_age)
     rows = [by_age[str(age)] for age in ages]
-    figure = _figure(8, 5)
+    figure = figures.new(8, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     upper.plot(ages, [row["mae"] for row in rows], marker=".", label="absolute error")
     upper.plot(ages, [row["bias"] for row in rows], marker=".", label="bias")
@@ -67,13 +67,4 @@ def draw_error_by_age(path: str, by_age: Mapping[str, Mapping[str, Any]]) -> Non
     upper.grid(alpha=0.3)
     lower.bar(ages, [row["examples"] for row in rows], color="tab:gray")
     lower.set(xlabel="age, years", ylabel="examples")
-    files.write_figure(path, figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends import backend_agg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    backend_agg.FigureCanvasAgg(figure)
-    return figure
+    figures.save(path, figure)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import files
+from afad_tfdata.common import figures, files
 from afad_tfdata.training import checkpoints, recipe, run_dir, setup, step
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import data as train_data
@@ -156,11 +156,7 @@ def _steepest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None
 
 
 def _draw(result: SearchResult) -> None:
-    from matplotlib.backends import backend_agg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    backend_agg.FigureCanvasAgg(figure)
+    figure = figures.new(7, 4)
     axes = figure.subplots()
     axes.plot(result.rates, result.losses, lw=0.6, alpha=0.5, label="loss")
     axes.plot(result.rates, result.smoothed, label="smoothed")
@@ -174,4 +170,4 @@ def _draw(result: SearchResult) -> None:
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
     axes.grid(alpha=0.3)
     axes.legend()
-    files.write_figure(result.picture, figure)
+    figures.save(result.picture, figure)

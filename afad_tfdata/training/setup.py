@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from afad_tfdata.common import errors, options
+from afad_tfdata.common import errors, options, resources
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.images import augment, preprocess
 from afad_tfdata.models import backbones, losses, networks, saved
@@ -355,7 +355,7 @@ def set_threads(wanted: int) -> dict[str, int]:
     Returns:
       Threads as TensorFlow has them, which they stay once it runs; and ``cores``.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = resources.cores()
     allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
     count = wanted or (int(allocated) if allocated.isdigit() else cores)
     try:

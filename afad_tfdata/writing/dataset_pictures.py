@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from afad_tfdata.images import codec, contact_sheet
-from afad_tfdata.storage import hdf5_rows, schema, sharding
+from afad_tfdata.storage import hdf5, schema, sharding
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
@@ -183,16 +183,16 @@ def _picture(
       position: The record's position in its shard, from 0.
       manifest: The data set's manifest.
     """
-    pixels = hdf5_rows.Row(manifest.pixel, manifest.image_size)
+    pixels = hdf5.RowLayout.of_pixel(manifest.pixel, manifest.image_size)
     # The index has no offsets for rows behind a filter: HDF5 itself must find them.
     if manifest.pixel.get("compression", "none") != "none":
         import h5py
 
         with h5py.File(path, "r") as shard:
-            return pixels.image(shard["data"][position].tobytes())
+            return pixels.to_image(shard["data"][position].tobytes())
     with open(path, "rb") as f:
         f.seek(int(row["image_offset"]))
         content = f.read(int(row["image_length"]))
     if manifest.image_encoding == "raw":
-        return pixels.image(content)
+        return pixels.to_image(content)
     return codec.resize(codec.decode(content), manifest.image_size)

@@ -328,7 +328,7 @@ def _check_features(
 def _readable_key(framed: bytes) -> str | None:
     """The path inside a record, even if its checksum does not fit."""
     try:
-        data = framed[tfrecord.HEADER_BYTES : -tfrecord.FOOTER_BYTES]
+        data = tfrecord.unchecked_data(framed)
         return os.fsdecode(tfrecord.parse_example(data)[schema.IMAGE_FILENAME])
     except (tfrecord.RecordError, KeyError, TypeError):
         return None

@@ -370,26 +370,25 @@ def _finish_hdf5(
     config = work_plan.config
     kept_rows = payload.rows[keep]
     side = config["image_size"]
+    layout = hdf5.RowLayout(side, config["hdf5_dtype"], config["hdf5_channels"])
     with open(source, "rb") as f:
         offset = hdf5.write(
             part,
             _pixel_blocks(f, payload.index[keep], side),
-            num_examples=len(index),
-            image_size=side,
+            layout=layout,
             ages=payload.index["age"][keep],
             genders=payload.index["gender"][keep],
             filenames=[work_plan.key(int(row)) for row in kept_rows],
-            options=config,
+            compression=config["hdf5_compression"],
+            labels=config["hdf5_labels"],
         )
-        stride = hdf5.row_bytes(side, config)
+        stride = layout.num_bytes
         chunked = config["hdf5_compression"] != "none"
-        plain = config["hdf5_dtype"] == "uint8" and config["hdf5_channels"] == "last"
         position = 0
-        if not plain:
+        if not layout.plain:
             for block in _pixel_blocks(f, payload.index[keep], side):
-                for image in block:
-                    stored = hdf5.stored_row(image, config)
-                    index[position]["crc32"] = zlib.crc32(stored)
+                for row in layout.to_rows(block):
+                    index[position]["crc32"] = zlib.crc32(row)
                     position += 1
     at = offset + np.arange(len(index), dtype=np.uint64) * np.uint64(stride)
     index["record_offset"] = index["image_offset"] = 0 if chunked else at

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, resources
 from afad_tfdata.writing import plan, shard_writer, writer_process
 
 _log = logging.getLogger(__name__)
@@ -202,4 +202,4 @@ def _flush(task: plan.ShardTask, directory: str) -> None:
 
 def default_workers() -> int:
     """One for each core that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return resources.cores()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from afad_tfdata.common import errors, options
+from afad_tfdata.common import errors, options, splitmix64
 from afad_tfdata.images import augment, warp
 
 # Larger than the default set, so that fills and folds are seen.
@@ -180,9 +180,9 @@ def test_parameters_have_the_same_bits_under_xla():
     import tensorflow as tf
 
     def draw(step, offset):
-        return augment._draw(16, augment._word(7), step, offset)
+        return augment._draw(16, splitmix64.word(7), step, offset)
 
-    place = (augment._word(3), augment._word(2**40))
+    place = (splitmix64.word(3), splitmix64.word(2**40))
     plain = draw(*place)
     compiled = tf.function(draw, jit_compile=True)(*place)
     for name, value in plain.items():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import input_fn, records
-from afad_tfdata.common import errors, machine
+from afad_tfdata.common import errors, resources
 from afad_tfdata.reading import bad_records, engine_mapped, record_index
 
 FORMS = {
@@ -111,7 +111,7 @@ def test_evaluation_that_does_not_fit_gives_the_same(form, monkeypatch):
     if form.endswith("gzip"):
         pytest.importorskip("tensorflow_io")
     wanted = take(input_fn.eval_input_fn(config(form, "mapped"), "train"))
-    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
     found = take(input_fn.eval_input_fn(config(form, "graph"), "train"))
     assert_same(wanted, found)
 
@@ -120,7 +120,7 @@ def test_training_on_filtered_pixels_that_do_not_fit(form, monkeypatch):
     if not form.endswith("gzip"):
         pytest.skip("the others are below")
     pytest.importorskip("tensorflow_io")
-    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
     fields = config(form, "graph", shuffle_window=30)
     count = input_fn.num_examples(fields, "train")
     found = keys(take(input_fn.train_input_fn(fields), 2 * count // 16))
@@ -147,7 +147,7 @@ def test_remote_shards_are_read_by_the_graph_engine(
     with pytest.raises(errors.UsageError, match="--engine=mapped needs local files"):
         input_fn.train_input_fn(config(target, "mapped"))
     local = config(sample_records, "mapped")
-    monkeypatch.setattr(machine, "available_bytes", lambda: memory)
+    monkeypatch.setattr(resources, "available_bytes", lambda: memory)
     assert_same(
         take(input_fn.eval_input_fn(local)), take(input_fn.eval_input_fn(fields))
     )
@@ -187,7 +187,7 @@ def test_graph_engine_feeds_a_data_service(sample_records):
 @pytest.fixture
 def streaming(sample_records, monkeypatch):
     """A configuration whose images do not fit the graph engine's memory."""
-    monkeypatch.setattr(machine, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
     return config(sample_records, "graph", shuffle_window=40, image_size=16)
 
 

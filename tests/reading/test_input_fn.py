@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from afad_tfdata import input_fn, models, records
-from afad_tfdata.common import errors, machine
+from afad_tfdata.common import errors, resources
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.reading import engine_mapped, record_index
 
@@ -406,7 +406,7 @@ def test_configurations_that_cannot_be(tiny, tmp_path, monkeypatch):
         )
     with pytest.raises(errors.UsageError, match="start_step"):
         input_fn.train_input_fn(config(tiny), start_step=-1)
-    monkeypatch.setattr(machine, "available_bytes", lambda: 10_000)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 10_000)
     with pytest.raises(errors.UsageError, match="takes .* are free: use a smaller"):
         input_fn.train_input_fn(config(tiny, cache="decoded"))
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from PIL import Image
 
 from afad_tfdata import models, prediction
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy import keras
 from afad_tfdata.freezing import graph_description, graphdef, model_source
 from afad_tfdata.images import codec
@@ -406,7 +406,7 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
 
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(errors.UsageError, match="cannot write"):
-        files.write_figure(str(tmp_path / "taken.png"), Figure())
+        figures.save(str(tmp_path / "taken.png"), Figure())
     assert os.listdir(tmp_path) == ["taken.png"]
 
 

@@ -90,7 +90,7 @@ def test_means_divide_by_examples_and_rename():
 def test_what_is_drawn(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(
-        history.files, "write_figure", lambda path, figure: figures.append(figure)
+        history.figures, "save", lambda path, figure: figures.append(figure)
     )
     course = history.History([row(1), row(2, validation={}), row(3)])
     course.event(20, "restart", "again")

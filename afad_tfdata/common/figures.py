@@ -1,0 +1,42 @@
+"""Matplotlib figures without a display: created for a file, written as PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from afad_tfdata.common import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DPI = 110  # A figure of 8 inches is as wide as a page of text on a screen.
+
+
+def new(width: float, height: float) -> Figure:
+    """An empty figure.
+
+    Args:
+      width: Inches.
+      height: Inches.
+    """
+    # Not by pyplot: it chooses a backend for the whole process, looks for a display,
+    # and keeps every figure in memory.
+    from matplotlib.backends import backend_agg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    backend_agg.FigureCanvasAgg(figure)
+    return figure
+
+
+def save(path: str, figure: Figure) -> None:
+    """Writes a figure as PNG, whole or not at all.
+
+    Raises:
+      UsageError: The file cannot be written.
+    """
+    picture = io.BytesIO()
+    # Without matplotlib's version in the file: equal figures are equal files.
+    figure.savefig(picture, format="png", dpi=_DPI, metadata={"Software": None})
+    files.write_atomic(path, picture.getvalue(), durable=False)

@@ -1,0 +1,36 @@
+"""SplitMix64's mixer in TensorFlow: integers whose every bit depends on every bit.
+
+The order of examples and the augmentation of each image come from it and not from
+TensorFlow's generators, so that they are the same for every version and device, inside
+XLA and outside.  Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators", OOPSLA 2014 (doi:10.1145/2660193.2660195); the constants are those of
+S. Vigna's variant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afad_tfdata.common.lazy import tf
+
+# 2^64 divided by the golden ratio, odd: multiples of it are spread evenly.
+GAMMA = 0x9E3779B97F4A7C15
+# Right shifts, each with the factor that follows it; a last shift ends the mixing.
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
+
+
+def word(value: int) -> tf.Tensor:
+    """An integer modulo 2^64, as uint64 ``[]``."""
+    return tf.constant(np.uint64(value % 2**64))
+
+
+def mix(value: tf.Tensor) -> tf.Tensor:
+    """Mixes uint64 values of any shape; a one-to-one map."""
+    for shift, factor in _ROUNDS:
+        value = _xor_shift(value, shift) * word(factor)
+    return _xor_shift(value, _LAST_SHIFT)
+
+
+def _xor_shift(value: tf.Tensor, shift: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(value, tf.bitwise.right_shift(value, word(shift)))
