@@ -19,13 +19,12 @@ from typing import Any
 
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy import keras, tf
-from afad_tfdata.freezing import graphdef
-from afad_tfdata.storage import hdf5, schema
+from afad_tfdata.freezing import graphdef, keras2_files
+from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
 _LABELS = ("age", "gender")
 _log = logging.getLogger(__name__)
-_HALF = re.compile(r'"(mixed_)?b?float16"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +104,8 @@ def open_source(
     run = _run_of(path)
     if kind == ".ckpt":
         model = _from_checkpoint(path, run)
-    elif kind in (".h5", ".hdf5") and _keras_version(path) < 3:
-        model = _from_keras2(path, unsafe_load)
+    elif kind in (".h5", ".hdf5") and keras2_files.keras_version(path) < 3:
+        model = keras2_files.load(path, unsafe=unsafe_load)
     elif kind in (".keras", ".h5", ".hdf5"):
         from afad_tfdata.models import saved
 
@@ -138,10 +137,10 @@ def from_model(
         from afad_tfdata.models import saved
 
         info = saved.info(model)
-        if _HALF.search(json.dumps(model.get_config(), default=str)):
+        if keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
             model = saved.rebuild_float32(model)
-    elif _HALF.search(json.dumps(model.get_config(), default=str)):
-        model = _keras2_in_float32(model)
+    elif keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
+        model = keras2_files.in_float32(model)
     try:
         shape = model.input_shape
     except AttributeError as error:
@@ -319,82 +318,6 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> Any:
     checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
     saved.update_derived(model)
     return model
-
-
-def _keras_version(path: str) -> int:
-    """Major version of the Keras that wrote an ``.h5`` file.
-
-    Raises:
-      UsageError: It is no HDF5 file, or holds no whole model.
-    """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as f:
-            hdf5.refuse_outside(f, path)
-            version = f.attrs.get("keras_version", b"")
-            whole = "model_config" in f.attrs
-    except OSError as error:
-        raise errors.UsageError(
-            f"{path} cannot be read as HDF5 ({errors.one_line(error)}): name a model"
-            " that Keras saved"
-        ) from error
-    if not whole:
-        raise errors.UsageError(
-            f"{path} holds no whole model, perhaps weights only: save it with"
-            " model.save, or name the run directory"
-        )
-    version = version.decode() if isinstance(version, bytes) else str(version)
-    return int(version.partition(".")[0] or 2)
-
-
-def _from_keras2(path: str, unsafe: bool) -> Any:
-    import h5py
-
-    tf_keras = errors.require(
-        "tf_keras", extra="export", purpose=f"reading {path}, which Keras 2 wrote,"
-    )
-    with h5py.File(path, "r") as f:
-        config = json.loads(f.attrs["model_config"])
-    if not unsafe and _has_lambda(config):
-        raise errors.UsageError(
-            f"{path} has a Lambda layer, which is program code that would run on"
-            " loading: if you trust whoever made the file, say --unsafe_load"
-        )
-    try:
-        return tf_keras.models.load_model(path, compile=False)
-    except Exception as error:
-        raise errors.UsageError(
-            f"{path} cannot be loaded by Keras 2 ({errors.one_line(error)}): layers of"
-            " your own must be replaced, or freeze the model object in your program"
-        ) from error
-
-
-def _has_lambda(config: Any) -> bool:
-    if isinstance(config, dict):
-        return config.get("class_name") == "Lambda" or any(
-            _has_lambda(v) for v in config.values()
-        )
-    return isinstance(config, list) and any(_has_lambda(v) for v in config)
-
-
-def _keras2_in_float32(model: Any) -> Any:
-    """The same network with every dtype policy float32 and the same weights."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            policy = value.get("config")
-            if value.get("class_name") in ("Policy", "PolicyV1") and policy:
-                return "float32"
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(plain(v) for v in value)
-        half = isinstance(value, str) and _HALF.fullmatch(f'"{value}"')
-        return "float32" if half else value
-
-    twin = type(model).from_config(plain(model.get_config()))
-    twin.set_weights(model.get_weights())
-    return twin
 
 
 def _saved_model(

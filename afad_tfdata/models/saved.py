@@ -42,9 +42,9 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     """
     if not os.path.isfile(path):
         raise errors.UsageError(f"no model at {path}: name a .keras or .h5 file")
-    architecture = _architecture(path)
+    description = architecture(path)
     if not unsafe:
-        refuse_code(architecture, path)
+        refuse_code(description, path)
     # Keras finds our layers in a file only after this import has registered them.
     from afad_tfdata.models import layers  # noqa: F401
 
@@ -57,20 +57,40 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
         ) from error
 
 
-def refuse_code(architecture: Any, path: str) -> None:
+def architecture(path: str) -> Any:
+    """The parsed JSON that describes a saved model's layers.
+
+    Args:
+      path: ``.keras`` or ``.h5``.
+
+    Raises:
+      UsageError: It is not a model of Keras, or contains weights only.
+      DataError: The file is damaged.
+    """
+    text = _zip_config(path) if zipfile.is_zipfile(path) else _hdf5_config(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise errors.DataError(
+            f"{path} is damaged: the description of its layers is not JSON"
+            f" ({errors.one_line(error)}): copy it again"
+        ) from error
+
+
+def refuse_code(description: Any, path: str) -> None:
     """Refuses a model whose loading would run Python code from the file.
 
     Keras has a safe mode of its own, but Keras before 3.11.3 ignores it for ``.h5``
     files, and Keras 2 has none.
 
     Args:
-      architecture: The model's configuration as parsed JSON.
+      description: The model's configuration as parsed JSON (`architecture`).
       path: The file, for the message.
 
     Raises:
       UsageError: A Lambda layer or a serialized lambda function is in it.
     """
-    if _contains_code(architecture):
+    if _contains_code(description):
         raise errors.UsageError(
             f"{path} holds a Lambda layer, which is Python code that loading would run:"
             " if you trust the author of the file, load it with --unsafe_load"
@@ -164,18 +184,6 @@ def transfer(source: keras.Model, target: keras.Model) -> tuple[int, list[str]]:
 
 def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:
     return [tuple(weight.shape) for weight in layer.weights]
-
-
-def _architecture(path: str) -> Any:
-    """The parsed JSON that describes a saved model's layers."""
-    text = _zip_config(path) if zipfile.is_zipfile(path) else _hdf5_config(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise errors.DataError(
-            f"{path} is damaged: the description of its layers is not JSON"
-            f" ({errors.one_line(error)}): copy it again"
-        ) from error
 
 
 def _zip_config(path: str) -> bytes:

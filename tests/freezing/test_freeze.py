@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from afad_tfdata.freezing import (
     verification_images,
 )
 from afad_tfdata.models import age_heads
+from afad_tfdata.reading import record_index
 from tests.freezing import small_graphs as freezing
 
 
@@ -272,6 +274,20 @@ def test_real_images_come_from_the_validation_split(sample_records, model):
         and faces.pixels.dtype == np.uint8
     )
     assert len(np.unique(faces.pixels.reshape(10, -1), axis=0)) == 10
+
+
+def test_a_damaged_image_of_the_validation_split_is_named(sample_records, tmp_path):
+    directory = str(tmp_path / "bad")
+    shutil.copytree(sample_records, directory)
+    source = record_index.load(directory, "validation")
+    entry = source.index[0]
+    with open(source.paths[entry["shard"]], "r+b") as f:
+        f.seek(int(entry["image_offset"]) + int(entry["image_length"]) // 2)
+        f.write(b"\0" * 8)
+    with pytest.raises(errors.DataError, match="checksum") as caught:
+        verification_images.choose(directory, freezing.SIZE)
+    assert "\n" not in str(caught.value)
+    assert source.paths[entry["shard"]] in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,13 @@ def test_which_output_is_what(names, given, task, labels):
         assert model_source.labels_of(names, given, task) == labels
 
 
+def small_keras2_model():
+    tf_keras = pytest.importorskip("tf_keras")
+    image = tf_keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    x = tf_keras.layers.Flatten()(image)
+    return tf_keras.Model(image, tf_keras.layers.Dense(1, name="age")(x))
+
+
 def lambda_h5(tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     image = tf_keras.Input((freezing.SIZE, freezing.SIZE, 3))
@@ -210,6 +217,39 @@ def test_code_in_a_file_is_refused_unless_it_is_trusted(make, tmp_path):
     with pytest.raises(errors.UsageError, match="--unsafe_load"):
         model_source.open_source(path)
     assert model_source.open_source(path, unsafe_load=True).labels == ("age",)
+
+
+def keras2_file(tmp_path, change):
+    """An ``.h5`` of Keras 2 whose attributes `change` edits."""
+    path = str(tmp_path / "old.h5")
+    small_keras2_model().save(path, save_format="h5")
+    with h5py.File(path, "r+") as f:
+        change(f.attrs)
+    return path
+
+
+def test_a_function_in_a_file_of_keras_2_is_code_too(tmp_path):
+    def put_function(attrs):
+        config = json.loads(attrs["model_config"])
+        code = {"class_name": "__lambda__", "config": {"value": ["", None, None]}}
+        config["config"]["layers"][-1]["config"]["activation"] = code
+        attrs["model_config"] = json.dumps(config)
+
+    path = keras2_file(tmp_path, put_function)
+    with pytest.raises(errors.UsageError, match="--unsafe_load"):
+        model_source.open_source(path)
+    # With the flag Keras reads the file, and the function in this one is broken.
+    with pytest.raises(errors.UsageError, match="cannot be loaded by Keras 2"):
+        model_source.open_source(path, unsafe_load=True)
+
+
+def test_damaged_attributes_of_a_keras_2_file_are_one_line(tmp_path):
+    def cut(attrs):
+        attrs["model_config"] = attrs["model_config"][:100]
+        attrs["keras_version"] = "unknown"
+
+    with pytest.raises(errors.DataError, match="old.h5 is damaged"):
+        model_source.open_source(keras2_file(tmp_path, cut))
 
 
 def write(name, content):
@@ -239,7 +279,7 @@ def empty_folder(directory):
         (write("a.h5", b"no hdf5"), "cannot be read as HDF5"),
         (write("a.txt", b""), "takes a .keras or .h5 file"),
         (write("step-0000000001.ckpt", b""), "run directory"),
-        (weights_only, "holds no whole model"),
+        (weights_only, "does not contain a whole model"),
         (empty_folder, "neither a run directory"),
     ],
 )
