@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows what a data set holds; with --verify, reads and checks every record."""
+"""Shows what is in a data set; with --verify, reads and checks every record."""
 
 from afad_tfdata.bin import command
 from afad_tfdata.writing import inspection
@@ -11,10 +11,10 @@ afad-inspect-records --records_dir=records --verify
 
 
 def main(config: inspection.InspectConfig, arguments: list[str]) -> command.Output:
-    """Looks at the data set; exit status 2 if a check found something bad."""
+    """Inspects the data set; the exit status is 2 if --verify found a fault."""
     del arguments
-    report = inspection.inspect_records(config)
-    return command.Output(report.text, report.value, 2 if report.faults else 0)
+    result = inspection.inspect_records(config)
+    return command.Output(result.summary, result.values, 2 if result.faults else 0)
 
 
 def run() -> None:

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes a folder of faces as sharded TFRecord or HDF5; a killed run is continued."""
+"""Writes a folder of faces as sharded TFRecord or HDF5; continues a killed run."""
 
 import dataclasses
 
 from afad_tfdata import records
 from afad_tfdata.bin import command
+from afad_tfdata.writing import summary
 
 EXAMPLE = """
 afad-write-records --data_dir=AFAD-Full --output_dir=records
@@ -20,8 +21,8 @@ def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
         text = f"shards {config.shard_range} are written in {config.output_dir}"
         return command.Output(text, {"shard_range": config.shard_range})
     text = (
-        f"{records.table(manifest)}\nwritten to {config.output_dir}: shards, indexes,"
-        f" {', '.join(records.beside(manifest))}"
+        f"{summary.table(manifest)}\nwritten to {config.output_dir}: shards, indexes,"
+        f" {', '.join(records.companion_names(manifest))}"
     )
     return command.Output(text, dataclasses.asdict(manifest))
 

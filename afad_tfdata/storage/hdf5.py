@@ -81,8 +81,8 @@ def write(
     blocks: Iterator[np.ndarray],
     *,
     layout: RowLayout,
-    ages: Sequence[int],
-    genders: Sequence[int],
+    ages: np.ndarray,
+    genders: np.ndarray,
     filenames: Sequence[bytes],
     compression: str,
     labels: str,
@@ -93,8 +93,8 @@ def write(
       path: The file to write; the caller renames it when it is whole.
       blocks: Images, uint8 ``[n, side, side, 3]`` each, together as many as `ages`.
       layout: How each of them is stored.
-      ages: ``[num_examples]`` years.
-      genders: ``[num_examples]`` 0 or 1.
+      ages: Integers ``[num_examples]``, years.
+      genders: Integers ``[num_examples]``, 0 or 1.
       filenames: ``[num_examples]`` relative paths.
       compression: One of `COMPRESSIONS`.
       labels: One of `LABELS`: what the name ``labels`` links to.

@@ -1,11 +1,11 @@
 """Images inside an archive that is sold in parts: ``AFAD-Full.tar.xzaa`` and so on.
 
-The parts are read as one stream through xz and tar, twice: once for the names and
-sizes, from which the plan is made, and once for the images.  Those lie in the archive's
-order and are wanted in the plan's, so each goes to the spool of its shard, which is
-removed as soon as the shard's payload is written: the disk never holds a second copy of
-the whole.  Nothing is extracted: names that point elsewhere are refused, links and
-devices too.
+The parts are read as one stream through xz and tar, twice: first for the names and
+sizes, from which the plan is made, then for the images.  These come in the archive's
+order but are needed in the plan's, so each is appended to the spool file of its shard.
+A spool is removed as soon as the shard's payload is written.  Nothing is extracted
+under a name from the archive; names that point elsewhere, links and devices are
+rejected.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ _PART = re.compile(r"(.+\.tar\.xz)([a-z]{2})")
 _WHOLE = re.compile(r".+\.(tar|tar\.xz|txz|tar\.gz|tgz)")
 # The data set's page names this MD5 for the 46 parts together.
 _KNOWN_MD5 = {("AFAD-Full.tar.xz", 46): "22ff8bcf4acf6e5911ff75a537d5ba91"}
+_CHUNK_BYTES = 1 << 20
+# Spooled images in memory before they are appended to their files.
+_WAITING_BYTES = 64 << 20
 
 
 def find_parts(directory: str) -> list[str]:
-    """The parts of the archive that a folder holds, in order; empty where none is.
+    """Finds the parts of the archive in a folder.
 
-    A folder that is filed by age is a tree, whatever lies beside the ages.
+    Returns:
+      Their paths in order; empty if there is no archive, or if the folder has a
+      subfolder named by an age: it is then a tree, whatever else is in it.
 
     Raises:
       UsageError: A part is missing, or there are several archives.
@@ -55,7 +60,7 @@ def find_parts(directory: str) -> list[str]:
     if len(parts) > 1:
         raise errors.UsageError(
             f"--data_dir={directory} holds several archives ({', '.join(parts)}): put"
-            " the one that is meant into a folder of its own"
+            " the one to write into a folder of its own"
         )
     for stem, found in parts.items():
         if stem in found and len(found) > 1:
@@ -75,11 +80,11 @@ def find_parts(directory: str) -> list[str]:
 
 
 def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
-    """Lists an archive as `source.scan_tree` lists the folder made from it.
+    """Lists an archive as `source.scan_tree` would list the folder extracted from it.
 
     Args:
       parts: From `find_parts`.
-      gender_codes: As for `source.scan_tree`.
+      gender_codes: From `source.parse_gender_codes`.
 
     Raises:
       DataError: The archive is damaged, or its MD5 is not the published one.
@@ -119,14 +124,18 @@ def spool(
     directory: str,
     progress: Callable[[int], None],
 ) -> None:
-    """Brings the images of these shards into one spool each.
+    """Copies the images of these shards into one spool for each shard.
 
     Args:
       listing: From `scan`.
-      work_plan: What goes where.
+      work_plan: Says which image belongs to which shard.
       tasks: Shards that are still to be written.
-      directory: Where the spools go.
+      directory: Directory of the spools.
       progress: Called with numbers of images read.
+
+    Raises:
+      DataError: The archive is damaged.
+      UsageError: The disk is full.
     """
     shards = {
         work_plan.key(row): (number, row - task.first)
@@ -134,13 +143,14 @@ def spool(
         for row in range(task.first, task.last)
     }
     tables = [np.zeros((task.last - task.first, 2), np.int64) for task in tasks]
-    paths = [_spool_path(directory, task) for task in tasks]
+    paths = [spool_path(directory, task) for task in tasks]
     ends = [0] * len(tasks)
-    # A few open files and large appends: there may be more shards than descriptors.
+    # Collected in memory and appended one file after the other: there may be more
+    # shards than file descriptors.
     waiting: list[list[bytes]] = [[] for _ in tasks]
     for path in paths:
         files.remove_if_there(path)
-    held = 0
+    waiting_bytes = 0
     for member, content in _members(listing.parts):
         name = member.name.removeprefix("./").removeprefix(listing.prefix)
         # A link of the same name is not the file that was listed.
@@ -148,23 +158,23 @@ def spool(
         if place is None:
             continue
         number, row = place
-        if member.size > work_plan.config["max_file_bytes"]:
+        if member.size > work_plan.config.images.max_file_bytes:
             tables[number][row] = -1, member.size  # Not read: it may fill the memory.
             continue
         data = content()
         tables[number][row] = ends[number], len(data)
         ends[number] += len(data)
         waiting[number].append(data)
-        held += len(data)
+        waiting_bytes += len(data)
         progress(1)
-        if held > 64 << 20:
+        if waiting_bytes > _WAITING_BYTES:
             _append(paths, waiting)
-            held = 0
+            waiting_bytes = 0
     _append(paths, waiting)
     for task, table in zip(tasks, tables, strict=True):
         buffer = io.BytesIO()
         np.save(buffer, table)
-        files.write_atomic(f"{_spool_path(directory, task)}.npy", buffer.getvalue())
+        files.write_atomic(f"{spool_path(directory, task)}.npy", buffer.getvalue())
 
 
 def reader(
@@ -173,30 +183,29 @@ def reader(
     """Reads images of a shard from its spool.
 
     Returns:
-      A function from a row of the plan and its key to the file's bytes; it raises
-      `codec.ImageError` for one that was too large to be spooled.
+      A function from a row of the plan and its key to the file's bytes.  It raises
+      `codec.ImageError` for a file that was too large to be spooled.
 
     Raises:
-      UsageError: There is no spool.
+      UsageError: The spool is missing or damaged.
     """
-    path = _spool_path(directory, task)
+    path = spool_path(directory, task)
     try:
         table = np.load(f"{path}.npy")
+        # An empty file cannot be mapped.
         empty = not (table[:, 0] >= 0).any() or not os.path.getsize(path)
         content = np.zeros(0, np.uint8) if empty else np.memmap(path, np.uint8, "r")
     except (OSError, ValueError) as error:
         raise errors.UsageError(
-            f"the spool {path} is gone or damaged ({errors.one_line(error)}): is"
-            " another process at the same shards? Run the same command again"
+            f"the spool {path} is missing or damaged ({errors.one_line(error)}): is"
+            " another process writing the same shards? Run the same command again"
         ) from error
 
     def read(row: int, key: bytes) -> bytes:
         del key
         start, length = table[row - task.first].tolist()
         if start < 0:
-            raise codec.ImageError(
-                f"{length} bytes; --max_file_bytes is {max_file_bytes}"
-            )
+            raise codec.too_large(length, max_file_bytes)
         return content[start : start + length].tobytes()
 
     return read
@@ -204,12 +213,13 @@ def reader(
 
 def remove_spool(directory: str, task: plan.ShardTask) -> None:
     """Removes a shard's spool, if it has one."""
-    path = _spool_path(directory, task)
+    path = spool_path(directory, task)
     files.remove_if_there(f"{path}.npy")
     files.remove_if_there(path)
 
 
-def _spool_path(directory: str, task: plan.ShardTask) -> str:
+def spool_path(directory: str, task: plan.ShardTask) -> str:
+    """File of a shard's spool: images one after the other, in the archive's order."""
     return os.path.join(directory, f"{task.name}.spool")
 
 
@@ -226,7 +236,10 @@ def _append(paths: Sequence[str], waiting: list[list[bytes]]) -> None:
 def _members(
     parts: Sequence[str], digest: Any = None
 ) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
-    """Every member that is no directory, with a function that reads it."""
+    """Yields every member but directories, with a function that reads it.
+
+    The function works until the next member is asked for: the stream has no way back.
+    """
     stream = _Parts(parts, digest)
     try:
         with _decompressed(parts[0], stream) as plain:
@@ -240,21 +253,23 @@ def _members(
                         return f.read() if f else b""
 
                     yield member, content
-            while plain.read(1 << 20):  # Padding: to the end, for the digest.
+            # The rest is padding, but the digest is of the whole, and a part that was
+            # cut in its padding is damaged too.
+            while plain.read(_CHUNK_BYTES):
                 pass
-        while stream.read(1 << 20):
+        while stream.read(_CHUNK_BYTES):
             pass
     except (lzma.LZMAError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
         raise errors.DataError(
             f"the archive {parts[0]} with its {len(parts)} part(s) cannot be read to"
-            f" its end ({errors.one_line(error)}): a part is missing or damaged,"
+            f" its end ({errors.one_line(error)}): a part is missing or damaged;"
             " fetch it again"
         ) from error
     finally:
         stream.close()
 
 
-# Members that say something about the next one.
+# Types of members that describe the next member.
 _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -262,14 +277,14 @@ _EXTENDED = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-_LARGEST_HEADER = 1 << 20
+_LARGEST_HEADER = 1 << 20  # Bytes; names and attributes need a few hundred.
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """Headers of which a bad one is an error, and not the end of the archive.
+    """Headers as `tarfile` reads them, but a bad one is an error.
 
-    A long name or extended header of gigabytes, which compresses to nothing, is not
-    read into memory.
+    `tarfile` takes a damaged header for the end of the archive.  It would also read a
+    long name of gigabytes, which compresses to nothing, into memory.
     """
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
@@ -282,15 +297,16 @@ class _StrictInfo(tarfile.TarInfo):
         try:
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise  # Two empty blocks: the end as it should be.
+            raise  # Two empty blocks: the regular end.
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"a damaged header: {error}") from error
 
 
 def _decompressed(name: str, stream: _Parts) -> Any:
+    """The plain tar stream of an archive of that name."""
     if name.endswith(".tar"):
         return io.BufferedReader(stream)
-    if name.endswith(("gz",)):
+    if name.endswith("gz"):
         import gzip
 
         return gzip.GzipFile(fileobj=stream)
@@ -298,7 +314,12 @@ def _decompressed(name: str, stream: _Parts) -> Any:
 
 
 class _Parts(io.RawIOBase):
-    """Files one after the other, as one stream; fills a digest on the way."""
+    """Files one after the other, as one stream.
+
+    Args:
+      paths: The files.
+      digest: A `hashlib` object to update with every byte that is read, or None.
+    """
 
     def __init__(self, paths: Sequence[str], digest: Any) -> None:
         self._waiting = list(paths)[::-1]
@@ -330,12 +351,12 @@ class _Parts(io.RawIOBase):
 
 
 def _suffixes(count: int) -> list[str]:
-    """aa, ab, ... az, ba: as ``split`` names its parts."""
+    """``aa``, ``ab``, ... ``az``, ``ba``: the names that the command split gives."""
     return [chr(97 + i // 26) + chr(97 + i % 26) for i in range(count)]
 
 
 def _prefix(names: Sequence[str]) -> str:
-    """The one folder in which everything lies, unless it is an age."""
+    """The one folder that contains everything, unless it is named by an age."""
     tops = {name.partition("/")[0] for name in names}
     top = tops.pop() if len(tops) == 1 else ""
     inside = all("/" in name for name in names)
@@ -348,5 +369,5 @@ def _check_md5(parts: Sequence[str], found: str) -> None:
     if known and found != known:
         raise errors.DataError(
             f"the {len(parts)} parts of {match.group(1)} have the MD5 {found}, the"  # type: ignore[union-attr]
-            f" published one is {known}: a part is damaged, fetch them again"
+            f" published one is {known}: a part is damaged; fetch them again"
         )

@@ -8,151 +8,157 @@ import re
 from afad_tfdata.common import errors, options
 from afad_tfdata.images import codec
 from afad_tfdata.storage import hdf5, schema
-from afad_tfdata.writing import duplicate_images, source
+from afad_tfdata.writing import data_set_config, duplicate_images, source
+
+RUNNERS = ("local", "beam")
 
 
 @dataclasses.dataclass(frozen=True)
 class WriteConfig:
-    """What to write, from what, to where.
-
-    Attributes:
-      data_dir: Folder filed as AGE/GENDER/IMAGE, or with the archive's parts; with
-        `labels_csv` the folder that its paths are relative to (default: the CSV's).
-      labels_csv: CSV with the columns path, age, gender and, optionally, split.
-      output_dir: The data set's directory, local or remote (``gs://``, ``s3://``).
-      work_dir: Local directory for work in progress while `output_dir` is remote.
-      format: One of `schema.FORMATS`.
-      image_encoding: One of `schema.ENCODINGS`; empty for ``original`` in TFRecord and
-        ``raw`` in HDF5.
-      image_size: Side in pixels of ``jpeg`` and ``raw`` images and of the mean.
-      jpeg_quality: Of ``jpeg`` images, 1 to 100.
-      test_fraction: Share of all that goes to ``test``.
-      validation_fraction: Share of what is left that goes to ``validation``.
-      split_by: ``photo`` keeps faces of one photo together; ``image`` does not.
-      split_file: A published protocol instead of fractions.
-      seed: Decides split and order.
-      num_shards: Of the training split, the others in proportion; None: by size.
-      num_workers: Processes; 0 for one for each core.
-      runner: ``local`` or ``beam``.
-      beam_options: Flags of the Beam pipeline.
-      shard_range: ``A:B``: write these shards' payloads only.
-      max_rejected: Unusable files that are tolerated; None for 1 %, at least 100.
-      min_age: Years, inclusive.
-      max_age: Years, inclusive.
-      max_faces_per_photo: Photos with more faces are left out; 0 for no limit.
-      gender_codes: Folder or CSV value to class name, in label order.
-      duplicates: Which byte-identical copies stay: `duplicate_images.DUPLICATES`.
-      conflicts: The same where their labels differ: `duplicate_images.CONFLICTS`.
-      max_pixels: Largest height times width of an image.
-      max_file_bytes: Largest file that is looked at.
-      hdf5_labels: What the ``labels`` link of HDF5 shards points to.
-      hdf5_dtype: Of pixels in HDF5.
-      hdf5_channels: ``last`` or ``first``.
-      hdf5_compression: ``none`` (contiguous, memory-mappable) or ``gzip``.
-    """
+    """What to write, from which source, and where to."""
 
     data_dir: str = options.option(
         "",
-        "Folder filed as AGE/GENDER/IMAGE, or the one with the parts of the archive"
-        " (AFAD-Full.tar.xzaa, ...).",
+        "Folder with images filed as AGE/GENDER/IMAGE, or folder with the parts of the"
+        " archive (AFAD-Full.tar.xzaa, ...). With --labels_csv: the folder that the"
+        " CSV's paths are relative to.",
     )
     labels_csv: str = options.option(
         "",
-        "CSV with the columns path, age, gender[, split] instead of a folder's"
-        " structure; paths are relative to --data_dir, or to the CSV's folder.",
+        "CSV file with the columns path, age, gender and, optionally, split, which"
+        " replaces the folder names as the source of labels. Its paths are relative to"
+        " --data_dir or, without that flag, to the CSV's own folder.",
     )
-    output_dir: str = options.option("", "Directory of the data set.")
+    output_dir: str = options.option(
+        "",
+        "Directory of the data set: a local one, or one in a bucket (gs://, s3://).",
+    )
     work_dir: str = options.option(
         "",
-        "Where work in progress lies while --output_dir is remote (gs://, s3://);"
-        " default: the user's cache.",
+        "Local directory that the data set is written in before it is uploaded, if"
+        " --output_dir is remote. The default is a directory in the user's cache.",
     )
     format: str = options.option(
         "tfrecord", "File format of the shards.", choices=schema.FORMATS
     )
     image_encoding: str = options.option(
         "",
-        "original: the file's own bytes; jpeg: resized once, antialiased; raw: uint8"
-        " pixels at the image size. Default: original for tfrecord, raw for hdf5.",
+        "What a record stores of an image. original: the file's own bytes. jpeg: the"
+        " image, resized once with antialiasing. raw: uint8 pixels at the image size."
+        " The default is original for tfrecord and raw for hdf5.",
         choices=("", *schema.ENCODINGS),
     )
     image_size: int = options.option(
-        150, "Side in pixels of jpeg and raw images, and of the channel means."
+        150,
+        "Side in pixels of jpeg and raw images. The channel means are computed at this"
+        " size, too.",
     )
-    jpeg_quality: int = options.option(95, "Quality of --image_encoding=jpeg.")
-    test_fraction: float = options.option(0.2, "Share of all that goes to test.")
+    jpeg_quality: int = options.option(
+        95, "JPEG quality, 1 to 100; used with --image_encoding=jpeg only."
+    )
+    test_fraction: float = options.option(
+        0.2, "Share of all images that goes to the test split."
+    )
     validation_fraction: float = options.option(
-        0.2, "Share of what is left after the test split that goes to validation."
+        0.2,
+        "Share of the images outside of the test split that goes to the validation"
+        " split.",
     )
     split_by: str = options.option(
         "photo",
-        "photo: faces of one photo stay in one split; image: each for itself.",
+        "What is assigned to a split as a whole. photo: all faces of one photo stay in"
+        " one split. image: each image is assigned on its own.",
         choices=("photo", "image"),
     )
     split_file: str = options.option(
-        "", "CSV or JSON with path and split, instead of fractions."
+        "",
+        "CSV or JSON file with the columns path and split: a published protocol, which"
+        " replaces --test_fraction and --validation_fraction.",
     )
-    seed: int = options.option(1, "Decides the split and the order of images.")
+    seed: int = options.option(1, "Seed that decides the splits and the order.")
     num_shards: int | None = options.option(
         None,
-        "Shards of the training split; the others in proportion. Default: by size,"
-        " up to 128 MiB each.",
+        "Number of shards of the training split; the other splits get shards in"
+        " proportion. The default depends on the size: shards of up to 128 MiB.",
     )
-    num_workers: int = options.option(0, "Processes; 0 for one for each core.")
+    num_workers: int = options.option(
+        0, "Number of writer processes; 0 starts one for each core."
+    )
     runner: str = options.option(
         "local",
-        "Who writes the shards: processes of this machine, or Apache Beam.",
-        choices=("local", "beam"),
+        "What runs the tasks that write the shards: processes of this machine (local)"
+        " or Apache Beam (beam).",
+        choices=RUNNERS,
     )
     beam_options: str = options.option(
-        "", "Flags of the Beam pipeline, such as '--runner=DirectRunner'."
+        "",
+        "Options of the Beam pipeline, such as '--runner=DirectRunner'; used with"
+        " --runner=beam only.",
     )
     shard_range: str = options.option(
         "",
-        "A:B writes only the shards A to B-1 (counted over all splits), for the tasks"
-        " of a batch array; a last run without this flag joins them.",
+        "A:B writes only the shards A to B-1, counted over all splits, so that the"
+        " tasks of a batch array can share the work. A last run without this flag"
+        " finishes the data set.",
     )
     max_rejected: int | None = options.option(
         None,
-        "Unusable files that are tolerated. Default: 1 % of those found, at least 100.",
+        "Number of unusable files that are tolerated. The default is 1 % of the files"
+        " that were found, but at least 100.",
     )
-    min_age: int = options.option(0, "Youngest age that is written, years.")
-    max_age: int = options.option(150, "Oldest age that is written, years.")
+    min_age: int = options.option(
+        0, "Youngest age in years that is written, inclusive."
+    )
+    max_age: int = options.option(
+        150, "Oldest age in years that is written, inclusive."
+    )
     max_faces_per_photo: int = options.option(
         0,
-        "Leave out photos with more faces (they share one pasted age); 0: no limit.",
+        "Photos with more faces than this are left out, since one age label was pasted"
+        " on all of their faces; 0 sets no limit.",
     )
     gender_codes: str = options.option(
         "111:male,112:female",
-        "Folder or CSV value, and class name, in label order. Other values are"
-        " rejected by name.",
+        "Pairs of a folder name (or CSV value) and a class name, in label order. Files"
+        " with any other code are rejected by name.",
     )
     duplicates: str = options.option(
         "first",
-        "Byte-identical images: keep the one with the lowest path, or all.",
+        "Which byte-identical images are kept: the one with the lowest path (first) or"
+        " all of them.",
         choices=duplicate_images.DUPLICATES,
     )
     conflicts: str = options.option(
         "reject",
-        "Byte-identical images under different labels: reject all, or keep the one"
-        " with the lowest path, or all.",
+        "Which byte-identical images are kept if their labels differ: none of them"
+        " (reject), the one with the lowest path (first) or all of them.",
         choices=duplicate_images.CONFLICTS,
     )
     max_pixels: int = options.option(
-        codec.MAX_PIXELS, "Largest height times width of an image."
+        codec.MAX_PIXELS, "Largest height times width of an image that is written."
     )
-    max_file_bytes: int = options.option(codec.MAX_BYTES, "Largest image file, bytes.")
+    max_file_bytes: int = options.option(
+        codec.MAX_BYTES, "Largest image file, in bytes, that is read."
+    )
     hdf5_labels: str = options.option(
-        "gender", "What `labels` in HDF5 shards is.", choices=hdf5.LABELS
+        "gender",
+        "Label that the link `labels` in HDF5 shards points to.",
+        choices=hdf5.LABELS,
     )
     hdf5_dtype: str = options.option(
-        "uint8", "Type of pixels in HDF5.", choices=hdf5.DTYPES
+        "uint8", "Type of the pixels in HDF5 shards.", choices=hdf5.DTYPES
     )
     hdf5_channels: str = options.option(
-        "last", "Where the channels stand in HDF5.", choices=hdf5.CHANNELS
+        "last",
+        "Position of the channel axis in HDF5 shards: [N, H, W, 3] (last) or"
+        " [N, 3, H, W] (first).",
+        choices=hdf5.CHANNELS,
     )
     hdf5_compression: str = options.option(
-        "none", "Filter of HDF5 pixels.", choices=hdf5.COMPRESSIONS
+        "none",
+        "Compression of the pixels in HDF5 shards. none: contiguous pixels, which can"
+        " be memory-mapped. gzip: smaller files.",
+        choices=hdf5.COMPRESSIONS,
     )
 
     def __post_init__(self) -> None:
@@ -170,7 +176,7 @@ class WriteConfig:
         ):
             if not low <= getattr(self, name) <= high:
                 raise errors.UsageError(
-                    f"--{name} must lie between {low} and {high};"
+                    f"--{name} must be between {low} and {high};"
                     f" got {getattr(self, name)}"
                 )
         for name in ("test_fraction", "validation_fraction"):
@@ -185,11 +191,13 @@ class WriteConfig:
             )
         if self.format == "hdf5" and self.image_encoding not in ("", "raw"):
             raise errors.UsageError(
-                "--format=hdf5 holds pixels: it goes with --image_encoding=raw, not"
-                f" {self.image_encoding}"
+                "--format=hdf5 stores pixels and can only be used with"
+                f" --image_encoding=raw, not {self.image_encoding}"
             )
         if self.beam_options and self.runner != "beam":
-            raise errors.UsageError("--beam_options goes with --runner=beam only")
+            raise errors.UsageError(
+                "--beam_options can only be used with --runner=beam"
+            )
         if self.shard_range and not re.fullmatch(r"\d+:\d+", self.shard_range):
             raise errors.UsageError(
                 f"--shard_range takes A:B, such as 0:4; got {self.shard_range!r}"
@@ -200,3 +208,39 @@ class WriteConfig:
         """The image encoding, with the format's default filled in."""
         default = "raw" if self.format == "hdf5" else "original"
         return self.image_encoding or default
+
+    @property
+    def data_set(self) -> data_set_config.DataSetConfig:
+        """The options that decide the bytes of the data set."""
+        hdf5_config = data_set_config.Hdf5Config(
+            labels=self.hdf5_labels,
+            dtype=self.hdf5_dtype,
+            channels=self.hdf5_channels,
+            compression=self.hdf5_compression,
+        )
+        return data_set_config.DataSetConfig(
+            format=self.format,
+            images=data_set_config.ImageConfig(
+                encoding=self.encoding,
+                size=self.image_size,
+                jpeg_quality=self.jpeg_quality if self.encoding == "jpeg" else None,
+                max_pixels=self.max_pixels,
+                max_file_bytes=self.max_file_bytes,
+            ),
+            splits=data_set_config.SplitConfig(
+                seed=self.seed,
+                split_by=self.split_by,
+                test_fraction=self.test_fraction,
+                validation_fraction=self.validation_fraction,
+            ),
+            selection=data_set_config.SelectionConfig(
+                min_age=self.min_age,
+                max_age=self.max_age,
+                max_faces_per_photo=self.max_faces_per_photo,
+            ),
+            gender_codes=self.gender_codes,
+            duplicates=self.duplicates,
+            conflicts=self.conflicts,
+            split_file=bool(self.split_file),
+            hdf5=hdf5_config if self.format == "hdf5" else None,
+        )

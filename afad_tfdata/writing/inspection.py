@@ -1,9 +1,9 @@
-"""What a data set holds, whether it is sound, and how it differs from another.
+"""What is in a data set, whether it is as written, and how it differs from another.
 
-`verify` reads every byte once: sizes and SHA-256 of all files, the framing and checksum
-of each record, its labels against the index, and each image by decoding it.  A fault
-names the file, the record's position in it and the image's path, as far as they can
-still be read; one bad record never hides the next.
+`verify` reads every byte once.  It checks the size and the SHA-256 of each file, the
+framing and the checksum of each record, its labels against the index, and each image by
+decoding it.  A fault names the file, the record's position in it and the image's path,
+as far as they can still be read; one bad record never hides the next.
 """
 
 from __future__ import annotations
@@ -17,40 +17,37 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata import records
-from afad_tfdata.common import errors, files, options
+from afad_tfdata.common import errors, files, options, resources
 from afad_tfdata.images import codec
-from afad_tfdata.storage import schema, tfrecord
-from afad_tfdata.writing import dataset_pictures, writer_pool
+from afad_tfdata.storage import schema, sharding, tfrecord
+from afad_tfdata.writing import dataset_pictures, summary
 
-_BAR_WIDTH = 40
+_SHEET_FACES, _SHEET_COLUMNS = 80, 10
+_WRONG_CHECKSUM = "the image's checksum is not that of the index"
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectConfig:
-    """What to look at.
-
-    Attributes:
-      records_dir: The data set.
-      verify: Read everything and check it.
-      diff: Another data set to compare with.
-      histogram: PNG of ages by split to draw.
-      sheet: PNG of faces with labels to draw.
-      split: Split of the sheet.
-      num_workers: Threads; 0 for one for each core.
-    """
+    """Which data set to inspect, and what to do with it."""
 
     records_dir: str = options.option("", "Directory of the data set.")
     verify: bool = options.option(
-        False, "Read and check every record; exit status 2 if any is bad."
+        False,
+        "Read and check every record; the exit status is 2 if any of them is bad.",
     )
     diff: str = options.option("", "Directory of another data set to compare with.")
-    histogram: str = options.option("", "PNG file of ages by split to draw.")
-    sheet: str = options.option("", "PNG file of faces with labels to draw.")
-    split: str = options.option(
-        "train", "Split of --sheet.", choices=("train", "validation", "test")
+    histogram: str = options.option(
+        "", "PNG file that a histogram of the ages by split is written to."
     )
-    num_workers: int = options.option(0, "Threads; 0 for one for each core.")
+    sheet: str = options.option(
+        "", "PNG file that a sample of the faces with their labels is written to."
+    )
+    split: str = options.option(
+        "train", "Split that --sheet shows.", choices=sharding.SPLITS
+    )
+    num_workers: int = options.option(
+        0, "Number of threads that read with --verify; 0 starts one for each core."
+    )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
@@ -67,7 +64,7 @@ class Fault:
     Attributes:
       file: Name in the data set's directory.
       record: Position in the file, from 0; None for the file as a whole.
-      key: Path of the image, where it is known.
+      key: Path of the image; None if it cannot be read, or for a whole file.
       fault: What is wrong.
     """
 
@@ -85,35 +82,58 @@ class Fault:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class InspectResult:
     """What `inspect_records` found.
 
     Attributes:
-      text: For people.
-      value: The same as JSON values.
-      faults: Of `verify`; empty where nothing is wrong or nobody asked.
+      summary: Text for people.
+      values: The same as JSON values, for programs.
+      faults: From `verify`; empty if there is none, or if `verify` was not asked for.
     """
 
-    text: str
-    value: dict[str, Any]
+    summary: str
+    values: dict[str, Any]
     faults: list[Fault]
 
 
-def inspect_records(config: InspectConfig) -> Report:
-    """Looks at a data set.
+def inspect_records(config: InspectConfig) -> InspectResult:
+    """Summarizes a data set, and does what else the config asks for.
 
     Raises:
-      UsageError: It is no data set.
+      UsageError: The directory is not a data set.
       DataError: Its manifest is damaged and `verify` was not asked for.
     """
+    faults: list[Fault] = []
     if config.verify:
-        faults = verify(config.records_dir, num_workers=config.num_workers)
-        if any(f.file == schema.MANIFEST_NAME for f in faults):
+        faults = verify(config.records_dir, num_threads=config.num_workers)
+        if any(fault.file == schema.MANIFEST_NAME for fault in faults):
+            # Without a manifest there is nothing else to show.
+            text = "\n".join(map(str, faults))
             named = [dataclasses.asdict(fault) for fault in faults]
-            return Report("\n".join(map(str, faults)), {"faults": named}, faults)
+            return InspectResult(text, {"faults": named}, faults)
     manifest = schema.load_manifest(config.records_dir)
-    lines = [_heading(manifest), records.table(manifest), "", *_ages(manifest)]
-    value: dict[str, Any] = dataclasses.asdict(manifest)
+    lines = [summary.heading(manifest), summary.table(manifest), ""]
+    lines += summary.ages(manifest)
+    values: dict[str, Any] = dataclasses.asdict(manifest)
+    lines += _draw(config, manifest)
+    if config.diff:
+        differences = diff(config.records_dir, config.diff)
+        values["diff"] = differences
+        lines += ["", f"against {config.diff}:"]
+        lines += [f"  {line}" for line in differences or ("no difference",)]
+    if config.verify:
+        values["faults"] = [dataclasses.asdict(fault) for fault in faults]
+        lines += ["", *map(str, faults)]
+        if faults:
+            lines.append(f"{len(faults)} fault(s)")
+        else:
+            lines.append(f"verified: all {manifest.written:,} records are as written")
+    return InspectResult("\n".join(lines), values, faults)
+
+
+def _draw(config: InspectConfig, manifest: schema.Manifest) -> list[str]:
+    """Draws the pictures that are asked for; lines that name them."""
+    lines = []
     if config.histogram:
         dataset_pictures.draw_histogram(config.histogram, manifest)
         lines += ["", f"ages by split: {config.histogram}"]
@@ -123,31 +143,19 @@ def inspect_records(config: InspectConfig) -> Report:
             config.records_dir,
             manifest,
             config.split,
-            count=80,
-            columns=10,
+            count=_SHEET_FACES,
+            columns=_SHEET_COLUMNS,
         )
         lines += ["", f"faces with labels: {config.sheet}"]
-    if config.diff:
-        differences = diff(config.records_dir, config.diff)
-        value["diff"] = differences
-        lines += ["", f"against {config.diff}:", *(f"  {d}" for d in differences)]
-        lines += [] if differences else ["  no difference"]
-    if not config.verify:
-        return Report("\n".join(lines), value, [])
-    value["faults"] = [dataclasses.asdict(fault) for fault in faults]
-    if faults:
-        lines += ["", *map(str, faults), f"{len(faults)} fault(s)"]
-    else:
-        lines += ["", f"verified: all {manifest.written:,} records are as written"]
-    return Report("\n".join(lines), value, faults)
+    return lines
 
 
-def verify(records_dir: str, *, num_workers: int = 0) -> list[Fault]:
+def verify(records_dir: str, *, num_threads: int = 0) -> list[Fault]:
     """Reads every byte of a data set and checks it.
 
     Args:
-      records_dir: The data set.
-      num_workers: Threads; 0 for one for each core.
+      records_dir: The data set's directory.
+      num_threads: Shards that are read at a time; 0 for one for each core.
 
     Returns:
       The faults, by file and position; empty for a sound data set.
@@ -159,7 +167,8 @@ def verify(records_dir: str, *, num_workers: int = 0) -> list[Fault]:
         manifest = schema.load_manifest(records_dir)
     except errors.DataError as error:
         return [Fault(schema.MANIFEST_NAME, None, None, str(error))]
-    jobs: list[tuple[schema.Shard, np.ndarray | None]] = []
+    # Each shard with its rows of the index, which are None if the index is damaged.
+    shards: list[tuple[schema.Shard, np.ndarray | None]] = []
     faults: list[Fault] = []
     for name, split in manifest.splits.items():
         index_faults = list(_check_file(records_dir, split.index))
@@ -168,22 +177,31 @@ def verify(records_dir: str, *, num_workers: int = 0) -> list[Fault]:
         if not index_faults and split.num_examples:
             try:
                 index = schema.load_index(records_dir, manifest, name)
-            except errors.DataError as error:  # It changed since.
+            except errors.DataError as error:  # It was changed in the meantime.
                 faults.append(Fault(split.index.name, None, None, str(error)))
         for number, shard in enumerate(split.shards):
             rows = None if index is None else index[index["shard"] == number]
-            jobs.append((shard, rows))
-    workers = num_workers or writer_pool.default_workers()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            shards.append((shard, rows))
+    with concurrent.futures.ThreadPoolExecutor(
+        num_threads or resources.cores()
+    ) as pool:
         for found in pool.map(
-            lambda job: list(_check_shard(records_dir, manifest, *job)), jobs
+            lambda item: list(_check_shard(records_dir, manifest, *item)), shards
         ):
             faults += found
     return faults + _check_mean(records_dir, manifest)
 
 
 def diff(records_dir: str, other_dir: str) -> list[str]:
-    """How two data sets differ, a line each; empty where they hold the same bytes."""
+    """How two data sets differ, one line for each difference.
+
+    Args:
+      records_dir: "here" in the lines.
+      other_dir: "there" in the lines.
+
+    Returns:
+      Nothing for data sets with the same configuration and the same shards.
+    """
     one, other = schema.load_manifest(records_dir), schema.load_manifest(other_dir)
     lines = []
     for name in sorted({*one.config, *other.config}):
@@ -216,29 +234,8 @@ def diff(records_dir: str, other_dir: str) -> list[str]:
     return lines
 
 
-def _heading(manifest: schema.Manifest) -> str:
-    mean = ", ".join(f"{name} {value:.2f}" for name, value in manifest.mean.items())
-    return (
-        f"{manifest.name}: {manifest.format}, images {manifest.image_encoding}"
-        f" (size {manifest.image_size}), mean {mean}"
-    )
-
-
-def _ages(manifest: schema.Manifest) -> list[str]:
-    """A histogram in text: all splits together."""
-    totals: dict[int, int] = {}
-    for split in manifest.splits.values():
-        for by_age in split.counts.values():
-            for age, count in by_age.items():
-                totals[int(age)] = totals.get(int(age), 0) + count
-    top = max(totals.values(), default=1)
-    return [
-        f"age {age:>3} {totals[age]:>7,} {'#' * round(_BAR_WIDTH * totals[age] / top)}"
-        for age in sorted(totals)
-    ]
-
-
 def _check_file(directory: str, expected: schema.Shard) -> Iterator[Fault]:
+    """Yields a fault if a file does not have the size and digest of the manifest."""
     path = files.join(directory, expected.name)
     try:
         size = os.path.getsize(path)
@@ -249,11 +246,12 @@ def _check_file(directory: str, expected: schema.Shard) -> Iterator[Fault]:
         fault = f"{size} bytes instead of {expected.num_bytes}"
         yield Fault(expected.name, None, None, fault)
     elif files.sha256(path) != expected.sha256:
-        fault = "its SHA-256 does not fit: bytes were changed"
+        fault = "its SHA-256 is not that of the manifest: bytes were changed"
         yield Fault(expected.name, None, None, fault)
 
 
 def _check_mean(directory: str, manifest: schema.Manifest) -> list[Fault]:
+    """Compares the file for other programs with the manifest."""
     try:
         stored = files.read_json(
             os.path.join(directory, schema.MEAN_NAME), what="", advice=""
@@ -271,13 +269,19 @@ def _check_shard(
     shard: schema.Shard,
     rows: np.ndarray | None,
 ) -> Iterator[Fault]:
-    faults = list(_check_file(directory, shard))
-    yield from faults
+    """Yields the faults of a shard as a file, and then of its records.
+
+    Args:
+      directory: The data set's directory.
+      manifest: The data set's manifest.
+      shard: The shard.
+      rows: Its rows of the index; None if the index is damaged.
+    """
+    yield from _check_file(directory, shard)
     path = os.path.join(directory, shard.name)
-    if not os.path.exists(path):
+    # A missing shard or a damaged index is a fault by itself, which was found already.
+    if rows is None or not os.path.exists(path):
         return
-    if rows is None:
-        return  # A damaged index was named already; it cannot lead to the records.
     if len(rows) != shard.num_examples:
         fault = f"the index has {len(rows)} records, the shard {shard.num_examples}"
         yield Fault(shard.name, None, None, fault)
@@ -288,6 +292,7 @@ def _check_shard(
 def _check_tfrecord(
     path: str, name: str, manifest: schema.Manifest, rows: np.ndarray
 ) -> Iterator[Fault]:
+    """Yields the faults of the records of a TFRecord shard."""
     with open(path, "rb") as f:
         for position, row in enumerate(rows):
             f.seek(int(row["record_offset"]))
@@ -303,10 +308,15 @@ def _check_tfrecord(
 def _check_features(
     features: dict[str, Any], row: np.void, manifest: schema.Manifest
 ) -> None:
-    """Raises `RecordError` or `ImageError` where a record and its index disagree."""
+    """Compares a record with its row of the index.
+
+    Raises:
+      tfrecord.RecordError: They differ.
+      codec.ImageError: The image cannot be decoded.
+    """
     content = features[schema.IMAGE_ENCODED]
     if zlib.crc32(content) != row["crc32"]:
-        raise tfrecord.RecordError("the image's checksum does not fit the index")
+        raise tfrecord.RecordError(_WRONG_CHECKSUM)
     for feature, field in (
         (schema.LABEL_AGE, "age"),
         (schema.LABEL_GENDER, "gender"),
@@ -315,18 +325,20 @@ def _check_features(
     ):
         if features[feature] != row[field]:
             raise tfrecord.RecordError(
-                f"{feature} is {features[feature]}, the index says {row[field]}"
+                f"{feature} is {features[feature]}, but {row[field]} in the index"
             )
     if manifest.image_encoding == "raw":
         if len(content) != 3 * int(row["height"]) * int(row["width"]):
-            raise tfrecord.RecordError(f"{len(content)} bytes of pixels")
+            raise tfrecord.RecordError(
+                f"{len(content)} bytes of pixels for {row['height']} x {row['width']}"
+            )
         return
     if codec.decode(content).shape[:2] != (row["height"], row["width"]):
-        raise tfrecord.RecordError("the image has another size than the index says")
+        raise tfrecord.RecordError("its height or width is not that of the index")
 
 
 def _readable_key(framed: bytes) -> str | None:
-    """The path inside a record, even if its checksum does not fit."""
+    """The path inside a record, even if its checksum is wrong; None if unreadable."""
     try:
         data = tfrecord.unchecked_data(framed)
         return os.fsdecode(tfrecord.parse_example(data)[schema.IMAGE_FILENAME])
@@ -337,6 +349,8 @@ def _readable_key(framed: bytes) -> str | None:
 def _check_hdf5(
     path: str, name: str, manifest: schema.Manifest, rows: np.ndarray
 ) -> Iterator[Fault]:
+    """Yields the faults of the records of an HDF5 shard."""
+    del manifest  # Its rows are pixels of one size, which the checksums cover.
     import h5py
 
     try:
@@ -351,12 +365,14 @@ def _check_hdf5(
                     yield Fault(name, position, key, errors.one_line(error))
                     continue
                 if zlib.crc32(content) != row["crc32"]:
-                    fault = "the image's checksum does not fit the index"
-                    yield Fault(name, position, key, fault)
+                    yield Fault(name, position, key, _WRONG_CHECKSUM)
                 for field, values in labels.items():
                     if values[position] != row[field]:
-                        fault = f"{field} is {values[position]}, not {row[field]}"
+                        fault = (
+                            f"{field} is {values[position]}, but {row[field]} in the"
+                            " index"
+                        )
                         yield Fault(name, position, key, fault)
-    except Exception as error:  # A damaged file raises whatever h5py meets first.
+    except Exception as error:  # h5py raises many kinds for damaged files.
         fault = f"cannot be read as HDF5: {errors.one_line(error)}"
         yield Fault(name, None, None, fault)

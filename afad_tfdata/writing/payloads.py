@@ -1,114 +1,350 @@
-"""The writer's longest stage: every image read, checked and stored, in parallel."""
+"""One shard's payload: its images, read, checked and stored, duplicates included.
+
+Byte-identical images are only known when every image of the data set has been read.
+Writing is therefore cut in two: `write` reads the images of a shard once and stores
+them as a payload; `shard_writer.write` later makes the shard from it, without the
+images that were dropped.  A payload depends on the plan and on the images only, not on
+the process that writes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import dataclasses
+import hashlib
+import io
+import json
 import os
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from afad_tfdata.common import errors, progress
-from afad_tfdata.writing import (
-    archive,
-    beam_runner,
-    plan,
-    shard_writer,
-    source,
-    writer_pool,
-)
-from afad_tfdata.writing import config as write_config
+import numpy as np
 
-_log = logging.getLogger(__name__)
+from afad_tfdata.common import errors, files, locks
+from afad_tfdata.images import codec
+from afad_tfdata.storage import schema, tfrecord
+from afad_tfdata.writing import archive, data_set_config, plan
+
+_PROGRESS_EVERY = 64  # Images; a message for each would cost more than it tells.
+_BUFFER_BYTES = 1 << 20  # Few large writes: images are a few kilobytes each.
+
+
+@dataclasses.dataclass(frozen=True)
+class Payload:
+    """What is known of a shard whose images were read.
+
+    Attributes:
+      index: ``[n]`` rows of `schema.INDEX_DTYPE`; offsets are those in the payload.
+      sha256: uint8 ``[n, 32]``: digest of each image's source bytes.
+      sums: uint64 ``[n, 3]``: channel sums at the image size; zero outside of the
+        training split.
+      rows: int64 ``[n]``: rows of the plan.
+      rejected: ``(row, reason)`` of images that cannot be used.
+      digest: Hexadecimal SHA-256 of the payload's file.
+    """
+
+    index: np.ndarray
+    sha256: np.ndarray
+    sums: np.ndarray
+    rows: np.ndarray
+    rejected: list[tuple[int, str]]
+    digest: str
+
+
+def prepare() -> None:
+    """Imports the libraries that `write` uses, before there is anything to write."""
+    codec.prepare()
+    tfrecord.masked_crc32c(b"")
 
 
 def write(
-    config: write_config.WriteConfig,
-    listing: source.Listing,
+    root: str,
     work_plan: plan.Plan,
-    work_dir: str,
-    lock_fd: int,
-    workers: writer_pool.Workers,
-) -> list[shard_writer.Payload] | None:
-    """Writes the payloads that are missing.
+    task: plan.ShardTask,
+    directory: str,
+    progress: Callable[[int], None],
+) -> None:
+    """Reads a shard's images and stores them, unless another process has done so.
 
     Args:
-      config: Who writes, and which shards.
-      listing: The source.
-      work_plan: What goes where; saved in `work_dir`.
-      work_dir: Where payloads lie.
-      lock_fd: The writer's lock, which worker processes hold too.
-      workers: Who writes, unless the config names another runner.
-
-    Returns:
-      The payloads of all shards, or None if the config asks for a range of them.
+      root: Directory of the source; empty for an archive, whose images are spooled.
+      work_plan: Says which images belong to the shard.
+      task: The shard.
+      directory: Work directory, where the payload is stored.
+      progress: Called with numbers of images done.
 
     Raises:
-      UsageError: The range is wrong, another process is at the same shards, a worker
-        could not go on, the disk is full.
+      UsageError: The disk is full or cannot be written, another process is writing the
+        same shard, or the spool is missing.
     """
-    tasks = _tasks(config, work_plan)
-    found = {t.number: shard_writer.load_payload(work_dir, work_plan, t) for t in tasks}
-    missing = [task for task in tasks if found[task.number] is None]
-    with contextlib.ExitStack() as stack:
-        if listing.parts and missing:
-            # Held to the end: a second process would spool into the same files.
-            for task in missing:
-                path = os.path.join(work_dir, f"{task.name}.spool")
-                stack.enter_context(shard_writer.locked(path))
-            with progress.Progress(_images(missing), "reading the archive") as bar:
-                archive.spool(listing, work_plan, missing, work_dir, bar.update)
-        root = "" if listing.parts else listing.root
-        if config.runner == "beam":
-            options = config.beam_options
-            beam_runner.run(root, missing, work_dir, beam_options=options)
-        else:
-            done = _images(tasks) - _images(missing)
-            with progress.Progress(_images(tasks), "writing", initial=done) as bar:
-                workers.run(
-                    root,
-                    work_plan,
-                    missing,
-                    work_dir,
-                    lock_fd=lock_fd,
-                    progress=bar.update,
+    target = path(directory, task)
+    with locked(target):
+        if load(directory, work_plan, task) is not None:
+            progress(task.num_images)  # Another process wrote it in the meantime.
+            return
+        # Removed and not truncated: a finished shard may be a second link to it.
+        files.remove_if_there(target)
+        _write_new(root, work_plan, task, directory, progress)
+    archive.remove_spool(directory, task)
+
+
+def _write_new(
+    root: str,
+    work_plan: plan.Plan,
+    task: plan.ShardTask,
+    directory: str,
+    progress: Callable[[int], None],
+) -> None:
+    """`write` with the payload's lock held."""
+    images = work_plan.config.images
+    if root:
+        read = _tree_reader(root, images.max_file_bytes)
+    else:
+        read = archive.reader(directory, task, images.max_file_bytes)
+    in_train = task.split == "train"
+    as_record = work_plan.config.format == "tfrecord"
+    stored = _Stored(task.shard)
+    target = path(directory, task)
+    pending = 0  # Images that `progress` does not know of yet.
+    try:
+        with open(target, "wb", buffering=_BUFFER_BYTES) as out:
+            for entry in work_plan.entries(task):
+                if pending == _PROGRESS_EVERY:
+                    progress(pending)
+                    pending = 0
+                pending += 1
+                try:
+                    content = read(entry.row, entry.key)
+                    image = _checked(content, images, keep_pixels=in_train)
+                except codec.ImageError as error:
+                    stored.rejected.append((entry.row, str(error)))
+                    continue
+                data, image_offset = (
+                    _record(image, entry) if as_record else (image.content, 0)
                 )
-    if config.shard_range:
-        _log.info(
-            "shards %s of %d are written; when all are, run the same command without"
-            " --shard_range",
-            config.shard_range,
-            len(work_plan.tasks),
-        )
-        return None
-    return [found[task.number] or _written(work_dir, work_plan, task) for task in tasks]
+                out.write(data)
+                # The sums are of the image as the input pipeline will see it.
+                sums = (0, 0, 0)
+                if image.pixels is not None:
+                    sums = codec.channel_sums(codec.resize(image.pixels, images.size))
+                stored.add(entry, image, data, image_offset, sums)
+    except OSError as error:
+        files.remove_if_there(target)
+        raise files.write_error(target, error) from error
+    progress(pending)
+    # Without waiting for the disk: a payload that a crash tore is recognized by its
+    # digest.  `shard_writer.write` waits before the shard gets its name.
+    known = stored.to_npz(work_plan.digest)
+    files.write_atomic(_known_path(directory, task), known, durable=False)
 
 
-def _tasks(
-    config: write_config.WriteConfig, work_plan: plan.Plan
-) -> tuple[plan.ShardTask, ...]:
-    tasks = work_plan.tasks
-    if not config.shard_range:
-        return tasks
-    first, last = map(int, config.shard_range.split(":"))
-    if not first < last <= len(tasks):
+@contextlib.contextmanager
+def locked(target: str) -> Iterator[None]:
+    """Keeps other processes from writing this file.
+
+    Raises:
+      UsageError: Another process is writing it.
+    """
+    # A lock file of its own, since the file itself is removed and written anew.
+    try:
+        lock = locks.FileLock(f"{target}.lock")
+    except BlockingIOError as error:
         raise errors.UsageError(
-            f"--shard_range={config.shard_range} must lie within 0:{len(tasks)}, the"
-            " shards of this data set"
-        )
-    return tasks[first:last]
+            f"another process is writing {target}: wait for it, or end it first"
+        ) from error
+    with lock:
+        yield
 
 
-def _images(tasks: tuple[plan.ShardTask, ...] | list[plan.ShardTask]) -> int:
-    return sum(task.last - task.first for task in tasks)
+def load(
+    directory: str, work_plan: plan.Plan, task: plan.ShardTask, *, check: bool = True
+) -> Payload | None:
+    """Loads what `write` stored.
 
+    Args:
+      directory: The work directory.
+      work_plan: The plan that the payload must belong to.
+      task: The shard.
+      check: Whether to read the payload and compare it with its SHA-256; not needed
+        for a payload that this run has written.
 
-def _written(
-    work_dir: str, work_plan: plan.Plan, task: plan.ShardTask
-) -> shard_writer.Payload:
-    """A payload of this run, which need not be read again to be trusted."""
-    payload = shard_writer.load_payload(work_dir, work_plan, task, check=False)
-    if payload is None:
-        raise errors.DataError(
-            f"the payload of {task.name} went away after it was written; run the same"
-            " command again: it is written anew"
-        )
+    Returns:
+      None if there is no finished payload, it is damaged, or it belongs to another
+      plan.
+    """
+    try:
+        with np.load(_known_path(directory, task)) as known:
+            payload = Payload(
+                index=known["index"],
+                sha256=known["sha256"],
+                sums=known["sums"],
+                rows=known["rows"],
+                rejected=[tuple(x) for x in json.loads(known["rejected"].tobytes())],
+                digest=known["payload"].tobytes().hex(),
+            )
+            if known["plan"].tobytes() != work_plan.digest:
+                return None
+    except Exception:  # A torn archive raises whatever its first bad byte leads to.
+        return None
+    target = path(directory, task)
+    if not os.path.exists(target):
+        return None
+    if check and files.sha256(target) != payload.digest:
+        return None
     return payload
+
+
+def forget(directory: str, task: plan.ShardTask) -> None:
+    """Makes the next run write this payload again."""
+    files.remove_if_there(_known_path(directory, task))
+
+
+def path(directory: str, task: plan.ShardTask) -> str:
+    """File of a shard's payload."""
+    return os.path.join(directory, f"{task.name}.payload")
+
+
+def _known_path(directory: str, task: plan.ShardTask) -> str:
+    """File of everything else that is known of the shard, written last."""
+    return os.path.join(directory, f"{task.name}.npz")
+
+
+class _Image(NamedTuple):
+    """An image that can be stored."""
+
+    format: str
+    height: int
+    width: int
+    content: bytes  # The bytes to store.
+    sha256: bytes  # Of those bytes.
+    source_sha256: bytes
+    pixels: np.ndarray | None  # Decoded, if asked for.
+
+
+class _Stored:
+    """What is known of the images in a payload, while it is written.
+
+    Plain lists, which become arrays at the end: storing one row of a structured array
+    costs microseconds.
+    """
+
+    def __init__(self, shard: int) -> None:
+        self.rejected: list[tuple[int, str]] = []
+        self._shard = shard
+        self._index: list[tuple[Any, ...]] = []
+        self._source_sha256: list[bytes] = []
+        self._sums: list[tuple[int, int, int]] = []
+        self._rows: list[int] = []
+        self._whole = hashlib.sha256()
+        self._offset = 0
+
+    def add(
+        self,
+        entry: plan.Entry,
+        image: _Image,
+        data: bytes,
+        image_offset: int,
+        sums: tuple[int, int, int],
+    ) -> None:
+        """Adds an image whose `data` was appended to the payload."""
+        self._whole.update(data)
+        self._index.append(  # In the order of schema.INDEX_DTYPE.
+            (
+                *(self._offset, self._offset + image_offset, entry.place, len(data)),
+                *(len(image.content), zlib.crc32(image.content), self._shard),
+                *(image.height, image.width, entry.age, entry.gender),
+                schema.IMAGE_FORMATS.index(image.format),
+            )
+        )
+        self._offset += len(data)
+        self._source_sha256.append(image.source_sha256)
+        self._sums.append(sums)
+        self._rows.append(entry.row)
+
+    def to_npz(self, plan_digest: bytes) -> bytes:
+        """The content of the file that `load` reads."""
+        known = io.BytesIO()
+        np.savez(
+            known,
+            index=np.array(self._index, schema.INDEX_DTYPE),
+            sha256=np.frombuffer(b"".join(self._source_sha256), np.uint8).reshape(
+                -1, 32
+            ),
+            sums=np.array(self._sums, np.uint64).reshape(-1, 3),
+            rows=np.array(self._rows, np.int64),
+            rejected=np.frombuffer(json.dumps(self.rejected).encode(), np.uint8),
+            payload=np.frombuffer(self._whole.digest(), np.uint8),
+            plan=np.frombuffer(plan_digest, np.uint8),
+        )
+        return known.getvalue()
+
+
+def _tree_reader(root: str, max_file_bytes: int) -> Callable[[int, bytes], bytes]:
+    """A function like that of `archive.reader`, for a folder."""
+    folder = os.fsencode(root) + b"/"
+
+    def read(row: int, key: bytes) -> bytes:
+        del row
+        return codec.read_file(folder + key, max_file_bytes)
+
+    return read
+
+
+def _checked(
+    content: bytes, config: data_set_config.ImageConfig, *, keep_pixels: bool
+) -> _Image:
+    """Checks one image and encodes it as it will be stored.
+
+    Args:
+      content: The source's bytes.
+      config: How to store the image.
+      keep_pixels: Whether the pixels are needed afterwards, for the channel means.
+
+    Raises:
+      codec.ImageError: The image cannot be used.
+    """
+    if len(content) > config.max_file_bytes:
+        raise codec.too_large(len(content), config.max_file_bytes)
+    header = codec.probe(content)
+    codec.check(
+        header,
+        as_stored=config.encoding == "original",
+        max_pixels=config.max_pixels,
+    )
+    digest = hashlib.sha256(content).digest()
+    pixels: np.ndarray | None
+    if config.encoding == "original":
+        if keep_pixels:
+            pixels = codec.decode(content, header)
+            height, width = pixels.shape[:2]
+        else:
+            pixels = None
+            height, width = codec.verify(content, header)
+        return _Image(header.format, height, width, content, digest, digest, pixels)
+    size = config.size
+    pixels = codec.resize(codec.decode(content, header), size, antialias=True)
+    if config.jpeg_quality is not None:  # That is, for the encoding "jpeg".
+        kind, stored = "jpeg", codec.encode_jpeg(pixels, config.jpeg_quality)
+        if keep_pixels:  # The mean is of the pixels that readers will see.
+            pixels = codec.decode(stored)
+    else:
+        kind, stored = "raw", pixels.tobytes()
+    own = hashlib.sha256(stored).digest()
+    return _Image(
+        kind, size, size, stored, own, digest, pixels if keep_pixels else None
+    )
+
+
+def _record(image: _Image, entry: plan.Entry) -> tfrecord.Record:
+    """A TFRecord of one image."""
+    return tfrecord.encode_record(
+        image.content,
+        image_format=image.format,
+        height=image.height,
+        width=image.width,
+        filename=entry.key,
+        sha256=image.sha256,
+        age=entry.age,
+        gender=entry.gender,
+    )

@@ -1,40 +1,44 @@
 """The writer's plan: which image goes where, fixed before any image is looked at.
 
-The plan lies on disk, so that worker processes map the same few megabytes, and a run
-that was killed finds out whether it is the same job that continues.
+The plan is saved in the work directory.  Writer processes map the same few megabytes
+from there, and a run that continues a killed one finds out from it whether both write
+the same data set.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import source
+from afad_tfdata.writing import data_set_config, source
 
-_ROWS, _KEYS, _CONFIG = "plan.npy", "plan.keys", "plan.json"
+DATA_SET_NAME = "afad"  # The first part of every file name of a data set.
+CONFIG_NAME = "plan.json"
+_ROWS_NAME, _KEYS_NAME = "plan.npy", "plan.keys"
+# Large enough for sequential reads, small enough for a bucket or a batch task.
 _TARGET_SHARD_BYTES = 128 << 20
-# Small sets get a few shards all the same: workers and readers share by shard.
+# Small data sets get a few shards, too: writer processes and readers share the work by
+# shard.
 _FEW_SHARDS, _FEW_EXAMPLES = 8, 512
 
 _ROW_DTYPE = np.dtype(
     [
-        ("place", "<u8"),
-        ("key_offset", "<u8"),
+        ("place", "<u8"),  # sharding.places_of(keys)
+        ("key_offset", "<u8"),  # in `Plan.keys`; ascends with the keys themselves
         ("key_length", "<u2"),
-        ("age", "<i2"),
+        ("age", "<i2"),  # years
         ("gender", "i1"),
-        ("split", "u1"),
+        ("split", "u1"),  # a position in sharding.SPLITS
         ("shard", "<u2"),
     ]
 )
@@ -59,21 +63,48 @@ class ShardTask(NamedTuple):
     first: int
     last: int
 
+    @property
+    def num_images(self) -> int:
+        """Images that the plan puts into this shard, unusable ones included."""
+        return self.last - self.first
+
+
+class Entry(NamedTuple):
+    """One image of a shard.
+
+    Attributes:
+      row: Position in the plan.
+      key: Path relative to the root, as the file system has it.
+      place: Number by which the records of a split are ordered.
+      age: Years.
+      gender: 0 or 1.
+    """
+
+    row: int
+    key: bytes
+    place: int
+    age: int
+    gender: int
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Rows in the order of (split, place), and what decides the bytes.
+    """Every image with its place, in the order of (split, place).
 
     Attributes:
-      rows: Structured array; the keys lie in `keys`.
-      keys: All keys, one after the other.
-      config: JSON values: the deciding part of the configuration.
+      rows: Structured array, one row for each image.
+      keys: All keys, one after the other; rows have their offsets and lengths.
+      config: The options that decide the bytes.
+      num_shards: By split.
+      source_sha256: Hexadecimal digest of the source's keys, labels, sizes and splits.
       tasks: The shards, in order of split and number.
     """
 
     rows: np.ndarray
     keys: bytes
-    config: dict[str, Any]
+    config: data_set_config.DataSetConfig
+    num_shards: dict[str, int]
+    source_sha256: str
     tasks: tuple[ShardTask, ...]
 
     def key(self, row: int) -> bytes:
@@ -81,15 +112,28 @@ class Plan:
         start = int(self.rows["key_offset"][row])
         return self.keys[start : start + int(self.rows["key_length"][row])]
 
+    def path(self, row: int) -> str:
+        """The key of a row, decoded by `os.fsdecode`."""
+        return os.fsdecode(self.key(row))
+
+    def to_json(self) -> dict[str, Any]:
+        """What two runs must agree on; the manifest's ``config``."""
+        return {
+            **self.config.to_json(),
+            "num_shards": self.num_shards,
+            "source_sha256": self.source_sha256,
+        }
+
     @functools.cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the deciding configuration, the listing's digest included."""
-        canonical = json.dumps(self.config, sort_keys=True).encode()
+        """SHA-256 of `to_json`: payloads name the plan that they belong to by it."""
+        canonical = json.dumps(self.to_json(), sort_keys=True).encode()
         return hashlib.sha256(canonical).digest()
 
-    def entries(self, task: ShardTask) -> Iterator[tuple[int, bytes, int, int, int]]:
-        """The rows of a shard: ``(row, key, place, age, gender)``."""
+    def entries(self, task: ShardTask) -> Iterator[Entry]:
+        """The images of a shard, in order."""
         rows = self.rows[task.first : task.last]
+        # Whole columns as lists: a field of a single structured row costs microseconds.
         columns = [
             rows[name].tolist()
             for name in ("key_offset", "key_length", "place", "age", "gender")
@@ -98,23 +142,24 @@ class Plan:
         for row, (start, length, place, age, gender) in enumerate(
             zip(*columns, strict=True), task.first
         ):
-            yield row, keys[start : start + length], place, age, gender
+            yield Entry(row, keys[start : start + length], place, age, gender)
 
 
 def make(
-    items: Sequence[source.Item], config: Mapping[str, Any], *, num_shards: int | None
+    items: Sequence[source.Item],
+    config: data_set_config.DataSetConfig,
+    *,
+    num_shards: int | None,
 ) -> Plan:
     """Decides split, place and shard of every item.
 
     Args:
-      items: Sorted by key.
-      config: The deciding configuration; ``seed``, ``split_by``, ``test_fraction``,
-        ``validation_fraction``, ``format``, ``image_encoding`` and ``image_size`` are
-        read here, the rest is carried along.
-      num_shards: Of the training split; None for a number by size.
+      items: Sorted by key; at least one.
+      config: The options that decide the bytes.
+      num_shards: Of the training split; None for a number that depends on the size.
 
-    Returns:
-      The plan, with ``num_shards`` and ``source_sha256`` added to its configuration.
+    Raises:
+      UsageError: There would be too many shards.
     """
     keys, ages, genders, sizes, given = zip(*items, strict=True)
     encoded = [os.fsencode(key) for key in keys]
@@ -123,44 +168,78 @@ def make(
     rows["key_length"] = lengths
     rows["key_offset"] = np.cumsum(lengths) - lengths
     rows["age"], rows["gender"] = ages, genders
-    rows["place"] = sharding.places_of(keys, seed=config["seed"])
-    rows["split"] = _splits(keys, given, config)
+    rows["place"] = sharding.places_of(keys, seed=config.splits.seed)
+    rows["split"] = _splits(keys, given, config.splits)
+    # Two keys at one place would make the order depend on the scan; keys break the tie.
+    order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
+    counts = _shard_counts(
+        rows["split"], np.array(sizes, np.int64), config.images, num_shards
+    )
+    rows = rows[order]
+    for number, split in enumerate(sharding.SPLITS):
+        inside = rows["split"] == number
+        rows["shard"][inside] = sharding.shards_of(rows["place"][inside], counts[split])
     listed = [
         b"%b %d %d %d %b\n" % (key, age, gender, size, (split or "").encode())
         for key, age, gender, size, split in zip(
             encoded, ages, genders, sizes, given, strict=True
         )
     ]
-    # Two keys at one place would make the order depend on the scan; keys break the tie.
-    order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
-    counts = _shard_counts(rows["split"], np.array(sizes, np.int64), config, num_shards)
-    rows = rows[order]
-    for number, split in enumerate(sharding.SPLITS):
-        inside = rows["split"] == number
-        rows["shard"][inside] = sharding.shards_of(rows["place"][inside], counts[split])
-    decided = {
-        **config,
-        "num_shards": counts,
-        "source_sha256": hashlib.sha256(b"".join(listed)).hexdigest(),
-    }
-    return Plan(rows, b"".join(encoded), decided, _tasks(rows, decided))
+    return Plan(
+        rows=rows,
+        keys=b"".join(encoded),
+        config=config,
+        num_shards=counts,
+        source_sha256=hashlib.sha256(b"".join(listed)).hexdigest(),
+        tasks=_tasks(rows, counts, config.format),
+    )
 
 
 def save(plan: Plan, directory: str) -> None:
-    """Writes the plan; its configuration last, by which it is known to be whole."""
-    files.write_atomic(os.path.join(directory, _ROWS), _rows_bytes(plan))
-    files.write_atomic(os.path.join(directory, _KEYS), plan.keys)
-    files.write_json(os.path.join(directory, _CONFIG), plan.config)
+    """Writes the plan; its JSON file last, so that one without it is not whole."""
+    files.write_atomic(os.path.join(directory, _ROWS_NAME), _rows_bytes(plan))
+    files.write_atomic(os.path.join(directory, _KEYS_NAME), plan.keys)
+    files.write_json(os.path.join(directory, CONFIG_NAME), plan.to_json())
 
 
 def is_saved(plan: Plan, directory: str) -> bool:
-    """Whether what `save` wrote lies there, every byte of it."""
+    """Whether rows and keys are stored in a directory, equal in every byte."""
     try:
-        rows = files.read_bytes(os.path.join(directory, _ROWS))
-        keys = files.read_bytes(os.path.join(directory, _KEYS))
+        rows = files.read_bytes(os.path.join(directory, _ROWS_NAME))
+        keys = files.read_bytes(os.path.join(directory, _KEYS_NAME))
     except FileNotFoundError:
         return False
     return keys == plan.keys and rows == _rows_bytes(plan)
+
+
+def load(directory: str) -> Plan:
+    """Maps a saved plan.
+
+    Raises:
+      UsageError: The directory has no plan.
+    """
+    stored = stored_json(directory)
+    if stored is None:
+        raise errors.UsageError(f"{directory} has no plan: run write_records again")
+    # Mapped and not read: all writer processes share one copy in memory.
+    rows = np.load(os.path.join(directory, _ROWS_NAME), mmap_mode="r")
+    return Plan(
+        rows=rows,
+        keys=files.read_bytes(os.path.join(directory, _KEYS_NAME)),
+        config=data_set_config.DataSetConfig.from_json(stored),
+        num_shards=stored["num_shards"],
+        source_sha256=stored["source_sha256"],
+        tasks=_tasks(rows, stored["num_shards"], stored["format"]),
+    )
+
+
+def stored_json(directory: str) -> dict[str, Any] | None:
+    """`Plan.to_json` of the plan in a directory; None if there is no whole plan."""
+    try:
+        with open(os.path.join(directory, CONFIG_NAME)) as f:
+            return json.load(f)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _rows_bytes(plan: Plan) -> bytes:
@@ -169,93 +248,86 @@ def _rows_bytes(plan: Plan) -> bytes:
     return rows.getvalue()
 
 
-def load(directory: str) -> Plan:
-    """Maps a saved plan."""
-    rows = np.load(os.path.join(directory, _ROWS), mmap_mode="r")
-    keys = files.read_bytes(os.path.join(directory, _KEYS))
-    config = stored_config(directory)
-    if config is None:
-        raise errors.UsageError(f"{directory} holds no plan: run write_records again")
-    return Plan(rows, keys, config, _tasks(rows, config))
-
-
-def stored_config(directory: str) -> dict[str, Any] | None:
-    """The configuration of the plan that lies there; None where none is whole."""
-    try:
-        with open(os.path.join(directory, _CONFIG)) as f:
-            return json.load(f)
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
-    """Photos with more faces than the limit, and how many they have."""
-    counts = collections.Counter(
-        photo for item in items if (photo := sharding.photo_id(item.key)) is not None
-    )
-    return {photo: count for photo, count in counts.items() if count > limit}
-
-
 def _splits(
-    keys: Sequence[str], given: Sequence[str | None], config: Mapping[str, Any]
+    keys: Sequence[str],
+    given: Sequence[str | None],
+    config: data_set_config.SplitConfig,
 ) -> np.ndarray:
     """Positions in `sharding.SPLITS`; one hash for all faces of a photo."""
     numbers: dict[str, int] = {}
     group = [
-        numbers.setdefault(sharding.group_key(key, config["split_by"]), len(numbers))
+        numbers.setdefault(sharding.group_key(key, config.split_by), len(numbers))
         for key in keys
     ]
     splits = sharding.splits_of(
         numbers,
-        seed=config["seed"],
-        test_fraction=config["test_fraction"],
-        validation_fraction=config["validation_fraction"],
+        seed=config.seed,
+        test_fraction=config.test_fraction,
+        validation_fraction=config.validation_fraction,
     )[group]
-    if any(given):
-        for row, split in enumerate(given):
-            if split is not None:
-                splits[row] = sharding.SPLITS.index(split)
+    for row, split in enumerate(given):
+        if split is not None:
+            splits[row] = sharding.SPLITS.index(split)
     return splits
 
 
 def _shard_counts(
     splits: np.ndarray,
     num_bytes: np.ndarray,
-    config: Mapping[str, Any],
+    images: data_set_config.ImageConfig,
     num_shards: int | None,
 ) -> dict[str, int]:
-    side = config["image_size"]
+    """Number of shards by split.
+
+    Args:
+      splits: ``[n]`` positions in `sharding.SPLITS`.
+      num_bytes: int64 ``[n]`` sizes of the source's files.
+      images: Decides how large the stored images are.
+      num_shards: Of the training split; None for a number that depends on the size.
+    """
+    largest = np.iinfo(schema.INDEX_DTYPE["shard"]).max
     counts: dict[str, int] = {}
-    in_train = max(1, int((splits == 0).sum()))
+    in_train = max(1, int((splits == sharding.SPLITS.index("train")).sum()))
     for number, split in enumerate(sharding.SPLITS):
-        examples = int((splits == number).sum())
-        if config["image_encoding"] == "original":
-            size = int(num_bytes[splits == number].sum())
-        elif config["image_encoding"] == "jpeg":
-            size = examples * side * side // 3  # About 2.7 bits a pixel at quality 95.
-        else:
-            size = examples * side * side * 3
+        inside = splits == number
+        examples = int(inside.sum())
         if num_shards is None:
+            size = _stored_bytes(examples, int(num_bytes[inside].sum()), images)
             few = min(_FEW_SHARDS, -(-examples // _FEW_EXAMPLES))
             counts[split] = max(-(-size // _TARGET_SHARD_BYTES), few)
         else:
             share = num_shards if split == "train" else num_shards * examples / in_train
             counts[split] = max(1, round(share)) if examples else 0
-        if counts[split] > np.iinfo(schema.INDEX_DTYPE["shard"]).max:
+        if counts[split] > largest:
             raise errors.UsageError(
-                f"{counts[split]} shards are too many; --num_shards takes up to 65535"
+                f"{counts[split]} shards are too many; --num_shards takes up to"
+                f" {largest}"
             )
     return counts
 
 
-def _tasks(rows: np.ndarray, config: Mapping[str, Any]) -> tuple[ShardTask, ...]:
+def _stored_bytes(
+    examples: int, source_bytes: int, images: data_set_config.ImageConfig
+) -> int:
+    """About how many bytes so many images take in the data set."""
+    pixels = examples * images.size * images.size
+    if images.encoding == "original":
+        return source_bytes
+    if images.encoding == "jpeg":
+        return pixels // 3  # About 2.7 bits a pixel at quality 95.
+    return pixels * 3
+
+
+def _tasks(
+    rows: np.ndarray, num_shards: dict[str, int], format: str
+) -> tuple[ShardTask, ...]:
     tasks: list[ShardTask] = []
     for number, split in enumerate(sharding.SPLITS):
-        total = config["num_shards"][split]
+        total = num_shards[split]
         start, stop = np.searchsorted(rows["split"], [number, number + 1])
         edges = np.searchsorted(rows["shard"][start:stop], np.arange(total + 1)) + start
         for shard in range(total):
-            name = sharding.shard_name("afad", split, shard, total, config["format"])
+            name = sharding.shard_name(DATA_SET_NAME, split, shard, total, format)
             first, last = int(edges[shard]), int(edges[shard + 1])
             tasks.append(ShardTask(len(tasks), split, shard, name, first, last))
     return tuple(tasks)

@@ -1,52 +1,50 @@
-"""Which of the images that a source lists are wanted, by flags and not by quality."""
+"""Which listed images the flags ask for: ages, crowded photos, published protocols."""
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
-from afad_tfdata.writing import plan, source
+from afad_tfdata.writing import data_set_config, plan, source
 
+# Published protocols often use these names.
+_SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
 _log = logging.getLogger(__name__)
 
 
 def select(
     listing: source.Listing,
+    config: data_set_config.SelectionConfig,
     *,
-    min_age: int,
-    max_age: int,
-    max_faces_per_photo: int,
     splits: Mapping[str, str] | None,
 ) -> tuple[list[source.Item], list[source.Rejection]]:
-    """Keeps what the flags ask for.
+    """Divides the listed images into those to write and those that flags leave out.
 
     Args:
       listing: From a scan.
-      min_age: Years, inclusive.
-      max_age: Years, inclusive.
-      max_faces_per_photo: Photos with more faces are left out whole; 0 for no limit.
-      splits: From `load_split_file`; images that it does not name are left out.
+      config: The flags.
+      splits: From `load_split_file`, which also gives the images their splits; images
+        that it does not name are left out.  None for no such file.
 
     Returns:
-      Items that stay, sorted by key, and the others with the flag that left them out.
+      The items to write, sorted by key, and the others with the flag that is the
+      reason.
     """
     if splits is not None:
         _warn_of_unmatched(listing, splits)
     items: list[source.Item] = []
     left_out: list[source.Rejection] = []
-    crowded = (
-        plan.crowded_photos(listing.items, max_faces_per_photo)
-        if max_faces_per_photo
-        else {}
-    )
+    limit = config.max_faces_per_photo
+    crowded = _crowded_photos(listing.items, limit) if limit else {}
     for item in listing.items:
         photo = sharding.photo_id(item.key) if crowded else None
-        if not min_age <= item.age <= max_age:
+        if not config.min_age <= item.age <= config.max_age:
             reason = f"age {item.age} is outside of --min_age and --max_age"
         elif photo in crowded:
             reason = f"photo {photo} has {crowded[photo]} faces: --max_faces_per_photo"
@@ -59,6 +57,14 @@ def select(
             continue
         left_out.append(source.Rejection(item.key, reason))
     return items, left_out
+
+
+def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
+    """Photos with more faces than the limit, and how many they have."""
+    counts = collections.Counter(
+        photo for item in items if (photo := sharding.photo_id(item.key)) is not None
+    )
+    return {photo: count for photo, count in counts.items() if count > limit}
 
 
 def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> None:
@@ -75,13 +81,20 @@ def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> No
 
 
 def load_split_file(path: str) -> dict[str, str]:
-    """Reads a published protocol: which path belongs to which split.
+    """Reads a published protocol, which says which path belongs to which split.
 
-    A CSV with the columns ``path`` and ``split``, or JSON: ``{path: split}`` or a list
-    of ``{"path":, "split":}``.  ``val`` and ``valid`` mean ``validation``.
+    It is a CSV with the columns ``path`` and ``split``, or JSON: ``{path: split}`` or a
+    list of ``{"path":, "split":}``.  ``val`` and ``valid`` mean ``validation``.
+
+    Args:
+      path: The file, local or remote.
+
+    Returns:
+      One of `sharding.SPLITS` by key.
 
     Raises:
-      UsageError: It cannot be read, or names another split.
+      UsageError: The file cannot be read, names another split, or names two splits for
+        one path.
     """
     try:
         text = files.read_bytes(path).decode("utf-8-sig")
@@ -106,10 +119,10 @@ def load_split_file(path: str) -> dict[str, str]:
     splits: dict[str, str] = {}
     for key, split in pairs:
         if isinstance(split, str):
-            split = {"val": "validation", "valid": "validation"}.get(split, split)
+            split = _SPLIT_ALIASES.get(split, split)
         if not isinstance(key, str) or split not in sharding.SPLITS:
             raise errors.UsageError(
-                f"--split_file={path} puts {key} into {split!r}; wanted one of"
+                f"--split_file={path} puts {key} into {split!r}; expected one of"
                 f" {', '.join(sharding.SPLITS)}"
             )
         if splits.setdefault(key, split) != split:
@@ -121,7 +134,7 @@ def load_split_file(path: str) -> dict[str, str]:
 
 
 def warn_of_missing_ages(work_plan: plan.Plan) -> None:
-    """Logs which splits lack ages that others have, as published protocols may."""
+    """Warns if a split lacks ages that other splits have, as in some protocols."""
     rows = work_plan.rows
     ages = {
         split: set(rows["age"][rows["split"] == number].tolist())

@@ -1,9 +1,9 @@
 """Where images come from: a tree filed as AGE/GENDER/IMAGE, or a CSV of labels.
 
-A scan lists every file once, in an order of its own, and looks at none: what a file is
-called decides its labels.  Files that are no images and never meant to be (hidden ones,
-``Thumbs.db``, ``README*``, lists of labels) are passed over and counted; everything
-else that cannot be used is rejected by name.
+A scan lists every file once, in the order of the keys, and opens none: the name of a
+file decides its labels.  Files that were never meant to be images (hidden files,
+``Thumbs.db``, ``README*``, lists of labels) are skipped and counted; every other file
+that cannot be used is rejected by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
-_PASSED_OVER = re.compile(
+_SKIPPED = re.compile(
     r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
 )
 _CSV_COLUMNS = ("path", "age", "gender")
@@ -34,7 +34,7 @@ class Item(NamedTuple):
       age: Years.
       gender: 0 or 1.
       num_bytes: Size of the file.
-      split: Given by a CSV; None if the hash decides.
+      split: From a CSV or a split file; None if the hash of the key decides.
     """
 
     key: str
@@ -62,28 +62,29 @@ class Listing:
 
     Attributes:
       root: Directory that the keys are relative to.
-      items: Images that may be used, sorted by key.
-      rejected: Files that cannot be, sorted by path.
-      passed_over: Number of files that are no images by their names.
-      parts: Of the archive that the images lie in; empty for a folder.
-      prefix: What the archive puts before every key.
+      items: Images that may be usable, sorted by key.
+      rejected: Files that cannot be used, sorted by path.
+      skipped: Number of files whose names say that they are not images; the manifest
+        calls it ``passed_over``.
+      parts: Files of the archive that contains the images; empty for a folder.
+      prefix: What precedes every key in the archive.
     """
 
     root: str
     items: list[Item]
     rejected: list[Rejection]
-    passed_over: int
+    skipped: int
     parts: tuple[str, ...] = ()
     prefix: str = ""
 
     @property
     def found(self) -> int:
-        """All files."""
-        return len(self.items) + len(self.rejected) + self.passed_over
+        """Number of all files, however they were classified."""
+        return len(self.items) + len(self.rejected) + self.skipped
 
 
 def parse_gender_codes(text: str) -> dict[str, int]:
-    """``111:male,112:female`` to ``{"111": 0, "112": 1}``.
+    """Parses ``111:male,112:female`` to ``{"111": 0, "112": 1}``.
 
     Labels are numbered in the order of the text; several codes may share a name.
 
@@ -118,11 +119,11 @@ def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
     which the file system names files.
 
     Raises:
-      UsageError: The root is no directory.
+      UsageError: The root is not a directory.
     """
     if not os.path.isdir(root):
         raise errors.UsageError(
-            f"--data_dir={root} is no directory: name the folder that holds"
+            f"--data_dir={root} is not a directory: name the folder that holds"
             " AGE/GENDER/IMAGE"
         )
     listing = Listing(root, [], [], 0)
@@ -140,16 +141,16 @@ def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
 def file_entry(
     listing: Listing, key: str, gender_codes: dict[str, int], num_bytes: int | None
 ) -> None:
-    """Adds one file to a listing: as an item, as rejected or as passed over.
+    """Adds one file to a listing: as an item, as rejected or as skipped.
 
     Args:
-      listing: What is listed so far.
+      listing: The listing so far.
       key: Path below the root.
       gender_codes: From `parse_gender_codes`.
-      num_bytes: Size of the file; None where there is none behind the name.
+      num_bytes: Size of the file; None if the name does not lead to a file.
     """
-    if _is_passed_over(key):
-        listing.passed_over += 1
+    if _is_skipped(key):
+        listing.skipped += 1
         return
     item = _tree_item(key, gender_codes, num_bytes)
     if isinstance(item, Item):
@@ -161,9 +162,11 @@ def file_entry(
 def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
     """Lists the images that a CSV names.
 
-    Its header names the columns ``path``, ``age``, ``gender`` and, optionally,
-    ``split``; paths are relative to `root`.  A gender is a code of ``--gender_codes``
-    or a class name's label.
+    Args:
+      path: The CSV.  Its header names the columns ``path``, ``age``, ``gender`` and,
+        optionally, ``split``.
+      root: Directory that the paths are relative to.
+      gender_codes: From `parse_gender_codes`; the column ``gender`` has these codes.
 
     Raises:
       UsageError: The file cannot be read or lacks a column.
@@ -195,7 +198,8 @@ def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
 
 
 def _walk(root: str, rejected: list[Rejection]) -> Iterator[tuple[os.DirEntry, str]]:
-    """Every file with its key; folders behind links are not entered."""
+    """Yields every file with its key; links to folders are not followed."""
+    # A list and no recursion: folders may be nested deeper than Python recurses.
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -219,11 +223,11 @@ def _walk(root: str, rejected: list[Rejection]) -> Iterator[tuple[os.DirEntry, s
                 yield entry, key
 
 
-def _is_passed_over(key: str) -> bool:
-    """Whether a file is no image by its name, or lies in a hidden folder."""
+def _is_skipped(key: str) -> bool:
+    """Whether a name says that this is not an image, or the folder is hidden."""
     if "/." in key or key.startswith("."):
         return True
-    return _PASSED_OVER.match(key, key.rfind("/") + 1) is not None
+    return _SKIPPED.match(key, key.rfind("/") + 1) is not None
 
 
 def _tree_item(
@@ -273,7 +277,11 @@ def _csv_item(
 
 @functools.lru_cache(4096)
 def _age(text: str) -> int | str:
-    """The age, or why it is none; few texts, each of many images."""
+    """The age, or the reason why the text is not an age.
+
+    Cached, since few texts occur for very many images.
+    """
+    # The length too: Python refuses to convert texts of thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         return f"age {text[:20]!r} is not a number"
     if int(text) > 150:

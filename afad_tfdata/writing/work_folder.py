@@ -1,4 +1,8 @@
-"""What an earlier run of the writer left: a data set, a plan, a lock, a mess."""
+"""The work directory: the plan and the lock of a data set that is being written.
+
+It is ``.work`` in the data set's directory.  A run that finds one continues there, if
+its own plan is the same; a finished data set has none.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,22 @@ from afad_tfdata.storage import schema
 from afad_tfdata.writing import plan
 
 WORK_NAME = ".work"
+# A killed writer's processes have the lock for a moment longer than the writer itself.
 LOCK_SECS = 5.0
+_LOCK_NAME = "lock"
 
 
 def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
-    """The finished data set that lies there, if it is the one that is asked for."""
+    """The manifest of the data set that the plan describes, if it is finished.
+
+    Raises:
+      UsageError: The directory has a finished data set of another configuration.
+      DataError: Its manifest is damaged, or a file is missing.
+    """
     if not os.path.exists(os.path.join(output_dir, schema.MANIFEST_NAME)):
         return None
     manifest = schema.load_manifest(output_dir)
-    refuse_other(output_dir, manifest.config, work_plan.config, "a finished data set")
+    refuse_other(output_dir, manifest.config, work_plan, "a finished data set")
     for split in manifest.splits.values():
         for part in (*split.shards, split.index):
             path = os.path.join(output_dir, part.name)
@@ -30,37 +41,45 @@ def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
                     f"{output_dir} has a manifest, but {part.name} is missing or of"
                     " another size: remove the directory and write it again"
                 )
+    # The writer may have been killed after the manifest and before this.
     remove_work(os.path.join(output_dir, WORK_NAME))
     return manifest
 
 
 def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
-    """Saves the plan, or checks that the one that lies there is the same.
+    """Saves the plan, or checks that the saved plan is the same.
 
     Raises:
-      UsageError: It is another one.
+      UsageError: The saved plan is of another configuration.
     """
-    stored = plan.stored_config(work_dir)
+    stored = plan.stored_json(work_dir)
     if stored is not None:
-        # What went through JSON once compares equal to what did.
-        wanted = json.loads(json.dumps(work_plan.config))
         directory = os.path.dirname(work_dir)
-        refuse_other(directory, stored, wanted, "an unfinished data set")
-    # Workers believe what lies there: a crash or a bad disk may have changed it.
+        refuse_other(directory, stored, work_plan, "an unfinished data set")
+    # Writer processes trust these files, and a crash or a bad disk may have changed
+    # them: every byte is compared.
     if stored is None or not plan.is_saved(work_plan, work_dir):
         plan.save(work_plan, work_dir)
 
 
 @contextlib.contextmanager
 def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
-    """Keeps a second writer out; writers of shard ranges share the directory.
+    """Keeps a second writer out of the directory.
 
-    Yields the lock's file descriptor.  A killed writer's processes hold it for a moment
-    longer, hence the patience.
+    Args:
+      work_dir: Work directory; it is created.
+      shared: Whether other writers that say so may work there at the same time: those
+        that write different shard ranges.
+
+    Yields:
+      The lock's file descriptor, for processes that must have the lock as well.
+
+    Raises:
+      UsageError: Another writer has the lock for longer than `LOCK_SECS`.
     """
     try:
         held = locks.FileLock(
-            os.path.join(work_dir, "lock"), shared=shared, wait_secs=LOCK_SECS
+            os.path.join(work_dir, _LOCK_NAME), shared=shared, wait_secs=LOCK_SECS
         )
     except BlockingIOError as error:
         raise errors.UsageError(
@@ -73,8 +92,12 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
 
 
 def remove_work(work_dir: str) -> None:
-    """Removes what a finished data set no longer needs, the plan and lock last."""
-    last = ("plan.json", "lock")
+    """Removes what a finished data set does not need, the plan and the lock last.
+
+    While the lock exists a second writer waits, and while the plan exists a writer
+    that continues knows what the rest belongs to.
+    """
+    last = (plan.CONFIG_NAME, _LOCK_NAME)
     try:
         for name in os.listdir(work_dir):
             if name not in last:
@@ -83,13 +106,25 @@ def remove_work(work_dir: str) -> None:
             files.remove_if_there(os.path.join(work_dir, name))
         os.rmdir(work_dir)
     except OSError:
-        pass  # Another process is looking at it; the next run removes the rest.
+        pass  # Another process uses the directory; the next run removes the rest.
 
 
 def refuse_other(
-    directory: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
+    directory: str, stored: Mapping[str, Any], work_plan: plan.Plan, what: str
 ) -> None:
-    """Raises `UsageError` where two configurations differ, naming the fields."""
+    """Refuses to continue a data set of another configuration.
+
+    Args:
+      directory: The data set's directory, for the message.
+      stored: `plan.Plan.to_json` of the data set that is there.
+      work_plan: The plan of this run.
+      what: The state of the stored data set, for the message.
+
+    Raises:
+      UsageError: They differ; the message names the options.
+    """
+    # Through JSON, as the stored values went: a tuple becomes a list.
+    wanted = json.loads(json.dumps(work_plan.to_json()))
     names = sorted({*stored, *wanted})
     differing = [n for n in names if stored.get(n) != wanted.get(n)]
     if differing:

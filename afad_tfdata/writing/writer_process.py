@@ -1,12 +1,17 @@
-"""A writer's worker: ``python -m afad_tfdata.writing.writer_process PARENT``.
+"""A writer process: ``python -m afad_tfdata.writing.writer_process PARENT``.
 
-Its standard input is a socket.  First comes the writer's lock, which it holds from then
-on; then a line of JSON, ``[root, work_dir]``; then shard numbers, one a line.  It
-answers on standard output with lines of JSON: ``{"images": n}`` while it works,
-``{"shard": number}`` when a shard is done, ``{"error": text}`` when it cannot go on.
-A plain process and not a fork: it holds numpy and the decode library only, whatever the
-caller has loaded.  It ends when its parent does: what it would write then is for the
-next run to write.
+Its standard input is a socket, on which the parent sends
+
+1. the writer's lock, which the process has from then on, until it ends;
+2. a line of JSON, ``[root, work_dir]``;
+3. the numbers of shards, one a line.
+
+It answers on standard output with lines of JSON: ``{"images": n}`` while it works,
+``{"shard": number}`` after each shard, and ``{"error": text}`` before it gives up.
+
+It is a new process and not a fork, so that it loads only numpy and the library that
+decodes, whatever its parent has loaded.  It ends when its parent does: the next run
+writes what is missing.
 """
 
 from __future__ import annotations
@@ -18,25 +23,27 @@ import sys
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.writing import plan, shard_writer
+from afad_tfdata.writing import payloads, plan
 
-# The byte that the lock comes with.
-LOCK = b"L"
+# A file descriptor can only be sent together with at least one byte.
+LOCK_BYTE = b"L"
 
 
 def main(argv: list[str]) -> int:
-    """Serves shards until its input ends."""
+    """Writes payloads until its input ends; returns the exit status."""
     parent = int(argv[0])
-    shard_writer.prepare()
+    payloads.prepare()
     channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
-    # The lock that comes here is held by being open, until this process ends.
-    if socket.recv_fds(channel, len(LOCK), 1)[0] != LOCK:
+    # The descriptor that comes here stays open, and with it the lock is held, until
+    # this process ends.
+    if socket.recv_fds(channel, len(LOCK_BYTE), 1)[0] != LOCK_BYTE:
         return 0  # There was nothing to write.
     lines = channel.makefile()
     root, directory = json.loads(lines.readline())
     work_plan = plan.load(directory)
 
-    def say(**value: Any) -> None:
+    def send(**value: Any) -> None:
+        # A killed parent leaves its children to another process.
         if os.getppid() != parent:
             os._exit(1)
         try:
@@ -45,22 +52,23 @@ def main(argv: list[str]) -> int:
             os._exit(1)
 
     for line in lines:
-        say(images=0)
+        send(images=0)
         task = work_plan.tasks[int(line)]
         try:
-            shard_writer.write_payload(
-                root, work_plan, task, directory, lambda count: say(images=count)
+            payloads.write(
+                root, work_plan, task, directory, lambda count: send(images=count)
             )
         except errors.AfadError as error:
-            say(error=str(error))
+            send(error=str(error))
             return error.exit_status
         except MemoryError:
-            say(error=f"a worker ran out of memory in {task.name}")
+            send(error=f"a writer process ran out of memory in {task.name}")
             return 1
-        except Exception as error:  # A library that does not load, say.
-            say(error=f"a worker failed in {task.name}: {errors.one_line(repr(error))}")
+        except Exception as error:  # For example a library that cannot be loaded.
+            reason = errors.one_line(repr(error))
+            send(error=f"a writer process failed in {task.name}: {reason}")
             return 1
-        say(shard=task.number)
+        send(shard=task.number)
     return 0
 
 

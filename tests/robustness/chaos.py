@@ -43,12 +43,11 @@ import keras  # noqa: F401
 import matplotlib.backends.backend_agg  # noqa: F401
 import tensorflow as tf  # noqa: F401
 
-from afad_tfdata import records
 from afad_tfdata.common import preemption
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints
-from afad_tfdata.writing import inspection
+from afad_tfdata.writing import inspection, rejections
 from tests.robustness import chaos_faults
 
 NUM_FACES, NUM_PREDICTED = 96, 8
@@ -649,7 +648,7 @@ def _accept_less(trial: Trial) -> None:
         if faults := inspection.verify(directory):
             raise Wrong(f"written with faults: {faults}")
         manifest = schema.load_manifest(directory)
-        with open(os.path.join(directory, records.REJECTED_NAME)) as f:
+        with open(os.path.join(directory, rejections.FILE_NAME)) as f:
             named = len(f.readlines())
         counts = manifest.found, manifest.written + manifest.passed_over + named
         if counts[0] != counts[1] or named != manifest.rejected:

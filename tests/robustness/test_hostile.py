@@ -327,7 +327,7 @@ def test_a_damaged_plan_is_written_again(tmp_path):
         path.write_bytes(content)
         write(tree, out, num_workers=2)
         assert digests(out) == digests(tmp_path / "wanted")
-    assert not plan.stored_config(str(tmp_path))
+    assert not plan.stored_json(str(tmp_path))
 
 
 def test_changed_values_are_noticed(tmp_path):

@@ -42,5 +42,5 @@ def test_options_that_beam_refuses_are_one_line(sample_tree, tmp_path):
             runner="beam",
             beam_options="--runner=NoSuchRunner",
         )
-    with pytest.raises(errors.UsageError, match="goes with --runner=beam"):
+    with pytest.raises(errors.UsageError, match="only be used with --runner=beam"):
         write(sample_tree, tmp_path / "out", beam_options="--x=1")

@@ -62,7 +62,7 @@ def test_flips_and_cuts_are_found_and_named(kind, request, tmp_path):
             damaged = content[: int(rng.integers(len(content)))]
         with open(path, "wb") as f:
             f.write(damaged)
-        faults = inspection.verify(directory, num_workers=1)
+        faults = inspection.verify(directory, num_threads=1)
         if name == "mean.json" and _same_json(content, damaged):
             assert not faults
         else:
@@ -93,11 +93,11 @@ def test_one_bad_record_is_named_by_position_and_path(sample_records, tmp_path):
     assert (whole.file, whole.record) == (name, None)
     assert (record.file, record.record) == (name, 4)
     assert record.key.startswith(f"{row['age']}/") and record.key.endswith(".jpg")
-    report = inspection.inspect_records(
+    result = inspection.inspect_records(
         inspection.InspectConfig(records_dir=directory, verify=True)
     )
-    assert report.faults == [whole, record]
-    assert f"{name}, record 4 ({record.key})" in report.text
+    assert result.faults == [whole, record]
+    assert f"{name}, record 4 ({record.key})" in result.summary
 
 
 def test_missing_files_are_named(hdf5_records, tmp_path):
@@ -109,16 +109,16 @@ def test_missing_files_are_named(hdf5_records, tmp_path):
     assert "No such file" in faults[0].fault
 
 
-def test_report_counts_what_is_there(sample_records, tmp_path):
+def test_the_summary_counts_what_is_there(sample_records, tmp_path):
     histogram, sheet = tmp_path / "ages.png", tmp_path / "faces.png"
     config = inspection.InspectConfig(
         records_dir=sample_records, histogram=str(histogram), sheet=str(sheet)
     )
-    report = inspection.inspect_records(config)
+    result = inspection.inspect_records(config)
     manifest = schema.load_manifest(sample_records)
     for split in manifest.splits.values():
-        assert f"{split.num_examples:,}" in report.text
-    assert f"found {manifest.found} = written {manifest.written}" in report.text
+        assert f"{split.num_examples:,}" in result.summary
+    assert f"found {manifest.found} = written {manifest.written}" in result.summary
     assert histogram.read_bytes().startswith(b"\x89PNG")
     assert sheet.read_bytes().startswith(b"\x89PNG")
 

@@ -20,7 +20,7 @@ import pytest
 from afad_tfdata import __version__, records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import inspection, work_folder
+from afad_tfdata.writing import finish, inspection, rejections, work_folder
 from tests import bad_files
 
 
@@ -38,7 +38,7 @@ def digests(directory) -> dict[str, str]:
 
 
 def rejected(directory) -> dict[str, str]:
-    lines = (pathlib.Path(directory) / records.REJECTED_NAME).read_text().splitlines()
+    lines = (pathlib.Path(directory) / rejections.FILE_NAME).read_text().splitlines()
     return {row["path"]: row["reason"] for row in map(json.loads, lines)}
 
 
@@ -103,7 +103,7 @@ def test_shard_ranges_make_the_same_data_set(sample_tree, tmp_path):
         assert not (out / schema.MANIFEST_NAME).exists()
     write(sample_tree, out)
     assert digests(tmp_path / "one") == digests(out)
-    with pytest.raises(errors.UsageError, match="must lie within 0:"):
+    with pytest.raises(errors.UsageError, match="must be within 0:"):
         write(sample_tree, tmp_path / "bad", shard_range="0:99")
 
 
@@ -135,7 +135,7 @@ def test_killed_and_started_again(format, sample_tree, tmp_path):
 def test_a_torn_payload_is_written_again(sample_tree, tmp_path, monkeypatch):
     write(sample_tree, tmp_path / "one")
     out = tmp_path / "torn"
-    monkeypatch.setattr(records, "_finish", lambda *arguments: _stop())
+    monkeypatch.setattr(finish, "finish", lambda *arguments, **named: _stop())
     with pytest.raises(KeyboardInterrupt):
         write(sample_tree, out)
     monkeypatch.undo()
@@ -152,7 +152,7 @@ def _stop():
     raise KeyboardInterrupt
 
 
-def test_found_is_written_and_rejected_and_passed_over(sample_tree, tmp_path):
+def test_found_is_written_and_rejected_and_skipped(sample_tree, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(sample_tree, tree)
     expected = bad_files.seed_tree(str(tree))
@@ -463,7 +463,7 @@ def test_a_full_disk_is_one_error_and_is_continued(format, sample_tree, tmp_path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"data_dir": "/no/such/folder"}, "is no directory"),
+        ({"data_dir": "/no/such/folder"}, "is not a directory"),
         ({"data_dir": "EMPTY"}, "no image to write.*no file at all"),
         ({"data_dir": "", "labels_csv": "/no.csv"}, "cannot read --labels_csv"),
         ({"data_dir": ""}, "--data_dir is missing"),
@@ -476,8 +476,8 @@ def test_a_full_disk_is_one_error_and_is_continued(format, sample_tree, tmp_path
         ({"test_fraction": 1.0}, "--test_fraction is a share"),
         ({"gender_codes": "111:male"}, "--gender_codes takes CODE:NAME pairs"),
         ({"shard_range": "1-2"}, "--shard_range takes A:B"),
-        ({"min_age": 40, "max_age": 20}, "--max_age must lie between 40"),
-        ({"image_size": 0}, "--image_size must lie between"),
+        ({"min_age": 40, "max_age": 20}, "--max_age must be between 40"),
+        ({"image_size": 0}, "--image_size must be between"),
         ({"split_file": "/no.json"}, "cannot read --split_file"),
     ],
 )

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.images import codec
 from afad_tfdata.storage import remote, schema
 from afad_tfdata.writing import (
     inspection,
     payloads,
-    shard_writer,
+    rejections,
+    runners,
     source,
     work_folder,
 )
@@ -71,8 +71,8 @@ def test_a_shard_without_its_spool_is_an_error_and_no_rejection(tmp_path, monkey
     parts.mkdir()
     with tarfile.open(parts / "faces.tar", "w") as tar:
         tar.add(tree, arcname="faces")
-    monkeypatch.setattr(payloads.archive, "spool", lambda *arguments: None)
-    with pytest.raises(errors.UsageError, match="the spool .* is gone"):
+    monkeypatch.setattr(runners.archive, "spool", lambda *arguments: None)
+    with pytest.raises(errors.UsageError, match="the spool .* is missing"):
         write(parts, tmp_path / "out")
 
 
@@ -85,7 +85,7 @@ def test_two_writers_at_the_same_shards_of_an_archive(tmp_path):
     work = tmp_path / "out" / work_folder.WORK_NAME
     work.mkdir(parents=True)
     name = "afad-train.tfrecord-00000-of-00003"
-    with shard_writer.locked(str(work / f"{name}.spool")):
+    with payloads.locked(str(work / f"{name}.spool")):
         with pytest.raises(errors.UsageError, match="another process is writing"):
             write(parts, tmp_path / "out", shard_range="0:1")
 
@@ -161,10 +161,10 @@ def test_mended_files_are_looked_at_again(tmp_path):
 
 def test_output_inside_of_the_source_is_refused(tmp_path):
     tree = _tree(tmp_path / "tree")
-    with pytest.raises(errors.UsageError, match="lies in --data_dir"):
+    with pytest.raises(errors.UsageError, match="is inside of --data_dir"):
         write(tree, tree / "records")
     (tmp_path / "link").symlink_to(tree)
-    with pytest.raises(errors.UsageError, match="lies in --data_dir"):
+    with pytest.raises(errors.UsageError, match="is inside of --data_dir"):
         write(tree, tmp_path / "link" / "records")
 
 
@@ -256,7 +256,7 @@ def test_names_that_are_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"train": ["15/111/0-0.jpg"]}', "wanted one of train"),
+        ('{"train": ["15/111/0-0.jpg"]}', "expected one of train"),
         (
             '[{"path": "a", "split": "train"}, {"path": "a", "split": "test"}]',
             "one split",
@@ -305,7 +305,7 @@ def test_scans_of_odd_trees(tmp_path):
     (tree / "22/111/.ipynb_checkpoints/copy.jpg").write_bytes(_face(1))
     (tree / "30").symlink_to(tree / "20")
     listing = source.scan_tree(str(tree), {"111": 0, "112": 1})
-    assert listing.passed_over == 1 and len(listing.items) == 24
+    assert listing.skipped == 1 and len(listing.items) == 24
     assert listing.rejected == [("30", "a link to a folder: links are not followed")]
     (tree / "30").unlink()
     parts = tmp_path / "parts"
@@ -351,7 +351,7 @@ def test_manifest_names_stay_the_api(sample_records):
         "afad-train.tfrecord-00000-of-00003"
     )
     assert manifest.splits["train"].index.name == "afad-train.index.npy"
-    assert records.REJECTED_NAME == "rejected.jsonl"
+    assert rejections.FILE_NAME == "rejected.jsonl"
 
 
 @pytest.mark.parametrize("mebibytes", [64, 89, 110])

@@ -1,0 +1,176 @@
+"""The options that decide the bytes of a data set, in parts for those that read them.
+
+They are in the writer's plan and in the manifest, as one flat JSON object whose names
+are those of the flags.  What does not decide bytes (number of processes, paths, limits
+on rejected files) is in `config.WriteConfig` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig:
+    """What decides the stored bytes of one image, and whether it can be used.
+
+    Attributes:
+      encoding: One of `schema.ENCODINGS`.
+      size: Side in pixels of ``jpeg`` and ``raw`` images and of the channel means.
+      jpeg_quality: 1 to 100 for ``jpeg``, None for other encodings.
+      max_pixels: Largest height times width.
+      max_file_bytes: Largest file.
+    """
+
+    encoding: str
+    size: int
+    jpeg_quality: int | None
+    max_pixels: int
+    max_file_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """What decides an image's split and its place in it.
+
+    Attributes:
+      seed: Salts the hashes of keys.
+      split_by: ``photo`` or ``image``.
+      test_fraction: Share of all images.
+      validation_fraction: Share of the images that are not in ``test``.
+    """
+
+    seed: int
+    split_by: str
+    test_fraction: float
+    validation_fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """Which images are written, by their names alone.
+
+    Attributes:
+      min_age: Years, inclusive.
+      max_age: Years, inclusive.
+      max_faces_per_photo: Photos with more faces are left out; 0 for no limit.
+    """
+
+    min_age: int
+    max_age: int
+    max_faces_per_photo: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Hdf5Config:
+    """What decides the form of HDF5 shards, and of nothing else.
+
+    Attributes:
+      labels: The label that the link ``labels`` points to, one of `hdf5.LABELS`.
+      dtype: Type of the pixels, one of `hdf5.DTYPES`.
+      channels: Position of the channel axis, one of `hdf5.CHANNELS`.
+      compression: One of `hdf5.COMPRESSIONS`.
+    """
+
+    labels: str
+    dtype: str
+    channels: str
+    compression: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSetConfig:
+    """Everything that decides the bytes of a data set, its source apart.
+
+    Attributes:
+      format: One of `schema.FORMATS`.
+      images: For the code that reads and stores one image.
+      splits: For the plan.
+      selection: For the scan.
+      gender_codes: As `source.parse_gender_codes` takes it.
+      duplicates: One of `duplicate_images.DUPLICATES`.
+      conflicts: One of `duplicate_images.CONFLICTS`.
+      split_file: Whether a published protocol decided the splits.
+      hdf5: For the code that writes HDF5 shards; None for TFRecord.
+    """
+
+    format: str
+    images: ImageConfig
+    splits: SplitConfig
+    selection: SelectionConfig
+    gender_codes: str
+    duplicates: str
+    conflicts: str
+    split_file: bool
+    hdf5: Hdf5Config | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object, whose names and order are those of every manifest."""
+        value: dict[str, Any] = {
+            "format": self.format,
+            "image_size": self.images.size,
+            "test_fraction": self.splits.test_fraction,
+            "validation_fraction": self.splits.validation_fraction,
+            "split_by": self.splits.split_by,
+            "seed": self.splits.seed,
+            **dataclasses.asdict(self.selection),
+            "gender_codes": self.gender_codes,
+            "duplicates": self.duplicates,
+            "conflicts": self.conflicts,
+            "max_pixels": self.images.max_pixels,
+            "max_file_bytes": self.images.max_file_bytes,
+        }
+        # Options without a meaning for this format are left out, so that data sets do
+        # not differ in them.
+        if self.hdf5 is not None:
+            value |= {
+                "hdf5_labels": self.hdf5.labels,
+                "hdf5_dtype": self.hdf5.dtype,
+                "hdf5_channels": self.hdf5.channels,
+                "hdf5_compression": self.hdf5.compression,
+            }
+        if self.images.jpeg_quality is not None:
+            value["jpeg_quality"] = self.images.jpeg_quality
+        value["image_encoding"] = self.images.encoding
+        value["split_file"] = self.split_file
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DataSetConfig:
+        """The inverse of `to_json`; names that it does not know are ignored."""
+        hdf5 = None
+        if value["format"] == "hdf5":
+            hdf5 = Hdf5Config(
+                labels=value["hdf5_labels"],
+                dtype=value["hdf5_dtype"],
+                channels=value["hdf5_channels"],
+                compression=value["hdf5_compression"],
+            )
+        return cls(
+            format=value["format"],
+            images=ImageConfig(
+                encoding=value["image_encoding"],
+                size=value["image_size"],
+                jpeg_quality=value.get("jpeg_quality"),  # Of ``jpeg`` images only.
+                max_pixels=value["max_pixels"],
+                max_file_bytes=value["max_file_bytes"],
+            ),
+            splits=SplitConfig(
+                seed=value["seed"],
+                split_by=value["split_by"],
+                test_fraction=value["test_fraction"],
+                validation_fraction=value["validation_fraction"],
+            ),
+            selection=SelectionConfig(
+                min_age=value["min_age"],
+                max_age=value["max_age"],
+                max_faces_per_photo=value["max_faces_per_photo"],
+            ),
+            gender_codes=value["gender_codes"],
+            duplicates=value["duplicates"],
+            conflicts=value["conflicts"],
+            split_file=value["split_file"],
+            hdf5=hdf5,
+        )

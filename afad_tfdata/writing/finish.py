@@ -1,0 +1,209 @@
+"""The last part of writing: from the payloads to everything but the manifest file.
+
+Shards and indexes come first, since the means, the counts and the pictures are of what
+is in them.  The caller writes the manifest that `finish` returns: without that file
+there is no data set.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.storage import schema, sharding, tfds_metadata
+from afad_tfdata.writing import (
+    data_set_config,
+    dataset_pictures,
+    payloads,
+    plan,
+    shard_writer,
+    source,
+)
+
+_SHEET_FACES, _SHEET_COLUMNS = 40, 10
+
+
+def finish(
+    work_plan: plan.Plan,
+    found: Sequence[payloads.Payload],
+    keep: Sequence[np.ndarray],
+    *,
+    listing: source.Listing,
+    num_rejected: int,
+    work_dir: str,
+    output_dir: str,
+    num_threads: int,
+) -> schema.Manifest:
+    """Writes every file of the data set but its manifest and the writer's log.
+
+    Args:
+      work_plan: The plan.
+      found: The payloads of all shards.
+      keep: bool ``[n]`` for each shard: which of its records stay.
+      listing: The scan, for the numbers of files.
+      num_rejected: Number of files that are not written, for whatever reason.
+      work_dir: Directory of the payloads.
+      output_dir: The data set's directory.
+      num_threads: Shards that are written at a time.
+
+    Returns:
+      The manifest, which the caller writes last.
+
+    Raises:
+      UsageError: The training split is empty, or the disk is full.
+      DataError: The numbers of files do not add up.
+    """
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        shards = list(
+            pool.map(
+                lambda task, payload, kept: shard_writer.write(
+                    work_plan,
+                    task,
+                    payload,
+                    kept,
+                    work_dir=work_dir,
+                    output_dir=output_dir,
+                ),
+                work_plan.tasks,
+                found,
+                keep,
+            )
+        )
+    config = work_plan.config
+    manifest = schema.Manifest(
+        name=plan.DATA_SET_NAME,
+        format=config.format,
+        image_encoding=config.images.encoding,
+        image_size=config.images.size,
+        config=work_plan.to_json(),
+        class_names=source.class_names(config.gender_codes),
+        gender_codes=source.parse_gender_codes(config.gender_codes),
+        resize={
+            "method": "bilinear",
+            "half_pixel_centers": True,
+            # The input pipeline resizes original images, and it does not antialias.
+            "antialias": config.images.encoding != "original",
+        },
+        pixel=_pixel(config),
+        mean=_mean(work_plan, found, keep),
+        found=listing.found,
+        written=sum(int(kept.sum()) for kept in keep),
+        rejected=num_rejected,
+        passed_over=listing.skipped,
+        splits=_write_indexes(output_dir, work_plan, shards),
+    )
+    _check_numbers(manifest)
+    _write_companions(output_dir, manifest)
+    return manifest
+
+
+def _check_numbers(manifest: schema.Manifest) -> None:
+    """Nothing is lost silently: every file that was found is accounted for."""
+    if manifest.written + manifest.rejected + manifest.passed_over != manifest.found:
+        raise errors.DataError(
+            f"counts do not add up: {manifest.found} files were found,"
+            f" {manifest.written} written, {manifest.rejected} rejected and"
+            f" {manifest.passed_over} skipped; did the source change in the meantime?"
+        )
+
+
+def _mean(
+    work_plan: plan.Plan,
+    found: Sequence[payloads.Payload],
+    keep: Sequence[np.ndarray],
+) -> dict[str, float]:
+    """Channel means of the training split in [0, 255].
+
+    From integer sums, so that they do not depend on the order of the images.
+    """
+    total, count = [0, 0, 0], 0
+    for task, payload, kept in zip(work_plan.tasks, found, keep, strict=True):
+        if task.split == "train":
+            sums = payload.sums[kept].sum(axis=0, dtype=np.uint64)
+            total = [a + int(b) for a, b in zip(total, sums, strict=True)]
+            count += int(kept.sum())
+    if not count:
+        raise errors.UsageError(
+            "the training split is empty: there are too few images for these fractions;"
+            " lower --test_fraction and --validation_fraction"
+        )
+    pixels = count * work_plan.config.images.size**2
+    return {name: value / pixels for name, value in zip("RGB", total, strict=True)}
+
+
+def _pixel(config: data_set_config.DataSetConfig) -> dict[str, str]:
+    """The manifest's description of raw pixels; empty for encoded images."""
+    if config.images.encoding != "raw":
+        return {}
+    if config.hdf5 is None:
+        return {"dtype": "uint8", "channels": "last", "compression": "none"}
+    return {
+        "dtype": config.hdf5.dtype,
+        "channels": config.hdf5.channels,
+        "compression": config.hdf5.compression,
+    }
+
+
+def _write_indexes(
+    directory: str, work_plan: plan.Plan, shards: Sequence[shard_writer.Written]
+) -> dict[str, schema.Split]:
+    """Writes the index of each split; the splits as the manifest describes them."""
+    class_names = source.class_names(work_plan.config.gender_codes)
+    splits = {}
+    for split in sharding.SPLITS:
+        mine = [
+            shard
+            for task, shard in zip(work_plan.tasks, shards, strict=True)
+            if task.split == split
+        ]
+        # A split without shards has an index without rows.
+        index = np.concatenate(
+            [np.zeros(0, schema.INDEX_DTYPE), *(shard.rows for shard in mine)]
+        )
+        content = io.BytesIO()
+        np.save(content, index)
+        name = sharding.index_name(plan.DATA_SET_NAME, split)
+        path = os.path.join(directory, name)
+        files.write_atomic(path, content.getvalue())
+        splits[split] = schema.Split(
+            num_examples=len(index),
+            shards=tuple(shard.shard for shard in mine),
+            index=schema.Shard(
+                name, len(index), os.path.getsize(path), files.sha256(path)
+            ),
+            counts=_counts(index, class_names),
+        )
+    return splits
+
+
+def _counts(index: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Numbers of examples by class name and age."""
+    counts: dict[str, dict[str, int]] = {}
+    for label, class_name in enumerate(class_names):
+        ages = Counter(index["age"][index["gender"] == label].tolist())
+        counts[class_name] = {str(age): ages[age] for age in sorted(ages)}
+    return counts
+
+
+def _write_companions(directory: str, manifest: schema.Manifest) -> None:
+    """Writes the files next to the shards, for people and for other programs."""
+    files.write_json(os.path.join(directory, schema.MEAN_NAME), manifest.mean)
+    if manifest.format == "tfrecord":  # TensorFlow Datasets does not read HDF5.
+        tfds_metadata.write(directory, manifest)
+    dataset_pictures.draw_histogram(
+        os.path.join(directory, dataset_pictures.HISTOGRAM_NAME), manifest
+    )
+    dataset_pictures.draw_sample(
+        os.path.join(directory, dataset_pictures.SHEET_NAME),
+        directory,
+        manifest,
+        "train",
+        count=_SHEET_FACES,
+        columns=_SHEET_COLUMNS,
+    )

@@ -1,0 +1,283 @@
+"""What runs the tasks that write payloads: processes of this machine, or Apache Beam.
+
+Both call `payloads.write` for each shard, so the bytes are the same.  On Beam, and so
+on Dataflow, Flink or Spark, source and output must be on a file system that all of
+Beam's processes can reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from afad_tfdata.common import errors, progress
+from afad_tfdata.writing import archive, payloads, plan, source, writer_pool
+
+
+class Runner(Protocol):
+    """A context manager that runs shard tasks, once."""
+
+    def __enter__(self) -> Runner:
+        """Starts what can be started before there is anything to write."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends what `__enter__` started."""
+
+    def run(
+        self,
+        root: str,
+        work_plan: plan.Plan,
+        tasks: Sequence[plan.ShardTask],
+        directory: str,
+        *,
+        lock_fd: int,
+        num_done: int,
+    ) -> None:
+        """Writes the payloads of these shards.
+
+        Args:
+          root: Directory of the source; empty for an archive, whose images are spooled.
+          work_plan: Saved in `directory`.
+          tasks: The shards.
+          directory: The work directory.
+          lock_fd: The writer's lock, which every process that writes must have.
+          num_done: Images that an earlier run has written, for the progress.
+
+        Raises:
+          UsageError: The runner could not finish; the next run continues.
+        """
+
+
+class LocalRunner:
+    """Runs tasks in processes of this machine.
+
+    Args:
+      num_processes: With 1 the tasks run in this process.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self._pool = writer_pool.WriterPool(num_processes)
+
+    def __enter__(self) -> LocalRunner:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.stop()
+
+    def run(
+        self,
+        root: str,
+        work_plan: plan.Plan,
+        tasks: Sequence[plan.ShardTask],
+        directory: str,
+        *,
+        lock_fd: int,
+        num_done: int,
+    ) -> None:
+        """See `Runner.run`."""
+        total = num_done + num_images(tasks)
+        with progress.Progress(total, "writing", initial=num_done) as bar:
+            self._pool.run(
+                root,
+                work_plan,
+                tasks,
+                directory,
+                lock_fd=lock_fd,
+                progress=bar.update,
+            )
+
+
+class BeamRunner:
+    """Runs tasks on Apache Beam.
+
+    Args:
+      options: Of the Beam pipeline, such as
+        ``--runner=DirectRunner --direct_num_workers=2``.
+    """
+
+    def __init__(self, options: str) -> None:
+        self._options = options
+
+    def __enter__(self) -> BeamRunner:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def run(
+        self,
+        root: str,
+        work_plan: plan.Plan,
+        tasks: Sequence[plan.ShardTask],
+        directory: str,
+        *,
+        lock_fd: int,
+        num_done: int,
+    ) -> None:
+        """See `Runner.run`; Beam's processes load the plan and have no lock."""
+        del work_plan, lock_fd, num_done
+        beam = errors.require("apache_beam", extra="beam", purpose="--runner=beam")
+        pipeline_options = errors.require(
+            "apache_beam.options.pipeline_options",
+            extra="beam",
+            purpose="--runner=beam",
+        )
+        if not tasks:
+            return
+        numbers = [task.number for task in tasks]
+        write = _WriteShard(root, directory)
+        try:
+            options = pipeline_options.PipelineOptions(shlex.split(self._options))
+            with beam.Pipeline(options=options) as pipeline:
+                (
+                    pipeline
+                    | "shards" >> beam.Create(numbers)
+                    # Otherwise Beam may fuse the steps and write all shards in one
+                    # process.
+                    | "spread" >> beam.Reshuffle()
+                    | "write" >> beam.Map(write)
+                )
+        except errors.AfadError:
+            raise
+        except Exception as error:  # Beam wraps what its processes raise.
+            raise errors.UsageError(
+                f"Beam could not write the shards: {_reason(error)}; run the same"
+                " command again: it continues"
+            ) from error
+
+
+class _WriteShard:
+    """Writes one shard's payload; picklable, and loads the plan once in a process."""
+
+    def __init__(self, root: str, directory: str) -> None:
+        self._root, self._directory = root, directory
+        self._plan: plan.Plan | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the plan: megabytes that each process can map itself.
+        return {"_root": self._root, "_directory": self._directory, "_plan": None}
+
+    def __call__(self, number: int) -> int:
+        if self._plan is None:
+            self._plan = plan.load(self._directory)
+        task = self._plan.tasks[number]
+        payloads.write(
+            self._root, self._plan, task, self._directory, lambda count: None
+        )
+        return number
+
+
+def _reason(error: Exception) -> str:
+    """The package's own error inside of Beam's, if there is one."""
+    text = str(error)
+    for line in text.splitlines():
+        if "errors.UsageError:" in line:
+            return line.split("errors.UsageError:")[1].strip()
+    return errors.one_line(text)
+
+
+def start(name: str, *, num_processes: int, beam_options: str) -> Runner:
+    """The runner that ``--runner`` names, with its processes started.
+
+    Args:
+      name: One of `config.RUNNERS`.
+      num_processes: Of the local runner.
+      beam_options: Of the Beam runner.
+
+    Raises:
+      UsageError: A process could not be started.
+    """
+    if name == "beam":
+        return BeamRunner(beam_options)
+    return LocalRunner(num_processes)
+
+
+def write_payloads(
+    runner: Runner,
+    listing: source.Listing,
+    work_plan: plan.Plan,
+    tasks: Sequence[plan.ShardTask],
+    work_dir: str,
+    *,
+    lock_fd: int,
+) -> list[payloads.Payload]:
+    """Writes the payloads that are missing or damaged.
+
+    Args:
+      runner: Runs the tasks.
+      listing: The source.
+      work_plan: The plan; saved in `work_dir`.
+      tasks: The shards that are asked for.
+      work_dir: Directory of the payloads.
+      lock_fd: The writer's lock.
+
+    Returns:
+      The payloads of `tasks`.
+
+    Raises:
+      UsageError: Another process is writing the same shards, a process could not
+        finish, or the disk is full.
+    """
+    found = {task.number: payloads.load(work_dir, work_plan, task) for task in tasks}
+    missing = [task for task in tasks if found[task.number] is None]
+    with contextlib.ExitStack() as stack:
+        if listing.parts and missing:
+            # Locked until all is written: a second process would spool into the same
+            # files.
+            for task in missing:
+                stack.enter_context(payloads.locked(archive.spool_path(work_dir, task)))
+            with progress.Progress(num_images(missing), "reading the archive") as bar:
+                archive.spool(listing, work_plan, missing, work_dir, bar.update)
+        runner.run(
+            "" if listing.parts else listing.root,
+            work_plan,
+            missing,
+            work_dir,
+            lock_fd=lock_fd,
+            num_done=num_images(tasks) - num_images(missing),
+        )
+    return [found[task.number] or _written(work_dir, work_plan, task) for task in tasks]
+
+
+def tasks_of_range(
+    work_plan: plan.Plan, shard_range: str
+) -> tuple[plan.ShardTask, ...]:
+    """The shards of a range.
+
+    Args:
+      work_plan: The plan.
+      shard_range: ``A:B``, counted over all splits; empty for all shards.
+
+    Raises:
+      UsageError: The range is outside of the data set's shards.
+    """
+    tasks = work_plan.tasks
+    if not shard_range:
+        return tasks
+    first, last = map(int, shard_range.split(":"))
+    if not first < last <= len(tasks):
+        raise errors.UsageError(
+            f"--shard_range={shard_range} must be within 0:{len(tasks)}, the shards of"
+            " this data set"
+        )
+    return tasks[first:last]
+
+
+def num_images(tasks: Sequence[plan.ShardTask]) -> int:
+    """Images that the plan puts into these shards."""
+    return sum(task.num_images for task in tasks)
+
+
+def _written(
+    work_dir: str, work_plan: plan.Plan, task: plan.ShardTask
+) -> payloads.Payload:
+    """A payload that this run wrote, so that its digest need not be checked."""
+    payload = payloads.load(work_dir, work_plan, task, check=False)
+    if payload is None:
+        raise errors.DataError(
+            f"the payload of {task.name} disappeared after it was written; run the same"
+            " command again: it is written anew"
+        )
+    return payload

@@ -1,0 +1,66 @@
+"""Summaries of a data set as text for people."""
+
+from __future__ import annotations
+
+from afad_tfdata.storage import schema
+
+_BAR_WIDTH = 40  # Characters of the longest bar.
+
+
+def heading(manifest: schema.Manifest) -> str:
+    """Name, format, image encoding and channel means, in one line."""
+    mean = ", ".join(f"{name} {value:.2f}" for name, value in manifest.mean.items())
+    return (
+        f"{manifest.name}: {manifest.format}, images {manifest.image_encoding}"
+        f" (size {manifest.image_size}), mean {mean}"
+    )
+
+
+def table(manifest: schema.Manifest) -> str:
+    """Numbers of examples by split and class, and what became of the files found."""
+    head = ("split", "shards", "examples", *manifest.class_names, "ages", "MB")
+    rows = [head]
+    for name, split in manifest.splits.items():
+        ages = {int(age) for by_age in split.counts.values() for age in by_age}
+        counts = [
+            f"{sum(split.counts.get(label, {}).values()):,}"
+            for label in manifest.class_names
+        ]
+        size = sum(shard.num_bytes for shard in split.shards) / 1e6
+        rows.append(
+            (
+                name,
+                str(len(split.shards)),
+                f"{split.num_examples:,}",
+                *counts,
+                f"{min(ages)}-{max(ages)}" if ages else "-",
+                f"{size:,.1f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.append(
+        f"found {manifest.found:,} = written {manifest.written:,} + rejected"
+        f" {manifest.rejected:,} + skipped {manifest.passed_over:,}"
+    )
+    return "\n".join(lines)
+
+
+def ages(manifest: schema.Manifest) -> list[str]:
+    """A histogram of the ages in all splits together, one line for each age."""
+    totals: dict[int, int] = {}
+    for split in manifest.splits.values():
+        for by_age in split.counts.values():
+            for age, count in by_age.items():
+                totals[int(age)] = totals.get(int(age), 0) + count
+    top = max(totals.values(), default=1)
+    return [
+        f"age {age:>3} {totals[age]:>7,} {'#' * round(_BAR_WIDTH * totals[age] / top)}"
+        for age in sorted(totals)
+    ]
