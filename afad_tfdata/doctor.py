@@ -17,8 +17,10 @@ _CORE = (
     *("tensorflow", "keras", "numpy", "absl-py"),
     *("h5py", "matplotlib", "pillow", "tqdm"),
 )
-_MIN_FREE_GB = 5.0
-# Extra -> what to import, what it is for.
+# GiB on the disk: records of AFAD take 1 to 2, and each checkpoint of VGG19 with Adam's
+# moments 0.3.
+_MIN_FREE_GIB = 5.0
+# For each extra: what to import, and what it is for.
 _EXTRAS = {
     "fast": (
         ("simplejpeg", "cv2", "google_crc32c"),
@@ -33,24 +35,22 @@ _EXTRAS = {
 
 @dataclasses.dataclass(frozen=True)
 class DoctorConfig:
-    """Looks at versions, devices, extras, weights and disk.
+    """Which directory is looked at, in addition to the machine."""
 
-    Attributes:
-      output_dir: Directory whose free space is looked at.
-    """
-
-    output_dir: str = options.option(".", "Directory whose free space is looked at.")
+    output_dir: str = options.option(
+        ".", "Directory that records and runs will be written to; its disk is checked."
+    )
 
 
 class Finding(NamedTuple):
-    """One line of the report.
+    """One line of the summary.
 
     Attributes:
       name: What was looked at.
-      works: False for something that is wanted and does not work; None for a plain
-        fact or an extra that is not installed.
+      works: False for something that is needed and does not work; None for a plain
+        fact, or for an extra that is not installed.
       found: What was seen.
-      advice: How to get it, if it does not work; else empty.
+      advice: How to get it if it does not work; else empty.
     """
 
     name: str
@@ -71,7 +71,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
     ]
 
 
-def report(findings: list[Finding]) -> str:
+def summary(findings: list[Finding]) -> str:
     """The findings as lines of text."""
     marks = {True: "ok  ", False: "BAD ", None: "    "}
     lines = []
@@ -90,11 +90,11 @@ def _machine(directory: str) -> Iterator[Finding]:
     try:
         free = shutil.disk_usage(directory).free / 2**30
     except OSError as error:
-        advice = "name a directory that is there: --output_dir=DIR"
+        advice = "name a directory that exists: --output_dir=DIR"
         yield Finding("disk", False, f"{directory}: {error.strerror}", advice)
         return
     place = os.path.abspath(directory)
-    enough = free >= _MIN_FREE_GB
+    enough = free >= _MIN_FREE_GIB
     advice = "" if enough else "records of AFAD and checkpoints of VGG19 need more"
     yield Finding("disk", enough, f"{free:.0f} GiB free in {place}", advice)
 
@@ -122,7 +122,7 @@ def _core() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     try:
         gpus = tf.config.list_physical_devices("GPU")
-    except Exception as error:  # As above: TensorFlow itself may not load.
+    except Exception as error:  # TensorFlow itself may not load.
         yield Finding("devices", False, errors.one_line(error))
         return
     if gpus:

@@ -429,8 +429,8 @@ def _resizes(config: InputConfig, source: record_index.Examples) -> bool:
 
 def _read_image(path: str, out: np.ndarray) -> None:
     try:
-        header = codec.probe(data := codec.read_file(path))
-        codec.check(header, as_stored=False)
+        header = codec.read_header(data := codec.read_file(path))
+        codec.check_header(header, as_stored=False)
         codec.resize(codec.decode(data, header), len(out), out=out)
     except codec.ImageError as error:
         raise errors.DataError(f"cannot use {path}: {error}") from error

@@ -263,8 +263,8 @@ def _loader(
         data = (
             files.read_bytes(path) if files.is_remote(path) else codec.read_file(path)
         )
-        header = codec.probe(data)
-        codec.check(header, as_stored=False)
+        header = codec.read_header(data)
+        codec.check_header(header, as_stored=False)
         plain = header.orientation == 1 and header.bits == 8 and not header.transparency
         if kind == "bytes" and plain and not with_picture:
             return data, None
@@ -357,7 +357,7 @@ def _run_bytes(graph: graph_runner.Runner, encoded: list[bytes]) -> list[Any]:
 def _why_refused(data: bytes, error: graph_runner.InputError) -> str:
     """The reason in the words of the other forms; a graph's are long."""
     try:
-        codec.decode(data, codec.probe(data))
+        codec.decode(data, codec.read_header(data))
     except codec.ImageError as reason:
         return str(reason)
     return f"cannot be decoded: {errors.one_line(error)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from afad_tfdata import doctor
 
 
-def test_report_names_versions_and_devices(tmp_path):
+def test_summary_names_versions_and_devices(tmp_path):
     import tensorflow as tf
 
     findings = doctor.examine(doctor.DoctorConfig(output_dir=str(tmp_path)))
@@ -13,7 +13,7 @@ def test_report_names_versions_and_devices(tmp_path):
     assert by_name["tensorflow"].found == tf.__version__
     assert by_name["gpu"].works is None
     assert "free" in by_name["disk"].found
-    text = doctor.report(findings)
+    text = doctor.summary(findings)
     for finding in findings:
         assert finding.name in text
         if finding.works is False:

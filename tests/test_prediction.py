@@ -178,7 +178,7 @@ def test_formats(frozen, sample_tree):
 def test_a_sheet(frozen, sample_tree, tmp_path):
     path = str(tmp_path / "sheet.png")
     predict(frozen, prediction.expand([sample_tree])[:12], sheet=path)
-    header = codec.probe(files.read_bytes(path))
+    header = codec.read_header(files.read_bytes(path))
     assert header.format == "png" and header.width > 300
 
 

@@ -1,7 +1,7 @@
 """Augmentation: one affine per image, then colours, on the device and stateless.
 
-What happens to an image depends on the seed, the step and its position in the global
-batch, and on nothing else: not on the number of replicas, not on what ran before::
+How an image changes depends on the seed, the step and its position in the global batch
+only: not on the number of replicas, not on what ran before::
 
     config = augment.AugmentConfig(rotation=10)
     images = augment.augment_images(
@@ -9,7 +9,7 @@ batch, and on nothing else: not on the number of replicas, not on what ran befor
     )
 
 Rotation, zoom, shifts, shear and flip are composed into one matrix and one bilinear
-read (`warp`); there is no second interpolation.
+read (`augment_affine`); there is no second interpolation.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import numpy as np
 
 from afad_tfdata.common import errors, figures, options, splitmix64
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.images import colors, warp
+from afad_tfdata.images import augment_affine, augment_colors
 
 FORMS = ("gather", "affine_op")
 
-# Place of each drawn number in an image's stream.  New ones go to the end: then the
-# others stay as they are for a seed.
+# The place of each drawn number in an image's stream.  New names are added at the end,
+# so that the numbers of the others stay the same for a seed.
 _DRAWS = (
     *("rotation", "zoom_y", "zoom_x", "shift_y", "shift_x", "shear", "flip"),
     *("brightness", "contrast", "color"),
     *("erase", "erase_area", "erase_ratio", "erase_y", "erase_x"),
     *("erase_red", "erase_green", "erase_blue"),
 )
-# Share of the image and sides' ratio of an erased rectangle: Zhong et al. 2017
-# (arXiv:1708.04896), section 3.
+# An erased rectangle: its share of the image, and the smallest ratio of its sides;
+# Zhong et al., "Random erasing data augmentation", 2017 (arXiv:1708.04896), section 3.
 _ERASE_AREA = (0.02, 0.4)
 _ERASE_RATIO = 0.3
 
@@ -48,39 +48,56 @@ class AugmentConfig:
 
     Every range is symmetric, and every value is drawn uniformly from it, as Keras'
     ImageDataGenerator does.
-
-    Attributes:
-      rotation: Largest angle, degrees, to either side.
-      zoom: Height and width are scaled by 1 - zoom to 1 + zoom, each on its own.
-      shift: Largest shift as a share of the side, down and across, each on its own.
-      shear: Largest angle of shear in radians.  Keras' generator meant radians when
-        0.15 became the usual value; it reads degrees now, which moves no pixel.
-      flip: Whether every second image, on average, is mirrored left to right.
-      fill: What is seen outside of the image (`warp`).
-      brightness: Levels are multiplied by 1 - brightness to 1 + brightness.
-      contrast: The distance to the image's mean luma is scaled likewise.
-      color: The distance to the pixel's luma is scaled likewise.
-      erasing: Probability that a rectangle is painted over with a random colour
-        (Zhong et al. 2017, arXiv:1708.04896).
-      form: How the affine is computed (`resolve_form`).
     """
 
-    rotation: float = options.option(20.0, "Largest rotation, degrees (0 to 180).")
+    rotation: float = options.option(
+        20.0, "Largest rotation to either side, in degrees (0 to 180)."
+    )
     zoom: float = options.option(
-        0.15, "Height and width scale by 1 +- this (0 to 0.9)."
+        0.15,
+        "Height and width are each scaled by a factor from 1 - zoom to 1 + zoom"
+        " (0 to 0.9).",
     )
-    shift: float = options.option(0.2, "Largest shift, share of the side (0 to 1).")
-    shear: float = options.option(0.15, "Largest angle of shear, radians (0 to 1).")
-    flip: bool = options.option(True, "Mirror every second image left to right.")
+    shift: float = options.option(
+        0.2,
+        "Largest shift down and across, each as a share of the side (0 to 1).",
+    )
+    # Keras' generator took radians when 0.15 became the usual value.  Today it takes
+    # degrees, and 0.15 of them move no pixel.
+    shear: float = options.option(0.15, "Largest angle of shear, in radians (0 to 1).")
+    flip: bool = options.option(
+        True, "Whether every second image, on average, is mirrored left to right."
+    )
     fill: str = options.option(
-        "nearest", "What is seen outside of the image.", choices=warp.FILLS
+        "nearest",
+        "What is shown outside of the image: the nearest pixel, its reflection, or"
+        " black (constant).",
+        choices=augment_affine.FILLS,
     )
-    brightness: float = options.option(0.0, "Levels times 1 +- this (0 to 1).")
-    contrast: float = options.option(0.0, "Contrast times 1 +- this (0 to 1).")
-    color: float = options.option(0.0, "Saturation times 1 +- this (0 to 1).")
-    erasing: float = options.option(0.0, "Probability of an erased rectangle (0 to 1).")
+    brightness: float = options.option(
+        0.0,
+        "Levels are multiplied by a factor from 1 - brightness to 1 + brightness"
+        " (0 to 1).",
+    )
+    contrast: float = options.option(
+        0.0,
+        "The distance to the image's mean luma is multiplied by a factor from"
+        " 1 - contrast to 1 + contrast (0 to 1).",
+    )
+    color: float = options.option(
+        0.0,
+        "The distance of a pixel to its own luma (its saturation) is multiplied by a"
+        " factor from 1 - color to 1 + color (0 to 1).",
+    )
+    erasing: float = options.option(
+        0.0,
+        "Probability that a rectangle is painted over with a random colour (0 to 1).",
+    )
     form: str = options.option(
-        "auto", "How the affine is computed.", choices=("auto", *FORMS)
+        "auto",
+        "How the affine is computed: gather is exact and needs XLA, affine_op is an"
+        " operation of TensorFlow, and auto is gather if XLA compiles.",
+        choices=("auto", *FORMS),
     )
 
     def __post_init__(self) -> None:
@@ -90,7 +107,7 @@ class AugmentConfig:
                 raise errors.UsageError(
                     f"--augment: {name} takes a number; got {value!r}"
                 )
-            if not low <= value <= high:  # NaN too
+            if not low <= value <= high:  # Refuses NaN, too.
                 raise errors.UsageError(
                     f"--augment: {name} takes {low:g} to {high:g}; got {value:g}"
                 )
@@ -128,10 +145,10 @@ def parse(text: str) -> AugmentConfig | None:
         ``none,flip=true,brightness=0.2``.
 
     Returns:
-      None where images are to stay as they are.
+      None if images are to stay as they are.
 
     Raises:
-      UsageError: An unknown field, or a value that it does not take.
+      UsageError: A field is unknown, is named twice, or does not take its value.
     """
     words = [word.strip() for word in text.split(",")]
     values: dict[str, Any] = {}
@@ -157,7 +174,7 @@ def parse(text: str) -> AugmentConfig | None:
     return AugmentConfig(**values)
 
 
-def _value(name: str, text: str, kind: type) -> Any:
+def _value(name: str, text: str, kind: type) -> str | bool | float:
     if kind is str:
         return text
     if kind is bool:
@@ -178,15 +195,15 @@ def _value(name: str, text: str, kind: type) -> Any:
 def resolve_form(config: AugmentConfig) -> str:
     """The form that `augment_images` runs here: ``gather`` or ``affine_op``.
 
-    It is found out once per process, by compiling a small function for the device
-    that computes; a run records it, since the forms differ in the last bits.
+    The answer is found once per process, by compiling a small function for the device
+    that computes; a run records it, because the forms differ in the last bits.
 
     Raises:
-      UsageError: ``gather`` is asked for where XLA does not compile.
+      UsageError: The config names ``gather``, and XLA does not compile here.
     """
-    # The rule: gather wherever XLA compiles.  One fused loop against an operation for
-    # each stage: 3 times as fast on 2 CPU cores at 64 x 150 x 150 x 3
-    # (benchmarks/augment.py), and exact.  Without XLA the gather is the slower one.
+    # The rule: gather wherever XLA compiles.  XLA makes one loop of it, which is exact
+    # and 3 times as fast as the operation on 2 CPU cores at 64 x 150 x 150 x 3
+    # (benchmarks/augment.py).  Without XLA the gather is slower than the operation.
     if config.form == "affine_op":
         return "affine_op"
     reason = _why_no_xla()
@@ -202,14 +219,15 @@ def resolve_form(config: AugmentConfig) -> str:
 
 @functools.cache
 def _why_no_xla() -> str:
-    """Empty where XLA compiles for the first GPU or, without one, for the CPU."""
-    # Tracing may be under way; the trial is none of its business.
+    """Empty if XLA compiles for the first GPU or, without one, for the CPU."""
+    # The caller may be tracing a function; the trial must not become part of it.
     with tf.init_scope():
         devices = tf.config.list_logical_devices("GPU")
         devices = devices or tf.config.list_logical_devices("CPU")
         try:
             with tf.device(devices[0].name):
-                # A sine needs the mathematics library, which a GPU may lack.
+                # A sine needs XLA's mathematics library, which a GPU installation may
+                # lack.
                 trial = tf.function(tf.sin, jit_compile=True, autograph=False)
                 trial(tf.constant([0.5])).numpy()
         except (tf.errors.OpError, RuntimeError) as error:
@@ -218,30 +236,30 @@ def _why_no_xla() -> str:
 
 
 def augment_images(
-    images: Any,
+    images: tf.Tensor | np.ndarray,
     *,
-    seed: Any,
-    step: Any,
-    offset: Any = 0,
+    seed: int | tf.Tensor,
+    step: int | tf.Tensor,
+    offset: int | tf.Tensor = 0,
     config: AugmentConfig | None = None,
-) -> Any:
+) -> tf.Tensor:
     """Changes each image at random, the same way for any number of replicas.
 
     Works eagerly, inside ``tf.function`` and inside ``strategy.run``.
 
     Args:
-      images: uint8 or floating ``[B, H, W, 3]`` in [0, 255]; B may be unknown when
-        traced, H and W (at most `warp.MAX_SIDE`) may not.
-      seed: int or integer scalar tensor.
-      step: Number of the training step; likewise.
-      offset: Position of the first image in the global batch; likewise.
+      images: uint8 or floating ``[B, H, W, 3]`` in [0, 255]; while a function is
+        traced, B may be unknown, but not H and W (at most `augment_affine.MAX_SIDE`).
+      seed: An integer, or an integer scalar tensor.
+      step: Number of the training step, likewise.
+      offset: Position of the first image in the global batch, likewise.
       config: Defaults to ``AugmentConfig()``.
 
     Returns:
       float32 ``[B, H, W, 3]`` in [0, 255].  Levels are not rounded.
 
     Raises:
-      UsageError: Images of another shape or type.
+      UsageError: The images have another shape or type.
     """
     config = config or AugmentConfig()
     images = tf.convert_to_tensor(images)
@@ -253,16 +271,16 @@ def augment_images(
     )
 
 
-def _check_images(images: Any) -> None:
+def _check_images(images: tf.Tensor) -> None:
     shape = images.shape
     if shape.rank != 4 or None in shape[1:] or shape[3] != 3:
         raise errors.UsageError(
             "augmentation takes images [B, H, W, 3] with H and W known;"
             f" got shape {shape}"
         )
-    if not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= warp.MAX_SIDE:
+    if not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= augment_affine.MAX_SIDE:
         raise errors.UsageError(
-            f"augmentation takes sides of 1 to {warp.MAX_SIDE} pixels;"
+            f"augmentation takes sides of 1 to {augment_affine.MAX_SIDE} pixels;"
             f" got shape {shape}"
         )
     if images.dtype != tf.uint8 and not images.dtype.is_floating:
@@ -272,22 +290,30 @@ def _check_images(images: Any) -> None:
 
 
 @functools.cache
-def _function(config: AugmentConfig, form: str) -> Callable[..., Any]:
+def _function(config: AugmentConfig, form: str) -> Callable[..., tf.Tensor]:
     """The whole augmentation as one function, compiled by XLA for ``gather``."""
 
-    def augment(images: Any, seed: Any, step: Any, offset: Any) -> Any:
+    # Cached by config: each config is traced once for the whole process.
+    def augment(
+        images: tf.Tensor, seed: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
+    ) -> tf.Tensor:
         drawn = _draw(tf.shape(images)[0], seed, step, offset)
         height, width = images.shape[1:3]
         values = _parameters(drawn, height, width, config)
-        transform = warp.gather if form == "gather" else warp.affine_op
+        transform = (
+            augment_affine.gather if form == "gather" else augment_affine.affine_op
+        )
         result = transform(images, _matrices(values), config.fill)
         if config.brightness or config.contrast or config.color:
-            result = colors.recolor(result, images, values, mixed=config.color > 0)
+            result = augment_colors.recolor(
+                result, images, values, saturate=config.color > 0
+            )
         if config.erasing:
-            result = colors.erase(result, values)
+            result = augment_colors.erase(result, values)
         return result
 
-    # No autograph: nothing here depends on a tensor's value.
+    # No autograph, because no branch here depends on a tensor's value.  None is
+    # TensorFlow's default: the operation's form is not compiled by itself.
     return tf.function(augment, jit_compile=form == "gather" or None, autograph=False)
 
 
@@ -296,11 +322,11 @@ def parameters(
     height: int,
     width: int,
     *,
-    seed: Any,
-    step: Any,
-    offset: Any = 0,
+    seed: int | tf.Tensor,
+    step: int | tf.Tensor,
+    offset: int | tf.Tensor = 0,
     config: AugmentConfig,
-) -> dict[str, Any]:
+) -> dict[str, tf.Tensor]:
     """What `augment_images` does to each image of a batch.
 
     Returns:
@@ -314,34 +340,34 @@ def parameters(
     return _parameters(drawn, height, width, config)
 
 
-def _draw(batch_size: Any, seed: Any, step: Any, offset: Any) -> dict[str, Any]:
-    """Numbers in [0, 1): float64 ``[B]`` by name, multiples of 2^-24.
-
-    A hash of (seed, step, position, place in the stream) in integers, and not one of
-    TensorFlow's generators: those number a tensor's elements from 0, so that a
-    replica could not draw its own part of a batch, and XLA's differ from the others.
-    """
+def _draw(
+    batch_size: int | tf.Tensor, seed: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Numbers in [0, 1): float64 ``[B]`` by name, multiples of 2^-24."""
+    # A hash of (seed, step, position, place in the stream), and not one of TensorFlow's
+    # generators: those count a tensor's elements from 0, so that a replica could not
+    # draw its own part of a batch, and XLA's generators differ from the others.
     position = tf.cast(tf.range(batch_size, dtype=tf.int32), tf.uint64) + offset
     mix, gamma = splitmix64.mix, splitmix64.GAMMA
     row = mix(mix(mix(seed + splitmix64.word(gamma)) + step) + position)
     places = np.arange(1, len(_DRAWS) + 1, dtype=np.uint64) * np.uint64(gamma)
     bits = mix(row[:, tf.newaxis] + tf.constant(places))
-    # The upper 24 bits: as many as a float32 holds, should the math ever be in it.
+    # The upper 24 bits, which float64 and float32 both hold exactly.
     upper = tf.cast(tf.bitwise.right_shift(bits, splitmix64.word(40)), tf.int32)
     uniform = tf.cast(upper, tf.float64) * 2.0**-24
     return dict(zip(_DRAWS, tf.unstack(uniform, axis=1), strict=True))
 
 
-def _uint64(value: Any) -> Any:
-    """An int or an integer tensor as uint64 tensor, modulo 2^64."""
+def _uint64(value: int | tf.Tensor) -> tf.Tensor:
+    """An integer as uint64 tensor, modulo 2^64."""
     if isinstance(value, int | np.integer):
         return splitmix64.word(int(value))
     return tf.cast(tf.cast(value, tf.int64), tf.uint64)
 
 
 def _parameters(
-    drawn: dict[str, Any], height: int, width: int, config: AugmentConfig
-) -> dict[str, Any]:
+    drawn: dict[str, tf.Tensor], height: int, width: int, config: AugmentConfig
+) -> dict[str, tf.Tensor]:
     """From numbers in [0, 1) to `parameters`."""
     signed = {name: 2.0 * value - 1.0 for name, value in drawn.items()}
     values = {
@@ -357,7 +383,7 @@ def _parameters(
         values[name] = 1.0 + signed[name] * getattr(config, name)
     low, high = _ERASE_AREA
     area = low + (high - low) * drawn["erase_area"]
-    # The ratio's logarithm is uniform, so that lying and standing are alike.
+    # The ratio's logarithm is uniform, so that wide and tall are equally likely.
     ratio = tf.exp(signed["erase_ratio"] * -math.log(_ERASE_RATIO))
     erased = tf.cast(drawn["erase"] < config.erasing, tf.float64)
     for name, place, side, share in (
@@ -374,11 +400,11 @@ def _parameters(
     return values
 
 
-def _matrices(values: dict[str, Any]) -> Any:
-    """Output to source, float64 ``[B, 2, 3]``, as `warp` takes it.
+def _matrices(values: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Output to source, float64 ``[B, 2, 3]``, as `augment_affine` takes it.
 
-    Keras' order and axes: rotation, shift, shear (of columns by rows) and zoom, from
-    the source's side, then the flip of the result.
+    The order and axes are those of Keras' ImageDataGenerator: rotation, shift, shear
+    (of columns by rows) and zoom, counted from the source, then the flip of the result.
     """
     angle = values["rotation"]
     sheared = angle + values["shear"]
@@ -394,23 +420,28 @@ def _matrices(values: dict[str, Any]) -> Any:
 
 
 def preview(
-    images: Any, path: str, config: AugmentConfig, seed: int, *, rounds: int = 4
+    images: np.ndarray,
+    path: str,
+    config: AugmentConfig,
+    seed: int,
+    *,
+    num_steps: int = 4,
 ) -> None:
-    """Writes a sheet: the images, and below each what training makes of it.
+    """Draws images, and below each what training makes of it in its first steps.
 
     Args:
-      images: uint8 ``[N, H, W, 3]``; the first 10 are shown.
+      images: uint8 ``[N, H, W, 3]``, the first of a global batch; 10 are shown.
       path: The PNG to write, whole or not at all.
       config: As for training.
-      seed: As for training; the rows are its first steps at the batch's beginning.
-      rounds: How many steps.
+      seed: As for training.
+      num_steps: How many steps, a row for each.
     """
     images = np.asarray(images)[:10]
     rows = [images] + [
         augment_images(images, seed=seed, step=step, config=config).numpy()
-        for step in range(rounds)
+        for step in range(num_steps)
     ]
-    titles = ["original"] + [f"step {step}" for step in range(rounds)]
+    titles = ["original"] + [f"step {step}" for step in range(num_steps)]
     figure = figures.new(1.4 * len(images) + 0.5, 1.4 * len(rows))
     grid = figure.subplots(len(rows), len(images), squeeze=False)
     for axes_row, row, title in zip(grid, rows, titles, strict=True):

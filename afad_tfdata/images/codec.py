@@ -1,9 +1,16 @@
-"""Images as numpy arrays: a look at the header, decoding, resizing.
+"""Images as numpy arrays: reading the header, decoding, resizing.
 
-Decoding is the accurate one everywhere (slow-but-accurate DCT, fancy upsampling), and
-resizing bilinear with half-pixel centres.  With the ``fast`` extra simplejpeg and
-OpenCV do the work and give the interpreter lock away meanwhile; without it TensorFlow
-does, to the same pixels.
+::
+
+    content = codec.read_file("25/111/100-0.jpg")
+    header = codec.read_header(content)           # raises ImageError with the reason
+    codec.check_header(header, as_stored=False)
+    pixels = codec.resize(codec.decode(content, header), 150)    # uint8 [150, 150, 3]
+
+Decoding is the accurate kind everywhere (slow-but-accurate DCT, fancy upsampling), and
+resizing is bilinear with half-pixel centres.  simplejpeg and OpenCV do the work if they
+are installed, and release the interpreter lock meanwhile; otherwise TensorFlow does: it
+decodes to the same pixels and resizes to pixels that differ by one level at most.
 """
 
 from __future__ import annotations
@@ -23,7 +30,15 @@ from afad_tfdata.common.lazy import tf
 # Large enough for any photo, small enough that a decoded image fits into memory.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 << 20
+# The longest side that a JPEG can have, and that the index can hold (2 bytes).
+_MAX_SIDE = 65_535
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Size of a PNG chunk without its content: length, kind and checksum, 4 bytes each.
+_PNG_CHUNK_BYTES = 12
+# Channels by a PNG's colour type: gray, RGB, palette (decoded to RGB), both with alpha.
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_EXIF_ORIENTATION = 0x0112  # Tag 274 of TIFF 6.0.
+# First bytes of what is often found in place of a photo, for a clear message.
 _OTHER_FORMATS = {
     b"GIF8": "a GIF",
     b"BM": "a BMP",
@@ -37,7 +52,7 @@ _OTHER_FORMATS = {
 
 
 class ImageError(Exception):
-    """An image that cannot be used; the text is the reason, without the file's name."""
+    """An image that cannot be used; the text is the reason without the file's name."""
 
 
 class ImageHeader(NamedTuple):
@@ -51,8 +66,8 @@ class ImageHeader(NamedTuple):
       bits: Bits of a channel.
       orientation: EXIF orientation, 1 to 8; 1 is upright.
       transparency: True if pixels may be transparent.
-      end: Bytes of a PNG; what stands behind is not for its decoder, which would take
-        it for chunks of any length.  None for a JPEG.
+      end: Bytes of a PNG, up to its last chunk.  A decoder must not see the bytes
+        after it, which it would read as chunks of any length.  None for a JPEG.
     """
 
     format: str
@@ -65,8 +80,8 @@ class ImageHeader(NamedTuple):
     end: int | None = None
 
 
-def prepare() -> None:
-    """Imports the library that decodes, before it is needed."""
+def load_library() -> None:
+    """Imports the library that decodes; the first image would pay for it otherwise."""
     _library()
 
 
@@ -74,14 +89,14 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
     """The content of an image file.
 
     Args:
-      path: Where it is.
-      largest: Most bytes that are read.
+      path: The file.
+      largest: The most bytes that are read.
 
     Raises:
       ImageError: It cannot be read, is larger, or is a device or pipe.
     """
     try:
-        # A pipe that nobody writes into would make the opening wait for ever.
+        # Without O_NONBLOCK, opening a pipe that nobody writes into waits for ever.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(path, flags)
         try:
@@ -92,7 +107,7 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
             if size > largest:
                 raise too_large(size, largest)
             content = os.read(descriptor, size + 1)
-            # A read may be short, on a network file system say.
+            # A read may return less than was asked for, on network file systems say.
             while len(content) < size and (more := os.read(descriptor, size)):
                 content += more
             return content
@@ -103,24 +118,24 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
 
 
 def too_large(size: int, largest: int) -> ImageError:
-    """The reason for which a file of so many bytes is not read."""
+    """The reason why a file of so many bytes is not read."""
     return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
 
 
-def probe(data: bytes) -> ImageHeader:
+def read_header(data: bytes) -> ImageHeader:
     """Reads an image's header without decoding it.
 
     Args:
-      data: The whole file: a PNG's checksums are all looked at, since decoders show
-        the part of a torn one without a word.
+      data: The whole file.  All checksums of a PNG are compared, because decoders
+        silently show the first part of one that is torn.
 
     Raises:
-      ImageError: It is no JPEG or PNG, or its structure is broken.
+      ImageError: It is not a JPEG or PNG, or its structure is broken.
     """
     if data[:2] == b"\xff\xd8":
-        return _probe_jpeg(data)
+        return _read_jpeg_header(data)
     if data[:8] == _PNG_SIGNATURE:
-        return _probe_png(data)
+        return _read_png_header(data)
     if not data:
         raise ImageError("empty file")
     for magic, name in _OTHER_FORMATS.items():
@@ -129,19 +144,19 @@ def probe(data: bytes) -> ImageHeader:
     raise ImageError("not a JPEG or PNG")
 
 
-def check(
+def check_header(
     header: ImageHeader, *, as_stored: bool, max_pixels: int = MAX_PIXELS
 ) -> None:
-    """Refuses what would not be shown as a viewer shows it.
+    """Refuses images whose pixels would differ from what a viewer shows.
 
     Args:
-      header: From `probe`.
+      header: From `read_header`.
       as_stored: True if the file's own bytes are to be read by plain decoders, which
         neither rotate nor reduce 16 bits; False if pixels are taken from `decode`.
-      max_pixels: Largest height times width.
+      max_pixels: The largest height times width.
 
     Raises:
-      ImageError: With the reason.
+      ImageError: The image is refused; the text is the reason.
     """
     if header.height < 1 or header.width < 1:
         raise ImageError(f"no pixels: {header.height} x {header.width}")
@@ -150,7 +165,7 @@ def check(
             f"too many pixels: {header.height} x {header.width}, the limit is"
             f" {max_pixels}"
         )
-    if max(header.height, header.width) > 65_535:
+    if max(header.height, header.width) > _MAX_SIDE:
         raise ImageError(f"too long a side: {header.height} x {header.width}")
     if header.format == "jpeg" and header.channels == 4:
         raise ImageError("CMYK JPEG: its colours depend on a profile")
@@ -170,7 +185,7 @@ def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
 
     Args:
       data: The whole file.
-      header: From `probe`, if that was done already.
+      header: From `read_header`, if that was called already.
 
     Returns:
       uint8 ``[height, width, 3]`` RGB, upright.
@@ -178,7 +193,7 @@ def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
     Raises:
       ImageError: It cannot be decoded whole, or has transparent pixels.
     """
-    header = header or probe(data)
+    header = header or read_header(data)
     library = _library()
     if header.format == "jpeg":
         image = library.decode_jpeg(data)
@@ -189,21 +204,21 @@ def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
     return image
 
 
-def verify(data: bytes, header: ImageHeader) -> tuple[int, int]:
-    """Decodes an image as far as shows whether it is whole.
+def check_whole(data: bytes, header: ImageHeader) -> tuple[int, int]:
+    """Decodes an image as far as is needed to know that it is whole.
 
-    A JPEG's scans are all read, its colours not made: that is where damage shows, and
-    saves a third of the time.
+    All scans of a JPEG are read, which is where damage shows, but its colours are not
+    computed, which saves a third of the time.
 
     Args:
       data: The whole file.
-      header: From `probe`.
+      header: From `read_header`.
 
     Returns:
       ``(height, width)``, pixels.
 
     Raises:
-      ImageError: `decode` would raise it.
+      ImageError: It cannot be decoded; `decode` would raise the same.
     """
     if header.format != "jpeg":
         image = decode(data, header)
@@ -224,7 +239,7 @@ def resize(
     Args:
       image: uint8 ``[height, width, 3]``.
       size: Side of the result, pixels.
-      antialias: Average over the area of a pixel where both sides shrink.
+      antialias: Whether to average over the area of a pixel if both sides shrink.
       out: uint8 ``[size, size, 3]`` to fill.
 
     Returns:
@@ -272,7 +287,7 @@ class _FastLibrary:
 
     def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
         cv2 = self._cv2
-        # As stored: `decode` turns it, the same with either library.
+        # `decode` applies the orientation, so that both libraries do it alike.
         color = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         flags = cv2.IMREAD_UNCHANGED if header.transparency else color
         try:
@@ -301,8 +316,8 @@ class _FastLibrary:
         return self._cv2.resize(image, (size, size), dst=out, interpolation=method)
 
     def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
-        # OpenCV has vector code for the sum of one channel behind a mask, and none for
-        # three at once; taking the channels apart first costs more than the sums.
+        # OpenCV sums one channel under a mask with vector instructions, but not three
+        # channels at once; separating the channels first costs more than the sums.
         rows = image.reshape(image.shape[0], -1)
         red, green, blue = (
             int(self._cv2.norm(rows, self._cv2.NORM_L1, mask))
@@ -358,7 +373,8 @@ class _TensorFlowLibrary:
 
 @functools.lru_cache(maxsize=2)
 def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """For each channel, where it stands in the rows of an RGB image of this shape."""
+    """For each channel, its positions in the rows of an RGB image of this shape."""
+    # OpenCV takes any value but 0 for "count this one".
     masks = np.zeros((3, *shape, 3), np.uint8)
     for channel, mask in enumerate(masks):
         mask[..., channel] = 255
@@ -366,19 +382,22 @@ def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
 
 
 @functools.cache
-def _library() -> Any:
+def _library() -> _FastLibrary | _TensorFlowLibrary:
     try:
         import cv2
         import simplejpeg
     except ImportError:
         return _TensorFlowLibrary()
-    # The pipeline has threads of its own; more inside each would only get in the way.
+    # The pipeline has threads of its own; more threads in each would only compete.
     cv2.setNumThreads(0)
     return _FastLibrary(simplejpeg, cv2)
 
 
-def _probe_jpeg(data: bytes) -> ImageHeader:
-    """Walks the markers to the frame header; EXIF comes before it."""
+def _read_jpeg_header(data: bytes) -> ImageHeader:
+    """Walks the markers (ITU-T T.81, annex B) to the frame header, which EXIF precedes.
+
+    The frame header has the size.
+    """
     position, end, orientation = 2, len(data), 1
     while position + 4 <= end:
         if data[position] != 0xFF:
@@ -391,6 +410,7 @@ def _probe_jpeg(data: bytes) -> ImageHeader:
             position += 2
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
+        # All frame headers, but not DHT, JPG and DAC, whose numbers are among them.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if position + 10 > end:
                 break
@@ -398,7 +418,7 @@ def _probe_jpeg(data: bytes) -> ImageHeader:
                 ">BHHB", data[position + 4 : position + 10]
             )
             return ImageHeader("jpeg", height, width, channels, bits, orientation)
-        if marker in (0xD9, 0xDA):
+        if marker in (0xD9, 0xDA):  # The end of the image, or its first scan.
             break
         if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
             orientation = _orientation(data[position + 10 : position + 2 + length])
@@ -409,7 +429,7 @@ def _probe_jpeg(data: bytes) -> ImageHeader:
 
 
 def _orientation(exif: bytes) -> int:
-    """Tag 0x0112 of the first directory; 1 where it is missing or odd."""
+    """EXIF orientation in the first directory; 1 where it is missing or invalid."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
         return 1
@@ -422,26 +442,27 @@ def _orientation(exif: bytes) -> int:
         if len(entry) < 12:
             return 1
         tag, _, _, value = struct.unpack(order + "HHIH", entry[:10])
-        if tag == 0x0112:
+        if tag == _EXIF_ORIENTATION:
             return value if 1 <= value <= 8 else 1
     return 1
 
 
-def _probe_png(data: bytes) -> ImageHeader:
-    header, position, transparency, has_pixels = None, 8, False, False
-    while position + 12 <= len(data):
+def _read_png_header(data: bytes) -> ImageHeader:
+    """Walks all chunks of a PNG and compares their checksums."""
+    header, transparency, has_pixels = None, False, False
+    position = len(_PNG_SIGNATURE)
+    while position + _PNG_CHUNK_BYTES <= len(data):
         length, kind = struct.unpack(">I4s", data[position : position + 8])
-        if position + 12 + length > len(data):
+        if position + _PNG_CHUNK_BYTES + length > len(data):
             break
         body = data[position + 4 : position + 8 + length]
-        (crc,) = struct.unpack(
-            ">I", data[position + 8 + length : position + 12 + length]
-        )
+        checksum = position + 8 + length
+        crc = int.from_bytes(data[checksum : checksum + 4], "big")
         if zlib.crc32(body) != crc:
             raise ImageError(f"broken PNG: checksum of its {kind!r} chunk")
         if kind == b"IHDR" and length == 13:
             width, height, bits, color = struct.unpack(">IIBB", body[4:14])
-            channels = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}.get(color, 0)
+            channels = _PNG_CHANNELS.get(color, 0)
             transparency = color in (4, 6)
             header = ImageHeader("png", height, width, channels, bits)
         if kind == b"tRNS":
@@ -458,13 +479,14 @@ def _probe_png(data: bytes) -> ImageHeader:
                 raise ImageError("broken PNG: no header")
             if not has_pixels:
                 raise ImageError("broken PNG: no pixels in it")
-            return header._replace(transparency=transparency, end=position + 12)
-        position += 12 + length
+            end = position + _PNG_CHUNK_BYTES
+            return header._replace(transparency=transparency, end=end)
+        position += _PNG_CHUNK_BYTES + length
     raise ImageError("truncated PNG: it has no end chunk")
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation (TIFF 6.0, tag 274)."""
+    """Undoes an EXIF orientation: 5 to 8 are transposed, the rest only mirrored."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

@@ -1,15 +1,15 @@
-"""Faces drawn from nothing, filed as AFAD is, for trying and testing the whole job.
+"""The sample data set: drawn faces, filed as AFAD is, to try and test every command.
 
-Nobody's picture is in them: an oval, hair, eyes, brows, a mouth, in varying pose,
-light and size.  Age and gender show, so that a small network learns both:
+No picture of a person is in them: an oval, hair, eyes, brows, a mouth, in varying pose,
+light and size.  Age and gender are visible, so that a small network learns both:
 
 * age: hair greys, lines cross the forehead, eyes get smaller, cheeks get paler;
-* gender: 112 (female) has long hair beside the face, fuller and redder lips and thin
-  brows; 111 (male) short hair, thick brows and a shadow of beard.
+* gender: 112 (female) has long hair next to the face, fuller and redder lips and thin
+  brows; 111 (male) has short hair, thick brows and a shadow of beard.
 
 Ages follow AFAD's counts.  Some photos show several faces; as in AFAD these share one
-age and may stand in both gender folders.  A face is a function of (seed, number) only:
-the first 100 of a sample of 2,000 are those of a sample of 100.
+age and may be filed in both gender folders.  A face depends on the seed and its number
+only: the first 100 faces of a sample of 2,000 are those of a sample of 100.
 """
 
 from __future__ import annotations
@@ -32,33 +32,32 @@ _COUNTS_15_TO_40 = (
     *(6481, 5170, 4730, 4806, 4456, 3996, 3701, 3856, 4246, 4234, 3898, 3798, 3791),
     1335,
 )
-# 1,083 images carry the ages 41 to 70 and 72; only their sum is known, and it is
-# spread here as a geometric series.
+# 1,083 images have the ages 41 to 70 and 72.  Only their sum is known; it is spread
+# here as a geometric series.
 _COUNT_ABOVE_40 = 1083
 _AGES_ABOVE_40 = (*range(41, 71), 72)
 _DECLINE = 0.88
 
-_MALE_SHARE = 100_752 / (100_752 + 63_680)
-_FACES_IN_PHOTO = (0.7, 0.2, 0.1)  # shares of photos with one, two and three faces
+_MALE_SHARE = 100_752 / (100_752 + 63_680)  # AFAD's published counts.
+_FACES_IN_PHOTO = (0.7, 0.2, 0.1)  # Shares of photos with one, two and three faces.
+# Pixels: sides are log-normal, within the limits that AFAD's images have.
 _MEDIAN_SIDE, _SIDE_SIGMA, _MIN_SIDE, _MAX_SIDE = 120, 0.45, 20, 500
-_FIRST_PHOTO = 100_000
+_FIRST_PHOTO = 100_000  # So that all photo ids have one length.
 _JPEG_QUALITY = 95
 _STAMP = ".sample.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Draws faces into OUTPUT_DIR/<age>/<111|112>/<photo>-<face>.jpg.
+    """Draws faces into OUTPUT_DIR/<age>/<111|112>/<photo>-<face>.jpg."""
 
-    Attributes:
-      output_dir: A directory that does not exist yet, or is empty.
-      num_images: How many faces.
-      seed: Decides every pixel.
-    """
-
-    output_dir: str = options.option("", "Directory to fill; must be empty or absent.")
-    num_images: int = options.option(2000, "Number of faces to draw.")
-    seed: int = options.option(1, "Decides faces, ages, genders and sizes.")
+    output_dir: str = options.option(
+        "", "Directory to fill; it must be empty, or not exist yet."
+    )
+    num_images: int = options.option(2000, "How many faces are drawn.")
+    seed: int = options.option(
+        1, "Decides every pixel, and the ages, genders and sizes."
+    )
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -70,7 +69,14 @@ class SampleConfig:
 
 
 class Face(NamedTuple):
-    """What is drawn: who, and where it is filed."""
+    """Who is drawn, and where the picture is filed.
+
+    Attributes:
+      photo: The photo's id.
+      number: The face's number in its photo, from 0.
+      age: Years.
+      female: Gender: 112 if true, else 111.
+    """
 
     photo: int
     number: int
@@ -89,10 +95,11 @@ def make_sample(config: SampleConfig) -> list[str]:
     """Draws and files the faces.
 
     Args:
-      config: What to draw and where to.
+      config: What to draw, and into which directory.
 
     Returns:
-      The paths below ``output_dir``, in drawing order.
+      The paths below ``output_dir``, in drawing order.  A directory that holds this
+      sample already is left as it is.
 
     Raises:
       UsageError: The directory holds something else, or cannot be written.
@@ -100,7 +107,7 @@ def make_sample(config: SampleConfig) -> list[str]:
     stamp = os.path.join(config.output_dir, _STAMP)
     drawn = {"num_images": config.num_images, "seed": config.seed}
     if os.path.isdir(config.output_dir) and os.listdir(config.output_dir):
-        if not _stands(stamp, drawn):
+        if not _is_drawn(stamp, drawn):
             raise errors.UsageError(
                 f"{config.output_dir} is not empty and holds another sample or other"
                 " files: name a new directory, or remove this one"
@@ -127,16 +134,16 @@ def make_sample(config: SampleConfig) -> list[str]:
 def faces(num_images: int, seed: int) -> Iterator[Face]:
     """The faces of a sample, in drawing order."""
     ages, shares = _age_shares()
-    made = 0
+    yielded = 0
     photo = 0
-    while made < num_images:
+    while yielded < num_images:
         rng = np.random.default_rng((seed, 0, photo))
         age = int(rng.choice(ages, p=shares))
         in_photo = 1 + int(rng.choice(len(_FACES_IN_PHOTO), p=_FACES_IN_PHOTO))
-        for number in range(min(in_photo, num_images - made)):
+        for number in range(min(in_photo, num_images - yielded)):
             female = bool(rng.random() >= _MALE_SHARE)
             yield Face(_FIRST_PHOTO + photo, number, age, female)
-            made += 1
+            yielded += 1
         photo += 1
 
 
@@ -148,13 +155,13 @@ def draw(face: Face, seed: int) -> np.ndarray:
       seed: The sample's seed.
 
     Returns:
-      uint8 `[side, side, 3]`, RGB; the side is log-normal with median 120 px.
+      uint8 ``[side, side, 3]``, RGB; the side is log-normal with median 120 px.
     """
     rng = np.random.default_rng((seed, 1, face.photo, face.number))
     side = _MEDIAN_SIDE * math.exp(rng.normal(0, _SIDE_SIGMA))
     side = int(min(max(side, _MIN_SIDE), _MAX_SIDE))
     canvas = _Canvas(side, rng)
-    # Square root: half of the change falls into the years that most faces have.
+    # By the square root, half of the change is in the years that most faces have.
     aged = math.sqrt((face.age - 15) / 57)
 
     skin = np.array([222, 178, 146]) * rng.uniform(0.85, 1.08)
@@ -171,7 +178,7 @@ def draw(face: Face, seed: int) -> np.ndarray:
 
 
 def jpeg_encoder() -> Callable[[np.ndarray], bytes]:
-    """An encoder of uint8 RGB images: the decode library's, else TensorFlow's."""
+    """A function from uint8 RGB to a JPEG: simplejpeg's, else TensorFlow's."""
     try:
         import simplejpeg
     except ImportError:
@@ -301,6 +308,7 @@ def _draw_features(
 
 
 def _age_shares() -> tuple[np.ndarray, np.ndarray]:
+    """Ages in years, and the share of the images that each has."""
     series = _DECLINE ** np.arange(len(_AGES_ABOVE_40))
     above = _COUNT_ABOVE_40 * series / series.sum()
     ages = np.array([*range(15, 41), *_AGES_ABOVE_40])
@@ -308,7 +316,8 @@ def _age_shares() -> tuple[np.ndarray, np.ndarray]:
     return ages, counts / counts.sum()
 
 
-def _stands(stamp: str, drawn: dict[str, int]) -> bool:
+def _is_drawn(stamp: str, drawn: dict[str, int]) -> bool:
+    """Whether the directory holds this sample, whole: the stamp is written last."""
     try:
         return json.loads(files.read_bytes(stamp)) == drawn
     except (OSError, ValueError):

@@ -1,21 +1,21 @@
 """From encoded bytes to what a model takes, in TensorFlow operations.
 
-Training, evaluation, frozen graphs with preprocessing and ``predict`` all go through
-here or through `images`, which gives the same pixels within one level of 255.
+Training, evaluation, frozen graphs with preprocessing and ``predict`` all use this
+module or `codec`, whose pixels are the same within one level of 255.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from afad_tfdata.common.lazy import tf
 
-# Half of the range of pixels: every model's input is (x - mean) / DIVISOR.
+# Half of the range of pixels: every model's input is (x - mean) / DIVISOR.  The only
+# definition of the number; frozen graphs and their descriptions repeat its value.
 DIVISOR = 127.5
 
 
-def normalize(images: Any, mean_rgb: Sequence[float]) -> Any:
+def normalize(images: tf.Tensor, mean_rgb: Sequence[float]) -> tf.Tensor:
     """A model's input: ``(images - mean) / 127.5``.
 
     Args:
@@ -29,18 +29,19 @@ def normalize(images: Any, mean_rgb: Sequence[float]) -> Any:
     return (tf.cast(images, tf.float32) - mean) / DIVISOR
 
 
-def decode_and_resize(encoded: Any, size: int, *, stored_size: int = 0) -> Any:
-    """Decodes a JPEG or PNG and brings it to size.
+def decode_and_resize(
+    encoded: tf.Tensor, size: int, *, stored_size: int = 0
+) -> tf.Tensor:
+    """Decodes a JPEG or PNG and resizes it to a square.
 
-    The slow-but-accurate DCT and fancy upsampling give PIL's and simplejpeg's bits.
-    Resizing is bilinear with half-pixel centres and without antialiasing, on float32:
-    the kernel is slower on integers.
+    The slow-but-accurate DCT and fancy upsampling give the same bits as Pillow and
+    simplejpeg.  Resizing is bilinear with half-pixel centres and without antialiasing.
 
     Args:
       encoded: string ``[]``.
       size: Side of the result, pixels.
-      stored_size: Side of the encoded image where that is known, else 0: an image that
-        has the size already is left as it is.
+      stored_size: Side of the encoded image if that is known, else 0; an image that
+        has the wanted size already is not resized.
 
     Returns:
       uint8 ``[size, size, 3]`` RGB.
@@ -48,6 +49,8 @@ def decode_and_resize(encoded: Any, size: int, *, stored_size: int = 0) -> Any:
     Raises:
       tf.errors.InvalidArgumentError: The bytes are not a JPEG or PNG, or damaged.
     """
+    # In spite of its name it decodes PNG, too, and unlike decode_image it gives a
+    # tensor of known rank.
     image = tf.io.decode_jpeg(
         encoded, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True
     )
@@ -56,8 +59,8 @@ def decode_and_resize(encoded: Any, size: int, *, stored_size: int = 0) -> Any:
     return resize(image[tf.newaxis], size)[0]
 
 
-def resize(images: Any, size: int) -> Any:
-    """Brings a batch to size, as `decode_and_resize` does.
+def resize(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes a batch to squares, as `decode_and_resize` does.
 
     Args:
       images: ``[n, height, width, 3]`` in [0, 255].
@@ -66,6 +69,7 @@ def resize(images: Any, size: int) -> Any:
     Returns:
       uint8 ``[n, size, size, 3]``, rounded.
     """
+    # On float32, because the kernel is slower on integers.
     resized = tf.raw_ops.ResizeBilinear(
         images=tf.cast(images, tf.float32),
         size=(size, size),

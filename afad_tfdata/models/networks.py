@@ -153,7 +153,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
       UsageError: The backbone is unknown, the image is too small for it, or its
         weights are missing or do not fit.
     """
-    from afad_tfdata.models import layers
+    from afad_tfdata.models import keras_layers
 
     backbones.check_name(config.backbone)
     config = _resolve(config)
@@ -172,7 +172,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
     image = keras.Input(
         (config.image_size, config.image_size, 3), dtype="float32", name=INPUT_NAME
     )
-    x = layers.InputConversion(
+    x = keras_layers.InputConversion(
         **conversion._asdict(), info=options.to_dict(config), name="input_conversion"
     )(image)
     x = backbone(x)
@@ -226,7 +226,7 @@ def age_branch(
     Returns:
       The age in years, ``[n, 1]``.
     """
-    from afad_tfdata.models import layers
+    from afad_tfdata.models import keras_layers
 
     x = keras.layers.Dropout(config.age_dropout, name="age_dropout")(features)
     x = _hidden(x, "age_dense_1", config)
@@ -247,17 +247,17 @@ def age_branch(
     if head == "coral":
         # CORAL's questions share one weight vector and differ by their biases alone.
         score = keras.layers.Dense(1, use_bias=False, dtype=dtype, name="age_score")
-        bias = layers.RankBias(initial, dtype=dtype, name="age_logits")
+        bias = keras_layers.RankBias(initial, dtype=dtype, name="age_logits")
         logits = bias(score(x))
     else:
         dense = keras.layers.Dense(
             len(initial),
-            bias_initializer=layers.InitialBias(initial),
+            bias_initializer=keras_layers.InitialBias(initial),
             dtype=dtype,
             name="age_logits",
         )
         logits = dense(x)
-    return layers.AgeDecoder(head, *ages, dtype=dtype, name="age_output")(logits)
+    return keras_layers.AgeDecoder(head, *ages, dtype=dtype, name="age_output")(logits)
 
 
 def training_model(model: keras.Model) -> keras.Model:

@@ -46,7 +46,7 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     if not unsafe:
         refuse_code(description, path)
     # Keras finds our layers in a file only after this import has registered them.
-    from afad_tfdata.models import layers  # noqa: F401
+    from afad_tfdata.models import keras_layers  # noqa: F401
 
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
@@ -102,10 +102,10 @@ def info(model: keras.Model) -> dict[str, Any]:
 
     ``auto`` is resolved in it, and ``weights`` is ``none`` where none were loaded.
     """
-    from afad_tfdata.models import layers
+    from afad_tfdata.models import keras_layers
 
     for layer in model.layers:
-        if isinstance(layer, layers.InputConversion):
+        if isinstance(layer, keras_layers.InputConversion):
             return dict(layer.info)
     return {}
 

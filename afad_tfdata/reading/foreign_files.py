@@ -195,8 +195,8 @@ def _row(
     if not isinstance(image, bytes):
         raise errors.DataError(f"{what} has no image in {names['image']!r}")
     try:
-        header = codec.probe(image)
-        codec.check(header, as_stored=True)
+        header = codec.read_header(image)
+        codec.check_header(header, as_stored=True)
     except codec.ImageError as error:
         raise errors.DataError(f"{what}: its image cannot be used: {error}") from error
     labels = []

@@ -54,7 +54,7 @@ class Payload:
 
 def prepare() -> None:
     """Imports the libraries that `write` uses, before there is anything to write."""
-    codec.prepare()
+    codec.load_library()
     tfrecord.masked_crc32c(b"")
 
 
@@ -306,8 +306,8 @@ def _checked(
     """
     if len(content) > config.max_file_bytes:
         raise codec.too_large(len(content), config.max_file_bytes)
-    header = codec.probe(content)
-    codec.check(
+    header = codec.read_header(content)
+    codec.check_header(
         header,
         as_stored=config.encoding == "original",
         max_pixels=config.max_pixels,
@@ -320,7 +320,7 @@ def _checked(
             height, width = pixels.shape[:2]
         else:
             pixels = None
-            height, width = codec.verify(content, header)
+            height, width = codec.check_whole(content, header)
         return _Image(header.format, height, width, content, digest, digest, pixels)
     size = config.size
     pixels = codec.resize(codec.decode(content, header), size, antialias=True)

@@ -9,7 +9,7 @@ import pytest
 import scipy.ndimage
 
 from afad_tfdata.common import errors, options, splitmix64
-from afad_tfdata.images import augment, warp
+from afad_tfdata.images import augment, augment_affine
 
 # Larger than the default set, so that fills and folds are seen.
 STRONG = augment.AugmentConfig(rotation=70, zoom=0.5, shift=0.6, shear=0.5)
@@ -56,7 +56,7 @@ def scipy_warp(images, values, fill):
 
 @pytest.mark.latest
 @pytest.mark.parametrize("form", augment.FORMS)
-@pytest.mark.parametrize("fill", warp.FILLS)
+@pytest.mark.parametrize("fill", augment_affine.FILLS)
 @pytest.mark.parametrize("as_float", [False, True])
 def test_agrees_with_scipy(form, fill, as_float):
     config = dataclasses.replace(STRONG, form=form, fill=fill)
@@ -98,7 +98,7 @@ def test_matrix_is_that_of_the_keras_generator():
         assert np.abs(result[i] - expected).max() < HALF_LEVEL
 
 
-@pytest.mark.parametrize("fill", warp.FILLS)
+@pytest.mark.parametrize("fill", augment_affine.FILLS)
 def test_forms_agree(fill):
     images = noise(16, 33, 64)
     config = dataclasses.replace(EVERYTHING, fill=fill, shift=0.4)
@@ -168,10 +168,11 @@ def test_xla_changes_no_bit_of_uint8_images():
     images = tf.constant(noise(8))
     values = augment.parameters(8, 40, 51, seed=1, step=0, config=STRONG)
     matrices = augment._matrices(values)
-    for fill in warp.FILLS:
-        compiled = tf.function(warp.gather, jit_compile=True)
+    for fill in augment_affine.FILLS:
+        compiled = tf.function(augment_affine.gather, jit_compile=True)
         np.testing.assert_array_equal(
-            compiled(images, matrices, fill), warp.gather(images, matrices, fill)
+            compiled(images, matrices, fill),
+            augment_affine.gather(images, matrices, fill),
         )
 
 
@@ -299,7 +300,7 @@ def test_seed_step_and_position_each_matter():
 
 
 @pytest.mark.parametrize("form", augment.FORMS)
-@pytest.mark.parametrize("fill", warp.FILLS)
+@pytest.mark.parametrize("fill", augment_affine.FILLS)
 def test_no_change_is_the_identity(form, fill):
     config = augment.parse(f"{NOTHING},form={form},fill={fill}")
     images = noise(3)
@@ -439,7 +440,7 @@ def test_preview_writes_a_sheet(tmp_path):
     from PIL import Image
 
     path = tmp_path / "sheet.png"
-    augment.preview(noise(12, 24, 24), str(path), EVERYTHING, 1, rounds=2)
+    augment.preview(noise(12, 24, 24), str(path), EVERYTHING, 1, num_steps=2)
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
     sheet = np.asarray(Image.open(path).convert("RGB"))
     assert sheet.shape[1] > sheet.shape[0] > 300

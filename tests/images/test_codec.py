@@ -74,7 +74,9 @@ def test_verify_refuses_what_decode_refuses(how, sample_tree):
             data[at:at] = rng.bytes(int(rng.integers(1, 40)))
         damaged = bytes(data)
         decoded = _verdict(lambda d: codec.decode(d).shape[:2], damaged)
-        verified = _verdict(lambda d: codec.verify(d, codec.probe(d)), damaged)
+        verified = _verdict(
+            lambda d: codec.check_whole(d, codec.read_header(d)), damaged
+        )
         assert verified == decoded, (trial, at)
         refused += isinstance(decoded, str)
     assert refused > 100
@@ -139,8 +141,8 @@ def test_odd_files_are_refused_or_shown(library, request):
         if outcome.startswith("folder"):
             continue
         with pytest.raises(codec.ImageError) as caught:
-            header = codec.probe(content)
-            codec.check(header, as_stored=True)
+            header = codec.read_header(content)
+            codec.check_header(header, as_stored=True)
             codec.decode(content, header)
         assert str(caught.value).startswith(outcome), path
 
@@ -168,7 +170,7 @@ def test_channel_sums_are_exact(sample_tree, monkeypatch):
 
 def test_header_is_read_without_decoding(sample_tree):
     for data in _faces(sample_tree, 5):
-        header = codec.probe(data)
+        header = codec.read_header(data)
         assert (header.height, header.width) == codec.decode(data).shape[:2]
         assert header.format == "jpeg" and header.channels == 3 and header.bits == 8
 
@@ -186,10 +188,10 @@ def test_header_is_read_without_decoding(sample_tree):
 def test_limits_of_dimensions(height, width, reason):
     header = codec.ImageHeader("png", height, width, 3)
     if reason is None:
-        codec.check(header, as_stored=True, max_pixels=1_000_000)
+        codec.check_header(header, as_stored=True, max_pixels=1_000_000)
         return
     with pytest.raises(codec.ImageError) as caught:
-        codec.check(header, as_stored=True, max_pixels=1_000_000)
+        codec.check_header(header, as_stored=True, max_pixels=1_000_000)
     assert str(caught.value) == reason
 
 
@@ -200,7 +202,7 @@ def test_the_orientation_of_a_png(orientation):
     buffer = io.BytesIO()
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
-    assert codec.probe(buffer.getvalue()).orientation == orientation
+    assert codec.read_header(buffer.getvalue()).orientation == orientation
     turned = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
     np.testing.assert_array_equal(
         codec.decode(buffer.getvalue()), np.rot90(pixels, turned)

@@ -32,7 +32,7 @@ def test_sizes_ages_and_photos_are_as_in_afad():
 
 
 def test_drawn_images_have_the_sizes_of_afad(sample_tree):
-    headers = [codec.probe(data) for data in _tree(sample_tree).values()]
+    headers = [codec.read_header(data) for data in _tree(sample_tree).values()]
     sides = np.array([max(h.height, h.width) for h in headers])
     assert sides.min() >= 20 and sides.max() <= 500
     assert 100 <= np.median(sides) <= 140

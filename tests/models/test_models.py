@@ -139,16 +139,16 @@ def test_dropout_acts_in_training_only():
     ],
 )
 def test_conversion_equals_keras_preprocessing(name, module):
-    from afad_tfdata.models import layers
+    from afad_tfdata.models import keras_layers
 
     raw = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
     expected = getattr(keras.applications, module).preprocess_input(raw.copy())
     conversion = backbones.conversion(name, "backbone", MEAN)
-    got = layers.InputConversion(**conversion._asdict())((raw - MEAN) / 127.5)
+    got = keras_layers.InputConversion(**conversion._asdict())((raw - MEAN) / 127.5)
     np.testing.assert_allclose(got, expected, atol=2e-4)
     plain = backbones.conversion(name, "original", None)
     root = inputs()
-    got = layers.InputConversion(**plain._asdict())(root)
+    got = keras_layers.InputConversion(**plain._asdict())(root)
     np.testing.assert_array_equal(got, root)
 
 
@@ -167,11 +167,11 @@ def test_efficientnet_normalises_as_its_weights_from_imagenet_do(normalization):
     backbones._neutralise(backbone)
     raw = np.random.default_rng(0).uniform(0, 255, (1, SIZE, SIZE, 3)).astype("f4")
     conversion = backbones.conversion("EfficientNetB0", normalization, MEAN)
-    from afad_tfdata.models import layers
+    from afad_tfdata.models import keras_layers
 
     root = (raw - np.float32(MEAN)) / np.float32(127.5)
     seen = keras.Model(backbone.input, inner.output)(
-        layers.InputConversion(**conversion._asdict())(root)
+        keras_layers.InputConversion(**conversion._asdict())(root)
     )
     expected = root
     if normalization == "backbone":

@@ -94,14 +94,14 @@ def check(target: Target, data: bytes) -> None:
 def _images(afad: Any, place: str) -> Target:
     from tests import bad_files
 
-    afad.codec.prepare()
+    afad.codec.load_library()
 
     def read(data: bytes) -> None:
-        header = afad.codec.probe(data)
-        afad.codec.check(header, as_stored=True, max_pixels=100_000)
+        header = afad.codec.read_header(data)
+        afad.codec.check_header(header, as_stored=True, max_pixels=100_000)
         image = afad.codec.decode(data, header)
         assert image.ndim == 3 and image.dtype == np.uint8
-        assert afad.codec.verify(data, header) == image.shape[:2]
+        assert afad.codec.check_whole(data, header) == image.shape[:2]
 
     seeds = [data for data, _ in bad_files.contents().values() if data]
     seeds.insert(0, bad_files._encoded(bad_files._picture(), "JPEG"))

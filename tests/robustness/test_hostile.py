@@ -82,7 +82,7 @@ def _frame_header(height: int, width: int) -> bytes:
 )
 def test_headers_that_promise_too_much(data, little_memory):
     with pytest.raises(codec.ImageError):
-        codec.check(codec.probe(data), as_stored=True)
+        codec.check_header(codec.read_header(data), as_stored=True)
 
 
 def test_a_png_that_inflates_beyond_its_size(little_memory):
@@ -95,7 +95,7 @@ def test_a_png_that_inflates_beyond_its_size(little_memory):
         crc = struct.pack(">I", zlib.crc32(kind + content))
         data += struct.pack(">I", len(content)) + kind + content + crc
     try:
-        assert codec.decode(data, codec.probe(data)).shape == (8, 8, 3)
+        assert codec.decode(data, codec.read_header(data)).shape == (8, 8, 3)
     except codec.ImageError as error:
         assert "decoded" in str(error)
 
@@ -109,7 +109,7 @@ def test_a_jpeg_with_huge_segments(tmp_path, little_memory):
     tree = _tree(tmp_path / "tree")
     data = jpeg[:2] + exif + segment * 16 + jpeg[2:]
     (tree / "20/111/huge.jpg").write_bytes(data)
-    header = codec.probe(data)
+    header = codec.read_header(data)
     assert (header.height, header.width, header.orientation) == (20, 20, 1)
     np.testing.assert_array_equal(codec.decode(data), codec.decode(jpeg))
     write(tree, tmp_path / "out", max_file_bytes=1 << 19)
@@ -442,7 +442,7 @@ def test_a_png_with_something_behind_its_end(pixels, tmp_path):
     code = (
         "import resource, sys\n"
         "from afad_tfdata.images import codec\n"
-        "codec.prepare()\n"
+        "codec.load_library()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
         "    print(codec.decode(open(sys.argv[1], 'rb').read()).tolist())\n"

@@ -175,18 +175,18 @@ def test_a_turned_png_is_turned_by_our_own_code(library, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 6
     data = _face(1, "PNG", exif=exif)
-    header = codec.probe(data)
+    header = codec.read_header(data)
     assert (header.height, header.width, header.orientation) == (20, 30, 6)
     assert codec.decode(data, header).shape == (30, 20, 3)
     with pytest.raises(codec.ImageError, match="EXIF orientation 6"):
-        codec.check(header, as_stored=True)
+        codec.check_header(header, as_stored=True)
 
 
 def test_a_gray_png_with_a_transparent_level_is_rejected():
     buffer = io.BytesIO()
     Image.fromarray(np.full((8, 8), 9, np.uint8)).save(buffer, "PNG", transparency=9)
     with pytest.raises(codec.ImageError, match="one gray is transparent"):
-        codec.probe(buffer.getvalue())
+        codec.read_header(buffer.getvalue())
 
 
 def test_a_full_disk_while_hdf5_is_finished_is_one_line(tmp_path):

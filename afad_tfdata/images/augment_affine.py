@@ -3,18 +3,16 @@
 Both forms take the same matrices and agree with ``scipy.ndimage.affine_transform`` at
 ``order=1`` with the mode of the same name:
 
-* ``nearest``: the edge's pixel goes on for ever (aaaa|abcd|dddd);
+* ``nearest``: the pixel at the edge is repeated without end (aaaa|abcd|dddd);
 * ``reflect``: mirrored at the edge of the last pixel (dcba|abcd|dcba);
-* ``constant``: 0 wherever the source lies outside of the outermost pixels' centres.
+* ``constant``: 0 wherever the source is outside of the outermost pixels' centres.
 
-`gather` reads coordinates as integers with a fixed number of fraction bits, and on
-uint8 images all the rest is integer arithmetic too: the result has the same bits on
-every machine, whatever a compiler does with multiplications and additions.
+`gather` rounds coordinates to integers with a fixed number of fraction bits, and on
+uint8 images everything after that is integer arithmetic, too: the result has the same
+bits on every machine, whatever a compiler does with multiplications and additions.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -23,19 +21,19 @@ from afad_tfdata.common.lazy import tf
 FILLS = ("nearest", "reflect", "constant")
 MAX_SIDE = 8192
 
-# A coordinate is an int32 of which the upper bits hold 8 sides to either way: more
-# than any shift, zoom and shear that a config allows can reach.
+# A coordinate is an int32: its sign, 3 bits for up to 8 sides in either direction (more
+# than any shift, zoom and shear of a config reaches), 28 for the side and the fraction.
 _COORDINATE_BITS = 28
-# 8 bits of a level and twice 11 of a weight are 30 bits.  The weights' rounding costs
-# at most 2 * 255 / 4096, an eighth of a level.
+# A level has 8 bits and is multiplied by two weights of 11: 30 bits fit into an int32.
+# Rounding the weights costs at most 2 * 255 / 4096, an eighth of a level.
 _WEIGHT_BITS = 11
-# With `constant`, a pixel that hits the edge's centre must not turn black because of
-# the last bit of a sine.
+# Pixels.  With `constant`, a pixel whose source is exactly at the edge must not turn
+# black because of the last bit of a sine.
 _EDGE = 1e-4
 
 
-def gather(images: Any, matrices: Any, fill: str) -> Any:
-    """Warps by a gather of the four neighbours, which XLA fuses into one loop.
+def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
+    """Reads the four neighbours of each pixel, which XLA fuses into one loop.
 
     Args:
       images: uint8 or float32 ``[B, H, W, 3]`` in [0, 255]; H and W at most
@@ -63,7 +61,7 @@ def gather(images: Any, matrices: Any, fill: str) -> Any:
     left, right, column_weight = _neighbours(columns, width, bits, kept, fill)
     pixels = tf.reshape(images, [tf.shape(images)[0], height * width, 3])
 
-    def read(row: Any, column: Any) -> Any:
+    def read(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
         found = tf.gather(pixels, row * width + column, batch_dims=1)
         return tf.cast(found, tf.int32) if images.dtype == tf.uint8 else found
 
@@ -90,8 +88,8 @@ def gather(images: Any, matrices: Any, fill: str) -> Any:
     return result
 
 
-def affine_op(images: Any, matrices: Any, fill: str) -> Any:
-    """Warps by TensorFlow's own operation, which XLA does not compile.
+def affine_op(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
+    """Uses TensorFlow's own operation, which XLA does not compile.
 
     Arguments and result as for `gather`, from which it differs by the rounding of
     coordinates and weights: less than half a level.
@@ -100,15 +98,15 @@ def affine_op(images: Any, matrices: Any, fill: str) -> Any:
     center = tf.constant([(height - 1) / 2, (width - 1) / 2], tf.float64)
     linear = matrices[:, :, :2]
     offset = matrices[:, :, 2] + center - tf.linalg.matvec(linear, center)
-    # The operation's rows are (column, row) with the column's factor first.
+    # The operation counts (column, row), with the column's factor first.
     by_column = tf.stack(
         [linear[:, 1, 1], linear[:, 1, 0], offset[:, 1]]
         + [linear[:, 0, 1], linear[:, 0, 0], offset[:, 0]],
         axis=-1,
     )
     transforms = tf.cast(by_column, tf.float32)
-    # Its own CONSTANT blends into the fill value outside of the edge, where scipy's
-    # `constant` ends at once; NEAREST and a mask are that.
+    # The operation's own CONSTANT blends the edge with the fill value, where scipy's
+    # `constant` ends at once; NEAREST under a mask does that.
     result = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),
         transforms=tf.pad(transforms, [[0, 0], [0, 2]]),
@@ -118,7 +116,7 @@ def affine_op(images: Any, matrices: Any, fill: str) -> Any:
         fill_mode="REFLECT" if fill == "reflect" else "NEAREST",
     )
     if fill == "constant":
-        # In float32, since GPUs have no int32 arithmetic outside of XLA.
+        # In float32, because TensorFlow has no int32 kernels on GPUs outside of XLA.
         factors = transforms[:, :, tf.newaxis, tf.newaxis]
         x = tf.range(width, dtype=tf.float32)
         y = tf.range(height, dtype=tf.float32)[:, tf.newaxis]
@@ -130,9 +128,11 @@ def affine_op(images: Any, matrices: Any, fill: str) -> Any:
     return result
 
 
-def _coordinates(factors: Any, side: int, shape: tuple[int, int], bits: int) -> Any:
+def _coordinates(
+    factors: tf.Tensor, side: int, shape: tuple[int, int], bits: int
+) -> tf.Tensor:
     """Source coordinate along one axis: int32 ``[B, H, W]`` in units of 2^-bits px."""
-    # Twice the distance to the centre is an integer, hence half the factor.
+    # Twice the distance to the centre is an integer, so the factor is halved.
     y = 2 * tf.range(shape[0], dtype=tf.int32)[:, tf.newaxis] - (shape[0] - 1)
     x = 2 * tf.range(shape[1], dtype=tf.int32) - (shape[1] - 1)
     half = tf.cast(tf.round(factors[:, :2] * 2.0 ** (bits - 1)), tf.int32)
@@ -143,9 +143,9 @@ def _coordinates(factors: Any, side: int, shape: tuple[int, int], bits: int) -> 
 
 
 def _neighbours(
-    coordinates: Any, side: int, bits: int, kept: int, fill: str
-) -> tuple[Any, Any, Any]:
-    """Both neighbours' index and the second one's weight in units of 2^-kept.
+    coordinates: tf.Tensor, side: int, bits: int, kept: int, fill: str
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The indices of both neighbours, and the second one's weight in units of 2^-kept.
 
     Indices are int32 ``[B, H, W]``, the weight ``[B, H, W, 1]``.
     """
@@ -155,6 +155,7 @@ def _neighbours(
         coordinates = tf.minimum(folded, period - folded) - half
     if kept < bits:
         dropped = bits - kept
+        # Rounded, not cut off: half of a unit is added before the shift.
         coordinates = tf.bitwise.right_shift(
             coordinates + (1 << (dropped - 1)), dropped
         )
@@ -164,7 +165,12 @@ def _neighbours(
     return first, tf.minimum(first + 1, side - 1), weight[..., tf.newaxis]
 
 
-def _blend(corners: Any, row_weight: Any, column_weight: Any, one: Any) -> Any:
+def _blend(
+    corners: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor],
+    row_weight: tf.Tensor,
+    column_weight: tf.Tensor,
+    one: int | np.float32,
+) -> tf.Tensor:
     """Bilinear mean times the square of `one`, the weight that stands for 1."""
     top_left, top_right, bottom_left, bottom_right = corners
     top = top_left * one + (top_right - top_left) * column_weight
@@ -172,5 +178,5 @@ def _blend(corners: Any, row_weight: Any, column_weight: Any, one: Any) -> Any:
     return top * one + (bottom - top) * row_weight
 
 
-def _within(values: Any, low: Any, high: Any) -> Any:
+def _within(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return (values >= low) & (values <= high)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from afad_tfdata.common.lazy import tf
 
@@ -12,43 +11,45 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def recolor(
-    images: Any, originals: Any, values: Mapping[str, Any], *, mixed: bool
-) -> Any:
-    """Saturation, brightness and contrast in one linear pass, then the range.
+    images: tf.Tensor,
+    originals: tf.Tensor,
+    values: Mapping[str, tf.Tensor],
+    *,
+    saturate: bool,
+) -> tf.Tensor:
+    """Changes saturation, brightness and contrast in one linear pass, and clips.
 
-    The contrast's pivot is the mean of the image before the warp: it does not change
-    with what was shifted out of sight.
+    The contrast's pivot is the mean of the image before the affine: it does not depend
+    on what was shifted out of sight.
 
     Args:
       images: float32 ``[B, H, W, 3]`` in [0, 255].
-      originals: uint8 or float32 ``[B, H, W, 3]``: the images before the warp.
+      originals: uint8 or float32 ``[B, H, W, 3]``: the images before the affine.
       values: float64 ``[B]``: factors ``brightness``, ``contrast``, ``color``, where 1
         changes nothing.
-      mixed: False if every ``color`` is 1, which saves a pass.
+      saturate: False if every ``color`` is 1, which saves a pass.
 
     Returns:
       float32 ``[B, H, W, 3]`` in [0, 255].
     """
-    # Sums of a row of levels are exact in float32 and sums of rows in float64, in
-    # whatever order a device adds them.
+    # A row's sum of levels is exact in float32 (at most 8192 times 255, below 2^24),
+    # and the sum of rows is exact in float64, in whatever order a device adds them.
     by_row = tf.reduce_sum(tf.cast(originals, tf.float32), axis=2)
     sums = tf.reduce_sum(tf.cast(by_row, tf.float64), axis=1)
     mean = tf.reduce_sum(sums * tf.constant(LUMA, tf.float64), axis=1)
     mean /= originals.shape[1] * originals.shape[2]
     pivot = mean * values["brightness"] * (1.0 - values["contrast"])
     gain = values["brightness"] * values["contrast"]
-    if mixed:
+    if saturate:
         images = _saturate(images, values["color"])
     changed = images * _per_image(gain) + _per_image(pivot)
     return tf.clip_by_value(changed, 0.0, 255.0)
 
 
-def _saturate(images: Any, factors: Any) -> Any:
-    """Scales the distance of a pixel to its luma.
-
-    A product of matrices, which XLA does not fuse: it would compute the warp anew for
-    each of the channels that a luma is the sum of.
-    """
+def _saturate(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Scales the distance of a pixel to its luma."""
+    # A product of matrices, because XLA does not fuse it: a sum over channels would be
+    # fused, and then the affine would be computed anew for each channel of the sum.
     luma = tf.constant(LUMA, tf.float64)[:, tf.newaxis] * tf.ones([1, 3], tf.float64)
     factors = factors[:, tf.newaxis, tf.newaxis]
     matrices = tf.eye(3, dtype=tf.float64) * factors + luma * (1.0 - factors)
@@ -57,7 +58,7 @@ def _saturate(images: Any, factors: Any) -> Any:
     return tf.reshape(tf.matmul(pixels, tf.cast(matrices, tf.float32)), shape)
 
 
-def erase(images: Any, values: Mapping[str, Any]) -> Any:
+def erase(images: tf.Tensor, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Paints a rectangle over each image.
 
     Args:
@@ -82,6 +83,6 @@ def erase(images: Any, values: Mapping[str, Any]) -> Any:
     return tf.where(inside, paint[:, tf.newaxis, tf.newaxis, :], images)
 
 
-def _per_image(value: Any) -> Any:
+def _per_image(value: tf.Tensor) -> tf.Tensor:
     """``[B]`` as float32 ``[B, 1, 1, 1]``."""
     return tf.cast(value, tf.float32)[:, tf.newaxis, tf.newaxis, tf.newaxis]
