@@ -92,5 +92,5 @@ $(READY_LATEST): setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/tf1/.ready: $(READY)
-	$(VENV)/bin/python tests/robustness/tf1_runtime.py $(VENV)/tf1
+	$(VENV)/bin/python -m tests.robustness.tf1_runtime $(VENV)/tf1
 	touch $@

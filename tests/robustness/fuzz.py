@@ -1,12 +1,12 @@
-"""Arbitrary bytes into everything that reads files or flags, for as long as is asked.
+"""Passes arbitrary bytes to everything that reads files or flags.
 
-``python -m tests.robustness.fuzz [--targets=tar,index] [--minutes=10] [--jobs=1]``
+    python -m tests.robustness.fuzz [--targets=tar,index] [--minutes=10] [--jobs=1]
 
-A target is a function of bytes that may raise the package's own errors, of one line,
-and nothing else.  With atheris installed the bytes are led by the code that they reach;
-without it they are seeds with random damage.  Each target runs in a process of its own,
-whose memory and whose time for one input are bounded.  `test_fuzz.py`
-gives every target a few hundred inputs.
+A target is a function of bytes that may raise only the package's own errors, and these
+with a message of one line.  If atheris is installed, it chooses the bytes by the code
+that they reach; otherwise they are seeds with random damage.  Each target runs in a
+process of its own, with a limit of its memory and of the time for one input.
+`test_fuzz` tries a few hundred inputs for every target.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy as np
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _INPUT_SECS, _MEMORY_BYTES = 20, 3 << 30
-# By the name under which the targets know them.
+# Modules of the package by the names that the targets use.
 _MODULES = {
     "archive": "writing.archive",
     "augment": "images.augment",
@@ -56,12 +56,12 @@ _MODULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What bytes are given to.
+    """A function that reads bytes.
 
     Attributes:
-      read: May raise `AfadError` or one of `errors`.
+      read: The function; it may raise `AfadError` or one of `errors`.
       seeds: Inputs from which others are made; the first is read without an error.
-      errors: Errors besides, which its callers catch.
+      errors: Further errors that are right, because all callers catch them.
     """
 
     read: Callable[[bytes], Any]
@@ -70,7 +70,7 @@ class Target:
 
 
 def package() -> Any:
-    """The modules of the package under test, imported late."""
+    """The modules under test, imported late so that atheris can instrument them."""
     found = types.SimpleNamespace()
     for name, path in _MODULES.items():
         setattr(found, name, importlib.import_module(f"afad_tfdata.{path}"))
@@ -78,17 +78,17 @@ def package() -> Any:
 
 
 def check(target: Target, data: bytes) -> None:
-    """Raises what the target must not raise."""
+    """Runs a target on one input; raises what the target must not raise."""
     from afad_tfdata.common import errors
 
     try:
         target.read(data)
     except (errors.AfadError, *target.errors) as error:
-        assert str(error).strip(), "an error without a word"
-        assert "\n" not in str(error), f"more than a line: {error}"
+        assert str(error).strip(), "an error without a message"
+        assert "\n" not in str(error), f"a message of several lines: {error}"
 
 
-# -- The targets; each gets the package and a directory of its own.
+# The targets: each gets the modules under test and a directory of its own.
 
 
 def _images(afad: Any, place: str) -> Target:
@@ -104,7 +104,7 @@ def _images(afad: Any, place: str) -> Target:
         assert afad.codec.check_whole(data, header) == image.shape[:2]
 
     seeds = [data for data, _ in bad_files.contents().values() if data]
-    seeds.insert(0, bad_files._encoded(bad_files._picture(), "JPEG"))
+    seeds.insert(0, bad_files.encoded(bad_files.picture(), "JPEG"))
     return Target(read, seeds, (afad.codec.ImageError,))
 
 
@@ -120,7 +120,7 @@ def _manifest(afad: Any, place: str) -> Target:
 
 
 def _sealed_manifest(afad: Any, place: str) -> Target:
-    """JSON of any content, whose checksum fits."""
+    """A manifest of any JSON content, with a checksum that fits."""
     from tests.storage.test_schema import _manifest as example
 
     def read(data: bytes) -> None:
@@ -139,7 +139,7 @@ def _sealed_manifest(afad: Any, place: str) -> Target:
 
 
 def _index(afad: Any, place: str) -> Target:
-    """An index of any content, which the manifest says is right."""
+    """An index of any content, with the size and digest that the manifest names."""
     from tests.storage.test_schema import _manifest as example
 
     manifest = example()
@@ -236,7 +236,7 @@ def _labels_csv(afad: Any, place: str) -> Target:
 
 
 def _flags(afad: Any, place: str) -> Target:
-    """A command line, an argument a line, to the parser of every kind of config."""
+    """A command line, one argument a line, for the parser of every kind of config."""
     from bin import command
 
     classes = [
@@ -248,7 +248,7 @@ def _flags(afad: Any, place: str) -> Target:
     def read(data: bytes) -> None:
         argv = data.decode("utf-8", "surrogateescape").replace("\0", "").split("\n")
         if any("flagfile" in argument for argument in argv):
-            return  # Files of this machine.
+            return  # It could read any file of this machine.
         for config_class in classes:
             with contextlib.suppress(afad.errors.UsageError):
                 command._parse(config_class, ["afad", *argv], "IMAGE ...")
@@ -284,7 +284,8 @@ def _checkpoint(afad: Any, place: str) -> Target:
         with open(path, "wb") as f:
             f.write(data)
         loaded = afad.checkpoints.load(path)
-        # Read with its digest only; atheris watches comparisons, and can forge it.
+        # Only a file with the right digest is read.  Atheris sees comparisons, and
+        # can therefore build one.
         assert hashlib.sha256(data[:-32]).digest() == data[-32:]
         if data == seed:
             np.testing.assert_array_equal(loaded.arrays["a"], wanted)
@@ -293,7 +294,7 @@ def _checkpoint(afad: Any, place: str) -> Target:
 
 
 def _sealed_checkpoint(afad: Any, place: str) -> Target:
-    """A checkpoint of any content, whose digest fits."""
+    """A checkpoint of any content, with a digest that fits."""
     path = os.path.join(place, "step-0000000001.ckpt")
     afad.checkpoints.save(path, {"a": np.arange(6).reshape(2, 3)}, {"step": 1})
     with open(path, "rb") as f:
@@ -324,15 +325,21 @@ TARGETS: dict[str, Callable[[Any, str], Target]] = {
 }
 
 
-# -- Running them.
+# Running them.
 
 
 def main() -> int:
-    """Runs the targets, and prints what came of each."""
+    """Runs the targets, and prints a table; 1 if one raised what it must not."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", default=",".join(TARGETS))
-    parser.add_argument("--minutes", type=float, default=10.0, help="of each target")
-    parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
+    parser.add_argument(
+        "--targets", default=",".join(TARGETS), help="names, separated by commas"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="time for each target"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="how many targets run at a time"
+    )
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -341,7 +348,7 @@ def main() -> int:
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         results = pool.map(lambda name: _observe(name, arguments.minutes), names)
         bad = 0
-        print("| target | inputs | came of it |\n|---|---|---|", flush=True)
+        print("| target | inputs | found |\n|---|---|---|", flush=True)
         for name, (inputs, outcome) in zip(names, results, strict=True):
             bad += outcome != "nothing"
             print(f"| {name} | {inputs:,} | {outcome} |", flush=True)
@@ -349,7 +356,7 @@ def main() -> int:
 
 
 def _observe(name: str, minutes: float) -> tuple[int, str]:
-    """Inputs that were tried in a process of its own, and what came of them."""
+    """Runs a target in a process of its own; the number of inputs and what it found."""
     command = [sys.executable, "-m", "tests.robustness.fuzz", f"--run={name}"]
     ended = subprocess.run(
         [*command, f"--minutes={minutes}"],
@@ -369,16 +376,16 @@ def _observe(name: str, minutes: float) -> tuple[int, str]:
 
 
 def _run(name: str, secs: float) -> int:
-    """One target in this process."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Runs one target in this process."""
     try:
         import atheris
     except ImportError:
         atheris = None
-    leading = contextlib.nullcontext()
+    instrumented = contextlib.nullcontext()
     if atheris is not None:
-        leading = atheris.instrument_imports(include=["afad_tfdata", "tarfile", "csv"])
-    with leading:
+        include = ["afad_tfdata", "tarfile", "csv"]
+        instrumented = atheris.instrument_imports(include=include)
+    with instrumented:
         afad = package()
     with tempfile.TemporaryDirectory() as place:
         os.makedirs(os.path.join(place, "seeds"))
@@ -406,7 +413,8 @@ def _run(name: str, secs: float) -> int:
 
 
 def _damage(target: Target, secs: float) -> int:
-    """Seeds with random damage."""
+    """Tries seeds with random damage, without atheris."""
+    # Address space, of which TensorFlow's libraries reserve much more than they use.
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES << 3, _MEMORY_BYTES << 3))
     rng, end, inputs = random.Random(1), time.monotonic() + secs, 0
     for data in _damaged(rng, target.seeds):

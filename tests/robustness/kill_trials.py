@@ -1,13 +1,15 @@
-"""Kills runs at random moments, continues them, and compares with an undisturbed one.
+"""Kills trainings at random moments, continues them, and compares how they end.
 
-    python tests/robustness/kill_trials.py RECORDS_DIR WORK_DIR SIGKILL|SIGTERM TRIALS
-        [SEED]
+    python -m tests.robustness.kill_trials RECORDS_DIR WORK_DIR [--signal=SIGKILL]
+        [--trials=10] [--seed=1]
 
-TensorFlow is imported once; every run is a process forked off before TensorFlow has
-started its runtime.
+A killed and continued run must have the weights, the optimizer state and the history of
+an undisturbed one, bit for bit.  A run that is sent SIGTERM must end with status 75.
 """
 
-import json
+from __future__ import annotations
+
+import argparse
 import os
 import random
 import shutil
@@ -15,120 +17,121 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-
-import keras
-import numpy as np
+import keras  # noqa: F401 (Imported once, before the forks.)
 import tensorflow as tf  # noqa: F401
 
 from afad_tfdata import trainer
 from afad_tfdata.common import errors, preemption
-from afad_tfdata.training import checkpoints
+from tests.robustness import forked
+from tests.training import small_runs
+
+_CONFIG: dict[str, Any] = {
+    "backbone": "small_cnn",
+    "image_size": 16,
+    "stage": "tuning",
+    "epochs": 3,
+    "global_batch_size": 16,
+    "devices": "cpu",
+    "ema_decay": 0.9,
+    "clip_norm": 5.0,
+    "augment": "default,form=affine_op",  # Nothing to compile.
+    "steps_per_loop": 1,
+    "checkpoint_steps": 4,
+}
+# The steps of a run take about this long; a kill that comes later is tried again.
+_LATEST_KILL_SECS = 1.5
 
 
 def main() -> int:
-    records_dir, work_dir, name, trials = sys.argv[1:5]
-    random.seed(int(sys.argv[5]) if len(sys.argv) > 5 else 1)
-    config = {
-        "records_dir": records_dir,
-        "backbone": "small_cnn",
-        "image_size": 16,
-        "stage": "tuning",
-        "epochs": 3,
-        "global_batch_size": 16,
-        "devices": "cpu",
-        "ema_decay": 0.9,
-        "clip_norm": 5.0,
-        "augment": "default,form=affine_op",
-        "steps_per_loop": 1,
-        "checkpoint_steps": 4,
-    }
-    whole = os.path.join(work_dir, "whole")
+    """Runs the trials; 1 if a run ended differently."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records_dir", help="data set to train on")
+    parser.add_argument("work_dir", help="directory for the runs")
+    parser.add_argument(
+        "--signal", default="SIGKILL", choices=("SIGKILL", "SIGTERM"), help="what kills"
+    )
+    parser.add_argument("--trials", type=int, default=10, help="how many are killed")
+    parser.add_argument("--seed", type=int, default=1, help="of the random moments")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    number = signal.Signals[options.signal]
+    config = {"records_dir": options.records_dir, **_CONFIG}
+    undisturbed = os.path.join(options.work_dir, "undisturbed")
     began = time.monotonic()
-    assert _forked(config, whole, None, 0.0) == 0
+    status = _run(config, undisturbed)
+    if status:
+        print(f"the undisturbed run ended with status {status}")
+        return 1
     print(f"one run: {time.monotonic() - began:.1f} s", flush=True)
-    expected, equal = _end(whole), 0
-    for trial in range(int(trials)):
-        run_dir = os.path.join(work_dir, "killed")
+    expected, equal = small_runs.end_of(undisturbed), 0
+    for trial in range(options.trials):
+        run_dir = os.path.join(options.work_dir, "killed")
+        text = _kill_and_continue(config, run_dir, number, rng, expected)
+        equal += not text
+        print(f"{number.name} {trial}: {text or 'equal'}", flush=True)
+    print(f"{equal} of {options.trials} equal")
+    return int(equal < options.trials)
+
+
+def _kill_and_continue(
+    config: dict[str, Any],
+    run_dir: str,
+    number: signal.Signals,
+    rng: random.Random,
+    expected: small_runs.End,
+) -> str:
+    """One trial: what was wrong with it, or an empty string."""
+    status = 0
+    while status == 0:  # It ended before the signal came.
         shutil.rmtree(run_dir, ignore_errors=True)
-        # The steps of a run take about this long; a kill that comes after the end is
-        # tried again.
-        status = 0
-        while status == 0:
-            shutil.rmtree(run_dir, ignore_errors=True)
-            status = _forked(config, run_dir, name, random.uniform(0, 1.5))
-        steps = checkpoints.steps(os.path.join(run_dir, "checkpoints"))
-        wanted = 75 if name == "SIGTERM" else -signal.SIGKILL
-        again = _forked(config, run_dir, None, 0.0)
-        same = again == 0 and status == wanted and _same(_end(run_dir), expected)
-        equal += same
-        print(
-            f"{name} {trial}: {status}, checkpoints {steps}, equal {same}", flush=True
-        )
-    print(f"{equal} of {trials} equal")
-    return 0 if equal == int(trials) else 1
+        status = _run(config, run_dir, number, rng.uniform(0, _LATEST_KILL_SECS))
+    wanted = errors.PreemptedError.exit_status if number == signal.SIGTERM else -number
+    if status != wanted:
+        return f"ended with status {status} instead of {wanted}"
+    again = _run(config, run_dir)
+    if again:
+        return f"continued, it ended with status {again}"
+    different = small_runs.differences(small_runs.end_of(run_dir), expected)
+    return f"not equal: {', '.join(different)}" if different else ""
 
 
-def _forked(config, run_dir, name, delay) -> int:
-    """Exit status of a run in a process of its own; negative for a signal."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    status = 1
-    try:
+def _run(
+    config: dict[str, Any],
+    run_dir: str,
+    number: signal.Signals | None = None,
+    delay_secs: float = 0.0,
+) -> int:
+    """Exit status of a training in a process of its own."""
+
+    def work() -> int:
         preemption.install()
-        if name is not None:
-            _kill_after_first_step(getattr(signal, name), delay)
-        trainer.train(trainer.TrainConfig(run_dir=run_dir, **config), model=_network())
-        status = 0
-    except errors.PreemptedError:
-        status = 75
-    except BaseException as error:
-        print(repr(error), flush=True)
-    finally:
-        os._exit(status)
+        if number is not None:
+            _kill_after_first_step(number, delay_secs)
+        network = small_runs.build_network(dropout=0.5, batch_statistics=True)
+        try:
+            trainer.train(trainer.TrainConfig(run_dir=run_dir, **config), model=network)
+        except errors.PreemptedError as error:
+            return error.exit_status
+        return 0
+
+    return forked.wait(forked.start(work))
 
 
-def _network():
-    """Small, with everything whose state is easily lost."""
-    keras.utils.set_random_seed(4)
-    image = keras.Input((16, 16, 3), name="root_input")
-    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image)
-    x = keras.layers.Flatten()(keras.layers.BatchNormalization()(x))
-    x = keras.layers.Dropout(0.5, seed=1)(x)
-    age = keras.layers.Dense(1, name="age_output")(x)
-    gender = keras.layers.Dense(1, activation="sigmoid", name="gender_output")(x)
-    return keras.Model(image, [age, gender])
-
-
-def _kill_after_first_step(number, delay) -> None:
+def _kill_after_first_step(number: signal.Signals, delay_secs: float) -> None:
+    """Sends this process a signal, so long after its first step."""
     looks, look = [], preemption.requested
 
     def requested() -> bool:
         looks.append(1)
-        if len(looks) == 2:
-            timer = threading.Timer(delay, os.kill, (os.getpid(), number))
+        if len(looks) == 2:  # The loop looks before every step.
+            timer = threading.Timer(delay_secs, os.kill, (os.getpid(), number))
             timer.daemon = True
             timer.start()
         return look()
 
     preemption.requested = requested
-
-
-def _end(run_dir):
-    newest = checkpoints.load_newest(os.path.join(run_dir, "checkpoints"))
-    with open(os.path.join(run_dir, "history.json")) as f:
-        return newest.arrays, newest.state, json.load(f)
-
-
-def _same(one, two) -> bool:
-    return (
-        one[1:] == two[1:]
-        and one[0].keys() == two[0].keys()
-        and all(np.array_equal(one[0][n], two[0][n]) for n in one[0])
-    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Changes one place of the package at a time, and counts which changes tests notice.
+"""Changes the package in one place at a time, and counts what the tests notice.
 
     python -m tests.robustness.mutate [--mutations=30] [--seed=1]
         [--modules=storage.sharding,training.metrics]
 
-A mutation swaps a comparison or an operator, moves a number by one, turns a condition
-round, or drops a statement. The tests that belong to the module run in a process of
-their own, with the changed module in the place of the real one; the file on disk stays
-as it is. TensorFlow is imported once, before.
+A mutation swaps a comparison or an operator, adds one to a number, negates a condition
+or removes a statement.  The tests of the module then run in a process of their own,
+which imports the changed source instead of the file; nothing on disk changes.
+TensorFlow is imported once, before the forks.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ import importlib.util
 import os
 import pathlib
 import random
-import signal
 import sys
-import time
-
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
-import tensorflow as tf  # noqa: F401
+import tensorflow as tf  # noqa: F401 (Imported once, before the forks.)
+
+from tests.robustness import forked
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _LIMIT_SECS = 300
-# Modules that compute, and the tests that belong to them.
+# Modules that compute or check, and the files with their tests.
 MODULES = {
     "storage.sharding": ("storage/test_sharding.py",),
     "writing.duplicate_images": ("writing/test_duplicate_images.py",),
@@ -54,7 +51,8 @@ MODULES = {
     "writing.source": ("writing/test_records.py", "robustness/test_hostile.py"),
     "reading.order": ("reading/test_order.py",),
 }
-NOTICED = 25 / 30
+# Some mutations change nothing that could be seen, such as the size of a buffer.
+LEAST_NOTICED = 25 / 30
 _SWAPPED = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -78,13 +76,13 @@ _SWAPPED = {
 
 
 def places(tree: ast.Module) -> list[tuple[ast.AST, str]]:
-    """Nodes inside of functions that can be changed, and how."""
+    """Nodes in functions that can be changed, and the kind of change."""
     found: list[tuple[ast.AST, str]] = []
 
     def look(node: ast.AST, inside: bool) -> None:
         inside = inside or isinstance(node, ast.FunctionDef)
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.AnnAssign | ast.arguments):
-            return  # Texts and types.
+            return  # Only texts and types, which no test needs to hold.
         if inside:
             if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPPED:
                 found.append((node, "comparison"))
@@ -108,7 +106,15 @@ def places(tree: ast.Module) -> list[tuple[ast.AST, str]]:
 
 
 def mutate(source: str, number: int) -> tuple[str, str]:
-    """The source with the place of this number changed, and what was changed."""
+    """Changes one place.
+
+    Args:
+      source: Source of a module.
+      number: Position in `places`.
+
+    Returns:
+      The changed source, and a text with the line and what was there.
+    """
     tree = ast.parse(source)
     node, kind = places(tree)[number]
     before = ast.unparse(copy.deepcopy(node)).splitlines()[0]
@@ -138,7 +144,7 @@ def _path(module: str) -> pathlib.Path:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
-    """Gives one module another source."""
+    """Imports one module from another source than its file."""
 
     def __init__(self, name: str, path: str, source: str) -> None:
         self._name, self._path, self._source = name, path, source
@@ -156,43 +162,38 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 
 
 def is_noticed(module: str, source: str) -> bool:
-    """Whether a test fails, or does not come to an end."""
-    pid = os.fork()
-    if pid:
-        deadline = time.monotonic() + _LIMIT_SECS
-        while time.monotonic() < deadline:
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                return status != 0
-            time.sleep(0.05)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        return True
-    status = 1
-    try:
+    """Whether a test fails with this source of a module, or does not end."""
+
+    def work() -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         path = str(_path(module))
         sys.meta_path.insert(0, _Finder(f"afad_tfdata.{module}", path, source))
         tests = [str(_ROOT / "tests" / name) for name in MODULES[module]]
-        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
-    finally:
-        os._exit(status)
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+
+    try:
+        return forked.wait(forked.start(work), _LIMIT_SECS) != 0
+    except TimeoutError:
+        return True
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Do the tests notice changes?")
-    parser.add_argument("--mutations", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--modules", default=",".join(MODULES))
+    """Tries the mutations; 1 if too few of them are noticed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mutations", type=int, default=30, help="how many to try")
+    parser.add_argument("--seed", type=int, default=1, help="decides which")
+    parser.add_argument(
+        "--modules", default=",".join(MODULES), help="modules, separated by commas"
+    )
     options = parser.parse_args()
     rng = random.Random(options.seed)
     names = options.modules.split(",")
     sources = {n: _path(n).read_text() for n in names}
     for name in names:
         if is_noticed(name, sources[name]):
-            print(f"{name}: its tests fail as it is")
+            print(f"{name}: its tests fail without any change")
             return 1
     noticed, survived = 0, []
     for number in range(options.mutations):
@@ -206,7 +207,7 @@ def main() -> int:
         print(f"{number} {name}:{what}: {len(survived)} survived", flush=True)
     print("\n".join(["", "not noticed:", *survived]))
     print(f"{noticed} of {options.mutations} mutations noticed, seed {options.seed}")
-    return int(noticed < NOTICED * options.mutations)
+    return int(noticed < LEAST_NOTICED * options.mutations)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Arbitrary bytes into everything that reads files: only the package's own errors.
+"""Everything that reads files answers arbitrary bytes with the package's own errors.
 
-A few hundred for each of `fuzz.TARGETS`; `make fuzz` goes on for minutes.
+Each of `fuzz.TARGETS` gets a few hundred inputs here; `make fuzz` runs for minutes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SETTINGS = hypothesis.settings(
 
 @st.composite
 def _damaged(draw, seeds):
-    """One of the seeds, cut, with some bytes replaced and some put in."""
+    """One of the seeds, cut, with some bytes replaced and some inserted."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -38,7 +38,7 @@ def _damaged(draw, seeds):
 @pytest.mark.parametrize("name", fuzz.TARGETS)
 def test_arbitrary_bytes(name, tmp_path):
     target = fuzz.TARGETS[name](fuzz.package(), str(tmp_path))
-    target.read(target.seeds[0])  # What is whole is read.
+    target.read(target.seeds[0])  # An undamaged input is read.
 
     @_SETTINGS
     @hypothesis.given(st.one_of(st.binary(max_size=400), _damaged(target.seeds)))

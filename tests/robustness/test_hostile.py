@@ -1,4 +1,4 @@
-"""Files, trees, archives and models that were made to hurt."""
+"""Files, folders, archives and models that were made to do harm."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from afad_tfdata.reading import foreign_files
 from afad_tfdata.training import run_dir
 from afad_tfdata.writing import archive, inspection, plan, source, work_folder
 from tests import bad_files
-from tests.robustness import chaos_faults
+from tests.robustness.chaos import faults
 from tests.writing.test_records import digests, rejected, write
 
 _CODES = {"111": 0, "112": 1}
@@ -53,7 +53,7 @@ def _tree(root, count=24):
 
 @pytest.fixture
 def little_memory():
-    """What a test takes at most, as Python counts it."""
+    """Fails a test that allocates more than 60 MB, as Python counts it."""
     tracemalloc.start()
     yield
     peak = tracemalloc.get_traced_memory()[1]
@@ -70,9 +70,9 @@ def _frame_header(height: int, width: int) -> bytes:
     [
         b"\xff\xd8" + _frame_header(65535, 65535) + b"\xff\xd9",
         b"\xff\xd8" + _frame_header(1, 0) + b"\xff\xd9",
-        bad_files._png(2**31 - 1, 2**31 - 1, b"\0"),
-        bad_files._png(65_536, 900, b"\0"),
-        bad_files._png(0, 7, b""),
+        bad_files.png(2**31 - 1, 2**31 - 1, b"\0"),
+        bad_files.png(65_536, 900, b"\0"),
+        bad_files.png(0, 7, b""),
         b"\xff\xd8" + b"\xff" * 100_000,
         b"\xff\xd8" + b"\xff\xd0" * 100_000,
         b"\xff\xd8" + b"\xff\xe1\x00\x02" * 50_000,
@@ -86,7 +86,7 @@ def test_headers_that_promise_too_much(data, little_memory):
 
 
 def test_a_png_that_inflates_beyond_its_size(little_memory):
-    """134 MB of zeros behind a header of 8 x 8: decoders stop, or refuse."""
+    """134 MB of zeros after a header of 8 x 8: decoders stop, or refuse."""
     packer = zlib.compressobj(9)
     body = b"".join(packer.compress(bytes(1 << 24)) for _ in range(8)) + packer.flush()
     head = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
@@ -101,7 +101,7 @@ def test_a_png_that_inflates_beyond_its_size(little_memory):
 
 
 def test_a_jpeg_with_huge_segments(tmp_path, little_memory):
-    """A megabyte of them: walked over, and the picture is found behind them."""
+    """A megabyte of them is skipped, and the picture after them is found."""
     jpeg = _jpeg()
     segment = b"\xff\xe5\xff\xff" + bytes(65_533)
     # An EXIF block whose directory says it has 65,535 entries, at its very end.
@@ -135,7 +135,7 @@ def test_devices_pipes_and_loops_in_a_tree(tmp_path):
         "20/up": link,
         "30": link,
     }
-    # Those that took the place of a file after it was listed.
+    # The same for files that were replaced after they were listed.
     for name in ("20/111/pipe.jpg", "20/111/zero.jpg"):
         with pytest.raises(codec.ImageError, match="not a file"):
             codec.read_file(str(tree / name))
@@ -171,7 +171,7 @@ def test_members_that_are_no_files(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 def test_a_header_of_a_gigabyte(kind, tmp_path, little_memory):
-    """It compresses to nothing, and would be read into memory whole."""
+    """It compresses to almost nothing, and tarfile would read all of it into memory."""
     import gzip
 
     parts = tmp_path / "parts"
@@ -186,7 +186,7 @@ def test_a_header_of_a_gigabyte(kind, tmp_path, little_memory):
 
 
 def test_names_do_not_command_the_terminal(tmp_path):
-    """Escape sequences in names are shown, and lines stay one line."""
+    """Escape sequences in names are printed as text, and a line stays one line."""
     name = "\x1b[2J\nafad-predict: done\r\u202e.jpg"
     text = str(inspection.Fault("shard", 3, name, "bad"))
     assert text.isprintable() and "\\x1b[2J\\n" in text
@@ -205,8 +205,8 @@ def test_names_do_not_command_the_terminal(tmp_path):
     assert "\x1b" not in run.stderr
 
 
-def _elsewhere(path, how: str) -> None:
-    """An HDF5 file whose pixels lie in other files."""
+def _with_data_in_other_files(path, how: str) -> None:
+    """An HDF5 file whose pixels are stored in other files."""
     other = path.parent / "other.h5"
     pixels = np.random.default_rng(1).integers(0, 255, (4, 8, 8, 3), np.uint8)
     with h5py.File(other, "w") as f:
@@ -229,9 +229,9 @@ def _elsewhere(path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["link", "nested link", "raw file", "virtual"])
-def test_hdf5_that_takes_its_data_from_elsewhere(how, tmp_path):
+def test_hdf5_with_data_in_other_files(how, tmp_path):
     path = tmp_path / "faces.h5"
-    _elsewhere(path, how)
+    _with_data_in_other_files(path, how)
     config = input_config.InputConfig(files=str(path), task="gender")
     with pytest.raises(errors.UsageError, match="faces.h5: .*(link|stored)") as error:
         foreign_files.load(config, "train")
@@ -239,7 +239,7 @@ def test_hdf5_that_takes_its_data_from_elsewhere(how, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
-def test_models_whose_weights_lie_elsewhere(ending, tmp_path):
+def test_models_with_weights_in_other_files(ending, tmp_path):
     image = keras.Input((8, 8, 3), name="root_input")
     x = keras.layers.Flatten()(image)
     model = keras.Model(image, keras.layers.Dense(1, name="age_output")(x))
@@ -287,7 +287,7 @@ def test_graphs_that_reach_outside(tmp_path):
 
 
 def test_a_model_that_names_a_module_to_import(tmp_path):
-    """Loading imports what a file names; not what is no part of Keras."""
+    """Keras imports the modules that a file names; only its own may be named."""
     evil = tmp_path / "evil_of_a_test.py"
     evil.write_text("import pathlib\npathlib.Path(__file__ + '.ran').touch()\n")
     image = keras.Input((8, 8, 3), name="root_input")
@@ -312,7 +312,7 @@ def test_a_model_that_names_a_module_to_import(tmp_path):
     assert not os.path.exists(f"{evil}.ran")
 
 
-# What faults showed.
+# Faults that chaos and fuzzing found.
 
 
 def test_a_damaged_plan_is_written_again(tmp_path):
@@ -368,13 +368,13 @@ def test_a_flipped_bit_in_a_model_is_one_line(tmp_path):
         content = f.read()
     refused = 0
     for where in (0.05, 0.1, 0.3, 0.5, 0.9, 0.999):
-        chaos_faults.damage(path, "flip", where)
+        faults.damage(path, "flip", where)
         try:
             found = models.load(path).get_weights()
         except errors.AfadError as error:
             assert "\n" not in str(error)
             refused += 1
-        else:  # A date of the archive's, say.
+        else:  # The bit was in a date of the archive, for example.
             assert all(map(np.array_equal, found, wanted))
         with open(path, "wb") as f:
             f.write(content)
@@ -384,7 +384,7 @@ def test_a_flipped_bit_in_a_model_is_one_line(tmp_path):
         models.load(path)
 
 
-def test_what_a_killed_trainer_had_not_renamed_goes(tmp_path):
+def test_temporary_files_of_a_killed_training_are_removed(tmp_path):
     directory = run_dir.RunDir(str(tmp_path))
     left = ["best.keras.tmp-7.keras", "history.png.tmp-7", "config.json.tmp-12"]
     others = ["metrics.json.tmp-7", "mine.tmp-7", "best.keras"]
@@ -393,7 +393,7 @@ def test_what_a_killed_trainer_had_not_renamed_goes(tmp_path):
     (tmp_path / "checkpoints/step-0000000004.ckpt.tmp-7").touch()
     with pytest.raises(errors.UsageError, match="another process"):
         run_dir.RunDir(str(tmp_path))
-    assert (tmp_path / left[0]).exists()  # That process may be writing it.
+    assert (tmp_path / left[0]).exists()  # The other process may be writing it.
     directory.close()
     run_dir.RunDir(str(tmp_path)).close()
     assert not [name for name in left if (tmp_path / name).exists()]
@@ -410,7 +410,7 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["taken.png"]
 
 
-def test_a_worker_that_cannot_start_says_why(tmp_path, monkeypatch):
+def test_a_writer_process_that_cannot_start_says_why(tmp_path, monkeypatch):
     tree = _tree(tmp_path / "tree")
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
@@ -423,7 +423,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path, monkeypatch):
 
 
 def test_scan_of_a_source_that_is_listed_twice_by_links(tmp_path):
-    """A hard link is a file like any other: its bytes are a duplicate."""
+    """A hard link is a file like any other, so its image is a duplicate."""
     tree = _tree(tmp_path / "tree")
     os.link(tree / "20/111/0-0.jpg", tree / "20/111/copy-0.jpg")
     assert len(source.scan_tree(str(tree), _CODES).items) == 25
@@ -431,9 +431,9 @@ def test_scan_of_a_source_that_is_listed_twice_by_links(tmp_path):
 
 
 @pytest.mark.parametrize("pixels", [True, False])
-def test_a_png_with_something_behind_its_end(pixels, tmp_path):
-    # OpenCV reads on, and makes room for a chunk of gigabytes.
-    png = bad_files._png(1, 1, b"\0\1\2\3")
+def test_a_png_with_something_after_its_end(pixels, tmp_path):
+    # OpenCV reads the rest as a chunk, and allocates the gigabytes that it names.
+    png = bad_files.png(1, 1, b"\0\1\2\3")
     if not pixels:
         at = png.index(b"IDAT") - 4
         png = png[:at] + png[png.index(b"IEND") - 4 :]

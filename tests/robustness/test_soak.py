@@ -1,4 +1,4 @@
-"""Long runs: memory, open files and threads stay where they are.  `make test-slow`."""
+"""Memory, open files and threads do not grow in long runs (`make test-slow`)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from afad_tfdata import input_fn, records
 
 pytestmark = pytest.mark.slow
-# What may come on top: caches that fill, an allocator that rounds up.
+# What may be added: caches that fill, and an allocator that rounds up.
 _MEMORY_BYTES = 40 << 20
 
 
-def _held() -> dict[str, int]:
+def _resources() -> dict[str, int]:
     """Resident memory, open files and threads of this process."""
     gc.collect()
     with open("/proc/self/statm") as f:
@@ -56,15 +56,15 @@ def test_fifty_epochs_of_input(engine, small_records):
     batches = iter(input_fn.train_input_fn(config))
     for _ in range(steps // 5):
         next(batches)
-    before = _held()
+    before = _resources()
     for _ in range(steps):
         next(batches)
-    _assert_flat(before, _held())
+    _assert_flat(before, _resources())
 
 
 @pytest.mark.parametrize("engine", ["mapped", "graph"])
 def test_pipelines_that_come_and_go(engine, small_records):
-    """An evaluation after every epoch makes one anew."""
+    """An evaluation after every epoch creates a new pipeline."""
     config = input_fn.InputConfig(
         records_dir=small_records, global_batch_size=8, engine=engine, image_size=24
     )
@@ -75,14 +75,14 @@ def test_pipelines_that_come_and_go(engine, small_records):
 
     for _ in range(20):
         whole()
-    before = _held()
+    before = _resources()
     for _ in range(50):
         whole()
-    _assert_flat(before, _held())
+    _assert_flat(before, _resources())
 
 
 def test_twenty_thousand_steps(small_records, tmp_path):
-    """In a process of its own, which notes what it holds at the end of each epoch."""
+    """In a process of its own, which notes its resources at the end of each epoch."""
     program = f"""
         import json, sys
         sys.path.insert(0, {str(pathlib.Path(__file__).parents[2])!r})
@@ -93,7 +93,7 @@ def test_twenty_thousand_steps(small_records, tmp_path):
         notes, epoch = [], logbook.Logbook.epoch
 
         def noting(self, *arguments, **named):
-            notes.append(test_soak._held())
+            notes.append(test_soak._resources())
             epoch(self, *arguments, **named)
 
         logbook.Logbook.epoch = noting

@@ -1,9 +1,9 @@
 """The real TensorFlow 1.15 runtime, for the tests marked ``tf1``.
 
-``python tests/robustness/tf1_runtime.py DIR`` downloads the wheel of 1.15.5 (110 MB)
-and unpacks it into DIR.  `Runtime` calls the C library inside by ctypes, so that
-neither Python 3.7 nor a second environment is needed.  One process cannot hold two
-TensorFlows, so `run` starts another one::
+``python -m tests.robustness.tf1_runtime DIR`` downloads the wheel of 1.15.5 (110 MB)
+and unpacks it into DIR.  `Runtime` calls the C library in it with ctypes, so that
+neither Python 3.7 nor a second environment is needed.  A process cannot load two
+versions of TensorFlow, so `run` starts another process::
 
     outputs = tf1_runtime.run(
         os.environ["AFAD_TF1_WHEEL_DIR"], "frozen.pb",
@@ -27,9 +27,9 @@ import numpy as np
 VERSION = "1.15.5"
 _LIBRARY = "tensorflow_core/python/_pywrap_tensorflow_internal.so"
 _FRAMEWORK = "tensorflow_core/libtensorflow_framework.so.1"
-# The wheel's extension asks the loader for this symbol of CPython before 3.9.  Only
-# code that talks to Python reads it, and the C API does not: in a copy, another data
-# symbol that every CPython exports takes its place.
+# The wheel's library needs this symbol, which CPython exports before 3.9 only.  Only
+# its Python bindings read it, and the C API does not.  In a copy of the library it is
+# therefore replaced by another data symbol, which every CPython exports.
 _GONE = b"_Py_CheckRecursionLimit\0"
 _INSTEAD = b"_Py_NoneStruct\0"
 
@@ -91,7 +91,7 @@ _SIGNATURES = {
 
 
 class TF1Error(Exception):
-    """What the runtime said."""
+    """An error of the runtime, in its words."""
 
 
 class Runtime:
@@ -124,7 +124,7 @@ class Runtime:
         return Graph(self, pathlib.Path(path).read_bytes())
 
     def checked(self, call, *arguments):
-        """Calls a function whose last argument is the status."""
+        """Calls a function whose last argument is a status, and raises its error."""
         result = call(*arguments, self._status)
         if self.c.TF_GetCode(self._status):
             raise TF1Error(self.c.TF_Message(self._status).decode())
@@ -206,7 +206,7 @@ class Graph:
         return tensor
 
     def _string_tensor(self, value: list[bytes]) -> int:
-        """Offsets (8 bytes each), then the strings, each behind its length."""
+        """Offsets (8 bytes each), then the strings, each after its length."""
         c = self._runtime.c
         sizes = [c.TF_StringEncodedSize(len(text)) for text in value]
         dims = (ctypes.c_int64 * 1)(len(value))
@@ -278,7 +278,7 @@ def _run_job(wheel_dir: str, directory: str) -> None:
 
 
 def download(directory: str) -> None:
-    """Fetches the wheel with pip and unpacks it; what is there already stays."""
+    """Downloads the wheel with pip and unpacks it, unless it is there already."""
     if (pathlib.Path(directory) / _LIBRARY).exists():
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -293,7 +293,10 @@ def download(directory: str) -> None:
 
 
 def _for_any_python(library: pathlib.Path) -> pathlib.Path:
-    """A copy beside the library, so that its relative search path still holds."""
+    """A copy of the library that any Python can load.
+
+    It is next to the original, so that its relative search path stays valid.
+    """
     copy = library.with_name(library.stem + "_any_python.so")
     if not copy.exists():
         content = library.read_bytes()
@@ -313,4 +316,4 @@ if __name__ == "__main__":
         download(sys.argv[1])
         print(f"TensorFlow {Runtime(sys.argv[1]).version} in {sys.argv[1]}")
     else:
-        sys.exit("usage: python tests/robustness/tf1_runtime.py DIR")
+        sys.exit("usage: python -m tests.robustness.tf1_runtime DIR")

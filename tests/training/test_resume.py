@@ -18,7 +18,8 @@ from afad_tfdata.common.lazy import keras
 from afad_tfdata.training import checkpoints
 
 EPOCHS, BATCH = 2, 32
-BIN = os.path.join(str(pathlib.Path(__file__).parents[2]), "bin", "train.py")
+ROOT = pathlib.Path(__file__).parents[2]
+BIN = str(ROOT / "bin" / "train.py")
 
 
 def flags(records_dir, run_dir, **more):
@@ -162,10 +163,12 @@ def test_a_signal_ends_the_command_with_75_and_it_continues(sample_records, tmp_
 def test_runs_killed_at_random_moments_end_as_the_undisturbed(
     sample_records, tmp_path, name
 ):
-    program = os.path.join(os.path.dirname(__file__), "kill_trials.py")
-    arguments = [sample_records, str(tmp_path), name, "4"]
+    program = [sys.executable, "-m", "tests.robustness.kill_trials"]
     done = subprocess.run(
-        [sys.executable, program, *arguments], capture_output=True, text=True
+        [*program, sample_records, str(tmp_path), f"--signal={name}", "--trials=4"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 equal" in done.stdout

@@ -55,7 +55,7 @@ def test_parts_and_folder_give_the_same_bytes(format, sample_tree, tmp_path):
 def test_odd_files_have_the_same_fate_as_in_a_folder(sample_tree, tmp_path):
     tree = tmp_path / "tree"
     os.makedirs(tree)
-    bad_files.seed_tree(str(tree))
+    bad_files.add_to_tree(str(tree))
     os.symlink(sample_tree + "/../AFAD-Drawn/15", tree / "15")
     os.remove(tree / "15")
     for age in ("22", "23"):

@@ -155,18 +155,18 @@ def _stop():
 def test_found_is_written_and_rejected_and_skipped(sample_tree, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(sample_tree, tree)
-    expected = bad_files.seed_tree(str(tree))
+    expected = bad_files.add_to_tree(str(tree))
     manifest = write(tree, tmp_path / "out", test_fraction=0.1)
     reasons = rejected(tmp_path / "out")
     for path, outcome in expected.items():
-        if outcome in (bad_files.PASSED, bad_files.WRITTEN):
+        if outcome in (bad_files.SKIPPED, bad_files.WRITTEN):
             assert path not in reasons, reasons[path]
         else:
             assert reasons.pop(path).startswith(outcome), path
     assert reasons == {}
     outcomes = list(expected.values())
     # AFAD-Full.txt takes the place of the sample's own list.
-    assert manifest.passed_over == 1 + outcomes.count(bad_files.PASSED)
+    assert manifest.passed_over == 1 + outcomes.count(bad_files.SKIPPED)
     assert manifest.written == 240 + outcomes.count(bad_files.WRITTEN)
     found = sum(len(names) for _, _, names in os.walk(tree))
     assert manifest.found == found
@@ -178,7 +178,7 @@ def test_pixels_take_what_original_bytes_cannot(sample_tree, tmp_path):
     """Rotated and 16-bit images are brought upright and to 8 bits for pixels."""
     tree = tmp_path / "tree"
     shutil.copytree(sample_tree, tree)
-    bad_files.seed_tree(str(tree))
+    bad_files.add_to_tree(str(tree))
     write(tree, tmp_path / "out", image_encoding="raw")
     reasons = rejected(tmp_path / "out")
     assert "20/111/rotated.jpg" not in reasons
@@ -189,7 +189,7 @@ def test_pixels_take_what_original_bytes_cannot(sample_tree, tmp_path):
 def test_too_many_bad_files_stop_before_the_manifest(sample_tree, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(sample_tree, tree)
-    bad_files.seed_tree(str(tree))
+    bad_files.add_to_tree(str(tree))
     out = tmp_path / "out"
     with pytest.raises(errors.DataError, match=r"more than --max_rejected=3; .*names"):
         write(tree, out, max_rejected=3)

@@ -26,7 +26,7 @@ from afad_tfdata.writing import (
     source,
     work_folder,
 )
-from tests.robustness import chaos_faults
+from tests.robustness.chaos import faults
 from tests.writing.test_records import digests, rejected, write
 
 
@@ -357,7 +357,7 @@ def test_manifest_names_stay_the_api(sample_records):
 @pytest.mark.parametrize("mebibytes", [64, 89, 110])
 def test_workers_without_memory_are_one_line(mebibytes, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # What is put back.
-    chaos_faults.limit_workers(mebibytes << 20)
+    faults.limit_processes(mebibytes << 20)
     tree = _tree(tmp_path / "faces")
     with pytest.raises(errors.UsageError, match="worker|writer process"):
         write(tree, tmp_path / "out", num_workers=2, num_shards=2)

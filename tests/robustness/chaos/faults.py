@@ -1,8 +1,8 @@
-"""Faults that are put into one process: errors, vanishing files, clocks, memory.
+"""Faults that hit one process: errors, vanishing files, clocks, memory.
 
-Each function is called in the process that is to suffer, after the package is imported
-and before a command runs.  Files count where they lie below a root, so that libraries
-go on finding their own.
+Each function is called in the process that the fault hits, after the package is
+imported and before a command runs.  Only files below a root are affected, so that
+libraries still find their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE)
-# Functions that a FileFault can stand for: of this module, or of os.
+# What a FileFault can make fail: opening, reading and writing, or a function of os.
 CALLS = ("open", "read", "write", "fsync", "replace", "link", "mkdir", "scandir")
 
 
@@ -31,9 +31,9 @@ class FileFault:
     """An error of the file layer.
 
     Attributes:
-      call: One of `CALLS`: ``open`` is for writing and ``read`` for reading.
-      number: The call that fails first, from 0; of ``write``, the bytes that still fit.
-      error: Number of the error.
+      call: One of `CALLS`: ``open`` is opening for writing, ``read`` for reading.
+      number: The first call that fails, from 0; for ``write``, the bytes that fit.
+      error: The error number (`errno`).
       lasting: Whether later calls fail, too.
     """
 
@@ -73,12 +73,12 @@ class FileFault:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Something happens to a file just before it is opened to be read.
+    """Damage to a file just before it is opened for reading.
 
     Attributes:
       number: Which opening, from 0.
       what: ``vanish``, ``cut``, ``empty`` or ``flip``.
-      names: Endings of the names that count.
+      names: Endings of the names of files that are counted.
     """
 
     number: int
@@ -86,7 +86,7 @@ class Change:
     names: tuple[str, ...]
 
     def install(self, root: str) -> None:
-        """Makes it happen below a root; the file is noted in ``changed`` there."""
+        """Makes it happen below a root; the file ``changed`` there names the file."""
         strikes = _Count(root, self.number, False)
 
         def look(path: Any) -> None:
@@ -121,8 +121,8 @@ def limit_file_size(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
-def limit_workers(num_bytes: int) -> None:
-    """Processes that this one starts get so much address space."""
+def limit_processes(num_bytes: int) -> None:
+    """Limits the address space of the processes that this one starts."""
     import subprocess
 
     start = subprocess.Popen
@@ -136,7 +136,7 @@ def limit_workers(num_bytes: int) -> None:
 
 
 def exhaust_memory(number: int) -> None:
-    """Decoding the image of this number finds no memory, nor do those behind it."""
+    """Decoding fails for lack of memory, from the image of this number on."""
     import simplejpeg
 
     count, decode = itertools.count(), simplejpeg.decode_jpeg
@@ -150,18 +150,18 @@ def exhaust_memory(number: int) -> None:
 
 
 def jump_clock(number: int, seconds: float) -> None:
-    """From the call of this number on the time of day is another one."""
+    """Shifts the time of day, from the call of this number on."""
     count, now = itertools.count(), time.time
     time.time = lambda: now() + (seconds if next(count) >= number else 0)
 
 
 def slow_reading(root: str, seconds: float) -> None:
-    """Every opening of a file to be read takes a while."""
+    """Opening a file for reading takes so many seconds longer."""
     _on_open(root, writing=False, before=lambda path: time.sleep(seconds))
 
 
 class _Count:
-    """Whether a call below the root is the one."""
+    """Counts calls for paths below a root, and says which of them are to fail."""
 
     def __init__(self, root: str, number: int, lasting: bool) -> None:
         self._root, self._number, self._lasting = root, number, lasting
@@ -194,7 +194,7 @@ def _on_open(
     before: Callable[[Any], None] = lambda path: None,
     wrap: Callable[[Any], Any] = lambda file: file,
 ) -> None:
-    """Puts something before or around the opening of files below a root."""
+    """Calls `before` and `wrap` when a file below a root is opened."""
     open_file, open_low = builtins.open, os.open
 
     @functools.wraps(open_file)
@@ -217,7 +217,7 @@ def _on_open(
 
 
 def _budget(num_bytes: int, error: int) -> Callable[[Any], Any]:
-    """Files into which, all together, only so many bytes go."""
+    """Wraps files, so that only so many bytes can be written to all of them."""
     left = [num_bytes]
 
     class Filling:
