@@ -10,6 +10,7 @@ from PIL import Image
 
 from afad_tfdata.images import codec
 from tests import bad_files
+from tests.writing import data_sets
 
 pytest.importorskip("simplejpeg")
 
@@ -207,3 +208,24 @@ def test_the_orientation_of_a_png(orientation):
     np.testing.assert_array_equal(
         codec.decode(buffer.getvalue()), np.rot90(pixels, turned)
     )
+
+
+@pytest.mark.parametrize("library", ["fast", "plain"])
+def test_a_turned_png_is_turned_by_our_own_code(library, monkeypatch):
+    if library == "plain":
+        monkeypatch.setattr(codec, "_library", codec._TensorFlowLibrary)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = data_sets.face_file(1, "PNG", exif=exif)
+    header = codec.read_header(data)
+    assert (header.height, header.width, header.orientation) == (20, 30, 6)
+    assert codec.decode(data, header).shape == (30, 20, 3)
+    with pytest.raises(codec.ImageError, match="EXIF orientation 6"):
+        codec.check_header(header, as_stored=True)
+
+
+def test_a_gray_png_with_a_transparent_level_is_rejected():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 9, np.uint8)).save(buffer, "PNG", transparency=9)
+    with pytest.raises(codec.ImageError, match="one gray is transparent"):
+        codec.read_header(buffer.getvalue())

@@ -48,7 +48,11 @@ MODULES = {
     "training.history": ("training/test_history.py",),
     "common.options": ("common/test_options.py",),
     "common.files": ("common/test_files.py", "robustness/test_hostile.py"),
-    "writing.source": ("writing/test_records.py", "robustness/test_hostile.py"),
+    "writing.source": (
+        "writing/test_source.py",
+        "writing/test_records.py",
+        "robustness/test_hostile.py",
+    ),
     "reading.order": ("reading/test_order.py",),
 }
 # Some mutations change nothing that could be seen, such as the size of a buffer.

@@ -31,7 +31,7 @@ from afad_tfdata.training import run_dir
 from afad_tfdata.writing import archive, inspection, plan, source, work_folder
 from tests import bad_files
 from tests.robustness.chaos import faults
-from tests.writing.test_records import digests, rejected, write
+from tests.writing.data_sets import digests, rejected, write
 
 _CODES = {"111": 0, "112": 1}
 

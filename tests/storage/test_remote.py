@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests.bin.test_commands import assert_one_line, run
-from tests.writing.test_records import digests, write
+from tests.writing.data_sets import digests, write
 
 pytestmark = pytest.mark.slow
 

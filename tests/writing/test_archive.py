@@ -13,9 +13,9 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
-from afad_tfdata.writing import archive, inspection
+from afad_tfdata.writing import archive, inspection, payloads, runners, work_folder
 from tests import bad_files
-from tests.writing.test_records import digests, rejected, write
+from tests.writing.data_sets import digests, face_file, make_tree, rejected, write
 
 _PART_BYTES = 100_000
 
@@ -69,12 +69,12 @@ def test_odd_files_have_the_same_fate_as_in_a_folder(sample_tree, tmp_path):
     folder = write(tree, tmp_path / "folder", **flags)
     _split(_tar(str(tree), "faces"), tmp_path / "parts")
     parts = write(tmp_path / "parts", tmp_path / "out", **flags)
-    wanted = rejected(tmp_path / "folder")
-    wanted["20/111/broken-link.jpg"] = "a link or device in the archive"
+    expected = rejected(tmp_path / "folder")
+    expected["20/111/broken-link.jpg"] = "a link or device in the archive"
     got = {
         key.removeprefix("faces/"): r for key, r in rejected(tmp_path / "out").items()
     }
-    assert got == wanted
+    assert got == expected
     assert parts.splits == folder.splits
     assert parts.found == folder.found
 
@@ -157,3 +157,74 @@ def test_log_names_the_run(sample_records):
         log = json.load(f)
     assert log["config"]["num_shards"] == 3
     assert log["images_per_second"] > 0
+
+
+def test_the_same_range_of_an_archive_twice_keeps_what_is_written(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    with tarfile.open(parts / "faces.tar", "w") as tar:
+        tar.add(tree, arcname="faces")
+    write(tree, tmp_path / "expected")
+    write(parts, tmp_path / "out", shard_range="0:2")
+    write(parts, tmp_path / "out", shard_range="0:2")
+    assert write(parts, tmp_path / "out").written == 24
+    assert digests(tmp_path / "out") == digests(tmp_path / "expected")
+
+
+def test_a_shard_without_its_spool_is_an_error_and_no_rejection(tmp_path, monkeypatch):
+    tree = make_tree(tmp_path / "tree")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    with tarfile.open(parts / "faces.tar", "w") as tar:
+        tar.add(tree, arcname="faces")
+    monkeypatch.setattr(runners.archive, "spool", lambda *arguments: None)
+    with pytest.raises(errors.UsageError, match="the spool .* is missing"):
+        write(parts, tmp_path / "out")
+
+
+def test_two_writers_at_the_same_shards_of_an_archive(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    with tarfile.open(parts / "faces.tar", "w") as tar:
+        tar.add(tree, arcname="faces")
+    work = tmp_path / "out" / work_folder.WORK_NAME
+    work.mkdir(parents=True)
+    name = "afad-train.tfrecord-00000-of-00003"
+    with payloads.locked(str(work / f"{name}.spool")):
+        with pytest.raises(errors.UsageError, match="another process is writing"):
+            write(parts, tmp_path / "out", shard_range="0:1")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_plain_tar_that_ends_early_is_an_error(damage, tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    with tarfile.open(tmp_path / "faces.tar", "w") as tar:
+        tar.add(tree, arcname="faces")
+    with tarfile.open(tmp_path / "faces.tar") as tar:
+        middle = [m for m in tar.getmembers() if m.isfile()][12].offset
+    data = bytearray((tmp_path / "faces.tar").read_bytes())
+    if damage == "flip":
+        data[middle + 3] ^= 1
+    else:
+        del data[middle:]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "faces.tar").write_bytes(data)
+    with pytest.raises(errors.DataError, match="missing or damaged"):
+        write(parts, tmp_path / "out")
+
+
+def test_large_members_of_an_archive_are_not_read(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    (tree / "20/111/large.jpg").write_bytes(face_file(99) + bytes(50_000))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    with tarfile.open(parts / "faces.tar", "w") as tar:
+        tar.add(tree, arcname="faces")
+    for name, data_dir in (("a", tree), ("b", parts)):
+        write(data_dir, tmp_path / name, max_file_bytes=20_000)
+        (reason,) = rejected(tmp_path / name).values()
+        assert reason.endswith("bytes; --max_file_bytes is 20000")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import pathlib
@@ -20,44 +19,16 @@ import pytest
 from afad_tfdata import __version__, records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import finish, inspection, rejections, work_folder
+from afad_tfdata.writing import finish, inspection, rejections
 from tests import bad_files
-
-
-def write(source, destination, **flags):
-    return records.write_records(_config(source, destination, **flags))
-
-
-def digests(directory) -> dict[str, str]:
-    """SHA-256 of every file of a data set but the writer's log."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(pathlib.Path(directory).iterdir())
-        if path.is_file() and path.name != records.LOG_NAME
-    }
-
-
-def rejected(directory) -> dict[str, str]:
-    lines = (pathlib.Path(directory) / rejections.FILE_NAME).read_text().splitlines()
-    return {row["path"]: row["reason"] for row in map(json.loads, lines)}
-
-
-def keys_by_split(directory) -> dict[str, list[str]]:
-    """Image paths in record order, read with h5py."""
-    result: dict[str, list[str]] = {}
-    for split in sharding.SPLITS:
-        result[split] = []
-        for path in sorted(glob.glob(f"{directory}/afad-{split}-*.h5")):
-            with h5py.File(path) as f:
-                result[split] += [name.decode() for name in f["filename"]]
-    return result
-
-
-def _config(source, destination, **flags):
-    flags = {"image_size": 24, "num_shards": 3, "num_workers": 1, **flags}
-    return records.WriteConfig(
-        data_dir=str(source), output_dir=str(destination), **flags
-    )
+from tests.writing.data_sets import (
+    digests,
+    face_file,
+    keys_by_split,
+    make_tree,
+    rejected,
+    write,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +43,7 @@ def _config(source, destination, **flags):
     ],
     ids=lambda flags: "-".join(map(str, flags.values())) or "original",
 )
-def test_bytes_do_not_depend_on_workers(flags, sample_tree, tmp_path):
+def test_bytes_do_not_depend_on_the_number_of_processes(flags, sample_tree, tmp_path):
     write(sample_tree, tmp_path / "one", **flags)
     write(sample_tree, tmp_path / "three", **flags, num_workers=3)
     assert digests(tmp_path / "one") == digests(tmp_path / "three")
@@ -111,7 +82,7 @@ def test_shard_ranges_make_the_same_data_set(sample_tree, tmp_path):
 def test_killed_and_started_again(format, sample_tree, tmp_path):
     """SIGKILL at several instants; each time the same bytes in the end."""
     write(sample_tree, tmp_path / "undisturbed", format=format)
-    wanted = digests(tmp_path / "undisturbed")
+    expected = digests(tmp_path / "undisturbed")
     out = tmp_path / "killed"
     code = (
         "from afad_tfdata import records\n"
@@ -122,14 +93,14 @@ def test_killed_and_started_again(format, sample_tree, tmp_path):
     rng = np.random.default_rng(3)
     for _ in range(4):
         shutil.rmtree(out, ignore_errors=True)
-        worker = subprocess.Popen(
+        writer = subprocess.Popen(
             [sys.executable, "-c", code], stderr=subprocess.DEVNULL
         )
         time.sleep(rng.uniform(0.3, 1.6))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
         write(sample_tree, out, format=format)
-        assert digests(out) == wanted
+        assert digests(out) == expected
 
 
 def test_a_torn_payload_is_written_again(sample_tree, tmp_path, monkeypatch):
@@ -186,18 +157,6 @@ def test_pixels_take_what_original_bytes_cannot(sample_tree, tmp_path):
     assert "20/111/cmyk.jpg" in reasons
 
 
-def test_too_many_bad_files_stop_before_the_manifest(sample_tree, tmp_path):
-    tree = tmp_path / "tree"
-    shutil.copytree(sample_tree, tree)
-    bad_files.add_to_tree(str(tree))
-    out = tmp_path / "out"
-    with pytest.raises(errors.DataError, match=r"more than --max_rejected=3; .*names"):
-        write(tree, out, max_rejected=3)
-    assert not (out / schema.MANIFEST_NAME).exists()
-    assert "20/111/empty.jpg" in rejected(out)
-    assert write(tree, out, max_rejected=100).rejected == 25
-
-
 def test_a_bad_file_moves_no_other(sample_tree, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(sample_tree, tree)
@@ -228,120 +187,14 @@ def test_faces_of_a_photo_stay_together(sample_tree, tmp_path):
     assert any(len(splits) > 1 for splits in splits_of.values())  # and it matters.
 
 
-def _with_copies(sample_tree, tree):
-    """Two copies under the same labels, two under different ones."""
-    shutil.copytree(sample_tree, tree)
-    faces = sorted(str(p.relative_to(tree)) for p in tree.rglob("*.jpg"))
-    same, other = faces[3], faces[50]
-    age, gender, _ = same.split("/")
-    copy = f"{age}/{gender}/zz-copy.jpg"
-    shutil.copy(tree / same, tree / copy)
-    age, gender, _ = other.split("/")
-    conflict = f"{int(age) + 1}/{gender}/zz-conflict.jpg"
-    (tree / conflict).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(tree / other, tree / conflict)
-    return same, copy, other, conflict
-
-
-def test_copies_are_found_over_all_splits(sample_tree, tmp_path):
-    tree = tmp_path / "tree"
-    same, copy, other, conflict = _with_copies(sample_tree, tree)
-    manifest = write(tree, tmp_path / "out")
-    assert rejected(tmp_path / "out") == {
-        copy: f"same bytes as {same}",
-        other: f"same bytes as {conflict}, under different labels",
-        conflict: f"same bytes as {other}, under different labels",
-    }
-    assert manifest.written == 239
-    assert inspection.verify(str(tmp_path / "out")) == []
-    manifest = write(tree, tmp_path / "all", duplicates="all", conflicts="all")
-    assert manifest.written == 242
-    manifest = write(tree, tmp_path / "first", conflicts="first", format="hdf5")
-    kept = sum(keys_by_split(tmp_path / "first").values(), [])
-    assert {same, other} <= set(kept)
-    assert not {copy, conflict} & set(kept)
-    assert inspection.verify(str(tmp_path / "first")) == []
-
-
-def test_ages_and_crowded_photos_can_be_left_out(sample_tree, tmp_path):
-    manifest = write(
-        sample_tree, tmp_path / "out", min_age=20, max_age=30, max_faces_per_photo=1
-    )
-    ages = [
-        int(age)
-        for split in manifest.splits.values()
-        for by_age in split.counts.values()
-        for age in by_age
-    ]
-    assert min(ages) >= 20 and max(ages) <= 30
-    reasons = rejected(tmp_path / "out").values()
-    assert sum("--max_faces_per_photo" in reason for reason in reasons) > 0
-    assert manifest.written + manifest.rejected == 240
-
-
-def test_split_file_is_followed(sample_tree, tmp_path, caplog):
-    faces = sorted(
-        str(p.relative_to(sample_tree))
-        for p in pathlib.Path(sample_tree).rglob("*.jpg")
-    )
-    split_of = {
-        face: ("train", "val", "test")[i % 3] for i, face in enumerate(faces[:200])
-    }
-    protocol = tmp_path / "protocol.csv"
-    lines = [f"{face},{split}" for face, split in split_of.items()]
-    protocol.write_text("\n".join(["path,split", *lines]))
-    flags = {"split_file": str(protocol), "format": "hdf5", "max_rejected": 40}
-    write(sample_tree, tmp_path / "out", **flags)
-    for split, keys in keys_by_split(tmp_path / "out").items():
-        name = "val" if split == "validation" else split
-        assert sorted(keys) == [face for face in split_of if split_of[face] == name]
-    assert "has no face of age" in caplog.text
-    assert len(rejected(tmp_path / "out")) == 40
-    as_json = tmp_path / "protocol.json"
-    as_json.write_text(json.dumps(split_of))
-    write(sample_tree, tmp_path / "json", **{**flags, "split_file": str(as_json)})
-    assert digests(tmp_path / "out") == digests(tmp_path / "json")
-
-
-def test_csv_source(sample_tree, tmp_path):
-    faces = sorted(
-        str(p.relative_to(sample_tree))
-        for p in pathlib.Path(sample_tree).rglob("*.jpg")
-    )
-    rows = ["path,age,gender,split"]
-    for i, face in enumerate(faces[:60]):
-        age, gender, _ = face.split("/")
-        rows.append(f"{face},{age},{gender},{('train', 'test')[i % 2]}")
-    rows += ["gone.jpg,20,111,", "../up.jpg,20,111,", f"{faces[0]},20,111,", "a,b,c,d"]
-    table = tmp_path / "labels.csv"
-    table.write_text("\n".join(rows))
-    config = records.WriteConfig(
-        labels_csv=str(table),
-        data_dir=sample_tree,
-        output_dir=str(tmp_path / "out"),
-        image_size=24,
-    )
-    manifest = records.write_records(config)
-    assert manifest.splits["train"].num_examples == 30
-    assert manifest.splits["test"].num_examples == 30
-    counts = (manifest.found, manifest.written, manifest.rejected)
-    assert counts == (64, 60, 4) and manifest.passed_over == 0
-    assert rejected(tmp_path / "out") == {
-        "gone.jpg": "no such file",
-        "../up.jpg": "not a path below --data_dir",
-        faces[0]: "named twice in the CSV",
-        "a": "age 'b' is not a number",
-    }
-
-
 def test_means_are_exact(sample_tree, tmp_path):
     manifest = write(sample_tree, tmp_path / "out", format="hdf5")
     pixels = []
     for path in sorted(glob.glob(f"{tmp_path}/out/afad-train-*.h5")):
         with h5py.File(path) as f:
             pixels.append(f["data"][:])
-    wanted = np.concatenate(pixels).mean(axis=(0, 1, 2), dtype=np.float64)
-    np.testing.assert_allclose(manifest.mean_rgb, wanted, rtol=1e-12)
+    expected = np.concatenate(pixels).mean(axis=(0, 1, 2), dtype=np.float64)
+    np.testing.assert_allclose(manifest.mean_rgb, expected, rtol=1e-12)
     stored = json.loads((tmp_path / "out/mean.json").read_text())
     assert stored == manifest.mean
     assert list(stored) == ["R", "G", "B"]
@@ -403,61 +256,6 @@ def test_tensorflow_reads_the_records(sample_records, sample_tree):
         content = (pathlib.Path(sample_tree) / name).read_bytes()
         assert example[schema.IMAGE_ENCODED].numpy() == content
         assert example[schema.LABEL_AGE].numpy() == row["age"]
-
-
-def test_a_finished_data_set_is_recognised_and_another_refused(sample_tree, tmp_path):
-    first = write(sample_tree, tmp_path / "out")
-    before = digests(tmp_path / "out")
-    assert write(sample_tree, tmp_path / "out") == first
-    assert digests(tmp_path / "out") == before
-    with pytest.raises(errors.UsageError, match="differs in seed: take another"):
-        write(sample_tree, tmp_path / "out", seed=9)
-    assert digests(tmp_path / "out") == before
-    (tmp_path / "out" / first.splits["train"].shards[1].name).unlink()
-    with pytest.raises(errors.DataError, match="missing or of another size"):
-        write(sample_tree, tmp_path / "out")
-
-
-def test_an_unfinished_data_set_of_another_configuration_is_refused(
-    sample_tree, tmp_path
-):
-    write(sample_tree, tmp_path / "out", shard_range="0:1")
-    with pytest.raises(errors.UsageError, match="unfinished .* differs in image_size"):
-        write(sample_tree, tmp_path / "out", image_size=25)
-
-
-def test_a_second_writer_is_kept_out(sample_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(work_folder, "LOCK_SECS", 0.1)
-    work = tmp_path / "out" / ".work"
-    work.mkdir(parents=True)
-    with work_folder.lock(str(work), shared=False):
-        with pytest.raises(errors.UsageError, match="another writer is at work"):
-            write(sample_tree, tmp_path / "out")
-
-
-@pytest.mark.parametrize("format", schema.FORMATS)
-def test_a_full_disk_is_one_error_and_is_continued(format, sample_tree, tmp_path):
-    """A file size limit stands for a full disk: the system refuses to write more."""
-    write(sample_tree, tmp_path / "undisturbed", format=format)
-    out = tmp_path / "out"
-    code = (
-        "import resource, signal\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))\n"
-        "from afad_tfdata.bin import write_records\n"
-        "write_records.run()"
-    )
-    flags = [f"--data_dir={sample_tree}", f"--output_dir={out}", f"--format={format}"]
-    flags += ["--image_size=24", "--num_shards=3", "--num_workers=2"]
-    run = subprocess.run(
-        [sys.executable, "-c", code, *flags], capture_output=True, text=True
-    )
-    assert run.returncode == 1, run.stderr
-    assert "Traceback" not in run.stderr
-    assert "cannot write" in run.stderr.splitlines()[-1]
-    assert not list(out.glob("afad-*"))
-    write(sample_tree, out, format=format)
-    assert digests(tmp_path / "undisturbed") == digests(out)
 
 
 @pytest.mark.parametrize(
@@ -522,3 +320,69 @@ def test_nothing_else_stays_in_the_directory(sample_records):
     for split in manifest.splits.values():
         known |= {split.index.name, *(shard.name for shard in split.shards)}
     assert set(os.listdir(sample_records)) == known
+
+
+def test_output_inside_of_the_source_is_refused(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    with pytest.raises(errors.UsageError, match="is inside of --data_dir"):
+        write(tree, tree / "records")
+    (tmp_path / "link").symlink_to(tree)
+    with pytest.raises(errors.UsageError, match="is inside of --data_dir"):
+        write(tree, tmp_path / "link" / "records")
+
+
+def test_names_that_are_no_text(tmp_path):
+    root = os.fsencode(tmp_path) + b"/tr\xffee"
+    os.makedirs(root + b"/20/111")
+    os.makedirs(root + b"/21/112")
+    for i in range(12):
+        name = b"/20/111/%d-\xff0.jpg" % i if i % 2 else b"/21/112/new\nline%d.jpg" % i
+        with open(root + name, "wb") as f:
+            f.write(face_file(i))
+    out = tmp_path / "out"
+    manifest = write(os.fsdecode(root), out, test_fraction=0.1)
+    assert manifest.written == 12
+    assert inspection.verify(str(out)) == []
+    shard = out / manifest.splits["train"].shards[0].name
+    data = bytearray(shard.read_bytes())
+    data[-200] ^= 1
+    shard.write_bytes(data)
+    run = subprocess.run(
+        [sys.executable, "-m", "afad_tfdata.bin.inspect_records"]
+        + [f"--records_dir={out}", "--verify"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )
+    assert run.returncode == 2, run.stderr
+    assert shard.name.encode() in run.stdout
+
+
+def test_manifest_names_stay_the_api(sample_records):
+    """What other programs look for by name."""
+    manifest = schema.load_manifest(sample_records)
+    assert manifest.splits["train"].shards[0].name == (
+        "afad-train.tfrecord-00000-of-00003"
+    )
+    assert manifest.splits["train"].index.name == "afad-train.index.npy"
+    assert rejections.FILE_NAME == "rejected.jsonl"
+
+
+def test_a_remote_data_set_needs_one_scan_of_its_source(
+    sample_tree, tmp_path, monkeypatch
+):
+    """An archive of gigabytes was read twice before its images were read."""
+    scans = []
+    scan_tree = records.source.scan_tree
+
+    def counted(root, gender_codes):
+        scans.append(root)
+        return scan_tree(root, gender_codes)
+
+    uploads = []
+    monkeypatch.setattr(records.source, "scan_tree", counted)
+    monkeypatch.setattr(records.remote, "stored", lambda output_dir: None)
+    monkeypatch.setattr(records.remote, "upload", lambda *names: uploads.append(names))
+    manifest = write(sample_tree, "gs://bucket/records", work_dir=str(tmp_path))
+    assert manifest.written == 240
+    assert len(scans) == 1
+    assert [output_dir for _, output_dir in uploads] == ["gs://bucket/records"]

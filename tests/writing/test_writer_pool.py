@@ -11,7 +11,8 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.writing import writer_pool
-from tests.writing.test_records import digests, write
+from tests.robustness.chaos import faults
+from tests.writing.data_sets import digests, make_tree, write
 
 
 def test_a_machine_without_threads_is_one_line(monkeypatch):
@@ -47,3 +48,14 @@ def test_what_a_library_prints_is_no_answer(sample_tree, tmp_path):
     )
     write(sample_tree, tmp_path / "one")
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+@pytest.mark.parametrize("mebibytes", [64, 89, 110])
+def test_processes_without_memory_are_one_line(mebibytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # What is put back.
+    faults.limit_processes(mebibytes << 20)
+    tree = make_tree(tmp_path / "faces")
+    with pytest.raises(errors.UsageError, match="writer process"):
+        write(tree, tmp_path / "out", num_workers=2, num_shards=2)
+    monkeypatch.undo()
+    write(tree, tmp_path / "out", num_workers=2, num_shards=2)

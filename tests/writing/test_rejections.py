@@ -1,0 +1,71 @@
+"""Unusable files and byte-identical images: named, counted, and looked at again."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from afad_tfdata.common import errors
+from afad_tfdata.storage import schema
+from afad_tfdata.writing import inspection
+from tests import bad_files
+from tests.writing.data_sets import keys_by_split, make_tree, rejected, write
+
+
+def test_too_many_bad_files_stop_before_the_manifest(sample_tree, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(sample_tree, tree)
+    bad_files.add_to_tree(str(tree))
+    out = tmp_path / "out"
+    with pytest.raises(errors.DataError, match=r"more than --max_rejected=3; .*names"):
+        write(tree, out, max_rejected=3)
+    assert not (out / schema.MANIFEST_NAME).exists()
+    assert "20/111/empty.jpg" in rejected(out)
+    assert write(tree, out, max_rejected=100).rejected == 25
+
+
+def test_mended_files_are_looked_at_again(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    face = next(tree.rglob("*.jpg"))
+    content = face.read_bytes()
+    face.write_bytes(b"\0" * len(content))
+    with pytest.raises(errors.DataError, match="1 of 24 files cannot be used"):
+        write(tree, tmp_path / "out", max_rejected=0)
+    face.write_bytes(content)
+    assert write(tree, tmp_path / "out", max_rejected=0).written == 24
+
+
+def _with_copies(sample_tree, tree):
+    """Two copies under the same labels, two under different ones."""
+    shutil.copytree(sample_tree, tree)
+    faces = sorted(str(p.relative_to(tree)) for p in tree.rglob("*.jpg"))
+    same, other = faces[3], faces[50]
+    age, gender, _ = same.split("/")
+    copy = f"{age}/{gender}/zz-copy.jpg"
+    shutil.copy(tree / same, tree / copy)
+    age, gender, _ = other.split("/")
+    conflict = f"{int(age) + 1}/{gender}/zz-conflict.jpg"
+    (tree / conflict).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tree / other, tree / conflict)
+    return same, copy, other, conflict
+
+
+def test_copies_are_found_over_all_splits(sample_tree, tmp_path):
+    tree = tmp_path / "tree"
+    same, copy, other, conflict = _with_copies(sample_tree, tree)
+    manifest = write(tree, tmp_path / "out")
+    assert rejected(tmp_path / "out") == {
+        copy: f"same bytes as {same}",
+        other: f"same bytes as {conflict}, under different labels",
+        conflict: f"same bytes as {other}, under different labels",
+    }
+    assert manifest.written == 239
+    assert inspection.verify(str(tmp_path / "out")) == []
+    manifest = write(tree, tmp_path / "all", duplicates="all", conflicts="all")
+    assert manifest.written == 242
+    manifest = write(tree, tmp_path / "first", conflicts="first", format="hdf5")
+    kept = sum(keys_by_split(tmp_path / "first").values(), [])
+    assert {same, other} <= set(kept)
+    assert not {copy, conflict} & set(kept)
+    assert inspection.verify(str(tmp_path / "first")) == []

@@ -1,0 +1,79 @@
+"""Which images the flags and published protocols select."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from afad_tfdata.common import errors
+from tests.writing.data_sets import digests, keys_by_split, make_tree, rejected, write
+
+
+def test_ages_and_crowded_photos_can_be_left_out(sample_tree, tmp_path):
+    manifest = write(
+        sample_tree, tmp_path / "out", min_age=20, max_age=30, max_faces_per_photo=1
+    )
+    ages = [
+        int(age)
+        for split in manifest.splits.values()
+        for by_age in split.counts.values()
+        for age in by_age
+    ]
+    assert min(ages) >= 20 and max(ages) <= 30
+    reasons = rejected(tmp_path / "out").values()
+    assert sum("--max_faces_per_photo" in reason for reason in reasons) > 0
+    assert manifest.written + manifest.rejected == 240
+
+
+def test_split_file_is_followed(sample_tree, tmp_path, caplog):
+    faces = sorted(
+        str(p.relative_to(sample_tree))
+        for p in pathlib.Path(sample_tree).rglob("*.jpg")
+    )
+    split_of = {
+        face: ("train", "val", "test")[i % 3] for i, face in enumerate(faces[:200])
+    }
+    protocol = tmp_path / "protocol.csv"
+    lines = [f"{face},{split}" for face, split in split_of.items()]
+    protocol.write_text("\n".join(["path,split", *lines]))
+    flags = {"split_file": str(protocol), "format": "hdf5", "max_rejected": 40}
+    write(sample_tree, tmp_path / "out", **flags)
+    for split, keys in keys_by_split(tmp_path / "out").items():
+        name = "val" if split == "validation" else split
+        assert sorted(keys) == [face for face in split_of if split_of[face] == name]
+    assert "has no face of age" in caplog.text
+    assert len(rejected(tmp_path / "out")) == 40
+    as_json = tmp_path / "protocol.json"
+    as_json.write_text(json.dumps(split_of))
+    write(sample_tree, tmp_path / "json", **{**flags, "split_file": str(as_json)})
+    assert digests(tmp_path / "out") == digests(tmp_path / "json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"train": ["15/111/0-0.jpg"]}', "expected one of train"),
+        (
+            '[{"path": "a", "split": "train"}, {"path": "a", "split": "test"}]',
+            "one split",
+        ),
+        ("[1, 2]", "must be a CSV"),
+    ],
+)
+def test_split_files_that_contradict_are_refused(content, message, tmp_path):
+    path = tmp_path / "protocol.json"
+    path.write_text(content)
+    with pytest.raises(errors.UsageError, match=message):
+        write(make_tree(tmp_path / "tree"), tmp_path / "out", split_file=str(path))
+
+
+def test_split_file_paths_without_an_image_are_counted(tmp_path, caplog):
+    tree = make_tree(tmp_path / "tree")
+    faces = [str(p.relative_to(tree)) for p in sorted(tree.rglob("*.jpg"))]
+    rows = [f"{face},train" for face in faces[:-1]] + [f"{faces[-1]},test"]
+    path = tmp_path / "protocol.csv"
+    path.write_text("\n".join(["path,split", *rows, "no\u2028pe/x.jpg,test"]))
+    write(tree, tmp_path / "out", split_file=str(path))
+    assert "1 of the 25 paths in --split_file name no image" in caplog.text
