@@ -1,20 +1,19 @@
-"""Heads: the dense branches, the logits of each age head, and the age they mean.
+"""Age heads: their names, how many logits each has, and the age that logits mean.
 
-An age of the range ``[min_age, max_age]`` is one of ``K = max_age - min_age + 1``
-classes.  Three families, by what a logit stands for:
+The layers of a head are built in `networks`, and its loss is in `losses`.  An age in
+``[min_age, max_age]`` is one of ``K = max_age - min_age + 1`` classes.  There are three
+families, by what a logit stands for:
 
-* ``regression``: no logits, the network says years;
+* ``regression``: there are no logits, the network outputs years;
 * distributions (`DISTRIBUTIONS`): a softmax over the K ages, decoded to its mean;
 * ranks (`RANKS`): K - 1 answers to "older than min_age + k?", decoded to min_age plus
-  the sum of their probabilities, which is the mean again: the mean of a whole number
-  is the sum of its survival function.
+  the sum of their probabilities.  This is the mean, too: the mean of a whole number is
+  the sum of its survival function.
 
-Decoding takes nothing but operations that TensorFlow 1.15 knows.
+Decoding uses only operations that TensorFlow 1.15 has, because frozen graphs run there.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,10 @@ DISTRIBUTIONS = ("softmax_expectation", "dldl", "dldl_v2", "mean_variance", "sor
 RANKS = ("orcnn", "coral", "corn")
 NAMES = ("regression", *DISTRIBUTIONS, *RANKS)
 
-# Years over which the first guess of a head with logits is spread.
+# Years: scale of the logistic distribution that an untrained head predicts.
 _INITIAL_SPREAD = 4.0
+# Limits of the initial biases: neither a saturated sigmoid nor the logarithm of 0.
+_MAX_SCORE, _MIN_SHARE, _MAX_CONDITIONAL = 6, 1e-4, 1 - 1e-3
 
 
 def num_logits(head: str, min_age: int, max_age: int) -> int:
@@ -36,7 +37,7 @@ def num_logits(head: str, min_age: int, max_age: int) -> int:
     return classes - 1 if head in RANKS else 0
 
 
-def decode(logits: Any, head: str, min_age: int, max_age: int) -> Any:
+def decode(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tensor:
     """The age that logits mean.
 
     Args:
@@ -52,7 +53,7 @@ def decode(logits: Any, head: str, min_age: int, max_age: int) -> Any:
         ages = np.arange(min_age, max_age + 1, dtype=logits.dtype.as_numpy_dtype)
         return tf.matmul(tf.nn.softmax(logits), ages[:, np.newaxis])
     older = tf.sigmoid(logits)
-    if head == "corn":  # Logits are of "older than k, given older than k - 1".
+    if head == "corn":  # Its logits mean "older than k, given older than k - 1".
         older = tf.math.cumprod(older, axis=1)
     return min_age + tf.reduce_sum(older, axis=1, keepdims=True)
 
@@ -60,22 +61,24 @@ def decode(logits: Any, head: str, min_age: int, max_age: int) -> Any:
 def initial_logits(
     head: str, min_age: int, max_age: int, initial_age: float
 ) -> np.ndarray:
-    """Biases with which a head's first answer is `initial_age`, give or take.
+    """Biases with which an untrained head predicts about `initial_age`.
 
-    Without them a rank head begins at the middle of the range (CORN: a year above its
+    Without them, a rank head begins at the middle of the range (CORN: a year above its
     lower end), tens of years away from most faces.
 
     Returns:
-      float32 ``[num_logits]``: of a logistic distribution around `initial_age`.
+      float32 ``[num_logits]``, those of a logistic distribution around `initial_age`.
     """
     thresholds = np.arange(min_age, max_age) + 0.5
-    score = np.clip((initial_age - thresholds) / _INITIAL_SPREAD, -6, 6)
+    score = np.clip(
+        (initial_age - thresholds) / _INITIAL_SPREAD, -_MAX_SCORE, _MAX_SCORE
+    )
     if head in ("orcnn", "coral"):
         return score.astype(np.float32)
     survival = np.concatenate([[1.0], 1 / (1 + np.exp(-score)), [0.0]])
     if head == "corn":
-        conditional = np.minimum(survival[1:-1] / survival[:-2], 1 - 1e-3)
+        conditional = np.minimum(survival[1:-1] / survival[:-2], _MAX_CONDITIONAL)
         logit = np.log(conditional) - np.log1p(-conditional)
         return logit.astype(np.float32)
-    share = np.maximum(survival[:-1] - survival[1:], 1e-4)
+    share = np.maximum(survival[:-1] - survival[1:], _MIN_SHARE)
     return np.log(share).astype(np.float32)

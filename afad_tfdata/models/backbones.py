@@ -1,8 +1,8 @@
 """Backbones: those of ``keras.applications`` by exact name, and two small ones.
 
 A backbone is a Keras model from an image to a feature map, without its classifier.
-What its weights want to see (BGR without scaling, [-1, 1], ...) is asked of Keras'
-own ``preprocess_input`` and turned into one affine map behind ``root_input``.
+What its weights expect (BGR without scaling, or a range of [-1, 1]) is measured with
+Keras' own ``preprocess_input`` and becomes one affine map after ``root_input``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import re
 import socket
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,26 +24,30 @@ from afad_tfdata.images import preprocess
 from afad_tfdata.models import saved
 from afad_tfdata.storage import hdf5
 
-# By blocks: channels of the convolution.  The first has stride 2; all but the first
-# and the last end in max pooling.
+# Channels of the convolution of each block.  The first block has stride 2; all blocks
+# but the first and the last end in max pooling.
 _SMALL_CHANNELS = (24, 32, 64, 96, 128)
 SMALL = ("small_cnn", "small_cnn_no_bn")
-_MIN_SMALL_SIZE = 16
+_MIN_SMALL_SIZE = 16  # Pixels: one stride and three poolings leave a map of 1 x 1.
 
-_GROUP_SIZE = 8  # Channels of a group of `small_cnn_no_bn`.
+_GROUP_SIZE = 8  # Channels in a group of `small_cnn_no_bn`; divides all of the above.
 
-# EfficientNet's first form normalises inside, with variables, and differently with
-# weights named "imagenet" than with the same weights from a file.  Its normalisation
-# is made an identity behind a division by 255, and the map does the work.
+# The first EfficientNets divide by 255 and then normalise inside of the network, with
+# variables, and differently with weights named "imagenet" than with the same weights
+# from a file.  Here that layer becomes an identity, and the map after ``root_input``
+# does its work.
 _EFFICIENTNET = re.compile(r"EfficientNetB\d$")
+# What their weights were trained with: channels of ImageNet in [0, 1], as in Keras'
+# ``preprocess_input`` in its mode "torch".
 _TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 _TORCH_STD = np.array([0.229, 0.224, 0.225])
 
-# Names under which Keras keeps a download, where they are not the address's.
+# Names under which Keras keeps a download, where they differ from the address's.
 _CACHE_NAMES = {
     "NASNet-mobile-no-top.h5": "nasnet_mobile_no_top.h5",
     "NASNet-large-no-top.h5": "nasnet_large_no_top.h5",
 }
+# Without a limit, a machine behind a firewall would wait for ever.
 _DOWNLOAD_TIMEOUT_SECS = 30.0
 
 
@@ -50,8 +55,8 @@ class Conversion(NamedTuple):
     """The affine map from ``root_input`` to a backbone's input.
 
     Attributes:
-      scale: Factors of three channels, in the order of the output.
-      offset: What is added then.
+      scale: Factors of the three channels, in the order of the output.
+      offset: Added after the multiplication.
       reverse: Whether RGB becomes BGR first.
     """
 
@@ -84,19 +89,19 @@ def check_name(name: str) -> None:
     )
 
 
-def build(name: str, size: int, *, raw_input: bool) -> Any:
+def build(name: str, size: int, *, raw_input: bool) -> keras.Model:
     """A backbone with random weights.
 
     Args:
       name: One of `names()`.
       size: Side of the image in pixels.
-      raw_input: Whether preprocessing that the network has inside stays there.
+      raw_input: Whether the network keeps the preprocessing that it may have inside.
 
     Returns:
-      keras.Model from float32 ``[n, size, size, 3]`` to ``[n, h, w, channels]``.
+      A model from float32 ``[n, size, size, 3]`` to ``[n, h, w, channels]``.
 
     Raises:
-      UsageError: An unknown name, or an image that is too small for it.
+      UsageError: The name is unknown, or the image is too small for the network.
     """
     check_name(name)
     if name in SMALL:
@@ -115,8 +120,8 @@ def build(name: str, size: int, *, raw_input: bool) -> Any:
             include_top=False, weights=None, input_shape=(size, size, 3), **kwargs
         )
     except ValueError as error:
-        # Too small an image is the one thing that Keras can refuse here; networks
-        # without a limit of their own fail in the first empty feature map.
+        # Keras refuses nothing else here than an image that is too small; networks
+        # without a stated limit fail at the first empty feature map.
         least = re.search(r"at least (\d+)", str(error))
         wanted = f"{least[1]} pixels" if least else "more pixels"
         raise errors.UsageError(
@@ -131,7 +136,7 @@ def build(name: str, size: int, *, raw_input: bool) -> Any:
 def conversion(
     name: str, normalization: str, mean: tuple[float, ...] | None
 ) -> Conversion:
-    """What stands between ``root_input`` and a backbone.
+    """The map between ``root_input`` and a backbone.
 
     Args:
       name: One of `names()`.
@@ -144,7 +149,7 @@ def conversion(
         return Conversion(scale=(inside,) * 3)
     if mean is None:
         raise errors.UsageError(
-            "--normalization=backbone needs the channel means behind root_input: give"
+            "--normalization=backbone needs the channel means of root_input: pass"
             " mean=(R, G, B) as in mean.json"
         )
     if _EFFICIENTNET.match(name):
@@ -153,7 +158,7 @@ def conversion(
     else:
         matrix, constant = _preprocessing(name)
     reverse = bool(matrix[0, 0] == 0)
-    scale = matrix.sum(axis=1)  # One entry a row: channels are not mixed.
+    scale = matrix.sum(axis=1)  # Each row has one entry: channels are not mixed.
     seen = np.asarray(mean, np.float64)[:: -1 if reverse else 1]
     return Conversion(
         scale=_triple(preprocess.DIVISOR * scale * inside),
@@ -162,19 +167,24 @@ def conversion(
     )
 
 
-def load_imagenet(backbone: Any, name: str) -> None:
-    """Puts ImageNet weights into a backbone, downloading them if they are not here.
+def load_imagenet(backbone: keras.Model, name: str) -> None:
+    """Puts ImageNet weights into a backbone, and downloads them if necessary.
+
+    Args:
+      backbone: From `build`.
+      name: Its name.
 
     Raises:
-      UsageError: They are not here and cannot be fetched: which file to bring where.
+      UsageError: They are not in Keras' cache and cannot be downloaded; the text says
+        which file to copy where.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECS)
     try:
-        # Of Keras' own size: some names refuse ImageNet weights for any other.
+        # Built at Keras' own size: some networks refuse ImageNet weights at any other.
         donor = getattr(keras.applications, name)(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises a bare Exception for a failed download.
-        raise errors.UsageError(_bring(name, error)) from error
+        raise errors.UsageError(_download_advice(name, error)) from error
     finally:
         socket.setdefaulttimeout(before)
     backbone.set_weights(donor.get_weights())
@@ -188,12 +198,12 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
     Args:
       backbone: From `build`.
       name: Its name, for messages.
-      path: ``.h5`` or ``.weights.h5`` of a network without its classifier (the files
+      path: ``.h5`` or ``.weights.h5`` of a network without its classifier (as in files
         whose names end in ``notop.h5``), or a model (``.keras``, ``.h5``) that is or
         contains this backbone.
 
     Raises:
-      UsageError: There is no such file, or it holds something else.
+      UsageError: There is no such file, or its content does not fit.
     """
     if not os.path.isfile(path):
         raise errors.UsageError(
@@ -203,7 +213,8 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
     if path.endswith(".keras") or _is_model(path):
         _copy_from_model(backbone, name, path, saved.load(path))
     else:
-        # Keras may leave out, with a warning only, what a file does not have.
+        # Keras skips weights that a file does not have, with a warning only: those are
+        # still NaN afterwards.
         unset = [np.full_like(w, np.nan) for w in backbone.get_weights()]
         try:
             backbone.set_weights(unset)
@@ -213,9 +224,9 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
             missing = sum(np.isnan(w).any() for w in backbone.get_weights())
             if missing:
                 raise ValueError(f"{missing} of {len(unset)} weights are not in it")
-        except Exception as error:  # h5py and Keras raise whatever the file brings.
+        except Exception as error:  # Unfit files make h5py and Keras raise anything.
             raise errors.UsageError(
-                f"--weights={path} does not fit {name} without its classifier: bring"
+                f"--weights={path} does not fit {name} without its classifier: name"
                 " the file whose name ends in notop.h5, or a .keras with this"
                 f" backbone ({errors.one_line(error)})"
             ) from error
@@ -223,11 +234,11 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
         _neutralise(backbone)
 
 
-def _small(name: str, size: int) -> Any:
+def _small(name: str, size: int) -> keras.Model:
     """Five convolutions with normalisation, ReLU and pooling: 0.2 million weights.
 
-    Group normalisation (Wu and He, ECCV 2018) is of each example alone, so that a batch
-    cut over replicas gives what it gives in one piece.
+    Group normalisation (Wu and He, ECCV 2018) uses each example alone, so that a batch
+    gives the same results whole and divided over replicas.
     """
     image = keras.Input((size, size, 3), name="image")
     x = image
@@ -242,8 +253,8 @@ def _small(name: str, size: int) -> Any:
             name=f"block{i}_conv",
         )(x)
         if name == "small_cnn":
-            # The usual 0.99 takes hundreds of steps to forget the start: too long for
-            # runs of a few epochs on a small set.
+            # Keras' default of 0.99 needs hundreds of steps to forget the start: too
+            # many for runs of a few epochs on a small data set.
             x = keras.layers.BatchNormalization(momentum=0.9, name=f"block{i}_bn")(x)
         else:
             x = keras.layers.GroupNormalization(
@@ -258,9 +269,10 @@ def _small(name: str, size: int) -> Any:
 def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Matrix ``[3, 3]`` and constant ``[3]`` of ``preprocess_input`` of a network."""
     if _has_option(getattr(keras.applications, name), "include_preprocessing"):
-        return np.eye(3), np.zeros(3)  # It has it inside.
+        return np.eye(3), np.zeros(3)  # The network preprocesses inside.
     for module in vars(keras.applications).values():
         if inspect.ismodule(module) and hasattr(module, name):
+            # Black and the three pure colours determine an affine map.
             pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)])
             out = module.preprocess_input(pixels[np.newaxis, np.newaxis].copy())
             out = np.asarray(out, np.float64)[0, 0]
@@ -271,16 +283,19 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _neutralise(backbone: Any) -> None:
+def _neutralise(backbone: keras.Model) -> None:
+    """Makes the normalisation inside of a backbone an identity."""
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.Normalization):
             mean, variance, count = layer.get_weights()
             layer.set_weights([0 * mean, 1 + 0 * variance, 0 * count])
-            # What the layer computes with is a copy, taken here.
+            # The layer computes with copies of its weights, which are taken here.
             layer.finalize_state()
 
 
-def _copy_from_model(backbone: Any, name: str, path: str, source: Any) -> None:
+def _copy_from_model(
+    backbone: keras.Model, name: str, path: str, source: keras.Model
+) -> None:
     wanted = [tuple(w.shape) for w in backbone.weights]
     candidates = [layer for layer in source.layers if isinstance(layer, keras.Model)]
     for candidate in (*candidates, source):
@@ -309,7 +324,7 @@ def _is_model(path: str) -> bool:
         ) from error
 
 
-def _bring(name: str, error: Exception) -> str:
+def _download_advice(name: str, error: Exception) -> str:
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     directory = os.path.join(os.path.expanduser(home), "models")
     found = re.search(r"https?://\S+?\.h5", str(error))
@@ -324,12 +339,12 @@ def _bring(name: str, error: Exception) -> str:
     place = os.path.join(directory, _CACHE_NAMES.get(base, base))
     return (
         f"--weights=imagenet: {name} is not among the weights here and could not be"
-        f" downloaded; bring {address} to {place} (or name it: --weights=FILE), or"
+        f" downloaded; copy {address} to {place} (or name it: --weights=FILE), or"
         " train from random weights with --weights=none"
     )
 
 
-def _has_option(constructor: Any, name: str) -> bool:
+def _has_option(constructor: Callable[..., keras.Model], name: str) -> bool:
     return name in inspect.signature(constructor).parameters
 
 

@@ -20,13 +20,13 @@ _PACKAGE = "afad_tfdata"
 class InputConversion(keras.layers.Layer):
     """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
 
-    A fixed affine map by channel, in float32 under every precision.  It stands right
-    behind the input of every model, and so it is also what carries the model's
-    configuration through saving and loading.
+    A fixed affine map by channel, in float32 under every precision.  It is the first
+    layer after the input of every model, and keeps the model's configuration in saved
+    files, because Keras has no other place for it.
 
     Args:
       scale: Factors of the three channels, in the order of the output.
-      offset: What is added then.
+      offset: Added after the multiplication.
       reverse: Whether RGB becomes BGR.
       info: JSON values to keep: the `networks.ModelConfig` of the model.
     """
@@ -39,15 +39,18 @@ class InputConversion(keras.layers.Layer):
         info: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs["dtype"] = "float32"
-        super().__init__(trainable=False, **_without(kwargs, "trainable"))
+        # Not the policy's dtype: bfloat16 would lose levels of the pixels.  Both values
+        # are also in the config of a saved layer, which is passed in here again.
+        kwargs |= {"dtype": "float32", "trainable": False}
+        super().__init__(**kwargs)
         self.scale = [float(v) for v in scale]
         self.offset = [float(v) for v in offset]
         self.reverse = bool(reverse)
         self.info = dict(info or {})
 
-    def call(self, images: Any) -> Any:
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         """Converts float32 images ``[n, h, w, 3]``."""
+        # An identity adds no operation: frozen graphs stay small.
         if self.reverse:
             images = tf.reverse(images, [-1])
         if self.scale != [1.0] * 3:
@@ -57,11 +60,11 @@ class InputConversion(keras.layers.Layer):
         return images
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """As Keras wants it."""
+        """The shape of the result of `call`."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """What makes this layer anew."""
+        """The arguments of ``__init__``, for a saved file."""
         return {
             **super().get_config(),
             "scale": self.scale,
@@ -82,21 +85,21 @@ class AgeDecoder(keras.layers.Layer):
     """
 
     def __init__(self, head: str, min_age: int, max_age: int, **kwargs: Any) -> None:
-        # Ages of 16 bits would be whole years or worse.
+        # 16 bits hold whole years at best.
         kwargs["dtype"] = _at_least_float32(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.head, self.min_age, self.max_age = head, int(min_age), int(max_age)
 
-    def call(self, logits: Any) -> Any:
+    def call(self, logits: tf.Tensor) -> tf.Tensor:
         """Decodes ``[n, num_logits]``."""
         return age_heads.decode(logits, self.head, self.min_age, self.max_age)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """As Keras wants it."""
+        """The shape of the result of `call`."""
         return (input_shape[0], 1)
 
     def get_config(self) -> dict[str, Any]:
-        """What makes this layer anew."""
+        """The arguments of ``__init__``, for a saved file."""
         return {
             **super().get_config(),
             "head": self.head,
@@ -107,10 +110,10 @@ class AgeDecoder(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class RankBias(keras.layers.Layer):
-    """CORAL's logits: one score ``[n, 1]`` plus a bias for each of the thresholds.
+    """CORAL's logits: one score ``[n, 1]`` plus a bias for each threshold.
 
     Args:
-      initial: Biases at the start, one a threshold.
+      initial: Biases at the start, one for each threshold.
     """
 
     def __init__(self, initial: Sequence[float], **kwargs: Any) -> None:
@@ -119,7 +122,7 @@ class RankBias(keras.layers.Layer):
         self.initial = [float(v) for v in initial]
 
     def build(self, input_shape: Any) -> None:
-        """Makes the biases."""
+        """Creates the biases."""
         del input_shape
         self.bias = self.add_weight(
             name="bias",
@@ -127,45 +130,46 @@ class RankBias(keras.layers.Layer):
             initializer=InitialBias(self.initial),
         )
 
-    def call(self, score: Any) -> Any:
+    def call(self, score: tf.Tensor) -> tf.Tensor:
         """Adds the biases to ``[n, 1]``."""
         return score + tf.convert_to_tensor(self.bias)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """As Keras wants it."""
+        """The shape of the result of `call`."""
         return (input_shape[0], len(self.initial))
 
     def get_config(self) -> dict[str, Any]:
-        """What makes this layer anew."""
+        """The arguments of ``__init__``, for a saved file."""
         return {**super().get_config(), "initial": self.initial}
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class InitialBias(keras.initializers.Initializer):
-    """Given numbers to start with.
+    """Initial values that are given as numbers.
 
     Args:
-      values: One a unit.
+      values: One for each unit.
     """
 
     def __init__(self, values: Sequence[float]) -> None:
         self.values = [float(v) for v in values]
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+    def __call__(self, shape: Any, dtype: Any = None) -> tf.Tensor:
         """The numbers as a tensor."""
         return tf.constant(self.values, dtype or "float32", shape)
 
     def get_config(self) -> dict[str, Any]:
-        """What makes this initializer anew."""
+        """The arguments of ``__init__``, for a saved file."""
         return {"values": self.values}
 
 
 def _at_least_float32(dtype: Any) -> str:
-    name = getattr(dtype, "name", dtype)
+    """``float64`` for a float64 policy, else ``float32``.
+
+    Args:
+      dtype: A policy, its name, its serialized form, or None.
+    """
+    name = getattr(dtype, "name", dtype)  # A plain string has no name.
     if isinstance(dtype, Mapping):
         name = dtype.get("config", {}).get("name")
     return "float64" if name == "float64" else "float32"
-
-
-def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}

@@ -5,19 +5,18 @@
     loss_fn = losses.build(losses.LossConfig(task="age_gender", age_head="corn"))
     losses_by_example = loss_fn(outputs, labels)      # {"loss", "age_loss", ...}, [B]
 
-Nothing here divides by the batch: the loop adds the examples up and divides by the
-global batch.  What must be normalised by a sum over the batch (class weights, CORN) is
-multiplied by ``examples / sum`` with both taken over the global batch through
-`global_sum`, so that after the loop's division the sum stands in the denominator, for
-any number of replicas.  Math is in float32, also where the network's is not (float64
-stays float64).
+Nothing here divides by the batch: the training step sums the examples and divides by
+the global batch.  What must be divided by a sum over the batch (class weights, CORN) is
+multiplied by ``examples / sum`` instead, with both taken over the global batch.  After
+the step's division, the sum is the denominator, for any number of replicas.
+The math is in float32, also where the network's is not (float64 stays float64).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,43 +30,47 @@ AGE_LOSSES = ("mae", "mse", "huber")
 
 HUBER_DELTA = 1.0  # Years at which the Huber loss turns from square to straight.
 DLDL_SIGMA = 2.0  # Years: standard deviation of the label distribution.
-DLDL_V2_WEIGHT = 1.0  # Of the expectation's error beside the divergence.
+DLDL_V2_WEIGHT = 1.0  # Weight of the expectation's error; the divergence has 1.
 MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Mean-Variance: section 4.2 of the paper.
+
+# Keeps the logarithm of a saturated probability finite; Keras' own epsilon.
+_EPSILON = 1e-7
+
+Tensors = Mapping[str, "tf.Tensor"]
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """What is trained on.
+    """What a network is trained on; ages and head must be those of the network."""
 
-    Attributes:
-      task: One of `schema.TASKS`.
-      age_head: One of `age_heads.NAMES`; must be the model's.
-      age_loss: Of the ``regression`` head.
-      age_weight: Of the age loss in the joint task.
-      gender_weight: Of the gender loss in the joint task.  500, as the original
-        project's successor has it, brings a mean squared error of years and a
-        cross-entropy to one size.
-      min_age: Years of the first class of an age head; must be the model's.
-      max_age: Years of the last class.
-      class_weights: Of genders 0 and 1 (`class_weights.parse`).
-      age_weights: Of the ages from `min_age` to `max_age`, or empty
-        (`class_weights.parse_ages`).
-    """
-
-    task: str = option("age_gender", "Labels to train on.", choices=schema.TASKS)
-    age_head: str = option(
-        "regression", "How age is predicted.", choices=age_heads.NAMES
+    task: str = option(
+        "age_gender", "Which labels the network is trained on.", choices=schema.TASKS
     )
-    age_loss: str = option("mae", "Loss of the regression head.", choices=AGE_LOSSES)
-    age_weight: float = option(1.0, "Weight of the age loss in the joint task.")
-    gender_weight: float = option(500.0, "Weight of gender's loss in the joint task.")
+    age_head: str = option(
+        "regression", "How the network predicts the age.", choices=age_heads.NAMES
+    )
+    age_loss: str = option(
+        "mae",
+        "Loss of the regression head: absolute (mae), squared (mse) or Huber error.",
+        choices=AGE_LOSSES,
+    )
+    age_weight: float = option(
+        1.0, "Factor of the age loss in the sum that the joint task is trained on."
+    )
+    gender_weight: float = option(
+        500.0,
+        "Factor of the gender loss in that sum.  500, from the original project's"
+        " successor, gives a squared error in years and a cross-entropy the same size.",
+    )
     min_age: int = option(15, "Lowest age that an age head knows, in years.")
     max_age: int = option(72, "Highest age that an age head knows, in years.")
     class_weights: tuple[float, float] = option(
         (1.0, 1.0), "Weights of genders 0 and 1.", flag=False
     )
     age_weights: tuple[float, ...] = option(
-        (), "Weights of the ages of the range.", flag=False
+        (),
+        "Weights of the ages from min_age to max_age; empty weighs all alike.",
+        flag=False,
     )
 
     def __post_init__(self) -> None:
@@ -88,72 +91,50 @@ class LossConfig:
         classes = self.max_age - self.min_age + 1
         if self.age_weights and len(self.age_weights) != classes:
             raise errors.UsageError(
-                f"age weights: {len(self.age_weights)} came, wanted {classes}, one for"
+                f"age weights: got {len(self.age_weights)}, wanted {classes}, one for"
                 f" each age from {self.min_age} to {self.max_age}"
             )
 
 
-def build(config: LossConfig) -> Callable[..., dict[str, Any]]:
+def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
     """The loss of a config.
 
     Returns:
-      A function ``(outputs, labels, *, sample_weight=None, global_sum=identity,
-      normalize=True, batch_labels=None)`` to a dict of float32 ``[B]``: ``loss`` (which
-      is trained on) and its parts ``age_loss`` and ``gender_loss`` (those of the task;
-      weighted by class, not by task).
+      A function ``(outputs, labels, *, normalize=True, batch_labels=None)`` to a dict
+      of float32 ``[B]``: ``loss`` (which is trained on) and its parts ``age_loss`` and
+      ``gender_loss`` (those of the task; weighted by class, not by task).
 
-      * outputs: of `networks.training_model`; without ``gender_logits`` the
-        cross-entropy is taken from the probability.
+      * outputs: from `networks.training_model`; without ``gender_logits`` the
+        cross-entropy is computed from the probability.
       * labels: ``age`` ``[B]`` in years and ``gender`` ``[B]``, 0 or 1.
-      * sample_weight: float ``[B]``; 0 leaves an example out, of the normalisers too.
-      * global_sum: sums a scalar over the replicas.
       * normalize: False for evaluation, where an example's loss must not depend on the
         batch it came in: class weights stay as they are, and CORN takes the mean over
         the example's own questions.
-      * batch_labels: labels of the batch over which normalisers are taken, where
-        ``labels`` are a part of it: the replica's (with gradient accumulation), or the
-        global batch, and then without `global_sum`.  Not with ``sample_weight``.
+      * batch_labels: the labels of the global batch, over which normalisers are taken,
+        where ``labels`` are a part of them.
     """
-    labels_of = schema.labels_of(config.task)
-    age_loss = _AGE_LOSSES[config.age_head]
+    names = schema.labels_of(config.task)
 
     def loss_fn(
-        outputs: Mapping[str, Any],
-        labels: Mapping[str, Any],
+        outputs: Tensors,
+        labels: Tensors,
         *,
-        sample_weight: Any = None,
-        global_sum: Callable[[Any], Any] = lambda value: value,
         normalize: bool = True,
-        batch_labels: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+        batch_labels: Tensors | None = None,
+    ) -> dict[str, tf.Tensor]:
         whole = labels if batch_labels is None else batch_labels
         result = {}
-        for name in labels_of:
-            if name == "age":
-                values = age_loss(outputs, labels, config)
-                weight, parts = _age_weight, _age_parts
-            else:
-                values = _gender_loss(outputs, labels)
-                weight, parts = _gender_weight, _one_part
-            dtype = values.dtype
-            own = weight(labels, config, dtype)
+        for name in names:
+            parts = _PARTS[name]
+            values = parts.losses(outputs, labels, config)
+            factors = parts.weights(labels, config, values.dtype)
             if normalize:
-                total = weight(whole, config, dtype)
-                count = tf.ones_like(total)
-                if sample_weight is not None:
-                    total *= tf.cast(sample_weight, dtype)
-                    count *= tf.cast(sample_weight, dtype)
-                total *= parts(whole, config, dtype)
-                own *= tf.math.divide_no_nan(
-                    global_sum(tf.reduce_sum(count)), global_sum(tf.reduce_sum(total))
-                )
+                factors *= _normalizer(parts, whole, config, values.dtype)
             else:
-                own /= parts(labels, config, dtype)
-            if sample_weight is not None:
-                own *= tf.cast(sample_weight, dtype)
-            result[f"{name}_loss"] = own * values
-        if len(labels_of) == 1:
-            result["loss"] = result[f"{labels_of[0]}_loss"]
+                factors /= parts.terms(labels, config, values.dtype)
+            result[f"{name}_loss"] = factors * values
+        if len(names) == 1:
+            result["loss"] = result[f"{names[0]}_loss"]
         else:
             result["loss"] = (
                 config.age_weight * result["age_loss"]
@@ -164,42 +145,78 @@ def build(config: LossConfig) -> Callable[..., dict[str, Any]]:
     return loss_fn
 
 
-def _gender_weight(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+class _Parts(NamedTuple):
+    """What the loss of a label consists of, each ``[B]``.
+
+    Attributes:
+      losses: The losses of the examples, summed over their terms, without weights.
+      weights: The examples' class weights.
+      terms: How many terms the loss of each example has.
+    """
+
+    losses: Callable[[Tensors, Tensors, LossConfig], tf.Tensor]
+    weights: Callable[[Tensors, LossConfig, tf.DType], tf.Tensor]
+    terms: Callable[[Tensors, LossConfig, tf.DType], tf.Tensor]
+
+
+def _normalizer(
+    parts: _Parts, labels: Tensors, config: LossConfig, dtype: tf.DType
+) -> tf.Tensor:
+    """Examples of a batch, divided by the sum of the weights of all their terms."""
+    total = parts.weights(labels, config, dtype)
+    examples = tf.cast(tf.size(total), dtype)
+    total *= parts.terms(labels, config, dtype)
+    # If all weights of a batch are 0, its losses are 0, too, and not NaN.
+    return tf.math.divide_no_nan(examples, tf.reduce_sum(total))
+
+
+def _gender_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
+    """Binary cross-entropy; from logits, where nothing saturates, if there are any."""
+    del config
+    if "gender_logits" in outputs:
+        logits = _flat(outputs["gender_logits"])
+        target = tf.cast(labels["gender"], logits.dtype)
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=logits)
+    probability = _flat(outputs["gender_output"])
+    probability = tf.clip_by_value(probability, _EPSILON, 1 - _EPSILON)
+    return -tf.math.log(tf.where(labels["gender"] > 0, probability, 1 - probability))
+
+
+def _gender_weights(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
     weights = tf.constant(config.class_weights, dtype)
     return tf.gather(weights, tf.cast(labels["gender"], tf.int32))
 
 
-def _age_weight(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+def _gender_terms(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
+    del config
+    return tf.ones_like(labels["gender"], dtype)
+
+
+def _age_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
+    return _AGE_LOSSES[config.age_head](outputs, labels, config)
+
+
+def _age_weights(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
     if not config.age_weights:
         return tf.ones_like(labels["age"], dtype)
     return tf.gather(tf.constant(config.age_weights, dtype), _classes(labels, config))
 
 
-def _one_part(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
-    del config
-    return tf.ones_like(labels["gender"], dtype)
-
-
-def _age_parts(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
-    """How many terms an example brings: for CORN, the questions that it is asked."""
+def _age_terms(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
+    """1, or for CORN the number of questions that an example is asked."""
     if config.age_head != "corn":
         return tf.ones_like(labels["age"], dtype)
     asked = tf.minimum(_classes(labels, config) + 1, config.max_age - config.min_age)
     return tf.cast(asked, dtype)
 
 
-def _gender_loss(outputs: Mapping[str, Any], labels: Mapping[str, Any]) -> Any:
-    """Binary cross-entropy; from logits, where nothing saturates, if there are any."""
-    if "gender_logits" in outputs:
-        logits = _flat(outputs["gender_logits"])
-        target = tf.cast(labels["gender"], logits.dtype)
-        return tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=logits)
-    probability = _flat(outputs["gender_output"])
-    probability = tf.clip_by_value(probability, 1e-7, 1 - 1e-7)
-    return -tf.math.log(tf.where(labels["gender"] > 0, probability, 1 - probability))
+_PARTS = {
+    "age": _Parts(_age_losses, _age_weights, _age_terms),
+    "gender": _Parts(_gender_losses, _gender_weights, _gender_terms),
+}
 
 
-def _regression(outputs: Any, labels: Any, config: LossConfig) -> Any:
+def _regression(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     """Absolute, squared or Huber error in years (Huber, 1964, with `HUBER_DELTA`)."""
     age = _flat(outputs["age_output"])
     error = tf.abs(age - tf.cast(labels["age"], age.dtype))
@@ -211,29 +228,31 @@ def _regression(outputs: Any, labels: Any, config: LossConfig) -> Any:
     return error
 
 
-def _softmax_expectation(outputs: Any, labels: Any, config: LossConfig) -> Any:
+def _softmax_expectation(
+    outputs: Tensors, labels: Tensors, config: LossConfig
+) -> tf.Tensor:
     """Cross-entropy over the ages, decoded to the mean.
 
     Rothe, Timofte and Van Gool, "Deep expectation of real and apparent age from a
     single image without facial landmarks", IJCV 2018 (DEX).
     """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=_classes(labels, config), logits=_wide(outputs["age_logits"])
+        labels=_classes(labels, config), logits=_at_least_float32(outputs["age_logits"])
     )
 
 
-def _dldl(outputs: Any, labels: Any, config: LossConfig) -> Any:
+def _dldl(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     """Kullback-Leibler divergence from a normal distribution around the label.
 
     Gao, Xing, Xie, Wu and Geng, "Deep label distribution learning with label
     ambiguity", IEEE TIP 2017.  Its width is `DLDL_SIGMA`.
     """
-    logits = _wide(outputs["age_logits"])
+    logits = _at_least_float32(outputs["age_logits"])
     distance = _distance(labels, config, logits.dtype)
     return _divergence(-0.5 * tf.square(distance / DLDL_SIGMA), logits)
 
 
-def _dldl_v2(outputs: Any, labels: Any, config: LossConfig) -> Any:
+def _dldl_v2(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     """The divergence of `_dldl` plus the absolute error of the mean.
 
     Gao, Zhou, Wu and Geng, "Age estimation using expectation of label distribution
@@ -244,13 +263,13 @@ def _dldl_v2(outputs: Any, labels: Any, config: LossConfig) -> Any:
     return _dldl(outputs, labels, config) + DLDL_V2_WEIGHT * error
 
 
-def _mean_variance(outputs: Any, labels: Any, config: LossConfig) -> Any:
+def _mean_variance(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     """Cross-entropy, half the squared error of the mean, and the variance.
 
     Pan, Han, Shan and Chen, "Mean-variance loss for deep age estimation from a face",
     CVPR 2018.
     """
-    logits = _wide(outputs["age_logits"])
+    logits = _at_least_float32(outputs["age_logits"])
     share = tf.nn.softmax(logits)
     ages = _ages(config, logits.dtype)
     mean = tf.reduce_sum(share * ages, axis=1, keepdims=True)
@@ -263,18 +282,18 @@ def _mean_variance(outputs: Any, labels: Any, config: LossConfig) -> Any:
     )
 
 
-def _sord(outputs: Any, labels: Any, config: LossConfig) -> Any:
+def _sord(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     """Divergence from soft labels, a softmax over the negative distance in years.
 
     Diaz and Marathe, "Soft labels for ordinal regression", CVPR 2019, with the
     absolute difference as the metric.
     """
-    logits = _wide(outputs["age_logits"])
+    logits = _at_least_float32(outputs["age_logits"])
     return _divergence(-tf.abs(_distance(labels, config, logits.dtype)), logits)
 
 
-def _orcnn(outputs: Any, labels: Any, config: LossConfig) -> Any:
-    """Cross-entropy of the K - 1 questions "older than k?", added up.
+def _orcnn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
+    """Sum of the cross-entropies of the K - 1 questions "older than k?".
 
     Niu, Zhou, Wang, Gao and Hua, "Ordinal regression with multiple output CNN for age
     estimation", CVPR 2016: the paper of the AFAD data set.
@@ -282,8 +301,8 @@ def _orcnn(outputs: Any, labels: Any, config: LossConfig) -> Any:
     return tf.reduce_sum(_rank_terms(outputs, labels, config), axis=1)
 
 
-def _coral(outputs: Any, labels: Any, config: LossConfig) -> Any:
-    """As `_orcnn`; the questions share one weight vector, hence never contradict.
+def _coral(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
+    """As `_orcnn`; the questions share one weight vector, so they never contradict.
 
     Cao, Mirjalili and Raschka, "Rank consistent ordinal regression for neural networks
     with application to age estimation", Pattern Recognition Letters 2020.
@@ -291,8 +310,8 @@ def _coral(outputs: Any, labels: Any, config: LossConfig) -> Any:
     return _orcnn(outputs, labels, config)
 
 
-def _corn(outputs: Any, labels: Any, config: LossConfig) -> Any:
-    """Cross-entropy of conditional questions, each asked of those that got so far.
+def _corn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
+    """Cross-entropy of conditional questions, each asked of those that passed the last.
 
     Shi, Cao and Raschka, "Deep neural networks for rank-consistent ordinal regression
     based on conditional probabilities", Pattern Analysis and Applications 2023.  The
@@ -300,14 +319,14 @@ def _corn(outputs: Any, labels: Any, config: LossConfig) -> Any:
     """
     terms = _rank_terms(outputs, labels, config)
     asked = tf.sequence_mask(
-        tf.cast(_age_parts(labels, config, terms.dtype), tf.int32),
+        tf.cast(_age_terms(labels, config, terms.dtype), tf.int32),
         terms.shape[1],
         terms.dtype,
     )
     return tf.reduce_sum(terms * asked, axis=1)
 
 
-_AGE_LOSSES: dict[str, Callable[..., Any]] = {
+_AGE_LOSSES: dict[str, Callable[..., tf.Tensor]] = {
     "regression": _regression,
     "softmax_expectation": _softmax_expectation,
     "dldl": _dldl,
@@ -320,38 +339,40 @@ _AGE_LOSSES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _divergence(target_logits: Any, logits: Any) -> Any:
+def _divergence(target_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Kullback-Leibler divergence ``[B]`` of two softmax distributions."""
     log_target = tf.nn.log_softmax(target_logits)
     difference = log_target - tf.nn.log_softmax(logits)
     return tf.reduce_sum(tf.exp(log_target) * difference, axis=1)
 
 
-def _rank_terms(outputs: Any, labels: Any, config: LossConfig) -> Any:
+def _rank_terms(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     """Cross-entropy ``[B, K - 1]`` of "older than min_age + k?"."""
-    logits = _wide(outputs["age_logits"])
+    logits = _at_least_float32(outputs["age_logits"])
     older = tf.sequence_mask(_classes(labels, config), logits.shape[1], logits.dtype)
     return tf.nn.sigmoid_cross_entropy_with_logits(labels=older, logits=logits)
 
 
-def _classes(labels: Mapping[str, Any], config: LossConfig) -> Any:
+def _classes(labels: Tensors, config: LossConfig) -> tf.Tensor:
     """int32 ``[B]``; an age out of the range counts as its nearest end."""
     index = tf.cast(tf.round(labels["age"]), tf.int32) - config.min_age
     return tf.clip_by_value(index, 0, config.max_age - config.min_age)
 
 
-def _ages(config: LossConfig, dtype: Any) -> Any:
+def _ages(config: LossConfig, dtype: tf.DType) -> tf.Tensor:
+    """Years of the classes, ``[1, K]``."""
     ages = np.arange(config.min_age, config.max_age + 1)
     return tf.constant(ages[np.newaxis], dtype)
 
 
-def _distance(labels: Mapping[str, Any], config: LossConfig, dtype: Any) -> Any:
+def _distance(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
     """Years ``[B, K]`` from each label to each age of the range."""
     return _ages(config, dtype) - tf.cast(labels["age"], dtype)[:, tf.newaxis]
 
 
-def _wide(value: Any) -> Any:
+def _at_least_float32(value: tf.Tensor) -> tf.Tensor:
     return value if value.dtype == tf.float64 else tf.cast(value, tf.float32)
 
 
-def _flat(value: Any) -> Any:
-    return tf.reshape(_wide(value), [-1])
+def _flat(value: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(_at_least_float32(value), [-1])
