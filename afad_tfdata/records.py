@@ -219,15 +219,17 @@ def _nothing_found(
 ) -> errors.UsageError:
     """The error for a source without an image to write."""
     where = f"--data_dir={config.data_dir}"
-    wanted = "AGE/GENDER/IMAGE.jpg"
+    expected = "AGE/GENDER/IMAGE.jpg"
     if config.labels_csv:
         where = f"--labels_csv={config.labels_csv}"
-        wanted = f"paths of images below {listing.root} (--data_dir names another)"
+        expected = f"paths of images below {listing.root} (--data_dir names another)"
     first = next(iter([*listing.rejected, *left_out]), None)
     found = f"{listing.found} files" if listing.found else "no file at all"
-    because = f", the first refused being {first.path}: {first.reason}" if first else ""
+    because = (
+        f"; the first one refused is {first.path}: {first.reason}" if first else ""
+    )
     return errors.UsageError(
-        f"{where} has no image to write, wanted {wanted}; found {found}{because}"
+        f"{where} has no image to write: expected {expected}, found {found}{because}"
     )
 
 

@@ -1,1 +1,1 @@
-"""From a folder of images to a data set: behind `afad_tfdata.records`."""
+"""Writing: from a folder of images to a data set; `afad_tfdata.records` calls it."""

@@ -1,4 +1,4 @@
-"""Images inside an archive that is sold in parts: ``AFAD-Full.tar.xzaa`` and so on.
+"""Images in an archive that is sold in parts, such as ``AFAD-Full.tar.xzaa``.
 
 The parts are read as one stream through xz and tar, twice: first for the names and
 sizes, from which the plan is made, then for the images.  These come in the archive's
@@ -68,9 +68,9 @@ def find_parts(directory: str) -> list[str]:
                 f"--data_dir={directory} holds {stem} and parts of it: put one of the"
                 " two into a folder of its own"
             )
-        wanted = [f"{stem}{suffix}" for suffix in _suffixes(len(found))]
-        if found != [stem] and found != wanted:
-            missing = next(name for name in wanted if name not in found)
+        expected = [f"{stem}{suffix}" for suffix in _suffixes(len(found))]
+        if found != [stem] and found != expected:
+            missing = next(name for name in expected if name not in found)
             raise errors.UsageError(
                 f"--data_dir={directory} lacks the part {missing} of {stem}: fetch it"
                 " again"
@@ -234,7 +234,7 @@ def _append(paths: Sequence[str], waiting: list[list[bytes]]) -> None:
 
 
 def _members(
-    parts: Sequence[str], digest: Any = None
+    parts: Sequence[str], digest: hashlib._Hash | None = None
 ) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
     """Yields every member but directories, with a function that reads it.
 
@@ -321,7 +321,7 @@ class _Parts(io.RawIOBase):
       digest: A `hashlib` object to update with every byte that is read, or None.
     """
 
-    def __init__(self, paths: Sequence[str], digest: Any) -> None:
+    def __init__(self, paths: Sequence[str], digest: hashlib._Hash | None) -> None:
         self._waiting = list(paths)[::-1]
         self._digest = digest
         self._file: BinaryIO | None = None

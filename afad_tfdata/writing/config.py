@@ -185,10 +185,10 @@ class WriteConfig:
                     f"--{name} is a share, 0 or more and below 1; got"
                     f" {getattr(self, name)}"
                 )
-        if self.num_shards is not None and self.num_shards < 1:
-            raise errors.UsageError(
-                f"--num_shards must be 1 or more; got {self.num_shards}"
-            )
+        for name, low in (("num_shards", 1), ("max_rejected", 0)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise errors.UsageError(f"--{name} must be {low} or more; got {value}")
         if self.format == "hdf5" and self.image_encoding not in ("", "raw"):
             raise errors.UsageError(
                 "--format=hdf5 stores pixels and can only be used with"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from afad_tfdata.common import errors
 from afad_tfdata.images import codec, contact_sheet
 from afad_tfdata.storage import hdf5, schema, sharding
 
@@ -157,8 +158,7 @@ def draw_sample(
 
     Raises:
       UsageError: The split has no examples.
-      DataError: The index is damaged.
-      codec.ImageError: An image is damaged.
+      DataError: The index or one of these records is damaged.
     """
     index = schema.load_index(directory, manifest, split)
     shards = manifest.splits[split].shards
@@ -167,7 +167,14 @@ def draw_sample(
         row = index[position]
         shard = os.path.join(directory, shards[row["shard"]].name)
         before = sum(shard.num_examples for shard in shards[: row["shard"]])
-        pictures.append(_picture(shard, row, position - before, manifest))
+        try:
+            pictures.append(_picture(shard, row, position - before, manifest))
+        # The latter two for pixels: of h5py's filters, and of a file that was cut.
+        except (codec.ImageError, OSError, ValueError) as error:
+            raise errors.DataError(
+                f"{shard}, record {position - before}: {errors.one_line(error)};"
+                " afad-inspect-records --verify names every fault"
+            ) from error
         captions.append(f"{manifest.class_names[row['gender']]} {row['age']}")
     contact_sheet.draw(path, pictures, captions, columns=columns)
 
@@ -184,7 +191,7 @@ def _picture(
       manifest: The data set's manifest.
     """
     pixels = hdf5.RowLayout.of_pixel(manifest.pixel, manifest.image_size)
-    # The index has no offsets for rows behind a filter: HDF5 itself must find them.
+    # The index has no offsets for compressed rows: HDF5 itself must find them.
     if manifest.pixel.get("compression", "none") != "none":
         import h5py
 

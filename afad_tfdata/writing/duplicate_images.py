@@ -1,8 +1,8 @@
-"""Which of the images with the same bytes stay.
+"""Which of the images with the same bytes are kept.
 
-A face that lies twice in the source, under the same labels, is one face: it is kept
-once, wherever its copies would have gone, so that none of them stands in another split.
-The same bytes under different labels are a contradiction that no rule can settle.
+An image that is twice in the source, under the same labels, is one face.  It is kept
+once, so that no copy of a training image is in the test split.  The same bytes under
+different labels are a contradiction that no rule can resolve.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def decide(
     duplicates: str,
     conflicts: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finds images with the same bytes and decides which stay.
+    """Finds images with the same bytes and decides which of them are kept.
 
     Args:
       sha256: uint8 ``[n, 32]`` digests of the images' bytes.
@@ -33,24 +33,25 @@ def decide(
     Returns:
       ``keep``: bool ``[n]``;
       ``first``: int64 ``[n]``, for each image the position of the copy with the lowest
-      key, its own where it has no copies or is that one;
-      ``in_conflict``: bool ``[n]``, True where copies have different labels.
+      key, which is its own position if it has no copies;
+      ``in_conflict``: bool ``[n]``, True for images whose copies have other labels.
     """
     count = len(sha256)
     everywhere = np.arange(count)
     if not count:
         return np.ones(0, bool), everywhere, np.zeros(0, bool)
+    # As opaque 32-byte values: sorting them is much faster than sorting rows.
     digests = np.ascontiguousarray(sha256).view("V32").reshape(-1)
     _, group = np.unique(digests, return_inverse=True)
-    group = group.reshape(-1)
-    # By group and, inside, by key: the first of each group is the one that stays.
+    group = group.reshape(-1)  # NumPy 2.0 returned it in the shape of its input.
+    # By group and, in each group, by key: the first of a group is the one to keep.
     order = np.lexsort((key_order, group))
     starts = np.flatnonzero(np.r_[True, group[order][1:] != group[order][:-1]])
     first_of_group = order[starts]
     first = first_of_group[group]
     differs = (labels != labels[first]).any(axis=1)
     conflicting = np.zeros(len(starts), bool)
-    np.logical_or.at(conflicting, group, differs)
+    np.logical_or.at(conflicting, group, differs)  # Unlike `|=`, for equal indices too.
     in_conflict = conflicting[group]
     is_first = first == everywhere
     keep_in_conflict = {

@@ -51,6 +51,10 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         options.check_choices(self)
+        if self.num_workers < 0:
+            raise errors.UsageError(
+                f"--num_workers must be 0 or more; got {self.num_workers}"
+            )
         if not self.records_dir:
             raise errors.UsageError(
                 "--records_dir is missing: name the directory that write_records filled"
@@ -115,7 +119,7 @@ def inspect_records(config: InspectConfig) -> InspectResult:
     lines = [summary.heading(manifest), summary.table(manifest), ""]
     lines += summary.ages(manifest)
     values: dict[str, Any] = dataclasses.asdict(manifest)
-    lines += _draw(config, manifest)
+    lines += _draw(config, manifest, faults)
     if config.diff:
         differences = diff(config.records_dir, config.diff)
         values["diff"] = differences
@@ -131,13 +135,18 @@ def inspect_records(config: InspectConfig) -> InspectResult:
     return InspectResult("\n".join(lines), values, faults)
 
 
-def _draw(config: InspectConfig, manifest: schema.Manifest) -> list[str]:
+def _draw(
+    config: InspectConfig, manifest: schema.Manifest, faults: list[Fault]
+) -> list[str]:
     """Draws the pictures that are asked for; lines that name them."""
     lines = []
     if config.histogram:
         dataset_pictures.draw_histogram(config.histogram, manifest)
         lines += ["", f"ages by split: {config.histogram}"]
-    if config.sheet:
+    if config.sheet and faults:
+        # A damaged image would end the command before it names the faults.
+        lines += ["", "faces with labels: not drawn, because of the faults"]
+    elif config.sheet:
         dataset_pictures.draw_sample(
             config.sheet,
             config.records_dir,

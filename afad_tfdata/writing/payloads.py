@@ -17,7 +17,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _write_new(
     directory: str,
     progress: Callable[[int], None],
 ) -> None:
-    """`write` with the payload's lock held."""
+    """`write`, for a process that has the payload's lock."""
     images = work_plan.config.images
     if root:
         read = _tree_reader(root, images.max_file_bytes)
@@ -232,7 +232,7 @@ class _Stored:
     def __init__(self, shard: int) -> None:
         self.rejected: list[tuple[int, str]] = []
         self._shard = shard
-        self._index: list[tuple[Any, ...]] = []
+        self._index: list[tuple[int, ...]] = []
         self._source_sha256: list[bytes] = []
         self._sums: list[tuple[int, int, int]] = []
         self._rows: list[int] = []

@@ -1,4 +1,4 @@
-"""One shard: its file, made from its payload without the images that were dropped."""
+"""Writes one shard's file from its payload, without the images that were dropped."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _write_hdf5(
         at = offset + np.arange(len(index), dtype=np.uint64) * np.uint64(stride)
         index["record_offset"] = index["image_offset"] = at
         index["record_length"] = index["image_length"] = stride
-    else:  # Behind a filter, rows have no bytes of their own in the file.
+    else:  # A compressed row does not have its own bytes in the file.
         index["record_offset"] = index["image_offset"] = 0
         index["record_length"] = index["image_length"] = 0
 

@@ -78,7 +78,7 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
       UsageError: Another writer has the lock for longer than `LOCK_SECS`.
     """
     try:
-        held = locks.FileLock(
+        file_lock = locks.FileLock(
             os.path.join(work_dir, _LOCK_NAME), shared=shared, wait_secs=LOCK_SECS
         )
     except BlockingIOError as error:
@@ -86,9 +86,10 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
             f"another writer is at work in {os.path.dirname(work_dir)}: wait for it"
             " or end it; what it has written is kept"
         ) from error
-    with held:
+    with file_lock:
+        # What a killed writer had not renamed yet; no other writer is at work here.
         files.remove_temporary(os.path.dirname(work_dir))
-        yield held.descriptor
+        yield file_lock.descriptor
 
 
 def remove_work(work_dir: str) -> None:
@@ -124,9 +125,9 @@ def refuse_other(
       UsageError: They differ; the message names the options.
     """
     # Through JSON, as the stored values went: a tuple becomes a list.
-    wanted = json.loads(json.dumps(work_plan.to_json()))
-    names = sorted({*stored, *wanted})
-    differing = [n for n in names if stored.get(n) != wanted.get(n)]
+    own = json.loads(json.dumps(work_plan.to_json()))
+    names = sorted({*stored, *own})
+    differing = [name for name in names if stored.get(name) != own.get(name)]
     if differing:
         hint = "the source's files" if differing == ["source_sha256"] else ""
         raise errors.UsageError(

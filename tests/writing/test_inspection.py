@@ -100,6 +100,27 @@ def test_one_bad_record_is_named_by_position_and_path(sample_records, tmp_path):
     assert f"{name}, record 4 ({record.key})" in result.summary
 
 
+@pytest.mark.parametrize("kind", ["sample_records", "hdf5_records"])
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_damaged_face_in_a_sheet_is_named(kind, verify, request, tmp_path):
+    """It ended in a traceback, and hid what --verify had found."""
+    directory = _copy(request.getfixturevalue(kind), tmp_path)
+    name = _shard(directory)
+    size = os.path.getsize(os.path.join(directory, name))
+    os.truncate(os.path.join(directory, name), size // 20)
+    config = inspection.InspectConfig(
+        records_dir=directory, sheet=str(tmp_path / "faces.png"), verify=verify
+    )
+    if verify:
+        result = inspection.inspect_records(config)
+        assert name in {fault.file for fault in result.faults}
+        assert "faces with labels: not drawn" in result.summary
+    else:
+        with pytest.raises(errors.DataError, match=f"{name}, record .*--verify"):
+            inspection.inspect_records(config)
+    assert not (tmp_path / "faces.png").exists()
+
+
 def test_missing_files_are_named(hdf5_records, tmp_path):
     directory = _copy(hdf5_records, tmp_path)
     name = _shard(directory, "test")
@@ -142,3 +163,5 @@ def test_no_data_set_is_one_line(tmp_path):
         inspection.inspect_records(config)
     with pytest.raises(errors.UsageError, match="--records_dir is missing"):
         inspection.InspectConfig()
+    with pytest.raises(errors.UsageError, match="--num_workers must be 0 or more"):
+        inspection.InspectConfig(records_dir=str(tmp_path), num_workers=-1)

@@ -277,6 +277,8 @@ def test_tensorflow_reads_the_records(sample_records, sample_tree):
         ({"min_age": 40, "max_age": 20}, "--max_age must be between 40"),
         ({"image_size": 0}, "--image_size must be between"),
         ({"split_file": "/no.json"}, "cannot read --split_file"),
+        ({"num_shards": 0}, "--num_shards must be 1 or more"),
+        ({"max_rejected": -1}, "--max_rejected must be 0 or more"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, message, sample_tree, tmp_path):
