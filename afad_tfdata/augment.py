@@ -1,4 +1,4 @@
-"""Augmentation on the device: `afad_tfdata.images.augment`, by its public name."""
+"""Augmentation on the device: the public name of `afad_tfdata.images.augment`."""
 
 from afad_tfdata.images.augment import (
     FORMS,

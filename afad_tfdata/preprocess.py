@@ -1,4 +1,4 @@
-"""Normalisation and resizing: `afad_tfdata.images.preprocess`, by its public name."""
+"""Normalisation and resizing: the public name of `afad_tfdata.images.preprocess`."""
 
 from afad_tfdata.images.preprocess import (
     DIVISOR,

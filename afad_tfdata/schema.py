@@ -1,4 +1,4 @@
-"""What a data set consists of: the public part of `afad_tfdata.storage.schema`."""
+"""What a data set consists of: the public names of `afad_tfdata.storage.schema`."""
 
 from afad_tfdata.storage.schema import (
     CLASS_NAMES,

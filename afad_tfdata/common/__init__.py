@@ -1,1 +1,1 @@
-"""What everything rests on: errors, options, files, progress, signals."""
+"""Used by all folders: errors, options, files, locks, figures, progress, signals."""

@@ -1,4 +1,4 @@
-"""The errors that users see, each of one line: what was wanted, what came, what to do.
+"""The errors that users see, one line each: what was wanted, what came, what to do.
 
 A command prints the message without a traceback and ends with ``exit_status``.
 """
@@ -6,13 +6,14 @@ A command prints the message without a traceback and ends with ``exit_status``.
 from __future__ import annotations
 
 import importlib
+import types
 
 
 class AfadError(Exception):
     """Base of every error that this package raises on purpose.
 
     Attributes:
-      exit_status: What a command that stops with this error returns to its caller.
+      exit_status: Exit status of a command that stops with this error.
     """
 
     exit_status = 1
@@ -31,25 +32,24 @@ class DataError(AfadError):
 class PreemptedError(AfadError):
     """Stopped by a signal with everything saved; the same command continues."""
 
+    # EX_TEMPFAIL of sysexits.h: batch systems start such a job again.
     exit_status = 75
 
 
 class WorkerLostError(AfadError):
-    """Another worker of the job is gone; the job continues from its last checkpoint.
+    """Another worker of the job is gone; the job continues from its last checkpoint."""
 
-    The status is EX_UNAVAILABLE of ``sysexits.h``: started again, the job may do.
-    """
-
+    # EX_UNAVAILABLE of sysexits.h: the job may succeed when it is started again.
     exit_status = 69
 
 
-def require(module: str, *, extra: str, purpose: str):
+def require(module: str, *, extra: str, purpose: str) -> types.ModuleType:
     """Imports an optional dependency, or says how to get it.
 
     Args:
       module: Name to import, e.g. ``"simplejpeg"``.
-      extra: The extra of this package that brings it.
-      purpose: What it is needed for, as in "... needs it".
+      extra: The extra of this package that installs it.
+      purpose: What needs it: the subject of the message "... needs simplejpeg".
 
     Returns:
       The imported module.
@@ -59,7 +59,7 @@ def require(module: str, *, extra: str, purpose: str):
     """
     try:
         return importlib.import_module(module)
-    except Exception as error:  # A broken install raises whatever it meets first.
+    except Exception as error:  # A broken installation may raise anything.
         raise UsageError(
             f"{purpose} needs {module}, which is not usable here"
             f" ({one_line(error)}): pip install 'afad-tfdata[{extra}]'"
@@ -67,7 +67,7 @@ def require(module: str, *, extra: str, purpose: str):
 
 
 def printable(text: str) -> str:
-    """Text that a terminal shows and does not obey: control characters are escaped."""
+    """Text with its control characters escaped, so that a terminal only shows it."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -1,7 +1,7 @@
 """Files written whole or not at all, on local disks and through ``tf.io.gfile``.
 
-A path with a scheme (``gs://``, ``s3://``) goes through ``tf.io.gfile``; every other
-path through the operating system, without TensorFlow.
+A path with a scheme (``gs://``, ``s3://``) is opened with ``tf.io.gfile``; every other
+path is opened by the operating system, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import hashlib
 import json
 import os
 import re
+import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import tf
 
-# Errors of a disk, a quota or a limit that has no room.
+# A full disk, an exhausted quota, and a file that reaches the process's limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK_BYTES = 1 << 20
+# Schemes that this process has used, for `aborts_at_exit`.
 _used: set[str] = set()
 
 
@@ -28,23 +31,24 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def gfile(path: str) -> Any:
-    """``tf.io.gfile``, with what the path's scheme needs loaded.
+def gfile(path: str) -> types.ModuleType:
+    """``tf.io.gfile``, after loading what the path's scheme needs.
 
     Raises:
-      UsageError: ``s3://`` without the ``io`` extra.
+      UsageError: The path begins with ``s3://``, and the ``io`` extra is missing.
     """
     if path.startswith("s3://"):
+        # TensorFlow itself has no S3; importing tensorflow-io registers it.
         errors.require("tensorflow_io", extra="io", purpose="an s3:// path")
         _used.add("s3")
     return tf.io.gfile
 
 
 def aborts_at_exit() -> bool:
-    """Whether a library was used that ends the process badly once all is done.
+    """Whether the process must end with ``os._exit``, after flushing its streams.
 
-    tensorflow-io 0.37 aborts in its destructors after any S3 operation; a program then
-    flushes its streams and leaves by ``os._exit``.
+    tensorflow-io 0.37 aborts in its destructors after any S3 operation, and the exit
+    status would then say that the command failed.
     """
     return "s3" in _used
 
@@ -55,12 +59,12 @@ def join(directory: str, *names: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or directory is there."""
+    """Whether a file or directory exists."""
     return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def make_dirs(path: str) -> None:
-    """Makes a directory and its parents; raises `UsageError` where that cannot be."""
+    """Creates a directory and its parents; `UsageError` if that is impossible."""
     try:
         if is_remote(path):
             gfile(path).makedirs(path)
@@ -86,17 +90,18 @@ def read_bytes(path: str) -> bytes:
 def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part.
 
-    The content goes to a temporary name in the same directory, is flushed to the disk,
-    and takes its name by rename.  On a remote file system the write is one object.
+    The content is written under a temporary name in the same directory and flushed to
+    the disk; then the file is renamed.  A remote file system stores one object.
 
     Args:
-      path: Where to.
+      path: The file.
       content: Bytes, or text that is encoded as UTF-8.
-      durable: Whether to wait for the disk; not needed for what is checked by its
-        digest before it is used.
+      durable: Whether to wait for the disk; not necessary for files whose digest is
+        checked before they are used, or that can be written again.
 
     Raises:
-      UsageError: The disk is full or the directory cannot be written; nothing is left.
+      UsageError: The disk is full or the directory cannot be written; no temporary file
+        is left.
     """
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
@@ -109,6 +114,8 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
                 " name and the credentials"
             ) from error
         return
+    # In the same directory, because a rename is atomic within one file system only;
+    # with the process's number, because others may write the same file.
     temporary = f"{path}.tmp-{os.getpid()}"
     try:
         with open(temporary, "wb") as f:
@@ -118,6 +125,7 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
                 os.fsync(f.fileno())
         os.replace(temporary, path)
         if durable:
+            # Without it, a power failure could undo the rename.
             fsync_dir(os.path.dirname(path) or ".")
     except OSError as error:
         remove_if_there(temporary)
@@ -125,12 +133,13 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
 
 
 def remove_temporary(directory: str, names: str = ".*") -> None:
-    """Removes what a killed `write_atomic` had not renamed yet.
+    """Removes temporary files of `write_atomic` calls that were killed.
 
     Args:
-      directory: A local one that no other process writes these files in.
-      names: Regular expression of the files' own names.
+      directory: A local directory in which no other process writes these files.
+      names: Regular expression for the files' final names.
     """
+    # matplotlib and Keras decide by the end of a name, so theirs have one after ours.
     left = re.compile(rf"(?:{names})\.tmp-\d+(?:\.png|\.keras)?")
     for name in os.listdir(directory):
         if left.fullmatch(name):
@@ -138,11 +147,13 @@ def remove_temporary(directory: str, names: str = ".*") -> None:
 
 
 def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
-    """The one-line form of a failed write, with what to do about it.
+    """The one-line form of a failed write, with advice.
 
-    A ``RuntimeError`` is h5py's, which has the number of the error in its text.
+    Args:
+      path: The file.
+      error: The cause.  h5py raises a ``RuntimeError`` with the number in its text.
     """
-    number = getattr(error, "errno", None)
+    number = getattr(error, "errno", None)  # A RuntimeError has none.
     if number is None and (found := re.search(r"errno = (\d+)", str(error))):
         number = int(found.group(1))
     reason = os.strerror(number) if number else errors.one_line(error)
@@ -154,11 +165,11 @@ def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
 
 
 def fsync_dir(directory: str) -> None:
-    """Makes renames in a local directory durable, where the system supports that."""
+    """Makes renames in a local directory durable, if the file system supports that."""
     try:
         fd = os.open(directory, os.O_RDONLY)
     except OSError:
-        return
+        return  # Some systems do not open directories.
     try:
         os.fsync(fd)
     except OSError:
@@ -168,7 +179,7 @@ def fsync_dir(directory: str) -> None:
 
 
 def remove_if_there(path: str) -> None:
-    """Removes a local file; one that is not there is fine."""
+    """Removes a local file if it exists."""
     try:
         os.remove(path)
     except FileNotFoundError:
@@ -181,21 +192,27 @@ def write_json(path: str, value: Any) -> None:
 
 
 def json_checksum(value: Any) -> str:
-    """SHA-256 of JSON values, however they are written: `seal` stores it."""
+    """SHA-256 of JSON values, whatever their order and spacing in the file."""
     canonical = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
+    # Names of files need not be UTF-8: Python keeps their odd bytes as surrogates.
     return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
     """JSON values with a checksum of themselves, so that a changed byte is noticed."""
-    plain = json.loads(json.dumps(value))  # As a reader will see it.
+    # As a reader will see it: tuples become lists, and keys become strings.
+    plain = json.loads(json.dumps(value))
     return {**plain, "checksum": json_checksum(plain)}
 
 
 def unseal(value: dict[str, Any], path: str) -> dict[str, Any]:
-    """The values without their checksum; those that have none are taken as they are.
+    """The values without their checksum; values that have none are not checked.
+
+    Args:
+      value: From a file that `seal` was written to.
+      path: The file, for the message.
 
     Raises:
       DataError: The checksum does not fit.
@@ -205,7 +222,7 @@ def unseal(value: dict[str, Any], path: str) -> dict[str, Any]:
     if stored is not None and stored != json_checksum(value):
         raise errors.DataError(
             f"{path} was changed: its checksum does not fit its content; restore it, or"
-            " leave the checksum out if the change was meant"
+            " remove the checksum from it if the change is intended"
         )
     return value
 
@@ -215,12 +232,12 @@ def read_json(path: str, *, what: str, advice: str) -> Any:
 
     Args:
       path: The file.
-      what: What it is, for the message: "the manifest".
-      advice: What to do when it is missing or damaged.
+      what: What the file is, for the message, e.g. "the manifest".
+      advice: What to do if it is missing or damaged.
 
     Raises:
       UsageError: It is missing or cannot be read.
-      DataError: It is there and is not JSON.
+      DataError: It is not JSON.
     """
     try:
         content = read_bytes(path)
@@ -248,9 +265,8 @@ def sha256(path: str) -> str:
 
 
 def _gfile_error() -> type[BaseException]:
-    """TensorFlow's error class if TensorFlow is loaded; else one that never comes."""
-    import sys
-
+    """TensorFlow's error class; ``OSError`` again while TensorFlow is not loaded."""
+    # Naming the class would import TensorFlow, which takes seconds.
     if "tensorflow" in sys.modules:
         return tf.errors.OpError
     return OSError

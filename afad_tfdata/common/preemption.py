@@ -1,8 +1,8 @@
 """SIGTERM and SIGUSR1 as a request: finish the step, save, end with status 75.
 
-A batch system sends one of them some time before it kills a job.  The handler is
-installed by the command before TensorFlow is imported, so that a signal during the
-slow start is not lost either; the training loop asks `requested` between steps.
+A batch system sends one of them some time before it kills a job.  The command installs
+the handler before it imports TensorFlow, so that a signal during the slow start is not
+lost; the training loop calls `requested` between steps.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ def install() -> None:
 
 
 def keep() -> None:
-    """Puts the handler back, if it was installed and a library has put another there.
-
-    Python does not see what native code does with signals: TensorFlow's servers take
-    SIGTERM for themselves when they start.
-    """
+    """Installs the handler again if it was installed and a library has replaced it."""
+    # TensorFlow's servers take SIGTERM for themselves when they start.  Python does not
+    # notice: it still names our handler, and setting it again reaches the system.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         if signal.getsignal(number) is _handle:
             signal.signal(number, _handle)
 
 
 def requested() -> bool:
-    """Whether a signal has come (or `request` was called)."""
+    """Whether a signal was received, or `request` was called."""
     return _requested.is_set()
 
 
@@ -43,7 +41,7 @@ def request(reason: str) -> None:
 
 
 def reason() -> str:
-    """Name of the signal that came first; empty before that."""
+    """Name of the first signal, or the reason of the first `request`; else empty."""
     return _received[0] if _received else ""
 
 

@@ -6,21 +6,21 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TextIO
 
 _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts work done and shows it; a context manager.
+    """Counts work that is done and shows it; a context manager.
 
     Args:
-      total: Units of work expected, or None where nobody knows.
+      total: Units of work that are expected, or None if that is not known.
       what: What is being done, e.g. ``"writing"``.
       unit: Name of a unit, e.g. ``"images"``.
       initial: Units that were done before this run.
       every_secs: Interval between lines of a batch log, in seconds.
-      stream: Where the bar goes; a bar is drawn if it is a terminal.
+      stream: Where to draw a bar, if it is a terminal; stderr by default.
       clock: Returns seconds; tests pass their own.
     """
 
@@ -32,7 +32,7 @@ class Progress:
         unit: str = "images",
         initial: int = 0,
         every_secs: float = 30.0,
-        stream: Any = None,
+        stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._what, self._unit = total, what, unit
@@ -42,6 +42,7 @@ class Progress:
         self._note = ""
         stream = stream or sys.stderr
         self._bar = None
+        # Imported only where a bar is drawn: batch jobs start without it.
         if stream.isatty():
             import tqdm
 
@@ -61,7 +62,7 @@ class Progress:
         self.close()
 
     def update(self, count: int, **notes: str) -> None:
-        """Adds units done; notes are shown behind, e.g. ``loss="0.31"``."""
+        """Adds units that are done; notes follow them, e.g. ``loss="0.31"``."""
         self._done += count
         if self._bar is not None:
             if notes:
@@ -74,14 +75,14 @@ class Progress:
             self._line()
 
     def close(self) -> None:
-        """Ends the bar, or writes the last line."""
+        """Ends the bar, or logs the last line."""
         if self._bar is not None:
             self._bar.close()
         elif self._done != self._initial:
             self._line()
 
     def rate(self) -> float:
-        """Units a second since the start."""
+        """Units per second since the start."""
         elapsed = self._clock() - self._started
         return (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
 

@@ -1,11 +1,11 @@
-"""What this process may use of the machine: cores and memory."""
+"""Cores and memory that this process may use, within the limits of its container."""
 
 from __future__ import annotations
 
 import os
 import resource
 
-# Control groups, version 2 and 1: limit and use.
+# Files of control groups, version 2 and version 1: the limit, and the memory in use.
 _LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     (
@@ -16,7 +16,7 @@ _LIMITS = (
 
 
 def available_bytes() -> int:
-    """Bytes that this process can still take: the machine's and the container's."""
+    """Bytes that this process can still allocate: the machine's or the container's."""
     found = [
         limit - used + _file_cache(os.path.dirname(used_file))
         for limit_file, used_file in _LIMITS
@@ -27,35 +27,41 @@ def available_bytes() -> int:
             values = dict(line.split(":", 1) for line in f)
         found.append(int(values["MemAvailable"].split()[0]) * 1024)
     except (OSError, KeyError, ValueError):
+        # Not on Linux: half of all memory is a guess that is rarely too high.
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     return max(0, min(found))
 
 
 def cores() -> int:
     """Cores that this process may run on."""
+    # Batch systems and containers pin a process to a part of the machine's cores.
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # Not on every system.
+    except AttributeError:  # macOS has no affinity.
         return os.cpu_count() or 1
 
 
 def own_memory_bytes() -> int:
-    """Memory of this process, mapped files apart."""
+    """Memory of this process without mapped files, in bytes."""
     try:
         with open("/proc/self/status") as f:
             values = dict(line.split(":", 1) for line in f)
         return int(values["RssAnon"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # Linux only; elsewhere the peak, in all.
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+    ):  # Not on Linux: the peak, with mapped files.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def mib(num_bytes: float) -> str:
-    """A number of bytes for a message."""
+    """A number of bytes in MiB, for a message."""
     return f"{num_bytes / (1 << 20):,.0f} MiB"
 
 
 def _file_cache(group: str) -> int:
-    """Bytes of a control group that are cached files and given up when needed."""
+    """Bytes of a control group that are cached files, which the kernel can drop."""
     try:
         with open(os.path.join(group, "memory.stat")) as f:
             values = dict(line.split() for line in f)

@@ -1,4 +1,4 @@
-"""A data set on a remote file system: written beside, then copied, manifest last."""
+"""A data set on a remote file system: written locally, then copied, manifest last."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _log = logging.getLogger(__name__)
 def staging_dir(output_dir: str, work_dir: str) -> str:
     """The local directory in which a remote data set is written first.
 
-    The same for the same `output_dir`, so that a killed run finds what it had.
+    The same `output_dir` has the same one, so that a run finds what a killed one left.
 
     Args:
       output_dir: Remote directory.
-      work_dir: Where the user wants it; empty for the user's cache.
+      work_dir: The parent that the user chose; empty for the user's cache.
     """
     name = hashlib.sha256(output_dir.encode()).hexdigest()[:16]
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    # A directory of its own, since it is removed when all is uploaded.
+    # A directory of its own, because it is removed when everything is uploaded.
     parent = work_dir or os.path.join(cache, "afad_tfdata")
     return os.path.join(parent, f"writing-{name}")
 
 
 def stored(output_dir: str) -> schema.Manifest | None:
-    """The manifest of the data set that lies there; None where there is none.
+    """The manifest of the data set in a directory; None where there is none.
 
     Raises:
       UsageError: The file system cannot be reached.
     """
     try:
         there = files.exists(files.join(output_dir, schema.MANIFEST_NAME))
-    except Exception as error:  # Each file system has errors of its own.
+    except Exception as error:  # Every file system raises its own classes.
         raise errors.UsageError(
-            f"cannot look into {output_dir}: {errors.one_line(error)}; check the"
+            f"cannot read {output_dir}: {errors.one_line(error)}; check the"
             " bucket's name and the credentials"
         ) from error
     return schema.load_manifest(output_dir) if there else None
@@ -48,8 +48,8 @@ def stored(output_dir: str) -> schema.Manifest | None:
 def upload(directory: str, output_dir: str) -> None:
     """Copies a finished data set, the manifest last, and removes the local one.
 
-    Files that are there with the right size are copied again all the same: a size says
-    nothing of the content.
+    Files that exist there with the right size are copied again, because equal sizes do
+    not mean equal content.
 
     Raises:
       UsageError: A file cannot be written there; the local ones stay.
@@ -73,7 +73,7 @@ def copy(path: str, output_dir: str, name: str) -> None:
     Args:
       path: Local file or directory.
       output_dir: Remote directory.
-      name: What it is called there.
+      name: Its name there.
 
     Raises:
       UsageError: It cannot be written there.
@@ -90,7 +90,7 @@ def _copy(path: str, target: str) -> None:
     try:
         gfile.copy(path, target, overwrite=True)
         size = gfile.stat(target).length
-    except Exception as error:  # Each file system has errors of its own.
+    except Exception as error:  # Every file system raises its own classes.
         raise errors.UsageError(
             f"cannot write {target}: {errors.one_line(error)}; check the bucket's name"
             " and the credentials, then run the same command: it continues"

@@ -1,7 +1,6 @@
 """What a data set on disk consists of: features, index, manifest.  No TensorFlow here.
 
-A directory is a data set if it holds ``manifest.json``; everything else is found
-through it::
+A directory is a data set if it has a ``manifest.json``, which names everything else::
 
     manifest = schema.load_manifest("records")
     index = schema.load_index("records", manifest, "train")     # memory-mapped
@@ -30,7 +29,7 @@ CLASS_NAMES = ("male", "female")
 FORMATS = ("tfrecord", "hdf5")
 ENCODINGS = ("original", "jpeg", "raw")
 
-# Names of the features in a TFRecord example.
+# Names of the features in a TFRecord example; a part of the file format.
 IMAGE_ENCODED = "image/encoded"
 IMAGE_FORMAT = "image/format"
 IMAGE_HEIGHT = "image/height"
@@ -40,9 +39,10 @@ IMAGE_SHA256 = "image/sha256"
 LABEL_AGE = "label/age"
 LABEL_GENDER = "label/gender"
 
-# `index["image_format"]` holds a position in this tuple.
+# `index["image_format"]` is a position in this tuple, so new formats go to its end.
 IMAGE_FORMATS = ("jpeg", "png", "raw")
 
+# Little-endian and without padding: the file is memory-mapped as it is.
 INDEX_DTYPE = np.dtype(
     [
         ("record_offset", "<u8"),  # bytes from the start of the shard file
@@ -84,9 +84,10 @@ class Split:
 
     Attributes:
       num_examples: Records in all its shards.
-      shards: In order; the index counts through them in this order.
-      index: The index file, as a shard is described.
-      counts: ``{class name: {age: number}}``, ages as decimal strings, none at zero.
+      shards: In the order in which the index counts through them.
+      index: The index file, described like a shard.
+      counts: ``{class name: {age: number}}``; ages are decimal strings, and those
+        without an example are left out.
     """
 
     num_examples: int
@@ -105,18 +106,18 @@ class Manifest:
       image_encoding: One of `ENCODINGS`.
       image_size: Side in pixels of stored ``jpeg`` and ``raw`` images; for
         ``original`` the size at which the mean was taken.
-      config: That part of the writer's configuration that decides bytes.
-      class_names: Of labels 0 and 1.
+      config: The part of the writer's configuration that decides bytes.
+      class_names: Names of labels 0 and 1.
       gender_codes: ``{folder or CSV value: label}``.
-      resize: How images were or are brought to size, e.g.
+      resize: How images were resized, or are to be resized by readers, e.g.
         ``{"method": "bilinear", "antialias": False, "half_pixel_centers": True}``.
       pixel: Layout of raw pixels, e.g. ``{"dtype": "uint8", "channels": "last",
-        "compression": "none"}``; empty for encoded images.
+        "compression": "none"}`` (`hdf5.RowLayout`); empty for encoded images.
       mean: ``{"R":, "G":, "B":}`` over the training split, in [0, 255].
-      found: Files found by the source; ``written + rejected + passed_over``.
+      found: Files that the source has; ``written + rejected + passed_over``.
       written: Records in all splits.
       rejected: Files named in ``rejected.jsonl``.
-      passed_over: Files that are not images and never meant to be.
+      passed_over: Files that are skipped because they are not meant to be images.
       splits: By name, in the order of `sharding.SPLITS`.
       schema_version: `SCHEMA_VERSION` of the writer.
     """
@@ -128,8 +129,8 @@ class Manifest:
     config: dict[str, Any]
     class_names: tuple[str, ...]
     gender_codes: dict[str, int]
-    resize: dict[str, Any]
-    pixel: dict[str, Any]
+    resize: dict[str, str | bool]
+    pixel: dict[str, str]
     mean: dict[str, float]
     found: int
     written: int
@@ -144,7 +145,7 @@ class Manifest:
         return self.mean["R"], self.mean["G"], self.mean["B"]
 
     def split(self, name: str) -> Split:
-        """The split of that name; `UsageError` where there is none or it is empty."""
+        """The split of that name; `UsageError` if there is none or it is empty."""
         split = self.splits.get(name)
         if split is None or not split.num_examples:
             filled = [s for s, v in self.splits.items() if v.num_examples]
@@ -156,7 +157,7 @@ class Manifest:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The content of ``manifest.json``: JSON with a checksum of itself."""
+    """The content of ``manifest.json``: JSON that has a checksum of itself."""
     value = dataclasses.asdict(manifest)
     value["checksum"] = files.json_checksum(value)
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
@@ -169,7 +170,7 @@ def load_manifest(records_dir: str) -> Manifest:
       records_dir: The directory that ``write_records`` filled.
 
     Raises:
-      UsageError: There is no manifest, or another schema version wrote it.
+      UsageError: There is no manifest, or it has another schema version.
       DataError: The manifest is damaged.
     """
     path = files.join(records_dir, MANIFEST_NAME)
@@ -186,7 +187,7 @@ def load_manifest(records_dir: str) -> Manifest:
     version = value.get("schema_version")
     if version != SCHEMA_VERSION:
         raise errors.UsageError(
-            f"{path} has schema version {version}; this package reads"
+            f"{path} has schema version {version}, and this package reads version"
             f" {SCHEMA_VERSION}: install the version that wrote it, or write it again"
         )
     try:
@@ -196,7 +197,7 @@ def load_manifest(records_dir: str) -> Manifest:
 
 
 def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
-    """The index of a split, memory-mapped from a local disk, read from a remote one.
+    """The index of a split: memory-mapped on a local disk, else read into memory.
 
     Args:
       records_dir: The data set's directory.
@@ -204,7 +205,7 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
       split: One of `sharding.SPLITS`.
 
     Returns:
-      Structured array `[num_examples]` of `INDEX_DTYPE`, read-only.
+      Structured array ``[num_examples]`` of `INDEX_DTYPE`, read-only.
 
     Raises:
       UsageError: The split has no examples.
@@ -226,10 +227,11 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
                     f"{os.path.getsize(path)} bytes instead of"
                     f" {expected.index.num_bytes}"
                 )
-            # Labels and offsets are believed from here on; 10 ms for AFAD's.
+            # Nothing checks labels and offsets again after this; for AFAD the digest
+            # takes 10 ms.
             _check_digest(files.sha256(path), expected.index)
             index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # np.load raises what a damaged header makes it raise.
+    except Exception as error:  # A damaged header makes np.load raise anything.
         raise _damaged(path, errors.one_line(error)) from error
     if index.dtype != INDEX_DTYPE or index.shape != (expected.num_examples,):
         raise _damaged(

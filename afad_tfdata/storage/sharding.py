@@ -1,13 +1,13 @@
 """Where a record goes: names of shards, keys, splits and places.  Pure arithmetic.
 
-Everything here is a function of the key and the seed and of nothing else, so that one
-file more or less moves no other::
+Everything here depends on the key and the seed only, so that adding or removing a file
+moves no other::
 
     key    = relative path with forward slashes            15/111/1032-0.jpg
     photo  = key's photo id, or the key itself             1032
     split  = hash(seed, "split", photo or key) against the fractions
-    place  = hash(seed, "place", key), a 64-bit number: its share of 2**64 is the
-             shard, and records lie in a shard in the order of it
+    place  = hash(seed, "place", key), a 64-bit number: place / 2**64 decides the
+             shard, and a shard's records are in ascending order of their places
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def photo_id(key: str) -> str | None:
 
 
 def group_key(key: str, split_by: str) -> str:
-    """What a split decision hangs on: the photo (where there is one) or the key."""
+    """What decides the split: the photo (if the key has one) or the key."""
     photo = photo_id(key) if split_by == "photo" else None
     return key if photo is None else f"photo:{photo}"
 
@@ -42,12 +42,12 @@ def salted_hashes(seed: int, salt: str, keys: Iterable[str]) -> np.ndarray:
     Args:
       seed: The data set's seed.
       salt: What the hash is for.
-      keys: As the file system has them, decoded by `os.fsdecode`.
+      keys: Paths as the file system has them, decoded by `os.fsdecode`.
 
     Returns:
       uint64 ``[n]``.
     """
-    # The hash before any key of an image is half of the work, and done once.
+    # Setting up the keyed hash is half of the work; copies of it start from there.
     start = hashlib.blake2b(digest_size=8, key=f"{salt}:{seed}".encode())
     digests = bytearray()
     for key in keys:
@@ -96,8 +96,9 @@ def shards_of(places: np.ndarray, num_shards: int) -> np.ndarray:
       num_shards: Up to 65,535.
 
     Returns:
-      uint64 ``[n]``: ``place * num_shards >> 64``, in halves that 64 bits hold.
+      uint64 ``[n]``: ``place * num_shards >> 64``.
     """
+    # The product has up to 80 bits: each half of the place is multiplied on its own.
     half = np.uint64(32)
     high, low = places >> half, places & np.uint64(0xFFFFFFFF)
     count = np.uint64(num_shards)

@@ -1,6 +1,6 @@
 """The JSON files by which ``tensorflow_datasets.builder_from_directory`` opens shards.
 
-Written by hand: TFDS need not be installed where records are written.
+They are written by hand, so that TFDS need not be installed where records are written.
 """
 
 from __future__ import annotations

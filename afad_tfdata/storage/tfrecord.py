@@ -5,9 +5,9 @@ A record on disk (tensorflow/core/lib/io/record_writer.h)::
     length (8 bytes, little-endian) | masked CRC-32C of it (4) | data | masked CRC-32C
 
 An example is a protocol buffer: a map from feature names to lists of bytes or integers
-(tensorflow/core/example/example.proto).  Writing it here costs a few microseconds,
-tells where in the file the image lies, and keeps TensorFlow's memory out of the
-writers.
+(tensorflow/core/example/example.proto).  Writing it here takes a few microseconds,
+tells at which byte of the file the image begins, and spares the writer processes
+TensorFlow's memory.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected (RFC 3720, appendix B.4).
 
 
 class RecordError(Exception):
-    """A record that is not what the framing or the checksum says."""
+    """A record whose framing or checksum does not fit; the text is the reason."""
 
 
 class Record(NamedTuple):
     """One framed record.
 
     Attributes:
-      data: The bytes of the file.
-      image_offset: Where in them the encoded image begins.
+      data: The bytes in the file.
+      image_offset: The position of the encoded image in them.
     """
 
     data: bytes
@@ -81,7 +81,7 @@ def encode_record(
             _int_feature(schema.LABEL_GENDER, gender),
         )
     )
-    # The image is the last entry, so that it is the last part of the record too.
+    # The image is the last entry, so that it ends where the record's data end.
     prefix = _bytes_prefix(schema.IMAGE_ENCODED, len(image))
     start = b"\n" + _varint(len(head) + len(prefix) + len(image)) + head + prefix
     return Record(frame(start + image), HEADER_BYTES + len(start))
@@ -153,7 +153,7 @@ def parse_example(data: bytes) -> dict[str, Any]:
     """Features of an example that `encode_record` wrote: bytes or int by name.
 
     Raises:
-      RecordError: The bytes are no such example.
+      RecordError: The bytes are not such an example.
     """
     try:
         features: dict[str, Any] = {}
@@ -162,14 +162,15 @@ def parse_example(data: bytes) -> dict[str, Any]:
             kind, items = _only(_fields(value[1]))
             (item,) = [content for _, content in _fields(items)]
             name = bytes(key[1]).decode()
+            # Field 3 of a Feature is its Int64List, field 1 its BytesList.
             features[name] = _read_varint(item, 0)[0] if kind == 3 else item
         return features
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise RecordError(f"it is no example of this schema ({error})") from error
+        raise RecordError(f"it is not an example of this schema ({error})") from error
 
 
 def masked_crc32c(data: bytes) -> int:
-    """CRC-32C, rotated and offset as TFRecord files store it."""
+    """CRC-32C, rotated and offset as in TFRecord files."""
     crc = _crc32c()(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
@@ -184,10 +185,10 @@ def _crc32c() -> Callable[[bytes], int]:
 
 
 def crc32c_numpy(data: bytes) -> int:
-    """CRC-32C without a library: rows of 64 bytes at once, then joined.
+    """CRC-32C without a library: of rows of 64 bytes at once, which are then joined.
 
-    About 100 times slower than the `fast` extra's, and 30 times faster than a loop
-    over bytes.
+    About 100 times slower than the library of the `fast` extra, and 30 times faster
+    than a loop over bytes.
     """
     table, shift = _crc_tables()
     rows = len(data) // 64
@@ -232,6 +233,7 @@ def _name_prefix(name: str) -> bytes:
     return b"\n" + _varint(len(encoded)) + encoded
 
 
+# Lengths repeat from image to image; more of them than AFAD has sizes of files.
 @functools.lru_cache(1 << 15)
 def _bytes_prefix(name: str, length: int) -> bytes:
     """Everything of a map entry before its one bytes value."""
@@ -246,6 +248,7 @@ def _bytes_feature(name: str, value: bytes) -> bytes:
     return _bytes_prefix(name, len(value)) + value
 
 
+# Ages, genders and sides: few values, in every record.
 @functools.lru_cache(4096)
 def _int_feature(name: str, value: int) -> bytes:
     item = _varint(value)
@@ -272,7 +275,7 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if byte < 0x80:
             return value, position
-        if shift > 63:
+        if shift > 63:  # Also ends the loop for damaged bytes.
             raise ValueError("a number of more than 64 bits")
 
 
@@ -281,7 +284,7 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
     position, out = 0, []
     while position < len(data):
         tag, position = _read_varint(data, position)
-        if tag & 7 != 2:
+        if tag & 7 != 2:  # Wire type 2 is length-delimited; nothing else is written.
             raise ValueError(f"wire type {tag & 7}")
         length, position = _read_varint(data, position)
         if position + length > len(data):

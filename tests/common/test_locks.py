@@ -11,7 +11,7 @@ import time
 import pytest
 
 from afad_tfdata.common import errors, locks
-from afad_tfdata.writing import shard_writer, work_folder
+from afad_tfdata.writing import payloads, work_folder
 
 _HOLDER = """
 import sys, time
@@ -91,5 +91,5 @@ def test_file_systems_without_locks_are_usable(number, tmp_path, monkeypatch, ca
         assert not lock.works
     assert "has no locks" in caplog.text
     with work_folder.lock(str(tmp_path / "work"), shared=False):
-        with shard_writer.locked(str(tmp_path / "work" / "shard")):
+        with payloads.locked(str(tmp_path / "work" / "shard")):
             pass
