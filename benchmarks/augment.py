@@ -1,8 +1,8 @@
-"""Images a second of the augmentation beside Keras' layers and Keras' generator.
+"""Speed of the augmentation, compared with Keras' layers and Keras' generator.
 
 All of them rotate, zoom, shift, shear and flip a batch in memory with the default
-ranges.  They take turns within each round, since rates drift on a shared machine: only
-ratios of one run mean anything.
+ranges.  They take turns within each round because rates drift on a shared machine:
+compare only ratios within one run.
 
     python benchmarks/augment.py [--batch_size=64] [--image_size=150] [--rounds=15]
 """
@@ -36,7 +36,7 @@ def ours(images: Any, config: augment.AugmentConfig) -> Callable[[int], Any]:
 
 
 def wait(result: Any) -> Any:
-    """Returns once a device is done, without a copy of the batch that no step needs."""
+    """Waits for the device by reading one pixel; copying all would count the copy."""
     result[0, 0, 0].numpy()
     return result
 
@@ -79,9 +79,9 @@ def keras_generator(images: Any) -> Callable[[int], Any]:
 
 
 def measure(ways: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of a batch, by way."""
+    """Median seconds for a batch, by name."""
     for run in ways.values():
-        run(0)  # Tracing and compilation.
+        run(0)  # Traces and compiles.
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for step in range(rounds):
         for name, run in ways.items():
@@ -92,10 +92,10 @@ def measure(ways: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--image_size", type=int, default=150)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch_size", type=int, default=64, help="images")
+    parser.add_argument("--image_size", type=int, default=150, help="side in pixels")
+    parser.add_argument("--rounds", type=int, default=15, help="timings of each")
     arguments = parser.parse_args()
     generator = np.random.default_rng(0)
     size = arguments.image_size
@@ -123,7 +123,7 @@ def main() -> None:
         f" {keras.__version__}, {datetime.date.today()}"
     )
     print(f"form=auto is {augment.resolve_form(DEFAULT)} here\n")
-    print("| | images/s | times the layers | times the generator |")
+    print("| | images/s | relative to the layers | relative to the generator |")
     print("|---|---|---|---|")
     for name, value in seconds.items():
         layers = seconds["Keras layers"] / value

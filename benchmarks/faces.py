@@ -1,18 +1,21 @@
-"""What training reaches on faces: augmentation, age heads, the loop and the recipe.
+"""Accuracy on faces, for augmentations, age heads, training loops and the recipe.
 
-``python benchmarks/faces.py --part=augment|heads|loop [--tree=FOLDER] [--seeds=3]``
+    python benchmarks/faces.py --part=augment|heads|loop [--tree=FOLDER] [--seeds=3]
 
-``--tree`` is a folder of faces filed as AFAD is, by default faces that are drawn for
-the occasion.  They become records at a small size, are split once, and every way is
-trained on the same training split and tested on the same test split:
+``--tree`` is a folder of faces in folders like AFAD's; by default, faces are drawn.
+They are written once, as records of a small size, and everything is trained on the same
+training split and tested on the same test split.
 
-* augment: one small network for both labels, long enough to overfit, with and without
-  augmentation for equally many epochs; the interval is of the paired bootstrap over
-  the test faces;
-* heads: every age head on the pooled features of one network, by seed, beside what a
-  constant reaches;
-* loop: ``model.fit`` and this package's loop on the same network, batches, rates and
-  epochs, and the recipe on that network, by seed.
+augment
+    One small network for both labels, trained long enough to overfit, with and without
+    augmentation for the same number of epochs.  The intervals are of the paired
+    bootstrap over the test faces.
+heads
+    Every age head on the pooled features of one network, with several seeds, compared
+    with the constant predictor.
+loop
+    ``model.fit`` and this package's loop on the same network, batches, rates and
+    epochs, and the recipe on that network, with several seeds.
 """
 
 import argparse
@@ -36,30 +39,50 @@ from afad_tfdata.storage import schema
 from afad_tfdata.training import metrics, optimizers, step
 
 BATCH = 64
-# The network that plain Keras is compared on, and its rates.
+# The network of the part `loop`, and its learning rates.
 CHANNELS = (32, 64, 128, 256)
 FIRST_EPOCHS, LAST_EPOCHS = 8, 3
 RATE, LAST_RATE = 1e-3, 1e-4
 FLIP = "none,flip=true"
-GENDER_WEIGHT = 10.0  # Brings a cross-entropy to the size of an error in years.
+GENDER_WEIGHT = 10.0  # A cross-entropy is that much smaller than an error in years.
 
 Columns = dict[str, np.ndarray]
 
 
 def main() -> None:
-    """Writes the records and prints the table of a part."""
+    """Writes the records, and prints the table of a part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=PARTS, required=True)
-    parser.add_argument("--tree", default="", help="folder with AGE/GENDER/IMAGE")
-    parser.add_argument("--size", type=int, default=48, help="pixels a side")
-    parser.add_argument("--test_fraction", type=float, default=0.2)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40, help="of augment, heads")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--part", choices=PARTS, required=True, help="what is compared")
     parser.add_argument(
-        "--augment", nargs="+", default=["default"], help="values of --augment"
+        "--tree", default="", help="folder with AGE/GENDER/IMAGE; default: drawn faces"
     )
-    parser.add_argument("--work_dir", default="", help="kept, and gone on with")
+    parser.add_argument(
+        "--faces", type=int, default=3000, help="how many faces are drawn"
+    )
+    parser.add_argument(
+        "--size", type=int, default=48, help="side of the images in pixels"
+    )
+    parser.add_argument(
+        "--test_fraction", type=float, default=0.2, help="share of the test split"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="how often heads and loops are trained"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=40, help="epochs of the parts augment and heads"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of TensorFlow")
+    parser.add_argument(
+        "--augment",
+        nargs="+",
+        default=["default"],
+        help="values of afad-train's --augment; heads and loop take the first",
+    )
+    parser.add_argument(
+        "--work_dir",
+        default="",
+        help="directory that is kept; a second call continues in it",
+    )
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
@@ -79,13 +102,13 @@ def main() -> None:
 
 
 class Place:
-    """The records, and a folder for the runs."""
+    """A directory with the records, and a folder for the runs."""
 
     def __init__(self, directory: str, arguments: argparse.Namespace) -> None:
         tree = arguments.tree or os.path.join(directory, "drawn")
         if not os.path.isdir(tree):
             drawn_faces.make_sample(
-                drawn_faces.SampleConfig(output_dir=tree, num_images=3000)
+                drawn_faces.SampleConfig(output_dir=tree, num_images=arguments.faces)
             )
         self.directory = directory
         os.makedirs(os.path.join(directory, "runs"), exist_ok=True)
@@ -105,13 +128,13 @@ class Place:
         self.ages = schema.age_range(self.manifest)
 
     def input(self, **more) -> input_fn.InputConfig:
-        """How the records are read."""
+        """The options with which the records are read."""
         return input_fn.InputConfig(
             records_dir=self.records_dir, global_batch_size=BATCH, **more
         )
 
     def config(self, name: str, arguments: argparse.Namespace, **more):
-        """A training in a folder of its own."""
+        """The options of a training, in a folder of its own."""
         return trainer.TrainConfig(
             records_dir=self.records_dir,
             run_dir=os.path.join(self.directory, "runs", name),
@@ -126,7 +149,7 @@ class Place:
         )
 
     def predict(self, model: keras.Model, split: str, loss=None) -> Columns:
-        """Predictions for a split, in its order."""
+        """Labels and predictions for a split, in its order."""
         mean = self.manifest.mean_rgb
 
         def normalize(images):
@@ -141,30 +164,30 @@ class Place:
         return predictor.run(input_fn.eval_input_fn(self.input(), split))
 
     def constant(self, columns: Columns) -> dict[str, float]:
-        """What the training split's median age and majority reach."""
+        """The metrics of predicting the training split's median age and majority."""
         return metrics.constant(self.manifest.splits["train"].counts, columns)
 
 
 def augment(arguments: argparse.Namespace, place: Place) -> None:
-    """With and without augmentation, for equally many epochs."""
+    """With and without augmentation, for the same number of epochs."""
     loss = losses.build(
         losses.LossConfig(age_loss="mse", min_age=place.ages[0], max_age=place.ages[1])
     )
     tests: dict[str, Columns] = {}
     print(
         "\n| augmentation | training loss | validation loss | training accuracy, MAE"
-        " | test accuracy, MAE | difference of accuracy | of MAE |"
+        " | test accuracy, MAE | difference in accuracy | difference in MAE |"
     )
     print("|---|---|---|---|---|---|---|", flush=True)
-    for text in ("none", *arguments.augment):
-        model = trained(arguments, place, text)
+    for augmentation in ("none", *arguments.augment):
+        model = trained(arguments, place, augmentation)
         seen = {
             split: place.predict(model, split, loss)
             for split in ("train", "validation", "test")
         }
-        tests[text] = seen["test"]
+        tests[augmentation] = seen["test"]
         cells = [
-            text,
+            augmentation,
             *(
                 f"{np.mean(seen[split]['loss']):.1f}"
                 for split in seen
@@ -172,11 +195,11 @@ def augment(arguments: argparse.Namespace, place: Place) -> None:
             ),
             *(scored(seen[split]) for split in ("train", "test")),
         ]
-        if text == "none":
+        if augmentation == "none":
             cells += ["", ""]
         else:
-            between = metrics.paired_intervals(tests[text], tests["none"])
-            now, before = metrics.evaluate(tests[text]), metrics.evaluate(tests["none"])
+            between = metrics.paired_intervals(seen["test"], tests["none"])
+            now, before = map(metrics.evaluate, (seen["test"], tests["none"]))
             for name in ("accuracy", "mae"):
                 low, high = between[name]
                 difference = now[name] - before[name]
@@ -188,14 +211,14 @@ def augment(arguments: argparse.Namespace, place: Place) -> None:
 def age_heads(arguments: argparse.Namespace, place: Place) -> None:
     """Every age head on the features of one network."""
     model = trained(arguments, place, arguments.augment[0])
-    # One that gives the pooled features in the place of years.
+    # Its output has the name of the ages, so that the same functions read it.
     pooled = keras.Model(
         model.inputs[0], {"age_output": model.get_layer("pooling").output}
     )
     features = {split: features_of(place, pooled, split) for split in ("train", "test")}
     constant = place.constant(features["test"][1])["mae"]
     print(f"\nthe network itself: {scored(place.predict(model, 'test'))}")
-    print("\n| age head | MAE | beside the constant predictor's |\n|---|---|---|")
+    print("\n| age head | MAE | compared with the constant |\n|---|---|---|")
     ways = [("regression", loss) for loss in losses.AGE_LOSSES]
     ways += [(name, "mae") for name in heads.NAMES if name != "regression"]
     for name, loss in ways:
@@ -215,7 +238,7 @@ def age_heads(arguments: argparse.Namespace, place: Place) -> None:
 def features_of(
     place: Place, pooled: keras.Model, split: str
 ) -> tuple[np.ndarray, Columns]:
-    """Features ``[n, channels]`` of a split, and its labels."""
+    """The features of a split, float32 ``[n, channels]``, and its labels."""
     mean, rows, labels = place.manifest.mean_rgb, [], []
     run = tf.function(
         lambda images: pooled(preprocess.normalize(images, mean), training=False)
@@ -239,7 +262,7 @@ def head_error(
     seed: int,
     epochs: int = 20,
 ) -> float:
-    """MAE on the test split of a head that was trained on features."""
+    """The MAE on the test split of an age head that is trained on features."""
     keras.utils.set_random_seed(seed)
     ages = {"min_age": place.ages[0], "max_age": place.ages[1]}
     x, labels = features["train"]
@@ -250,7 +273,7 @@ def head_error(
     network = models.training_model(
         keras.Model(image, networks.age_branch(image, None, settings))
     )
-    way = step.Trainer(
+    inner_loop = step.Trainer(
         tf.distribute.get_strategy(),
         network,
         optimizers.build("adam", momentum=0.9),
@@ -268,28 +291,28 @@ def head_error(
     schedule = optimizers.Schedule("cosine", RATE, total)
     for first in range(0, total, step.MAX_STEPS_PER_CALL):
         last = min(total, first + step.MAX_STEPS_PER_CALL)
-        way.run(iterator, first, [schedule.rate(i) for i in range(first, last)])
+        inner_loop.run(iterator, first, [schedule.rate(i) for i in range(first, last)])
     x, labels = features["test"]
     age = network(x, training=False)["age_output"].numpy().ravel()
     return metrics.evaluate({**labels, "age": age})["mae"]
 
 
 def loops(arguments: argparse.Namespace, place: Place) -> None:
-    """``model.fit``, this package's loop, and its recipe."""
+    """Plain ``model.fit``, this package's loop, and its recipe."""
     ways: dict[str, Callable[[argparse.Namespace, Place, int], keras.Model]] = {
         "model.fit": fitted,
         "loop": looped,
         "recipe": by_recipe,
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    print("\nseed by seed: accuracy, MAE")
+    print("\naccuracy and MAE for each seed")
     for seed in range(1, arguments.seeds + 1):
         for name, way in ways.items():
             columns = place.predict(way(arguments, place, seed), "test")
             values = metrics.evaluate(columns)
             found[name].append((values["accuracy"], values["mae"]))
             print(f"{seed} {name}: {scored(columns)}", flush=True)
-    print("\n| way | accuracy | MAE |\n|---|---|---|")
+    print("\n| training | accuracy | MAE |\n|---|---|---|")
     for name, rows in found.items():
         means = np.mean(rows, axis=0)
         errors = np.std(rows, axis=0, ddof=1) / np.sqrt(len(rows))
@@ -299,7 +322,7 @@ def loops(arguments: argparse.Namespace, place: Place) -> None:
 
 
 def network(size: int, ages: tuple[int, int], seed: int) -> keras.Model:
-    """What plain Keras users write: four blocks, pooling, dropout, one layer."""
+    """A usual Keras network: four blocks, pooling, dropout, one dense layer."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((size, size, 3), name=models.INPUT_NAME)
     x = image
@@ -317,13 +340,13 @@ def network(size: int, ages: tuple[int, int], seed: int) -> keras.Model:
 
 
 def fitted(arguments: argparse.Namespace, place: Place, seed: int) -> keras.Model:
-    """Plain Keras on this package's batches."""
+    """Trains with ``model.fit`` on this package's batches."""
     path = os.path.join(place.directory, "runs", f"fit-{seed}.keras")
     if os.path.exists(path):
         return models.load(path)
     model = network(arguments.size, place.ages, seed)
     outputs = {name: model.get_layer(name).output for name in model.output_names}
-    model = keras.Model(model.inputs, outputs)  # As the labels are named.
+    model = keras.Model(model.inputs, outputs)  # Keyed like the labels.
     model.compile(
         keras.optimizers.Adam(RATE),
         loss={"age_output": "mae", "gender_output": "binary_crossentropy"},
@@ -351,7 +374,7 @@ def fitted(arguments: argparse.Namespace, place: Place, seed: int) -> keras.Mode
 
 
 def looped(arguments: argparse.Namespace, place: Place, seed: int) -> keras.Model:
-    """The same by this package's loop."""
+    """Trains the same with this package's loop."""
     model = network(arguments.size, place.ages, seed)
     config = place.config(
         f"loop-{seed}",
@@ -369,7 +392,7 @@ def looped(arguments: argparse.Namespace, place: Place, seed: int) -> keras.Mode
 
 
 def by_recipe(arguments: argparse.Namespace, place: Place, seed: int) -> keras.Model:
-    """The recipe's best epoch, with its own rates, end and augmentation."""
+    """Trains by the recipe, with its rates, end and augmentation; its best epoch."""
     model = network(arguments.size, place.ages, seed)
     config = place.config(
         f"recipe-{seed}",
@@ -384,14 +407,14 @@ def by_recipe(arguments: argparse.Namespace, place: Place, seed: int) -> keras.M
 
 
 def same_loss(seed: int) -> dict[str, object]:
-    """Of every way."""
+    """Options that make this package's loss that of `fitted`."""
     return {"seed": seed, "age_loss": "mae", "gender_weight": GENDER_WEIGHT}
 
 
 def trained(
     arguments: argparse.Namespace, place: Place, augmentation: str
 ) -> keras.Model:
-    """The small network after its last epoch."""
+    """Trains the small network; its weights after the last epoch."""
     config = place.config(
         f"augment-{augmentation}-{arguments.epochs}",
         arguments,
@@ -410,7 +433,7 @@ def scored(columns: Columns) -> str:
 
 
 def scored_constant(place: Place, columns: Columns) -> str:
-    """Those of the constant predictor."""
+    """Accuracy and MAE of the constant predictor."""
     found = place.constant(columns)
     return f"accuracy {found['accuracy']:.4f}, MAE {found['mae']:.3f}"
 

@@ -1,9 +1,9 @@
-"""Time of a batch: the frozen graph beside the model's own predict, on the CPU.
+"""Time for a batch in the frozen graph, compared with the model's predict, on the CPU.
 
-Both run in one process and take turns within each round, since rates drift on a shared
-machine: only ratios of one run mean anything.  The graph runs in a session, as
-`predict` runs it; the model through ``predict_on_batch`` (without the data set layer
-that ``predict`` puts before it) and ``predict``.
+All run in one process and take turns within each round because rates drift on a shared
+machine: compare only ratios within one run.  The graph runs in a session, as
+afad-predict runs it.  The model runs by ``predict``, and by ``predict_on_batch``, which
+builds no data set around the batch.
 
     python benchmarks/freeze.py [--backbones=VGG19,small_cnn] [--rounds=5]
 """
@@ -27,6 +27,7 @@ BATCHES = (1, 8, 64)
 
 
 def seconds(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
@@ -35,12 +36,13 @@ def seconds(call: Callable[[], Any]) -> float:
 def compare(
     calls: dict[str, Callable[[], Any]], rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of each, and the median of its ratio to the first."""
+    """By name: median milliseconds, and the median ratio to the first one."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():  # Builds what there is to be built.
+    for call in calls.values():  # Traces, and allocates memory.
         call()
     for _ in range(rounds):
         for name, call in calls.items():
+            # The better of two: the first call after another model's finds cold caches.
             times[name].append(min(seconds(call) for _ in range(2)))
     first = next(iter(times.values()))
     return {
@@ -55,10 +57,12 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--backbones", default="VGG19,ResNet50,EfficientNetB0,MobileNetV2,small_cnn"
+        "--backbones",
+        default="VGG19,ResNet50,EfficientNetB0,MobileNetV2,small_cnn",
+        help="names, separated by commas",
     )
-    parser.add_argument("--image_size", type=int, default=150)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--image_size", type=int, default=150, help="side in pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each")
     flags = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -67,13 +71,13 @@ def main() -> None:
     from afad_tfdata.common import files
     from afad_tfdata.common.lazy import tf
     from afad_tfdata.freezing import config as freeze_config
-    from afad_tfdata.freezing import graph_runner as runner_module
-    from afad_tfdata.freezing import graphdef, model_source
+    from afad_tfdata.freezing import graph_runner, graphdef, model_source
 
     cores = len(os.sched_getaffinity(0))
     print(
         f"{datetime.date.today()}, {platform.machine()}, {cores} cores, TensorFlow"
-        f" {tf.__version__}, {flags.image_size} px; ms a batch, and times the graph's"
+        f" {tf.__version__}, {flags.image_size} px; milliseconds for a batch, and"
+        " how many times the graph's"
     )
     print(f"{'backbone':16}{'batch':>6}{'graph':>10}{'on_batch':>18}{'predict':>18}")
     size = flags.image_size
@@ -84,7 +88,7 @@ def main() -> None:
         with tempfile.NamedTemporaryFile(suffix=".pb") as f:
             graph = freeze.build_graph(source, nodes)
             files.write_atomic(f.name, graphdef.serialized(graph))
-            frozen = runner_module.Runner(f.name, "root_input", nodes)
+            frozen = graph_runner.Runner(f.name, "root_input", nodes)
         for batch in BATCHES:
             x = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 3))
             x = x.astype(np.float32)

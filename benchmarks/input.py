@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""The input pipeline beside the limit of the machine and the usual ways to feed.
+"""Speed of the input pipeline, compared with limits and the usual ways to read images.
 
     benchmarks/input.py [--images 4000] [--rounds 5] [--seconds 3] [--tree FOLDER]
 
-Every contestant lives in a process of its own; they run in turn, several rounds, since
-rates drift: only ratios within one run mean anything.  A line shows the median images a
-second with the smallest and largest, the median share of the limit of the same round,
-the cores in use, the memory (mapped files apart) and the time to the first batch
-(imports apart).  All give shuffled batches of 128 images of 150 x 150 pixels.
+Each contestant has a process of its own.  They run in turn, for several rounds, because
+rates drift: compare only ratios within one run.  A line shows the median rate with the
+smallest and the largest, the median share of the limit in the same round, the cores in
+use, the memory (without mapped files) and the time to the first batch (without
+imports).  All give shuffled batches of 128 images of 150 x 150 pixels.
 
-The limits: simplejpeg (accurate) and cv2.resize in two threads on bytes in memory, into
-recycled arrays; the same without resizing; and rows gathered from a memory map in two
-threads into recycled arrays.  The images are drawn faces; beyond 2,000 they repeat.
+There are three limits: simplejpeg (accurate) and cv2.resize in two threads, from bytes
+in memory into recycled arrays; the same without resizing; and rows gathered from a
+memory map in two threads into recycled arrays.  The images are drawn faces.
 """
 
 from __future__ import annotations
@@ -42,17 +42,25 @@ ROW = SIZE * SIZE * 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--tree", default="", help="faces; default: drawn ones")
-    parser.add_argument("--keep", default="", help="directory for the data sets")
-    parser.add_argument("--only", default="", help="names, separated by commas")
-    parser.add_argument("--worker", nargs=2, metavar=("NAME", "PLACE"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=4000, help="faces to draw")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time of a turn")
+    parser.add_argument(
+        "--tree", default="", help="folder of faces to read; default: drawn faces"
+    )
+    parser.add_argument(
+        "--keep", default="", help="directory for the data sets, which is not removed"
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        help=f"names, separated by commas, of: {', '.join(CONTESTANTS)}",
+    )
+    parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        work(*arguments.worker)
+    if arguments.contestant:
+        compete(*arguments.contestant)
         return
     place = arguments.keep or tempfile.mkdtemp(prefix="input-benchmark-")
     try:
@@ -66,16 +74,16 @@ def main() -> None:
 
 def race(place: str, wanted: list[str], rounds: int, seconds: float) -> None:
     """Runs the contestants in turn and prints a table for each of their groups."""
-    workers: dict[str, Worker] = {}
+    contestants: dict[str, Contestant] = {}
     for name in wanted:
         try:
-            workers[name] = Worker(name, place)
+            contestants[name] = Contestant(name, place)
         except RuntimeError as error:
             print(f"{name}: left out: {error}")
-    results: dict[str, list[dict]] = {name: [] for name in workers}
+    results: dict[str, list[dict]] = {name: [] for name in contestants}
     for _ in range(rounds):
-        for name, worker in workers.items():
-            results[name].append(worker.run(seconds))
+        for name, contestant in contestants.items():
+            results[name].append(contestant.run(seconds))
     print(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores,"
         f" {datetime.date.today()}, {rounds} rounds of {seconds:g} s, batch {BATCH},"
@@ -101,19 +109,19 @@ def race(place: str, wanted: list[str], rounds: int, seconds: float) -> None:
                 f"  {name.split(': ')[1]:<30}{statistics.median(rates):>10,.0f}"
                 f"  ({min(rates):>8,.0f} - {max(rates):>8,.0f})  {share:>6}"
                 f"  {cores:5.2f}  {results[name][-1]['memory']:>6,.0f}"
-                f"  {workers[name].first:6.2f}",
+                f"  {contestants[name].first:6.2f}",
                 flush=True,
             )
-    for worker in workers.values():
-        worker.end()
+    for contestant in contestants.values():
+        contestant.end()
 
 
-class Worker:
-    """A contestant's process, which works when it is told to."""
+class Contestant:
+    """A process that reads batches when it is told to."""
 
     def __init__(self, name: str, place: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, place],
+            [sys.executable, __file__, "--contestant", name, place],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -122,30 +130,32 @@ class Worker:
         line = self._process.stdout.readline()  # type: ignore[union-attr]
         if not line:
             text = self._process.stderr.read()  # type: ignore[union-attr]
-            raise RuntimeError(text.strip().splitlines()[-1] if text else "it ended")
+            raise RuntimeError(
+                text.strip().splitlines()[-1] if text else "its process ended"
+            )
         self.first = json.loads(line)["first"]
 
     def run(self, seconds: float) -> dict:
-        """Figures of so many seconds' work."""
+        """Reads for so many seconds; what was measured."""
         print(seconds, file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())  # type: ignore[union-attr]
 
     def end(self) -> None:
-        """Ends the process."""
+        """Ends the process, and waits for its end."""
         self._process.stdin.close()  # type: ignore[union-attr]
         self._process.wait()
 
 
-def work(name: str, place: str) -> None:
-    """The other end of a `Worker`: one line for the start, one for each round."""
+def compete(name: str, place: str) -> None:
+    """The process of a `Contestant`: prints a line at its start and for each turn."""
     make, needs_tensorflow = CONTESTANTS[name]
-    # Libraries may print; only our lines go to the parent.
+    # Libraries may print to standard output; the parent must get our lines only.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     if needs_tensorflow:
         import tensorflow as tf
 
-        tf.constant(0)
+        tf.constant(0)  # Starts the runtime, which the first batch must not pay for.
     from afad_tfdata.common import resources
 
     began = time.perf_counter()
@@ -153,7 +163,7 @@ def work(name: str, place: str) -> None:
     next(batches)
     print(json.dumps({"first": time.perf_counter() - began}), file=answers, flush=True)
     for line in sys.stdin:
-        for _ in range(6):  # What waited ready during the others' turns.
+        for _ in range(6):  # Batches that were prepared during the turns of the others.
             next(batches)
         before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         images = 0
@@ -168,11 +178,11 @@ def work(name: str, place: str) -> None:
         }
         print(json.dumps(answer), file=answers, flush=True)
     answers.flush()
-    os._exit(0)  # Some of the contestants' threads do not let a process end.
+    os._exit(0)  # Threads of some contestants keep a process from ending.
 
 
 def prepare(place: str, tree: str, count: int) -> None:
-    """Our records in five forms, and the faces as a tree by class."""
+    """Writes records in five forms, and the faces as a folder for each class."""
     from afad_tfdata import records
     from afad_tfdata.images import drawn_faces
 
@@ -211,14 +221,14 @@ def prepare(place: str, tree: str, count: int) -> None:
                 os.symlink(os.path.abspath(os.path.join(directory, name)), target)
 
 
-# -- The limits.
+# The limits.
 
 
 def limit_encoded(place: str, form: str) -> Iterator[int]:
     import cv2
     import simplejpeg
 
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # The threads here are all that may work.
     data, _ = stored(place, form)
 
     def fill(batch: list[int], out: np.ndarray, scratch: np.ndarray) -> None:
@@ -257,7 +267,7 @@ def stored(place: str, form: str) -> tuple[list[bytes], np.ndarray]:
 
 
 def in_threads(count: int, fill: Callable) -> Iterator[int]:
-    """Batches filled in `THREADS` threads, each into two arrays of its own in turn."""
+    """Batches that `THREADS` threads fill, each into two arrays of its own in turn."""
     from afad_tfdata.reading import engine_mapped
 
     wanted = threading.Semaphore(0)
@@ -285,7 +295,7 @@ def in_threads(count: int, fill: Callable) -> Iterator[int]:
         yield BATCH
 
 
-# -- This package.
+# This package.
 
 
 def ours(place: str, form: str, engine: str) -> Iterator[int]:
@@ -301,11 +311,11 @@ def ours(place: str, form: str, engine: str) -> Iterator[int]:
         yield BATCH
 
 
-# -- What others do.
+# The usual ways.
 
 
 def textbook(place: str, form: str) -> Iterator[int]:
-    """TFRecords as the guides have it: interleave, shuffle, map, batch, prefetch."""
+    """TFRecords as in TensorFlow's guides: interleave, shuffle, map, batch."""
     import tensorflow as tf
 
     spec = {
@@ -361,10 +371,10 @@ def tfds(place: str, form: str) -> Iterator[int]:
 
 
 def original_generator(place: str, form: str, augment: bool) -> Iterator[int]:
-    """The way of the original project: h5py, a loop over images, Keras' generator.
+    """The original project's generator: h5py, a loop over images, Keras' generator.
 
-    Batches in the file's order, from a float32 file; each image loses its channel
-    means by splitting and merging; augmentation by `ImageDataGenerator`.
+    It reads batches from a float32 file, in the file's order.  For each image it splits
+    the channels, subtracts their means and merges them.  `ImageDataGenerator` augments.
     """
     import cv2
     import h5py

@@ -1,18 +1,21 @@
-"""What the training loop costs beside the model: steps/s of three ways to train.
+"""Time that the training loop adds to the model, and how model.fit compares.
 
-``python benchmarks/train.py [--pairs=20] [--steps=20] [--records_dir=records]``
+    python benchmarks/train.py [--pairs=20] [--steps=20] [--records_dir=records]
 
-The same network, optimizer and batches in memory, in one process:
+The same network and optimizer run in one process, on the same batches:
 
-* bare: a ``tf.function`` around forward, backward and update of one batch;
-* loop: this package's loop (`step.Trainer`), with its sums and its clock;
-* fit: Keras ``model.fit``;
-* fed: the loop again, fed from records (with ``--records_dir``);
-* input: its batches alone, without a model.
+=======  ============================================================================
+bare     a ``tf.function`` around forward pass, backward pass and update
+loop     this package's loop (`step.Trainer`), with its metrics and its clock
+fit      Keras ``model.fit``
+reading  the loop again, on batches from records (with ``--records_dir``)
+input    these batches alone, without a model
+=======  ============================================================================
 
-They take turns, so that a machine that slows down slows both; the figure is
-the median of the pairs' ratios, with its bootstrap interval.  What feeding costs is
-told by fed beside the sum of loop and the CPU time of input.
+They take turns, so that a machine that becomes slower slows all of them.  The result is
+the median of the ratios within a round, with its bootstrap interval.  The cost of
+reading is the time of ``reading`` compared with the time of ``loop`` plus the CPU time
+of ``input``.
 """
 
 import argparse
@@ -36,12 +39,16 @@ MEAN = (130.0, 115.0, 105.0)
 def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=20, help="of one timing")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--backbone", default="small_cnn")
-    parser.add_argument("--records_dir", default="", help="adds the way fed")
+    parser.add_argument("--pairs", type=int, default=20, help="rounds")
+    parser.add_argument("--steps", type=int, default=20, help="steps of one timing")
+    parser.add_argument("--batch", type=int, default=64, help="images of a step")
+    parser.add_argument("--size", type=int, default=64, help="side in pixels")
+    parser.add_argument(
+        "--backbone", default="small_cnn", help="as for afad-train's --backbone"
+    )
+    parser.add_argument(
+        "--records_dir", default="", help="data set for the lines reading and input"
+    )
     arguments = parser.parse_args()
     dataset = batches(arguments.batch, arguments.size)
     ways = {
@@ -55,14 +62,15 @@ def main() -> None:
             global_batch_size=arguments.batch,
             image_size=arguments.size,
         )
-        ways["fed"] = loop(arguments, input_fn.train_input_fn(config))
-        ways["input"] = alone(input_fn.train_input_fn(config))
+        ways["reading"] = loop(arguments, input_fn.train_input_fn(config))
+        ways["input"] = input_alone(input_fn.train_input_fn(config))
     for way in ways.values():
         way(2)  # Traces and compiles.
         way(arguments.steps)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     for pair in range(arguments.pairs):
+        # Back and forth, so that none always runs after the same other one.
         names = list(ways) if pair % 2 == 0 else list(reversed(ways))
         for name in names:
             began, cpu_began = time.perf_counter(), time.process_time()
@@ -76,29 +84,29 @@ def main() -> None:
         f" {arguments.pairs} rounds of {arguments.steps} steps"
     )
     print(
-        f"{'way':<8}{'ms/step':>9}{'steps/s':>9}{'images/s':>10}{'CPU ms':>9}"
-        "   beside bare: time, CPU time"
+        f"{'':<8}{'ms/step':>9}{'steps/s':>9}{'images/s':>10}{'CPU ms':>9}"
+        "   compared with bare: time, CPU time"
     )
     for name, values in seconds.items():
         median = float(np.median(values))
         print(
             f"{name:<8}{median * 1e3:9.2f}{1 / median:9.1f}"
             f"{arguments.batch / median:10.0f}{np.median(cpu[name]) * 1e3:9.2f}"
-            f"   {beside(values, seconds['bare'])}, {beside(cpu[name], cpu['bare'])}"
+            f"   {change(values, seconds['bare'])}, {change(cpu[name], cpu['bare'])}"
         )
-    if "fed" in ways:
+    if "reading" in ways:
         for name, values in (("time", seconds), ("CPU time", cpu)):
             parts = [a + b for a, b in zip(values["loop"], cpu["input"], strict=True)]
             print(
-                f"fed beside loop + CPU time of input: {name}"
-                f" {beside(values['fed'], parts)}"
+                f"reading, compared with loop plus the CPU time of input: {name}"
+                f" {change(values['reading'], parts)}"
             )
     share = 1 - 1 / float(np.median(np.array(seconds["loop"]) / seconds["bare"]))
-    print(f"share of the loop's step that is not the model's: {share:.1%}")
+    print(f"share of a step of loop that bare does not need: {share:.1%}")
 
 
-def beside(values: list[float], others: list[float]) -> str:
-    """Median of the pairs' ratios with its 95 % bootstrap interval, as percentages."""
+def change(values: list[float], others: list[float]) -> str:
+    """Median of the ratios less 1, with its 95 % bootstrap interval, in percent."""
     ratios = np.array(values) / np.array(others) - 1
     rng = np.random.default_rng(1)
     draws = rng.choice(ratios, (2000, len(ratios)))
@@ -107,7 +115,7 @@ def beside(values: list[float], others: list[float]) -> str:
 
 
 def batches(batch: int, size: int) -> tf.data.Dataset:
-    """Endless batches that lie in memory."""
+    """Endless batches from memory."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, batch, size, size, 3)).astype(np.uint8)
     labels = {
@@ -119,7 +127,7 @@ def batches(batch: int, size: int) -> tf.data.Dataset:
 
 
 def build(arguments: argparse.Namespace):
-    """The network with its loss, the same for every way."""
+    """The network and its loss, the same for all."""
     keras.utils.set_random_seed(1)
     config = models.ModelConfig(
         backbone=arguments.backbone,
@@ -132,7 +140,7 @@ def build(arguments: argparse.Namespace):
 
 
 def bare(arguments: argparse.Namespace, dataset: tf.data.Dataset):
-    """Nothing but the model: one batch forward, backward, update."""
+    """Only the model: forward pass, backward pass and update for a batch."""
     network, loss_fn = build(arguments)
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(network.trainable_variables)
@@ -161,7 +169,7 @@ def bare(arguments: argparse.Namespace, dataset: tf.data.Dataset):
 
 
 def loop(arguments: argparse.Namespace, dataset: tf.data.Dataset):
-    """The package's own."""
+    """This package's loop."""
     network, loss_fn = build(arguments)
     strategy = tf.distribute.get_strategy()
     trainer = step.Trainer(
@@ -183,8 +191,8 @@ def loop(arguments: argparse.Namespace, dataset: tf.data.Dataset):
     return run
 
 
-def alone(dataset: tf.data.Dataset):
-    """The input without a model."""
+def input_alone(dataset: tf.data.Dataset):
+    """Reads batches without a model."""
     iterator = iter(dataset)
 
     def run(steps: int) -> None:
@@ -195,7 +203,7 @@ def alone(dataset: tf.data.Dataset):
 
 
 def fit(arguments: argparse.Namespace, dataset: tf.data.Dataset):
-    """Keras' own loop, with the same losses."""
+    """Keras' loop, with the same losses."""
     network, _ = build(arguments)
     images = network.inputs[0]
     model = keras.Model(

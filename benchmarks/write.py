@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writing, beside its limits and the ways it is usually done.
+"""Speed of writing records, compared with limits and the usual ways to write them.
 
     benchmarks/write.py [--images 4000] [--rounds 3] [--tree FOLDER]
 
-Every contestant runs in a process of its own, in turn, several rounds; a line shows the
-median images a second with the smallest and largest, the share of the limit with
-decoding in the same run, bytes an image on disk, and the largest memory of its
-processes together.  The images are drawn faces; beyond 2,000 a comment makes them
-distinct.
+Each contestant runs in a process of its own, in turn, for several rounds.  A line shows
+the median rate with the smallest and the largest, the share of the limit with decoding
+in the same run, the bytes on disk for each image, and the largest memory of all its
+processes together.  The images are drawn faces; those beyond 2,000 are copies that a
+JPEG comment makes distinct.
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ THREADS = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=4000, help="faces to draw")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
     parser.add_argument(
-        "--tree", default="", help="faces to write; default: drawn ones"
+        "--tree", default="", help="folder of faces to write; default: drawn faces"
     )
-    parser.add_argument("--only", default="", help="names, separated by commas")
-    parser.add_argument("--run", nargs=3, metavar=("NAME", "TREE", "OUT"))
+    parser.add_argument(
+        "--only",
+        default="",
+        help=f"names, separated by commas, of: {', '.join(CONTESTANTS)}",
+    )
+    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
         print(json.dumps(measure(*arguments.run)))
@@ -58,7 +62,7 @@ def main() -> None:
 
 
 def table(results: dict[str, list[dict]]) -> None:
-    """Prints the lines."""
+    """Prints a line for each contestant."""
     rates = {n: [r["rate"] for r in runs] for n, runs in results.items() if runs}
     limit = statistics.median(rates.get(LIMIT, [float("nan")]))
     print(f"{'':46}{'images/s':>9} {'(min-max)':>17} {'of limit':>9}", end="")
@@ -81,7 +85,7 @@ def measure(name: str, tree: str, out: str) -> dict:
         for file in files
         if file.endswith(".jpg")
     )
-    for path in paths:  # The page cache is warm for everybody.
+    for path in paths:  # So that every contestant finds a warm page cache.
         with open(path, "rb") as f:
             f.read()
     os.makedirs(out, exist_ok=True)
@@ -102,13 +106,13 @@ def measure(name: str, tree: str, out: str) -> dict:
 
 
 def observe(command: list[str]) -> dict | None:
-    """Runs a contestant; its answer, with the peak of its processes' memory in MB."""
+    """Runs a contestant; its result, with the peak memory of its processes in MB."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(map(resident, family(process.pid))))
+        peak = max(peak, sum(map(own_bytes, descendants(process.pid))))
         time.sleep(0.02)
     output, problem = process.communicate()
     if process.returncode:
@@ -117,8 +121,8 @@ def observe(command: list[str]) -> dict | None:
     return {**json.loads(output.splitlines()[-1]), "memory": peak / 1e6}
 
 
-def family(pid: int) -> list[int]:
-    """A process and everything that it started."""
+def descendants(pid: int) -> list[int]:
+    """A process, and the processes that it started."""
     found = [pid]
     for parent in found:
         try:
@@ -126,12 +130,12 @@ def family(pid: int) -> list[int]:
                 with open(f"/proc/{parent}/task/{thread}/children") as f:
                     found += map(int, f.read().split())
         except OSError:
-            pass  # It has just ended.
+            pass  # The process has just ended.
     return found
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that are the process's own; pages of files are nobody's."""
+def own_bytes(pid: int) -> int:
+    """Resident memory of a process, without pages of files, which processes share."""
     try:
         with open(f"/proc/{pid}/status") as f:
             for line in f:
@@ -143,7 +147,7 @@ def resident(pid: int) -> int:
 
 
 def draw(folder: str, count: int) -> str:
-    """A tree of drawn faces; those beyond 2,000 differ by a JPEG comment."""
+    """Draws faces; those beyond 2,000 are copies with a JPEG comment."""
     from afad_tfdata.images import drawn_faces
 
     drawn = min(count, 2000)
@@ -173,9 +177,9 @@ def decode_limit(paths, tree, out):
     import cv2
     import simplejpeg
 
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # The threads here are all that may work.
 
-    def work(part):
+    def decode(part):
         for path in part:
             with open(path, "rb", buffering=0) as f:
                 data = f.read()
@@ -183,12 +187,12 @@ def decode_limit(paths, tree, out):
                 data, "RGB", fastdct=False, fastupsample=False
             )
             small = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE))
-            # By channel: the fastest way that OpenCV knows.
+            # By channel, which is the fastest way in OpenCV.
             [cv2.sumElems(channel) for channel in cv2.split(small)]
 
     def run():
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(work, [paths[i::THREADS] for i in range(THREADS)]))
+            list(pool.map(decode, [paths[i::THREADS] for i in range(THREADS)]))
 
     return run
 
@@ -210,7 +214,7 @@ def tfds_builder(paths, tree, out):
     import tensorflow_datasets as tfds
 
     class Afad(tfds.core.GeneratorBasedBuilder):
-        """AFAD as the TFDS guide writes a data set."""
+        """AFAD, written as in the guide of TFDS."""
 
         VERSION = tfds.core.Version("1.0.0")
 
@@ -266,10 +270,10 @@ def example_loop(paths, tree, out):
 
 
 def float_packer(paths, tree, out):
-    """As the original project does it: a float32 file for each of its random splits.
+    """The original project's packer: a float32 file for each of its random splits.
 
-    Its steps one by one: Keras loads and resizes (nearest neighbour), each image's
-    means go to lists, and a thousand images at a time from a list into the file.
+    Keras loads and resizes the images (nearest neighbour), lists collect the means of
+    each image, and a thousand images at a time go from a list to the file.
     """
     import random
 
@@ -307,7 +311,7 @@ def float_packer(paths, tree, out):
 
 
 LIMIT = "decode"
-# Name -> (line in the table, function that prepares and returns what is timed).
+# By name: the label in the table, and a function that returns what is timed.
 CONTESTANTS = {
     "read": ("limit: read every file, 1 thread", read_files),
     LIMIT: ("limit: read, decode, resize, sum, 2 threads", decode_limit),
