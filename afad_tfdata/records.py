@@ -99,6 +99,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     if manifest := _finished(config, work_plan):
         return manifest
     work_dir = os.path.join(config.output_dir, work_folder.WORK_NAME)
+    # Writers of different shard ranges may work at the same time, all others must not.
     with work_folder.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
         # Once more: the writer that had the lock may have finished the data set.
         if manifest := _finished(config, work_plan):
@@ -121,19 +122,17 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
                 config.shard_range,
                 len(work_plan.tasks),
             )
-            return None
+            return None  # The last run has all payloads, and does the rest.
         # Only now, since copies of an image may be in any shard.
         keep, copies = rejections.duplicates(work_plan, found)
-        rejected = [
-            *listing.rejected,
-            *left_out,
-            *rejections.unusable(work_plan, found),
-            *copies,
-        ]
+        unusable = rejections.unusable(work_plan, found)
+        rejected = [*listing.rejected, *left_out, *unusable, *copies]
         # Before the check, whose message refers to this file.
         rejections.write(config.output_dir, rejected)
-        _check_rejected(config, listing, work_plan, found, work_dir)
-        # From here on a kill costs seconds: the payloads stay until the end.
+        _check_rejected(
+            config, listing, work_plan, found, len(listing.rejected) + len(unusable)
+        )
+        # From here on a kill costs little: the payloads stay until the end.
         manifest = finish.finish(
             work_plan,
             found,
@@ -145,11 +144,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
             num_threads=config.num_workers or resources.cores(),
         )
         _write_log(config, len(work_plan.rows), time.time() - started)
-        # The manifest last: readers take a directory with one for a data set.
-        files.write_atomic(
-            os.path.join(config.output_dir, schema.MANIFEST_NAME),
-            schema.manifest_bytes(manifest),
-        )
+        _write_manifest(config.output_dir, manifest)
         work_folder.remove_work(work_dir)
     return manifest
 
@@ -246,20 +241,20 @@ def _check_rejected(
     listing: source.Listing,
     work_plan: plan.Plan,
     found: Sequence[payloads.Payload],
-    work_dir: str,
+    num_bad: int,
 ) -> None:
     """Refuses too many unusable files, and lets the next run look at them again."""
-    unusable = sum(len(payload.rejected) for payload in found)
     try:
         rejections.check_number(
-            len(listing.rejected) + unusable,
+            num_bad,
             listing.found,
             max_rejected=config.max_rejected,
             output_dir=config.output_dir,
         )
     except errors.DataError:
-        # The files may be mended without a change of their names and sizes, so that
-        # the plan stays the same.
+        # The files may be mended without a change of their names and sizes: the plan
+        # stays the same then.
+        work_dir = os.path.join(config.output_dir, work_folder.WORK_NAME)
         for task, payload in zip(work_plan.tasks, found, strict=True):
             if payload.rejected:
                 payloads.forget(work_dir, task)
@@ -276,3 +271,9 @@ def _write_log(config: WriteConfig, num_images: int, seconds: float) -> None:
         "versions": {"afad_tfdata": __version__, "numpy": np.__version__},
     }
     files.write_json(os.path.join(config.output_dir, LOG_NAME), log)
+
+
+def _write_manifest(directory: str, manifest: schema.Manifest) -> None:
+    """Makes the directory a data set: readers take one with a manifest for that."""
+    path = os.path.join(directory, schema.MANIFEST_NAME)
+    files.write_atomic(path, schema.manifest_bytes(manifest))

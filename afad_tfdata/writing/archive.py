@@ -110,7 +110,7 @@ def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
             listing.rejected.append(source.Rejection(key, "twice in the archive"))
             continue
         seen.add(key)
-        source.file_entry(listing, key, gender_codes, size)
+        source.add_file(listing, key, gender_codes, size)
     listing.items.sort()
     listing.rejected.sort()
     listing.parts, listing.prefix = tuple(parts), prefix

@@ -110,7 +110,7 @@ class WriteConfig:
         0, "Youngest age in years that is written, inclusive."
     )
     max_age: int = options.option(
-        150, "Oldest age in years that is written, inclusive."
+        source.MAX_AGE, "Oldest age in years that is written, inclusive."
     )
     max_faces_per_photo: int = options.option(
         0,
@@ -165,13 +165,14 @@ class WriteConfig:
         options.check_choices(self)
         source.parse_gender_codes(self.gender_codes)
         for name, low, high in (
-            ("image_size", 1, 4096),
+            ("image_size", 1, 4096),  # 48 MiB of pixels an image.
             ("jpeg_quality", 1, 100),
             ("num_workers", 0, 1024),
             ("max_faces_per_photo", 0, 1 << 31),
-            ("min_age", 0, 150),
-            ("max_age", self.min_age, 150),
+            ("min_age", 0, source.MAX_AGE),
+            ("max_age", self.min_age, source.MAX_AGE),
             ("max_pixels", 1, 1 << 32),
+            # The index stores lengths in 32 bits, and a record adds its labels.
             ("max_file_bytes", 1, 1 << 31),
         ):
             if not low <= getattr(self, name) <= high:

@@ -59,22 +59,14 @@ def finish(
       UsageError: The training split is empty, or the disk is full.
       DataError: The numbers of files do not add up.
     """
-    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        shards = list(
-            pool.map(
-                lambda task, payload, kept: shard_writer.write(
-                    work_plan,
-                    task,
-                    payload,
-                    kept,
-                    work_dir=work_dir,
-                    output_dir=output_dir,
-                ),
-                work_plan.tasks,
-                found,
-                keep,
-            )
-        )
+    shards = _write_shards(
+        work_plan,
+        found,
+        keep,
+        work_dir=work_dir,
+        output_dir=output_dir,
+        num_threads=num_threads,
+    )
     config = work_plan.config
     manifest = schema.Manifest(
         name=plan.DATA_SET_NAME,
@@ -101,6 +93,28 @@ def finish(
     _check_numbers(manifest)
     _write_companions(output_dir, manifest)
     return manifest
+
+
+def _write_shards(
+    work_plan: plan.Plan,
+    found: Sequence[payloads.Payload],
+    keep: Sequence[np.ndarray],
+    *,
+    work_dir: str,
+    output_dir: str,
+    num_threads: int,
+) -> list[shard_writer.Written]:
+    """Writes all shards, in threads: copying and hashing release Python's lock."""
+
+    def write(
+        task: plan.ShardTask, payload: payloads.Payload, kept: np.ndarray
+    ) -> shard_writer.Written:
+        return shard_writer.write(
+            work_plan, task, payload, kept, work_dir=work_dir, output_dir=output_dir
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(write, work_plan.tasks, found, keep))
 
 
 def _check_numbers(manifest: schema.Manifest) -> None:

@@ -20,6 +20,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
+MAX_AGE = 150  # Years; a larger number is no age of a person but a mistake.
 _SKIPPED = re.compile(
     r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
 )
@@ -130,15 +131,15 @@ def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
     for entry, key in _walk(root, listing.rejected):
         try:
             size = entry.stat().st_size if entry.is_file() else None
-        except OSError:
+        except OSError:  # For example a loop of links.
             size = None
-        file_entry(listing, key, gender_codes, size)
+        add_file(listing, key, gender_codes, size)
     listing.items.sort()
     listing.rejected.sort()
     return listing
 
 
-def file_entry(
+def add_file(
     listing: Listing, key: str, gender_codes: dict[str, int], num_bytes: int | None
 ) -> None:
     """Adds one file to a listing: as an item, as rejected or as skipped.
@@ -174,13 +175,14 @@ def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
     items: dict[str, Item] = {}
     rejected: list[Rejection] = []
     try:
+        # Spreadsheets begin a CSV with a byte order mark, which "-sig" removes.
         with open(path, newline="", encoding="utf-8-sig") as f:
             reader = csv.DictReader(f)
             missing = [c for c in _CSV_COLUMNS if c not in (reader.fieldnames or ())]
             if missing:
                 raise errors.UsageError(
                     f"--labels_csv={path} has no column {', '.join(missing)}; its first"
-                    f" line must name path, age, gender[, split]"
+                    " line must name path, age, gender and, optionally, split"
                 )
             for row in reader:
                 item = _csv_item(row, root, gender_codes)
@@ -284,7 +286,7 @@ def _age(text: str) -> int | str:
     # The length too: Python refuses to convert texts of thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         return f"age {text[:20]!r} is not a number"
-    if int(text) > 150:
+    if int(text) > MAX_AGE:
         return f"age {text} is not the age of a person"
     return int(text)
 
