@@ -158,7 +158,7 @@ def conversion(
     else:
         matrix, constant = _preprocessing(name)
     reverse = bool(matrix[0, 0] == 0)
-    scale = matrix.sum(axis=1)  # Each row has one entry: channels are not mixed.
+    scale = matrix.sum(axis=1)  # Each row has one entry.
     seen = np.asarray(mean, np.float64)[:: -1 if reverse else 1]
     return Conversion(
         scale=_triple(preprocess.DIVISOR * scale * inside),
@@ -271,12 +271,18 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
     if _has_option(getattr(keras.applications, name), "include_preprocessing"):
         return np.eye(3), np.zeros(3)  # The network preprocesses inside.
     for module in vars(keras.applications).values():
+        # Each module of keras.applications has its networks and their preprocessing.
         if inspect.ismodule(module) and hasattr(module, name):
             # Black and the three pure colours determine an affine map.
             pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)])
             out = module.preprocess_input(pixels[np.newaxis, np.newaxis].copy())
             out = np.asarray(out, np.float64)[0, 0]
-            return ((out[1:] - out[0]) / 255).T, out[0]
+            matrix = ((out[1:] - out[0]) / 255).T
+            order = np.abs(matrix).argmax(axis=1).tolist()
+            # One factor for each channel, in the order RGB or BGR: all that
+            # `Conversion` can express.
+            if np.count_nonzero(matrix) == 3 and order in ([0, 1, 2], [2, 1, 0]):
+                return matrix, out[0]
     raise errors.UsageError(
         f"--normalization=backbone: this Keras does not say what {name} expects; take"
         " --normalization=original"
@@ -284,13 +290,25 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _neutralise(backbone: keras.Model) -> None:
-    """Makes the normalisation inside of a backbone an identity."""
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.Normalization):
-            mean, variance, count = layer.get_weights()
-            layer.set_weights([0 * mean, 1 + 0 * variance, 0 * count])
-            # The layer computes with copies of its weights, which are taken here.
-            layer.finalize_state()
+    """Makes the normalisation inside of an EfficientNet an identity.
+
+    Raises:
+      UsageError: The network does not begin as `conversion` assumes.
+    """
+    divisions, normalizations = (
+        [layer for layer in backbone.layers if isinstance(layer, kind)]
+        for kind in (keras.layers.Rescaling, keras.layers.Normalization)
+    )
+    if [layer.scale for layer in divisions] != [1 / 255] or len(normalizations) != 1:
+        raise errors.UsageError(
+            f"Keras {keras.__version__} builds {backbone.name} with another"
+            " normalisation inside than this package knows: take another --backbone,"
+            " or install an earlier Keras"
+        )
+    mean, variance, count = normalizations[0].get_weights()
+    normalizations[0].set_weights([0 * mean, 1 + 0 * variance, 0 * count])
+    # The layer computes with copies of its weights, which are taken here.
+    normalizations[0].finalize_state()
 
 
 def _copy_from_model(

@@ -117,12 +117,28 @@ def backbone_of(model: keras.Model) -> keras.Model | None:
 
 
 def rebuild_float32(model: keras.Model) -> keras.Model:
-    """The same network with every dtype policy float32, and the same weights."""
+    """The same network with every dtype policy float32, and the same weights.
+
+    Raises:
+      UsageError: A layer stays in 16 bits.
+    """
     values = keras.saving.serialize_keras_object(model)
     # Safe mode would refuse the lambdas of a model that is in memory already.
     rebuilt = keras.saving.deserialize_keras_object(
         _in_float32(values), safe_mode=False
     )
+    # This Keras, or a layer of the caller's, may serialize its dtype in another form.
+    half = [
+        layer.name
+        for layer in rebuilt._flatten_layers()
+        if layer.compute_dtype in ("float16", "bfloat16")
+    ]
+    if half:
+        raise errors.UsageError(
+            f"Keras {keras.__version__} rebuilds layers of this model in 16 bits and"
+            f" not in float32 ({', '.join(half[:3])}): train it with"
+            " --precision=float32, or install the Keras version that saved it"
+        )
     copy_weights(model, rebuilt)
     return rebuilt
 

@@ -181,6 +181,23 @@ def test_efficientnet_normalises_as_its_weights_from_imagenet_do(normalization):
     np.testing.assert_allclose(seen, expected, atol=1e-5)
 
 
+def test_a_keras_that_normalises_differently_is_refused(monkeypatch):
+    backbone = backbones.build("EfficientNetB0", SIZE, raw_input=True)
+    layer = next(
+        layer for layer in backbone.layers if isinstance(layer, keras.layers.Rescaling)
+    )
+    monkeypatch.setattr(layer, "scale", 1.0)
+    with pytest.raises(errors.UsageError, match="another normalisation inside"):
+        backbones._neutralise(backbone)
+
+    def mixing(pixels):
+        return pixels.mean(axis=-1, keepdims=True) + 0 * pixels
+
+    monkeypatch.setattr(keras.applications.mobilenet, "preprocess_input", mixing)
+    with pytest.raises(errors.UsageError, match="does not say what MobileNet expects"):
+        backbones.conversion("MobileNet", "backbone", MEAN)
+
+
 def test_normalisation_is_chosen_and_recorded(weights_file, caplog):
     def resolved(**values):
         config = models.ModelConfig(backbone="MobileNet", **values)
@@ -452,6 +469,13 @@ def test_mixed_precision_and_its_float32_twin(policy, head, tmp_path):
     for a, b in zip(model(inputs()), twin(inputs()), strict=True):
         assert a.dtype == tf.float32
         np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02)
+
+
+def test_a_layer_that_stays_in_16_bits_is_refused(monkeypatch):
+    model = make(policy="mixed_bfloat16")
+    monkeypatch.setattr(saved, "_in_float32", lambda values: values)
+    with pytest.raises(errors.UsageError, match="in 16 bits and not in float32"):
+        models.rebuild_float32(model)
 
 
 @pytest.mark.parametrize(
