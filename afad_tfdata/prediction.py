@@ -1,11 +1,11 @@
-"""Prediction: images through a frozen graph, whatever form of it.
+"""Prediction: runs images through a frozen graph of any format.
 
     result = prediction.predict(
         prediction.PredictConfig(graph="out/face.pb"), ["faces/", "one.jpg"])
     result.rows[0]     # {"image": ..., "age": 31.2, "gender": "female", ...}
 
-Images are decoded and resized by threads, ahead of the graph.  One that cannot be used
-is reported and passed over.
+Threads decode and resize the images ahead of the graph.  An image that cannot be used
+is reported and skipped.
 """
 
 from __future__ import annotations
@@ -28,44 +28,46 @@ import numpy as np
 
 from afad_tfdata.common import errors, files, options, progress, resources
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.freezing import (
-    exports,
-    graph_description,
-    graph_runner,
-    preprocessing_graph,
-)
+from afad_tfdata.freezing import export_formats, graph_description, loaded_graph
 from afad_tfdata.images import codec, contact_sheet
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
-_FORMATS = ("table", "json", "csv")
-_SHEET_IMAGES = 60
-_SHEET_SIDE = 112  # pixels
-_AHEAD = 4  # batches that are decoded before they are asked for
+_OUTPUT_FORMATS = ("table", "json", "csv")
+_SHEET_IMAGES = 60  # six rows of ten
+_SHEET_SIDE = 112  # pixels of a thumbnail
+# Batches that are decoded ahead: enough to bridge an image that takes long, few enough
+# to keep little memory.
+_BATCHES_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Which graph, and how results are shown.
-
-    The help text of each field says what it means.
-    """
+    """Which graph to run, and how to show the results."""
 
     graph: str = options.option(
         "",
-        "NAME.pb, NAME_bytes.pb, NAME_pixels.pb, NAME.tflite, NAME.onnx or"
-        " NAME_saved_model that freeze wrote; NAME.json stands beside it.",
+        "The graph that afad-freeze wrote: NAME.pb, NAME_bytes.pb, NAME_pixels.pb,"
+        " NAME.tflite, NAME.onnx or NAME_saved_model.  NAME.json must be next to it.",
     )
     output_format: str = options.option(
-        "table", "What is printed; json: one object a line.", choices=_FORMATS
+        "table",
+        "What is printed: a table, JSON with one object per line, or CSV.",
+        choices=_OUTPUT_FORMATS,
     )
     sheet: str = options.option(
-        "", f"Write the first {_SHEET_IMAGES} images with their results as a PNG."
+        "",
+        f"PNG file in which to draw the first {_SHEET_IMAGES} images with their"
+        " results; empty for none.",
     )
-    batch_size: int = options.option(64, "Images that the graph gets at a time.")
-    threads: int = options.option(0, "Threads that decode; 0: one a core.")
+    batch_size: int = options.option(64, "How many images the graph is fed at once.")
+    threads: int = options.option(
+        0, "How many threads decode images; 0 for one per core."
+    )
     device: str = options.option(
-        "auto", "Where the graph runs.", choices=("auto", "cpu")
+        "auto",
+        "Where the graph runs: on a GPU if TensorFlow sees one (auto), or on the CPU.",
+        choices=("auto", "cpu"),
     )
 
     def __post_init__(self) -> None:
@@ -74,21 +76,24 @@ class PredictConfig:
             raise errors.UsageError("--graph is missing: name a .pb that freeze wrote")
         if self.batch_size < 1:
             raise errors.UsageError(
-                f"--batch_size is a number from 1; got {self.batch_size}"
+                f"--batch_size takes a number from 1 up; got {self.batch_size}"
             )
         if self.threads < 0:
-            raise errors.UsageError(f"--threads is a number from 0; got {self.threads}")
+            raise errors.UsageError(
+                f"--threads takes a number from 0 up; got {self.threads}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What came out.
+    """The results of `predict`.
 
     Attributes:
-      rows: One by image, in order: ``image`` (its path), ``age`` (years), ``gender``
-        (a class name), ``probability`` (of the second class); those of the task.
-      bad: Path and reason of images that could not be used.
-      images_per_sec: From the first image asked for to the last result.
+      rows: One for each image, in order: ``image`` (its path), ``age`` (years),
+        ``gender`` (a class name) and ``probability`` (of the second class), as far as
+        the graph predicts them.
+      bad: Path and reason of each image that could not be used.
+      images_per_sec: Rate from the first image that was read to the last result.
     """
 
     rows: list[dict[str, Any]]
@@ -115,13 +120,13 @@ class Predictions:
 
 
 class _Loaded(NamedTuple):
-    """An image on its way.
+    """An image that was read, or the reason why it could not be.
 
     Attributes:
-      path: As the user named it.
+      path: The path as the user named it.
       value: What the graph is fed: pixels, or the file's bytes.
       picture: uint8 thumbnail for the sheet, or None.
-      error: Why it cannot be used; empty if it can.
+      error: Why the image cannot be used; empty if it can.
     """
 
     path: str
@@ -139,9 +144,10 @@ def predict(
     """Runs images through a graph.
 
     Args:
-      config: Which graph, and how.
+      config: Which graph to run, and how.
       paths: Images, folders, globs, or ``-`` for names on standard input.
-      on_error: Called with path and reason for each image that cannot be used.
+      on_error: Called with path and reason for each image that cannot be used, as soon
+        as it is known.
 
     Raises:
       UsageError: The graph cannot be used, or no image is named.
@@ -149,10 +155,11 @@ def predict(
     """
     names = expand(paths)
     description = graph_description.load_description(config.graph)
-    kind, graph = _open(config, description)
+    kind, graph = _open(config.graph, description, config.device)
     threads = config.threads or resources.cores()
     load = _loader(kind, description, bool(config.sheet))
-    if config.sheet:  # Before the work is done that it shows.
+    # Now: an impossible path for the sheet is an error before the work, not after it.
+    if config.sheet:
         files.make_dirs(os.path.dirname(config.sheet) or ".")
     rows: list[dict[str, Any]] = []
     bad: list[tuple[str, str]] = []
@@ -183,15 +190,15 @@ def predict(
 
 
 def expand(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str]:
-    """Names of image files, in order; folders and globs sorted.
+    """Paths of image files, in the order given; folders and globs are sorted.
 
     Args:
-      paths: Files, folders, globs, ``-``; a file that is named is taken whatever its
-        name ends in.
-      lines: What ``-`` stands for; standard input by default.
+      paths: Files, folders, globs, or ``-``.  A file that is named is used whatever
+        its name ends in.
+      lines: Read in the place of ``-``, one path per line; default: standard input.
 
     Raises:
-      UsageError: Nothing is named, or a folder or glob holds no image.
+      UsageError: Nothing is named, or a folder or glob contains no image.
     """
     names: list[str] = []
     for path in paths:
@@ -200,6 +207,7 @@ def expand(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str
             names += [n for line in stream if (n := line.strip())]
         elif os.path.isdir(path):
             names += _images_below(path)
+        # A file that exists may have a "[" or "*" in its name.
         elif glob.has_magic(path) and not os.path.exists(path):
             found = sorted(glob.glob(path, recursive=True))
             if not found:
@@ -219,6 +227,7 @@ def expand(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str
 def _images_below(directory: str) -> list[str]:
     names = []
     for folder, folders, found in os.walk(directory):
+        # In place: os.walk then skips hidden folders and goes in this order.
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         names += [
             os.path.join(folder, name)
@@ -227,35 +236,48 @@ def _images_below(directory: str) -> list[str]:
         ]
     if not names:
         raise errors.UsageError(
-            f"{directory} and its folders hold no {', '.join(_EXTENSIONS)} file"
+            f"{directory} and its folders contain no {', '.join(_EXTENSIONS)} file"
         )
     return names
 
 
 def _open(
-    config: PredictConfig, description: dict[str, Any]
-) -> tuple[str, graph_runner.Runner]:
-    """How the graph is fed (``float``, ``bytes`` or ``pixels``), and the graph."""
-    name = os.path.basename(config.graph.rstrip("/"))
+    graph_path: str, description: dict[str, Any], device: str
+) -> tuple[str, loaded_graph.LoadedGraph]:
+    """The graph, and what it is fed: ``normalized``, ``bytes`` or ``pixels``."""
+    name = os.path.basename(graph_path.rstrip("/"))
     others = description["others"].items()
-    form = next((kind for kind, v in others if v["file"] == name), "graph")
-    fetches = {f["label"]: f["name"] for f in description["fetches"]}
-    feed, fetches = exports.names(form, description["feeds"][0]["name"], fetches)
-    kind = form if form in preprocessing_graph.FEEDS else "float"
-    if kind == "float" and description["mean"] is None:
+    # NAME.json lists every format except NAME.pb under "others".
+    found = next((key for key, v in others if v["file"] == name), "graph")
+    export_format = export_formats.FORMATS.get(found)
+    if export_format is None:
+        raise errors.UsageError(
+            f"{name} has the format {found!r}, which this version does not know: use"
+            " the version of afad-tfdata that wrote it"
+        )
+    feed, fetches = export_format.names(
+        description["feeds"][0]["name"],
+        {fetch["label"]: fetch["name"] for fetch in description["fetches"]},
+    )
+    kind = export_format.name if export_format.image_input else "normalized"
+    if kind == "normalized" and description["mean"] is None:
         raise errors.UsageError(
             f"the description of {name} has no mean, so that images cannot be"
             " normalised: freeze the model again with --mean_json or --records_dir"
         )
-    return kind, graph_runner.Runner(config.graph, feed, fetches, device=config.device)
+    return kind, loaded_graph.LoadedGraph(graph_path, feed, fetches, device=device)
 
 
 def _loader(
     kind: str, description: dict[str, Any], with_picture: bool
 ) -> Callable[[str], _Loaded]:
-    """A function that reads one image; it runs in threads and raises nothing."""
+    """A function that reads one image as the graph is fed it.
+
+    It runs in threads and raises no error: one bad image must not stop the others.
+    """
     size = description["image_size"]
     mean = description["mean"]
+    # The description of a graph that is fed files or pixels may have no mean.
     center = np.array([mean[c] for c in "RGB"] if mean else [0] * 3, np.float32)
     divisor = np.float32(description["divisor"])
 
@@ -273,7 +295,8 @@ def _loader(
         if kind == "pixels":
             return image, picture
         if kind == "bytes":
-            # The graph knows neither rotation nor 16 bits: it gets what is seen.
+            # The graph's decoder ignores EXIF orientation, transparency and 16 bits: it
+            # gets the image as people see it, as PNG, which loses nothing.
             return data if plain else tf.io.encode_png(image).numpy(), picture
         pixels = codec.resize(image, size)
         return (pixels.astype(np.float32) - center) / divisor, picture
@@ -298,10 +321,11 @@ def _batches(
     batch_size: int,
     threads: int,
 ) -> Iterator[list[_Loaded]]:
-    """Batches in order, with a bounded number of images waiting."""
+    """Batches in order; a bounded number of images is read ahead."""
     waiting: collections.deque[concurrent.futures.Future[_Loaded]] = collections.deque()
     remaining = iter(names)
-    limit = max(_AHEAD * batch_size, 2 * threads)
+    # With small batches, still enough to keep every thread busy.
+    limit = max(_BATCHES_AHEAD * batch_size, 2 * threads)
     done = False
     while waiting or not done:
         while len(waiting) < limit and not done:
@@ -316,20 +340,20 @@ def _batches(
 
 
 def _run(
-    graph: graph_runner.Runner, kind: str, loaded: list[_Loaded]
+    graph: loaded_graph.LoadedGraph, kind: str, loaded: list[_Loaded]
 ) -> Iterator[tuple[_Loaded, dict[str, float]]]:
-    """Results by image, in order."""
+    """The images of a batch in order, each with its outputs by label."""
     good = [item for item in loaded if not item.error]
-    # Pixels of different sizes do not go into one array.
-    whole = kind == "float" or (
+    # Pixels of different sizes cannot be one array: they are run one by one.
+    whole = kind == "normalized" or (
         kind == "pixels" and len({item.value.shape for item in good}) == 1
     )
-    results: list[Any] = []
+    results: list[dict[str, float] | str] = []
     if whole and good:
-        results = _rows_of(graph.run(np.stack([item.value for item in good])))
+        results += _by_image(graph.run(np.stack([item.value for item in good])))
     elif kind == "pixels":
         for item in good:
-            results += _rows_of(graph.run(item.value[np.newaxis]))
+            results += _by_image(graph.run(item.value[np.newaxis]))
     elif good:
         results = _run_bytes(graph, [item.value for item in good])
     by_path = iter(results)
@@ -340,11 +364,17 @@ def _run(
         yield item, outputs
 
 
-def _run_bytes(graph: graph_runner.Runner, encoded: list[bytes]) -> list[Any]:
-    """Rows, or the reason where the graph itself cannot decode an image."""
+def _run_bytes(
+    graph: loaded_graph.LoadedGraph, encoded: list[bytes]
+) -> list[dict[str, float] | str]:
+    """Outputs by image, or the reason where the graph cannot decode the image.
+
+    The graph refuses a whole batch for one bad image and does not say which one, so
+    that the batch is halved until the bad image is alone.
+    """
     try:
-        return _rows_of(graph.run(encoded))
-    except graph_runner.InputError as error:
+        return [*_by_image(graph.run(encoded))]
+    except loaded_graph.InputError as error:
         if len(encoded) == 1:
             return [_why_refused(encoded[0], error)]
         middle = len(encoded) // 2
@@ -354,8 +384,8 @@ def _run_bytes(graph: graph_runner.Runner, encoded: list[bytes]) -> list[Any]:
         ]
 
 
-def _why_refused(data: bytes, error: graph_runner.InputError) -> str:
-    """The reason in the words of the other forms; a graph's are long."""
+def _why_refused(data: bytes, error: loaded_graph.InputError) -> str:
+    """The reason in the words of this package's decoder; those of a graph are long."""
     try:
         codec.decode(data, codec.read_header(data))
     except codec.ImageError as reason:
@@ -363,7 +393,7 @@ def _why_refused(data: bytes, error: graph_runner.InputError) -> str:
     return f"cannot be decoded: {errors.one_line(error)}"
 
 
-def _rows_of(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:
+def _by_image(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:
     flat = {label: np.reshape(v, -1).tolist() for label, v in outputs.items()}
     return [
         dict(zip(flat, row, strict=True)) for row in zip(*flat.values(), strict=True)
@@ -373,6 +403,7 @@ def _rows_of(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:
 def _row(
     path: str, outputs: dict[str, float], description: dict[str, Any]
 ) -> dict[str, Any]:
+    # Rounded to what the labels and float32 support.
     row: dict[str, Any] = {"image": path}
     if "age" in outputs:
         row["age"] = round(outputs["age"], 2)

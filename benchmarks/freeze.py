@@ -67,11 +67,11 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-    from afad_tfdata import freeze, models
+    from afad_tfdata import models
     from afad_tfdata.common import files
     from afad_tfdata.common.lazy import tf
+    from afad_tfdata.freezing import build_graph, graphdef, loaded_graph, model_source
     from afad_tfdata.freezing import config as freeze_config
-    from afad_tfdata.freezing import graph_runner, graphdef, model_source
 
     cores = len(os.sched_getaffinity(0))
     print(
@@ -86,9 +86,9 @@ def main() -> None:
         source = model_source.from_model(models.build_model(config))
         nodes = dict(freeze_config.DEFAULT_NODES)
         with tempfile.NamedTemporaryFile(suffix=".pb") as f:
-            graph = freeze.build_graph(source, nodes)
+            graph = build_graph.build(source, nodes)
             files.write_atomic(f.name, graphdef.serialized(graph))
-            frozen = graph_runner.Runner(f.name, "root_input", nodes)
+            frozen = loaded_graph.LoadedGraph(f.name, "root_input", nodes)
         for batch in BATCHES:
             x = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 3))
             x = x.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Prediction: every form of a graph, bad images, formats, names of images."""
+"""Prediction: every format of a graph, bad images, kinds of output, names of images."""
 
 import csv
 import io
@@ -12,74 +12,60 @@ import sys
 import numpy as np
 import pytest
 
-from afad_tfdata import freeze, prediction
+from afad_tfdata import prediction
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.freezing import (
-    exports,
+    export_formats,
     graph_description,
-    graphdef,
+    model_facts,
     model_source,
-    preprocessing_graph,
     verification,
+    verified_files,
 )
 from afad_tfdata.images import codec
-from tests.freezing import small_graphs as freezing
+from tests.freezing import small_graphs
 
 
-def write_forms(directory, source):
-    """Every form of a graph with its description, unverified, in this process."""
-    nodes = {label: freezing.NODES[label] for label in source.labels}
-    graph = freeze.build_graph(source, nodes)
-    written = []
-    for kind, ending in (
-        ("graph", ".pb"),
-        ("bytes", "_bytes.pb"),
-        ("pixels", "_pixels.pb"),
-        ("saved_model", "_saved_model"),
-    ):
-        path = os.path.join(directory, "face" + ending)
-        if kind == "saved_model":
-            exports.saved_model(graph, path, feed="root_input", fetches=nodes)
-        else:
-            whole = graph
-            if kind != "graph":
-                whole = preprocessing_graph.build(
-                    graph,
-                    kind,
-                    feed="root_input",
-                    fetches=nodes.values(),
-                    size=source.image_size,
-                    mean=freezing.MEAN,
-                )
-            files.write_atomic(path, graphdef.serialized(graphdef.for_tf1(whole)))
-        report = verification.Report(
-            {"case": dict.fromkeys(nodes, 0.0)}, dict.fromkeys(nodes, 1.0), {}
-        )
-        written.append(graph_description.Written(kind, path, path, report))
-    description = graph_description.describe(
-        source,
-        graph_description.facts_of(source),
-        feed="root_input",
-        fetches=nodes,
-        written=written,
-        tolerance=1.0,
-        images="none",
-        graph={},
-        latency={},
+def write_formats(directory, source):
+    """Formats of a graph with their description, without the fresh process."""
+    frozen = small_graphs.frozen(source)
+    comparison = verification.Comparison(
+        {"case": dict.fromkeys(source.labels, 0.0)},
+        dict.fromkeys(source.labels, 1.0),
+        {},
     )
+    formats = [
+        export_formats.FORMATS[name]
+        for name in ("graph", "bytes", "pixels", "saved_model")
+    ]
+    with verified_files.VerifiedFiles(directory, "face") as output:
+        output.write(frozen, formats)
+        description = graph_description.describe(
+            source,
+            model_facts.collect(source),
+            frozen,
+            output.written,
+            [comparison] * len(formats),
+            tolerance=1.0,
+            images="none",
+            latency_ms={},
+            rounding={},
+        )
+        output.take_names(None, description)
+    # Without the checksum, so that tests may change it.
     files.write_json(os.path.join(directory, "face.json"), description)
 
 
 @pytest.fixture(scope="module")
 def source():
-    return model_source.from_model(freezing.build())
+    return model_source.from_model(small_graphs.build())
 
 
 @pytest.fixture(scope="module")
 def frozen(source, tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("frozen"))
-    write_forms(directory, source)
+    write_formats(directory, source)
     return directory
 
 
@@ -91,22 +77,23 @@ def predict(frozen, names, ending=".pb", **changes):
 
 
 def expected(source, paths):
-    """By the model, image for image."""
+    """The model's outputs, image by image."""
     rows = []
     for path in paths:
-        image = codec.resize(codec.decode(files.read_bytes(path)), freezing.SIZE)
-        value = (image[None] - np.array(freezing.MEAN, np.float32)) / np.float32(127.5)
+        image = codec.resize(codec.decode(files.read_bytes(path)), small_graphs.SIZE)
+        value = image[None] - np.array(small_graphs.MEAN, np.float32)
+        value /= np.float32(127.5)
         rows.append({k: float(v[0, 0]) for k, v in source.call(value).items()})
     return rows
 
 
 @pytest.mark.latest
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb", "_saved_model"])
-def test_every_form_gives_the_model_s_answers(ending, frozen, source, sample_tree):
+def test_every_format_gives_the_model_s_outputs(ending, frozen, source, sample_tree):
     names = prediction.expand([sample_tree])[:30]
     result = predict(frozen, names, ending, batch_size=8, threads=2)
     assert [row["image"] for row in result.rows] == names and not result.bad
-    # Inside the graph TensorFlow resizes: within one level of the decode library's.
+    # TensorFlow resizes inside the graph: pixels differ by one level at most.
     tolerance = 1e-4 if ending in (".pb", "_saved_model") else 2e-2
     for row, values in zip(result.rows, expected(source, names), strict=True):
         assert row["age"] == pytest.approx(values["age"], abs=0.006 + 50 * tolerance)
@@ -115,7 +102,7 @@ def test_every_form_gives_the_model_s_answers(ending, frozen, source, sample_tre
 
 
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])
-def test_a_bad_image_is_reported_and_passed_over(ending, frozen, sample_tree, tmp_path):
+def test_a_bad_image_is_reported_and_skipped(ending, frozen, sample_tree, tmp_path):
     names = prediction.expand([sample_tree])[:6]
     data = files.read_bytes(names[0])
     torn, text = tmp_path / "torn.jpg", tmp_path / "text.jpg"
@@ -183,7 +170,8 @@ def test_a_sheet(frozen, sample_tree, tmp_path):
 
 
 def test_single_tasks_have_their_columns_only(tmp_path, sample_tree):
-    write_forms(str(tmp_path), model_source.from_model(freezing.build(task="gender")))
+    source = model_source.from_model(small_graphs.build(task="gender"))
+    write_formats(str(tmp_path), source)
     (row,) = predict(str(tmp_path), prediction.expand([sample_tree])[:1]).rows
     assert list(row) == ["image", "gender", "probability"]
 
@@ -202,7 +190,7 @@ def test_names_of_images(tmp_path):
     assert prediction.expand([folder + "/b/*.png"]) == below("b/1.png")
     everything = below("a.jpeg", "b/1.png", "b/2.JPG", "n.txt")
     assert prediction.expand([folder + "/*"]) == everything
-    # What is named is taken, there or not, whatever its name.
+    # A file that is named is used whatever its name, and need not exist yet.
     assert prediction.expand(["x.txt", "y.jpg"]) == ["x.txt", "y.jpg"]
     lines = ["one.jpg\n", "\n", "two.jpg"]
     assert prediction.expand(["-"], lines) == ["one.jpg", "two.jpg"]
@@ -212,7 +200,7 @@ def test_names_of_images(tmp_path):
 
 @pytest.mark.parametrize(
     ("paths", "message"),
-    [([], "no image is named"), (["*.none"], "no file matches"), (["."], "hold no")],
+    [([], "no image is named"), (["*.none"], "no file matches"), (["."], "contain no")],
 )
 def test_names_that_name_nothing(paths, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -262,25 +250,25 @@ def test_flags_are_checked(changes, flag):
 
 
 def test_the_mean_of_a_foreign_model(tmp_path):
-    source = model_source.from_model(freezing.dense((20, 20, 3)))
-    assert graph_description.facts_of(source).mean is None
+    source = model_source.from_model(small_graphs.dense((20, 20, 3)))
+    assert model_facts.collect(source).mean is None
     files.write_json(
-        str(tmp_path / "mean.json"), dict(zip("RGB", freezing.MEAN, strict=True))
+        str(tmp_path / "mean.json"), dict(zip("RGB", small_graphs.MEAN, strict=True))
     )
-    facts = graph_description.facts_of(source, mean_json=str(tmp_path / "mean.json"))
-    assert facts.mean == freezing.MEAN and facts.age_range is None
-    with pytest.raises(errors.UsageError, match="no mean.json"):
+    facts = model_facts.collect(source, mean_json=str(tmp_path / "mean.json"))
+    assert facts.mean == small_graphs.MEAN and facts.age_range is None
+    with pytest.raises(errors.UsageError, match="holds no channel means"):
         files.write_json(str(tmp_path / "bad.json"), {"R": 1})
-        graph_description.facts_of(source, mean_json=str(tmp_path / "bad.json"))
+        model_facts.collect(source, mean_json=str(tmp_path / "bad.json"))
 
 
 def test_the_c_client_of_the_examples(tmp_path):
-    source = model_source.from_model(freezing.build())
-    path, nodes = freezing.frozen_file(tmp_path, source)
+    source = model_source.from_model(small_graphs.build())
+    path, nodes = small_graphs.frozen_file(tmp_path, source)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     np.save(tmp_path / "pixels.npy", pixels)
     about = {
-        "mean": dict(zip("RGB", freezing.MEAN, strict=True)),
+        "mean": dict(zip("RGB", small_graphs.MEAN, strict=True)),
         "divisor": 127.5,
         "feeds": [{"name": "root_input"}],
         "fetches": [{"label": k, "name": v} for k, v in nodes.items()],
@@ -288,7 +276,7 @@ def test_the_c_client_of_the_examples(tmp_path):
     (tmp_path / "graph.json").write_text(json.dumps(about))
     here = pathlib.Path(tf.__file__).parent
     client = pathlib.Path(__file__).parents[1] / "examples" / "tf_c_client.py"
-    mean = np.array(freezing.MEAN, np.float32)
+    mean = np.array(small_graphs.MEAN, np.float32)
     expected = source.call((pixels - mean) / np.float32(127.5))
     command = [sys.executable, str(client)]
     command += [f"--library={here / 'libtensorflow_cc.so.2'}"]
@@ -316,7 +304,7 @@ def test_a_changed_saved_model_is_not_the_verified_one(frozen, tmp_path):
     "name, message",
     [("", "is a folder: name the NAME.pb"), ("best.keras", "is a model: freeze it")],
 )
-def test_what_is_no_graph_is_called_what_it_is(name, message, tmp_path):
+def test_a_path_that_is_not_a_graph_is_named_for_what_it_is(name, message, tmp_path):
     path = tmp_path / name
     if name:
         path.write_bytes(b"model")

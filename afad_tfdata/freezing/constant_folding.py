@@ -1,38 +1,43 @@
-"""Folding: what a frozen graph can compute once, computed when it is written.
+"""Constant folding: values that a frozen graph needs only once, computed on writing.
 
-`constants` evaluates what depends on constants only, which is how a batch
-normalisation becomes a multiplication and an addition; `normalization` then moves these
-into the weights and the bias of the convolution or product before them::
+`fold_constants` evaluates nodes that depend on constants only; a batch normalisation
+becomes one multiplication and one addition.  `fold_normalization` then moves these into
+the weights and the bias of the convolution or product before them::
 
-    graph = folding.constants(graph, keep=fetches)
-    graph = folding.normalization(graph, keep=fetches)
+    graph = constant_folding.fold_constants(graph, keep=fetches)
+    graph = constant_folding.fold_normalization(graph, keep=fetches)
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.freezing import graphdef
 
-# Cheap, without state, and never larger than their inputs together.
-_COMPUTED = frozenset(
+# Operations that are cheap, have no state, and whose result is never larger than their
+# inputs together: folding others could make the file larger (Fill, Tile) or change what
+# each run computes (random numbers).
+_FOLDABLE_OPS = frozenset(
     """Add AddV2 Cast ConcatV2 ExpandDims Exp Identity Maximum Minimum Mul Neg Pack Pow
     RealDiv Reciprocal Reshape Rsqrt Sigmoid Softplus Sqrt Square Squeeze StridedSlice
     Sub Transpose""".split()
 )
-_NORMALIZATIONS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
-_PRODUCTS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+_BATCH_NORM_OPS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+_PRODUCT_OPS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
 
-def constants(graph: Any, keep: Collection[str]) -> Any:
-    """Replaces what depends on constants only by its value.
+def fold_constants(
+    graph: tf.compat.v1.GraphDef, keep: Collection[str]
+) -> tf.compat.v1.GraphDef:
+    """Replaces nodes that depend on constants only by their values.
 
-    The values are those that the graph itself would have computed, bit for bit.
+    The values are the ones that the graph itself would compute, bit for bit, because
+    TensorFlow computes them; only the factors of a fused batch normalisation are
+    computed here, in float64.
 
     Args:
       graph: GraphDef without variables and control edges.
@@ -41,14 +46,15 @@ def constants(graph: Any, keep: Collection[str]) -> Any:
     graph = _plain_normalizations(graph)
     by_name = graphdef.nodes(graph)
     known: dict[str, bool] = {}
-    # A graph in any order: each node is asked after its inputs.
+    # Inputs first: the nodes of a GraphDef may be in any order.
     for name in _inputs_first(by_name):
         node = by_name[name]
         known[name] = node.op == "Const" or (
-            node.op in _COMPUTED
+            node.op in _FOLDABLE_OPS
             and name not in keep
             and all(known[graphdef.split(r)[0]] for r in node.input)
         )
+    # Only the outermost nodes: what they are computed from is then read by nobody.
     wanted = {
         graphdef.split(reference)[0]
         for node in graph.node
@@ -58,10 +64,9 @@ def constants(graph: Any, keep: Collection[str]) -> Any:
     wanted = {n for n in wanted if known[n] and by_name[n].op != "Const"}
     if not wanted:
         return graph
-    names = sorted(wanted)
+    names = sorted(wanted)  # A set's order differs from process to process.
     values = dict(zip(names, _evaluate(graph, names), strict=True))
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph.versions)
+    result = graphdef.like(graph)
     for node in graph.node:
         if node.name in values:
             result.node.append(graphdef.constant(node.name, values[node.name]))
@@ -70,55 +75,64 @@ def constants(graph: Any, keep: Collection[str]) -> Any:
     return graphdef.reachable(result, [*keep, *_placeholders(graph)])
 
 
-def normalization(graph: Any, keep: Collection[str]) -> Any:
+def fold_normalization(
+    graph: tf.compat.v1.GraphDef, keep: Collection[str]
+) -> tf.compat.v1.GraphDef:
     """Moves factors and summands by channel into the operation before them.
 
     ``conv(x, w) * a + b`` becomes ``bias_add(conv(x, w * a), b)``, for convolutions,
-    depthwise convolutions and matrix products, with a bias or without.  Products are
-    taken in float64 and rounded once.  An operation that somebody else reads too, or
-    whose weights would leave float32's range, stays as it is.
+    depthwise convolutions and matrix products, with or without a bias.  Products are
+    computed in float64 and rounded once.  An operation stays as it is where another
+    node reads it too, or where its weights would leave float32's range.
 
     Args:
-      graph: GraphDef out of `constants`.
-      keep: Names of the results, which keep their meaning.
+      graph: GraphDef returned by `fold_constants`.
+      keep: Names of the results, which keep their values.
     """
     changed = True
+    # Each sweep moves a factor or a summand by one step only.
     while changed:
         graph, changed = _fold_once(graph, keep)
     return graphdef.reachable(graph, [*keep, *_placeholders(graph)])
 
 
-def flops(graph: Any, feed: str, shape: Iterable[int]) -> int:
-    """Floating-point operations of convolutions and products for one input.
+def flops(graph: tf.compat.v1.GraphDef, feed: str, shape: Iterable[int]) -> int:
+    """Floating-point operations of convolutions and products for one image.
 
     A multiplication and an addition count as two.
 
     Args:
-      graph: GraphDef.
-      feed: The placeholder.
-      shape: Of one input, without the batch.
+      graph: The frozen graph.
+      feed: Name of the placeholder.
+      shape: Shape of one image, without the batch.
     """
     total = 0
     with tf.Graph().as_default() as imported:
         value = tf.compat.v1.placeholder(tf.float32, [1, *shape])
         tf.import_graph_def(graph, {feed: value}, name="")
         for operation in imported.get_operations():
-            if operation.type in _PRODUCTS:
+            if operation.type in _PRODUCT_OPS:
                 result, weights = operation.outputs[0].shape, operation.inputs[1].shape
                 if not (result.is_fully_defined() and weights.is_fully_defined()):
                     continue
-                # Each weight meets each place of the result once.
+                # Each weight is used once for each place of the result.
                 places = result.num_elements() // result[-1]
                 total += 2 * places * weights.num_elements()
     return total
 
 
-def _fold_once(graph: Any, keep: Collection[str]) -> tuple[Any, bool]:
-    """One sweep: every multiplication and addition that can move, moves one step."""
+def _fold_once(
+    graph: tf.compat.v1.GraphDef, keep: Collection[str]
+) -> tuple[tf.compat.v1.GraphDef, bool]:
+    """Moves every multiplication and addition that can move by one step.
+
+    Returns:
+      The graph, and whether anything moved.
+    """
     by_name = graphdef.nodes(graph)
     readers = Counter(graphdef.split(r)[0] for n in graph.node for r in n.input)
-    readers.update(keep)
-    new_nodes: dict[str, Any] = {}
+    readers.update(keep)  # The caller reads the results.
+    new_nodes: dict[str, tf.compat.v1.NodeDef] = {}
     replaced: set[str] = set()
     touched: set[str] = set()
     for node in graph.node:
@@ -129,6 +143,8 @@ def _fold_once(graph: Any, keep: Collection[str]) -> tuple[Any, bool]:
             continue
         before, value = found
         chain = _chain(before, by_name, readers)
+        # `by_name` has the nodes as they were before this sweep: a node that changed
+        # in it must wait for the next one.
         if chain is None or touched & {node.name, *chain}:
             continue
         folded = _fold(node, value, [by_name[n] for n in chain], by_name)
@@ -136,14 +152,13 @@ def _fold_once(graph: Any, keep: Collection[str]) -> tuple[Any, bool]:
             continue
         touched |= {node.name, *chain}
         new_nodes.update({n.name: n for n in folded})
-        # The last operation of the chain takes the folded one's name and place, but
-        # for a product that gets its first bias.
+        # The last operation of the chain takes the name and the place of the folded
+        # one.  Only a product without a bias stays: it gets a BiasAdd after it.
         if len(chain) == 2 or node.op == "Mul":
             replaced.add(chain[0])
     if not new_nodes:
         return graph, False
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph.versions)
+    result = graphdef.like(graph)
     for node in graph.node:
         if node.name not in replaced:
             result.node.append(new_nodes.pop(node.name, node))
@@ -151,8 +166,10 @@ def _fold_once(graph: Any, keep: Collection[str]) -> tuple[Any, bool]:
     return result, True
 
 
-def _operands(node: Any, by_name: Any) -> tuple[str, np.ndarray] | None:
-    """The input that varies, and the constant one as float64 by channel or alone."""
+def _operands(
+    node: tf.compat.v1.NodeDef, by_name: Mapping[str, tf.compat.v1.NodeDef]
+) -> tuple[str, np.ndarray] | None:
+    """The input that varies, and the constant as float64: by channel or one number."""
     refs = [graphdef.split(r) for r in node.input]
     sides = [by_name[name].op == "Const" for name, _ in refs]
     if sum(sides) != 1 or any(index for _, index in refs):
@@ -161,16 +178,19 @@ def _operands(node: Any, by_name: Any) -> tuple[str, np.ndarray] | None:
     if node.op in ("Sub", "BiasAdd") and at != 1:
         return None
     value = _value(by_name[refs[at][0]])
-    if value.dtype != np.float32 or value.ndim > 4:
+    if value.dtype != np.float32:
         return None
+    # Only the last axis may be longer than 1: other axes are places, not channels.
     if value.size != 1 and value.size != value.shape[-1]:
         return None
-    flat = value.reshape(-1).astype(np.float64)
-    return refs[1 - at][0], -flat if node.op == "Sub" else flat
+    exact = value.astype(np.float64)
+    return refs[1 - at][0], -exact if node.op == "Sub" else exact
 
 
-def _chain(name: str, by_name: Any, readers: Counter) -> list[str] | None:
-    """``[product]`` or ``[bias, product]`` whose values nobody else reads."""
+def _chain(
+    name: str, by_name: Mapping[str, tf.compat.v1.NodeDef], readers: Counter[str]
+) -> list[str] | None:
+    """``[product]`` or ``[bias, product]`` whose values no other node reads."""
     chain = []
     node = by_name[name]
     if node.op == "BiasAdd":
@@ -182,10 +202,11 @@ def _chain(name: str, by_name: Any, readers: Counter) -> list[str] | None:
         chain.append(name)
         name = graphdef.split(node.input[0])[0]
         node = by_name[name]
-    if node.op not in _PRODUCTS or readers[name] != 1:
+    if node.op not in _PRODUCT_OPS or readers[name] != 1:
         return None
     if by_name[graphdef.split(node.input[1])[0]].op != "Const":
         return None
+    # Elsewhere the channels are not the last axis of the result or of the weights.
     if graphdef.attribute(node, "data_format").s not in (b"", b"NHWC"):
         return None
     if node.op == "MatMul" and graphdef.attribute(node, "transpose_b").b:
@@ -193,71 +214,97 @@ def _chain(name: str, by_name: Any, readers: Counter) -> list[str] | None:
     return [*chain, name]
 
 
-def _fold(node: Any, value: np.ndarray, chain: list[Any], by_name: Any) -> Any:
-    """New nodes for the old; None where the values would not keep."""
+def _fold(
+    node: tf.compat.v1.NodeDef,
+    value: np.ndarray,
+    chain: list[tf.compat.v1.NodeDef],
+    by_name: Mapping[str, tf.compat.v1.NodeDef],
+) -> list[tf.compat.v1.NodeDef] | None:
+    """The nodes that replace `node` and `chain`; None where they cannot.
+
+    Args:
+      node: A multiplication or an addition.
+      value: Its constant, float64, by channel or one number.
+      chain: ``[product]`` or ``[bias, product]`` before it.
+      by_name: All nodes.
+    """
     product, bias = chain[-1], chain[0] if len(chain) == 2 else None
     weights = _value(by_name[graphdef.split(product.input[1])[0]])
     if weights.dtype != np.float32:
         return None
+    # Weights of a depthwise convolution are [height, width, channel, multiplier].
     depthwise = product.op == "DepthwiseConv2dNative"
-    channels = int(np.prod(weights.shape[-2:])) if depthwise else weights.shape[-1]
+    by_channel = weights.shape[-2:] if depthwise else weights.shape[-1:]
+    channels = int(np.prod(by_channel))
     if value.size not in (1, channels):
         return None
-    by_channel = np.broadcast_to(value, (channels,))
+    # A constant with more axes than the product gives the result these axes too.
+    if value.ndim > (2 if product.op == "MatMul" else 4):
+        return None
+    operand = np.broadcast_to(value.reshape(-1), (channels,))
     old_bias = (
         _value(by_name[graphdef.split(bias.input[1])[0]]) if bias is not None else None
     )
-    last = tf.compat.v1.NodeDef()
-    if node.op == "Mul":
-        shape = weights.shape[-2:] if depthwise else (channels,)
-        scaled = _rounded(weights * by_channel.reshape(shape))
-        if scaled is None:
-            return None
-        copy = tf.compat.v1.NodeDef()
-        copy.CopyFrom(product)
-        copy.input[1] = f"{node.name}/weights"
-        result = [copy, graphdef.constant(copy.input[1], scaled)]
-        if bias is None:
-            copy.name = node.name
-            return result
-        new_bias = _rounded(old_bias * by_channel)
-        last.CopyFrom(bias)
-    elif bias is None:
-        if node.op == "BiasAdd":
+    if node.op != "Mul":
+        if bias is None and node.op == "BiasAdd":
             return None  # It is where it belongs.
-        result, new_bias = [], _rounded(by_channel)
+        return _with_bias(
+            node, product, bias, operand if old_bias is None else old_bias + operand
+        )
+    scaled = _rounded(weights * operand.reshape(by_channel))
+    if scaled is None:
+        return None
+    copy = tf.compat.v1.NodeDef()
+    copy.CopyFrom(product)
+    copy.input[1] = f"{node.name}/weights"
+    result = [copy, graphdef.constant(copy.input[1], scaled)]
+    if old_bias is None:
+        copy.name = node.name
+        return result
+    added = _with_bias(node, product, bias, old_bias * operand)
+    return None if added is None else [*result, *added]
+
+
+def _with_bias(
+    node: tf.compat.v1.NodeDef,
+    product: tf.compat.v1.NodeDef,
+    bias: tf.compat.v1.NodeDef | None,
+    values: np.ndarray,
+) -> list[tf.compat.v1.NodeDef] | None:
+    """A BiasAdd under the name of `node`, and its constant; None out of range."""
+    rounded = _rounded(values)
+    if rounded is None:
+        return None
+    last = tf.compat.v1.NodeDef()
+    if bias is not None:
+        last.CopyFrom(bias)
+    else:
         last.op = "BiasAdd"
         last.attr["T"].type = tf.float32.as_datatype_enum
         last.attr["data_format"].s = b"NHWC"
         last.input.append(product.name)
-    else:
-        result, new_bias = [], _rounded(old_bias + by_channel)
-        last.CopyFrom(bias)
-    if new_bias is None:
-        return None
     last.name = node.name
     del last.input[1:]
     last.input.append(f"{node.name}/bias")
-    return [*result, last, graphdef.constant(f"{node.name}/bias", new_bias)]
+    return [last, graphdef.constant(f"{node.name}/bias", rounded)]
 
 
 def _rounded(value: np.ndarray) -> np.ndarray | None:
-    """As float32; None where that overflows or loses digits to underflow."""
+    """The values as float32; None where one overflows or loses digits by underflow."""
     with np.errstate(over="ignore", under="ignore"):
         result = value.astype(np.float32)
     small = (np.abs(result) < np.finfo(np.float32).tiny) & (value != 0)
     return None if small.any() or not np.isfinite(result).all() else result
 
 
-def _plain_normalizations(graph: Any) -> Any:
-    """Inference-time FusedBatchNorm as a multiplication and an addition."""
+def _plain_normalizations(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Replaces FusedBatchNorm in inference by a multiplication and an addition."""
     by_name = graphdef.nodes(graph)
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph.versions)
+    result = graphdef.like(graph)
     for node in graph.node:
         inputs = [by_name[graphdef.split(r)[0]] for r in node.input]
         plain = (
-            node.op in _NORMALIZATIONS
+            node.op in _BATCH_NORM_OPS
             and not graphdef.attribute(node, "is_training").b
             and graphdef.attribute(node, "data_format").s in (b"", b"NHWC")
             and all(i.op == "Const" for i in inputs[1:])
@@ -265,6 +312,8 @@ def _plain_normalizations(graph: Any) -> Any:
         if not plain:
             result.node.add().CopyFrom(node)
             continue
+        # In float64, and rounded once: the difference to what the fused operation
+        # computes is then its own rounding.
         scale, offset, mean, variance = (
             _value(i).astype(np.float64) for i in inputs[1:]
         )
@@ -282,9 +331,10 @@ def _plain_normalizations(graph: Any) -> Any:
     return result
 
 
-def _evaluate(graph: Any, names: list[str]) -> list[np.ndarray]:
+def _evaluate(graph: tf.compat.v1.GraphDef, names: list[str]) -> list[np.ndarray]:
+    """Values of the nodes, computed by TensorFlow."""
     part = graphdef.reachable(graph, names)
-    # On the CPU whatever there is: an accelerator may round differently.
+    # On the CPU, where the graph is verified: an accelerator may round differently.
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(part, name="")
@@ -292,9 +342,10 @@ def _evaluate(graph: Any, names: list[str]) -> list[np.ndarray]:
             return session.run([f"{name}:0" for name in names])
 
 
-def _inputs_first(by_name: Any) -> list[str]:
+def _inputs_first(by_name: Mapping[str, tf.compat.v1.NodeDef]) -> list[str]:
     """Names in an order in which every node comes after its inputs."""
-    order: dict[str, None] = {}
+    order: dict[str, None] = {}  # A set that keeps its order.
+    # With a stack: networks are deeper than Python's recursion limit.
     stack = [(name, False) for name in by_name]
     while stack:
         name, seen = stack.pop()
@@ -307,9 +358,9 @@ def _inputs_first(by_name: Any) -> list[str]:
     return list(order)
 
 
-def _placeholders(graph: Any) -> list[str]:
+def _placeholders(graph: tf.compat.v1.GraphDef) -> list[str]:
     return [node.name for node in graph.node if node.op == "Placeholder"]
 
 
-def _value(node: Any) -> np.ndarray:
+def _value(node: tf.compat.v1.NodeDef) -> np.ndarray:
     return tf.make_ndarray(node.attr["value"].tensor)

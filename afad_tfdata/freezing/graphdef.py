@@ -1,13 +1,14 @@
 """GraphDefs: cleaned, renamed, and checked against what TensorFlow 1.15 knows.
 
-Only protocol buffers go in and out, through public names of TensorFlow::
+Each function takes a protocol buffer and returns a new one; only public names of
+TensorFlow are used::
 
     graph = graphdef.without_identities(graph, keep=fetches)
     graph = graphdef.renamed(graph, {fetches[0]: "age_output/BiasAdd"})
     graph = graphdef.for_tf1(graph, layers=["conv", "age_output"])
 
-`function_graph` makes one from a traced function; `folding` holds the passes that
-compute.
+`variables_to_constants` creates a GraphDef from a traced function; the passes that
+compute values are in `constant_folding`.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import tf
 
-_TABLE = pathlib.Path(__file__).parent / "tf1_ops.json"
-# Operations that hand their inputs on as they are, in inference.
-_PASSING = frozenset(
+_TF1_OPS_PATH = pathlib.Path(__file__).parent / "tf1_ops.json"
+# Operations that return their inputs unchanged, in inference.
+_PASS_THROUGH_OPS = frozenset(
     ("Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot")
 )
-# Operation names as TensorFlow takes them (core/framework/node_def_util.cc).
-_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
-_MAX_BYTES = 2**31 - 1  # of any protocol buffer
+# Names of nodes that TensorFlow accepts (core/framework/node_def_util.cc).
+_NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+_MAX_PROTO_BYTES = 2**31 - 1  # sizes in a protocol buffer are signed 32-bit numbers
 
-# Operations on files, and into Python.
-_EFFECTS = frozenset(
+# Operations that read or write files, or call Python.  A graph of a face network needs
+# none of them, and a graph may come from anybody.
+_SIDE_EFFECT_OPS = frozenset(
     (
         *("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReader"),
         *("Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"),
@@ -44,8 +46,11 @@ _EFFECTS = frozenset(
 )
 
 
-def without_control(graph: Any) -> Any:
-    """The graph without control edges, which order nothing where nothing changes."""
+def without_control(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """The graph without control edges.
+
+    They order changes of state, and a graph of constants changes none.
+    """
     result = like(graph)
     for node in graph.node:
         kept = result.node.add()
@@ -55,17 +60,19 @@ def without_control(graph: Any) -> Any:
     return result
 
 
-def without_identities(graph: Any, keep: Collection[str]) -> Any:
-    """The graph without operations that only pass values on.
+def without_identities(
+    graph: tf.compat.v1.GraphDef, keep: Collection[str]
+) -> tf.compat.v1.GraphDef:
+    """The graph without operations that return their input unchanged.
 
     Args:
       graph: GraphDef without control edges.
-      keep: Names of nodes that stay whatever they are.
+      keep: Names of nodes that stay in any case.
     """
     passed: dict[str, str] = {}
     for node in graph.node:
         same = node.op == "Cast" and node.attr["SrcT"].type == node.attr["DstT"].type
-        if node.name not in keep and (node.op in _PASSING or same):
+        if node.name not in keep and (node.op in _PASS_THROUGH_OPS or same):
             for i, reference in enumerate(node.input):
                 passed[join(node.name, i)] = canonical(reference)
     result = like(graph)
@@ -77,11 +84,14 @@ def without_identities(graph: Any, keep: Collection[str]) -> Any:
     return reachable(result, keep)
 
 
-def renamed(graph: Any, names: Mapping[str, str]) -> Any:
-    """The graph with nodes renamed; whoever has a new name already gets another.
+def renamed(
+    graph: tf.compat.v1.GraphDef, names: Mapping[str, str]
+) -> tf.compat.v1.GraphDef:
+    """The graph with nodes renamed; a node that already has a new name gets a suffix.
 
-    An identity that is renamed gives way to the operation before it, where that is
-    nobody else's result: a layer's own BiasAdd then carries the wanted name.
+    A renamed identity is dropped, and the operation before it gets the name, unless
+    that operation is another one's result too: a layer's own BiasAdd is then called
+    ``age_output/BiasAdd``.
 
     Args:
       graph: GraphDef without control edges.
@@ -94,6 +104,8 @@ def renamed(graph: Any, names: Mapping[str, str]) -> Any:
         node, source = by_name[old], old
         if node.op == "Identity":
             before, index = split(node.input[0])
+            # One node cannot have two names: where two results are one tensor, the
+            # second keeps its identity.
             free = before not in names and before not in moves
             if (
                 free
@@ -124,45 +136,52 @@ def renamed(graph: Any, names: Mapping[str, str]) -> Any:
     return result
 
 
-def for_tf1(graph: Any, *, layers: Iterable[str] = ()) -> Any:
-    """The graph as TensorFlow 1.15 takes it.
+def for_tf1(
+    graph: tf.compat.v1.GraphDef, *, layers: Iterable[str] = ()
+) -> tf.compat.v1.GraphDef:
+    """The graph in a form that TensorFlow 1.15 loads.
 
-    1.15 refuses attributes that it does not know even at their defaults; those are
-    taken off, and so are devices and everything private.
+    1.15 refuses attributes that it does not know even where they have their default
+    value.  These are removed, and so are devices and private attributes.
 
     Args:
       graph: GraphDef without functions.
       layers: Names of the model's layers, to say where an operation comes from.
 
     Raises:
-      UsageError: An operation, attribute or value that 1.15 does not know.
+      UsageError: 1.15 does not know an operation, an attribute or its value.
     """
     table, known = tf1_table(), operations(graph)
     result = like(graph)
     for node in graph.node:
         kept = result.node.add()
         kept.CopyFrom(node)
-        kept.device = ""
+        kept.device = ""  # Another machine may not have this one's devices.
         allowed = table.get(node.op)
         if allowed is None:
             raise _not_in_tf1(node, layers, "operation")
         defaults = {attr.name: attr.default_value for attr in known[node.op].attr}
         for name, value in node.attr.items():
+            # Private: hints of this TensorFlow to itself (_output_shapes,
+            # _class, _XlaMustCompile), without effect on the values.
             if name.startswith("_"):
                 del kept.attr[name]
+            # Newer than 1.15 (MaxPool's explicit_paddings, MatMul's grad_a and grad_b):
+            # at its default value, the operation does what it did in 1.15.
             elif name not in allowed:
                 if defaults.get(name) != value:
                     raise _not_in_tf1(
                         node, layers, f"attribute {name} of the operation"
                     )
                 del kept.attr[name]
+            # Known, but with a type or word that came later (padding EXPLICIT).
             elif not _allows(allowed[name], value):
                 raise _not_in_tf1(node, layers, f"value of {name} of the operation")
     return result
 
 
-def without_private(graph: Any) -> Any:
-    """The graph without devices and private attributes; the rest stays as it is."""
+def without_private(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """The graph without devices and private attributes; all else stays as it is."""
     result = like(graph)
     for node in graph.node:
         kept = result.node.add()
@@ -173,30 +192,31 @@ def without_private(graph: Any) -> Any:
     return result
 
 
-def serialized(graph: Any) -> bytes:
-    """The file's content, the same for the same graph.
+def serialized(graph: tf.compat.v1.GraphDef) -> bytes:
+    """The content of a ``.pb`` file, the same for the same graph.
 
     Raises:
-      UsageError: It is larger than a protocol buffer can be.
+      UsageError: The graph is larger than a protocol buffer can be.
     """
-    if graph.ByteSize() > _MAX_BYTES:
+    if graph.ByteSize() > _MAX_PROTO_BYTES:
         raise errors.UsageError(
             f"the graph has {graph.ByteSize():,} bytes, and a .pb file cannot hold more"
-            f" than {_MAX_BYTES:,}: freeze a smaller backbone"
+            f" than {_MAX_PROTO_BYTES:,}: freeze a smaller backbone"
         )
+    # Attributes are a map, whose order otherwise differs from process to process.
     return graph.SerializeToString(deterministic=True)
 
 
 def check_name(name: str, flag: str) -> None:
-    """Raises `UsageError` for what is no name of an operation."""
-    if not _NAME.fullmatch(name):
+    """Raises `UsageError` for a text that cannot be the name of a node."""
+    if not _NODE_NAME.fullmatch(name):
         raise errors.UsageError(
             f"{flag} takes names of graph nodes, such as age_output/BiasAdd, without"
             f" :0; got {name!r}"
         )
 
 
-def nodes(graph: Any) -> dict[str, Any]:
+def nodes(graph: tf.compat.v1.GraphDef) -> dict[str, tf.compat.v1.NodeDef]:
     """Nodes by name, in the graph's order."""
     return {node.name: node for node in graph.node}
 
@@ -207,8 +227,10 @@ def split(reference: str) -> tuple[str, int]:
     return name, int(index or 0)
 
 
-def reachable(graph: Any, wanted: Iterable[str]) -> Any:
-    """The part of the graph that the wanted nodes need, in its order."""
+def reachable(
+    graph: tf.compat.v1.GraphDef, wanted: Iterable[str]
+) -> tf.compat.v1.GraphDef:
+    """The part of the graph that the wanted nodes need, in the graph's order."""
     by_name = nodes(graph)
     found: set[str] = set()
     stack = list(wanted)
@@ -222,7 +244,7 @@ def reachable(graph: Any, wanted: Iterable[str]) -> Any:
     return result
 
 
-def constant(name: str, value: np.ndarray) -> Any:
+def constant(name: str, value: np.ndarray) -> tf.compat.v1.NodeDef:
     """A Const node."""
     node = tf.compat.v1.NodeDef(name=name, op="Const")
     node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
@@ -230,38 +252,38 @@ def constant(name: str, value: np.ndarray) -> Any:
     return node
 
 
-def attribute(node: Any, name: str) -> Any:
-    """An attribute, empty where the node has none.
+def attribute(node: tf.compat.v1.NodeDef, name: str) -> tf.compat.v1.AttrValue:
+    """An attribute; an empty one where the node does not have it.
 
-    Looking it up in the protocol buffer's own map would put an empty one there.
+    ``node.attr[name]`` alone would add an empty attribute to the node.
     """
     return node.attr[name] if name in node.attr else tf.compat.v1.AttrValue()
 
 
-def operations(graph: Any) -> dict[str, Any]:
-    """Definitions (OpDef) of the operations that a graph and its functions use."""
+def operations(graph: tf.compat.v1.GraphDef) -> dict[str, Any]:
+    """Definitions (``OpDef``) of the operations that a graph and its functions use."""
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(graph, name="")
-        # What a graph uses is written down when it is exported; the registry itself
-        # has no public name.
+        # An exported graph lists the definitions that it uses; TensorFlow's registry
+        # of all of them has no public name.
         meta = tf.compat.v1.train.export_meta_graph(graph=imported)
     return {op.name: op for op in meta.meta_info_def.stripped_op_list.op}
 
 
 @functools.cache
 def tf1_table() -> dict[str, dict[str, list[Any] | None]]:
-    """Operations of 1.15: attributes, each with the values allowed or None.
+    """Attributes by operation of 1.15, each with its allowed values, or None for any.
 
-    ``tests/robustness/dump_tf1_ops.py`` made it from the runtime of 1.15.5.
+    ``tests/robustness/dump_tf1_ops.py`` wrote the file from the runtime of 1.15.5.
     """
-    return json.loads(_TABLE.read_text())
+    return json.loads(_TF1_OPS_PATH.read_text())
 
 
 def layer_of(node_name: str, layers: Iterable[str]) -> str:
-    """The innermost layer among a node's scopes; empty where there is none."""
+    """The innermost layer among the scopes in a node's name; empty for none."""
     names = set(layers)
     for part in reversed(node_name.split("/")):
-        # A scope that is entered a second time gets a number behind its name.
+        # A scope that is entered a second time gets a number after its name.
         for name in (part, re.sub(r"_\d+$", "", part)):
             if name in names:
                 return name
@@ -281,7 +303,9 @@ def _allows(allowed: Sequence[Any] | None, value: Any) -> bool:
     return True
 
 
-def _not_in_tf1(node: Any, layers: Iterable[str], what: str) -> errors.UsageError:
+def _not_in_tf1(
+    node: tf.compat.v1.NodeDef, layers: Iterable[str], what: str
+) -> errors.UsageError:
     layer = layer_of(node.name, layers)
     where = f"layer {layer!r}" if layer else f"node {node.name!r}"
     return errors.UsageError(
@@ -290,8 +314,12 @@ def _not_in_tf1(node: Any, layers: Iterable[str], what: str) -> errors.UsageErro
     )
 
 
-def like(graph: Any) -> Any:
-    """An empty graph of the same version."""
+def like(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """An empty graph with the same versions.
+
+    The producer version decides how a runtime reads attributes.  A graph without one
+    counts as older than all of them, and TensorFlow applies old rules to it.
+    """
     result = tf.compat.v1.GraphDef()
     result.versions.CopyFrom(graph.versions)
     return result
@@ -308,25 +336,25 @@ def join(name: str, index: int) -> str:
 
 
 def follow(reference: str, passed: Mapping[str, str]) -> str:
-    """Where a reference leads through references that stand for others."""
+    """The end of a chain of references that stand for others."""
     while reference in passed:
         reference = passed[reference]
     return reference
 
 
-def refuse_effects(graph: Any, path: str) -> None:
-    """Refuses a graph that does more than compute: it came from somebody else.
+def refuse_effects(graph: tf.compat.v1.GraphDef, path: str) -> None:
+    """Refuses a graph that does more than compute: it may come from anybody.
 
     Args:
       graph: GraphDef with its functions.
-      path: Where it came from, for the message.
+      path: The graph's file, for the message.
 
     Raises:
       UsageError: An operation reads or writes files, or runs Python.
     """
     nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
     for node in nodes:
-        if node.op in _EFFECTS:
+        if node.op in _SIDE_EFFECT_OPS:
             raise errors.UsageError(
                 f"{path} has the operation {node.name} of type {node.op}, which reaches"
                 " outside of the graph: it is not loaded"

@@ -1,7 +1,7 @@
 """Where a model to be frozen comes from: a file, a checkpoint, a run, a SavedModel.
 
-Whatever it was, it becomes a `Source`: a float32 function from normalised images to
-outputs by label, and what is known about the model::
+Each of them becomes a `Source`: a float32 function from normalised images to outputs by
+label, and what is known about the model::
 
     source = model_source.open_source("runs/first/best.keras")
     source.call(images)          # {"age": [n, 1], "gender": [n, 1]}
@@ -16,6 +16,8 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy import keras, tf
@@ -34,20 +36,21 @@ class Source:
     Attributes:
       call: Maps float32 ``[n, size, size, 3]`` to float32 ``[n, 1]`` or ``[n]`` by
         label, in inference.
-      predict: The model's own way to predict a batch, to compare the speed with; None
-        where it has none.
-      labels: Of the outputs: ``age``, ``gender`` or both.
+      predict: The model's own function to predict a batch, to compare the speed with;
+        None for a SavedModel, which has none.
+      labels: The labels of its outputs: ``age``, ``gender`` or both, in this order.
       image_size: Side of the input in pixels.
-      name: What a graph of it may be called.
+      name: Default name of its graph.
       path: The file or directory that it came from; empty for an object.
-      layers: Names of its layers, nested ones too.
-      info: `saved.info`: the ``ModelConfig`` as plain values; empty if foreign.
-      run: ``config.json`` of the run that made it; empty if there is none.
-      owner: What must live as long as `call`.
+      layers: Names of its layers, nested ones too; empty for a SavedModel.
+      info: Its ``ModelConfig`` as plain values (`saved.info`); empty for a model that
+        another program built.
+      run: ``config.json`` of its run, with the key ``directory``; empty for none.
+      owner: The object that owns the variables and must live as long as `call`.
     """
 
-    call: Callable[[Any], dict[str, Any]]
-    predict: Callable[[Any], Any] | None
+    call: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+    predict: Callable[[np.ndarray], Any] | None
     labels: tuple[str, ...]
     image_size: int
     name: str
@@ -72,16 +75,17 @@ def open_source(
     Args:
       path: ``.keras``; ``.h5`` of Keras 3 or 2; ``step-*.ckpt`` in a run directory; a
         run directory; the directory of a SavedModel.
-      which: ``best`` or ``final``, of a run directory.
-      epoch: The checkpoint at the end of this epoch instead, of a run directory.
+      which: Which model of a run directory: ``best`` or ``final``.
+      epoch: In a run directory, the checkpoint after this epoch instead; 0 for none.
       outputs: Labels of the model's outputs in order, where their names do not tell.
-      image_size: Side of the input, where the model takes any.
-      unsafe_load: Run code that the file carries (Lambda layers).
+      image_size: Side of the input in pixels, for a model that takes any size.
+      unsafe_load: Run code that the file contains (Lambda layers).
 
     Raises:
-      UsageError: It is missing, of another kind, or not usable.
+      UsageError: The path does not exist, is not a model, or the model does not fit.
       DataError: A checkpoint or config is damaged.
     """
+    # A trailing slash would hide the directory's name.
     path = path.rstrip("/") or path
     if not files.exists(path):
         raise errors.UsageError(
@@ -99,7 +103,9 @@ def open_source(
             )
         path = _file_of_run(path, which, epoch)
     elif epoch:
-        raise errors.UsageError("--epoch goes with a run directory, not with a file")
+        raise errors.UsageError(
+            "--epoch can only be used with a run directory; this is a file"
+        )
     kind = os.path.splitext(path)[1].lower()
     run = _run_of(path)
     if kind == ".ckpt":
@@ -125,18 +131,19 @@ def from_model(
     """A source from a model object of Keras 3 or tf-keras.
 
     Args:
-      model: Functional or Sequential: one image input, one output or two.
+      model: Functional or Sequential: one image input, one or two outputs.
       outputs: As for `open_source`.
       image_size: As for `open_source`.
 
     Raises:
-      UsageError: Its input or outputs are not what a face model has.
+      UsageError: Its input or outputs are not those of a face model.
     """
     info: dict[str, Any] = {}
     if isinstance(model, keras.Model):
         from afad_tfdata.models import saved
 
         info = saved.info(model)
+        # A model in half precision is built again: the frozen graph is float32.
         if keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
             model = saved.rebuild_float32(model)
     elif keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
@@ -149,16 +156,17 @@ def from_model(
             " input and outputs cannot be known"
         ) from error
     size = _size_of(shape, image_size or info.get("image_size", 0))
+    # A batch of one shows the names and shapes of the outputs.
     first = _by_name(model, model(tf.zeros([1, size, size, 3]), training=False))
     for name, value in first.items():
         if value.shape.num_elements() != 1:
             raise errors.UsageError(
                 f"the model's output {name} has shape {tuple(value.shape)} for one"
-                " image; one number is wanted"
+                " image; one number is expected"
             )
     labels = labels_of(list(first), outputs, info.get("task", ""))
 
-    def call(images: Any) -> dict[str, Any]:
+    def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         values = _by_name(model, model(images, training=False)).values()
         return {
             label: tf.cast(value, tf.float32)
@@ -180,10 +188,15 @@ def from_model(
 
 
 def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str]:
-    """Which output is what: by the flag, by the names, or by the task.
+    """Which label each output of a model has: by the flag, the names, or the task.
+
+    Args:
+      names: Names of the model's outputs, in order.
+      given: The flag ``--outputs``; empty to go by the names.
+      task: The task that the model was built for; empty where it is unknown.
 
     Raises:
-      UsageError: It cannot be told, or the flag does not fit.
+      UsageError: The labels cannot be told, or the flag does not fit.
     """
     if given:
         if len(given) != len(names) or len(set(given)) != len(given):
@@ -194,6 +207,7 @@ def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str
         return list(given)
     labels = []
     for name in names:
+        # Whole words only: "image" contains "age".
         words = re.split(r"[^a-z]+", name.lower())
         found = [label for label in _LABELS if label in words]
         labels.append(found[0] if len(found) == 1 else "")
@@ -209,7 +223,7 @@ def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str
 
 
 def _by_name(model: Any, value: Any) -> dict[str, Any]:
-    """What a model returned, by the names of its outputs."""
+    """A model's return value, by the names of its outputs."""
     if isinstance(value, Mapping):
         return dict(value)
     parts = list(value) if isinstance(value, list | tuple) else [value]
@@ -224,10 +238,11 @@ def _size_of(shape: Any, image_size: int) -> int:
         not isinstance(shape, tuple)
         or len(shape) != 4
         or shape[-1] != 3
-        or isinstance(shape[0], list | tuple)
+        or isinstance(shape[0], list | tuple)  # Several inputs: a tuple of shapes.
     ):
         raise errors.UsageError(
-            f"the model's input has shape {shape}; one of [n, size, size, 3] is wanted"
+            f"the model's input has shape {shape}; one of [n, size, size, 3] is"
+            " expected"
         )
     if shape[0] is not None:
         raise errors.UsageError(
@@ -236,8 +251,8 @@ def _size_of(shape: Any, image_size: int) -> int:
     sides = {side for side in shape[1:3] if side is not None} or {image_size}
     if len(sides) != 1 or 0 in sides:
         raise errors.UsageError(
-            f"the model's input has shape {shape}: a square of a known size is wanted"
-            " (--image_size names it where the model takes any)"
+            f"the model's input has shape {shape}: a square of a known size is"
+            " expected (--image_size gives it for a model that takes any size)"
         )
     (size,) = sides
     if image_size and size != image_size:
@@ -263,7 +278,7 @@ def _file_of_run(directory: str, which: str, epoch: int) -> str:
         if not os.path.exists(path):
             raise errors.UsageError(
                 f"{directory} holds no {name} yet; name one of its checkpoints with"
-                " --epoch, or let the training go on"
+                " --epoch, or let the training continue"
             )
         return path
     kept = os.path.join(directory, run_dir.CHECKPOINTS_NAME)
@@ -278,7 +293,8 @@ def _file_of_run(directory: str, which: str, epoch: int) -> str:
 
 
 def _run_of(path: str) -> dict[str, Any]:
-    """The config of the run that a file lies in, with its directory; or empty."""
+    """The config of the run that a file belongs to, with its directory; or empty."""
+    # A checkpoint is one folder deeper than best.keras.
     directory = os.path.dirname(os.path.abspath(path))
     for candidate in (directory, os.path.dirname(directory)):
         if os.path.exists(os.path.join(candidate, run_dir.CONFIG_NAME)):
@@ -287,7 +303,7 @@ def _run_of(path: str) -> dict[str, Any]:
             except errors.DataError:
                 if os.path.isdir(os.path.join(candidate, run_dir.CHECKPOINTS_NAME)):
                     raise
-                continue  # Another program's config.
+                continue  # config.json is a common name; this is another program's.
             return {**value, "directory": candidate}
     return {}
 
@@ -297,9 +313,9 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> Any:
 
     if not run.get("model"):
         raise errors.UsageError(
-            f"{path}: a checkpoint holds values only, and what network they belong to"
-            f" stands in {run_dir.CONFIG_NAME} of its run directory: that is not there,"
-            " or the run trained a model of your own"
+            f"{path}: a checkpoint contains only values; {run_dir.CONFIG_NAME} of its"
+            " run directory describes the network: that file does not exist, or the run"
+            " trained a model of your own"
         )
     stored = checkpoints.load(path)
     config = options.from_dict(
@@ -309,7 +325,7 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> Any:
     )
     if run["train"].get("ema_decay"):
         _log.warning(
-            "%s: its weights are taken, not their average, which %s holds",
+            "%s: freezing its weights, not their moving average, which is in %s",
             path,
             run_dir.BEST_NAME,
         )
@@ -330,25 +346,27 @@ def _saved_model(
             f"{path} cannot be loaded as a SavedModel: {errors.one_line(error)}"
         ) from error
     signatures = dict(module.signatures)
+    # Keras calls its own signature "serve".
     function = signatures.get("serving_default") or signatures.get("serve")
     if function is None:
         raise errors.UsageError(
             f"{path} has no signature serving_default; it has"
             f" {', '.join(signatures) or 'none'}"
         )
+    # TensorFlow has loaded the functions by now, but run none of them.
     graphdef.refuse_effects(function.graph.as_graph_def(), path)
     specs = function.structured_input_signature[1]
     if len(specs) != 1:
         raise errors.UsageError(
-            f"{path} takes {len(specs)} inputs ({', '.join(specs)}); one is wanted"
+            f"{path} takes {len(specs)} inputs ({', '.join(specs)}); one is expected"
         )
     ((feed, spec),) = specs.items()
     shape = None if spec.shape.rank is None else tuple(spec.shape.as_list())
-    names = sorted(function.structured_outputs)
+    names = sorted(function.structured_outputs)  # A dict without an order of its own.
     labels = labels_of(names, outputs, "")
     by_label = dict(zip(labels, names, strict=True))
 
-    def call(images: Any) -> dict[str, Any]:
+    def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         results = function(**{feed: images})
         return {k: tf.cast(results[n], tf.float32) for k, n in by_label.items()}
 

@@ -1,7 +1,7 @@
-"""Graphs that take images as they are: the frozen one with preprocessing before it.
+"""Graphs that take images as they are: preprocessing, then the frozen graph.
 
-Two forms, both for TensorFlow 1.15 too, both with ``root_input`` as the name of what
-the network then sees:
+There are two kinds of input.  Both work in TensorFlow 1.15 too, and in both
+``root_input`` is the name of what the network then sees:
 
 * ``bytes``: JPEG or PNG files, string ``[n]``, decoded one after the other;
 * ``pixels``: uint8 ``[n, height, width, 3]`` RGB in [0, 255], of any size.
@@ -9,51 +9,60 @@ the network then sees:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+import numpy as np
 
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.freezing import graphdef
 from afad_tfdata.images import preprocess
 
-FEEDS = {"bytes": "image_bytes", "pixels": "image_pixels"}
+
+@dataclasses.dataclass(frozen=True)
+class ImageInput:
+    """One kind of input before preprocessing.
+
+    Attributes:
+      feed: Name of the placeholder.
+      placeholder: Creates the placeholder, given its name.
+      resize: Maps the placeholder to uint8 ``[n, size, size, 3]``, given the size.
+      description: Its entry in NAME.json, without the name.
+    """
+
+    feed: str
+    placeholder: Callable[[str], tf.Tensor]
+    resize: Callable[[tf.Tensor, int], tf.Tensor]
+    description: dict[str, Any]
 
 
 def build(
-    graph: Any,
-    kind: str,
+    graph: tf.compat.v1.GraphDef,
+    image_input: ImageInput,
     *,
     feed: str,
     fetches: Collection[str],
     size: int,
     mean: Sequence[float],
-) -> Any:
+) -> tf.compat.v1.GraphDef:
     """A frozen graph with decoding, resizing and normalisation before it.
 
     Args:
-      graph: GraphDef.
-      kind: ``bytes`` or ``pixels``.
-      feed: Name of its placeholder.
+      graph: The frozen graph.
+      image_input: One of `INPUTS`.
+      feed: Name of the frozen graph's placeholder.
       fetches: Names of its outputs, which they keep.
-      size: Side of the network's input.
-      mean: By channel, in [0, 255].
+      size: Side of the network's input in pixels.
+      mean: Channel means R, G, B in [0, 255].
     """
-    # Loops of the old kind: those of the new kind are functions in a library.
+    # Loops of TensorFlow 2 are functions in a library, which a graph of constants does
+    # not have.  The switch is global; "enabled" is TensorFlow 2's default.
     tf.compat.v1.disable_control_flow_v2()
     try:
         with tf.Graph().as_default() as whole:
-            if kind == "bytes":
-                given = tf.compat.v1.placeholder(tf.string, [None], FEEDS[kind])
-                pixels = tf.map_fn(
-                    lambda encoded: preprocess.decode_and_resize(encoded, size),
-                    given,
-                    fn_output_signature=tf.uint8,
-                )
-                pixels = tf.ensure_shape(pixels, [None, size, size, 3])
-            else:
-                shape = [None, None, None, 3]
-                given = tf.compat.v1.placeholder(tf.uint8, shape, FEEDS[kind])
-                pixels = preprocess.resize(given, size)
+            given = image_input.placeholder(image_input.feed)
+            pixels = image_input.resize(given, size)
             inputs = tf.identity(preprocess.normalize(pixels, mean), name=feed)
             tf.import_graph_def(graph, {f"{feed}:0": inputs}, name="")
             result = whole.as_graph_def()
@@ -62,30 +71,51 @@ def build(
     return graphdef.reachable(result, fetches)
 
 
-def reference(encoded: bytes, size: int, mean: Sequence[float]) -> Any:
-    """What the network sees of a file: float32 ``[size, size, 3]``."""
+def reference(encoded: bytes, size: int, mean: Sequence[float]) -> np.ndarray:
+    """What the network sees of an image file: float32 ``[size, size, 3]``."""
     pixels = preprocess.decode_and_resize(tf.constant(encoded), size)
     return preprocess.normalize(pixels, mean).numpy()
 
 
-def description(kind: str) -> dict[str, Any]:
-    """What a graph of that kind is fed; empty where that is normalised input."""
-    if kind == "bytes":
-        feed: dict[str, Any] = {
-            "name": FEEDS[kind],
+def _bytes_placeholder(name: str) -> tf.Tensor:
+    return tf.compat.v1.placeholder(tf.string, [None], name)
+
+
+def _pixels_of_files(encoded: tf.Tensor, size: int) -> tf.Tensor:
+    pixels = tf.map_fn(
+        lambda one: preprocess.decode_and_resize(one, size),
+        encoded,
+        fn_output_signature=tf.uint8,
+    )
+    # The loop does not know the shape, and layers need it.
+    return tf.ensure_shape(pixels, [None, size, size, 3])
+
+
+def _pixels_placeholder(name: str) -> tf.Tensor:
+    return tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3], name)
+
+
+INPUTS = {
+    "bytes": ImageInput(
+        feed="image_bytes",
+        placeholder=_bytes_placeholder,
+        resize=_pixels_of_files,
+        description={
             "dtype": "string",
             "shape": [None],
             "content": "JPEG or PNG files, each whole",
-        }
-    elif kind == "pixels":
-        feed = {
-            "name": FEEDS[kind],
+        },
+    ),
+    "pixels": ImageInput(
+        feed="image_pixels",
+        placeholder=_pixels_placeholder,
+        resize=preprocess.resize,
+        description={
             "dtype": "uint8",
             "shape": [None, None, None, 3],
             "layout": "NHWC",
             "channel_order": "RGB",
             "value_range": [0, 255],
-        }
-    else:
-        return {}
-    return {"feeds": [feed]}
+        },
+    ),
+}

@@ -1,7 +1,12 @@
-"""The graph of a traced function: its calls inlined, its variables made constant.
+"""The graph of a traced function: calls are inlined, variables become constants.
 
-traced = function_graph.from_function(concrete_function)
-traced.graph, traced.feeds, traced.fetches
+::
+
+    constant = variables_to_constants.from_function(concrete_function)
+    constant.graph, constant.feeds, constant.fetches
+
+TensorFlow has such a function too (``convert_variables_to_constants_v2``), but under no
+public name.
 """
 
 from __future__ import annotations
@@ -15,33 +20,37 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.freezing import graphdef
 
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_CALL_OPS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
-class Traced(NamedTuple):
-    """A function as a graph.
+class ConstantGraph(NamedTuple):
+    """A function as a graph without state.
 
     Attributes:
       graph: GraphDef without variables, functions and control edges.
       feeds: Names of its placeholders, in the order of the arguments.
-      fetches: Names of its outputs, in the order of the flat results; output 0 each.
+      fetches: Names of its outputs, in the order of the flat results; each result is
+        output 0 of its node.
     """
 
-    graph: Any
+    graph: tf.compat.v1.GraphDef
     feeds: list[str]
     fetches: list[str]
 
 
-def from_function(function: Any) -> Traced:
-    """The graph of a concrete function, its calls inlined and variables constant.
+def from_function(
+    function: tf.types.experimental.ConcreteFunction,
+) -> ConstantGraph:
+    """The graph of a concrete function, with calls inlined and variables constant.
 
     Args:
-      function: A ``tf.types.experimental.ConcreteFunction`` that changes nothing.
+      function: A function that changes no state.
 
     Raises:
-      UsageError: It holds what a graph of constants cannot express: loops and branches
-        as functions, tables, or operations on variables other than reading.
+      UsageError: A graph of constants cannot express the function: it has loops or
+        branches as functions, tables, or uses variables in another way than reading.
     """
+    # TensorFlow appends captured tensors (variables among them) to the arguments.
     captured = list(function.captured_inputs)
     count = len(function.inputs) - len(captured)
     feeds = [t.op.name for t in function.inputs[:count]]
@@ -52,7 +61,8 @@ def from_function(function: Any) -> Traced:
     graph = _constants(graph, dict(zip(holders, captured, strict=True)))
     fetches = []
     for i, tensor in enumerate(function.outputs):
-        # An identity of its own: two results may be one tensor, or output 1 of a node.
+        # Each result gets an identity: two results may be one tensor, or output 1 of a
+        # node, and neither can have a name of its own.
         name = _fresh(f"result_{i}", graph)
         node = graph.node.add(
             name=name, op="Identity", input=[renames[graphdef.canonical(tensor.name)]]
@@ -61,11 +71,13 @@ def from_function(function: Any) -> Traced:
         fetches.append(name)
     graph = graphdef.reachable(graphdef.without_control(graph), [*fetches, *feeds])
     _check_constant(graph, feeds)
-    return Traced(graph, feeds, fetches)
+    return ConstantGraph(graph, feeds, fetches)
 
 
-def _constants(graph: Any, captured: Mapping[str, Any]) -> Any:
-    """Puts values in the place of captured tensors and of reads of variables."""
+def _constants(
+    graph: tf.compat.v1.GraphDef, captured: Mapping[str, tf.Tensor]
+) -> tf.compat.v1.GraphDef:
+    """Replaces captured tensors and reads of variables by their values."""
     by_name = graphdef.nodes(graph)
 
     def source(reference: str) -> str:
@@ -74,6 +86,7 @@ def _constants(graph: Any, captured: Mapping[str, Any]) -> Any:
             name = graphdef.split(by_name[name].input[0])[0]
         return name
 
+    # By variable and dtype: a variable that is read several times is copied once.
     values: dict[tuple[str, int], np.ndarray] = {}
     result = graphdef.like(graph)
     for node in graph.node:
@@ -92,8 +105,8 @@ def _constants(graph: Any, captured: Mapping[str, Any]) -> Any:
     return result
 
 
-def _check_constant(graph: Any, feeds: Collection[str]) -> None:
-    """Refuses what still wants something from outside."""
+def _check_constant(graph: tf.compat.v1.GraphDef, feeds: Collection[str]) -> None:
+    """Refuses a graph that still needs a variable or a captured tensor."""
     outside = {
         node.name
         for node in graph.node
@@ -110,16 +123,17 @@ def _check_constant(graph: Any, feeds: Collection[str]) -> None:
             )
 
 
-def _inlined(graph: Any) -> Any:
+def _inlined(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     """The graph with every call replaced by the body of its function.
 
-    A result of a call stays known under the call's own name, through identities named
-    ``call:index`` that `_resolved_calls` then follows.
+    Readers of a call's results keep their references: identities named ``call:index``
+    stand for the results, until `_resolved_calls` removes them.
     """
     functions = {f.signature.name: f for f in graph.library.function}
     if not functions:
         return graph
     known = graphdef.operations(graph)
+    # A body may contain calls, which the next sweep replaces.
     while any(_callee(node, functions) for node in graph.node):
         result = graphdef.like(graph)
         for node in graph.node:
@@ -140,21 +154,34 @@ def _inlined(graph: Any) -> Any:
     return graph
 
 
-def _callee(node: Any, functions: Mapping[str, Any]) -> str:
-    if node.op in _CALLS:
+def _callee(node: tf.compat.v1.NodeDef, functions: Mapping[str, Any]) -> str:
+    """Name of the function that a node calls; empty for any other node."""
+    if node.op in _CALL_OPS:
         return node.attr["f"].func.name
     return node.op if node.op in functions else ""
 
 
 def _body(
-    call: Any, function: Any, known: Mapping[str, Any], functions: Mapping[str, Any]
-) -> list[Any]:
-    """Nodes of a function's body with the call's inputs in their places."""
+    call: tf.compat.v1.NodeDef,
+    function: Any,
+    known: Mapping[str, Any],
+    functions: Mapping[str, Any],
+) -> list[tf.compat.v1.NodeDef]:
+    """The nodes of a function's body, with the call's inputs as arguments.
+
+    Args:
+      call: The node that calls.
+      function: The called ``FunctionDef``.
+      known: Definitions of TensorFlow's operations by name.
+      functions: All functions of the graph by name.
+    """
     arguments = [r for r in call.input if not r.startswith("^")]
     references = {
         arg.name: graphdef.canonical(reference)
         for arg, reference in zip(function.signature.input_arg, arguments, strict=True)
     }
+    # In a body, references are "node:output argument:index"; in a graph, they are
+    # "node:position among all outputs".
     for node in function.node_def:
         definition = (
             functions[node.op].signature if node.op in functions else known[node.op]
@@ -175,7 +202,7 @@ def _body(
         result.append(copy)
     for i, arg in enumerate(function.signature.output_arg):
         value = references[function.ret[arg.name]]
-        # ":" is not allowed in a real name: nobody else can have this one.
+        # ":" is not allowed in names of nodes, so that no other node has this one.
         passing = tf.compat.v1.NodeDef(name=f"{call.name}:{i}", op="Identity")
         passing.input.append(value)
         passing.attr["T"].type = arg.type
@@ -183,7 +210,8 @@ def _body(
     return result
 
 
-def _length(arg: Any, node: Any) -> int:
+def _length(arg: Any, node: tf.compat.v1.NodeDef) -> int:
+    """How many tensors one output argument of an operation stands for."""
     if arg.number_attr:
         return node.attr[arg.number_attr].i
     if arg.type_list_attr:
@@ -192,9 +220,9 @@ def _length(arg: Any, node: Any) -> int:
 
 
 def _resolved_calls(
-    graph: Any, references: Mapping[str, str]
-) -> tuple[Any, dict[str, str]]:
-    """Lets everybody who refers to a result of a call refer to its origin."""
+    graph: tf.compat.v1.GraphDef, references: Mapping[str, str]
+) -> tuple[tf.compat.v1.GraphDef, dict[str, str]]:
+    """Lets readers of a call's results refer to the nodes that compute them."""
     passed = {
         graphdef.canonical(node.name): node.input[0]
         for node in graph.node
@@ -218,7 +246,8 @@ def _resolved_calls(
     return result, followed
 
 
-def _fresh(name: str, graph: Any) -> str:
+def _fresh(name: str, graph: tf.compat.v1.GraphDef) -> str:
+    """The name, with underscores added until no node has it."""
     taken = {node.name for node in graph.node}
     while name in taken:
         name += "_"

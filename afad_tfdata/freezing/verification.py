@@ -1,12 +1,12 @@
 """Verification: a written graph, loaded in a fresh process, against its model.
 
-The process that froze the model computes what must come out; a new one, which knows the
-file and nothing else, loads it, runs it and compares::
+The process that froze the model computes what the graph must return.  A new process,
+which knows only the file, loads and runs it; then the two results are compared::
 
     cases = [verification.Case("real images, batch of 7", images, {"age": ages})]
-    (report,) = verification.check(
-        [verification.Job("face.pb", "root_input", fetches, cases)])
-    report.failure(tolerance=1.0)    # None, or one sentence
+    candidate = verification.Candidate("face.pb", "root_input", fetches, cases)
+    (comparison,) = verification.check([candidate])
+    comparison.failure(tolerance=1.0)    # None, or one sentence
 """
 
 from __future__ import annotations
@@ -27,49 +27,71 @@ import numpy as np
 
 import afad_tfdata
 from afad_tfdata.common import errors
-from afad_tfdata.freezing import graph_runner
+from afad_tfdata.freezing import loaded_graph
 
-# A frozen graph equals its model to this, at equal batch size; ages relative to the
-# largest one.
+# Largest difference between a frozen graph and its model at equal batch size.  Sums of
+# float32 in another order differ by about 1e-7 of their size in each layer; a wrong
+# weight or a forgotten operation shows far above 1e-5.
 PROBABILITY_TOLERANCE = 1e-5
-AGE_TOLERANCE = 1e-5
-# Times the model's own rounding, on input that is no image (`Case.is_image`): the order
-# of sums, which differs by runtime, moves some inputs more than the few that are tried.
+AGE_TOLERANCE = 1e-5  # relative to the largest age, at least 1 year
+# On input that is not an image (`Case.is_image`), a graph may differ by this many times
+# the model's own rounding.  Runtimes add in different orders, and the few inputs that
+# are tried do not show the largest effect of that.
 ROUNDING_FACTOR = 4
-_REPEATS = 5
-# Outputs by case, and the median time of a run by case in milliseconds.
-_Outcome = tuple[list[dict[str, np.ndarray]], list[float]]
+# The median of five runs ignores two that were disturbed by other processes.
+_LATENCY_REPEATS = 5
+# Loading and running the largest networks takes minutes on one busy core; a process
+# that takes longer than this hangs.
 _TIMEOUT_SECS = 1800
+# Outputs by case, and the median time of a run by case in milliseconds.
+_RunResult = tuple[list[dict[str, np.ndarray]], list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One batch.
+    """One batch and the model's outputs for it.
 
     Attributes:
-      name: For the report: ``"real images, batch of 7"``.
-      inputs: What is fed: an array, or a list of byte strings.
-      expected: float32 arrays by label, out of the model.
-      is_image: False for random input, far from all that a model was trained on: its
-        float32 may determine the answer to fewer digits than the promise has.
+      name: What the batch is, for people: ``"real images, batch of 7"``.
+      inputs: What the graph is fed: an array, or a list of byte strings.
+      expected: The model's outputs by label, float32.
+      is_image: False for random input, far from everything that a model was trained
+        on: float32 may determine its output to fewer digits than the tolerance.
     """
 
     name: str
-    inputs: Any
+    inputs: np.ndarray | list[bytes]
     expected: Mapping[str, np.ndarray]
     is_image: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """What came out.
+class Candidate:
+    """A written graph that is to be verified.
 
     Attributes:
-      cases: By case name and label, the largest absolute difference; infinite where a
+      path: File or directory that `loaded_graph` can load.
+      feed: Name of the input.
+      fetches: Names of the outputs by label.
+      cases: What it is run on; at least one.
+    """
+
+    path: str
+    feed: str
+    fetches: Mapping[str, str]
+    cases: Sequence[Case]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far a graph's outputs are from its model's.
+
+    Attributes:
+      cases: The largest absolute difference by case name and label; infinite where a
         shape or dtype differs or a value is not finite.
       largest: Largest expected value by label, at least 1.
-      latency_ms: Median time of a run by case name.
-      random: Names of the cases that are no images.
+      latency_ms: Median time of a run by case name, in milliseconds.
+      random: Names of the cases that are not images.
     """
 
     cases: dict[str, dict[str, float]]
@@ -79,14 +101,14 @@ class Report:
 
     @property
     def max_difference(self) -> dict[str, float]:
-        """By label, over all cases."""
+        """The largest difference over all cases, by label."""
         return {
             label: max(by_label[label] for by_label in self.cases.values())
             for label in self.largest
         }
 
     def allowed(self, tolerance: float) -> dict[str, float]:
-        """The largest difference by label with which a graph passes."""
+        """The largest difference with which a graph passes, by label."""
         return {
             label: tolerance
             * (AGE_TOLERANCE * largest if label == "age" else PROBABILITY_TOLERANCE)
@@ -96,12 +118,12 @@ class Report:
     def failure(
         self, tolerance: float, rounding: Mapping[str, float] | None = None
     ) -> str | None:
-        """What is wrong, or None.
+        """The first difference that is too large, in one sentence, or None.
 
         Args:
-          tolerance: Scales what is allowed; 1 is the promise.
-          rounding: By label, how far the model is from itself on random input: there,
-            and nowhere else, `ROUNDING_FACTOR` times that is allowed too.
+          tolerance: Factor on what is allowed; 1 is the promise.
+          rounding: How far the model differs from itself on random input, by label.
+            On random input only, `ROUNDING_FACTOR` times that is allowed as well.
         """
         for name, by_label in self.cases.items():
             allowed = self.allowed(tolerance)
@@ -111,6 +133,7 @@ class Report:
                     for label, value in allowed.items()
                 }
             for label, difference in by_label.items():
+                # "not <=" and not ">": NaN must fail.
                 if not difference <= allowed[label]:
                     return (
                         f"{label} differs from the model's by {difference:.3g} on"
@@ -119,47 +142,56 @@ class Report:
         return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One written graph and what it must do.
-
-    Attributes:
-      path: File or directory that `runner` can load.
-      feed: Name of the input.
-      fetches: Names of the outputs by label.
-      cases: At least one.
-    """
-
-    path: str
-    feed: str
-    fetches: Mapping[str, str]
-    cases: Sequence[Case]
-
-
-def check(jobs: Sequence[Job], *, fresh: bool = True) -> list[Report]:
-    """Runs written graphs on cases and compares.
+def check(candidates: Sequence[Candidate]) -> list[Comparison]:
+    """Runs written graphs in one fresh process and compares their outputs.
 
     Args:
-      jobs: The graphs.
-      fresh: In a new process; False stays in this one.
+      candidates: The graphs.
+
+    Returns:
+      One comparison for each candidate, in order.
 
     Raises:
-      DataError: The new process could not load or run a graph.
+      DataError: The fresh process could not load or run a graph.
     """
-    if fresh:
-        found = _run_fresh(jobs)
-    else:
-        found = [
-            _run(j.path, j.feed, j.fetches, [c.inputs for c in j.cases]) for j in jobs
-        ]
     return [
-        _compare(job, outputs, latency)
-        for job, (outputs, latency) in zip(jobs, found, strict=True)
+        compare(candidate, outputs, latency)
+        for candidate, (outputs, latency) in zip(
+            candidates, _run_fresh(candidates), strict=True
+        )
     ]
 
 
-def median_ms(call: Callable[[], Any], repeats: int = _REPEATS) -> float:
-    """Median time of a call in milliseconds, after one that does not count."""
+def compare(
+    candidate: Candidate,
+    outputs: Sequence[Mapping[str, np.ndarray]],
+    latency: Sequence[float],
+) -> Comparison:
+    """Compares a graph's outputs with the expected ones.
+
+    Args:
+      candidate: The graph and its cases.
+      outputs: What it returned for each case, by label.
+      latency: Milliseconds of each case.
+    """
+    differences: dict[str, dict[str, float]] = {}
+    # Ages below 1 year would make the relative tolerance meaningless.
+    largest = dict.fromkeys(candidate.fetches, 1.0)
+    for case, output in zip(candidate.cases, outputs, strict=True):
+        differences[case.name] = {
+            label: _difference(output[label], case.expected[label])
+            for label in candidate.fetches
+        }
+        for label in candidate.fetches:
+            reached = float(np.max(np.abs(case.expected[label]), initial=0.0))
+            largest[label] = max(largest[label], reached)
+    times = {case.name: ms for case, ms in zip(candidate.cases, latency, strict=True)}
+    random = tuple(case.name for case in candidate.cases if not case.is_image)
+    return Comparison(differences, largest, times, random)
+
+
+def median_ms(call: Callable[[], Any], repeats: int = _LATENCY_REPEATS) -> float:
+    """Median time of a call in milliseconds, after one call that is not timed."""
     call()
     times = []
     for _ in range(repeats):
@@ -169,85 +201,72 @@ def median_ms(call: Callable[[], Any], repeats: int = _REPEATS) -> float:
     return 1000 * float(np.median(times))
 
 
-def _compare(
-    job: Job, outputs: Sequence[Mapping[str, np.ndarray]], latency: Sequence[float]
-) -> Report:
-    differences, largest = {}, dict.fromkeys(job.fetches, 1.0)
-    for case, output in zip(job.cases, outputs, strict=True):
-        differences[case.name] = {
-            label: _difference(output[label], case.expected[label])
-            for label in job.fetches
-        }
-        for label in job.fetches:
-            reached = float(np.max(np.abs(case.expected[label]), initial=0.0))
-            largest[label] = max(largest[label], reached)
-    times = {case.name: ms for case, ms in zip(job.cases, latency, strict=True)}
-    random = tuple(case.name for case in job.cases if not case.is_image)
-    return Report(differences, largest, times, random)
-
-
 def _difference(output: np.ndarray, expected: np.ndarray) -> float:
     if output.shape != expected.shape or output.dtype != expected.dtype:
         return float("inf")
+    # Two equal NaN are no agreement: a model that returns them is broken.
     if not (np.isfinite(output).all() and np.isfinite(expected).all()):
         return float("inf")
     return float(np.max(np.abs(output - expected), initial=0.0))
 
 
-def _run(
-    path: str, feed: str, fetches: Mapping[str, str], inputs: Sequence[Any]
-) -> _Outcome:
-    # On the CPU, as the model was: accelerators round products to fewer digits.
-    graph = graph_runner.Runner(path, feed, fetches, device="cpu")
-    outputs, latency = [], []
-    for value in inputs:
-        outputs.append(graph.run(value))
-        latency.append(median_ms(functools.partial(graph.run, value)))
-    return outputs, latency
-
-
-def _run_fresh(jobs: Sequence[Job]) -> list[_Outcome]:
+def _run_fresh(candidates: Sequence[Candidate]) -> list[_RunResult]:
+    """Runs the candidates in a process that has nothing of this one."""
     with tempfile.TemporaryDirectory(prefix="afad-verify-") as directory:
         root = pathlib.Path(directory)
-        texts = []
-        for i, job in enumerate(jobs):
-            arrays, kinds = {}, []
-            for j, case in enumerate(job.cases):
-                is_array = isinstance(case.inputs, np.ndarray)
-                kinds.append(0 if is_array else len(case.inputs))
-                if is_array:
-                    arrays[f"{j}"] = case.inputs
-                else:
-                    for k, text in enumerate(case.inputs):
-                        arrays[f"{j}/{k}"] = np.frombuffer(text, np.uint8)
-            np.savez(root / f"inputs-{i}.npz", **arrays)
-            texts.append(
-                {
-                    "path": os.path.abspath(job.path),
-                    "feed": job.feed,
-                    "fetches": dict(job.fetches),
-                    "strings": kinds,
-                }
-            )
-        (root / "jobs.json").write_text(json.dumps(texts))
+        _store_candidates(root, candidates)
         _start(directory)
         latency = json.loads((root / "latency.json").read_text())
-        found = []
-        for i, job in enumerate(jobs):
+        results = []
+        for i, candidate in enumerate(candidates):
+            # Without pickle: the files contain plain arrays only.
             with np.load(root / f"outputs-{i}.npz", allow_pickle=False) as stored:
                 outputs = [
-                    {label: stored[f"{j}/{label}"] for label in job.fetches}
-                    for j in range(len(job.cases))
+                    {label: stored[f"{j}/{label}"] for label in candidate.fetches}
+                    for j in range(len(candidate.cases))
                 ]
-            found.append((outputs, latency[i]))
-    return found
+            results.append((outputs, latency[i]))
+    return results
+
+
+def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> None:
+    """Writes what the fresh process needs: candidates.json and inputs-N.npz."""
+    descriptions = []
+    for i, candidate in enumerate(candidates):
+        arrays: dict[str, np.ndarray] = {}
+        strings = []  # How many byte strings each case has; 0 for an array.
+        for j, case in enumerate(candidate.cases):
+            if isinstance(case.inputs, np.ndarray):
+                strings.append(0)
+                arrays[f"{j}"] = case.inputs
+            else:
+                strings.append(len(case.inputs))
+                # As uint8: numpy's own byte strings lose zeros at their end.
+                for k, text in enumerate(case.inputs):
+                    arrays[f"{j}/{k}"] = np.frombuffer(text, np.uint8)
+        np.savez(root / f"inputs-{i}.npz", **arrays)
+        descriptions.append(
+            {
+                "path": os.path.abspath(candidate.path),
+                "feed": candidate.feed,
+                "fetches": dict(candidate.fetches),
+                "strings": strings,
+            }
+        )
+    (root / "candidates.json").write_text(json.dumps(descriptions))
 
 
 def _start(directory: str) -> None:
+    """Runs this module as a program and waits for its end."""
+    # Without GPUs, as the model ran: they round products to fewer digits, and their
+    # memory may be taken by this process.  Without TensorFlow's log: the last line of
+    # the standard error is then the program's own.
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
+    # The same package as here, also where it was not installed.
     root = str(pathlib.Path(afad_tfdata.__file__).resolve().parent.parent)
     paths = [root, *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
+    # From __spec__: a module that is moved still starts itself.
     command = [sys.executable, "-m", __spec__.name, directory]
     try:
         done = subprocess.run(
@@ -270,22 +289,36 @@ def _start(directory: str) -> None:
         )
 
 
+def _run(
+    path: str, feed: str, fetches: Mapping[str, str], inputs: Sequence[Any]
+) -> _RunResult:
+    # On the CPU, as the model ran: accelerators round products to fewer digits.
+    graph = loaded_graph.LoadedGraph(path, feed, fetches, device="cpu")
+    outputs, latency = [], []
+    for value in inputs:
+        outputs.append(graph.run(value))
+        latency.append(median_ms(functools.partial(graph.run, value)))
+    return outputs, latency
+
+
 def _main(directory: str) -> None:
-    """The fresh process: reads the jobs, runs the graphs, writes what came out."""
+    """The fresh process: reads the candidates, runs them, writes their outputs."""
     root = pathlib.Path(directory)
     times = []
-    for i, job in enumerate(json.loads((root / "jobs.json").read_text())):
+    for i, candidate in enumerate(json.loads((root / "candidates.json").read_text())):
         with np.load(root / f"inputs-{i}.npz", allow_pickle=False) as stored:
             inputs = [
                 [stored[f"{j}/{k}"].tobytes() for k in range(count)]
                 if count
                 else stored[f"{j}"]
-                for j, count in enumerate(job["strings"])
+                for j, count in enumerate(candidate["strings"])
             ]
         try:
-            outputs, latency = _run(job["path"], job["feed"], job["fetches"], inputs)
-        except (errors.AfadError, graph_runner.InputError) as error:
-            sys.exit(str(error))
+            outputs, latency = _run(
+                candidate["path"], candidate["feed"], candidate["fetches"], inputs
+            )
+        except (errors.AfadError, loaded_graph.InputError) as error:
+            sys.exit(str(error))  # One line on the standard error, and status 1.
         arrays = {f"{j}/{k}": v for j, o in enumerate(outputs) for k, v in o.items()}
         np.savez(root / f"outputs-{i}.npz", **arrays)
         times.append(latency)

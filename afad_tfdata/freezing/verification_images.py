@@ -1,31 +1,39 @@
-"""Images to verify a graph on: of the validation split, else drawn ones."""
+"""Images to verify a graph on, and what the model returns for them.
+
+The images come from the validation split of a data set; without one, faces are drawn::
+
+    images = verification_images.choose("records", size=150)
+    cases = verification_images.cases(source, images, mean)
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.freezing import model_source, verification
+from afad_tfdata.freezing import model_source, preprocessing_graph, verification
 from afad_tfdata.images import codec, drawn_faces, preprocess
 from afad_tfdata.storage import schema
 
-BATCHES = (1, 2, 7)
-_SEED = 20
+# One image, as most programs feed it; the smallest real batch; and an odd number, whose
+# remainder vectorised kernels handle apart.
+BATCH_SIZES = (1, 2, 7)
+_FACES_SEED = 20  # Any number; it decides which faces are drawn.
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Faces.
+    """Images of faces.
 
     Attributes:
-      origin: What they are, for reports: ``"real images"`` or ``"drawn faces"``.
+      origin: What they are, for people: ``"real images"`` or ``"drawn faces"``.
       pixels: uint8 ``[n, size, size, 3]`` RGB.
-      encoded: The first few as JPEG files, the last of them as PNG.
+      encoded: Image files, JPEG, the second one PNG.
     """
 
     origin: str
@@ -33,7 +41,7 @@ class Images:
     encoded: tuple[bytes, ...]
 
     def pixels_of_size(self, size: int, count: int) -> np.ndarray:
-        """The first few at another size: uint8 ``[count, size, size, 3]``."""
+        """The first `count` at another size: uint8 ``[count, size, size, 3]``."""
         return np.stack([codec.resize(p, size) for p in self.pixels[:count]])
 
 
@@ -45,86 +53,137 @@ def choose(records_dir: str, size: int) -> Images:
       size: Side in pixels.
 
     Returns:
-      As many as `cases` takes.
+      As many images as `cases` uses.
 
     Raises:
       UsageError: There is no such data set.
       DataError: A record is damaged.
     """
-    count = sum(BATCHES)
-    # Drawn faces come in the sizes of real ones, which the encoded form is to have.
-    drawn = [drawn_faces.draw(face, _SEED) for face in drawn_faces.faces(count, _SEED)]
+    count = sum(BATCH_SIZES)
+    # Drawn faces have sizes as in AFAD, and image files must have different sizes;
+    # pixels of a data set all have one.
+    drawn = [
+        drawn_faces.draw(face, _FACES_SEED)
+        for face in drawn_faces.faces(count, _FACES_SEED)
+    ]
     encode = drawn_faces.jpeg_encoder()
     encoded = [encode(face) for face in drawn]
+    # A PNG in every batch but the first: both decoders are verified.
     encoded[1] = tf.io.encode_png(drawn[1]).numpy()
     if records_dir:
-        pixels = _of_records(records_dir, size, count)
+        pixels = _pixels_of_records(records_dir, size, count)
         return Images("real images", pixels, tuple(encoded))
     pixels = np.stack([codec.resize(face, size) for face in drawn])
     return Images("drawn faces", pixels, tuple(encoded))
 
 
 def cases(
-    source: model_source.Source, faces: Images, mean: Sequence[float] | None
+    source: model_source.Source, images: Images, mean: Sequence[float] | None
 ) -> list[verification.Case]:
-    """Faces and random input, in batches of `BATCHES`.
+    """Normalised images, then random input, each in batches of `BATCH_SIZES`.
 
     Args:
-      source: The model, which says what must come out.
-      faces: From `choose`.
-      mean: Of the model's input; None takes the middle of the range.
+      source: The model, whose outputs are expected.
+      images: From `choose`.
+      mean: Channel means of the model's input; None takes the middle of the range.
     """
     size = source.image_size
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # The same input for every graph of a size.
     center = np.array(mean if mean is not None else [preprocess.DIVISOR] * 3)
-    found = []
+    result = []
     start = 0
-    for kind in (faces.origin, "random input"):
-        for batch in BATCHES:
+    for kind in (images.origin, "random input"):
+        is_image = kind == images.origin
+        for batch in BATCH_SIZES:
             pixels = rng.uniform(0, 255, (batch, size, size, 3))
-            if kind == faces.origin:
-                pixels = faces.pixels[start : start + batch]
+            if is_image:
+                pixels = images.pixels[start : start + batch]
                 start += batch
             value = ((pixels - center) / preprocess.DIVISOR).astype(np.float32)
             name = f"{kind}, batch of {batch}"
-            found.append(
-                verification.Case(
-                    name, value, expected(source, value), kind == faces.origin
-                )
-            )
-    return found
+            outputs = expected(source, value)
+            result.append(verification.Case(name, value, outputs, is_image))
+    return result
+
+
+def preprocessing_cases(
+    source: model_source.Source, images: Images, mean: Sequence[float], kind: str
+) -> list[verification.Case]:
+    """Images as a graph with preprocessing is fed them, in batches of `BATCH_SIZES`.
+
+    Args:
+      source: The model, whose outputs for the preprocessed images are expected.
+      images: From `choose`.
+      mean: Channel means of the model's input.
+      kind: A key of `preprocessing_graph.INPUTS`.
+    """
+    result = []
+    for batch in BATCH_SIZES:
+        value, seen = _PREPROCESSING_BATCHES[kind](
+            images, batch, source.image_size, mean
+        )
+        name = f"{kind}, batch of {batch}"
+        result.append(verification.Case(name, value, expected(source, seen)))
+    return result
 
 
 def expected(source: model_source.Source, value: np.ndarray) -> dict[str, np.ndarray]:
-    """What the model makes of a batch."""
+    """The model's outputs for a batch, by label."""
     return {k: v.numpy() for k, v in source.call(tf.constant(value)).items()}
 
 
 def own_difference(
     source: model_source.Source, cases: Sequence[verification.Case]
 ) -> dict[str, float]:
-    """How far the model is from itself by rounding alone, by label.
+    """How far the model differs from itself by rounding alone, by label.
 
-    Images one by one, and the batch in a traced function, beside the batch.
+    The outputs for each batch are compared with those for its images one by one, and
+    with those of a traced function: both compute the same sums in another order.
     """
     largest = dict.fromkeys(source.labels, 0.0)
+    # Reduced retracing: one trace serves all sizes of batches.
     traced = tf.function(source.call, autograph=False, reduce_retracing=True)
     for case in cases:
-        alone = [
-            expected(source, case.inputs[i : i + 1]) for i in range(len(case.inputs))
-        ]
-        whole = traced(tf.constant(case.inputs))
+        batch = np.asarray(case.inputs)
+        one_by_one = [expected(source, batch[i : i + 1]) for i in range(len(batch))]
+        whole = traced(tf.constant(batch))
         for label in largest:
-            there = np.concatenate([one[label] for one in alone])
-            for other in (there, whole[label].numpy()):
+            joined = np.concatenate([outputs[label] for outputs in one_by_one])
+            for other in (joined, whole[label].numpy()):
                 difference = float(np.max(np.abs(other - case.expected[label])))
                 largest[label] = max(largest[label], difference)
     return largest
 
 
-def _of_records(records_dir: str, size: int, count: int) -> np.ndarray:
+def _encoded_batch(
+    images: Images, count: int, size: int, mean: Sequence[float]
+) -> tuple[list[bytes], np.ndarray]:
+    """Image files, and what the network sees of them."""
+    encoded = list(images.encoded[:count])
+    seen = [preprocessing_graph.reference(one, size, mean) for one in encoded]
+    return encoded, np.array(seen)
+
+
+def _pixel_batch(
+    images: Images, count: int, size: int, mean: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of another size than the network's, and what the network sees of them."""
+    pixels = images.pixels_of_size(size * 4 // 3, count)
+    seen = preprocess.normalize(preprocess.resize(pixels, size), mean)
+    return pixels, np.array(seen)
+
+
+# By key of `preprocessing_graph.INPUTS`: what is fed, and what the network sees.
+_PREPROCESSING_BATCHES: dict[str, Callable[..., tuple[Any, np.ndarray]]] = {
+    "bytes": _encoded_batch,
+    "pixels": _pixel_batch,
+}
+
+
+def _pixels_of_records(records_dir: str, size: int, count: int) -> np.ndarray:
     manifest = schema.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]
+    # Images that the model was not trained on, where there are any.
     split = next((s for s in ("validation", "test") if s in filled), "train")
     config = input_fn.InputConfig(
         records_dir=records_dir, global_batch_size=count, image_size=size
@@ -133,6 +192,7 @@ def _of_records(records_dir: str, size: int, count: int) -> np.ndarray:
     # A damaged record is then one line that names it, not a traceback of TensorFlow's.
     with input_fn.readable_errors():
         features, _ = next(iter(input_fn.eval_input_fn(config, split=split)))
+    # The mask is False for the padding of a short split.
     found = features["image"].numpy()[features["mask"].numpy()]
-    # A split with fewer is shown again from its start.
+    # A split with fewer images is used again from its start.
     return found[np.arange(count) % len(found)]

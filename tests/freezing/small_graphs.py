@@ -1,12 +1,19 @@
-"""What the tests of freezing share: small networks, and a file without a process."""
+"""Small networks, and graphs that are written and compared within this process."""
 
 import numpy as np
 
-from afad_tfdata import freeze, models
+from afad_tfdata import models
 from afad_tfdata.common import files
 from afad_tfdata.common.lazy import keras
+from afad_tfdata.freezing import (
+    build_graph,
+    export_formats,
+    graphdef,
+    loaded_graph,
+    verification,
+    verification_images,
+)
 from afad_tfdata.freezing import config as freeze_config
-from afad_tfdata.freezing import graphdef, verification, verification_images
 
 SIZE = 32
 MEAN = (120.5, 110.25, 100.0)
@@ -14,7 +21,7 @@ NODES = freeze_config.DEFAULT_NODES
 
 
 def build(**changes):
-    """A small network of ours with statistics as after some training."""
+    """A small network of this package, with statistics as after some training."""
     keras.utils.set_random_seed(1)
     values = {"backbone": "small_cnn", "weights": "none", "image_size": SIZE}
     model = models.build_model(
@@ -24,7 +31,7 @@ def build(**changes):
 
 
 def shaken(model):
-    """Moves weights and statistics off their first values, and not far."""
+    """Moves weights and statistics a little away from their first values."""
     rng = np.random.default_rng(0)
     values = []
     for variable in model.weights:
@@ -33,7 +40,7 @@ def shaken(model):
             value = value * rng.uniform(0.8, 1.2, value.shape).astype(value.dtype)
             name = getattr(variable, "path", variable.name)
             if value.ndim == 1 and "variance" not in name:
-                # Biases, shifts and means, which begin at 0.
+                # Biases, shifts and means, which start at 0.
                 noise = rng.standard_normal(value.shape).astype(value.dtype)
                 value = value + np.asarray(0.1 * noise, value.dtype)
         values.append(value)
@@ -42,10 +49,11 @@ def shaken(model):
 
 
 def calibrate(model, inputs):
-    """Gives normalisations the statistics of a batch, as training does in time.
+    """Gives batch normalisations the statistics of a batch, as training does.
 
-    Random layers one upon another magnify rounding more than trained ones do: the last
-    ones are made smaller, so that outputs differ by image and yet are well determined.
+    A stack of random layers magnifies rounding more than trained layers do.  The last
+    layers are therefore scaled down: outputs then differ from image to image, and
+    float32 still determines them well.
     """
     normalizations = [
         layer
@@ -57,7 +65,8 @@ def calibrate(model, inputs):
     model(inputs, training=True)
     for variable in model.weights:
         if not normalizations and len(variable.shape) == 4:
-            variable.assign(variable * 2**0.5)  # Else signals fade: He against Glorot.
+            # From Glorot's scale to He's; signals fade otherwise.
+            variable.assign(variable * 2**0.5)
         if len(variable.shape) == 2 and variable.shape[-1] == 1:
             variable.assign(variable * 0.05)
 
@@ -68,24 +77,36 @@ def noise(batch, size=SIZE):
     return rng.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
 
 
+def frozen(source):
+    """A graph with what its formats need."""
+    fetches = {label: NODES[label] for label in source.labels}
+    graph = build_graph.build(source, fetches)
+    return export_formats.FrozenGraph(
+        graph, "root_input", fetches, source.image_size, MEAN
+    )
+
+
 def frozen_file(tmp_path, source, **changes):
-    """A graph written without a fresh process, and its nodes by label."""
+    """Writes a graph that is not verified; returns its path and its nodes by label."""
     nodes = {label: NODES[label] for label in source.labels}
-    graph = freeze.build_graph(source, nodes, **changes)
+    graph = build_graph.build(source, nodes, **changes)
     path = str(tmp_path / "graph.pb")
     files.write_atomic(path, graphdef.serialized(graph))
     return path, nodes
 
 
-def compared(path, source, nodes):
-    """Verification in this process."""
+def compared(path, source, fetches, feed="root_input"):
+    """A written graph against its model, without the fresh process of `check`."""
     faces = verification_images.choose("", source.image_size)
     cases = verification_images.cases(source, faces, MEAN)
-    job = verification.Job(path, "root_input", nodes, cases)
-    return verification.check([job], fresh=False)[0]
+    candidate = verification.Candidate(path, feed, fetches, cases)
+    graph = loaded_graph.LoadedGraph(path, feed, fetches, device="cpu")
+    outputs = [graph.run(case.inputs) for case in cases]
+    return verification.compare(candidate, outputs, [0.0] * len(cases))
 
 
 def dense(shape, units=1, batch=None):
+    """A model of one layer, with any input shape and number of outputs."""
     image = keras.Input(shape, batch_size=batch)
     x = keras.layers.GlobalAveragePooling2D()(image)
     return keras.Model(image, keras.layers.Dense(units, name="age_output")(x))

@@ -1,4 +1,4 @@
-"""Freezing: names, equality with the model, what stands beside, what is refused."""
+"""Freezing: names, equality with the model, the other files, what is refused."""
 
 import json
 import os
@@ -11,27 +11,28 @@ from afad_tfdata import freeze
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.freezing import (
-    exports,
+    build_graph,
+    export_formats,
     graph_description,
-    graph_runner,
     graphdef,
+    loaded_graph,
     model_source,
     verification,
     verification_images,
 )
 from afad_tfdata.models import age_heads
 from afad_tfdata.reading import record_index
-from tests.freezing import small_graphs as freezing
+from tests.freezing import small_graphs
 
 
 @pytest.fixture(scope="module")
 def model():
-    return freezing.build()
+    return small_graphs.build()
 
 
 @pytest.fixture(scope="module")
 def result(model, tmp_path_factory):
-    """One whole freezing, its processes and all."""
+    """What `freeze` writes, verified in a fresh process."""
     directory = tmp_path_factory.mktemp("frozen")
     config = freeze.FreezeConfig(
         output_dir=str(directory), output_name="face", with_preprocessing=True
@@ -41,18 +42,18 @@ def result(model, tmp_path_factory):
 
 @pytest.mark.latest
 def test_the_file_is_a_graph_of_constants_with_the_names(result):
-    graph = graph_runner.read_graph_def(result.path)
+    graph = loaded_graph.read_graph_def(result.path)
     by_name = graphdef.nodes(graph)
     assert not graph.library.function
     placeholders = [n for n in graph.node if n.op == "Placeholder"]
     assert [n.name for n in placeholders] == ["root_input"]
     shape = [d.size for d in placeholders[0].attr["shape"].shape.dim]
-    assert shape == [-1, freezing.SIZE, freezing.SIZE, 3]
+    assert shape == [-1, small_graphs.SIZE, small_graphs.SIZE, 3]
     assert by_name["age_output/BiasAdd"].op == "BiasAdd"
     assert by_name["gender_output/Sigmoid"].op == "Sigmoid"
     found = {n.op for n in graph.node}
     assert not found & {"Identity", "VarHandleOp", "ReadVariableOp", "Rsqrt", "NoOp"}
-    assert "Mul" not in found and "AddV2" not in found  # Normalisation is folded.
+    assert "Mul" not in found and "AddV2" not in found  # They are in the weights.
     table = graphdef.tf1_table()
     for node in graph.node:
         assert set(node.attr) <= set(table[node.op])
@@ -61,19 +62,20 @@ def test_the_file_is_a_graph_of_constants_with_the_names(result):
 @pytest.mark.latest
 def test_it_equals_the_model_at_any_batch_size(result, model):
     source = model_source.from_model(model)
-    report = freezing.compared(result.path, source, freezing.NODES)
-    assert report.failure(1.0) is None
-    assert len(report.cases) == 6
+    comparison = small_graphs.compared(result.path, source, small_graphs.NODES)
+    assert comparison.failure(1.0) is None
+    assert len(comparison.cases) == 6
     assert result.max_difference["gender"] <= 1e-5
     assert result.max_difference["age"] <= result.allowed["age"]
-    # The reference is the model itself, not our reading of it.
+    # Compared with the model itself too, not only with its source.
     x = (
         np.random.default_rng(3)
-        .uniform(-1, 1, (5, freezing.SIZE, freezing.SIZE, 3))
+        .uniform(-1, 1, (5, small_graphs.SIZE, small_graphs.SIZE, 3))
         .astype(np.float32)
     )
     expected = dict(zip(model.output_names, model.predict(x, verbose=0), strict=True))
-    found = graph_runner.Runner(result.path, "root_input", freezing.NODES).run(x)
+    graph = loaded_graph.LoadedGraph(result.path, "root_input", small_graphs.NODES)
+    found = graph.run(x)
     for label, value in found.items():
         np.testing.assert_allclose(value, expected[f"{label}_output"], rtol=1e-5)
 
@@ -106,10 +108,10 @@ def test_the_description_says_how_to_use_it(result):
     assert about == result.description
     assert about["graph"]["sha256"] == files.sha256(result.path)
     assert about["feeds"][0]["name"] == "root_input"
-    assert about["feeds"][0]["shape"] == [None, freezing.SIZE, freezing.SIZE, 3]
+    assert about["feeds"][0]["shape"] == [None, small_graphs.SIZE, small_graphs.SIZE, 3]
     assert [f["label"] for f in about["fetches"]] == ["age", "gender"]
     assert [f["shape"] for f in about["fetches"]] == [[None, 1], [None, 1]]
-    assert about["mean"] == dict(zip("RGB", freezing.MEAN, strict=True))
+    assert about["mean"] == dict(zip("RGB", small_graphs.MEAN, strict=True))
     assert about["class_names"] == ["male", "female"] and about["threshold"] == 0.5
     assert about["age_range"] == [15, 72]
     assert about["model"]["backbone"] == "small_cnn"
@@ -121,16 +123,17 @@ def test_the_description_says_how_to_use_it(result):
 
 
 def test_a_graph_with_one_changed_weight_fails(result, model, tmp_path):
-    graph = graph_runner.read_graph_def(result.path)
+    graph = loaded_graph.read_graph_def(result.path)
     by_name = graphdef.nodes(graph)
-    # The age's bias, by a thousandth: every answer depends on it.
+    # The age's bias, by a thousandth: every output depends on it.
     node = by_name[by_name["age_output/BiasAdd"].input[1]]
     value = tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.001)
     node.CopyFrom(graphdef.constant(node.name, value))
     path = str(tmp_path / "face.pb")
     files.write_atomic(path, graphdef.serialized(graph))
-    report = freezing.compared(path, model_source.from_model(model), freezing.NODES)
-    assert "age differs from the model's by" in report.failure(1.0)
+    source = model_source.from_model(model)
+    comparison = small_graphs.compared(path, source, small_graphs.NODES)
+    assert "age differs from the model's by" in comparison.failure(1.0)
     files.write_json(str(tmp_path / "face.json"), result.description)
     with pytest.raises(errors.DataError, match="SHA-256 differs"):
         graph_description.load_description(path)
@@ -146,17 +149,17 @@ def test_a_graph_with_one_changed_weight_fails(result, model, tmp_path):
 
 
 def test_a_graph_that_fails_does_not_get_its_name(model, tmp_path, monkeypatch):
-    """And what stood there before stays."""
+    """And a graph that had the name before stays."""
     (tmp_path / "face.pb").write_bytes(b"older")
     calls = []
 
-    def check(jobs, **kwargs):
-        calls.append([os.path.exists(job.path) for job in jobs])
+    def check(candidates):
+        calls.append([os.path.exists(candidate.path) for candidate in candidates])
         return [
-            verification.Report(
+            verification.Comparison(
                 {"a": {"age": 1.0, "gender": 0.0}}, {"age": 50.0, "gender": 1.0}, {}
             )
-            for _ in jobs
+            for _ in candidates
         ]
 
     monkeypatch.setattr(verification, "check", check)
@@ -165,62 +168,61 @@ def test_a_graph_that_fails_does_not_get_its_name(model, tmp_path, monkeypatch):
         errors.DataError, match="age differs from the model's by 1 on a"
     ):
         freeze.freeze(config, model=model)
-    assert calls == [[True], [True]]  # Folded, then unfolded.
+    assert calls == [[True], [True]]  # With constant folding, then without.
     assert os.listdir(tmp_path) == ["face.pb"]
     assert (tmp_path / "face.pb").read_bytes() == b"older"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_are_no_numbers_fail(bad):
+def test_values_that_are_not_finite_fail(bad):
     case = verification.Case("c", np.zeros(1), {"age": np.array([[1.0]], np.float32)})
-    job = verification.Job("p", "f", {"age": "a"}, [case])
+    candidate = verification.Candidate("p", "f", {"age": "a"}, [case])
     output = {"age": np.array([[bad]], np.float32)}
-    assert verification._compare(job, [output], [1.0]).failure(1e9)
+    assert verification.compare(candidate, [output], [1.0]).failure(1e9)
     wrong_shape = {"age": np.array([1.0], np.float32)}
-    assert verification._compare(job, [wrong_shape], [1.0]).failure(1e9)
+    assert verification.compare(candidate, [wrong_shape], [1.0]).failure(1e9)
 
 
 @pytest.mark.parametrize("head", [h for h in age_heads.NAMES if h != "regression"])
 def test_every_age_head(head, tmp_path):
     source = model_source.from_model(
-        freezing.build(age_head=head, min_age=20, max_age=44)
+        small_graphs.build(age_head=head, min_age=20, max_age=44)
     )
-    path, nodes = freezing.frozen_file(tmp_path, source)
-    report = freezing.compared(path, source, nodes)
-    assert report.failure(1.0) is None
-    assert report.largest["age"] > 15
+    path, nodes = small_graphs.frozen_file(tmp_path, source)
+    comparison = small_graphs.compared(path, source, nodes)
+    assert comparison.failure(1.0) is None
+    assert comparison.largest["age"] > 15
 
 
 @pytest.mark.parametrize("task", ["age", "gender"])
 def test_single_tasks_and_other_names(task, tmp_path):
-    source = model_source.from_model(freezing.build(task=task))
-    graph = freeze.build_graph(source, {task: "my/out"}, input_node="my/in")
+    source = model_source.from_model(small_graphs.build(task=task))
+    fetches = {task: "my/out"}
+    graph = build_graph.build(source, fetches, feed="my/in")
     path = str(tmp_path / "graph.pb")
     files.write_atomic(path, graphdef.serialized(graph))
-    faces = verification_images.choose("", freezing.SIZE)
-    cases = verification_images.cases(source, faces, freezing.MEAN)
-    job = verification.Job(path, "my/in", {task: "my/out"}, cases)
-    assert verification.check([job], fresh=False)[0].failure(1.0) is None
+    comparison = small_graphs.compared(path, source, fetches, feed="my/in")
+    assert comparison.failure(1.0) is None
 
 
 def test_half_precision_is_built_again_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        half = freezing.build()
+        half = small_graphs.build()
     finally:
         keras.config.set_dtype_policy("float32")
     source = model_source.from_model(half)
-    path, nodes = freezing.frozen_file(tmp_path, source)
-    text = str(graph_runner.read_graph_def(path))
+    path, nodes = small_graphs.frozen_file(tmp_path, source)
+    text = str(loaded_graph.read_graph_def(path))
     assert "DT_HALF" not in text and "DT_BFLOAT16" not in text
-    assert freezing.compared(path, source, nodes).failure(1.0) is None
-    x = np.zeros((1, freezing.SIZE, freezing.SIZE, 3), np.float32)
+    assert small_graphs.compared(path, source, nodes).failure(1.0) is None
+    x = np.zeros((1, small_graphs.SIZE, small_graphs.SIZE, 3), np.float32)
     by_half = np.asarray(half(x, training=False)[0])
     np.testing.assert_allclose(source.call(x)["age"], by_half, rtol=0.02)
 
 
 def test_dropout_and_augmentation_are_gone(tmp_path):
-    image = keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    image = keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3))
     x = keras.layers.RandomFlip()(image)
     x = keras.layers.RandomRotation(0.1)(x)
     x = keras.layers.Flatten()(x)
@@ -228,31 +230,28 @@ def test_dropout_and_augmentation_are_gone(tmp_path):
     source = model_source.from_model(
         keras.Model(image, keras.layers.Dense(1, name="age_output")(x))
     )
-    path, nodes = freezing.frozen_file(tmp_path, source)
-    assert freezing.compared(path, source, nodes).failure(1.0) is None
-    found = {n.op for n in graph_runner.read_graph_def(path).node}
+    path, nodes = small_graphs.frozen_file(tmp_path, source)
+    assert small_graphs.compared(path, source, nodes).failure(1.0) is None
+    found = {n.op for n in loaded_graph.read_graph_def(path).node}
     assert not [op for op in found if "Random" in op or "Select" in op]
 
 
 @pytest.mark.parametrize("kind", ["saved_model", "tflite", "onnx"])
-def test_other_forms_equal_the_model(kind, model, tmp_path):
+def test_other_formats_equal_the_model(kind, model, tmp_path):
     if kind == "onnx":
         pytest.importorskip("tf2onnx", exc_type=ImportError)
         pytest.importorskip("onnxruntime", exc_type=ImportError)
     source = model_source.from_model(model)
-    graph = freeze.build_graph(source, freezing.NODES)
-    path = str(tmp_path / ("saved" if kind == "saved_model" else f"face.{kind}"))
-    write = getattr(exports, kind)
-    write(graph, path, feed="root_input", fetches=freezing.NODES)
-    names = exports.names(kind, "root_input", freezing.NODES)
-    faces = verification_images.choose("", freezing.SIZE)
-    cases = verification_images.cases(source, faces, freezing.MEAN)
-    job = verification.Job(path, *names, cases)
-    assert verification.check([job], fresh=False)[0].failure(1.0) is None
+    export_format = export_formats.FORMATS[kind]
+    path = str(tmp_path / f"face{export_format.ending}")
+    export_format.write(small_graphs.frozen(source), path)
+    feed, fetches = export_format.names("root_input", small_graphs.NODES)
+    comparison = small_graphs.compared(path, source, fetches, feed)
+    assert comparison.failure(1.0) is None
 
 
 def test_an_unknown_operation_is_named_with_its_layer(tmp_path):
-    image = keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    image = keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3))
     x = keras.layers.Flatten()(image)
     x = keras.layers.Activation(tf.math.special.dawsn, name="odd_one")(x)
     source = model_source.from_model(
@@ -261,16 +260,16 @@ def test_an_unknown_operation_is_named_with_its_layer(tmp_path):
     with pytest.raises(
         errors.UsageError, match="Dawsn, which comes from layer 'odd_one"
     ):
-        freezing.frozen_file(tmp_path, source)
-    path, nodes = freezing.frozen_file(tmp_path, source, tf1_compatible=False)
-    assert freezing.compared(path, source, nodes).failure(1.0) is None
+        small_graphs.frozen_file(tmp_path, source)
+    path, nodes = small_graphs.frozen_file(tmp_path, source, tf1_compatible=False)
+    assert small_graphs.compared(path, source, nodes).failure(1.0) is None
 
 
 def test_real_images_come_from_the_validation_split(sample_records, model):
-    faces = verification_images.choose(sample_records, freezing.SIZE)
+    faces = verification_images.choose(sample_records, small_graphs.SIZE)
     assert faces.origin == "real images"
     assert (
-        faces.pixels.shape == (10, freezing.SIZE, freezing.SIZE, 3)
+        faces.pixels.shape == (10, small_graphs.SIZE, small_graphs.SIZE, 3)
         and faces.pixels.dtype == np.uint8
     )
     assert len(np.unique(faces.pixels.reshape(10, -1), axis=0)) == 10
@@ -285,7 +284,7 @@ def test_a_damaged_image_of_the_validation_split_is_named(sample_records, tmp_pa
         f.seek(int(entry["image_offset"]) + int(entry["image_length"]) // 2)
         f.write(b"\0" * 8)
     with pytest.raises(errors.DataError, match="checksum") as caught:
-        verification_images.choose(directory, freezing.SIZE)
+        verification_images.choose(directory, small_graphs.SIZE)
     assert "\n" not in str(caught.value)
     assert source.paths[entry["shard"]] in str(caught.value)
 
@@ -321,7 +320,7 @@ def test_the_number_of_output_nodes_is_checked(model):
 def test_without_a_mean_there_is_no_preprocessing(tmp_path):
     config = freeze.FreezeConfig(output_dir=str(tmp_path), with_preprocessing=True)
     with pytest.raises(errors.UsageError, match="--mean_json"):
-        freeze.freeze(config, model=freezing.dense((8, 8, 3)))
+        freeze.freeze(config, model=small_graphs.dense((8, 8, 3)))
 
 
 def test_every_flag_has_a_help_text():
@@ -332,22 +331,25 @@ def test_every_flag_has_a_help_text():
 @pytest.mark.parametrize(
     ("case", "passes"), [("random input", True), ("real images", False)]
 )
-def test_random_input_is_held_to_the_models_own_rounding(
+def test_random_input_may_differ_by_the_models_own_rounding(
     case, passes, model, tmp_path, monkeypatch
 ):
-    """Images are not: what no image is may be ill-determined in float32."""
+    """Images may not: float32 determines the output for an image well enough."""
 
-    def check(jobs, **kwargs):
-        names = [c.name for c in jobs[0].cases]
+    def check(candidates):
+        tried = candidates[0].cases
+        names = [c.name for c in tried]
         differences = {
             name: {"age": 1.9 if name.startswith(case) else 0.0, "gender": 0.0}
             for name in (*names, case)
         }
-        random = (*(c.name for c in jobs[0].cases if not c.is_image), "random input")
+        random = (*(c.name for c in tried if not c.is_image), "random input")
         largest = {"age": 50.0, "gender": 1.0}
         return [
-            verification.Report(differences, largest, dict.fromkeys(names, 1.0), random)
-            for _ in jobs
+            verification.Comparison(
+                differences, largest, dict.fromkeys(names, 1.0), random
+            )
+            for _ in candidates
         ]
 
     def own_difference(source, cases):
@@ -359,7 +361,7 @@ def test_random_input_is_held_to_the_models_own_rounding(
     if passes:
         result = freeze.freeze(config, model=model)
         assert result.description["parity"]["rounding"] == {"age": 0.5, "gender": 0.0}
-        assert "differs from itself by 0.5 by rounding" in result.summary()
+        assert "differs from itself by 0.5 through rounding" in result.summary()
     else:
         with pytest.raises(errors.DataError, match=f"1.9 on {case}"):
             freeze.freeze(config, model=model)

@@ -1,4 +1,4 @@
-"""GraphDef work: calls, variables, identities, names, folding, the 1.15 registry."""
+"""Graphs: calls, variables, identities, names, constant folding, what 1.15 knows."""
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def test_identities_go_and_names_are_given():
     )
     assert ops(graph) == ["Const", "Mul", "Placeholder", "Relu"]
     names = graphdef.nodes(graph)
-    # The layer's own operation carries the name, and whoever had it another.
+    # The layer's own operation gets the name, and the node that had it another one.
     assert names["other/Relu"].op == "Relu" and names["other"].op == "Mul"
     first, second = outputs(graph, {"root": X}, ["other/Relu", "other"])
     np.testing.assert_array_equal(first, np.maximum(2 * X, 0))
@@ -143,8 +143,8 @@ def test_normalization_moves_into_weights(kind, bias):
     feed = {result.feeds[0]: image}
     (before,) = outputs(result.graph, feed, result.fetches)
     graph = graphdef.without_identities(result.graph, result.fetches)
-    graph = constant_folding.constants(graph, result.fetches)
-    graph = constant_folding.normalization(graph, result.fetches)
+    graph = constant_folding.fold_constants(graph, result.fetches)
+    graph = constant_folding.fold_normalization(graph, result.fetches)
     (after,) = outputs(graph, feed, result.fetches)
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
     found = set(ops(graph)) - {"Reshape", "Const", "Placeholder", "Identity"}
@@ -166,17 +166,19 @@ def test_fused_normalization_in_inference_is_folded():
     feed = {result.feeds[0]: image}
     (before,) = outputs(result.graph, feed, result.fetches)
     graph = graphdef.without_identities(result.graph, result.fetches)
-    graph = constant_folding.constants(graph, result.fetches)
-    graph = constant_folding.normalization(graph, result.fetches)
+    graph = constant_folding.fold_constants(graph, result.fetches)
+    graph = constant_folding.fold_normalization(graph, result.fetches)
     assert set(ops(graph)) == {"BiasAdd", "Const", "Conv2D", "Identity", "Placeholder"}
     (after,) = outputs(graph, feed, result.fetches)
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("why", ["read elsewhere", "overflow", "by place"])
+@pytest.mark.parametrize("why", ["read elsewhere", "overflow", "by place", "more axes"])
 def test_normalization_that_cannot_move_stays(why):
-    image, apply, _, _ = convolution("conv", False)
-    factor = np.ones((6, 6, 1) if why == "by place" else 5, np.float32)
+    kind = "product" if why == "more axes" else "conv"
+    image, apply, _, _ = convolution(kind, False)
+    shape = {"by place": (6, 6, 1), "more axes": (1, 1, 5)}.get(why, (5,))
+    factor = np.ones(shape, np.float32)
     if why == "overflow":
         factor *= 3e38
     factor = tf.Variable(factor)
@@ -189,7 +191,7 @@ def test_normalization_that_cannot_move_stays(why):
     feed = {result.feeds[0]: image * np.float32(1e-38 if why == "overflow" else 1)}
     before = outputs(result.graph, feed, result.fetches)
     graph = graphdef.without_identities(result.graph, result.fetches)
-    graph = constant_folding.normalization(graph, result.fetches)
+    graph = constant_folding.fold_normalization(graph, result.fetches)
     assert "Mul" in ops(graph)
     for old, new in zip(before, outputs(graph, feed, result.fetches), strict=True):
         np.testing.assert_array_equal(new, old)

@@ -1,4 +1,4 @@
-"""Models to be frozen: every kind of file, which output is what, what is refused."""
+"""Models to freeze: every kind of file, labels of outputs, what is refused."""
 
 import dataclasses
 import json
@@ -10,19 +10,19 @@ import pytest
 from afad_tfdata import models
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy import keras, tf
-from afad_tfdata.freezing import graph_description, graph_runner, model_source
+from afad_tfdata.freezing import loaded_graph, model_facts, model_source
 from afad_tfdata.training import checkpoints, history, run_state
-from tests.freezing import small_graphs as freezing
+from tests.freezing import small_graphs
 
 
 @pytest.fixture(scope="module")
 def model():
-    return freezing.build()
+    return small_graphs.build()
 
 
 def keras2_model(tf_keras):
     layers = tf_keras.layers
-    image = tf_keras.Input((freezing.SIZE, freezing.SIZE, 3), name="root_input")
+    image = tf_keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3), name="root_input")
     x = layers.Conv2D(6, 3, use_bias=False)(image)
     x = layers.BatchNormalization()(x)
     x = layers.MaxPooling2D(4)(layers.Activation("relu")(x))
@@ -31,7 +31,7 @@ def keras2_model(tf_keras):
     gender = layers.Dense(
         1, activation="sigmoid", name="gender_output", dtype="float32"
     )
-    return freezing.shaken(tf_keras.Model(image, [age, gender(x)]))
+    return small_graphs.shaken(tf_keras.Model(image, [age, gender(x)]))
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
@@ -46,12 +46,12 @@ def test_h5_files_of_keras_2(policy, tmp_path):
     model.save(path, save_format="h5")
     source = model_source.open_source(path)
     assert source.name == "old" and source.labels == ("age", "gender")
-    graph, nodes = freezing.frozen_file(tmp_path, source)
-    assert freezing.compared(graph, source, nodes).failure(1.0) is None
-    assert "DT_HALF" not in str(graph_runner.read_graph_def(graph))
+    graph, nodes = small_graphs.frozen_file(tmp_path, source)
+    assert small_graphs.compared(graph, source, nodes).failure(1.0) is None
+    assert "DT_HALF" not in str(loaded_graph.read_graph_def(graph))
     x = (
         np.random.default_rng(0)
-        .uniform(-1, 1, (2, freezing.SIZE, freezing.SIZE, 3))
+        .uniform(-1, 1, (2, small_graphs.SIZE, small_graphs.SIZE, 3))
         .astype(np.float32)
     )
     tolerance = 1e-5 if policy == "float32" else 2e-2
@@ -62,7 +62,7 @@ def test_h5_files_of_keras_2(policy, tmp_path):
 
 
 def test_h5_files_as_keras_2_3_wrote_them(tmp_path):
-    """Before Keras was a part of TensorFlow: other words for the same."""
+    """Before Keras was a part of TensorFlow, it used other words for the same."""
     tf_keras = pytest.importorskip("tf_keras")
     model = keras2_model(tf_keras)
     path = str(tmp_path / "old.h5")
@@ -77,7 +77,7 @@ def test_h5_files_as_keras_2_3_wrote_them(tmp_path):
                 layer.pop(word, None)
         f.attrs["model_config"] = json.dumps(config).encode()
         f.attrs["keras_version"] = b"2.3.1"
-    x = freezing.noise(2)
+    x = small_graphs.noise(2)
     found = model_source.open_source(path).call(x)
     for value, expected in zip(found.values(), model(x, training=False), strict=True):
         np.testing.assert_array_equal(value, expected)
@@ -88,10 +88,10 @@ def test_files_of_keras_3(ending, model, tmp_path):
     path = str(tmp_path / f"face.{ending}")
     model.save(path)
     source = model_source.open_source(path)
-    assert source.info["image_size"] == freezing.SIZE
+    assert source.info["image_size"] == small_graphs.SIZE
     x = (
         np.random.default_rng(0)
-        .uniform(-1, 1, (2, freezing.SIZE, freezing.SIZE, 3))
+        .uniform(-1, 1, (2, small_graphs.SIZE, small_graphs.SIZE, 3))
         .astype(np.float32)
     )
     expected = model_source.from_model(model).call(x)
@@ -105,10 +105,10 @@ def test_a_saved_model(model, tmp_path):
     with pytest.raises(errors.UsageError, match="--outputs=age,gender"):
         model_source.open_source(path)
     source = model_source.open_source(path, outputs=("age", "gender"))
-    graph, nodes = freezing.frozen_file(tmp_path, source)
-    assert freezing.compared(graph, source, nodes).failure(1.0) is None
+    graph, nodes = small_graphs.frozen_file(tmp_path, source)
+    assert small_graphs.compared(graph, source, nodes).failure(1.0) is None
     assert (
-        freezing.compared(graph, model_source.from_model(model), nodes).failure(1.0)
+        small_graphs.compared(graph, model_source.from_model(model), nodes).failure(1.0)
         is None
     )
 
@@ -140,15 +140,15 @@ def make_run(directory, model):
 def test_runs_and_checkpoints(model, tmp_path):
     checkpoint = make_run(tmp_path, model)
     best = model_source.open_source(str(tmp_path))
-    facts = graph_description.facts_of(best)
+    facts = model_facts.collect(best)
     assert facts.class_names == ("man", "woman") and facts.age_range == (18, 60)
     assert facts.metrics["mae"] == 4.5 and facts.records_dir == ""
-    # Of the best model, and so not of another one of the run.
-    other = graph_description.facts_of(model_source.open_source(checkpoint))
+    # The metrics are those of the best model, and not of this checkpoint.
+    other = model_facts.collect(model_source.open_source(checkpoint))
     assert other.metrics == {}
     x = (
         np.random.default_rng(0)
-        .uniform(-1, 1, (2, freezing.SIZE, freezing.SIZE, 3))
+        .uniform(-1, 1, (2, small_graphs.SIZE, small_graphs.SIZE, 3))
         .astype(np.float32)
     )
     for source in (
@@ -170,14 +170,14 @@ def test_runs_and_checkpoints(model, tmp_path):
         (["age_output", "gender_output"], (), "", ["age", "gender"]),
         (["gender_output", "age_output"], (), "", ["gender", "age"]),
         (["out", "dense"], ("gender", "age"), "", ["gender", "age"]),
-        (["dense"], (), "gender", ["gender"]),  # The task tells.
-        (["image_score"], (), "age_gender", None),  # "image" is no age.
+        (["dense"], (), "gender", ["gender"]),  # By the task.
+        (["image_score"], (), "age_gender", None),  # "image" contains "age".
         (["dense", "dense_1"], (), "age_gender", None),
         (["age", "age_2"], (), "", None),
         (["age"], ("age", "gender"), "", None),
     ],
 )
-def test_which_output_is_what(names, given, task, labels):
+def test_labels_of_outputs(names, given, task, labels):
     if labels is None:
         with pytest.raises(errors.UsageError, match="outputs"):
             model_source.labels_of(names, given, task)
@@ -187,14 +187,14 @@ def test_which_output_is_what(names, given, task, labels):
 
 def small_keras2_model():
     tf_keras = pytest.importorskip("tf_keras")
-    image = tf_keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    image = tf_keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3))
     x = tf_keras.layers.Flatten()(image)
     return tf_keras.Model(image, tf_keras.layers.Dense(1, name="age")(x))
 
 
 def lambda_h5(tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
-    image = tf_keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    image = tf_keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3))
     x = tf_keras.layers.Flatten()(tf_keras.layers.Lambda(lambda v: v * 2)(image))
     path = str(tmp_path / "code.h5")
     tf_keras.Model(image, tf_keras.layers.Dense(1, name="age")(x)).save(
@@ -204,7 +204,7 @@ def lambda_h5(tmp_path):
 
 
 def lambda_keras(tmp_path):
-    image = keras.Input((freezing.SIZE, freezing.SIZE, 3))
+    image = keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3))
     x = keras.layers.Flatten()(keras.layers.Lambda(lambda v: v * 2)(image))
     path = str(tmp_path / "code.keras")
     keras.Model(image, keras.layers.Dense(1, name="age")(x)).save(path)
@@ -292,11 +292,11 @@ def test_files_that_are_no_models(make, message, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: freezing.dense((8, 8, 1)), r"\[n, size, size, 3\] is wanted"),
-        (lambda: freezing.dense((8, 9, 3)), "a square"),
-        (lambda: freezing.dense((None, None, 3)), "--image_size"),
-        (lambda: freezing.dense((8, 8, 3), batch=4), "batches of 4 only"),
-        (lambda: freezing.dense((8, 8, 3), units=2), "one number is wanted"),
+        (lambda: small_graphs.dense((8, 8, 1)), r"\[n, size, size, 3\] is expected"),
+        (lambda: small_graphs.dense((8, 9, 3)), "a square"),
+        (lambda: small_graphs.dense((None, None, 3)), "--image_size"),
+        (lambda: small_graphs.dense((8, 8, 3), batch=4), "batches of 4 only"),
+        (lambda: small_graphs.dense((8, 8, 3), units=2), "one number is expected"),
         (lambda: keras.Sequential([keras.layers.Dense(1)]), "never built"),
     ],
 )
@@ -306,5 +306,5 @@ def test_models_of_another_form(make, message):
 
 
 def test_a_model_of_any_size_gets_one():
-    source = model_source.from_model(freezing.dense((None, None, 3)), image_size=40)
+    source = model_source.from_model(small_graphs.dense((None, None, 3)), image_size=40)
     assert source.image_size == 40

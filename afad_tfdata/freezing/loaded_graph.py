@@ -1,9 +1,10 @@
-"""Runners: one way to run a frozen graph, whatever file it was written to.
+"""Loaded graphs: one way to run a frozen graph, whatever file it was written to.
 
 A GraphDef runs in a session, as TensorFlow 1 programs run it; SavedModel, TFLite and
-ONNX files in their own runtimes.  No Keras is imported::
+ONNX files run in their own runtimes.  Keras is not imported::
 
-    graph = runner.Runner("face.pb", "root_input", {"age": "age_output/BiasAdd"})
+    graph = loaded_graph.LoadedGraph(
+        "face.pb", "root_input", {"age": "age_output/BiasAdd"})
     graph.run(images)["age"]
 """
 
@@ -19,13 +20,18 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.freezing import graphdef
 
+# Runs one batch; returns arrays by label.
+_Call = Callable[[Any], Mapping[str, Any]]
+# Loads a file, given its path, the feed, the fetches by label, and the device.
+_Loader = Callable[[str, str, dict[str, str], str], _Call]
+
 
 class InputError(Exception):
     """An input that the graph itself refuses, such as a file it cannot decode."""
 
 
-class Runner:
-    """A frozen graph, loaded.
+class LoadedGraph:
+    """A frozen graph, ready to run.
 
     Args:
       path: ``.pb``, ``.tflite``, ``.onnx``, or the directory of a SavedModel.
@@ -34,8 +40,8 @@ class Runner:
       device: ``"auto"``, or ``"cpu"`` to leave accelerators alone.
 
     Raises:
-      UsageError: There is no such file, it is no graph, a name is not in it, or its
-        runtime is not installed.
+      UsageError: The file does not exist or is not a graph, it has no node of one of
+        the names, or its runtime is not installed.
     """
 
     def __init__(
@@ -45,26 +51,22 @@ class Runner:
             raise errors.UsageError(
                 f"{path} is not there: name a graph that freeze wrote"
             )
-        kind = os.path.splitext(path)[1]
-        open_file: Callable[..., Callable[[Any], Mapping[str, Any]]]
+        load: _Loader
         if os.path.isdir(path):
-            open_file = _open_saved_model
-        elif kind == ".tflite":
-            open_file = _open_tflite
-        elif kind == ".onnx":
-            open_file = _open_onnx
+            load = _load_saved_model
         else:
-            open_file = _open_graph_def
-        self._call = open_file(path, feed, dict(fetches), device)
+            # A GraphDef may have any ending; programs that expect one name it freely.
+            load = _LOADERS.get(os.path.splitext(path)[1], _load_graph_def)
+        self._call = load(path, feed, dict(fetches), device)
 
-    def run(self, value: Any) -> dict[str, np.ndarray]:
-        """Outputs by label for a batch.
+    def run(self, value: np.ndarray | list[bytes]) -> dict[str, np.ndarray]:
+        """The outputs for a batch, by label.
 
         Args:
           value: An array, or a list of byte strings.
 
         Raises:
-          InputError: The graph refuses it.
+          InputError: The graph refuses the input.
         """
         try:
             outputs = self._call(value)
@@ -73,11 +75,11 @@ class Runner:
         return {label: np.asarray(v) for label, v in outputs.items()}
 
 
-def read_graph_def(path: str) -> Any:
+def read_graph_def(path: str) -> tf.compat.v1.GraphDef:
     """A GraphDef from a file.
 
     Raises:
-      UsageError: It cannot be read, or holds something else.
+      UsageError: The file cannot be read, or contains something else.
     """
     graph = tf.compat.v1.GraphDef()
     try:
@@ -86,28 +88,35 @@ def read_graph_def(path: str) -> Any:
         raise errors.UsageError(
             f"cannot read the graph {path}: {error.strerror}; name a .pb file"
         ) from error
-    except Exception as error:  # protobuf's DecodeError has no public import of ours.
+    # protobuf's DecodeError: protobuf is a dependency of TensorFlow, not of this
+    # package, so its own name for the error is not imported.
+    except Exception as error:
         raise errors.UsageError(
             f"{path} is no frozen graph ({errors.one_line(error)}): freeze writes one"
         ) from error
+    # An empty file is a valid protocol buffer.
     if not graph.node:
-        raise errors.UsageError(f"{path} holds no graph: freeze writes one")
+        raise errors.UsageError(f"{path} contains no graph: freeze writes one")
     return graph
 
 
-def _open_graph_def(path: str, feed: str, fetches: dict[str, str], device: str) -> Any:
+def _load_graph_def(
+    path: str, feed: str, fetches: dict[str, str], device: str
+) -> _Call:
     graph_def = read_graph_def(path)
+    # Before TensorFlow sees it: a graph may come from anybody.
     graphdef.refuse_effects(graph_def, path)
     names = {node.name for node in graph_def.node}
     for name in (feed, *fetches.values()):
         if name not in names:
             raise errors.UsageError(
-                f"{path} has no node {name!r}: is the .json beside it that of another"
-                " graph?"
+                f"{path} has no node {name!r}: does the .json next to it belong to"
+                " another graph?"
             )
     config = tf.compat.v1.ConfigProto(
         device_count={"GPU": 0} if device == "cpu" else {}
     )
+    # TensorFlow would otherwise take the whole memory of the GPU, also from others.
     config.gpu_options.allow_growth = True
     with tf.Graph().as_default() as graph:
         try:
@@ -117,15 +126,15 @@ def _open_graph_def(path: str, feed: str, fetches: dict[str, str], device: str) 
                 f"{path} cannot be imported: {errors.one_line(error)}"
             ) from error
         session = tf.compat.v1.Session(graph=graph, config=config)
-        function = session.make_callable(
+        # A callable skips the look-up of names that `session.run` repeats every time.
+        return session.make_callable(
             {label: f"{name}:0" for label, name in fetches.items()}, [f"{feed}:0"]
         )
-    return function
 
 
-def _open_saved_model(
+def _load_saved_model(
     path: str, feed: str, fetches: dict[str, str], device: str
-) -> Any:
+) -> _Call:
     with tf.device("CPU:0" if device == "cpu" else None):
         module = tf.saved_model.load(path)
     function = module.signatures["serving_default"]
@@ -135,13 +144,13 @@ def _open_saved_model(
             results = function(**{feed: tf.convert_to_tensor(value)})
         return {label: results[label].numpy() for label in fetches}
 
-    # The module owns the function's constants.
+    # The module owns the function's constants and must live as long.
     call.module = module  # type: ignore[attr-defined]
     return call
 
 
-def _open_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> Any:
-    del feed, device
+def _load_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> _Call:
+    del feed, device  # The converter renames the input; TFLite runs on the CPU only.
     interpreter = tf.lite.Interpreter(path)
     function = interpreter.get_signature_runner("serving_default")
     (name,) = function.get_input_details()
@@ -150,12 +159,13 @@ def _open_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> 
         results = function(**{name: value})
         return {label: results[label] for label in fetches}
 
+    # The interpreter owns the memory that the signature's runner works in.
     call.interpreter = interpreter  # type: ignore[attr-defined]
     return call
 
 
-def _open_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> Any:
-    del device
+def _load_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> _Call:
+    del device  # The package for GPUs has another name; the extra installs this one.
     runtime = errors.require("onnxruntime", extra="export", purpose="running ONNX")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -164,3 +174,11 @@ def _open_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> An
         return dict(zip(fetches, outputs, strict=True))
 
     return call
+
+
+# By the file's ending; a SavedModel is a directory and is recognised as one.
+_LOADERS: dict[str, _Loader] = {
+    ".pb": _load_graph_def,
+    ".tflite": _load_tflite,
+    ".onnx": _load_onnx,
+}

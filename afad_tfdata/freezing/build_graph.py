@@ -1,0 +1,102 @@
+"""Building the frozen graph: trace, constants, constant folding, names.
+
+::
+
+    source = model_source.open_source("runs/first")
+    graph = build_graph.build(source, {"age": "age_output/BiasAdd"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.freezing import (
+    constant_folding,
+    graphdef,
+    model_source,
+    variables_to_constants,
+)
+
+
+def build(
+    source: model_source.Source,
+    fetches: Mapping[str, str],
+    *,
+    feed: str = "root_input",
+    fold_constants: bool = True,
+    tf1_compatible: bool = True,
+) -> tf.compat.v1.GraphDef:
+    """The frozen graph of a model.
+
+    Args:
+      source: The model, from `model_source`.
+      fetches: Names for the outputs by label.
+      feed: Name for the input.
+      fold_constants: Fold constants and batch normalisation into the weights.
+      tf1_compatible: Refuse what TensorFlow 1.15 does not know.
+
+    Returns:
+      A graph of constants, float32, from ``feed``, ``[n, size, size, 3]``, to
+      ``fetches``, ``[n, 1]`` or ``[n]`` each.
+
+    Raises:
+      UsageError: The model cannot be expressed as such a graph.
+    """
+    function = _traced(source)
+    graph, (traced_feed,), traced_fetches = variables_to_constants.from_function(
+        function
+    )
+    # Before constant folding, which looks at direct neighbours only.
+    graph = graphdef.without_identities(graph, [*traced_fetches, traced_feed])
+    if fold_constants:
+        # In this order: folding constants turns a batch normalisation into the factor
+        # and the summand that the second step moves into weights.
+        graph = constant_folding.fold_constants(graph, traced_fetches)
+        graph = constant_folding.fold_normalization(graph, traced_fetches)
+    # After constant folding, whose new nodes get a suffix where they have one of these
+    # names.
+    wanted = [fetches[label] for label in source.labels]
+    names = {**dict(zip(traced_fetches, wanted, strict=True)), traced_feed: feed}
+    graph = graphdef.renamed(graph, names)
+    _refuse_half_precision(graph, source.layers)
+    # Last: this step drops attributes that the steps before read.
+    if tf1_compatible:
+        return graphdef.for_tf1(graph, layers=source.layers)
+    return graphdef.without_private(graph)
+
+
+def _traced(
+    source: model_source.Source,
+) -> tf.types.experimental.ConcreteFunction:
+    """The model as a function from a batch of any size to its outputs, in order."""
+    size = source.image_size
+    spec = tf.TensorSpec([None, size, size, 3], tf.float32, name="images")
+
+    # Without AutoGraph, which would turn a Python "if" on a tensor into a branch that
+    # a graph without functions cannot contain; tracing raises an error there instead.
+    @tf.function(autograph=False)
+    def function(images: tf.Tensor) -> list[tf.Tensor]:
+        outputs = source.call(images)
+        return [outputs[label] for label in source.labels]
+
+    try:
+        return function.get_concrete_function(spec)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise errors.UsageError(
+            "the model cannot be traced for batches of any size"
+            f" ({errors.one_line(error)}): its code may depend on the size of the batch"
+        ) from error
+
+
+def _refuse_half_precision(graph: tf.compat.v1.GraphDef, layers: Sequence[str]) -> None:
+    half = (tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum)
+    for node in graph.node:
+        if any(attr.type in half for attr in node.attr.values()):
+            layer = graphdef.layer_of(node.name, layers)
+            raise errors.UsageError(
+                f"{'layer ' + layer if layer else 'node ' + node.name} computes in half"
+                " precision, and the frozen graph is float32: freeze the .keras file,"
+                " which can be built again in float32, or train without float16"
+            )

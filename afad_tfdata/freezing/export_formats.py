@@ -1,0 +1,209 @@
+"""The formats that a frozen graph is written in: GraphDef, SavedModel, TFLite, ONNX.
+
+`FORMATS` is the table of them; everything that differs by format is in it::
+
+    frozen = export_formats.FrozenGraph(graph, "root_input", fetches, image_size=150)
+    export_format = export_formats.FORMATS["tflite"]
+    export_format.write(frozen, "face" + export_format.ending)
+    feed, fetches = export_format.names(frozen.feed, frozen.fetches)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.freezing import graphdef, preprocessing_graph
+
+# The operators of 2020: ONNX runtimes since 1.6 know them, and no network of this
+# package needs a newer one.
+_ONNX_OPSET = 13
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenGraph:
+    """A frozen graph, and what a program must know to run it.
+
+    Attributes:
+      graph: The GraphDef, from `build_graph`.
+      feed: Name of its input, float32 ``[n, size, size, 3]``.
+      fetches: Names of its outputs by label.
+      image_size: Side of its input in pixels.
+      mean: Channel means R, G, B in [0, 255]; None where they are unknown.
+      tf1_compatible: Whether other graphs made of it must load in 1.15 too.
+    """
+
+    graph: tf.compat.v1.GraphDef
+    feed: str
+    fetches: Mapping[str, str]
+    image_size: int
+    mean: Sequence[float] | None = None
+    tf1_compatible: bool = True
+
+
+# The names of input and outputs (by label) in a file.
+Names = tuple[str, dict[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFormat:
+    """One format.
+
+    Attributes:
+      name: Its key in NAME.json and in `FORMATS`.
+      ending: What follows NAME in the file's name.
+      flag: The field of ``FreezeConfig`` that asks for it; empty: always written.
+      write: Writes a file or directory, given the graph and the path.
+      names: Names in the file, given those of the GraphDef.
+      image_input: What it is fed instead of normalised images; None: those.
+    """
+
+    name: str
+    ending: str
+    flag: str
+    write: Callable[[FrozenGraph, str], None]
+    names: Callable[[str, Mapping[str, str]], Names]
+    image_input: preprocessing_graph.ImageInput | None = None
+
+
+def _write_graph_def(frozen: FrozenGraph, path: str) -> None:
+    files.write_atomic(path, graphdef.serialized(frozen.graph))
+
+
+def _graph_def_names(feed: str, fetches: Mapping[str, str]) -> Names:
+    return feed, dict(fetches)
+
+
+def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
+    if frozen.mean is None:
+        raise errors.UsageError("a graph with preprocessing needs the channel means")
+    graph = preprocessing_graph.build(
+        frozen.graph,
+        preprocessing_graph.INPUTS[kind],
+        feed=frozen.feed,
+        fetches=list(frozen.fetches.values()),
+        size=frozen.image_size,
+        mean=frozen.mean,
+    )
+    if frozen.tf1_compatible:
+        graph = graphdef.for_tf1(graph)
+    files.write_atomic(path, graphdef.serialized(graph))
+
+
+def _preprocessing_names(feed: str, fetches: Mapping[str, str], *, kind: str) -> Names:
+    del feed  # The names of the outputs only are those of the GraphDef.
+    return preprocessing_graph.INPUTS[kind].feed, dict(fetches)
+
+
+def _write_saved_model(frozen: FrozenGraph, path: str) -> None:
+    """Writes a SavedModel whose ``serving_default`` returns a dict by label."""
+    imported = tf.compat.v1.wrap_function(
+        lambda: tf.import_graph_def(frozen.graph, name=""), []
+    )
+    feed = imported.graph.get_tensor_by_name(f"{frozen.feed}:0")
+    function = imported.prune(
+        feed,
+        {
+            label: imported.graph.get_tensor_by_name(f"{name}:0")
+            for label, name in frozen.fetches.items()
+        },
+    )
+    spec = tf.TensorSpec(feed.shape, tf.float32, name=_argument(frozen.feed))
+    module = tf.Module()
+    module.serve = tf.function(lambda images: function(images), input_signature=[spec])
+    # TensorFlow would leave files of an earlier SavedModel in the directory.
+    shutil.rmtree(path, ignore_errors=True)
+    signature = module.serve.get_concrete_function()
+    with _quiet():
+        tf.saved_model.save(module, path, signatures=signature)
+
+
+def _write_tflite(frozen: FrozenGraph, path: str) -> None:
+    """Writes a TFLite file with the same signature."""
+    # Through a SavedModel: its signature is what names the outputs by label.
+    with tempfile.TemporaryDirectory(prefix="afad-tflite-") as directory:
+        inner = os.path.join(directory, "model")
+        _write_saved_model(frozen, inner)
+        with _quiet():
+            content = tf.lite.TFLiteConverter.from_saved_model(inner).convert()
+    with open(path, "wb") as f:
+        f.write(content)
+
+
+def _signature_names(feed: str, fetches: Mapping[str, str]) -> Names:
+    return _argument(feed), dict(fetches)
+
+
+def _write_onnx(frozen: FrozenGraph, path: str) -> None:
+    """Writes an ONNX file; raises `UsageError` without the ``export`` extra."""
+    convert = errors.require("tf2onnx.convert", extra="export", purpose="writing ONNX")
+    feed, fetches = _tensor_names(frozen.feed, frozen.fetches)
+    with _quiet():
+        convert.from_graph_def(
+            frozen.graph,
+            input_names=[feed],
+            output_names=list(fetches.values()),
+            opset=_ONNX_OPSET,
+            output_path=path,
+        )
+
+
+def _tensor_names(feed: str, fetches: Mapping[str, str]) -> Names:
+    """ONNX has tensors and no nodes: output 0 of each node."""
+    return f"{feed}:0", {label: f"{name}:0" for label, name in fetches.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the converters' log of their own steps; their errors are raised."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _argument(feed: str) -> str:
+    """The input's name in a signature, which must be a name in Python."""
+    return re.sub(r"\W", "_", feed)
+
+
+def _preprocessing_format(kind: str) -> ExportFormat:
+    return ExportFormat(
+        name=kind,
+        ending=f"_{kind}.pb",
+        flag="with_preprocessing",
+        write=functools.partial(_write_preprocessing, kind=kind),
+        names=functools.partial(_preprocessing_names, kind=kind),
+        image_input=preprocessing_graph.INPUTS[kind],
+    )
+
+
+# In the order in which they are written and listed; NAME.pb is always the first.
+FORMATS = {
+    export_format.name: export_format
+    for export_format in (
+        ExportFormat("graph", ".pb", "", _write_graph_def, _graph_def_names),
+        _preprocessing_format("bytes"),
+        _preprocessing_format("pixels"),
+        ExportFormat(
+            *("saved_model", "_saved_model", "saved_model"),
+            *(_write_saved_model, _signature_names),
+        ),
+        ExportFormat("tflite", ".tflite", "tflite", _write_tflite, _signature_names),
+        ExportFormat("onnx", ".onnx", "onnx", _write_onnx, _tensor_names),
+    )
+}
