@@ -76,14 +76,19 @@ def train(config: train_config.TrainConfig) -> FoldsResult:
     """
     cluster.refuse("--folds")
     views = write_views(
-        config.records_dir, os.path.join(config.run_dir, "records"), config
+        config.input.records_dir, os.path.join(config.run_dir, "records"), config
     )
     results = []
     for number, view in enumerate(views):
         run = os.path.join(config.run_dir, f"run-{number}")
         _log.info("fold %d of %d: %s", number + 1, len(views), run)
         trainer.train(
-            dataclasses.replace(config, records_dir=view, run_dir=run, folds=0)
+            dataclasses.replace(
+                config,
+                input=dataclasses.replace(config.input, records_dir=view),
+                run_dir=run,
+                folds=0,
+            )
         )
         done = os.path.join(run, evaluation.METRICS_NAME)
         if os.path.exists(done):
@@ -92,7 +97,13 @@ def train(config: train_config.TrainConfig) -> FoldsResult:
             )
         else:
             result = evaluation.evaluate(
-                evaluation.EvaluateConfig(run_dir=run, devices=config.devices)
+                evaluation.EvaluateConfig(
+                    run_dir=run,
+                    devices=config.devices,
+                    # A damaged record must not stop what the training skipped.
+                    max_bad_records=config.input.max_bad_records,
+                    verify=config.input.verify,
+                )
             )
         results.append({n: result[n] for n in ("examples", *_METRICS) if n in result})
         keras.backend.clear_session()
@@ -239,7 +250,7 @@ def _fold_of(
             " --verify names it"
         ) from error
     group = sharding.group_key(key, split_by)
-    places = sharding.salted_hashes(config.seed, "fold", [group])
+    places = sharding.salted_hashes(config.input.seed, "fold", [group])
     return int(sharding.shards_of(places, config.folds)[0])
 
 

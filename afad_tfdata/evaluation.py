@@ -1,10 +1,10 @@
-"""Evaluation: a model's metrics on a split, beside what a constant would reach.
+"""Evaluation: a model's metrics on a split, next to what a constant would reach.
 
 ::
 
     result = evaluation.evaluate(evaluation.EvaluateConfig(run_dir="run"))
     print(result["accuracy"], result["intervals"]["accuracy"])
-    print(evaluation.report(result))
+    print(evaluation.summary_text(result))
 
 Every example counts once, whatever the batch size and the number of replicas.
 """
@@ -22,9 +22,10 @@ import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.images import contact_sheet, preprocess
 from afad_tfdata.models import networks, saved
+from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import metrics, plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
@@ -34,55 +35,68 @@ CONFUSION_NAME = "confusion.png"
 ERROR_NAME = "error_by_age.png"
 WORST_NAME = "worst.png"
 
-_WORST = 32
+_WORST = 32  # Four rows of eight faces, which a screen shows in full.
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+@dataclasses.dataclass(frozen=True, init=False)
+class EvaluateConfig(options.Config):
     """What to evaluate, on what, and where the result goes.
 
-    Attributes:
-      model: ``.keras`` or ``.h5`` with outputs ``age_output`` and/or ``gender_output``.
-      run_dir: A run instead; its best model.
-      records_dir: Data set; empty for the run's.
-      split: One of `sharding.SPLITS`.
-      output_dir: Where ``metrics.json`` and the pictures go; empty for the run's
-        directory, or the model's.
-      batch_size: Images of a step over all devices.
-      bootstrap_samples: Resampled data sets for the intervals; 0 for no intervals.
-      pictures: Whether pictures are drawn.
-      devices: As for training.
-      engine: Of the input, as for training.
-      cache_dir: Local directory for the shards of a remote data set.
-      cache_dir_gib: Most that it may hold, GiB; 0 for what is free on its disk.
-      unsafe_load: Whether a model may bring Python code.
+    The fields of `input` are flat keywords, too.
     """
 
     model: str = options.option(
-        "", "Model to evaluate: .keras or .h5 with an age_output or gender_output."
+        "",
+        "Model to evaluate: a .keras or .h5 file with an output named age_output or"
+        " gender_output, or both.",
     )
-    run_dir: str = options.option("", "Run whose best model is evaluated instead.")
-    records_dir: str = options.option("", "Data set; default: the run's.")
-    split: str = options.option("test", "Split.", choices=sharding.SPLITS)
+    run_dir: str = options.option(
+        "", "Run whose best model is evaluated, instead of --model."
+    )
+    input: input_config.InputConfig = options.part(
+        input_config.InputConfig,
+        leave_out=(
+            *("task", "image_size"),  # The model decides them.
+            "global_batch_size",  # It is --batch_size here.
+            # An evaluation reads a split once, in order, and needs its manifest.
+            *("seed", "balance", "cache", "shuffle_window", "data_service"),
+            *("as_supervised", "files", "features", "mean_file"),
+        ),
+        help={
+            "records_dir": "Directory of the data set; without this flag it is the one"
+            " that --run_dir was trained on.",
+            "memory_budget_mib": "Most memory in MiB that the graph engine takes for"
+            " images that it has to keep; 0 means half of the free memory.",
+            "prefetch": "Number of finished batches that wait for the model.",
+        },
+    )
+    split: str = options.option(
+        "test", "Which split of the data set is evaluated.", choices=sharding.SPLITS
+    )
     output_dir: str = options.option(
-        "", "Where the results go; default: --run_dir, or the model's directory."
+        "",
+        "Directory for the results; without this flag it is --run_dir, or the"
+        " directory of --model.",
     )
-    batch_size: int = options.option(128, "Images of a step over all devices.")
+    batch_size: int = options.option(
+        128, "Number of images in one step, over all devices."
+    )
     bootstrap_samples: int = options.option(
-        1000, "Resampled data sets for the 95 % intervals; 0: no intervals."
+        1000,
+        "Number of resampled data sets for the 95 % intervals; 0 means no intervals.",
     )
-    pictures: bool = options.option(True, "Draw confusion, error by age, worst faces.")
-    devices: str = options.option("", "As for afad-train.")
-    engine: str = options.option(
-        "auto", "Of the input.", choices=("auto", "mapped", "graph")
+    pictures: bool = options.option(
+        True, "Draw the confusion matrix, the error by age and the worst faces."
     )
-    cache_dir: str = options.option(
-        "", "Local directory for the shards of a remote data set, as for afad-train."
+    devices: str = options.option(
+        "",
+        "Devices to evaluate on, such as gpu:0,gpu:1 or cpu, or cpu:2 for two logical"
+        " ones. Without this flag it is every GPU, or the CPU if there is none.",
     )
-    cache_dir_gib: float = options.option(0.0, "Most it may hold, GiB; 0: its disk.")
     unsafe_load: bool = options.option(
-        False, "Load a model that brings Python code (Lambda layers), and run it."
+        False,
+        "Load a model that contains Python code (Lambda layers), and run that code.",
     )
 
     def __post_init__(self) -> None:
@@ -97,7 +111,7 @@ class EvaluateConfig:
                 f"--model={self.model} is a frozen graph, which afad-predict runs; name"
                 " the .keras or .h5 that it was made from"
             )
-        if self.model and not self.records_dir:
+        if self.model and not self.input.records_dir:
             raise errors.UsageError(
                 "--model needs --records_dir: the data set to evaluate it on"
             )
@@ -117,56 +131,40 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       ``model``, ``split``, ``files``.
 
     Raises:
-      UsageError: A model or data set that is not there, or do not go together.
+      UsageError: A model or data set that does not exist, or the two do not fit.
       DataError: A record is damaged.
     """
     path, records_dir, output_dir = _places(config)
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
-    with strategy.scope():
-        model = saved.load(path, unsafe=config.unsafe_load)
-        if _is_mixed(model):  # What a frozen graph of it computes.
-            model = saved.rebuild_float32(model)
-        network = networks.training_model(model)
+    model, network = _load(path, strategy, unsafe=config.unsafe_load)
     mean = tuple(saved.info(model).get("mean") or manifest.mean_rgb)
-    data = input_fn.InputConfig(
+    data = dataclasses.replace(
+        config.input,
         records_dir=records_dir,
         task=_task(network),
         global_batch_size=config.batch_size,
         image_size=_image_size(model, path),
-        engine=config.engine,
-        cache_dir=config.cache_dir,
-        cache_dir_gib=config.cache_dir_gib,
     )
-    predictor = step.Predictor(
-        strategy, network, None, lambda images: preprocess.normalize(images, mean)
-    )
-    with input_fn.readable_errors():
-        columns = predictor.run(
-            strategy.distribute_datasets_from_function(
-                lambda context: input_fn.eval_input_fn(data, config.split, context)
-            )
-        )
-    index = schema.load_index(records_dir, manifest, config.split)
-    # A label that the model does not predict still groups the others.
-    for name in ("age", "gender"):
-        columns.setdefault(f"label_{name}", np.asarray(index[name]))
-    result = _measure(config, manifest, columns)
+    columns = _predict(strategy, network, mean, data, config.split)
+    result = _measure(columns, manifest, samples=config.bootstrap_samples)
     result.update(model=path, records_dir=records_dir, split=config.split)
     files.make_dirs(output_dir)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
     _warn_of_another(written[METRICS_NAME], config.split)
     if config.pictures:
-        written.update(_draw(config, data, manifest, columns, result, output_dir))
+        written.update(_draw(columns, result, manifest, data, config.split, output_dir))
     result["files"] = sorted(written.values())
+    # Last: a result is there only if its pictures are.
     files.write_json(written[METRICS_NAME], result)
     return result
 
 
 def _warn_of_another(path: str, split: str) -> None:
-    """Says so where the result of another split goes."""
+    """Logs a warning if the result of another split is replaced."""
     if not files.exists(path):
         return
+    # A damaged file, or one that is no JSON object, is replaced without a word.
     with contextlib.suppress(errors.AfadError, AttributeError):
         before = files.read_json(path, what="the metrics", advice="").get("split")
         if before != split:
@@ -177,8 +175,8 @@ def _warn_of_another(path: str, split: str) -> None:
             )
 
 
-def report(result: Mapping[str, Any]) -> str:
-    """The result as a few lines, the constant predictor's beside each number."""
+def summary_text(result: Mapping[str, Any]) -> str:
+    """The result of `evaluate` in a few lines, with the constant's next to each."""
     constant, intervals = result["constant"], result.get("intervals", {})
     lines = [f"{result['split']}: {result['examples']:,} examples, {result['model']}"]
     for name, title in _TITLES.items():
@@ -214,10 +212,10 @@ _TITLES = {
 
 
 def _places(config: EvaluateConfig) -> tuple[str, str, str]:
-    """The model's path, the records and the directory of the results."""
+    """The model's path, the data set and the directory of the results."""
     if config.model:
         output = config.output_dir or os.path.dirname(config.model) or "."
-        return config.model, config.records_dir, output
+        return config.model, config.input.records_dir, output
     stored = run_dir.read_config(config.run_dir)
     path = os.path.join(config.run_dir, run_dir.BEST_NAME)
     if not os.path.exists(path):
@@ -225,7 +223,7 @@ def _places(config: EvaluateConfig) -> tuple[str, str, str]:
             f"{config.run_dir} has no {run_dir.BEST_NAME} yet: no epoch of it is done;"
             " continue it with afad-train"
         )
-    records = config.records_dir or stored["train"].get("records_dir", "")
+    records = config.input.records_dir or stored["train"].get("records_dir", "")
     if not records:
         raise errors.UsageError(
             f"{config.run_dir} was trained on data of the caller's own: name a data set"
@@ -234,19 +232,51 @@ def _places(config: EvaluateConfig) -> tuple[str, str, str]:
     return path, records, config.output_dir or config.run_dir
 
 
-def _is_mixed(model: Any) -> bool:
+def _load(
+    path: str, strategy: tf.distribute.Strategy, *, unsafe: bool
+) -> tuple[keras.Model, keras.Model]:
+    """The model on the strategy's devices, and the same with named outputs."""
+    with strategy.scope():
+        model = saved.load(path, unsafe=unsafe)
+        if _is_mixed(model):
+            # A frozen graph computes in float32; evaluate the same numbers.
+            model = saved.rebuild_float32(model)
+        return model, networks.training_model(model)
+
+
+def _is_mixed(model: keras.Model) -> bool:
     return any(
         layer.compute_dtype in ("float16", "bfloat16")
         for layer in model._flatten_layers()
     )
 
 
-def _task(network: Any) -> str:
+def _predict(
+    strategy: tf.distribute.Strategy,
+    network: keras.Model,
+    mean: tuple[float, ...],
+    data: input_config.InputConfig,
+    split: str,
+) -> dict[str, np.ndarray]:
+    """Predictions and labels of every example, by name (`step.Predictor.run`)."""
+    predictor = step.Predictor(
+        strategy, network, None, lambda images: preprocess.normalize(images, mean)
+    )
+    with input_fn.readable_errors():
+        return predictor.run(
+            strategy.distribute_datasets_from_function(
+                lambda context: input_fn.eval_input_fn(data, split, context)
+            )
+        )
+
+
+def _task(network: keras.Model) -> str:
+    """The task whose labels the network predicts."""
     found = [n for n in ("age", "gender") if f"{n}_output" in network.output]
     return "_".join(found)
 
 
-def _image_size(model: Any, path: str) -> int:
+def _image_size(model: keras.Model, path: str) -> int:
     shape = tuple(model.inputs[0].shape)
     if len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
         raise errors.UsageError(
@@ -256,14 +286,13 @@ def _image_size(model: Any, path: str) -> int:
 
 
 def _measure(
-    config: EvaluateConfig, manifest: schema.Manifest, columns: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray], manifest: schema.Manifest, *, samples: int
 ) -> dict[str, Any]:
+    """The metrics of all examples, of each age, and of the constant predictor."""
     names = manifest.class_names
     result = metrics.evaluate(columns, class_names=names)
-    if config.bootstrap_samples:
-        result["intervals"] = metrics.intervals(
-            columns, samples=config.bootstrap_samples
-        )
+    if samples:
+        result["intervals"] = metrics.intervals(columns, samples=samples)
     result["by_age"] = {}
     ages = np.round(columns["label_age"]).astype(int)
     for age in np.unique(ages):
@@ -283,14 +312,14 @@ def _measure(
 
 
 def _draw(
-    config: EvaluateConfig,
-    data: input_fn.InputConfig,
-    manifest: schema.Manifest,
     columns: dict[str, np.ndarray],
     result: dict[str, Any],
+    manifest: schema.Manifest,
+    data: input_config.InputConfig,
+    split: str,
     output_dir: str,
 ) -> dict[str, str]:
-    """Draws the pictures that the outputs allow; their paths by name."""
+    """Draws the pictures that the outputs allow; returns their paths by name."""
     paths = {
         name: files.join(output_dir, name)
         for name in (CONFUSION_NAME, ERROR_NAME, WORST_NAME)
@@ -306,7 +335,7 @@ def _draw(
     else:
         del paths[ERROR_NAME]
     worst = _worst(columns)
-    faces = _images(data, config.split, {row for row, _ in worst})
+    faces = _images(data, split, {row for row, _ in worst})
     contact_sheet.draw(
         paths[WORST_NAME],
         [faces[row] for row, _ in worst],
@@ -332,18 +361,23 @@ def _worst(columns: dict[str, np.ndarray]) -> list[tuple[int, str]]:
 
 
 def _images(
-    data: input_fn.InputConfig, split: str, rows: set[int]
+    data: input_config.InputConfig, split: str, rows: set[int]
 ) -> dict[int, np.ndarray]:
-    """The images of some rows, from a second pass over the split."""
+    """The images of some rows of the columns, from a second pass over the split.
+
+    Only these are kept: all images of a split may not fit into memory.
+    """
     found: dict[int, np.ndarray] = {}
     start = 0
     for features, _ in input_fn.eval_input_fn(data, split):
-        size = int(features["image"].shape[0])
-        here = sorted(row for row in rows if start <= row < start + size)
+        # The columns have no rows for padding and for skipped records.
+        positions = np.flatnonzero(features["mask"].numpy())
+        here = sorted(row for row in rows if start <= row < start + len(positions))
         if here:
-            chosen = tf.gather(features["image"], [row - start for row in here])
-            found.update(zip(here, chosen.numpy(), strict=True))
-        start += size
+            chosen = positions[[row - start for row in here]]
+            images = tf.gather(features["image"], chosen).numpy()
+            found.update(zip(here, images, strict=True))
+        start += len(positions)
         if len(found) == len(rows):
             break
     return found

@@ -85,7 +85,7 @@ def train_input_fn(
     finish = _finisher(config, source)
     if config.data_service:
         return _ahead(config, _served(config, source, cut, finish))
-    stream = order.Order(len(source), config.seed, _groups(config, source))
+    stream = order_of(config, source)
     dataset = _engine(config, source).train(stream, cut, start_step, finish)
     return _ahead(config, dataset)
 
@@ -173,6 +173,7 @@ def as_is(function: Callable) -> Callable:
 
 def num_examples(config: InputConfig, split: str) -> int:
     """Examples in a split; 0 where it is not there.  Reads the manifest only."""
+    config.check_source()
     if config.files:
         return len(open_examples(config, split))
     manifest = schema.load_manifest(config.records_dir)
@@ -262,6 +263,7 @@ def open_labels(config: InputConfig, split: str) -> tuple[str, ...]:
 
 
 def _load(config: InputConfig, split: str) -> record_index.Examples:
+    config.check_source()
     if config.files:
         return foreign_files.load(config, split)
     return record_index.load(
@@ -374,6 +376,11 @@ def _ahead(config: InputConfig, dataset: Any) -> Any:
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.with_options(options)
+
+
+def order_of(config: InputConfig, source: record_index.Examples) -> order.Order:
+    """Which record is at which position of the endless training stream."""
+    return order.Order(len(source), config.seed, _groups(config, source))
 
 
 def _groups(

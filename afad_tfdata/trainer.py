@@ -257,7 +257,7 @@ class _Run:
         """The rest of the present epoch."""
         state, per_epoch = self._state, self._parts.steps_per_epoch
         end = (state.epoch + 1) * per_epoch
-        batch = self._config.global_batch_size
+        batch = self._config.input.global_batch_size
         phase = self._plan[state.course.phase]
         last = state.epoch + phase.epochs - state.course.epochs
         began, begun_at, waited = time.monotonic(), state.step, 0.0
@@ -348,7 +348,7 @@ class _Run:
 
     def _close_epoch(self, *, waiting: float, images_per_second: float) -> None:
         state, phase = self._state, self._plan[self._state.course.phase]
-        best, task = state.best or {}, self._config.task
+        best, task = state.best or {}, self._config.input.task
         with self._averaged():
             validation = self._validate()
             value = validation.get(scores.metric(task))
@@ -458,7 +458,7 @@ class _Run:
 
     def _failure(self, error: _SpoiltError) -> errors.DataError:
         first = max(0, error.at - 1)  # The weights may have been spoilt before.
-        batch = self._config.global_batch_size
+        batch = self._config.input.global_batch_size
         examples = self._parts.examples(first * batch, (error.at + 1) * batch)
         path = self._dir.join("failure.json")
         files.write_json(
@@ -486,7 +486,7 @@ class _Run:
         place = self._config.run_dir
         return TrainResult(
             run_dir=place,
-            metric=scores.metric(self._config.task),
+            metric=scores.metric(self._config.input.task),
             best_epoch=best["epoch"],
             best_value=best["value"],
             epochs=self._state.epoch,

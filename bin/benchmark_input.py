@@ -10,10 +10,10 @@ EXAMPLE = "afad-benchmark-input --records_dir=records --analyze"
 def main(
     config: input_benchmark.BenchmarkConfig, arguments: list[str]
 ) -> command.Output:
-    """Measures."""
+    """Measures the input pipeline."""
     del arguments
-    report = input_benchmark.run(config)
-    return command.Output(report.table(), report.to_dict())
+    result = input_benchmark.run(config)
+    return command.Output(result.table(), result.to_dict())
 
 
 def run() -> None:

@@ -14,7 +14,7 @@ def main(config: evaluation.EvaluateConfig, arguments: list[str]) -> command.Out
     """Evaluates."""
     del arguments
     result = evaluation.evaluate(config)
-    return command.Output(evaluation.report(result), result)
+    return command.Output(evaluation.summary_text(result), result)
 
 
 def run() -> None:

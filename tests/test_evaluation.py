@@ -82,7 +82,7 @@ def test_a_foreign_model_counts_every_example_once(
     assert result["constant"]["predicts"]["gender"] in manifest.class_names
     with open(tmp_path / "out" / evaluation.METRICS_NAME) as f:
         assert json.load(f) == result
-    text = evaluation.report(result)
+    text = evaluation.summary_text(result)
     assert "constant" in text and f"{result['mae']:.4f}" in text
 
 

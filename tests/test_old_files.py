@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import evaluation, freeze, input_fn, models, prediction, trainer
+from afad_tfdata.common import options
 from afad_tfdata.common.lazy import keras
 from afad_tfdata.models import age_heads, backbones, branches
 from afad_tfdata.training import config as train_config
@@ -80,7 +81,7 @@ def _assert_batches(found, expected):
 
 def test_an_old_run_continues_with_the_same_numbers(expected, small_networks):
     stored = json.loads(pathlib.Path("run/config.json").read_text())["train"]
-    fields = train_config.TrainConfig.__dataclass_fields__
+    fields = options.defaults(train_config.TrainConfig)
     flags = {name: value for name, value in stored.items() if name in fields}
     assert set(stored) == set(flags), "a flag of the old version is gone"
 

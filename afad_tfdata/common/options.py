@@ -1,12 +1,28 @@
 """Options: the fields of a config, each with its help text, default and choices.
 
-A config is a frozen dataclass whose fields are made by `option`.  The text stands
-there once; command-line flags, ``--help`` and the JSON form are derived from it::
+A config is a frozen dataclass whose fields are created by `option`.  The text is
+written once; command-line flags, ``--help`` and the JSON form are derived from it::
 
     @dataclasses.dataclass(frozen=True)
-    class WriteConfig:
-      data_dir: str = option("", "Folder with the images.")
-      seed: int = option(1, "Decides split and order.")
+    class InputConfig:
+      records_dir: str = option("", "Data set that afad-write-records wrote.")
+      seed: int = option(1, "Seed of the order of the examples.")
+
+A config that contains another one states none of its fields again.  It derives from
+`Config`, which takes the fields of its parts as flat keywords, and leaves out what the
+program itself decides::
+
+    @dataclasses.dataclass(frozen=True, init=False)
+    class TrainConfig(Config):
+      run_dir: str = option("", "Directory of the run.")
+      input: InputConfig = part(InputConfig, leave_out=("as_supervised",))
+
+    config = TrainConfig(run_dir="run", records_dir="records", seed=2)
+    config = TrainConfig(run_dir="run", input=InputConfig(records_dir="records"))
+    config.input.seed                              # A function gets the part it needs.
+    dataclasses.replace(config, records_dir="b")   # Flat keywords work here, too.
+
+Flags (`specs`) and JSON (`to_dict`, `from_dict`) are flat: ``--seed``, ``"seed"``.
 
 This module knows neither absl nor TensorFlow.
 """
@@ -14,12 +30,15 @@ This module knows neither absl nor TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from afad_tfdata.common import errors
+
+_Config = TypeVar("_Config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +51,7 @@ class OptionSpec:
       default: The field's default; None where there is none.
       help: One or two sentences.
       choices: Allowed values, or None.
+      aliases: Earlier names, which are accepted but not shown.
     """
 
     name: str
@@ -39,6 +59,71 @@ class OptionSpec:
     default: Any
     help: str
     choices: tuple[str, ...] | None
+    aliases: tuple[str, ...] = ()
+
+
+class _FlatSignature:
+    """The signature of a `Config`: its flat names, for ``help`` and for editors."""
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        parts = [f.name for f in dataclasses.fields(owner) if _is_part(f)]
+        values = {**dict.fromkeys(parts), **defaults(owner)}
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Signature(
+            [inspect.Parameter(name, kind, default=v) for name, v in values.items()]
+        )
+
+
+class Config:
+    """Base of a config with parts, or with fields that have aliases.
+
+    Its subclasses are ``@dataclasses.dataclass(frozen=True, init=False)``.
+
+    Args:
+      **fields: Values by name: of the config's own fields, of whole parts, and of the
+        fields of its parts.  A flat value replaces the one in a whole part, so that
+        `dataclasses.replace` works with flat names.
+
+    Raises:
+      TypeError: A name that the config does not have.
+      UsageError: A value that a check refuses.
+    """
+
+    # `inspect.signature` looks here; it cannot be computed before `dataclass` has run.
+    __signature__ = _FlatSignature()
+
+    def __init__(self, **fields: Any) -> None:
+        fields = _by_present_names(type(self), fields)
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if _is_part(field):
+                value = _part_value(field, fields)
+            elif field.name in fields:
+                value = fields.pop(field.name)
+            else:
+                value = field.default
+            # The dataclass is frozen; its own __init__ sets fields this way, too.
+            object.__setattr__(self, field.name, value)
+        if fields:
+            raise TypeError(
+                f"{type(self).__name__} has no field {', '.join(sorted(fields))}"
+            )
+        if check := getattr(self, "__post_init__", None):  # It is optional.
+            check()
+
+    if not typing.TYPE_CHECKING:
+        # Hidden from type checkers: code of this package names the part, and a wrong
+        # name is still found there.
+
+        def __getattr__(self, name: str) -> Any:
+            """The value of a part's field, or of a field by an earlier name."""
+            for field in dataclasses.fields(self):
+                # Not getattr: copy and pickle ask before any field is set.
+                value = self.__dict__.get(field.name)
+                if name in field.metadata.get("aliases", ()):
+                    return value
+                if _is_part(field) and name in _part_names(field):
+                    return getattr(value, name)
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
 
 def option(
@@ -47,6 +132,7 @@ def option(
     *,
     choices: Sequence[str] | None = None,
     flag: bool = True,
+    aliases: Sequence[str] = (),
 ) -> Any:
     """A dataclass field with a help text.
 
@@ -55,34 +141,69 @@ def option(
       help: What it means, with its unit; shown by ``--help``.
       choices: The values allowed, for a string field; checked by `check_choices`.
       flag: False for a field that only programs set.
+      aliases: Earlier names of the field.  They stay valid as flags, in JSON and, in a
+        `Config`, as keywords, but no help text shows them.
     """
     metadata = {
         "help": help,
         "choices": tuple(choices) if choices else None,
         "flag": flag,
+        "aliases": tuple(aliases),
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def part(
+    config_class: type[_Config],
+    *,
+    leave_out: Sequence[str] = (),
+    help: Mapping[str, str] | None = None,
+) -> _Config:
+    """A field of a `Config` that is a config itself.
+
+    Args:
+      config_class: Frozen dataclass of options, all of which have defaults.
+      leave_out: Its fields that the program decides.  They are no flags, and keep
+        their defaults until the program replaces them.
+      help: Help texts by field, where those of the part do not say enough here.
+    """
+    names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    unknown = (set(leave_out) | set(help or ())) - names
+    if unknown:
+        raise TypeError(f"{config_class.__name__} has no field {sorted(unknown)}")
+    metadata = {
+        "part": config_class,
+        "leave_out": frozenset(leave_out),
+        "part_help": dict(help or {}),
+    }
+    return dataclasses.field(default_factory=config_class, metadata=metadata)
 
 
 def specs(config_class: type) -> Iterator[OptionSpec]:
     """The fields of a config class that are flags, in their order."""
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        if "help" not in field.metadata or not field.metadata["flag"]:
-            continue
-        yield OptionSpec(
-            name=field.name,
-            type=_plain_type(hints[field.name], field.name),
-            default=field.default,
-            help=field.metadata["help"],
-            choices=field.metadata["choices"],
-        )
+        if _is_part(field):
+            texts = field.metadata["part_help"]
+            for spec in specs(field.metadata["part"]):
+                if spec.name not in field.metadata["leave_out"]:
+                    text = texts.get(spec.name, spec.help)
+                    yield dataclasses.replace(spec, help=text)
+        elif "help" in field.metadata and field.metadata["flag"]:
+            yield OptionSpec(
+                name=field.name,
+                type=_plain_type(hints[field.name], field.name),
+                default=field.default,
+                help=field.metadata["help"],
+                choices=field.metadata["choices"],
+                aliases=field.metadata["aliases"],
+            )
 
 
 def check_choices(config: Any) -> None:
     """Raises `UsageError` for the first field whose value is not one of its choices.
 
-    Meant as the first line of a config's ``__post_init__``.
+    Meant as the first line of a config's ``__post_init__``; each part checks itself.
     """
     for field in dataclasses.fields(config):
         choices = field.metadata.get("choices")
@@ -94,26 +215,31 @@ def check_choices(config: Any) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain JSON values (tuples become lists), in field order."""
-    return {
-        field.name: _plain_value(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-    }
+    """The config as plain JSON values by flat name (tuples become lists)."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if _is_part(field):
+            flat, names = to_dict(value), _part_names(field)
+            values.update({name: flat[name] for name in names})
+        else:
+            values[field.name] = _plain_value(value)
+    return values
 
 
 def from_dict(config_class: type, values: Mapping[str, Any], *, where: str) -> Any:
-    """Builds a config from `to_dict`'s form.
+    """Builds a config from `to_dict`'s form; fields that are missing have defaults.
 
     Args:
       config_class: A frozen dataclass of options.
-      values: Field values by name.
+      values: Field values by flat name.
       where: File that they come from, for the error message.
 
     Raises:
       UsageError: A name that the config does not have.
     """
-    known = {field.name for field in dataclasses.fields(config_class)}
-    unknown = sorted(set(values) - known)
+    values = _by_present_names(config_class, values)
+    unknown = sorted(set(values) - set(_flat_names(config_class)))
     if unknown:
         raise errors.UsageError(
             f"{where} has fields that {config_class.__name__} does not know:"
@@ -122,6 +248,63 @@ def from_dict(config_class: type, values: Mapping[str, Any], *, where: str) -> A
     return config_class(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
+
+
+def defaults(config_class: type) -> dict[str, Any]:
+    """The defaults by flat name, in the form of `to_dict`, unchecked."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):
+        if _is_part(field):
+            flat, names = defaults(field.metadata["part"]), _part_names(field)
+            values.update({name: flat[name] for name in names})
+        else:
+            values[field.name] = _plain_value(field.default)
+    return values
+
+
+def _is_part(field: dataclasses.Field) -> bool:
+    return "part" in field.metadata
+
+
+def _part_names(field: dataclasses.Field) -> list[str]:
+    """The flat names that a part offers."""
+    left_out = field.metadata["leave_out"]
+    return [n for n in _flat_names(field.metadata["part"]) if n not in left_out]
+
+
+def _flat_names(config_class: type) -> list[str]:
+    names: list[str] = []
+    for field in dataclasses.fields(config_class):
+        names += _part_names(field) if _is_part(field) else [field.name]
+    return names
+
+
+def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
+    """The value of a part; what it is built from is taken out of `fields`."""
+    config_class = field.metadata["part"]
+    value = fields.pop(field.name, None)
+    flat = {n: fields.pop(n) for n in _part_names(field) if n in fields}
+    if value is None:
+        return config_class(**flat)
+    for name in field.metadata["leave_out"]:
+        if getattr(value, name) != defaults(config_class)[name]:
+            raise errors.UsageError(
+                f"{field.name}.{name} is decided by the program: leave it out of the"
+                f" {config_class.__name__}"
+            )
+    # Not replaced without need: an equal part stays the same object.
+    return dataclasses.replace(value, **flat) if flat else value
+
+
+def _by_present_names(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with aliases replaced by the names of today."""
+    found = dict(values)
+    for field in dataclasses.fields(config_class):
+        for old in field.metadata.get("aliases", ()):
+            if old in found:
+                # Over a value by today's name, which `dataclasses.replace` adds.
+                found[field.name] = found.pop(old)
+    return found
 
 
 def _plain_type(hint: Any, name: str) -> type:

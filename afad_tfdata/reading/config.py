@@ -12,94 +12,98 @@ ENGINES = ("auto", "mapped", "graph")
 CACHES = ("none", "encoded", "decoded")
 BALANCES = ("none", "gender", "age")
 
+_ONE_SOURCE = "wanted --records_dir or --files, one of them; got {}"
+
 
 @dataclasses.dataclass(frozen=True)
 class InputConfig:
-    """What to read, in which order, and how.
+    """What to read, in which order, and how."""
 
-    Attributes:
-      records_dir: Directory that ``write_records`` filled.
-      task: One of `schema.TASKS`: which labels must be there, and which the
-        ``as_supervised`` form carries.
-      global_batch_size: Examples of a step over all replicas.
-      image_size: Side of the images, pixels; 0 for the data set's.
-      seed: Of the order; any 64-bit integer.
-      balance: Whether training draws every gender or every age equally often.
-      engine: Who reads and decodes; ``auto`` chooses and says why.
-      cache: What is kept in memory: nothing, the encoded bytes, or the pixels.
-      cache_dir: Local directory in which remote shards are kept (`shard_cache`).
-      cache_dir_gib: Most that it may hold, GiB; 0 for what is free on its disk.
-      max_bad_records: Damaged records that are passed over; one more is an error.
-      verify: Whether each record's checksum is checked when it is first read.
-      as_supervised: Elements ``(image, label, sample_weight)`` for ``model.fit``.
-      num_parallel_calls: Batches that are made at the same time; 0: one for each core.
-      prefetch: Batches that wait ready.
-      memory_budget_mib: Most that the graph engine holds for a global shuffle, MiB;
-        0 for half of what is free.
-      shuffle_window: Records that it shuffles among where they do not fit.
-      data_service: Dispatcher of a ``tf.data`` service that training batches come from.
-      files: Files that another program wrote, instead of `records_dir`.
-      features: What their features are called.
-      mean_file: JSON with their channel means; `as_supervised` needs it.
-    """
-
-    records_dir: str = options.option("", "Data set that write_records made.")
-    task: str = options.option("age_gender", "What is learnt.", choices=schema.TASKS)
-    global_batch_size: int = options.option(128, "Images of a step over all devices.")
-    image_size: int = options.option(
-        0, "Side of the images in pixels; 0: the data set's."
+    records_dir: str = options.option(
+        "", "Directory of the data set that afad-write-records wrote."
     )
-    seed: int = options.option(1, "Of the order of examples.")
+    task: str = options.option(
+        "age_gender",
+        "Which labels are learnt; the data set must have them.",
+        choices=schema.TASKS,
+    )
+    global_batch_size: int = options.option(
+        128, "Number of images in one step, over all devices."
+    )
+    image_size: int = options.option(
+        0, "Side of the square images in pixels; 0 takes the data set's size."
+    )
+    seed: int = options.option(
+        1, "Seed of the order of the examples; any 64-bit integer."
+    )
     balance: str = options.option(
-        "none", "Draw every gender or age equally often.", choices=BALANCES
+        "none",
+        "Draw every gender, or every age, equally often in training; none draws every"
+        " example once an epoch.",
+        choices=BALANCES,
     )
     engine: str = options.option(
         "auto",
-        "mapped: memory-mapped shards, simplejpeg and OpenCV; graph: TensorFlow"
-        " operations only; auto: the faster one that works here.",
+        "Which input engine reads the records: mapped uses memory-mapped shards,"
+        " simplejpeg and OpenCV; graph uses TensorFlow operations only; auto takes the"
+        " faster one that works here and logs the reason.",
         choices=ENGINES,
     )
     cache: str = options.option(
-        "none", "What is kept in memory after it was read.", choices=CACHES
+        "none",
+        "What stays in memory once it was read: nothing, the encoded images, or the"
+        " decoded pixels.",
+        choices=CACHES,
     )
     cache_dir: str = options.option(
         "",
-        "Local directory for the shards of a remote --records_dir, for the mapped"
-        " engine; checked by SHA-256 and shared by the processes of a machine.",
+        "Local directory in which the mapped engine keeps copies of the shards of a"
+        " remote --records_dir. The copies are checked by SHA-256, and the processes"
+        " of a machine share them.",
     )
     cache_dir_gib: float = options.option(
-        0.0, "Most that --cache_dir may hold, GiB; 0: what is free on its disk."
+        0.0,
+        "Largest size of --cache_dir in GiB; 0 takes what is free on its disk.",
     )
     max_bad_records: int = options.option(
-        0, "Damaged records that are passed over, counted and listed."
+        0,
+        "Number of damaged records that are skipped, counted and listed; one more is"
+        " an error.",
     )
     verify: bool = options.option(
-        True, "Check each record's checksum when it is first read."
+        True, "Check the checksum of each record when it is read for the first time."
     )
     as_supervised: bool = options.option(
-        False, "Elements (image, label, weight) for model.fit.", flag=False
+        False,
+        "Elements are (image, label, sample_weight) for model.fit, and images are"
+        " normalised.",
+        flag=False,
     )
     num_parallel_calls: int = options.option(
-        0, "Batches made at the same time; 0: one for each core."
+        0, "Number of batches that are built at the same time; 0 means one for a core."
     )
-    prefetch: int = options.option(2, "Batches that wait ready.")
+    prefetch: int = options.option(
+        2, "Number of finished batches that wait for the training."
+    )
     memory_budget_mib: int = options.option(
         0,
-        "Most that the graph engine holds in memory for a global shuffle, MiB;"
-        " 0: half of what is free.",
+        "Most memory in MiB that the graph engine takes for a global shuffle; 0 means"
+        " half of the free memory.",
     )
     shuffle_window: int = options.option(
-        16_384, "Records that the graph engine shuffles among where they do not fit."
+        16_384,
+        "Number of records that the graph engine shuffles at a time where a global"
+        " shuffle does not fit into --memory_budget_mib.",
     )
     data_service: str = options.option(
         "",
-        "grpc://HOST:PORT of the dispatcher that afad-data-service runs: training"
-        " batches are read there, in no order that could be repeated.",
+        "Address grpc://HOST:PORT of the dispatcher that afad-data-service runs:"
+        " training batches come from there, in an order that cannot be repeated.",
     )
     files: str = options.option(
         "",
-        "TFRecord or HDF5 files of another program instead of --records_dir: paths or"
-        " patterns, separated by commas; {split} stands for the split's name.",
+        "TFRecord or HDF5 files of another program, instead of --records_dir: paths or"
+        " patterns, separated by commas; {split} is replaced by the split's name.",
     )
     features: str = options.option(
         "",
@@ -107,16 +111,16 @@ class InputConfig:
         " image=image/encoded,age=label/age,gender=label/gender.",
     )
     mean_file: str = options.option(
-        "", 'JSON {"R":, "G":, "B":} with the channel means of --files.'
+        "",
+        'JSON file {"R":, "G":, "B":} with the channel means of the images in --files,'
+        " in [0, 255]; normalised images need it.",
     )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
-        if bool(self.records_dir) == bool(self.files):
-            came = "both" if self.files else "neither"
-            raise errors.UsageError(
-                f"wanted --records_dir or --files, one of them; got {came}"
-            )
+        # Neither is no fault yet: a training on the caller's own data has neither.
+        if self.records_dir and self.files:
+            raise errors.UsageError(_ONE_SOURCE.format("both"))
         if self.data_service:
             data_service.parse(self.data_service)
             for name, value in (
@@ -152,3 +156,8 @@ class InputConfig:
                 raise errors.UsageError(
                     f"--{name} must lie between {low} and {high}; got {value}"
                 )
+
+    def check_source(self) -> None:
+        """Raises `UsageError` if there is nothing to read, when data is opened."""
+        if not (self.records_dir or self.files):
+            raise errors.UsageError(_ONE_SOURCE.format("neither"))

@@ -6,19 +6,21 @@ import dataclasses
 from typing import Any
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.models import age_heads, losses
-from afad_tfdata.storage import schema
+from afad_tfdata.models import losses, networks
+from afad_tfdata.reading import config as input_config
 from afad_tfdata.training import optimizers
 from afad_tfdata.training.distributed import strategies
 
-STAGES = ("warmup", "tuning", "recipe")
+STAGE_CHOICES = (*networks.STAGES, "recipe")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = (*optimizers.SCHEDULES, "plateau")
 OPTIMIZERS = ("auto", *optimizers.NAMES)
 
-# What may differ when a run continues.  None of it changes a number beyond rounding
-# (another machine, number of replicas or input engine), but for --jit, under which
-# dropout draws other masks.
+# What may differ when a run continues: nothing that changes a number beyond rounding
+# (another machine, number of replicas or input engine).  There are two exceptions:
+# under --jit dropout draws other masks, and a run that met a damaged record could never
+# go on without --max_bad_records.  --balance, --shuffle_window and --memory_budget_mib
+# are not here, because they decide the order of the examples.
 FREE_FIELDS = frozenset(
     {
         "records_dir",  # The data set's checksum is compared instead.
@@ -31,6 +33,10 @@ FREE_FIELDS = frozenset(
         "cache_dir",
         "cache_dir_gib",
         "data_service",
+        "max_bad_records",
+        "verify",
+        "num_parallel_calls",
+        "prefetch",
         "steps_per_loop",
         "jit",
         "checkpoint_every",
@@ -43,7 +49,7 @@ FREE_FIELDS = frozenset(
         "profile",
     }
 )
-# What a restart from an earlier epoch may change besides.
+# What a restart from an earlier epoch may change in addition.
 RESTART_FIELDS = frozenset(
     {
         "learning_rate",
@@ -61,191 +67,216 @@ RESTART_FIELDS = frozenset(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
+@dataclasses.dataclass(frozen=True, init=False)
+class TrainConfig(options.Config):
     """What to train, on what, how, and where the result goes.
 
-    The help text of each field says what it means.  A value of 0 or ``auto`` stands
-    for the original project's, which `recipe.phases` looks up by stage and task.
+    The fields of `input` and `model` are flat keywords, too.  A value of 0 or ``auto``
+    stands for the original project's, which `recipe.phases` looks up by stage and task.
     """
 
-    records_dir: str = options.option("", "Data set that write_records made.")
     run_dir: str = options.option(
         "",
-        "Directory of the run: checkpoints, history, models. The same command"
-        " continues what is there.",
+        "Directory of the run: checkpoints, history and models. The same command"
+        " continues a run that is there.",
     )
-    task: str = options.option("age_gender", "What is learnt.", choices=schema.TASKS)
-    backbone: str = options.option("VGG19", "Name in keras.applications, or small_cnn.")
-    weights: str = options.option(
-        "imagenet", "imagenet, none, or a file with the backbone's weights."
+    input: input_config.InputConfig = options.part(
+        input_config.InputConfig,
+        # Training needs a data set with a manifest: its counts, means and ages.
+        leave_out=("as_supervised", "files", "features", "mean_file"),
+        help={
+            "seed": "Seed of the first weights, the order of the examples, the"
+            " augmentation and the dropout masks.",
+            "image_size": "Side in pixels of the square images and of the network's"
+            " input; 0 takes the data set's size.",
+        },
+    )
+    model: networks.ModelConfig = options.part(
+        networks.ModelConfig,
+        # Task and image size are the input's; the rest comes from the data.
+        leave_out=(
+            *("task", "image_size", "min_age", "max_age", "mean", "initial_age"),
+        ),
     )
     stage: str = options.option(
         "recipe",
-        "warmup: the head, over a frozen backbone; tuning: the top layers too;"
-        " recipe: both, then from the best epoch at lower rates while that helps.",
-        choices=STAGES,
+        "What is trained: warmup trains the head on a frozen backbone; tuning trains"
+        " the top layers of the backbone, too; recipe does both, and then goes on from"
+        " the best epoch at lower rates while that helps.",
+        choices=STAGE_CHOICES,
     )
     init_from: str = options.option(
-        "", "Weights to begin with: a .keras file, a run directory or a checkpoint."
+        "",
+        "Model whose weights the training begins with: a .keras file, a run directory"
+        " or a checkpoint.",
     )
     trainable_layers: int | None = options.option(
         None,
-        "Layers of the backbone that tuning trains, from the top; -1: all. Default:"
-        " 4, and all where nothing is pre-trained.",
+        "Number of layers of the backbone that tuning trains, counted from the top; -1"
+        " means all. Without this flag it is 4, or all if nothing is pre-trained.",
     )
     epochs: int = options.option(
         0,
-        "Epochs of the stage (recipe: of tuning at its first rate, at most);"
-        " 0: 24 of warmup, 50 of tuning.",
+        "Number of epochs of the stage; in the recipe, the most epochs of tuning at its"
+        " first rate. 0 means 24 for warmup and 50 for tuning.",
     )
     warmup_epochs: int = options.option(
-        24, "Epochs of warm-up in --stage=recipe, at most."
+        24, "Most epochs of the warm-up in --stage=recipe."
     )
     patience: int = options.option(
         6,
-        "Epochs without a better validation after which the recipe, or the"
-        " schedule plateau, lowers the rate.",
+        "Number of epochs without an improvement on the validation split after which"
+        " the recipe, or --schedule=plateau, lowers the rate.",
     )
     start_epoch: int = options.option(
         0,
-        "Go back to the end of this epoch of the run, and on from there with the"
-        " flags given now; applied once, also if the command is repeated.",
+        "Go back to the end of this epoch of the run, and continue from there with the"
+        " flags given now. This happens once, even if the command is repeated; 0 means"
+        " not at all.",
     )
     learning_rate: float = options.option(
-        0.0, "Peak rate; 0: 1e-3 in warmup, 5e-4 (gender) or 1e-3 in tuning."
+        0.0,
+        "Highest learning rate; 0 means 1e-3 for warmup, and for tuning 5e-4 with"
+        " --task=gender and 1e-3 otherwise.",
     )
     optimizer: str = options.option(
-        "auto", "auto: rmsprop in warmup, adam in tuning.", choices=OPTIMIZERS
+        "auto",
+        "Which optimizer takes the steps; auto means rmsprop for warmup and adam for"
+        " tuning.",
+        choices=OPTIMIZERS,
     )
-    momentum: float = options.option(0.9, "Of --optimizer=sgd.")
-    weight_decay: float = options.option(1e-4, "Of --optimizer=adamw.")
+    momentum: float = options.option(0.9, "Momentum of --optimizer=sgd.")
+    weight_decay: float = options.option(1e-4, "Weight decay of --optimizer=adamw.")
     schedule: str = options.option(
-        "constant", "How the rate goes within a stage.", choices=SCHEDULES
+        "constant",
+        "How the learning rate changes within a stage.",
+        choices=SCHEDULES,
     )
-    warmup_steps: int = options.option(0, "Steps over which the rate rises from 0.")
-    decay_epochs: int = options.option(10, "Epochs between decays of schedule step.")
+    warmup_steps: int = options.option(
+        0, "Number of steps over which the rate rises from 0 to --learning_rate."
+    )
+    decay_epochs: int = options.option(
+        10, "Number of epochs between two decays with --schedule=step."
+    )
     decay_factor: float = options.option(
-        0.1, "Factor of a decay, of the schedules step and plateau."
+        0.1, "Factor of each decay with --schedule=step or plateau."
     )
     class_weight: str = options.option(
-        "none", "none, balanced, 0:1.0,1:1.6 or male:1.0,female:1.6."
+        "none",
+        "Weights of the genders in the loss: none, balanced, or a list such as"
+        " 0:1.0,1:1.6 or male:1.0,female:1.6.",
     )
     age_class_weight: str = options.option(
-        "none", "none, effective or effective:BETA: rare ages count for more."
-    )
-    age_head: str = options.option(
-        "regression",
-        "How the age is read off the network; docs/training.md tells them apart.",
-        choices=age_heads.NAMES,
+        "none",
+        "Weights of the ages in the loss: none, or effective or effective:BETA, which"
+        " give rare ages a higher weight.",
     )
     age_loss: str = options.option(
         "auto",
-        "Loss of --age_head=regression; auto: mae for --task=age, and mse for"
-        " age_gender, whose weight of 500 is made for squares of years.",
+        "Loss of --age_head=regression. auto means mae for --task=age, and mse for"
+        " --task=age_gender, because the default --gender_weight suits squared years.",
         choices=("auto", *losses.AGE_LOSSES),
     )
-    age_weight: float = options.option(1.0, "Of the age loss in task age_gender.")
+    age_weight: float = options.option(
+        1.0, "Weight of the age loss with --task=age_gender."
+    )
     gender_weight: float = options.option(
-        500.0, "Of the gender loss in task age_gender."
+        500.0, "Weight of the gender loss with --task=age_gender."
     )
-    image_size: int = options.option(
-        0, "Side in pixels of the network's input; 0: the records'."
-    )
-    normalization: str = options.option(
-        "auto",
-        "What a backbone sees: what its ImageNet weights expect, or (x - mean) /"
-        " 127.5.",
-        choices=("auto", "backbone", "original"),
-    )
-    pooling: str = options.option(
-        "auto",
-        "Between backbone and head; auto: flatten, as the original, and avg for the"
-        " small networks.",
-        choices=("auto", "flatten", "avg"),
-    )
-    global_batch_size: int = options.option(128, "Images of a step over all devices.")
     accumulation: int = options.option(
-        1, "Parts into which a device's batch is cut, for batches too large for it."
+        1,
+        "Number of parts into which each device's batch is divided, for batches that do"
+        " not fit into its memory.",
     )
     clip_norm: float = options.option(
-        0.0, "Largest global norm of the gradient; 0: no limit."
+        0.0, "Largest global norm of the gradient; 0 means no limit."
     )
     ema_decay: float = options.option(
         0.0,
-        "Decay of an average of the weights, which is evaluated and saved; 0: none.",
+        "Decay of a running average of the weights, which is then evaluated and saved;"
+        " 0 means no average.",
     )
     precision: str = options.option(
-        "auto", "auto: mixed_float16 on GPUs that gain from it.", choices=PRECISIONS
+        "auto",
+        "Number format of the network's computations; auto means mixed_float16 on GPUs"
+        " that gain from it, and float32 otherwise.",
+        choices=PRECISIONS,
     )
-    jit: bool = options.option(False, "Compile the forward and backward pass by XLA.")
-    tf32: bool = options.option(True, "Let GPUs round float32 products to TF32.")
+    jit: bool = options.option(
+        False, "Compile the forward and backward passes with XLA."
+    )
+    tf32: bool = options.option(
+        True, "Let GPUs round the factors of float32 products to TF32, which is faster."
+    )
     devices: str = options.option(
-        "", "gpu:0,gpu:1 or cpu or cpu:2 (logical); default: every GPU, else the CPU."
+        "",
+        "Devices to train on, such as gpu:0,gpu:1 or cpu, or cpu:2 for two logical"
+        " ones. Without this flag it is every GPU, or the CPU if there is none.",
     )
     all_reduce: str = options.option(
         "auto",
-        "How GPUs sum gradients; hierarchical or one_device where NCCL fails.",
+        "How GPUs sum gradients; hierarchical and one_device work where NCCL fails.",
         choices=strategies.ALL_REDUCE,
     )
     threads: int = options.option(
-        0, "Threads of TensorFlow on the host; 0: the batch system's allocation."
-    )
-    engine: str = options.option(
-        "auto", "Of the input.", choices=("auto", "mapped", "graph")
-    )
-    cache: str = options.option(
-        "none",
-        "What the input keeps in memory.",
-        choices=("none", "encoded", "decoded"),
-    )
-    cache_dir: str = options.option(
-        "",
-        "Local directory for the shards of a remote --records_dir, for the mapped"
-        " engine; checked by SHA-256 and shared by the processes of a machine.",
-    )
-    cache_dir_gib: float = options.option(
-        0.0, "Most that --cache_dir may hold, GiB; 0: what is free on its disk."
-    )
-    data_service: str = options.option(
-        "",
-        "grpc://HOST:PORT of afad-data-service's dispatcher, which feeds the training;"
-        " it then does not continue exactly.",
+        0,
+        "Number of threads of TensorFlow on the host; 0 takes what the batch system"
+        " allocated, or one for each core.",
     )
     augment: str = options.option(
-        "default", "none, default (the original's), or rotation=20,zoom=0.15,..."
+        "default",
+        "How training images are changed at random: none, default (as in the original"
+        " project), or settings such as rotation=20,zoom=0.15.",
     )
     augment_preview: bool = options.option(
         False, "Write a sheet of augmented images to the run directory."
     )
-    seed: int = options.option(1, "Decides weights, order, augmentation and dropout.")
     steps_per_loop: int = options.option(
-        0, "Steps between two looks at signals and losses; 0: about a second's worth."
+        0,
+        "Number of steps between two checks for signals and bad losses; 0 means about"
+        " a second's worth.",
     )
     checkpoint_every: int = options.option(
-        2, "Keep the checkpoint of every so many epochs; 0: only the best and last."
+        2,
+        "Keep the checkpoint of every so many epochs; 0 keeps only the best and the"
+        " newest ones.",
     )
     checkpoint_steps: int = options.option(
-        0, "Save every so many steps too, for long epochs; 0: at their ends only."
+        0,
+        "Save a checkpoint every so many steps, too, for long epochs; 0 saves at the"
+        " end of each epoch only.",
     )
-    keep_checkpoints: int = options.option(2, "Newest checkpoints that are kept.")
+    keep_checkpoints: int = options.option(
+        2, "Number of newest checkpoints that are kept."
+    )
     max_recoveries: int = options.option(
-        3, "Times that a training that blew up goes back and lowers its rate."
+        3,
+        "How often a training whose loss explodes goes back to its last checkpoint and"
+        " halves the rate, before it fails.",
     )
     spike_factor: float = options.option(
-        20.0, "A step's loss so many times its running mean is a spike; 0: never."
+        20.0,
+        "A step's loss counts as exploded if it is so many times its running mean; 0"
+        " means never.",
     )
     tensorboard: bool = options.option(True, "Write TensorBoard events.")
     profile: str = options.option(
         "", "A:B profiles the steps A to B-1 for TensorBoard."
     )
     find_learning_rate: bool = options.option(
-        False, "Instead of training, try growing rates and draw the loss by rate."
+        False,
+        "Do not train, but try growing learning rates and draw the loss by rate.",
     )
     folds: int = options.option(
-        0, "k-fold protocol: train k times with rotating roles; 0: the records' split."
+        0,
+        "Number k of folds of a cross-validation: train k times, and test on each fold"
+        " once. 0 means one training on the splits of the records.",
     )
-    steps_per_epoch: int = options.option(0, "", flag=False)
+    steps_per_epoch: int = options.option(
+        0,
+        "Steps that count as one epoch; 0 means one pass over the examples.",
+        flag=False,
+    )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
@@ -256,8 +287,6 @@ class TrainConfig:
             ("warmup_epochs", 0),
             ("patience", 1),
             ("start_epoch", 0),
-            ("image_size", 0),
-            ("global_batch_size", 1),
             ("accumulation", 1),
             ("warmup_steps", 0),
             ("decay_epochs", 1),
@@ -270,7 +299,6 @@ class TrainConfig:
             ("folds", 0),
             ("learning_rate", 0),
             ("clip_norm", 0),
-            ("cache_dir_gib", 0),
             ("spike_factor", 0),
             ("age_weight", 0),
             ("gender_weight", 0),
@@ -291,8 +319,8 @@ class TrainConfig:
             )
         if self.schedule == "plateau" and self.stage == "recipe":
             raise errors.UsageError(
-                "--schedule=plateau goes with --stage=warmup or tuning: the recipe"
-                " lowers the rate by itself"
+                "--schedule=plateau can only be used with --stage=warmup or tuning: the"
+                " recipe lowers the rate by itself"
             )
         if self.folds in (1, 2):
             raise errors.UsageError(
@@ -317,12 +345,14 @@ def differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
     """Fields of a stored config that keep a run from continuing under this one.
 
     Args:
-      stored: `options.to_dict` of the config that the run was started with.
-      config: The one that it shall continue with.
+      stored: `options.to_dict` of the config that the run was started with.  Fields
+        that it lacks were added since, and count as their defaults.
+      config: The config that the run is to continue with.
 
     Returns:
       Texts like ``--task (age there, gender here)``.
     """
+    stored = {**options.defaults(TrainConfig), **stored}
     now = options.to_dict(config)
     free = FREE_FIELDS
     if config.start_epoch:
@@ -330,7 +360,7 @@ def differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
     elif config.stage != "recipe" and config.schedule != "cosine":
         free |= {"epochs"}  # Longer or shorter: the epochs before are the same.
     return [
-        f"--{name} ({stored.get(name)!r} there, {value!r} here)"
+        f"--{name} ({stored[name]!r} there, {value!r} here)"
         for name, value in now.items()
-        if name not in free and stored.get(name) != value
+        if name not in free and stored[name] != value
     ]

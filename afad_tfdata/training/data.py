@@ -11,7 +11,6 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.reading import order
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import strategies
@@ -60,7 +59,7 @@ class TrainData:
                 "a training over several workers reads records, each worker its part"
                 " of a batch: leave train_dataset and validation_dataset out"
             )
-        if strategies.spans_workers(strategy) and config.data_service:
+        if strategies.spans_workers(strategy) and config.input.data_service:
             raise errors.UsageError(
                 "--data_service feeds one process: under several workers each reads"
                 " its part of a batch by itself; leave it out"
@@ -72,25 +71,14 @@ class TrainData:
                     " finished"
                 )
             return
-        self._input = input_fn.InputConfig(
-            records_dir=config.records_dir,
-            task=config.task,
-            global_batch_size=config.global_batch_size,
-            image_size=image_size,
-            seed=config.seed,
-            engine=config.engine,
-            cache=config.cache,
-            cache_dir=config.cache_dir,
-            cache_dir_gib=config.cache_dir_gib,
-            data_service=config.data_service,
-        )
+        self._input = dataclasses.replace(config.input, image_size=image_size)
 
     def num_examples(self) -> int:
         """Examples of the training data."""
         if self._own.train_dataset is None:
             return input_fn.num_examples(self._input, "train")
         if self._config.steps_per_epoch:
-            return self._config.steps_per_epoch * self._config.global_batch_size
+            return self._config.steps_per_epoch * self._config.input.global_batch_size
         own = self._own.train_dataset
         steps = int((own(0) if callable(own) else own).cardinality())
         if steps <= 0:
@@ -98,7 +86,7 @@ class TrainData:
                 "the training data set has no known length: set"
                 " TrainConfig.steps_per_epoch"
             )
-        return steps * self._config.global_batch_size
+        return steps * self._config.input.global_batch_size
 
     def engine(self) -> str:
         """What reads the records, for the record."""
@@ -112,7 +100,7 @@ class TrainData:
         if self._own.train_dataset is not None:
             return [f"position {i} of the stream" for i in range(first, end)]
         source = input_fn.open_examples(self._input, "train")
-        stream = order.Order(len(source), self._config.seed)
+        stream = input_fn.order_of(self._input, source)
         records = stream.records(np.arange(first, end)).numpy()
         return [source.describe(int(record)) for record in records]
 

@@ -105,7 +105,7 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
       One phase, or those of the recipe.  The original's two: gender 24 epochs at 1e-3,
       50 at 5e-4, then 1e-4 from the best; age 24 and more at 1e-3, then 5e-4.
     """
-    gender = config.task == "gender"
+    gender = config.input.task == "gender"
     rate = config.learning_rate
     if config.stage == "warmup":
         return (_warmup(config, config.epochs or WARMUP_EPOCHS, rate or 1e-3),)

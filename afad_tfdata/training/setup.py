@@ -92,7 +92,7 @@ def assemble(
         config.devices, all_reduce=config.all_reduce
     )
     step.per_replica_batch(
-        strategy, config.global_batch_size, accumulation=config.accumulation
+        strategy, config.input.global_batch_size, accumulation=config.accumulation
     )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
     precision = _precision(config.precision)
@@ -110,8 +110,8 @@ def assemble(
     weights, age_weights = _weights(config, manifest, ages)
     loss = _own_loss(own.loss) or losses.build(
         losses.LossConfig(
-            task=config.task,
-            age_head=config.age_head,
+            task=config.input.task,
+            age_head=config.model.age_head,
             age_loss=_age_loss(config),
             age_weight=config.age_weight,
             gender_weight=config.gender_weight,
@@ -128,12 +128,12 @@ def assemble(
 
     def prepare(images: Any, step: Any, offset: Any) -> Any:
         if changed is not None:
-            images = changed(images, seed=config.seed, step=step, offset=offset)
+            images = changed(images, seed=config.input.seed, step=step, offset=offset)
         return normalize(images)
 
     num_examples = data.num_examples()
     steps_per_epoch = config.steps_per_epoch or max(
-        1, round(num_examples / config.global_batch_size)
+        1, round(num_examples / config.input.global_batch_size)
     )
     facts = {
         "model": saved.info(model),
@@ -144,7 +144,7 @@ def assemble(
         "class_weights": list(weights),
         "devices": strategies.describe(strategy),
         "replicas": strategy.num_replicas_in_sync,
-        "per_replica_batch_size": config.global_batch_size
+        "per_replica_batch_size": config.input.global_batch_size
         // strategy.num_replicas_in_sync,
         "train_examples": num_examples,
         "steps_per_epoch": steps_per_epoch,
@@ -192,7 +192,7 @@ def trainer_for(
         parts.loss,
         parts.prepare,
         step.StepConfig(
-            global_batch_size=config.global_batch_size,
+            global_batch_size=config.input.global_batch_size,
             accumulation=config.accumulation,
             clip_norm=config.clip_norm,
             loss_scaling=parts.loss_scaling,
@@ -203,7 +203,8 @@ def trainer_for(
 
 def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     """The manifest of ``--records_dir``; None where there is no such flag."""
-    return schema.load_manifest(config.records_dir) if config.records_dir else None
+    path = config.input.records_dir
+    return schema.load_manifest(path) if path else None
 
 
 def pretrained(config: train_config.TrainConfig, model: Any = None) -> bool:
@@ -215,7 +216,8 @@ def pretrained(config: train_config.TrainConfig, model: Any = None) -> bool:
     """
     if model is not None:
         return saved.info(model).get("weights", "none") != "none"
-    return config.weights != "none" and config.backbone not in backbones.SMALL
+    network = config.model
+    return network.weights != "none" and network.backbone not in backbones.SMALL
 
 
 def initialize(parts: Parts, path: str) -> None:
@@ -266,7 +268,7 @@ def _checkpoint(path: str) -> Any:
 def _age_loss(config: train_config.TrainConfig) -> str:
     if config.age_loss != "auto":
         return config.age_loss
-    return "mse" if config.task == "age_gender" else "mae"
+    return "mse" if config.input.task == "age_gender" else "mae"
 
 
 def _left(paths: list[str]) -> str:
@@ -287,21 +289,17 @@ def _model(
     *,
     begun: bool,
 ) -> Any:
-    keras.utils.set_random_seed(config.seed)
+    keras.utils.set_random_seed(config.input.seed)
     if own.model is not None:
         return _placed(own.model, strategy)
-    size = config.image_size or (manifest.image_size if manifest else 150)
-    settings = networks.ModelConfig(
-        backbone=config.backbone,
-        weights=config.weights,
-        task=config.task,
-        age_head=config.age_head,
+    size = config.input.image_size or (manifest.image_size if manifest else 150)
+    settings = dataclasses.replace(
+        config.model,
+        task=config.input.task,
         image_size=size,
         min_age=ages[0],
         max_age=ages[1],
         mean=mean,
-        normalization=config.normalization,
-        pooling=config.pooling,
     )
     with strategy.scope(), _policy(precision):
         return networks.build_model(settings, load_weights=not begun)
@@ -384,13 +382,14 @@ def _weights(
             "class weights are taken from the records: name --records_dir, or bring a"
             " loss of your own that has them"
         )
+    task = config.input.task
     for flag, value, label in (
         ("class_weight", config.class_weight, "gender"),
         ("age_class_weight", config.age_class_weight, "age"),
     ):
-        if value != "none" and label not in schema.labels_of(config.task):
+        if value != "none" and label not in schema.labels_of(task):
             raise errors.UsageError(
-                f"--{flag} weighs the examples by {label}, which --task={config.task}"
+                f"--{flag} weighs the examples by {label}, which --task={task}"
                 " does not learn: leave it out"
             )
     weights = class_weights.parse(config.class_weight, manifest)
@@ -433,5 +432,5 @@ def draw_preview(config: train_config.TrainConfig, parts: Parts, path: str) -> N
         return
     features, _ = next(parts.train_data(0))
     images = parts.strategy.experimental_local_results(features["image"])[0].numpy()
-    augment.preview(images, path, settings, config.seed)
+    augment.preview(images, path, settings, config.input.seed)
     _log.info("preview of the augmentation: %s", path)

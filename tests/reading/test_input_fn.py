@@ -395,7 +395,9 @@ def test_configurations_that_cannot_be(tiny, tmp_path, monkeypatch):
         with pytest.raises(errors.UsageError, match=text):
             config(tiny, **fields)
     with pytest.raises(errors.UsageError, match="got neither"):
-        input_fn.InputConfig()
+        input_fn.train_input_fn(input_fn.InputConfig())
+    with pytest.raises(errors.UsageError, match="got neither"):
+        input_fn.num_examples(input_fn.InputConfig(), "train")
     with pytest.raises(errors.UsageError, match="write_records has finished"):
         input_fn.train_input_fn(config(str(tmp_path)))
     with pytest.raises(errors.UsageError, match="no examples in split 'test'"):

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 
-from afad_tfdata import cross_validation, models, trainer
+from afad_tfdata import cross_validation, input_fn, models, trainer
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.reading import record_index
@@ -100,6 +100,14 @@ def test_contradictions_are_one_line(values, message):
         ({}, {"learning_rate": 1e-4}, ["--learning_rate"]),
         ({}, {"learning_rate": 1e-4, "start_epoch": 3}, []),
         ({}, {"global_batch_size": 64, "start_epoch": 3}, ["--global_batch_size"]),
+        ({}, {"max_bad_records": 1, "verify": False, "prefetch": 1}, []),
+        (
+            {},
+            {"balance": "age", "shuffle_window": 9},
+            ["--balance", "--shuffle_window"],
+        ),
+        ({}, {"memory_budget_mib": 1}, ["--memory_budget_mib"]),
+        ({}, {"hidden_units": 8}, ["--hidden_units"]),
     ],
 )
 def test_what_may_change_when_a_run_continues(values, more, named):
@@ -107,6 +115,35 @@ def test_what_may_change_when_a_run_continues(values, more, named):
     now = dataclasses.replace(begun, **more)
     found = train_config.differences(options.to_dict(begun), now)
     assert sorted(text.split()[0] for text in found) == named
+
+
+def test_a_run_of_an_older_version_lacks_fields_and_continues():
+    begun = config("records", "run")
+    stored = options.to_dict(begun)
+    for name in ("balance", "shuffle_window", "hidden_units", "verify"):
+        del stored[name]
+    assert train_config.differences(stored, begun) == []
+    now = dataclasses.replace(begun, balance="age")
+    (text,) = train_config.differences(stored, now)
+    assert text == "--balance ('none' there, 'age' here)"
+
+
+def test_parts_are_given_flat_or_whole():
+    flat = config("records", "run", seed=3, backbone="small_cnn", age_dropout=0.1)
+    data = input_fn.InputConfig(
+        records_dir="records",
+        task="gender",
+        image_size=16,
+        global_batch_size=BATCH,
+        seed=3,
+    )
+    network = models.ModelConfig(backbone="small_cnn", age_dropout=0.1)
+    rest = {"stage": "tuning", "epochs": 2, "devices": "cpu", "augment": "none"}
+    whole = trainer.TrainConfig(run_dir="run", input=data, model=network, **rest)
+    assert flat == whole and flat.input == data and flat.model == network
+    assert dataclasses.replace(flat, global_batch_size=8).input.global_batch_size == 8
+    with pytest.raises(errors.UsageError, match="input.files is decided"):
+        trainer.TrainConfig(run_dir="run", input=input_fn.InputConfig(files="a"))
 
 
 def plan_of(**more):
