@@ -16,7 +16,7 @@ import pytest
 from afad_tfdata import evaluation, freeze, input_fn, models, prediction, trainer
 from afad_tfdata.common import options
 from afad_tfdata.common.lazy import keras
-from afad_tfdata.models import age_heads, backbones, branches
+from afad_tfdata.models import age_heads, backbones, networks
 from afad_tfdata.training import config as train_config
 from afad_tfdata.writing import inspection
 
@@ -41,13 +41,13 @@ def copy(tmp_path, monkeypatch):
 @pytest.fixture
 def small_networks(monkeypatch):
     """The few channels of the old networks, as make.py set them."""
-    hidden = branches._hidden
+    hidden = networks._hidden
 
     def few_units(x, name, config):
         return hidden(x, name, dataclasses.replace(config, hidden_units=8))
 
     monkeypatch.setattr(backbones, "_SMALL_CHANNELS", (4, 4, 8, 8, 8))
-    monkeypatch.setattr(branches, "_hidden", few_units)
+    monkeypatch.setattr(networks, "_hidden", few_units)
 
 
 @pytest.mark.parametrize("records_dir", _FORMATS)
