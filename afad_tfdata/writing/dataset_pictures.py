@@ -13,7 +13,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.images import codec, contact_sheet
-from afad_tfdata.storage import hdf5, schema, sharding
+from afad_tfdata.storage import hdf5, schema
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
@@ -40,7 +40,7 @@ def draw_histogram(path: str, manifest: schema.Manifest) -> None:
     """
     from PIL import Image, ImageDraw
 
-    names = [n for n in sharding.SPLITS if manifest.splits[n].num_examples]
+    names = [name for name, split in manifest.splits.items() if split.num_examples]
     width, height = _PANEL[0], _PANEL[1] + _AXIS
     canvas = Image.new("RGB", (width, height * len(names)), "white")
     drawing = ImageDraw.Draw(canvas)

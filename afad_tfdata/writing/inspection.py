@@ -217,8 +217,13 @@ def diff(records_dir: str, other_dir: str) -> list[str]:
         mine, theirs = one.config.get(name), other.config.get(name)
         if mine != theirs:
             lines.append(f"configuration {name}: {mine} here, {theirs} there")
-    for split in one.splits:
-        mine_split, other_split = one.splits[split], other.splits[split]
+    for split in sharding.SPLITS:
+        mine_split, other_split = one.splits.get(split), other.splits.get(split)
+        # A manifest need not name a split that has no examples.
+        if mine_split is None or other_split is None:
+            if mine_split or other_split:
+                lines.append(f"{split}: only {'here' if mine_split else 'there'}")
+            continue
         for label in sorted({*mine_split.counts, *other_split.counts}):
             ours = mine_split.counts.get(label, {})
             theirs = other_split.counts.get(label, {})

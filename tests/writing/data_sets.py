@@ -45,7 +45,7 @@ def digests(directory: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def rejected(directory: str | os.PathLike[str]) -> dict[str, str]:
-    """Reasons by path, from the data set's list of rejected files."""
+    """Reason by path of every file that was found and not written."""
     lines = (pathlib.Path(directory) / rejections.FILE_NAME).read_text().splitlines()
     return {row["path"]: row["reason"] for row in map(json.loads, lines)}
 
@@ -70,7 +70,7 @@ def face_file(seed: int, form: str = "JPEG", size=(30, 20), **options) -> bytes:
 
 
 def make_tree(root: pathlib.Path, count: int = 24) -> pathlib.Path:
-    """Files `count` faces by three ages and both genders; returns `root`."""
+    """Writes `count` faces under three ages and both genders; returns `root`."""
     for i in range(count):
         folder = root / str(20 + i % 3) / ("111", "112")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)

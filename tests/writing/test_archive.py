@@ -1,4 +1,4 @@
-"""The parts of an archive as a source: the same bytes as the folder, nothing unsafe."""
+"""Archives as a source: they give the bytes of the folder, and nothing unsafe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _tar(tree: str, top: str, extra=()) -> bytes:
 
 
 def _split(content: bytes, directory) -> list[str]:
-    """Compresses and cuts as the data set is sold."""
+    """Compresses an archive and cuts it into parts, as the data set is sold."""
     directory.mkdir()
     packed = lzma.compress(content, preset=0)
     names = []
@@ -52,7 +52,7 @@ def test_parts_and_folder_give_the_same_bytes(format, sample_tree, tmp_path):
     assert digests(tmp_path / "tree") == digests(tmp_path / "out")
 
 
-def test_odd_files_have_the_same_fate_as_in_a_folder(sample_tree, tmp_path):
+def test_odd_files_are_treated_as_in_a_folder(sample_tree, tmp_path):
     tree = tmp_path / "tree"
     os.makedirs(tree)
     bad_files.add_to_tree(str(tree))
@@ -79,7 +79,7 @@ def test_odd_files_have_the_same_fate_as_in_a_folder(sample_tree, tmp_path):
     assert parts.found == folder.found
 
 
-def test_members_that_point_elsewhere_are_refused(sample_tree, tmp_path):
+def test_members_that_point_elsewhere_are_rejected(sample_tree, tmp_path):
     content = next(iter(bad_files.contents().values()))[0]
     link = tarfile.TarInfo("AFAD-Full/20/111/link.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -138,7 +138,7 @@ def test_the_published_md5_is_checked(sample_tree, tmp_path, monkeypatch):
         write(tmp_path / "parts", tmp_path / "out")
 
 
-def test_a_single_archive_and_a_tree_beside_one(sample_tree, tmp_path):
+def test_an_archive_in_one_file_and_a_tree_next_to_it(sample_tree, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "faces.tar").write_bytes(_tar(sample_tree, "."))
@@ -159,7 +159,7 @@ def test_log_names_the_run(sample_records):
     assert log["images_per_second"] > 0
 
 
-def test_the_same_range_of_an_archive_twice_keeps_what_is_written(tmp_path):
+def test_writing_the_same_range_of_an_archive_twice_keeps_its_payloads(tmp_path):
     tree = make_tree(tmp_path / "tree")
     parts = tmp_path / "parts"
     parts.mkdir()
@@ -172,7 +172,7 @@ def test_the_same_range_of_an_archive_twice_keeps_what_is_written(tmp_path):
     assert digests(tmp_path / "out") == digests(tmp_path / "expected")
 
 
-def test_a_shard_without_its_spool_is_an_error_and_no_rejection(tmp_path, monkeypatch):
+def test_a_missing_spool_is_an_error_and_not_a_rejection(tmp_path, monkeypatch):
     tree = make_tree(tmp_path / "tree")
     parts = tmp_path / "parts"
     parts.mkdir()
@@ -183,7 +183,7 @@ def test_a_shard_without_its_spool_is_an_error_and_no_rejection(tmp_path, monkey
         write(parts, tmp_path / "out")
 
 
-def test_two_writers_at_the_same_shards_of_an_archive(tmp_path):
+def test_two_writers_cannot_spool_the_same_shards(tmp_path):
     tree = make_tree(tmp_path / "tree")
     parts = tmp_path / "parts"
     parts.mkdir()

@@ -1,4 +1,4 @@
-"""Writing on Apache Beam gives the local writer's bytes."""
+"""Apache Beam as the runner gives the bytes of the local one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.writing.data_sets import digests, write
 
 
 class _FakeBeam:
-    """Stands for the library: runs a pipeline in this process, through pickle."""
+    """A replacement of the library that runs a pipeline here, through pickle."""
 
     class PipelineOptions:
         def __init__(self, flags):
@@ -58,7 +58,7 @@ class _FakeBeam:
 
 
 @pytest.mark.parametrize("format", schema.FORMATS)
-def test_beam_gets_what_it_can_send_to_other_processes(
+def test_tasks_can_be_sent_to_the_processes_of_beam(
     format, sample_tree, tmp_path, monkeypatch
 ):
     """Without Beam: the tasks survive pickle, and write the local runner's bytes."""
@@ -95,7 +95,7 @@ def test_beam_writes_the_same_bytes(format, beam_options, sample_tree, tmp_path)
 
 
 @pytest.mark.slow
-def test_options_that_beam_refuses_are_one_line(sample_tree, tmp_path):
+def test_options_that_beam_refuses_are_one_error(sample_tree, tmp_path):
     pytest.importorskip("apache_beam")
     with pytest.raises(errors.UsageError, match="Beam could not write"):
         write(

@@ -38,7 +38,7 @@ def test_json_keeps_its_names_and_their_order(flags, extra):
     assert data_set_config.DataSetConfig.from_json(stored) == config.data_set
 
 
-def test_what_does_not_decide_bytes_is_left_out():
+def test_options_that_do_not_decide_bytes_are_left_out():
     flags = {"num_workers": 3, "max_rejected": 7, "data_dir": "a", "output_dir": "b"}
     assert records.WriteConfig(**flags).data_set == records.WriteConfig().data_set
     assert records.WriteConfig(seed=2).data_set != records.WriteConfig().data_set

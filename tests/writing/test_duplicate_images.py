@@ -1,4 +1,4 @@
-"""Which copies stay: a table of small cases, and a check against the plain rule."""
+"""Which copies are kept: small cases, and a comparison with a plain loop."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _decide(digests, labels, duplicates="first", conflicts="reject", keys=None):
         ([], [], {}, []),
     ],
 )
-def test_table(digests, labels, flags, kept):
+def test_small_cases(digests, labels, flags, kept):
     keep, _, _ = _decide(digests, labels, **flags)
     assert keep.tolist() == [bool(k) for k in kept]
 
 
-def test_against_the_plain_rule():
+def test_decisions_equal_those_of_a_loop():
     rng = np.random.default_rng(2)
     digests, labels = rng.integers(0, 40, 100), rng.integers(0, 2, 100)
     keys = rng.permutation(100)

@@ -1,7 +1,8 @@
-"""Verification: whatever changes in a data set is found, and named."""
+"""Inspection: every change of a data set is found and named."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -102,8 +103,8 @@ def test_one_bad_record_is_named_by_position_and_path(sample_records, tmp_path):
 
 @pytest.mark.parametrize("kind", ["sample_records", "hdf5_records"])
 @pytest.mark.parametrize("verify", [False, True])
-def test_a_damaged_face_in_a_sheet_is_named(kind, verify, request, tmp_path):
-    """It ended in a traceback, and hid what --verify had found."""
+def test_a_damaged_face_for_a_sheet_is_named(kind, verify, request, tmp_path):
+    """It once ended in a traceback, which hid the faults that --verify found."""
     directory = _copy(request.getfixturevalue(kind), tmp_path)
     name = _shard(directory)
     size = os.path.getsize(os.path.join(directory, name))
@@ -144,7 +145,7 @@ def test_the_summary_counts_what_is_there(sample_records, tmp_path):
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
-def test_diff_tells_what_differs(sample_tree, sample_records, tmp_path):
+def test_diff_names_the_differences(sample_tree, sample_records, tmp_path):
     assert inspection.diff(sample_records, sample_records) == []
     other = str(tmp_path / "other")
     records.write_records(
@@ -155,6 +156,22 @@ def test_diff_tells_what_differs(sample_tree, sample_records, tmp_path):
     lines = inspection.diff(sample_records, other)
     assert any(line.startswith("configuration seed: 1 here, 2 there") for line in lines)
     assert any(line.startswith("train, male") for line in lines)
+
+
+def test_a_manifest_may_lack_a_split(sample_records, tmp_path):
+    """As another program may write it."""
+    directory = _copy(sample_records, tmp_path)
+    manifest = schema.load_manifest(directory)
+    splits = {name: s for name, s in manifest.splits.items() if name != "test"}
+    changed = dataclasses.replace(manifest, splits=splits)
+    with open(os.path.join(directory, schema.MANIFEST_NAME), "wb") as f:
+        f.write(schema.manifest_bytes(changed))
+    config = inspection.InspectConfig(
+        records_dir=directory, histogram=str(tmp_path / "ages.png")
+    )
+    assert "validation" in inspection.inspect_records(config).summary
+    assert inspection.diff(directory, sample_records) == ["test: only there"]
+    assert inspection.diff(sample_records, directory) == ["test: only here"]
 
 
 def test_no_data_set_is_one_line(tmp_path):

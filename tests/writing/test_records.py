@@ -1,4 +1,4 @@
-"""The writer: same bytes whatever happens, and nothing lost without a word."""
+"""Whole data sets: the same bytes whatever happens, and nothing lost silently."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_shard_ranges_make_the_same_data_set(sample_tree, tmp_path):
 
 
 @pytest.mark.parametrize("format", schema.FORMATS)
-def test_killed_and_started_again(format, sample_tree, tmp_path):
-    """SIGKILL at several instants; each time the same bytes in the end."""
+def test_a_killed_writer_continues_to_the_same_bytes(format, sample_tree, tmp_path):
+    """SIGKILL comes at several instants."""
     write(sample_tree, tmp_path / "undisturbed", format=format)
     expected = digests(tmp_path / "undisturbed")
     out = tmp_path / "killed"
@@ -123,7 +123,7 @@ def _stop():
     raise KeyboardInterrupt
 
 
-def test_found_is_written_and_rejected_and_skipped(sample_tree, tmp_path):
+def test_every_found_file_is_written_rejected_or_skipped(sample_tree, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(sample_tree, tree)
     expected = bad_files.add_to_tree(str(tree))
@@ -136,7 +136,7 @@ def test_found_is_written_and_rejected_and_skipped(sample_tree, tmp_path):
             assert reasons.pop(path).startswith(outcome), path
     assert reasons == {}
     outcomes = list(expected.values())
-    # AFAD-Full.txt takes the place of the sample's own list.
+    # AFAD-Full.txt replaces the sample's own list.
     assert manifest.passed_over == 1 + outcomes.count(bad_files.SKIPPED)
     assert manifest.written == 240 + outcomes.count(bad_files.WRITTEN)
     found = sum(len(names) for _, _, names in os.walk(tree))
@@ -145,8 +145,8 @@ def test_found_is_written_and_rejected_and_skipped(sample_tree, tmp_path):
     assert inspection.verify(str(tmp_path / "out")) == []
 
 
-def test_pixels_take_what_original_bytes_cannot(sample_tree, tmp_path):
-    """Rotated and 16-bit images are brought upright and to 8 bits for pixels."""
+def test_raw_pixels_accept_images_that_original_bytes_cannot(sample_tree, tmp_path):
+    """Rotated images are turned, and 16-bit images reduced to 8 bits."""
     tree = tmp_path / "tree"
     shutil.copytree(sample_tree, tree)
     bad_files.add_to_tree(str(tree))
@@ -177,14 +177,14 @@ def test_faces_of_a_photo_stay_together(sample_tree, tmp_path):
     for split, keys in keys_by_split(tmp_path / "out").items():
         for key in keys:
             splits_of.setdefault(sharding.photo_id(key), set()).add(split)
-    assert len(splits_of) < 240  # Some photos have several faces,
+    assert len(splits_of) < 240  # Some photos have several faces.
     assert all(len(splits) == 1 for splits in splits_of.values())
     write(sample_tree, tmp_path / "image", format="hdf5", split_by="image")
     splits_of = {}
     for split, keys in keys_by_split(tmp_path / "image").items():
         for key in keys:
             splits_of.setdefault(sharding.photo_id(key), set()).add(split)
-    assert any(len(splits) > 1 for splits in splits_of.values())  # and it matters.
+    assert any(len(splits) > 1 for splits in splits_of.values())  # The flag matters.
 
 
 def test_means_are_exact(sample_tree, tmp_path):
@@ -200,7 +200,7 @@ def test_means_are_exact(sample_tree, tmp_path):
     assert list(stored) == ["R", "G", "B"]
 
 
-def test_older_programs_read_the_hdf5(sample_tree, tmp_path):
+def test_hdf5_has_the_names_that_older_programs_read(sample_tree, tmp_path):
     manifest = write(sample_tree, tmp_path / "out", format="hdf5", hdf5_labels="age")
     index = schema.load_index(str(tmp_path / "out"), manifest, "test")
     with h5py.File(tmp_path / "out" / manifest.splits["test"].shards[0].name) as f:
@@ -234,7 +234,7 @@ def test_tfds_opens_the_shards(sample_records, sample_tree):
 
 
 def test_tensorflow_reads_the_records(sample_records, sample_tree):
-    """What another project does: TFRecordDataset and the names of the features."""
+    """As other projects read them: TFRecordDataset and the names of the features."""
     import tensorflow as tf
 
     manifest = schema.load_manifest(sample_records)
@@ -312,7 +312,7 @@ def test_only_the_log_names_the_version(sample_records):
     assert named == ["writer_log.json"]
 
 
-def test_nothing_else_stays_in_the_directory(sample_records):
+def test_no_other_files_are_left_in_the_directory(sample_records):
     manifest = schema.load_manifest(sample_records)
     known = {
         *("manifest.json", "mean.json", "features.json", "dataset_info.json"),
@@ -324,7 +324,7 @@ def test_nothing_else_stays_in_the_directory(sample_records):
     assert set(os.listdir(sample_records)) == known
 
 
-def test_output_inside_of_the_source_is_refused(tmp_path):
+def test_an_output_inside_of_the_source_is_refused(tmp_path):
     tree = make_tree(tmp_path / "tree")
     with pytest.raises(errors.UsageError, match="is inside of --data_dir"):
         write(tree, tree / "records")
@@ -333,7 +333,7 @@ def test_output_inside_of_the_source_is_refused(tmp_path):
         write(tree, tmp_path / "link" / "records")
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_file_names_that_are_not_valid_text(tmp_path):
     root = os.fsencode(tmp_path) + b"/tr\xffee"
     os.makedirs(root + b"/20/111")
     os.makedirs(root + b"/21/112")
@@ -359,8 +359,7 @@ def test_names_that_are_no_text(tmp_path):
     assert shard.name.encode() in run.stdout
 
 
-def test_manifest_names_stay_the_api(sample_records):
-    """What other programs look for by name."""
+def test_file_names_that_other_programs_rely_on(sample_records):
     manifest = schema.load_manifest(sample_records)
     assert manifest.splits["train"].shards[0].name == (
         "afad-train.tfrecord-00000-of-00003"
@@ -372,7 +371,7 @@ def test_manifest_names_stay_the_api(sample_records):
 def test_a_remote_data_set_needs_one_scan_of_its_source(
     sample_tree, tmp_path, monkeypatch
 ):
-    """An archive of gigabytes was read twice before its images were read."""
+    """A scan of an archive reads all of its gigabytes."""
     scans = []
     scan_tree = records.source.scan_tree
 

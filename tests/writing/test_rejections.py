@@ -37,7 +37,7 @@ def test_mended_files_are_looked_at_again(tmp_path):
 
 
 def _with_copies(sample_tree, tree):
-    """Two copies under the same labels, two under different ones."""
+    """Adds a copy under the same labels, and one under another age; all four paths."""
     shutil.copytree(sample_tree, tree)
     faces = sorted(str(p.relative_to(tree)) for p in tree.rglob("*.jpg"))
     same, other = faces[3], faces[50]

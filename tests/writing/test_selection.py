@@ -11,7 +11,7 @@ from afad_tfdata.common import errors
 from tests.writing.data_sets import digests, keys_by_split, make_tree, rejected, write
 
 
-def test_ages_and_crowded_photos_can_be_left_out(sample_tree, tmp_path):
+def test_flags_leave_out_ages_and_crowded_photos(sample_tree, tmp_path):
     manifest = write(
         sample_tree, tmp_path / "out", min_age=20, max_age=30, max_faces_per_photo=1
     )
@@ -27,7 +27,7 @@ def test_ages_and_crowded_photos_can_be_left_out(sample_tree, tmp_path):
     assert manifest.written + manifest.rejected == 240
 
 
-def test_split_file_is_followed(sample_tree, tmp_path, caplog):
+def test_a_split_file_decides_the_splits(sample_tree, tmp_path, caplog):
     faces = sorted(
         str(p.relative_to(sample_tree))
         for p in pathlib.Path(sample_tree).rglob("*.jpg")
@@ -62,7 +62,7 @@ def test_split_file_is_followed(sample_tree, tmp_path, caplog):
         ("[1, 2]", "must be a CSV"),
     ],
 )
-def test_split_files_that_contradict_are_refused(content, message, tmp_path):
+def test_bad_split_files_are_refused(content, message, tmp_path):
     path = tmp_path / "protocol.json"
     path.write_text(content)
     with pytest.raises(errors.UsageError, match=message):

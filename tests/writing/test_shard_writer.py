@@ -13,8 +13,8 @@ from tests.writing.data_sets import digests, make_tree, write
 
 
 @pytest.mark.parametrize("format", schema.FORMATS)
-def test_a_full_disk_is_one_error_and_is_continued(format, sample_tree, tmp_path):
-    """A file size limit stands for a full disk: the system refuses to write more."""
+def test_after_a_full_disk_the_writer_continues(format, sample_tree, tmp_path):
+    """A limit on file sizes replaces the full disk: the system refuses to write."""
     write(sample_tree, tmp_path / "undisturbed", format=format)
     out = tmp_path / "out"
     code = (
@@ -37,7 +37,7 @@ def test_a_full_disk_is_one_error_and_is_continued(format, sample_tree, tmp_path
     assert digests(tmp_path / "undisturbed") == digests(out)
 
 
-def test_a_full_disk_while_hdf5_is_finished_is_one_line(tmp_path):
+def test_a_full_disk_while_hdf5_shards_are_made_is_one_error(tmp_path):
     tree = make_tree(tmp_path / "tree", 60)
     code = (
         "import resource, signal\n"
@@ -63,7 +63,7 @@ def test_a_full_disk_while_hdf5_is_finished_is_one_line(tmp_path):
     assert digests(tmp_path / "out") == digests(tmp_path / "expected")
 
 
-def test_links_that_the_file_system_does_not_have(tmp_path, monkeypatch):
+def test_a_file_system_without_links(tmp_path, monkeypatch):
     tree = make_tree(tmp_path / "tree")
     write(tree, tmp_path / "expected")
 

@@ -15,7 +15,7 @@ from afad_tfdata.writing import source
 from tests.writing.data_sets import digests, face_file, make_tree, rejected, write
 
 
-def test_csv_source(sample_tree, tmp_path):
+def test_a_csv_as_the_source(sample_tree, tmp_path):
     faces = sorted(
         str(p.relative_to(sample_tree))
         for p in pathlib.Path(sample_tree).rglob("*.jpg")
@@ -46,7 +46,7 @@ def test_csv_source(sample_tree, tmp_path):
     }
 
 
-def test_scans_of_odd_trees(tmp_path):
+def test_odd_trees(tmp_path):
     tree = make_tree(tmp_path / "tree")
     deep = tree / "x"
     for _ in range(60):
@@ -72,7 +72,7 @@ def test_scans_of_odd_trees(tmp_path):
         write(parts, tmp_path / "c")
 
 
-def test_a_folder_chain_deeper_than_python_recurses(tmp_path):
+def test_folders_nested_deeper_than_python_recurses(tmp_path):
     tree = make_tree(tmp_path / "tree")
     os.chdir(tree)
     try:

@@ -1,4 +1,4 @@
-"""What a writer finds in its directory: a data set, a plan, another writer."""
+"""What a writer finds in its directory: a data set, a plan or another writer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afad_tfdata.writing import inspection, work_folder
 from tests.writing.data_sets import digests, make_tree, write
 
 
-def test_a_finished_data_set_is_recognised_and_another_refused(sample_tree, tmp_path):
+def test_a_finished_data_set_is_recognized_and_another_refused(sample_tree, tmp_path):
     first = write(sample_tree, tmp_path / "out")
     before = digests(tmp_path / "out")
     assert write(sample_tree, tmp_path / "out") == first
@@ -35,7 +35,7 @@ def test_an_unfinished_data_set_of_another_configuration_is_refused(
         write(sample_tree, tmp_path / "out", image_size=25)
 
 
-def test_a_second_writer_is_kept_out(sample_tree, tmp_path, monkeypatch):
+def test_a_second_writer_is_refused(sample_tree, tmp_path, monkeypatch):
     monkeypatch.setattr(work_folder, "LOCK_SECS", 0.1)
     work = tmp_path / "out" / ".work"
     work.mkdir(parents=True)

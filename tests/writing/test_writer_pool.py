@@ -1,4 +1,4 @@
-"""Writer processes that cannot start, die, or say what nobody asked."""
+"""Writer processes that cannot start, die, or print unexpected lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.writing.data_sets import digests, make_tree, write
 
 
 def test_a_machine_without_threads_is_one_line(monkeypatch):
-    """As under `ulimit -u`; nothing that was started stays."""
+    """As under `ulimit -u`; no process that was started is left."""
     started = []
     popen = writer_pool.subprocess.Popen
 
@@ -35,8 +35,8 @@ def test_a_machine_without_threads_is_one_line(monkeypatch):
     assert all(process.poll() is not None for process in started)
 
 
-def test_what_a_library_prints_is_no_answer(sample_tree, tmp_path):
-    """The writer waited for ever where a process printed something else."""
+def test_lines_that_a_library_prints_are_ignored(sample_tree, tmp_path):
+    """The writer once waited for ever after such a line."""
     (tmp_path / "sitecustomize.py").write_text("print('a library says hello')\n")
     subprocess.run(
         [sys.executable, "-m", "afad_tfdata.bin.write_records"]
@@ -52,7 +52,7 @@ def test_what_a_library_prints_is_no_answer(sample_tree, tmp_path):
 
 @pytest.mark.parametrize("mebibytes", [64, 89, 110])
 def test_processes_without_memory_are_one_line(mebibytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # What is put back.
+    monkeypatch.setattr(subprocess, "Popen", subprocess.Popen)  # `undo` puts it back.
     faults.limit_processes(mebibytes << 20)
     tree = make_tree(tmp_path / "faces")
     with pytest.raises(errors.UsageError, match="writer process"):
