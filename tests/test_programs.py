@@ -9,6 +9,8 @@ import pathlib
 
 import pytest
 
+from tests.robustness import mutate
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _PROGRAMS = sorted(
     path
@@ -79,3 +81,14 @@ def test_names_exist(path):
 )
 def test_a_name_that_does_not_exist_is_found(source, missing):
     assert _missing(ast.parse(source)) == ([missing] if missing else [])
+
+
+@pytest.mark.parametrize("module", mutate.MODULES)
+def test_modules_of_the_mutations_have_their_tests(module):
+    assert importlib.util.find_spec(f"afad_tfdata.{module}")
+    name = module.rpartition(".")[2]
+    tests = mutate.MODULES[module]
+    assert all((_ROOT / "tests" / path).is_file() for path in tests)
+    # The test file that mirrors the module must be among them.
+    mirror = f"{module.replace('.', '/').removesuffix(name)}test_{name}.py"
+    assert mirror in tests or not (_ROOT / "tests" / mirror).is_file()

@@ -5,56 +5,29 @@ from __future__ import annotations
 import configparser
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parents[2]
-_BIN = _ROOT / "bin"
+from tests.bin.command_line import BIN, ROOT, assert_one_line, run
 
 
 def _commands() -> list[str]:
     setup = configparser.ConfigParser()
-    setup.read(_ROOT / "setup.cfg")
+    setup.read(ROOT / "setup.cfg")
     lines = setup["options.entry_points"]["console_scripts"].split("\n")
     return sorted(
         line.split("=")[1].split(":")[0].split(".")[-1] for line in lines if line
     )
 
 
-def run(name: str, *flags: str, **kwargs) -> subprocess.CompletedProcess:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name != "TF_CPP_MIN_LOG_LEVEL"  # The commands set their own.
-    }
-    return subprocess.run(
-        [sys.executable, str(_BIN / f"{name}.py"), *flags],
-        capture_output=True,
-        text=True,
-        env={**environment, "PYTHONPATH": str(_ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
-        **kwargs,
-    )
-
-
-def assert_one_line(result, status: int, *words: str) -> None:
-    assert result.returncode == status, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("afad-")
-    for word in words:
-        assert word in lines[0], lines[0]
-    assert result.stdout == ""
-
-
 def test_every_program_is_a_command():
-    programs = {p.stem for p in _BIN.glob("*.py")} - {"__init__", "command"}
+    programs = {p.stem for p in BIN.glob("*.py")} - {"__init__", "command"}
     assert set(_commands()) == programs
     for name in programs:
-        assert os.access(_BIN / f"{name}.py", os.X_OK), name
-        length = len((_BIN / f"{name}.py").read_text().splitlines())
+        assert os.access(BIN / f"{name}.py", os.X_OK), name
+        length = len((BIN / f"{name}.py").read_text().splitlines())
         assert 15 <= length <= 40, (name, length)
 
 

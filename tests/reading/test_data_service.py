@@ -15,7 +15,7 @@ import pytest
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.reading import data_service
-from tests.bin.test_commands import assert_one_line, run
+from tests.bin.command_line import assert_one_line, run
 
 _ROOT = pathlib.Path(__file__).parents[2]
 

@@ -109,19 +109,19 @@ def _images(afad: Any, place: str) -> Target:
 
 
 def _manifest(afad: Any, place: str) -> Target:
-    from tests.storage.test_schema import _manifest as example
+    from tests.storage import small_manifest
 
     def read(data: bytes) -> None:
         with open(os.path.join(place, "manifest.json"), "wb") as f:
             f.write(data)
-        assert afad.schema.load_manifest(place) == example()
+        assert afad.schema.load_manifest(place) == small_manifest.build_manifest()
 
-    return Target(read, [afad.schema.manifest_bytes(example())])
+    return Target(read, [afad.schema.manifest_bytes(small_manifest.build_manifest())])
 
 
 def _sealed_manifest(afad: Any, place: str) -> Target:
     """A manifest of any JSON content, with a checksum that fits."""
-    from tests.storage.test_schema import _manifest as example
+    from tests.storage import small_manifest
 
     def read(data: bytes) -> None:
         try:
@@ -135,14 +135,17 @@ def _sealed_manifest(afad: Any, place: str) -> Target:
             json.dump(value, f)
         afad.schema.load_manifest(place)
 
-    return Target(read, [afad.schema.manifest_bytes(example()), b"{}", b"[]"])
+    return Target(
+        read,
+        [afad.schema.manifest_bytes(small_manifest.build_manifest()), b"{}", b"[]"],
+    )
 
 
 def _index(afad: Any, place: str) -> Target:
     """An index of any content, with the size and digest that the manifest names."""
-    from tests.storage.test_schema import _manifest as example
+    from tests.storage import small_manifest
 
-    manifest = example()
+    manifest = small_manifest.build_manifest()
     split = manifest.splits["train"]
     path = os.path.join(place, split.index.name)
     np.save(path, np.zeros(split.num_examples, afad.schema.INDEX_DTYPE))

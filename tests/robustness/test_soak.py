@@ -87,7 +87,7 @@ def test_twenty_thousand_steps(small_records, tmp_path):
         import json, sys
         sys.path.insert(0, {str(pathlib.Path(__file__).parents[2])!r})
         from tests.robustness import test_soak
-        from tests.training import test_resume
+        from tests.training import small_runs
         from afad_tfdata import trainer
         from afad_tfdata.training import logbook
         notes, epoch = [], logbook.Logbook.epoch
@@ -103,7 +103,7 @@ def test_twenty_thousand_steps(small_records, tmp_path):
             global_batch_size=8, steps_per_epoch=100, devices="cpu", optimizer="adam",
             learning_rate=1e-4, steps_per_loop=50, augment="none",
         )
-        result = trainer.train(config, model=test_resume.make_network())
+        result = trainer.train(config, model=small_runs.build_network())
         print(json.dumps([result.steps, notes]))
     """
     done = subprocess.run(

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.bin.test_commands import assert_one_line, run
+from tests.bin.command_line import assert_one_line, run
 from tests.writing.data_sets import digests, write
 
 pytestmark = pytest.mark.slow

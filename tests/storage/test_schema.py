@@ -10,35 +10,7 @@ import pytest
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import schema
-
-
-def _shard(name="s", n=2):
-    return schema.Shard(name=name, num_examples=n, num_bytes=10, sha256="0" * 64)
-
-
-def _manifest(index_bytes=0, digest="0" * 64):
-    index = schema.Shard("afad-train.index.npy", 2, index_bytes, digest)
-    split = schema.Split(
-        2, (_shard(),), index, {"male": {"20": 1}, "female": {"61": 1}}
-    )
-    empty = schema.Split(0, (), index, {})
-    return schema.Manifest(
-        name="afad",
-        format="tfrecord",
-        image_encoding="original",
-        image_size=150,
-        config={"seed": 1},
-        class_names=("male", "female"),
-        gender_codes={"111": 0, "112": 1},
-        resize={"method": "bilinear"},
-        pixel={},
-        mean={"R": 1.5, "G": 2.0, "B": 3.0},
-        found=2,
-        written=2,
-        rejected=0,
-        passed_over=0,
-        splits={"train": split, "test": empty},
-    )
+from tests.storage.small_manifest import build_manifest
 
 
 def _write(tmp_path, manifest):
@@ -47,7 +19,7 @@ def _write(tmp_path, manifest):
 
 
 def test_manifest_round_trip(tmp_path):
-    manifest = _manifest()
+    manifest = build_manifest()
     assert schema.load_manifest(_write(tmp_path, manifest)) == manifest
     assert manifest.mean_rgb == (1.5, 2.0, 3.0)
     assert schema.age_range(manifest) == (20, 61)
@@ -56,8 +28,8 @@ def test_manifest_round_trip(tmp_path):
 def test_every_changed_character_of_a_manifest_is_noticed(tmp_path):
     """Flips one bit in every byte; white space between tokens carries nothing."""
     path = tmp_path / "manifest.json"
-    content = schema.manifest_bytes(_manifest())
-    reference = schema.load_manifest(_write(tmp_path, _manifest()))
+    content = schema.manifest_bytes(build_manifest())
+    reference = schema.load_manifest(_write(tmp_path, build_manifest()))
     for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 1
@@ -71,7 +43,9 @@ def test_every_changed_character_of_a_manifest_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_a_truncated_manifest_is_damage(tmp_path, size):
-    (tmp_path / "manifest.json").write_bytes(schema.manifest_bytes(_manifest())[:size])
+    (tmp_path / "manifest.json").write_bytes(
+        schema.manifest_bytes(build_manifest())[:size]
+    )
     with pytest.raises(errors.DataError, match="manifest"):
         schema.load_manifest(str(tmp_path))
 
@@ -82,13 +56,13 @@ def test_no_manifest_is_no_data_set(tmp_path):
 
 
 def test_another_schema_version_is_said(tmp_path):
-    newer = dataclasses.replace(_manifest(), schema_version=99)
+    newer = dataclasses.replace(build_manifest(), schema_version=99)
     with pytest.raises(errors.UsageError, match="schema version 99"):
         schema.load_manifest(_write(tmp_path, newer))
 
 
 def test_shards_that_do_not_add_up_are_damage(tmp_path):
-    value = json.loads(schema.manifest_bytes(_manifest()))
+    value = json.loads(schema.manifest_bytes(build_manifest()))
     value["splits"]["train"]["num_examples"] = 3
     value.pop("checksum")
     value["checksum"] = files.json_checksum(value)
@@ -99,7 +73,7 @@ def test_shards_that_do_not_add_up_are_damage(tmp_path):
 
 def test_an_empty_split_names_the_others():
     with pytest.raises(errors.UsageError, match="'test'; it has train"):
-        _manifest().split("test")
+        build_manifest().split("test")
 
 
 def test_index_is_mapped_and_checked(tmp_path):
@@ -108,17 +82,17 @@ def test_index_is_mapped_and_checked(tmp_path):
     path = tmp_path / "afad-train.index.npy"
     np.save(path, index)
     size, digest = path.stat().st_size, files.sha256(str(path))
-    manifest = _manifest(size, digest)
+    manifest = build_manifest(size, digest)
     loaded = schema.load_index(str(tmp_path), manifest, "train")
     assert isinstance(loaded, np.memmap) and loaded["age"].tolist() == [20, 61]
     with pytest.raises(errors.DataError, match="index.npy is damaged"):
-        schema.load_index(str(tmp_path), _manifest(size + 1, digest), "train")
+        schema.load_index(str(tmp_path), build_manifest(size + 1, digest), "train")
     index["age"][0] = 21  # A label: nothing else would notice.
     np.save(path, index)
     with pytest.raises(errors.DataError, match="SHA-256 does not fit"):
         schema.load_index(str(tmp_path), manifest, "train")
     np.save(path, index[:1])
-    other = _manifest(path.stat().st_size, files.sha256(str(path)))
+    other = build_manifest(path.stat().st_size, files.sha256(str(path)))
     with pytest.raises(errors.DataError, match="wanted"):
         schema.load_index(str(tmp_path), other, "train")
     path.unlink()

@@ -1,6 +1,5 @@
 """Stopped anywhere and continued, a run ends as the undisturbed one, bit for bit."""
 
-import json
 import logging
 import os
 import pathlib
@@ -14,8 +13,8 @@ import pytest
 
 from afad_tfdata import trainer
 from afad_tfdata.common import errors, preemption
-from afad_tfdata.common.lazy import keras
 from afad_tfdata.training import checkpoints
+from tests.training.small_runs import assert_same, build_network, end_of
 
 EPOCHS, BATCH = 2, 32
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,35 +58,8 @@ def undisturbed(sample_records, tmp_path_factory):
 
 def train(arguments, **more):
     """With a small network that has everything whose state is easily lost."""
-    network = make_network(dropout=0.5, batch_statistics=True)
+    network = build_network(dropout=0.5, batch_statistics=True)
     return trainer.train(trainer.TrainConfig(**arguments), model=network, **more)
-
-
-def make_network(*, dropout=0.0, batch_statistics=False):
-    keras.utils.set_random_seed(4)
-    image = keras.Input((16, 16, 3), name="root_input")
-    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image)
-    if batch_statistics:
-        x = keras.layers.BatchNormalization()(x)
-    x = keras.layers.Dropout(dropout, seed=1)(keras.layers.Flatten()(x))
-    age = keras.layers.Dense(1, name="age_output")(x)
-    gender = keras.layers.Dense(1, activation="sigmoid", name="gender_output")(x)
-    return keras.Model(image, [age, gender])
-
-
-def end_of(run_dir):
-    """Arrays, state and history at the end of a run."""
-    newest = checkpoints.load_newest(os.path.join(str(run_dir), "checkpoints"))
-    with open(os.path.join(str(run_dir), "history.json")) as f:
-        return newest.arrays, newest.state, json.load(f)
-
-
-def assert_same(one, two):
-    assert one[1] == two[1]
-    assert one[2] == two[2]
-    assert one[0].keys() == two[0].keys()
-    for name, array in one[0].items():
-        np.testing.assert_array_equal(two[0][name], array, err_msg=name)
 
 
 def stop_before_call(monkeypatch, calls):
@@ -204,12 +176,12 @@ def test_a_run_continues_on_another_number_of_replicas(
             with pytest.raises(errors.PreemptedError):
                 trainer.train(
                     trainer.TrainConfig(**{**arguments, "devices": devices[0]}),
-                    model=make_network(),
+                    model=build_network(),
                 )
         preemption.clear()
         trainer.train(
             trainer.TrainConfig(**{**arguments, "devices": devices[1]}),
-            model=make_network(),
+            model=build_network(),
         )
         ends.append(end_of(tmp_path / name))
     one, moved = ends
