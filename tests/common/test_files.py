@@ -55,27 +55,27 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         files.make_dirs(str(tmp_path / "file" / "below"))
 
 
-def test_remote_paths_are_known_by_their_scheme():
+def test_remote_paths_have_a_scheme():
     assert files.is_remote("gs://b/x") and files.is_remote("s3://b/x")
     assert not files.is_remote("/data/x") and not files.is_remote("data:x")
 
 
 @pytest.mark.parametrize("durable, waits", [(True, 2), (False, 0)])
-def test_what_must_last_waits_for_the_disk(durable, waits, tmp_path, monkeypatch):
+def test_a_durable_write_waits_for_the_disk(durable, waits, tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", synced.append)
     files.write_atomic(str(tmp_path / "a"), "x", durable=durable)
     assert len(synced) == waits  # The file, and the directory with its name.
 
 
-def test_reasons_are_words_and_no_numbers(tmp_path):
+def test_a_failed_write_gives_its_reason_in_words(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UsageError) as caught:
         files.make_dirs(str(tmp_path / "file" / "below"))
     assert "below: Not a directory; choose" in str(caught.value)
 
 
-def test_only_s3_ends_a_process_badly(monkeypatch):
+def test_only_s3_makes_a_process_abort_at_exit(monkeypatch):
     monkeypatch.setattr(files, "_used", set())
     assert not files.aborts_at_exit()
     files._used.add("s3")

@@ -22,7 +22,7 @@ with locks.FileLock(sys.argv[1]):
 """
 
 
-def test_one_process_holds_it_and_the_next_gets_it(tmp_path):
+def test_one_process_holds_a_lock_and_the_next_gets_it(tmp_path):
     path = str(tmp_path / "new" / "lock")
     with locks.FileLock(path) as first:
         assert first.works
@@ -36,7 +36,7 @@ def test_one_process_holds_it_and_the_next_gets_it(tmp_path):
     locks.FileLock(path).release()
 
 
-def test_shared_locks_go_together(tmp_path):
+def test_shared_locks_do_not_exclude_each_other(tmp_path):
     path = str(tmp_path / "lock")
     with locks.FileLock(path, shared=True), locks.FileLock(path, shared=True):
         with pytest.raises(BlockingIOError):
@@ -58,7 +58,7 @@ def test_a_killed_process_frees_its_lock(tmp_path):
             assert os.path.exists(path)
 
 
-def test_a_removed_file_is_no_lock(tmp_path, monkeypatch):
+def test_a_removed_file_does_not_count_as_locked(tmp_path, monkeypatch):
     """The holder removes the file between the next one's open and its lock."""
     path = str(tmp_path / "lock")
     real = fcntl.flock

@@ -32,7 +32,7 @@ def test_a_signal_is_a_request(number, handlers):
     assert preemption.reason() == number.name
 
 
-def test_a_handler_that_native_code_replaced_is_put_back(handlers):
+def test_a_handler_that_native_code_replaced_is_installed_again(handlers):
     preemption.install()
     libc = ctypes.CDLL(None)
     libc.signal(int(signal.SIGTERM), 1)  # SIG_IGN, which Python does not see.
@@ -43,13 +43,13 @@ def test_a_handler_that_native_code_replaced_is_put_back(handlers):
     assert preemption.requested()
 
 
-def test_a_handler_that_was_never_asked_for_is_not_put_there(handlers):
+def test_keep_installs_no_handler_that_was_not_installed_before(handlers):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     preemption.keep()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_the_first_reason_stays(handlers):
+def test_the_first_reason_is_kept(handlers):
     preemption.request("SIGUSR1")
     preemption.request("SIGTERM")
     assert preemption.reason() == "SIGUSR1"
@@ -57,7 +57,7 @@ def test_the_first_reason_stays(handlers):
     assert not preemption.requested() and preemption.reason() == ""
 
 
-def test_the_handler_stands_before_tensorflow_is_imported():
+def test_the_handler_is_installed_before_tensorflow_is_imported():
     code = (
         "import os, signal, sys\n"
         "from afad_tfdata.common import preemption\n"

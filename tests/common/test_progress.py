@@ -22,7 +22,7 @@ def _bar(clock, **options):
     )
 
 
-def test_lines_come_by_time_and_tell_the_rate(caplog):
+def test_lines_are_logged_at_intervals_with_the_rate(caplog):
     caplog.set_level(logging.INFO)
     clock = _Clock()
     with _bar(clock) as bar:
@@ -37,7 +37,7 @@ def test_lines_come_by_time_and_tell_the_rate(caplog):
     ]
 
 
-def test_what_was_done_before_does_not_count_for_the_rate(caplog):
+def test_work_done_before_does_not_count_for_the_rate(caplog):
     caplog.set_level(logging.INFO)
     clock = _Clock()
     with _bar(clock, initial=90) as bar:
@@ -49,7 +49,7 @@ def test_what_was_done_before_does_not_count_for_the_rate(caplog):
     )
 
 
-def test_nothing_done_says_nothing(caplog):
+def test_no_work_logs_nothing(caplog):
     caplog.set_level(logging.INFO)
     with _bar(_Clock(), initial=100):
         pass

@@ -73,7 +73,7 @@ def test_agrees_with_scipy(form, fill, as_float):
     assert (~agrees).sum() <= (2 if fill == "constant" else 0)
 
 
-def test_matrix_is_that_of_the_keras_generator():
+def test_the_matrix_equals_that_of_the_keras_generator():
     # Not public any more, hence skipped where it has moved.
     legacy = pytest.importorskip("keras.src.legacy.preprocessing.image")
     images = noise(6, 40, 40)  # Keras takes one side's centre for the other's.
@@ -320,7 +320,7 @@ def test_flip_mirrors_left_and_right():
 
 @pytest.mark.parametrize("form", augment.FORMS)
 @pytest.mark.parametrize("name", ["brightness", "contrast", "color"])
-def test_colors_act(name, form):
+def test_each_color_option_changes_the_image(name, form):
     config = augment.parse(f"{NOTHING},{name}=0.5,form={form}")
     images = noise(16)
     factor = drawn(config, 16, seed=1, step=1)[name][:, None, None, None]
@@ -396,7 +396,7 @@ def test_parse():
         ("zoom=0.1,zoom=0.2", "names zoom twice"),
     ],
 )
-def test_parse_refuses(text, words):
+def test_parse_refuses_wrong_fields(text, words):
     with pytest.raises(errors.UsageError) as info:
         augment.parse(text)
     assert str(info.value).startswith("--augment")
@@ -410,7 +410,7 @@ def test_config_survives_json():
     assert options.from_dict(augment.AugmentConfig, values, where="x") == config
 
 
-def test_form_is_what_xla_allows(monkeypatch):
+def test_the_form_depends_on_xla(monkeypatch):
     auto = augment.AugmentConfig()
     gather = augment.AugmentConfig(form="gather")
     operation = augment.AugmentConfig(form="affine_op")
@@ -436,7 +436,7 @@ def test_other_images_are_refused(shape, dtype):
         augment.augment_images(np.zeros(shape, dtype), seed=1, step=0)
 
 
-def test_preview_writes_a_sheet(tmp_path):
+def test_preview_draws_the_first_steps(tmp_path):
     from PIL import Image
 
     path = tmp_path / "sheet.png"

@@ -51,7 +51,7 @@ def _verdict(look, data):
 @pytest.mark.parametrize(
     "how", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}]
 )
-def test_verify_refuses_what_decode_refuses(how, sample_tree):
+def test_check_whole_refuses_what_decode_refuses(how, sample_tree):
     """Damage of every kind: bits, bytes, holes, a missing end, bytes between."""
     rng = np.random.default_rng(1)
     whole = []
@@ -75,10 +75,10 @@ def test_verify_refuses_what_decode_refuses(how, sample_tree):
             data[at:at] = rng.bytes(int(rng.integers(1, 40)))
         damaged = bytes(data)
         decoded = _verdict(lambda d: codec.decode(d).shape[:2], damaged)
-        verified = _verdict(
+        checked = _verdict(
             lambda d: codec.check_whole(d, codec.read_header(d)), damaged
         )
-        assert verified == decoded, (trial, at)
+        assert checked == decoded, (trial, at)
         refused += isinstance(decoded, str)
     assert refused > 100
 
@@ -94,7 +94,7 @@ def test_both_libraries_resize_within_one_level(size, sample_tree, monkeypatch):
         assert np.abs(fast.astype(int) - slow.astype(int)).max() <= 1
 
 
-def test_resize_fills_what_it_is_given(sample_tree):
+def test_resize_fills_the_given_array(sample_tree):
     image = codec.decode(_faces(sample_tree, 1)[0])
     out = np.zeros((30, 30, 3), np.uint8)
     assert codec.resize(image, 30, out=out) is out

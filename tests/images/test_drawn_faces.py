@@ -39,7 +39,7 @@ def test_drawn_images_have_the_sizes_of_afad(sample_tree):
     assert len(headers) == 240
 
 
-def test_a_seed_gives_the_same_faces_and_another_others(tmp_path):
+def test_faces_depend_on_the_seed_only(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         drawn_faces.make_sample(
             drawn_faces.SampleConfig(

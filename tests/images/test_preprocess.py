@@ -38,7 +38,7 @@ def test_decoding_is_the_accurate_one(jpeg):
     assert (found == np.asarray(Image.open(out))).all()
 
 
-def test_png_is_taken_too():
+def test_png_is_decoded_too():
     pixels = np.random.default_rng(1).integers(0, 256, (20, 20, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")

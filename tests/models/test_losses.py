@@ -246,6 +246,6 @@ def test_math_is_float32_or_wider(head):
         ({"age_weights": (1.0, 2.0)}, "wanted 16"),
     ],
 )
-def test_configs_refuse(values, text):
+def test_wrong_configs_are_refused(values, text):
     with pytest.raises(errors.UsageError, match=text):
         config(**values)

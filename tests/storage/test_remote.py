@@ -88,7 +88,7 @@ def test_write_and_read_from_the_commands(bucket, sample_tree, tmp_path):
     assert json.loads(result.stdout)["written"] == 240
 
 
-def test_wrong_names_are_one_line(bucket, sample_tree, tmp_path):
+def test_wrong_bucket_names_give_one_line(bucket, sample_tree, tmp_path):
     result = run("inspect_records", f"--records_dir={bucket}/nothing")
     assert_one_line(result, 1, "cannot read the manifest", "nothing")
     flags = [f"--data_dir={sample_tree}", f"--work_dir={tmp_path}"]

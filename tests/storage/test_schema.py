@@ -55,7 +55,7 @@ def test_no_manifest_is_no_data_set(tmp_path):
         schema.load_manifest(str(tmp_path))
 
 
-def test_another_schema_version_is_said(tmp_path):
+def test_another_schema_version_is_refused(tmp_path):
     newer = dataclasses.replace(build_manifest(), schema_version=99)
     with pytest.raises(errors.UsageError, match="schema version 99"):
         schema.load_manifest(_write(tmp_path, newer))

@@ -43,7 +43,7 @@ def _splits(keys, **options):
     return [sharding.SPLITS[number] for number in found]
 
 
-def test_split_fractions_are_the_originals():
+def test_split_fractions_equal_those_of_the_original_project():
     """20 % of all, then 20 % of the rest: 64/16/20."""
     keys = map(str, range(20_000))
     counts = collections.Counter(

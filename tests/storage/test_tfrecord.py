@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, tfrecord
 
 
@@ -42,7 +43,7 @@ def test_tensorflow_reads_it(tmp_path):
     assert len(data[2]) > 100_000
 
 
-def test_the_image_lies_where_the_record_says():
+def test_the_image_is_where_the_record_says():
     image = b"\xff\xd8 and so on"
     record = _record(image)
     start = record.image_offset
@@ -83,3 +84,17 @@ def test_numbers_without_an_end():
     assert tfrecord._read_varint(b"\xff" * 9 + b"\x01", 0)[1] == 10
     with pytest.raises(ValueError, match="more than 64 bits"):
         tfrecord._read_varint(b"\xff" * 10 + b"\x01", 0)
+
+
+def test_frames_are_read_one_by_one_and_a_cut_is_found(tmp_path):
+    path = tmp_path / "records"
+    frames = [tfrecord.frame(data) for data in (b"first", b"", b"third")]
+    path.write_bytes(b"".join(frames))
+    found = list(tfrecord.framed_records(str(path)))
+    assert [framed for _, framed in found] == frames
+    assert [offset for offset, _ in found] == [0, 21, 37]
+    assert [tfrecord.check_record(f) for f in frames] == [b"first", b"", b"third"]
+    assert tfrecord.unchecked_data(frames[2]) == b"third"
+    path.write_bytes(b"".join(frames)[:-1])
+    with pytest.raises(errors.DataError, match="record at byte 37 reaches past"):
+        list(tfrecord.framed_records(str(path)))
