@@ -93,7 +93,7 @@ def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
     names: list[tuple[str, int]] = []
     rejected: list[source.Rejection] = []
     for member, _ in _members(parts, digest):
-        name = member.name.removeprefix("./")
+        name = _path(member)
         if not member.isfile():
             rejected.append(source.Rejection(name, "a link or device in the archive"))
         elif name.startswith("/") or ".." in name.split("/"):
@@ -134,15 +134,17 @@ def spool(
       progress: Called with numbers of images read.
 
     Raises:
-      DataError: The archive is damaged.
+      DataError: The archive is damaged, or was changed since the scan.
       UsageError: The disk is full.
     """
-    shards = {
+    places = {
         work_plan.key(row): (number, row - task.first)
         for number, task in enumerate(tasks)
         for row in range(task.first, task.last)
     }
-    tables = [np.zeros((task.last - task.first, 2), np.int64) for task in tasks]
+    # For each image the offset in its spool and the length; -1 and the length if it is
+    # too large.
+    tables = [np.zeros((task.num_images, 2), np.int64) for task in tasks]
     paths = [spool_path(directory, task) for task in tasks]
     ends = [0] * len(tasks)
     # Collected in memory and appended one file after the other: there may be more
@@ -152,9 +154,9 @@ def spool(
         files.remove_if_there(path)
     waiting_bytes = 0
     for member, content in _members(listing.parts):
-        name = member.name.removeprefix("./").removeprefix(listing.prefix)
+        name = _path(member).removeprefix(listing.prefix)
         # A link of the same name is not the file that was listed.
-        place = shards.pop(os.fsencode(name), None) if member.isfile() else None
+        place = places.pop(os.fsencode(name), None) if member.isfile() else None
         if place is None:
             continue
         number, row = place
@@ -171,6 +173,13 @@ def spool(
             _append(paths, waiting)
             waiting_bytes = 0
     _append(paths, waiting)
+    if places:
+        raise errors.DataError(
+            f"the archive {listing.parts[0]} was changed while it was read:"
+            f" {len(places)} images are missing, the first {os.fsdecode(min(places))};"
+            " run the same command again"
+        )
+    # The tables last: a spool without one is not whole.
     for task, table in zip(tasks, tables, strict=True):
         buffer = io.BytesIO()
         np.save(buffer, table)
@@ -224,6 +233,7 @@ def spool_path(directory: str, task: plan.ShardTask) -> str:
 
 
 def _append(paths: Sequence[str], waiting: list[list[bytes]]) -> None:
+    """Appends what waits for each file, and empties the lists."""
     for path, pieces in zip(paths, waiting, strict=True):
         try:
             with open(path, "ab") as f:
@@ -267,6 +277,11 @@ def _members(
         ) from error
     finally:
         stream.close()
+
+
+def _path(member: tarfile.TarInfo) -> str:
+    """A member's path; ``tar .`` puts ``./`` before each."""
+    return member.name.removeprefix("./")
 
 
 # Types of members that describe the next member.
@@ -364,10 +379,12 @@ def _prefix(names: Sequence[str]) -> str:
 
 
 def _check_md5(parts: Sequence[str], found: str) -> None:
+    """Raises `DataError` for a published archive with another MD5."""
     match = _PART.fullmatch(os.path.basename(parts[0]))
-    known = _KNOWN_MD5.get((match.group(1), len(parts))) if match else None
+    stem = match.group(1) if match else ""
+    known = _KNOWN_MD5.get((stem, len(parts)))
     if known and found != known:
         raise errors.DataError(
-            f"the {len(parts)} parts of {match.group(1)} have the MD5 {found}, the"  # type: ignore[union-attr]
-            f" published one is {known}: a part is damaged; fetch them again"
+            f"the {len(parts)} parts of {stem} have the MD5 {found}, the published one"
+            f" is {known}: a part is damaged; fetch them again"
         )

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import pathlib
 import tarfile
 
 import pytest
@@ -41,6 +42,13 @@ def _split(content: bytes, directory) -> list[str]:
         path.write_bytes(packed[start : start + _PART_BYTES])
         names.append(path)
     return names
+
+
+def _in_one_file(tree, directory: pathlib.Path) -> pathlib.Path:
+    """Writes a plain tar of a tree into a directory of its own, which it returns."""
+    directory.mkdir(exist_ok=True)
+    (directory / "faces.tar").write_bytes(_tar(str(tree), "faces"))
+    return directory
 
 
 @pytest.mark.parametrize("format", schema.FORMATS)
@@ -161,10 +169,7 @@ def test_log_names_the_run(sample_records):
 
 def test_writing_the_same_range_of_an_archive_twice_keeps_its_payloads(tmp_path):
     tree = make_tree(tmp_path / "tree")
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    with tarfile.open(parts / "faces.tar", "w") as tar:
-        tar.add(tree, arcname="faces")
+    parts = _in_one_file(tree, tmp_path / "parts")
     write(tree, tmp_path / "expected")
     write(parts, tmp_path / "out", shard_range="0:2")
     write(parts, tmp_path / "out", shard_range="0:2")
@@ -174,10 +179,7 @@ def test_writing_the_same_range_of_an_archive_twice_keeps_its_payloads(tmp_path)
 
 def test_a_missing_spool_is_an_error_and_not_a_rejection(tmp_path, monkeypatch):
     tree = make_tree(tmp_path / "tree")
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    with tarfile.open(parts / "faces.tar", "w") as tar:
-        tar.add(tree, arcname="faces")
+    parts = _in_one_file(tree, tmp_path / "parts")
     monkeypatch.setattr(runners.archive, "spool", lambda *arguments: None)
     with pytest.raises(errors.UsageError, match="the spool .* is missing"):
         write(parts, tmp_path / "out")
@@ -185,10 +187,7 @@ def test_a_missing_spool_is_an_error_and_not_a_rejection(tmp_path, monkeypatch):
 
 def test_two_writers_cannot_spool_the_same_shards(tmp_path):
     tree = make_tree(tmp_path / "tree")
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    with tarfile.open(parts / "faces.tar", "w") as tar:
-        tar.add(tree, arcname="faces")
+    parts = _in_one_file(tree, tmp_path / "parts")
     work = tmp_path / "out" / work_folder.WORK_NAME
     work.mkdir(parents=True)
     name = "afad-train.tfrecord-00000-of-00003"
@@ -219,12 +218,25 @@ def test_a_plain_tar_that_ends_early_is_an_error(damage, tmp_path):
 def test_large_members_of_an_archive_are_not_read(tmp_path):
     tree = make_tree(tmp_path / "tree")
     (tree / "20/111/large.jpg").write_bytes(face_file(99) + bytes(50_000))
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    with tarfile.open(parts / "faces.tar", "w") as tar:
-        tar.add(tree, arcname="faces")
+    parts = _in_one_file(tree, tmp_path / "parts")
     for name, data_dir in (("a", tree), ("b", parts)):
         write(data_dir, tmp_path / name, max_file_bytes=20_000)
         (reason,) = rejected(tmp_path / name).values()
         assert reason.endswith("bytes; --max_file_bytes is 20000")
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_an_archive_that_changes_between_its_two_readings(tmp_path, monkeypatch):
+    """Its missing images were once rejected as empty files."""
+    tree = make_tree(tmp_path / "tree")
+    parts = _in_one_file(tree, tmp_path / "parts")
+    spool = archive.spool
+
+    def change_and_spool(*arguments):
+        (tree / "20/111/0-0.jpg").unlink()
+        _in_one_file(tree, parts)
+        spool(*arguments)
+
+    monkeypatch.setattr(archive, "spool", change_and_spool)
+    with pytest.raises(errors.DataError, match="changed .* 1 images .* 20/111/0-0.jpg"):
+        write(parts, tmp_path / "out")
