@@ -1,10 +1,11 @@
 """TensorFlow and Keras, imported on first use.
 
-``import tensorflow`` costs seconds; a command that answers ``--help`` or refuses a
-flag has no use for it.  Modules write
+``import tensorflow`` takes seconds, and a command that answers ``--help`` or refuses a
+flag does not need it.  Modules write
 ``from afad_tfdata.common.lazy import keras, tf`` and
-touch neither at import time: type checkers see the real modules, and everybody else a
-stand-in that imports on the first attribute access.
+use neither while they are imported themselves: type checkers see the real modules, and
+at run time each is a stand-in that imports the module on the first access to one of its
+attributes.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ else:
             self.__dict__["_name"] = name
 
         def __getattr__(self, attribute: str) -> Any:
-            # The C++ runtime's start-up chatter hides a program's own lines; errors
-            # still show.  A value set by the user wins.
+            # TensorFlow reads these when it is imported.  Its messages at start would
+            # hide a program's own; its errors are still shown.  A user's values win.
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
             os.environ.setdefault("KERAS_BACKEND", "tensorflow")
             value = getattr(importlib.import_module(self._name), attribute)
+            # Python calls __getattr__ only for attributes that are not stored here.
             self.__dict__[attribute] = value
             return value
 

@@ -354,6 +354,8 @@ def _draw(
     bits = mix(row[:, tf.newaxis] + tf.constant(places))
     # The upper 24 bits, which float64 and float32 both hold exactly.
     upper = tf.cast(tf.bitwise.right_shift(bits, splitmix64.word(40)), tf.int32)
+    # In float64, where the last bits that compilers round differently are far below the
+    # fixed-point grid on which `augment_affine` rounds coordinates.
     uniform = tf.cast(upper, tf.float64) * 2.0**-24
     return dict(zip(_DRAWS, tf.unstack(uniform, axis=1), strict=True))
 

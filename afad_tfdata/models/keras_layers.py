@@ -13,7 +13,10 @@ import numpy as np
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.models import age_heads
 
+# Files name our layers "afad_tfdata>InputConversion": never change it.
 _PACKAGE = "afad_tfdata"
+
+_Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -59,7 +62,7 @@ class InputConversion(keras.layers.Layer):
             images = images + np.asarray(self.offset, np.float32)
         return images
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: _Shape) -> _Shape:
         """The shape of the result of `call`."""
         return input_shape
 
@@ -94,7 +97,7 @@ class AgeDecoder(keras.layers.Layer):
         """Decodes ``[n, num_logits]``."""
         return age_heads.decode(logits, self.head, self.min_age, self.max_age)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: _Shape) -> _Shape:
         """The shape of the result of `call`."""
         return (input_shape[0], 1)
 
@@ -121,7 +124,7 @@ class RankBias(keras.layers.Layer):
         super().__init__(**kwargs)
         self.initial = [float(v) for v in initial]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: _Shape) -> None:
         """Creates the biases."""
         del input_shape
         self.bias = self.add_weight(
@@ -134,7 +137,7 @@ class RankBias(keras.layers.Layer):
         """Adds the biases to ``[n, 1]``."""
         return score + tf.convert_to_tensor(self.bias)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: _Shape) -> _Shape:
         """The shape of the result of `call`."""
         return (input_shape[0], len(self.initial))
 
@@ -154,7 +157,9 @@ class InitialBias(keras.initializers.Initializer):
     def __init__(self, values: Sequence[float]) -> None:
         self.values = [float(v) for v in values]
 
-    def __call__(self, shape: Any, dtype: Any = None) -> tf.Tensor:
+    def __call__(
+        self, shape: Sequence[int], dtype: str | tf.DType | None = None
+    ) -> tf.Tensor:
         """The numbers as a tensor."""
         return tf.constant(self.values, dtype or "float32", shape)
 

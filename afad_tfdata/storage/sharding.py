@@ -21,6 +21,7 @@ import numpy as np
 SPLITS = ("train", "validation", "test")
 
 _PHOTO = re.compile(r"(?:^|/)(\d+)-\d+\.[A-Za-z]+$")
+# A float64: the rounding of a 64-bit hash moves a share by 2**-53 at most.
 _TWO_64 = 2.0**64
 
 
