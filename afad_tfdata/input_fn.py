@@ -1,4 +1,4 @@
-"""Batches of faces as ``tf.data``: for training, for evaluation, for prediction.
+"""Batches of faces as ``tf.data``, for training and for evaluation.
 
 ::
 
@@ -11,88 +11,121 @@
 
 Elements are ``({"image": uint8 [B, S, S, 3]}, {"age": float32 [B], "gender": int32
 [B]})`` with static shapes; evaluation adds ``features["mask"]``, bool ``[B]``, False on
-padding.  B is the batch of one replica: with an input context the global batch is cut
+padding.  B is the batch of one replica: with an input context each global batch is cut
 into contiguous slices, one for each replica in order.
 
-`order` says which record stands where; `engine_mapped` and `engine_graph` read.
+`engines` chooses what reads the records, and `order` decides which record is where.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
-from afad_tfdata.common import errors, resources
+from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.images import codec, preprocess
+from afad_tfdata.images import preprocess
 from afad_tfdata.reading import (
+    bad_records,
     batch_slices,
     data_service,
     engine_graph,
-    engine_mapped,
-    foreign_files,
+    engines,
     order,
     record_index,
-    shutdown_guard,
+    tracing,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import schema
+from afad_tfdata.storage import schema, sharding
 
 InputConfig = input_config.InputConfig
 
-# What a core does for the graph engine, of what it does for the mapped one.
-_GRAPH_SHARE = 0.62
+# Positions whose records are looked up together.
+_LOOKED_UP = 8192
 
-# Passes in orders of their own that a tf.data service makes before they come again.
+# Passes in orders of their own that a tf.data service makes before they repeat.
 _SERVED_ORDERS = 16
 
 _log = logging.getLogger(__name__)
 
 
 def train_input_fn(
-    config: InputConfig, input_context: Any = None, *, start_step: int = 0
-) -> Any:
+    config: InputConfig,
+    input_context: tf.distribute.InputContext | None = None,
+    *,
+    start_step: int = 0,
+) -> tf.data.Dataset:
     """The endless stream of shuffled training batches.
 
     Args:
       config: What to read.
-      input_context: ``tf.distribute.InputContext`` of this pipeline; None for one
-        pipeline and one replica.
-      start_step: Global steps that are passed over without reading them.
+      input_context: Which pipeline this is, of how many; None for one pipeline and one
+        replica.
+      start_step: Global steps that are skipped without reading them.
 
     Returns:
-      An infinite ``tf.data.Dataset``; see the module's text for its elements.
+      An infinite data set; see the module's text for its elements.
 
     Raises:
-      UsageError: The configuration does not go with the data set or the replicas.
+      UsageError: The configuration does not fit the data set or the replicas.
       DataError: The data set is damaged.
     """
     if start_step < 0:
         raise errors.UsageError(f"start_step must be 0 or more; got {start_step}")
-    source = open_examples(config, "train")
-    cut = batch_slices.Slices.of(config.global_batch_size, input_context, pad=False)
-    if cut.num_replicas > len(source):
+    index = engines.open_index(config, sharding.TRAIN)
+    slices = batch_slices.BatchSlices.of_pipeline(
+        config.global_batch_size, input_context, pad=False
+    )
+    if slices.num_replicas > len(index):
         raise errors.UsageError(
-            f"the train split has {len(source)} examples for {cut.num_replicas}"
+            f"the train split has {len(index)} examples for {slices.num_replicas}"
             " replicas or input pipelines: use fewer"
         )
-    finish = _finisher(config, source)
+    element = _element(config, index)
     if config.data_service:
-        return _ahead(config, _served(config, source, cut, finish))
-    stream = order_of(config, source)
-    dataset = _engine(config, source).train(stream, cut, start_step, finish)
-    return _ahead(config, dataset)
+        return _served_batches(config, index, slices, element)
+    shuffle = order_of(config, index)
+    engine = engines.create(config, index, shuffled=True)
+
+    if isinstance(engine, engine_graph.StreamEngine):
+        # What does not fit in memory is shuffled in a window, before it is decoded:
+        # the window then holds small encoded images.
+        dataset = engine.stream.shuffled(shuffle, slices, start_step)
+    else:
+        # Numbers of this pipeline's batches, many at a time: each operation costs
+        # microseconds however little it does, and a batch takes a few hundred.
+        many = max(1, _LOOKED_UP // slices.per_replica_batch_size)
+        first = start_step * slices.num_local_replicas
+        dataset = tf.data.Dataset.counter(first, many)
+        # From numbers of batches to numbers of records.  The shuffle is a permutation
+        # that is computed for a position, so that it mixes the whole split, takes no
+        # memory, and begins at any step without reading those before.
+        dataset = dataset.map(
+            tracing.without_autograph(
+                lambda batch: shuffle.records(
+                    slices.positions(batch + tf.range(many, dtype=tf.int64))
+                )
+            )
+        )
+        dataset = dataset.unbatch()
+    # From records to the finished batch in one map over whole batches: it costs the
+    # same for a batch as for an image, so that reading, decoding, resizing and naming
+    # are not transformations of their own.
+    dataset = _parallel_map(
+        dataset, lambda *batch: element(*engine.read_train(*batch)), engine.num_threads
+    )
+    # Last, so that what waits for the device is finished.
+    return _prefetch(dataset, config.prefetch)
 
 
 def eval_input_fn(
-    config: InputConfig, split: str = "test", input_context: Any = None
-) -> Any:
+    config: InputConfig,
+    split: str = sharding.TEST,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Every example of a split once, in the data set's order.
 
     The last batches are padded, so that all pipelines and replicas get the same number
@@ -104,78 +137,47 @@ def eval_input_fn(
       input_context: As for `train_input_fn`.
 
     Returns:
-      A finite ``tf.data.Dataset``; see the module's text for its elements.
+      A finite data set; see the module's text for its elements.
 
     Raises:
-      UsageError: The configuration does not go with the data set or the replicas.
+      UsageError: The configuration does not fit the data set or the replicas.
       DataError: The data set is damaged.
     """
-    source = open_examples(config, split)
-    cut = batch_slices.Slices.of(config.global_batch_size, input_context, pad=True)
-    steps = -(-len(source) // cut.global_batch)
-    finish = _finisher(config, source)
-    dataset = _engine(config, source).evaluate(steps, cut, finish)
-    return _ahead(config, dataset)
+    index = engines.open_index(config, split)
+    slices = batch_slices.BatchSlices.of_pipeline(
+        config.global_batch_size, input_context, pad=True
+    )
+    num_steps = -(-len(index) // slices.global_batch_size)
+    element = _element(config, index)
+    engine = engines.create(config, index, shuffled=False)
 
+    read: Callable[..., Any]
+    if isinstance(engine, engine_graph.StreamEngine):
+        # Padded before it is cut into slices: padding belongs to the last replicas.
+        dataset = engine.stream.in_order(slices, num_steps)
+        read = engine.read
+    else:
+        # Numbers of this pipeline's batches; the map below makes record numbers of
+        # them, since the end of the data set is known only with their positions.
+        dataset = tf.data.Dataset.range(num_steps * slices.num_local_replicas)
 
-def predict_input_fn(
-    paths: Sequence[str], *, image_size: int, batch_size: int = 64
-) -> Any:
-    """Image files, decoded and brought to size as the data set's are.
+        def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return engine.read(slices.padded_positions(batch, len(index)))
 
-    Args:
-      paths: JPEG or PNG files.
-      image_size: Side of the result, pixels.
-      batch_size: Files at a time; the last batch is padded.
-
-    Returns:
-      A finite ``tf.data.Dataset`` of ``{"image": uint8 [B, S, S, 3], "mask": bool [B],
-      "path": string [B]}`` in the order of `paths`.
-
-    Raises:
-      UsageError: There are no paths, or a size is not positive.
-    """
-    if not paths or image_size < 1 or batch_size < 1:
-        raise errors.UsageError(
-            "wanted one path or more and positive sizes; got"
-            f" {len(paths)} paths, image_size {image_size}, batch_size {batch_size}"
-        )
-    names = [os.fspath(path) for path in paths]
-
-    def read(first: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        out = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-        mask = np.zeros(batch_size, bool)
-        for i, name in enumerate(names[first : first + batch_size]):
-            _read_image(name, out[i])
-            mask[i] = True
-        return out, mask
-
-    padded = tf.constant([*names, *[""] * (-len(names) % batch_size)])
-
-    def element(first: Any) -> dict[str, Any]:
-        image, mask = tf.numpy_function(
-            shutdown_guard.guard(read), [first], (tf.uint8, tf.bool)
-        )
-        return {
-            "image": tf.ensure_shape(image, [batch_size, image_size, image_size, 3]),
-            "mask": tf.ensure_shape(mask, [batch_size]),
-            "path": tf.ensure_shape(padded[first : first + batch_size], [batch_size]),
-        }
-
-    firsts = tf.data.Dataset.range(0, len(names), batch_size)
-    return firsts.map(as_is(element), num_parallel_calls=resources.cores()).prefetch(2)
-
-
-def as_is(function: Callable) -> Callable:
-    """The function without AutoGraph, which takes longer than a first batch."""
-    return tf.autograph.experimental.do_not_convert(function)
+        read = read_padded
+    # One map over whole batches, as in training.  The mask goes with its batch: each
+    # example counts once, for any size of batch and any number of replicas.
+    dataset = _parallel_map(
+        dataset, lambda *batch: element(*read(*batch)), engine.num_threads
+    )
+    return _prefetch(dataset, config.prefetch)
 
 
 def num_examples(config: InputConfig, split: str) -> int:
-    """Examples in a split; 0 where it is not there.  Reads the manifest only."""
+    """Examples in a split; 0 if it does not exist.  Reads the manifest only."""
     config.check_source()
     if config.files:
-        return len(open_examples(config, split))
+        return len(engines.open_index(config, split))
     manifest = schema.load_manifest(config.records_dir)
     found = manifest.splits.get(split)
     return found.num_examples if found else 0
@@ -183,22 +185,22 @@ def num_examples(config: InputConfig, split: str) -> int:
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns what a pipeline raises into the `DataError` that it began as.
-
-    TensorFlow wraps an exception of a Python function into one of its own, with a
-    traceback as its text.
+    """Turns what a pipeline raises into the error of this package that it began as.
 
     Raises:
       DataError: A damaged record or shard, in one line.
+      UsageError: What the pipeline was asked for cannot be done, in one line.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        text = str(error.message)
-        own = re.search(r"\b(?:Data|Usage)Error: ([^\n]+)", text)
+        own = bad_records.own_error(error)
         if own:
-            raise errors.DataError(own.group(1).strip()) from error
+            raise own from error
+        text = str(error.message)
         damaged = isinstance(error, tf.errors.DataLossError)
+        # TensorFlow's decoders raise the same class for damaged images as for much
+        # else; only their text tells.
         if damaged or re.search(r"decode_?(jpeg|png|image)|JPEG|PNG", text, re.I):
             raise errors.DataError(
                 f"a record is damaged: {errors.one_line(text.splitlines()[0])};"
@@ -207,168 +209,122 @@ def readable_errors() -> Iterator[None]:
         raise
 
 
-def open_examples(config: InputConfig, split: str) -> record_index.Examples:
-    """The examples of a split, checked against the task.
+def order_of(config: InputConfig, index: record_index.RecordIndex) -> order.Order:
+    """Which record is at which position of the endless training stream.
 
     Raises:
-      UsageError: The split is empty, or a label of the task is missing.
-      DataError: The data set is damaged.
+      UsageError: The records lack the label that balances them.
     """
-    source = _load(config, split)
-    missing = [n for n in schema.labels_of(config.task) if n not in source.labels]
-    if missing:
+    if config.balance == "none":
+        return order.Order(len(index), config.seed)
+    if config.balance not in index.labels:
         raise errors.UsageError(
-            f"--task={config.task} needs the label {missing[0]!r}, which"
-            f" {config.files or config.records_dir} does not have; it has"
-            f" {', '.join(source.labels) or 'none'}"
+            f"--balance={config.balance} needs that label, which the data set lacks"
         )
-    return source
+    groups = order.groups_of(index.entries[config.balance])
+    return order.Order(len(index), config.seed, groups)
 
 
-def _engine(config: InputConfig, source: record_index.Examples) -> Any:
-    name, reason = choose_engine(config, source)
-    _log.info("input: %s engine for %s (%s)", name, source.split, reason)
-    _check_cache(config, source)
-    module = engine_mapped if name == "mapped" else engine_graph
-    return module.Engine(config, source, _image_size(config, source))
-
-
-def _served(
+def _served_batches(
     config: InputConfig,
-    source: record_index.Examples,
-    cut: batch_slices.Slices,
-    finish: Any,
-) -> Any:
-    """Training batches that a ``tf.data`` service makes."""
+    index: record_index.RecordIndex,
+    slices: batch_slices.BatchSlices,
+    element: Callable[..., Any],
+) -> tf.data.Dataset:
+    """Training batches that a ``tf.data`` service reads."""
     _log.warning(
         "input: batches come from %s, in an order that depends on its machines: a"
         " stopped training continues with a new pass over the examples, and repeats"
         " nothing exactly",
         config.data_service,
     )
-    engine = _engine(config, source)
-    # A worker begins each pass anew: with one seed it would repeat the first one.
-    epochs = [
-        engine.epoch(cut.per_replica, finish, (config.seed + i) % (1 << 31))
-        for i in range(_SERVED_ORDERS)
-    ]
-    batches = data_service.distribute(epochs, config.data_service)
-    # Over the ends of workers' shares and of epochs: no example is dropped.
-    return batches.rebatch(cut.per_replica, drop_remainder=True)
-
-
-def open_labels(config: InputConfig, split: str) -> tuple[str, ...]:
-    """The labels that a split has, whatever the task."""
-    return _load(config, split).labels
-
-
-def _load(config: InputConfig, split: str) -> record_index.Examples:
-    config.check_source()
-    if config.files:
-        return foreign_files.load(config, split)
-    return record_index.load(
-        config.records_dir, split, config.cache_dir, config.cache_dir_gib
-    )
-
-
-def choose_engine(
-    config: InputConfig, source: record_index.Examples, *, cores: int = 0
-) -> tuple[str, str]:
-    """The engine that a configuration gets, and why.
-
-    Args:
-      config: What was asked for.
-      source: The examples.
-      cores: As if the process had so many; 0 for those it has.
-
-    Returns:
-      ``"mapped"`` or ``"graph"``, and the reason in a few words.
-
-    Raises:
-      UsageError: The engine that was asked for cannot read these examples.
-    """
-    cores = cores or resources.cores()
-    if config.data_service:
-        return "graph", "its operations run on any machine"
-    if config.engine == "graph":
-        return "graph", "asked for"
-    obstacle = "" if source.local else "the shards are on a remote file system"
-    if config.engine == "mapped":
-        if obstacle:
-            raise errors.UsageError(
-                f"--engine=mapped needs local files, and {obstacle}: name a --cache_dir"
-                " for them, or use --engine=graph"
-            )
-        return "mapped", "asked for"
-    encoded = not source.pixel
-    if not obstacle and (encoded or _resizes(config, source)):
-        try:
-            errors.require("simplejpeg", extra="fast", purpose="it")
-            errors.require("cv2", extra="fast", purpose="it")
-        except errors.UsageError:
-            obstacle = (
-                "simplejpeg or OpenCV is missing: pip install 'afad-tfdata[fast]'"
-            )
-    if obstacle:
-        return "graph", obstacle
-    fits = source.image_bytes < resources.available_bytes() // 2
-    if encoded and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS and fits:
-        return "graph", (
-            f"{cores} cores: one process of the mapped engine stops scaling near"
-            f" {engine_mapped.MAX_THREADS} threads"
+    engine = engines.create_served(config, index)
+    epochs = []
+    for i in range(_SERVED_ORDERS):
+        # A data server begins each pass anew: with one seed it would repeat the first.
+        seed = (config.seed + i) % (1 << 31)
+        dataset = engine.stream.epoch(slices.per_replica_batch_size, seed)
+        # On the data servers, which are there to decode.
+        dataset = _parallel_map(
+            dataset,
+            lambda *batch: element(*engine.read_train(*batch)),
+            engine.num_threads,
         )
-    what = "decoded by simplejpeg" if encoded else "rows copied"
-    threads = min(cores, engine_mapped.MAX_THREADS)
-    return "mapped", f"local shards, {what}, {threads} threads"
+        epochs.append(dataset)
+    dataset = data_service.distribute(epochs, config.data_service)
+    # The last batch of a data server's part is smaller.  Batches of one size are cut
+    # here, over the ends of parts and epochs: no example is dropped.
+    dataset = dataset.rebatch(slices.per_replica_batch_size, drop_remainder=True)
+    return _prefetch(dataset, config.prefetch)
 
 
-def _finisher(config: InputConfig, source: record_index.Examples) -> Callable[..., Any]:
-    """Makes an element of ``(images, ages, genders, mask)``.
-
-    It is a part of the function that reads, since each stage of a data set costs time
-    of its own.
-    """
+def _element(
+    config: InputConfig, index: record_index.RecordIndex
+) -> Callable[..., Any]:
+    """What makes an element of images, ages, genders and, in evaluation, a mask."""
     if config.as_supervised:
-        return _supervised(config, source)
+        return _supervised(schema.labels_of(config.task), index.mean_rgb)
 
-    def named(image: Any, age: Any, gender: Any, mask: Any) -> Any:
+    def named(
+        image: tf.Tensor,
+        age: tf.Tensor,
+        gender: tf.Tensor,
+        mask: tf.Tensor | None = None,
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         features = {"image": image}
         if mask is not None:
             features["mask"] = mask
         values = {"age": age, "gender": gender}
-        return features, {label: values[label] for label in source.labels}
+        return features, {label: values[label] for label in index.labels}
 
     return named
 
 
 def _supervised(
-    config: InputConfig, source: record_index.Examples
+    labels: tuple[str, ...], mean_rgb: tuple[float, float, float] | None
 ) -> Callable[..., Any]:
-    """``(image, label, sample_weight)``: normalised, the weight 0 on padding."""
-    if source.mean_rgb is None:
+    """Makes ``(image, label, sample_weight)``: normalised, the weight 0 on padding."""
+    if mean_rgb is None:
         raise errors.UsageError(
             "as_supervised normalises images and needs their channel means: name a"
             " mean.json with --mean_file"
         )
-    mean, names = source.mean_rgb, schema.labels_of(config.task)
 
-    def supervised(image: Any, age: Any, gender: Any, mask: Any) -> Any:
+    def supervised(
+        image: tf.Tensor,
+        age: tf.Tensor,
+        gender: tf.Tensor,
+        mask: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor | dict[str, tf.Tensor], tf.Tensor]:
         values = {"age": age, "gender": tf.cast(gender, tf.float32)}
         weight = tf.ones_like(age) if mask is None else tf.cast(mask, tf.float32)
-        image = preprocess.normalize(image, mean)
-        if len(names) == 1:
-            return image, values[names[0]], weight
+        image = preprocess.normalize(image, mean_rgb)
+        if len(labels) == 1:
+            return image, values[labels[0]], weight
         # One weight for all outputs: Keras takes a dict of weights only where the model
         # has a dict of outputs.
-        return image, {f"{name}_output": values[name] for name in names}, weight
+        return image, {f"{label}_output": values[label] for label in labels}, weight
 
     return supervised
 
 
-def _ahead(config: InputConfig, dataset: Any) -> Any:
-    """Keeps some elements ready, and spares what TensorFlow would rearrange."""
-    if config.prefetch:
-        dataset = dataset.prefetch(config.prefetch)
+def _parallel_map(
+    dataset: tf.data.Dataset, function: Callable[..., Any], num_threads: int
+) -> tf.data.Dataset:
+    return dataset.map(
+        tracing.without_autograph(function),
+        # Given, not tuned: the tuner takes seconds to find what is known, and moves
+        # threads about during a measurement.
+        num_parallel_calls=num_threads,
+        # The order is a promise; waiting for the next batch costs little, since all
+        # batches take the same time.
+        deterministic=True,
+    )
+
+
+def _prefetch(dataset: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
+    if num_batches:
+        dataset = dataset.prefetch(num_batches)
     options = tf.data.Options()
     options.deterministic = True
     # Every number of threads and elements is given: there is nothing to tune, and
@@ -376,68 +332,3 @@ def _ahead(config: InputConfig, dataset: Any) -> Any:
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.with_options(options)
-
-
-def order_of(config: InputConfig, source: record_index.Examples) -> order.Order:
-    """Which record is at which position of the endless training stream."""
-    return order.Order(len(source), config.seed, _groups(config, source))
-
-
-def _groups(
-    config: InputConfig, source: record_index.Examples
-) -> tuple[np.ndarray, ...]:
-    if config.balance == "none":
-        return ()
-    if config.balance not in source.labels:
-        raise errors.UsageError(
-            f"--balance={config.balance} needs that label, which the data set lacks"
-        )
-    return order.groups_of(source.index[config.balance])
-
-
-def _check_cache(config: InputConfig, source: record_index.Examples) -> None:
-    """Says what a cache will take before it is taken."""
-    if config.cache == "none":
-        return
-    size = _image_size(config, source)
-    needed = (
-        source.image_bytes
-        if config.cache == "encoded"
-        else len(source) * size * size * 3
-    )
-    free = resources.available_bytes()
-    _log.info(
-        "input: --cache=%s takes %s of memory for the %s split; %s are free",
-        config.cache,
-        resources.mib(needed),
-        source.split,
-        resources.mib(free),
-    )
-    if needed > free:
-        raise errors.UsageError(
-            f"--cache={config.cache} takes {resources.mib(needed)} for the"
-            f" {source.split} split, and {resources.mib(free)} are free: use a smaller"
-            " --image_size, --cache=encoded or --cache=none"
-        )
-
-
-def _image_size(config: InputConfig, source: record_index.Examples) -> int:
-    size = config.image_size or source.image_size
-    if not size:
-        raise errors.UsageError(
-            "the images differ in size: --image_size says what to bring them to"
-        )
-    return size
-
-
-def _resizes(config: InputConfig, source: record_index.Examples) -> bool:
-    return _image_size(config, source) != source.stored_size
-
-
-def _read_image(path: str, out: np.ndarray) -> None:
-    try:
-        header = codec.read_header(data := codec.read_file(path))
-        codec.check_header(header, as_stored=False)
-        codec.resize(codec.decode(data, header), len(out), out=out)
-    except codec.ImageError as error:
-        raise errors.DataError(f"cannot use {path}: {error}") from error

@@ -263,19 +263,19 @@ def stored(place: str, form: str) -> tuple[list[bytes], np.ndarray]:
     from afad_tfdata.reading import memory_store, record_index
 
     source = record_index.load(os.path.join(place, form), "train")
-    return list(memory_store.stored_images(source)), source.index["age"]
+    return list(memory_store.stored_images(source)), source.entries["age"]
 
 
 def in_threads(count: int, fill: Callable) -> Iterator[int]:
     """Batches that `THREADS` threads fill, each into two arrays of its own in turn."""
-    from afad_tfdata.reading import engine_mapped
+    from afad_tfdata.reading import mapped_reader
 
     wanted = threading.Semaphore(0)
     done = threading.Semaphore(0)
 
     def run(number: int) -> None:
         rng = np.random.default_rng(number)
-        pool = engine_mapped.ArrayPool()
+        pool = mapped_reader.ArrayPool()
         arrays = [pool.take((BATCH, SIZE, SIZE, 3)) for _ in range(2)]
         scratch = np.empty(4096 * 4096 * 3, np.uint8)
         turn = 0

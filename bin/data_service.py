@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serves batches over the network: a dispatcher, or one of its workers."""
+"""Serves batches over the network: runs a dispatcher, or one of its data servers."""
 
 from afad_tfdata.bin import command
 from afad_tfdata.reading import data_service
@@ -13,7 +13,7 @@ afad-data-service --host=b --port=5001 --dispatcher=grpc://a:5000
 def main(
     config: data_service.DataServiceConfig, arguments: list[str]
 ) -> command.Output:
-    """Serves until a signal comes."""
+    """Runs the server until a signal comes."""
     del arguments
     text = data_service.serve(config)
     return command.Output(text, {"served": text})

@@ -15,7 +15,6 @@ from typing import Any
 
 from afad_tfdata.common import files
 from afad_tfdata.freezing import model_source
-from afad_tfdata.reading import foreign_files
 from afad_tfdata.storage import schema
 
 
@@ -83,7 +82,7 @@ def _mean(
     """
     next_to_model = os.path.join(os.path.dirname(source.path), schema.MEAN_NAME)
     if mean_json:
-        return foreign_files.read_mean(mean_json)
+        return schema.read_mean(mean_json)
     if source.info.get("mean"):
         red, green, blue = source.info["mean"]
     elif source.run.get("mean"):
@@ -91,7 +90,7 @@ def _mean(
     elif manifest is not None:
         red, green, blue = manifest.mean_rgb
     elif source.path and os.path.exists(next_to_model):
-        return foreign_files.read_mean(next_to_model)
+        return schema.read_mean(next_to_model)
     else:
         return None
     return float(red), float(green), float(blue)

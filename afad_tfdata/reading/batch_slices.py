@@ -1,77 +1,94 @@
-"""How a global batch is cut for input pipelines and replicas."""
+"""Which examples of each global batch an input pipeline and its replicas get."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import tf
 
 
 @dataclasses.dataclass(frozen=True)
-class Slices:
-    """How global batches are cut.
+class BatchSlices:
+    """The slices of every global batch that one input pipeline reads.
 
-    A pipeline's elements are the batches of its replicas in turn: element e belongs to
-    step ``e // replicas_here``, replica ``first_replica + e % replicas_here``.
+    Each replica gets a contiguous slice of the global batch.  A pipeline yields the
+    batches of its own replicas in turn: its batch number b belongs to step
+    ``b // num_local_replicas`` and to replica
+    ``first_replica + b % num_local_replicas``.
 
     Attributes:
-      per_replica: Examples of a replica in a step.
-      global_batch: Examples of a step.
-      replicas_here: Replicas that this pipeline feeds.
-      first_replica: The first of them.
+      per_replica_batch_size: Examples that one replica gets in a step.
+      global_batch_size: Examples of a step over all replicas.
+      num_local_replicas: Replicas that this pipeline feeds.
+      first_replica: Number of the first of those replicas.
     """
 
-    per_replica: int
-    global_batch: int
-    replicas_here: int
+    per_replica_batch_size: int
+    global_batch_size: int
+    num_local_replicas: int
     first_replica: int
 
     @classmethod
-    def of(cls, global_batch: int, context: Any, *, pad: bool) -> Slices:
-        """Slices of a global batch.
+    def of_pipeline(
+        cls,
+        global_batch_size: int,
+        input_context: tf.distribute.InputContext | None,
+        *,
+        pad: bool,
+    ) -> BatchSlices:
+        """The slices of one input pipeline.
 
         Args:
-          global_batch: Examples of a step.
-          context: ``tf.distribute.InputContext``, or None for one replica.
+          global_batch_size: Examples of a step over all replicas.
+          input_context: Says which pipeline this is; None for one pipeline and one
+            replica.
           pad: Whether a batch that cannot be divided grows until it can.
 
         Raises:
-          UsageError: It cannot be divided.
+          UsageError: The batch, or the pipelines, cannot be divided by the replicas.
         """
-        replicas = context.num_replicas_in_sync if context else 1
-        pipelines = context.num_input_pipelines if context else 1
-        pipeline = context.input_pipeline_id if context else 0
+        replicas = input_context.num_replicas_in_sync if input_context else 1
+        pipelines = input_context.num_input_pipelines if input_context else 1
+        pipeline = input_context.input_pipeline_id if input_context else 0
         if replicas % pipelines and pipelines % replicas:
             raise errors.UsageError(
                 f"{pipelines} input pipelines do not divide {replicas} replicas"
             )
-        # A context made by hand may count pipelines only.
+        # A context that a program builds itself may count pipelines only.
         replicas = max(replicas, pipelines)
-        if not pad and global_batch % replicas:
+        if not pad and global_batch_size % replicas:
             raise errors.UsageError(
-                f"--global_batch_size={global_batch} cannot be divided by {replicas}"
-                " replicas: choose a multiple"
+                f"--global_batch_size={global_batch_size} cannot be divided by"
+                f" {replicas} replicas: choose a multiple"
             )
-        per_replica = -(-global_batch // replicas)
-        here = replicas // pipelines
-        return cls(per_replica, per_replica * replicas, here, pipeline * here)
+        per_replica = -(-global_batch_size // replicas)
+        local = replicas // pipelines
+        return cls(per_replica, per_replica * replicas, local, pipeline * local)
 
     @property
     def num_replicas(self) -> int:
         """Replicas of all pipelines."""
-        return self.global_batch // self.per_replica
+        return self.global_batch_size // self.per_replica_batch_size
 
-    def counters(self, elements: Any) -> Any:
-        """Positions in the stream: int64 ``[..., per_replica]`` of int64 ``[...]``."""
-        elements = tf.convert_to_tensor(elements, tf.int64)
-        step = elements // self.replicas_here
-        replica = self.first_replica + elements % self.replicas_here
-        start = step * self.global_batch + replica * self.per_replica
-        return start[..., tf.newaxis] + tf.range(self.per_replica, dtype=tf.int64)
+    def positions(self, batches: tf.Tensor) -> tf.Tensor:
+        """Positions of a pipeline's batches in the stream of all examples.
 
-    def padded_counters(self, element: Any, num_examples: int) -> Any:
-        """`counters` of a finite stream; -1 behind its end."""
-        counters = self.counters(element)
-        return tf.where(counters < num_examples, counters, tf.constant(-1, tf.int64))
+        Args:
+          batches: int64 of any shape: numbers of this pipeline's batches.
+
+        Returns:
+          int64 ``[..., per_replica_batch_size]``.
+        """
+        batches = tf.convert_to_tensor(batches, tf.int64)
+        step = batches // self.num_local_replicas
+        replica = self.first_replica + batches % self.num_local_replicas
+        first = step * self.global_batch_size + replica * self.per_replica_batch_size
+        within = tf.range(self.per_replica_batch_size, dtype=tf.int64)
+        return first[..., tf.newaxis] + within
+
+    def padded_positions(self, batches: tf.Tensor, num_examples: int) -> tf.Tensor:
+        """`positions` in a stream of `num_examples`; -1 after its end."""
+        positions = self.positions(batches)
+        padding = tf.constant(-1, tf.int64)
+        return tf.where(positions < num_examples, positions, padding)

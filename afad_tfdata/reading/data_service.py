@@ -1,14 +1,16 @@
-"""Servers of ``tf.data`` service: machines that read and decode for a training.
+"""Servers of a ``tf.data`` service: machines that read and decode for a training.
 
-One dispatcher knows the workers and hands shards out to them; the training takes
-batches from all workers::
+One dispatcher knows the data servers and distributes shards to them; the training takes
+batches from all data servers::
 
-    afad-data-service --host=a --port=5000                            # the dispatcher
-    afad-data-service --host=b --port=5001 --dispatcher=grpc://a:5000   # a worker
+    afad-data-service --host=a --port=5000                              # dispatcher
+    afad-data-service --host=b --port=5001 --dispatcher=grpc://a:5000   # data server
     afad-train --data_service=grpc://a:5000 ...
 
-Shards are handed out while they last: without failures each example comes once in an
-epoch, from whichever worker was free.
+A data server asks for the next shard when it has read one: without failures each
+example comes once in an epoch, from the data server that was free.
+
+TensorFlow calls data servers workers; here a worker is a process of a training.
 """
 
 from __future__ import annotations
@@ -19,28 +21,34 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from afad_tfdata.common import errors, options, preemption
 from afad_tfdata.common.lazy import tf
 
-_LOOK_SECS = 0.2
+# How often the main thread looks whether a signal came.
+_POLL_SECS = 0.2
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataServiceConfig:
-    """Which server, and where it is reached."""
+    """Which server to run, and at which address."""
 
     dispatcher: str = options.option(
-        "", "grpc://HOST:PORT: be a worker of this dispatcher; default: be one."
+        "",
+        "Address grpc://HOST:PORT of the dispatcher that this data server works for;"
+        " if empty, the server is a dispatcher itself.",
     )
     host: str = options.option(
-        "localhost", "Name of this machine, under which the others reach it."
+        "localhost", "Name under which the other machines reach this one."
     )
-    port: int = options.option(0, "0: any that is free; the log names it.")
+    port: int = options.option(
+        0, "Port to listen at; 0 takes any port that is free, and the log names it."
+    )
     work_dir: str = options.option(
-        "", "Where a dispatcher keeps what it needs to be started again."
+        "",
+        "Directory in which a dispatcher keeps its state, so that it can be started"
+        " again; if empty, the state is lost with the process.",
     )
 
     def __post_init__(self) -> None:
@@ -48,14 +56,22 @@ class DataServiceConfig:
             parse(self.dispatcher, flag="dispatcher")
         if self.dispatcher and self.work_dir:
             raise errors.UsageError(
-                "--work_dir is the dispatcher's: leave it out with --dispatcher"
+                "--work_dir is for a dispatcher: leave it out with --dispatcher"
             )
         if not 0 <= self.port < 1 << 16:
-            raise errors.UsageError(f"--port lies in [0, 65535]; got {self.port}")
+            raise errors.UsageError(f"--port must lie in [0, 65535]; got {self.port}")
 
 
 def parse(address: str, *, flag: str = "data_service") -> str:
-    """``host:port`` of ``grpc://host:port``; `UsageError` for another form."""
+    """``host:port`` of ``grpc://host:port``.
+
+    Args:
+      address: As the user gave it.
+      flag: The flag that it came from, for the error.
+
+    Raises:
+      UsageError: The address has another form.
+    """
     if not re.fullmatch(r"grpc://[^/\s]+:\d{1,5}", address):
         raise errors.UsageError(
             f"--{flag} takes an address like grpc://host:5000; got {address!r}"
@@ -64,29 +80,37 @@ def parse(address: str, *, flag: str = "data_service") -> str:
 
 
 def serve(config: DataServiceConfig) -> str:
-    """Serves until a signal asks for the end.
+    """Runs a server until a signal asks the process to stop.
 
     Returns:
-      What was served, for people.
+      Which server ran and why it stopped, for people.
 
     Raises:
       UsageError: The port is taken.
     """
     try:
-        what, server = _start(config)
+        what, server = _start_server(config)
     except (tf.errors.OpError, RuntimeError) as error:
         raise errors.UsageError(
-            f"cannot serve at port {config.port}: {errors.one_line(error)}; take"
+            f"cannot serve at port {config.port}: {errors.one_line(error)}; choose"
             " another --port"
         ) from error
-    _log.info("%s; SIGTERM ends it", what)
+    _log.info("%s; SIGTERM stops it", what)
     while not preemption.requested():
-        time.sleep(_LOOK_SECS)
+        time.sleep(_POLL_SECS)
+    # TensorFlow's servers stop when their object is deleted.
     del server
-    return f"{what}: ended by {preemption.reason()}"
+    return f"{what}: stopped by {preemption.reason()}"
 
 
-def _start(config: DataServiceConfig) -> tuple[str, Any]:
+def _start_server(
+    config: DataServiceConfig,
+) -> tuple[
+    str,
+    tf.data.experimental.service.DispatchServer
+    | tf.data.experimental.service.WorkerServer,
+]:
+    """A name for the server, for people, and the server, which runs."""
     service = tf.data.experimental.service
     if not config.dispatcher:
         server = service.DispatchServer(
@@ -99,6 +123,7 @@ def _start(config: DataServiceConfig) -> tuple[str, Any]:
         )
         port = server.target.rpartition(":")[2]
         return f"dispatcher at grpc://{config.host}:{port}", server
+    # TensorFlow replaces %port% by the port that it found free.
     port = config.port or "%port%"
     address = f"{config.host}:{port}"
     server = service.WorkerServer(
@@ -107,27 +132,30 @@ def _start(config: DataServiceConfig) -> tuple[str, Any]:
             worker_address=address,
             port=config.port,
             protocol="grpc",
+            # Otherwise trainings are told the name localhost.
             data_transfer_address=address,
         )
     )
-    return f"worker of {config.dispatcher}", server
+    return f"data server of {config.dispatcher}", server
 
 
-def distribute(epochs: Sequence[Any], address: str) -> Any:
-    """Epochs that the service's workers read, one after the other, endlessly.
+def distribute(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.Dataset:
+    """Epochs that the service's data servers read, one after the other, endlessly.
 
     Args:
-      epochs: Data sets whose first stage counts shards; TensorFlow operations only.
+      epochs: Data sets whose first transformation has one element for each shard;
+        TensorFlow operations only.
       address: ``grpc://host:port`` of the dispatcher.
 
     Returns:
-      The same elements; in an epoch in another order.
+      The same elements; within an epoch in another order.
     """
     service = tf.data.experimental.service
     read = service.distribute(
         processing_mode=service.ShardingPolicy.DYNAMIC,
         service=f"grpc://{parse(address)}",
-        compression=None,  # Pixels do not get smaller by much.
+        # It takes time on both sides, and pixels hardly get smaller.
+        compression=None,
     )
     served = [epoch.apply(read) for epoch in epochs]
     return functools.reduce(lambda a, b: a.concatenate(b), served).repeat()

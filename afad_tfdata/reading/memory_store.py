@@ -1,8 +1,13 @@
-"""Stored images held in memory as strings, for the graph engine."""
+"""A split's stored images kept in memory as one tensor of strings.
+
+The graph engine reads from it: ``tf.gather`` reaches any record, which a stream over
+files cannot.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import zlib
 from collections.abc import Iterator
@@ -14,106 +19,123 @@ from afad_tfdata.common import errors, files, resources
 from afad_tfdata.common.lazy import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import bad_records, record_index
-from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import hdf5
 
-_CHUNK = 256  # Records that are handed on together while they are loaded.
+# Records that go from Python to TensorFlow together: one at a time, the call would
+# cost more than the record; all at once would keep a second copy of all of them.
+_CHUNK = 256
 
 _log = logging.getLogger(__name__)
 
 
+# Compared by identity: dataclass equality would compare arrays, which has no one truth.
 @dataclasses.dataclass(frozen=True, eq=False)
-class Held:
-    """Stored images in machine.
+class MemoryStore:
+    """Stored images in memory.
 
     Attributes:
-      data: string ``[n]``: encoded images or rows of pixels.
-      redirect: int64 ``[n]``: the record itself, or the next good one behind a bad one.
+      data: string ``[n]``: the encoded image, or the row of pixels, of each record.
+      substitute: int64 ``[n]``: the record itself, or for a bad one the next good one.
       pixel: As in `schema.Manifest.pixel`, of `data`; empty for encoded images.
-      side: Of the rows of pixels.
+      side: Side of the rows of pixels; 0 where encoded images differ in size.
     """
 
-    data: Any
-    redirect: np.ndarray
+    data: tf.Tensor
+    substitute: np.ndarray
     pixel: dict[str, Any]
     side: int
 
 
 def load(
-    source: record_index.Examples,
-    config: input_config.InputConfig,
-    image_size: int,
+    index: record_index.RecordIndex,
     bad: bad_records.BadRecords,
-) -> Held:
-    """Reads every image of a split into memory, and checks its checksum.
+    *,
+    decoded_size: int = 0,
+    verify: bool = True,
+    try_decoding: bool = False,
+) -> MemoryStore:
+    """Reads every image of a split into memory.
 
     Args:
-      source: The examples.
-      config: ``cache="decoded"`` holds pixels at the image size.
-      image_size: Pixels.
-      bad: Where damaged records go.
+      index: The split's records.
+      bad: Takes the damaged records.
+      decoded_size: Keeps pixels, resized to this side, instead of the stored bytes; 0
+        for the stored bytes.
+      verify: Whether to compare each record's checksum.
+      try_decoding: Whether to decode each image once, to find those that cannot be.
 
     Raises:
-      DataError: A damaged record, beyond what `bad` passes over.
+      DataError: A damaged record, beyond what `bad` skips.
     """
     _log.info(
-        "input: holding %s of stored images in memory for the %s split",
-        resources.mib(source.image_bytes),
-        source.split,
+        "input: keeping %s of stored images in memory for the %s split",
+        resources.mib(index.image_bytes),
+        index.split,
     )
-    pixel, side = source.pixel, source.stored_size
-    decoded = config.cache == "decoded"
-    if decoded:
-        pixel, side = {"dtype": "uint8", "channels": "last"}, image_size
-    checked = _checked_images(source, config, image_size if decoded else 0, bad)
+    pixel, side = index.pixel, index.stored_size
+    if decoded_size:
+        pixel, side = {"dtype": "uint8", "channels": "last"}, decoded_size
+    checked = _checked_images(index, bad, decoded_size, verify, try_decoding)
     strings = tf.data.Dataset.from_generator(
         lambda: _chunks(checked),
         output_signature=tf.TensorSpec([None], tf.string),
     )
     try:
-        # Strings are moved, not copied, on their way into the one tensor.
-        data = strings.unbatch().batch(len(source)).get_single_element()
+        # A tf.constant of a list would need all strings in Python, and copy them; this
+        # way each string is moved into its place in the one tensor.
+        data = strings.unbatch().batch(len(index)).get_single_element()
     except tf.errors.OpError as error:
-        raise _own_error(error) from error
-    good = np.array([i not in bad.listed for i in range(len(source))])
+        raise bad_records.own_error(error) or errors.DataError(
+            errors.one_line(error.message)
+        ) from error
+    good = np.array([i not in bad.listed for i in range(len(index))])
     if not good.any():
-        raise errors.DataError(f"no record of the {source.split} split is good")
-    return Held(data, _next_good(good), pixel, side)
+        raise errors.DataError(f"no record of the {index.split} split is good")
+    return MemoryStore(data, _next_good(good), pixel, side)
 
 
 def _checked_images(
-    source: record_index.Examples,
-    config: input_config.InputConfig,
-    decoded_size: int,
+    index: record_index.RecordIndex,
     bad: bad_records.BadRecords,
+    decoded_size: int,
+    verify: bool,
+    try_decoding: bool,
 ) -> Iterator[bytes]:
-    """The bytes to hold of each record; of a bad one, nothing."""
-    row = hdf5.RowLayout.of_pixel(source.pixel, source.stored_size)
-    # With a budget a record that cannot be decoded must be known beforehand.
-    tries = config.max_bad_records > 0 and not source.pixel
-    for record, data in enumerate(stored_images(source)):
+    """The bytes to keep of each record; none of a bad one."""
+    row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
+    for record, data in enumerate(stored_images(index)):
         try:
             if isinstance(data, Exception):
                 raise codec.ImageError(errors.one_line(data)) from data
-            if config.verify and zlib.crc32(data) != source.index["crc32"][record]:
-                raise codec.ImageError("its bytes do not fit its checksum")
-            if decoded_size or tries:
-                image = row.to_image(data) if source.pixel else codec.decode(data)
+            if verify and zlib.crc32(data) != index.entries["crc32"][record]:
+                raise codec.ImageError(bad_records.WRONG_CHECKSUM)
+            if decoded_size or try_decoding:
+                image = row.to_image(data) if index.pixel else codec.decode(data)
                 if decoded_size:
                     data = codec.resize(image, decoded_size).tobytes()
         except codec.ImageError as error:
             bad.add(record, str(error))
+            # An empty string keeps the places of the others.
             data = b""
         yield data
 
 
-def stored_images(source: record_index.Examples) -> Iterator[Any]:
-    """The stored bytes of each record, in order; an exception where there are none."""
-    first = source.first_of_shard()
-    for shard, path in enumerate(source.paths):
-        records = range(int(first[shard]), int(first[shard + 1]))
-        if not source.contiguous:
-            store = hdf5.RowReader(path, source.dataset)
+def stored_images(
+    index: record_index.RecordIndex,
+) -> Iterator[bytes | ValueError | zlib.error]:
+    """The stored bytes of each record, in order.
+
+    A record whose bytes cannot be unpacked gives the exception in their place, since a
+    generator that raised would end there.
+
+    Raises:
+      DataError: A shard cannot be read at all.
+    """
+    starts = index.shard_starts()
+    for shard, path in enumerate(index.paths):
+        records = range(int(starts[shard]), int(starts[shard + 1]))
+        if not index.contiguous:
+            store = hdf5.RowReader(path, index.dataset)
             for row in range(len(records)):
                 try:
                     yield store.row(row)
@@ -121,16 +143,18 @@ def stored_images(source: record_index.Examples) -> Iterator[Any]:
                     yield error
             continue
         data = _shard_bytes(path)
-        offsets = source.index["image_offset"][records.start : records.stop].tolist()
-        lengths = source.index["image_length"][records.start : records.stop].tolist()
+        entries = index.entries[records.start : records.stop]
+        # Plain integers slice faster than numpy's scalars.
+        offsets = entries["image_offset"].tolist()
+        lengths = entries["image_length"].tolist()
         for offset, length in zip(offsets, lengths, strict=True):
             yield bytes(data[offset : offset + length])
 
 
-def _shard_bytes(path: str) -> Any:
+def _shard_bytes(path: str) -> np.ndarray | bytes:
     try:
         if files.is_remote(path):
-            return memoryview(files.read_bytes(path))
+            return files.read_bytes(path)
         return np.memmap(path, np.uint8, "r")
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise errors.DataError(
@@ -139,26 +163,13 @@ def _shard_bytes(path: str) -> Any:
 
 
 def _chunks(items: Iterator[bytes]) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
+    while chunk := list(itertools.islice(items, _CHUNK)):
         yield chunk
 
 
 def _next_good(good: np.ndarray) -> np.ndarray:
     """int64 ``[n]``: each good record itself, for a bad one the next good one."""
     numbers = np.flatnonzero(good)
-    behind = np.searchsorted(numbers, np.arange(len(good)))
-    return numbers[behind % len(numbers)].astype(np.int64)
-
-
-def _own_error(error: Any) -> errors.DataError:
-    text = str(error.message)
-    start = text.find("DataError: ")
-    if start >= 0:
-        return errors.DataError(text[start + len("DataError: ") :].splitlines()[0])
-    return errors.DataError(errors.one_line(text))
+    following = np.searchsorted(numbers, np.arange(len(good)))
+    # After the last good one comes the first.
+    return numbers[following % len(numbers)].astype(np.int64)

@@ -1,89 +1,96 @@
 """The order of examples: a function of (seed, epoch, position) and of nothing else.
 
-The stream of training examples is one endless counter::
+The stream of training examples is one endless sequence of positions::
 
-    c      = step * global_batch_size + position in the global batch
-    epoch  = c // n
-    record = permutation of [0, n) under (seed, epoch), at c % n
+    position = step * global_batch_size + position in the global batch
+    epoch    = position // n
+    record   = permutation of [0, n) under (seed, epoch), at position % n
 
 Nothing is remembered between batches.  A stream starts at any step by starting to
 count there, any number of readers count their own share, and a batch that straddles
 two epochs drops nothing.
 
-The permutation is a block cipher over the record numbers (Simon, walked until it falls
-inside [0, n)), TensorFlow's ``RandomIndexShuffle``.  Its four default rounds leave
-epochs visibly alike at the size of this data set (correlations of 0.4 to 0.6); eight
-leave none that can be told from chance.
+The permutation is a block cipher over the record numbers (Simon, applied again until
+the result is inside [0, n)): TensorFlow's ``RandomIndexShuffle``.  With its default of
+four rounds epochs stay visibly alike at the size of this data set (correlations of 0.4
+to 0.6); with eight they cannot be told from chance.
 
-That cipher's blocks have at least 16 bits, so that it walks for long where [0, n) is
-small.  Balanced sampling permutes many small groups and uses a shuffle that needs no
-walking: swap-or-not (Hoang, Morris, Rogaway: An Enciphering Scheme Based on a Card
-Shuffle, CRYPTO 2012).
+The blocks of that cipher have at least 16 bits, so that for a small n it would be
+applied again and again.  Balanced sampling permutes many small groups; it uses a
+shuffle whose blocks fit any n: swap-or-not (Hoang, Morris, Rogaway: An Enciphering
+Scheme Based on a Card Shuffle, CRYPTO 2012).
+
+The order for a seed is an interface: a training that another version started is
+continued by it.  Every constant here is part of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from afad_tfdata.common import splitmix64
 from afad_tfdata.common.lazy import tf
 
+# Fewer leave correlations between epochs; see above.
 ROUNDS = 8
-# Of swap-or-not: enough that all permutations of four come up equally often.
+# Rounds of swap-or-not: enough that all permutations of four come up equally often.
 _SWAP_ROUNDS = 48
-# Streams of keys, so that what is drawn for one purpose tells nothing of another.
+# Streams of keys: what is drawn for one purpose says nothing about another.  Members
+# of group g use the stream `_MEMBERS` + g, so that this number must be the last.
 _RECORDS, _GROUPS, _MEMBERS = 0, 1, 2
 
 
+# Compared by identity: dataclass equality would compare arrays, which has no one truth.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
-    """Which record stands at which position of the endless stream.
+    """Which record is at which position of the endless stream.
 
     Attributes:
       num_examples: Records in the split, 1 or more.
       seed: Any 64-bit integer.
       groups: For balanced sampling: int64 arrays of record numbers, none empty.  Every
-        ``len(groups)`` positions hold each group once, in an order of their own, and
-        each group's members follow one another in permutations of their own.  Empty
-        for the plain order.
+        ``len(groups)`` positions hold one record of each group, in an order drawn for
+        these positions, and each group goes through its records in one permutation
+        after another.  Empty for the plain order.
     """
 
     num_examples: int
     seed: int
     groups: tuple[np.ndarray, ...] = ()
 
-    def records(self, counters: Any) -> Any:
-        """Record numbers of positions in the stream.
+    def records(self, positions: tf.Tensor) -> tf.Tensor:
+        """Record numbers at positions of the stream.
 
         Args:
-          counters: int64 of any shape, 0 or more.
+          positions: int64 of any shape, 0 or more.
 
         Returns:
           int64 of that shape, in ``[0, num_examples)``.
         """
-        counters = tf.convert_to_tensor(counters, tf.int64)
-        flat = tf.reshape(counters, [-1])
+        positions = tf.convert_to_tensor(positions, tf.int64)
+        flat = tf.reshape(positions, [-1])
         if self.groups:
             found = self._balanced(flat)
         else:
             epoch, place = _divide(flat, self.num_examples)
             found = _permute(place, self.num_examples, self.seed, _RECORDS, epoch)
-        return tf.reshape(found, tf.shape(counters))
+        found = tf.reshape(found, tf.shape(positions))
+        # The reshape loses the static shape, which the batches take from here.
+        return tf.ensure_shape(found, positions.shape)
 
-    def _balanced(self, counters: Any) -> Any:
+    def _balanced(self, positions: tf.Tensor) -> tf.Tensor:
         sizes = np.array([len(group) for group in self.groups], np.int64)
         starts = np.cumsum(sizes) - sizes
-        round_, place = _divide(counters, len(sizes))
+        round_, place = _divide(positions, len(sizes))
         group = _swap_or_not(place, len(sizes), self.seed, _GROUPS, round_)
         size = tf.gather(sizes, group)
-        # Each round visits each group once, so that the round counts its visits.
+        # Each round visits each group once: its number counts the visits of any group.
         epoch, place = _divide(round_, size)
         member = _swap_or_not(place, size, self.seed, group + _MEMBERS, epoch)
-        # Outside of the function that is being traced: within, a long array would be
-        # written out and read in again with its graph.
+        # Lifted out of the function that is being traced: inside, a long array would
+        # become a constant that is serialized and parsed with each data set's graph.
         with tf.init_scope():
             members = tf.constant(np.concatenate(self.groups))
         return tf.gather(members, tf.gather(starts, group) + member)
@@ -99,20 +106,20 @@ def groups_of(labels: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.flatnonzero(labels == v).astype(np.int64) for v in values)
 
 
-def permutation(size: int, seed: int, stream: int, epoch: Any) -> Any:
+def permutation(size: int, seed: int, stream: int, epoch: tf.Tensor) -> tf.Tensor:
     """A whole permutation: int64 ``[size]``.
 
     Args:
       size: 1 or more.
       seed: Any 64-bit integer.
-      stream: What it is for; negative numbers are free for others than this module.
+      stream: What the permutation is for; negative numbers are free for other modules.
       epoch: int64 ``[]``.
     """
     epochs = tf.fill([size], tf.cast(epoch, tf.int64))
     return _permute(tf.range(size, dtype=tf.int64), size, seed, stream, epochs)
 
 
-def permutation_keys(seed: int, stream: Any, epoch: Any) -> Any:
+def permutation_keys(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """Keys of permutations: uint32 ``[n, 3]``, mixed from all of the arguments.
 
     Args:
@@ -122,11 +129,12 @@ def permutation_keys(seed: int, stream: Any, epoch: Any) -> Any:
     """
     first = _key(seed, stream, epoch)
     second = splitmix64.mix(first + splitmix64.word(splitmix64.GAMMA))
+    # RandomIndexShuffle takes three words; the third must not repeat the first two.
     words = (first, tf.bitwise.right_shift(first, tf.constant(32, tf.uint64)), second)
     return tf.stack([tf.cast(w & 0xFFFFFFFF, tf.uint32) for w in words], axis=-1)
 
 
-def _key(seed: int, stream: Any, epoch: Any) -> Any:
+def _key(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """uint64 ``[n]``, mixed from all of the arguments."""
     gamma = splitmix64.word(splitmix64.GAMMA)
     key = splitmix64.mix(splitmix64.word(seed) + gamma)
@@ -135,8 +143,10 @@ def _key(seed: int, stream: Any, epoch: Any) -> Any:
     return splitmix64.mix(key + (tf.cast(epoch, tf.uint64) + 1) * gamma)
 
 
-def _permute(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
-    """Images of `place` under permutations of [0, size)."""
+def _permute(
+    place: tf.Tensor, size: int, seed: int, stream: int, epoch: tf.Tensor
+) -> tf.Tensor:
+    """Where permutations of [0, size) move each `place`: int64 ``[n]``."""
     return tf.raw_ops.RandomIndexShuffle(
         index=place,
         seed=permutation_keys(seed, stream, epoch),
@@ -145,15 +155,21 @@ def _permute(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
     )
 
 
-def _swap_or_not(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> Any:
-    """As `_permute`, for small sizes."""
+def _swap_or_not(
+    place: tf.Tensor,
+    size: int | tf.Tensor,
+    seed: int,
+    stream: int | tf.Tensor,
+    epoch: tf.Tensor,
+) -> tf.Tensor:
+    """As `_permute`, for small sizes, which may differ from place to place."""
     key = _key(seed, stream, epoch)
     gamma = splitmix64.word(splitmix64.GAMMA)
     size = tf.convert_to_tensor(size, tf.int64)
 
-    def swap(i: Any, place: Any) -> Any:
-        # Each round pairs the places up, and swaps a pair or not by a bit that both
-        # of its members find.
+    def swap(i: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Each round pairs the places, and swaps a pair or not by a bit that both places
+        # of the pair compute.
         round_key = splitmix64.mix(key + tf.cast(i, tf.uint64) * gamma)
         half = tf.bitwise.right_shift(round_key, tf.constant(1, tf.uint64))
         partner = (tf.cast(half, tf.int64) - place) % size
@@ -167,6 +183,7 @@ def _swap_or_not(place: Any, size: Any, seed: int, stream: Any, epoch: Any) -> A
     )[1]
 
 
-def _divide(counters: Any, size: Any) -> tuple[Any, Any]:
+def _divide(positions: tf.Tensor, size: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Quotient and remainder."""
     size = tf.convert_to_tensor(size, tf.int64)
-    return counters // size, counters % size
+    return positions // size, positions % size

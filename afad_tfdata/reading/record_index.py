@@ -1,4 +1,4 @@
-"""Where the examples of a split lie: shard files and an index over them."""
+"""The index of a split: its shard files, and one entry for each record in them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from afad_tfdata.reading import shard_cache
 from afad_tfdata.storage import schema, tfrecord
 
 
+# Compared by identity: dataclass equality would compare arrays, which has no one truth.
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-    """The examples of one split.
+class RecordIndex:
+    """The records of one split: where they are stored, and their labels.
 
     Attributes:
-      paths: Shard files; ``index["shard"]`` counts through them.
-      index: ``[n]`` of `schema.INDEX_DTYPE`, ordered by shard.
+      paths: Shard files; ``entries["shard"]`` is a position in this list.
+      entries: ``[n]`` of `schema.INDEX_DTYPE`, ordered by shard; entry i describes
+        record number i.
       format: One of `schema.FORMATS`.
       stored_size: Side of the stored images in pixels; 0 where they differ.
-      image_size: Side at which the data set is meant to be used.
+      image_size: Side in pixels at which the data set is meant to be used; 0 where
+        nothing says it.
       pixel: As in `schema.Manifest.pixel`; empty for encoded images.
-      dataset: Name of the pixels in HDF5 files.
-      labels: Which of ``age`` and ``gender`` the index has.
-      mean_rgb: Channel means in [0, 255]; None if nobody knows them.
+      dataset: Name of the pixels in HDF5 files; empty for TFRecord.
+      labels: Which of ``age`` and ``gender`` the entries have.
+      mean_rgb: Channel means in [0, 255]; None if they are not known.
       split: Name of the split.
       features: Names in TFRecord examples, by ``image``, ``age``, ``gender``.
     """
 
     paths: tuple[str, ...]
-    index: np.ndarray
+    entries: np.ndarray
     format: str
     stored_size: int
     image_size: int
@@ -44,7 +47,7 @@ class Examples:
     features: dict[str, str]
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.entries)
 
     @property
     def local(self) -> bool:
@@ -53,7 +56,7 @@ class Examples:
 
     @property
     def contiguous(self) -> bool:
-        """Whether an image's bytes lie in its shard as they are."""
+        """Whether an image's bytes are stored in its shard without a filter."""
         return self.pixel.get("compression", "none") == "none"
 
     @property
@@ -62,44 +65,56 @@ class Examples:
         if self.pixel:
             item = np.dtype(self.pixel["dtype"]).itemsize
             return len(self) * self.stored_size**2 * 3 * item
-        return int(self.index["image_length"].sum(dtype=np.int64))
+        return int(self.entries["image_length"].sum(dtype=np.int64))
 
-    def first_of_shard(self) -> np.ndarray:
-        """int64 ``[num_shards + 1]``: where in the index each shard begins."""
+    def shard_starts(self) -> np.ndarray:
+        """Record number at which each shard begins, and at last the number of records.
+
+        Returns:
+          int64 ``[num_shards + 1]``.
+        """
         shards = np.arange(len(self.paths) + 1)
-        return np.searchsorted(self.index["shard"], shards).astype(np.int64)
+        return np.searchsorted(self.entries["shard"], shards).astype(np.int64)
 
     def describe(self, record: int) -> str:
-        """Shard, number in it, index and file of a record, for messages."""
-        shard = int(self.index["shard"][record])
-        row = record - int(self.first_of_shard()[shard])
-        key = self._key(shard, row, record)
-        name = f", file {key}" if key else ""
-        return f"record {row} of {self.paths[shard]} (index {record}{name})"
+        """Place in its shard, record number and image file of a record, for messages.
 
-    def _key(self, shard: int, row: int, record: int) -> str:
-        """The image's own file name, as far as the damaged record still tells it."""
+        Args:
+          record: Record number.
+        """
+        shard = int(self.entries["shard"][record])
+        row = record - int(self.shard_starts()[shard])
+        name = self._filename(shard, row, record)
+        file = f", file {name}" if name else ""
+        return f"record {row} of {self.paths[shard]} (index {record}{file})"
+
+    def _filename(self, shard: int, row: int, record: int) -> str:
+        """The name of the image's file; empty if the record does not tell it.
+
+        It is read from the record itself, which may be damaged, since the index holds
+        no names: they would be most of its bytes.
+        """
         try:
             if self.format == "hdf5":
                 import h5py
 
                 with h5py.File(self.paths[shard], "r") as f:
                     return os.fsdecode(bytes(f["filename"][row]))
-            entry = self.index[record]
+            entry = self.entries[record]
             with open(self.paths[shard], "rb") as file:
                 file.seek(int(entry["record_offset"]))
                 framed = file.read(int(entry["record_length"]))
-            data = tfrecord.unchecked_data(framed)
-            name = tfrecord.parse_example(data)[schema.IMAGE_FILENAME]
-            return os.fsdecode(bytes(name))
+            # The checksum is not asked: a damaged image leaves the name readable.
+            example = tfrecord.parse_example(tfrecord.unchecked_data(framed))
+            return os.fsdecode(bytes(example[schema.IMAGE_FILENAME]))
         except Exception:  # It is damaged in ways that cannot be listed.
             return ""
 
 
 def load(
     records_dir: str, split: str, cache_dir: str = "", cache_dir_gib: float = 0.0
-) -> Examples:
-    """The examples of a split of a data set that ``write_records`` made.
+) -> RecordIndex:
+    """The index of a split of a data set that ``write_records`` wrote.
 
     Args:
       records_dir: Where the data set is.
@@ -109,11 +124,11 @@ def load(
 
     Raises:
       UsageError: There is no such data set, or the split is empty.
-      DataError: The manifest, the index or a shard is not what it was.
+      DataError: The manifest, the index or a shard is not what was written.
     """
     manifest = schema.load_manifest(records_dir)
     found = manifest.split(split)
-    index = schema.load_index(records_dir, manifest, split)
+    entries = schema.load_index(records_dir, manifest, split)
     if cache_dir and files.is_remote(records_dir):
         paths = shard_cache.localize(
             records_dir, found.shards, cache_dir, cache_dir_gib
@@ -122,9 +137,9 @@ def load(
         paths = tuple(files.join(records_dir, shard.name) for shard in found.shards)
     for path, shard in zip(paths, found.shards, strict=True):
         _check_size(path, shard.num_bytes)
-    return Examples(
+    return RecordIndex(
         paths=paths,
-        index=index,
+        entries=entries,
         format=manifest.format,
         stored_size=0 if manifest.image_encoding == "original" else manifest.image_size,
         image_size=manifest.image_size,
@@ -142,9 +157,14 @@ def load(
 
 
 def _check_size(path: str, expected: int) -> None:
-    """A shard that was cut at a record's end would read as a whole one."""
+    """Refuses a shard of another size: one cut at a record's end reads as a whole one.
+
+    Raises:
+      DataError: The shard cannot be read, or has another size.
+    """
     if files.is_remote(path):
-        return  # One request for each shard; the graph engine counts the records.
+        # It would cost a request for each shard; the graph engine counts the records.
+        return
     try:
         size = os.path.getsize(path)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""Lets a process end while a pipeline still works ahead.
+"""Lets a process end while an input pipeline still reads ahead.
 
-``tf.data`` calls Python functions in threads of its own, and goes on doing so while the
-interpreter is taken down.  A thread that wants the interpreter lock at that moment is
-ended by force, and the process with it ("terminate called without an active
-exception", status 134).  Guarded functions refuse to start once the program is ending,
-and the end waits for those that run.
+``tf.data`` calls Python functions in threads of its own, and continues to do so while
+the interpreter shuts down.  A thread that asks for the interpreter lock at that moment
+is ended by force, and the whole process with it ("terminate called without an active
+exception", status 134).  Guarded functions therefore refuse to start once the program
+is ending, and the end of the program waits for the calls that are still running.
 """
 
 from __future__ import annotations
@@ -18,67 +18,88 @@ from typing import Any
 
 from afad_tfdata.common.lazy import tf
 
-# How long no call may come before the pipelines count as quiet, and when to give up.
-_QUIET_SECS, _LIMIT_SECS = 0.03, 5.0
+# The pipelines count as quiet when no call has come for this long: a few times what
+# TensorFlow's threads take from the end of one call to the start of the next.
+_QUIET_SECS = 0.03
+# A call that hangs, on a dead network disk for example, must not keep the process.
+_LIMIT_SECS = 5.0
+_POLL_SECS = 0.005
 
 
-class _Gate:
+class _GuardedCalls:
+    """Counts the calls of all guarded functions of this process."""
+
     def __init__(self) -> None:
+        # `+=` on an attribute is not atomic, and a lost count would hide a call that
+        # is still running.
         self.lock = threading.Lock()
-        self.running = self.calls = 0
-        self.closed = False
+        self.running = self.started = 0
+        self.refused = False
 
-    def close(self) -> None:
-        self.closed = True
-        if not self.calls:
+    def refuse_and_wait(self) -> None:
+        """Refuses new calls, and waits until the pipelines are quiet."""
+        self.refused = True
+        if not self.started:
             return
         start = time.monotonic()
         seen, quiet_since = -1, start
         while (now := time.monotonic()) < start + _LIMIT_SECS:
-            if self.running or self.calls != seen:
-                seen, quiet_since = self.calls, now
+            # Refused calls count too: a pipeline runs into the refusal and stops, and
+            # only then no thread of it asks for the interpreter lock any more.
+            if self.running or self.started != seen:
+                seen, quiet_since = self.started, now
             elif now - quiet_since > _QUIET_SECS:
                 return
-            time.sleep(0.005)
+            time.sleep(_POLL_SECS)
 
 
-_gate = _Gate()
-atexit.register(_gate.close)
+# One for the process, since there is one interpreter to shut down.
+_calls = _GuardedCalls()
+atexit.register(_calls.refuse_and_wait)
 
 
 def guard(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, for ``tf.numpy_function``: it does not run into the program's end.
+    """Wraps a function for ``tf.numpy_function`` so that it respects the shutdown.
 
-    TensorFlow keeps every function that it was given in eager mode for as long as the
-    process lives.  What it keeps is this guard, which refers to the function weakly:
-    whatever made the pipeline must keep the function, as a data set does that was made
-    by a ``map`` over it.  In a graph, the graph keeps it.
+    In eager mode TensorFlow keeps every function that it was given for as long as the
+    process lives, and with it all that the function refers to: here the memory maps of
+    a data set.  TensorFlow is therefore given this wrapper, which refers to the
+    function weakly.  The pipeline must keep the function alive, as a data set does when
+    the function is part of the closure that is given to ``map``.  In a graph
+    (TensorFlow 1 style) the graph owns the wrapper and ends with it, so that the
+    wrapper may refer to the function strongly.
+
+    Args:
+      function: A function, or a bound method, of numpy arrays.
 
     Raises:
-      RuntimeError: From the guard, when it is called too late.
+      RuntimeError: By the wrapper, when it is called while the program ends or after
+        its pipeline is gone.
     """
     if not tf.compat.v1.executing_eagerly_outside_functions():
 
         def refer() -> Any:
             return function
     elif hasattr(function, "__self__"):
+        # A plain weak reference to a bound method is dead at once: each access to a
+        # method creates a new object.
         refer = weakref.WeakMethod(function)
     else:
         refer = weakref.ref(function)
 
     def guarded(*arguments: Any) -> Any:
-        with _gate.lock:
-            _gate.calls += 1
-            if _gate.closed:
+        with _calls.lock:
+            _calls.started += 1
+            if _calls.refused:
                 raise RuntimeError("the program is ending")
-            _gate.running += 1
+            _calls.running += 1
         try:
             called = refer()
             if called is None:
-                raise RuntimeError("the pipeline that this belongs to is gone")
+                raise RuntimeError("the pipeline that this function served is gone")
             return called(*arguments)
         finally:
-            with _gate.lock:
-                _gate.running -= 1
+            with _calls.lock:
+                _calls.running -= 1
 
     return guarded

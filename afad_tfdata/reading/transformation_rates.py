@@ -1,4 +1,4 @@
-"""The stages of an input pipeline, each alone in one thread."""
+"""Rates of an input pipeline's transformations, each alone in one thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from afad_tfdata.images import preprocess
 from afad_tfdata.reading import (
     bad_records,
     engine_graph,
-    engine_mapped,
+    engines,
+    mapped_reader,
     memory_store,
     order,
     record_index,
@@ -25,121 +26,128 @@ from afad_tfdata.storage import schema
 
 # What a pipeline does in several threads at a time.
 THREADED = frozenset(("read", "gather", "parse", "decode", "resize", "batch", "order"))
-# The stage that only the first pass over the data has.
+# The transformation that only the first pass over the data has.
 FIRST_PASS = "check"
-# Examples that are taken as a sample of the split.
-_SAMPLE = 1024
+# Records that are measured: their bytes are kept in memory, so that a rate is that of
+# the transformation and not of the disk.
+_NUM_SAMPLED = 1024
+# Batches that are taken in turn: with one alone, all it needs would be in the cache.
+_NUM_BATCHES = 16
 
-Stages = dict[str, Callable[[np.ndarray], Any]]
+# A transformation takes record numbers, int64 [B], and works off that many images.
+Transformations = dict[str, Callable[[np.ndarray], Any]]
 
 
 def measure(
-    source: record_index.Examples,
+    index: record_index.RecordIndex,
     config: input_config.InputConfig,
     *,
     engine: str,
     seconds: float,
 ) -> dict[str, float]:
-    """Rates of the stages.
+    """Measures each transformation.
 
     Args:
-      source: The examples.
-      config: Of the pipeline.
-      engine: Whose stages: ``mapped`` or ``graph``.
+      index: The records.
+      config: Of the pipeline: image size and batch size.
+      engine: Whose transformations: `engines.MAPPED` or `engines.GRAPH`.
       seconds: How long each is measured.
 
     Returns:
-      ``{stage: images per second}`` in the order in which an image passes through:
-      ``order`` (position to record), ``read`` (bytes out of the page cache), ``check``
-      (checksum, first pass only), ``gather`` (rows of pixels, or of what is held in
-      memory), ``parse``, ``decode``, ``resize``, ``batch`` (what `tf.data` takes for a
-      batch), ``copy`` (to the device).  A stage that a pipeline does not have is left
+      ``{transformation: images per second}`` in the order in which an image passes
+      through: ``order`` (position to record), ``read`` (bytes out of the page cache),
+      ``check`` (checksum, first pass only), ``gather`` (rows of pixels, or of what is
+      kept in memory), ``parse``, ``decode``, ``resize``, ``batch`` (what ``tf.data``
+      takes for a batch), ``copy`` (to the device).  What a pipeline does not do is left
       out.
     """
-    size = config.image_size or source.image_size
+    size = engines.image_size(config, index)
     batch_size = config.global_batch_size
+    # The same sample in each run: rates are compared between runs.
     rng = np.random.default_rng(0)
-    sample = np.sort(
-        rng.choice(len(source), min(_SAMPLE, len(source)), replace=False)
-    ).astype(np.int64)
-    batches = [rng.choice(sample, batch_size) for _ in range(16)]
-    stream = order.Order(len(source), config.seed)
-    ordered = tf.function(stream.records)
-    found: Stages = {"order": lambda batch: ordered(tf.constant(batch))}
-    stored = _Stored(source, sample)
-    if engine == "graph" or not source.pixel:
-        found["read"] = stored.read
-    if engine == "mapped":
-        found |= _mapped(source, stored, size)
-    else:
-        found |= _graph(source, stored, size, batch_size)
+    num_sampled = min(_NUM_SAMPLED, len(index))
+    sample = np.sort(rng.choice(len(index), num_sampled, replace=False))
+    sample = sample.astype(np.int64)
+    batches = [rng.choice(sample, batch_size) for _ in range(_NUM_BATCHES)]
+    stored = _StoredSample(index, sample)
     image = np.zeros((batch_size, size, size, 3), np.uint8)
+
+    shuffle = tf.function(order.Order(len(index), config.seed).records)
+    found: Transformations = {"order": lambda batch: shuffle(tf.constant(batch))}
+    if engine == engines.GRAPH or not index.pixel:
+        found["read"] = stored.read
+    if engine == engines.MAPPED:
+        found |= _of_mapped_engine(index, stored, size)
+    else:
+        found |= _of_graph_engine(index, stored, size, batch_size)
     rates = {
-        name: _rate(stage, batches, batch_size, seconds)
-        for name, stage in found.items()
+        name: _rate(map(transformation, itertools.cycle(batches)), batch_size, seconds)
+        for name, transformation in found.items()
     }
-    rates["batch"] = _rate_of(_layer(engine, image), batch_size, seconds)
+    rates["batch"] = _rate(_empty_pipeline(engine, image), batch_size, seconds)
     if tf.config.list_logical_devices("GPU"):
-        rates["copy"] = _rate(
-            lambda batch: _to_device(image), batches, batch_size, seconds
-        )
+        copies = (_copy_to_device(image) for _ in itertools.count())
+        rates["copy"] = _rate(copies, batch_size, seconds)
     return rates
 
 
-class _Stored:
+class _StoredSample:
     """Stored bytes of a sample of records."""
 
-    def __init__(self, source: record_index.Examples, sample: np.ndarray) -> None:
-        self._source = source
+    def __init__(self, index: record_index.RecordIndex, sample: np.ndarray) -> None:
+        self._index = index
         self._shards: list[np.ndarray] = []
         self.data: dict[int, bytes] = {}
-        if not source.local or not source.contiguous:
-            wanted = set(sample.tolist())
-            for record, data in enumerate(memory_store.stored_images(source)):
-                if record in wanted and isinstance(data, bytes):
+        if not index.local or not index.contiguous:
+            sampled = set(sample.tolist())
+            for record, data in enumerate(memory_store.stored_images(index)):
+                if record in sampled and isinstance(data, bytes):
                     self.data[record] = data
             return
-        self._shards = [np.asarray(np.memmap(p, np.uint8, "r")) for p in source.paths]
+        self._shards = [np.asarray(np.memmap(p, np.uint8, "r")) for p in index.paths]
         self.data = dict(zip(sample.tolist(), self.read(sample), strict=True))
 
     def read(self, batch: np.ndarray) -> list[bytes]:
         """Copies the bytes of a batch."""
         if not self._shards:
             return [self.data[record] for record in batch.tolist()]
-        rows = self._source.index[batch]
+        entries = self._index.entries[batch]
         return [
             self._shards[shard][offset : offset + length].tobytes()
             for shard, offset, length in zip(
-                rows["shard"].tolist(),
-                rows["image_offset"].tolist(),
-                rows["image_length"].tolist(),
+                entries["shard"].tolist(),
+                entries["image_offset"].tolist(),
+                entries["image_length"].tolist(),
                 strict=True,
             )
         ]
 
 
-def _mapped(source: record_index.Examples, stored: _Stored, size: int) -> Stages:
+def _of_mapped_engine(
+    index: record_index.RecordIndex, stored: _StoredSample, size: int
+) -> Transformations:
     def check(batch: np.ndarray) -> None:
         for record in batch.tolist():
             zlib.crc32(stored.data[record])
 
-    bad = bad_records.BadRecords(source, 0)
-    reader = engine_mapped.Reader(source, size, bad, verify=False)
-    if source.pixel:
+    if index.pixel:
+        bad = bad_records.BadRecords(index, 0)
+        reader = mapped_reader.Reader(index, size, bad, verify=False)
         return {"check": check, "gather": reader.read}
     import cv2
     import simplejpeg
 
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # One thread is what is measured.
     jpeg = schema.IMAGE_FORMATS.index("jpeg")
-    kinds = source.index["image_format"]
-    sides = source.index["height"].astype(np.int64) * source.index["width"]
-    scratch = np.empty(int(sides.max()) * 3, np.uint8)
+    formats = index.entries["image_format"]
+    heights = index.entries["height"].astype(np.int64)
+    # As in `mapped_reader`: memory that is used again.
+    scratch = np.empty(int((heights * index.entries["width"]).max()) * 3, np.uint8)
     out = np.empty((size, size, 3), np.uint8)
 
-    def decode_one(record: int, buffer: Any) -> np.ndarray:
+    def decode_one(record: int, buffer: np.ndarray | None) -> np.ndarray:
         data = stored.data[record]
-        if kinds[record] == jpeg:
+        if formats[record] == jpeg:
             return simplejpeg.decode_jpeg(
                 data, "RGB", False, False, 0, 0, 1.0, buffer, True
             )
@@ -149,8 +157,8 @@ def _mapped(source: record_index.Examples, stored: _Stored, size: int) -> Stages
         for record in batch.tolist():
             decode_one(record, scratch)
 
-    found: Stages = {"check": check, "decode": decode}
-    if source.stored_size != size:
+    found: Transformations = {"check": check, "decode": decode}
+    if index.stored_size != size:
         decoded = {record: decode_one(record, None) for record in stored.data}
 
         def resize(batch: np.ndarray) -> None:
@@ -161,34 +169,37 @@ def _mapped(source: record_index.Examples, stored: _Stored, size: int) -> Stages
     return found
 
 
-def _graph(
-    source: record_index.Examples, stored: _Stored, size: int, batch_size: int
-) -> Stages:
+def _of_graph_engine(
+    index: record_index.RecordIndex, stored: _StoredSample, size: int, batch_size: int
+) -> Transformations:
     records = sorted(stored.data)
     place = {record: i for i, record in enumerate(records)}
     data = tf.constant([stored.data[record] for record in records])
 
-    def strings(batch: np.ndarray) -> Any:
+    def gather(batch: np.ndarray) -> tf.Tensor:
         return tf.gather(data, [place[record] for record in batch.tolist()])
 
-    chosen = strings(np.resize(np.array(records), batch_size))
-    found: Stages = {"gather": strings}
-    if source.format == "tfrecord":
-        name = source.features["image"]
+    found: Transformations = {"gather": gather}
+    # The functions below work on one batch, which is part of their graphs: what they
+    # are given would be measured with them.
+    chosen = gather(np.resize(np.array(records), batch_size))
+    if index.format == "tfrecord":
+        name = index.features["image"]
         serialized = tf.constant([_example(name, one) for one in chosen.numpy()])
         spec = {name: tf.io.FixedLenFeature([], tf.string)}
         parse = tf.function(lambda: tf.io.parse_example(serialized, spec)[name])
         found["parse"] = lambda batch: parse()
-    if source.pixel:
+    if index.pixel:
+        side = index.stored_size
         unpack = tf.function(
-            lambda: engine_graph.pixels(
-                chosen, source.pixel, source.stored_size, source.stored_size
-            )
+            lambda: engine_graph.pixels(chosen, index.pixel, side, side)
         )
         found["decode"] = lambda batch: unpack()
         return found
 
-    def decode_size(one: Any) -> Any:
+    def decoded_size(one: tf.Tensor) -> tf.Tensor:
+        # As `preprocess.decode_and_resize` decodes.  The number of values alone is
+        # returned, since images of different sizes cannot be stacked.
         return tf.size(
             tf.io.decode_jpeg(
                 one,
@@ -200,11 +211,11 @@ def _graph(
 
     decode = tf.function(
         lambda: tf.map_fn(
-            decode_size, chosen, fn_output_signature=tf.int32, parallel_iterations=1
+            decoded_size, chosen, fn_output_signature=tf.int32, parallel_iterations=1
         )
     )
     found["decode"] = lambda batch: decode()
-    if source.stored_size != size:
+    if index.stored_size != size:
         image = preprocess.decode_and_resize(chosen[0], size)[tf.newaxis]
         resize = tf.function(
             lambda: tf.map_fn(
@@ -224,9 +235,9 @@ def _example(name: str, data: bytes) -> bytes:
     return tf.train.Example(features=features).SerializeToString()
 
 
-def _layer(engine: str, image: np.ndarray) -> Iterator[Any]:
-    """A pipeline that hands on the same array over and over."""
-    if engine == "graph":
+def _empty_pipeline(engine: str, image: np.ndarray) -> Iterator[Any]:
+    """A pipeline that returns the same array again and again."""
+    if engine == engines.GRAPH:
         constant = tf.constant(image)
         dataset = tf.data.Dataset.counter().map(lambda i: (i, constant))
     else:
@@ -236,27 +247,18 @@ def _layer(engine: str, image: np.ndarray) -> Iterator[Any]:
     return iter(dataset)
 
 
-def _to_device(image: np.ndarray) -> None:
+def _copy_to_device(image: np.ndarray) -> np.generic:
     with tf.device("GPU:0"):
-        # Reading one value waits for the copy.
-        tf.identity(tf.constant(image))[0, 0, 0, 0].numpy()
+        # The copy is asynchronous; reading one value waits for it.
+        return tf.identity(tf.constant(image))[0, 0, 0, 0].numpy()
 
 
-def _rate(
-    stage: Callable[[np.ndarray], Any],
-    batches: list[np.ndarray],
-    batch_size: int,
-    seconds: float,
-) -> float:
-    return _rate_of(map(stage, itertools.cycle(batches)), batch_size, seconds)
-
-
-def _rate_of(results: Iterator[Any], batch_size: int, seconds: float) -> float:
-    """Images per second of an iterator of batches."""
-    for _ in range(2):  # Tracing, first touches.
-        next(results)
+def _rate(batches: Iterator[Any], batch_size: int, seconds: float) -> float:
+    """Images per second of an iterator whose elements are worked off batches."""
+    for _ in range(2):  # Tracing, and first touches of memory.
+        next(batches)
     count, start = 0, time.perf_counter()
     while (now := time.perf_counter()) < start + seconds or not count:
-        next(results)
+        next(batches)
         count += 1
     return count * batch_size / max(now - start, 1e-9)

@@ -196,6 +196,21 @@ def load_manifest(records_dir: str) -> Manifest:
         raise _damaged(path, errors.one_line(repr(error))) from error
 
 
+def read_mean(path: str) -> tuple[float, float, float]:
+    """Reads the channel means of a `MEAN_NAME` file: R, G and B in [0, 255].
+
+    Raises:
+      UsageError: The file cannot be read, or lacks a channel.
+    """
+    wanted = 'wanted {"R": .., "G": .., "B": ..}'
+    value = files.read_json(path, what="the channel means", advice=wanted)
+    try:
+        red, green, blue = (float(value[name]) for name in "RGB")
+    except (KeyError, TypeError, ValueError) as error:
+        raise errors.UsageError(f"{path} holds no channel means: {wanted}") from error
+    return red, green, blue
+
+
 def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
     """The index of a split: memory-mapped on a local disk, else read into memory.
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 _PHOTO = re.compile(r"(?:^|/)(\d+)-\d+\.[A-Za-z]+$")
 # A float64: the rounding of a 64-bit hash moves a share by 2**-53 at most.

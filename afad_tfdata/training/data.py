@@ -11,7 +11,8 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.storage import schema
+from afad_tfdata.reading import engines
+from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import strategies
 
@@ -92,17 +93,17 @@ class TrainData:
         """What reads the records, for the record."""
         if self._own.train_dataset is not None:
             return "own"
-        source = input_fn.open_examples(self._input, "train")
-        return input_fn.choose_engine(self._input, source)[0]
+        index = engines.open_index(self._input, sharding.TRAIN)
+        return engines.choose(self._input, index).engine
 
     def names(self, first: int, end: int) -> list[str]:
         """Which examples stand at these positions of the endless stream."""
         if self._own.train_dataset is not None:
             return [f"position {i} of the stream" for i in range(first, end)]
-        source = input_fn.open_examples(self._input, "train")
-        stream = input_fn.order_of(self._input, source)
+        index = engines.open_index(self._input, sharding.TRAIN)
+        stream = input_fn.order_of(self._input, index)
         records = stream.records(np.arange(first, end)).numpy()
-        return [source.describe(int(record)) for record in records]
+        return [index.describe(int(record)) for record in records]
 
     def train(self, first_step: int) -> Iterator[Any]:
         """An endless iterator of distributed batches from a step on."""

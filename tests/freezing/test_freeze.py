@@ -279,7 +279,7 @@ def test_a_damaged_image_of_the_validation_split_is_named(sample_records, tmp_pa
     directory = str(tmp_path / "bad")
     shutil.copytree(sample_records, directory)
     source = record_index.load(directory, "validation")
-    entry = source.index[0]
+    entry = source.entries[0]
     with open(source.paths[entry["shard"]], "r+b") as f:
         f.seek(int(entry["image_offset"]) + int(entry["image_length"]) // 2)
         f.write(b"\0" * 8)

@@ -1,4 +1,4 @@
-"""tf.data service: each example once in an epoch, the command, the training."""
+"""The tf.data service gives each example once in an epoch; its command serves one."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_what_a_service_cannot_do_is_refused(fields):
         )
 
 
-def test_two_workers_give_each_example_once_in_an_epoch(sample_records, caplog):
+def test_two_data_servers_give_each_example_once_in_an_epoch(sample_records, caplog):
     import tensorflow as tf
 
-    tf.random.set_seed(1)  # As a training does: passes must differ all the same.
+    tf.random.set_seed(1)  # As a training does.  Passes must still differ.
     service = tf.data.experimental.service
     dispatcher = service.DispatchServer()
     address = dispatcher.target.split("://")[1]
@@ -79,7 +79,7 @@ def test_two_workers_give_each_example_once_in_an_epoch(sample_records, caplog):
 
 @contextlib.contextmanager
 def server(*flags):
-    """A server's process, and the address that it logs."""
+    """A server's process, and the line in which it logs its address."""
     process = subprocess.Popen(
         [sys.executable, str(_ROOT / "bin" / "data_service.py"), *flags],
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
@@ -88,7 +88,7 @@ def server(*flags):
     )
     try:
         for line in process.stderr:
-            if "SIGTERM ends it" in line:
+            if "SIGTERM stops it" in line:
                 break
         yield process, line
     finally:
@@ -96,7 +96,7 @@ def server(*flags):
 
 
 @pytest.mark.slow
-def test_a_training_is_fed_from_other_processes(sample_records, tmp_path):
+def test_a_training_gets_batches_from_other_processes(sample_records, tmp_path):
     with contextlib.ExitStack() as stack:
         dispatcher, line = stack.enter_context(server("--host=127.0.0.1"))
         address = re.search(r"grpc://127\.0\.0\.1:\d+", line).group()
@@ -119,5 +119,5 @@ def test_wrong_flags_of_the_command_are_one_line():
     assert_one_line(
         run("data_service", "--dispatcher=a:1"), 1, "--dispatcher takes an address"
     )
-    with pytest.raises(errors.UsageError, match="--work_dir is the dispatcher's"):
+    with pytest.raises(errors.UsageError, match="--work_dir is for a dispatcher"):
         data_service.DataServiceConfig(dispatcher="grpc://a:1", work_dir="w")

@@ -1,4 +1,4 @@
-"""Both engines, every form of records: the same images in the same order."""
+"""Both engines and every form of records give the same images in the same order."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import logging
 import os
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from afad_tfdata import input_fn, records
 from afad_tfdata.common import errors, resources
-from afad_tfdata.reading import bad_records, engine_mapped, record_index
+from afad_tfdata.reading import bad_records, engines, mapped_reader, record_index
 
 FORMS = {
     "original": {},
@@ -82,7 +83,7 @@ def test_engines_and_caches_give_the_same(form, size):
         other = input_fn.train_input_fn(
             config(form, engine, cache=cache, **fields), start_step=3
         )
-        # 12 steps are more than an epoch: what was cached is read again.
+        # 12 steps are more than an epoch: cached images are read again.
         assert_same(mapped, take(other, 12))
     assert_same(
         take(input_fn.eval_input_fn(config(form, "mapped", **fields))),
@@ -91,7 +92,7 @@ def test_engines_and_caches_give_the_same(form, size):
 
 
 def test_images_are_those_of_the_writer(form):
-    """Raw pixels and JPEGs at size come out as they were stored."""
+    """Stored pixels come out as they were stored."""
     if form.endswith(("original", "jpeg")):
         pytest.skip("not stored as pixels")
     source = record_index.load(form, "test")
@@ -107,18 +108,19 @@ def test_images_are_those_of_the_writer(form):
         assert (labels["age"][:2] == ages).all()
 
 
-def test_evaluation_that_does_not_fit_gives_the_same(form, monkeypatch):
+def test_evaluation_that_does_not_fit_gives_the_same(form, monkeypatch, caplog):
     if form.endswith("gzip"):
         pytest.importorskip("tensorflow_io")
     wanted = take(input_fn.eval_input_fn(config(form, "mapped"), "train"))
     monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
     found = take(input_fn.eval_input_fn(config(form, "graph"), "train"))
     assert_same(wanted, found)
+    assert "shuffled" not in caplog.text  # Nothing is, in evaluation.
 
 
-def test_training_on_filtered_pixels_that_do_not_fit(form, monkeypatch):
+def test_training_on_compressed_pixels_that_do_not_fit(form, monkeypatch):
     if not form.endswith("gzip"):
-        pytest.skip("the others are below")
+        pytest.skip("other forms are in the tests of the streaming fixture")
     pytest.importorskip("tensorflow_io")
     monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
     fields = config(form, "graph", shuffle_window=30)
@@ -127,6 +129,13 @@ def test_training_on_filtered_pixels_that_do_not_fit(form, monkeypatch):
     assert len(set(found[:count])) == count
     resumed = keys(take(input_fn.train_input_fn(fields, start_step=3), 4))
     assert resumed == found[3 * 16 : 7 * 16]
+    # Two replicas of one pipeline get the halves of each batch in turn.
+    context = types.SimpleNamespace(
+        num_input_pipelines=1, input_pipeline_id=0, num_replicas_in_sync=2
+    )
+    halves = take(input_fn.train_input_fn(fields, context), 8)
+    assert {len(features["image"]) for features, _ in halves} == {8}
+    assert keys(halves) == found[: 4 * 16]
 
 
 @pytest.mark.parametrize("memory", [1000, 1 << 30])
@@ -141,8 +150,8 @@ def test_remote_shards_are_read_by_the_graph_engine(
             with tf.io.gfile.GFile(f"{target}/{name}", "wb") as out:
                 out.write(f.read())
     fields = config(target, "auto")
-    source = input_fn.open_examples(fields, "train")
-    name, reason = input_fn.choose_engine(fields, source)
+    source = engines.open_index(fields, "train")
+    name, reason = engines.choose(fields, source)
     assert name == "graph" and "remote" in reason
     with pytest.raises(errors.UsageError, match="--engine=mapped needs local files"):
         input_fn.train_input_fn(config(target, "mapped"))
@@ -152,15 +161,15 @@ def test_remote_shards_are_read_by_the_graph_engine(
         take(input_fn.eval_input_fn(local)), take(input_fn.eval_input_fn(fields))
     )
     found = take(input_fn.train_input_fn(fields, start_step=2), 4)
-    if memory > 1000:  # Held in memory, in the order of the mapped engine.
+    if memory > 1000:  # Kept in memory, in the order of the mapped engine.
         assert_same(take(input_fn.train_input_fn(local, start_step=2), 4), found)
 
 
-def test_a_damaged_record_is_not_passed_by_in_a_stream(sample_records, tmp_path):
+def test_a_damaged_record_is_not_skipped_in_a_stream(sample_records, tmp_path):
     shutil.copytree(sample_records, tmp_path / "bad")
     source = record_index.load(str(tmp_path / "bad"), "test")
     with open(source.paths[0], "r+b") as f:
-        f.seek(int(source.index["image_offset"][1]) + 20)
+        f.seek(int(source.entries["image_offset"][1]) + 20)
         f.write(b"\0\xff\0")
     dataset = input_fn.eval_input_fn(config(str(tmp_path / "bad"), "graph"))
     with pytest.raises(errors.DataError, match="inspect-records --verify names it"):
@@ -195,7 +204,7 @@ def keys(elements: list) -> list[bytes]:
     return [image.tobytes() for features, _ in elements for image in features["image"]]
 
 
-def test_what_does_not_fit_is_shuffled_in_a_window(streaming, caplog):
+def test_records_that_do_not_fit_are_shuffled_in_a_window(streaming, caplog):
     caplog.set_level(logging.INFO)
     count = input_fn.num_examples(streaming, "train")
     first = keys(take(input_fn.train_input_fn(streaming), 40))
@@ -210,7 +219,7 @@ def test_what_does_not_fit_is_shuffled_in_a_window(streaming, caplog):
         assert keys(take(resumed, 5)) == first[step * 16 : (step + 5) * 16]
 
 
-def test_windowed_shuffling_cannot_balance_or_pass_over(streaming, sample_records):
+def test_windowed_shuffling_cannot_balance_or_skip(streaming, sample_records):
     for fields, text in (
         (dict(balance="age"), "--balance .* raise --memory_budget_mib"),
         (dict(max_bad_records=1), "raise --memory_budget_mib, or use --engine=mapped"),
@@ -219,8 +228,8 @@ def test_windowed_shuffling_cannot_balance_or_pass_over(streaming, sample_record
             input_fn.train_input_fn(config(sample_records, "graph", **fields))
 
 
-def test_arrays_are_aligned_and_taken_up_again():
-    pool = engine_mapped.ArrayPool()
+def test_arrays_are_aligned_and_used_again():
+    pool = mapped_reader.ArrayPool()
     first = pool.take((4, 5, 5, 3))
     assert first.ctypes.data % 64 == 0 and first.flags.c_contiguous
     row = first[2]
@@ -228,31 +237,31 @@ def test_arrays_are_aligned_and_taken_up_again():
     assert not np.shares_memory(first, second)
     address = first.ctypes.data
     del first
-    assert pool.take((4, 5, 5, 3)).ctypes.data != address  # A row is still held.
+    assert pool.take((4, 5, 5, 3)).ctypes.data != address  # A row of it is in use.
     del row
     assert pool.take((4, 5, 5, 3)).ctypes.data == address
     assert len(pool) == 3
 
 
-def test_no_batch_changes_while_it_is_held(sample_records):
-    """Recycled arrays must not reach into batches that somebody still has."""
+def test_no_batch_changes_while_it_is_in_use(sample_records):
+    """The pool must not recycle the array of a batch that a program still has."""
     dataset = input_fn.train_input_fn(config(sample_records, "mapped"))
-    held, copies = [], []
+    batches, copies = [], []
     for features, _ in itertools.islice(dataset.as_numpy_iterator(), 30):
-        held.append(features["image"])
+        batches.append(features["image"])
         copies.append(features["image"].copy())
-    assert all((a == b).all() for a, b in zip(held, copies, strict=True))
+    assert all((a == b).all() for a, b in zip(batches, copies, strict=True))
 
 
-def test_batches_do_not_take_ever_new_memory(sample_records, monkeypatch):
+def test_the_pool_of_arrays_does_not_grow(sample_records, monkeypatch):
     pools = []
-    whole = engine_mapped.ArrayPool
+    whole = mapped_reader.ArrayPool
 
     def remembered():
         pools.append(whole())
         return pools[-1]
 
-    monkeypatch.setattr(engine_mapped, "ArrayPool", remembered)
+    monkeypatch.setattr(mapped_reader, "ArrayPool", remembered)
     iterator = iter(input_fn.train_input_fn(config(sample_records, "mapped")))
     for _ in range(200):
         next(iterator)
@@ -261,21 +270,21 @@ def test_batches_do_not_take_ever_new_memory(sample_records, monkeypatch):
 
 def test_choice_of_engine(sample_records, monkeypatch):
     fields = config(sample_records, "auto")
-    source = input_fn.open_examples(fields, "train")
-    name, reason = input_fn.choose_engine(fields, source, cores=2)
+    source = engines.open_index(fields, "train")
+    name, reason = engines.choose(fields, source, cores=2)
     assert name == "mapped" and "simplejpeg" in reason and "2 threads" in reason
-    # Beyond some cores one Python process is what limits.
-    name, reason = input_fn.choose_engine(fields, source, cores=64)
+    # With so many cores the interpreter lock of one process is the limit.
+    name, reason = engines.choose(fields, source, cores=64)
     assert name == "graph" and "64 cores" in reason
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    name, reason = input_fn.choose_engine(fields, source, cores=2)
+    name, reason = engines.choose(fields, source, cores=2)
     assert name == "graph" and "pip install 'afad-tfdata[fast]'" in reason
     assert len(take(input_fn.train_input_fn(fields), 2)) == 2
     with pytest.raises(errors.UsageError, match="needs simplejpeg"):
         input_fn.train_input_fn(config(sample_records, "mapped"))
 
 
-def test_the_choice_is_said(sample_records, caplog):
+def test_the_choice_is_logged(sample_records, caplog):
     caplog.set_level(logging.INFO)
     input_fn.train_input_fn(config(sample_records, "auto"))
     (line,) = [r.getMessage() for r in caplog.records if "engine" in r.getMessage()]
@@ -284,8 +293,8 @@ def test_the_choice_is_said(sample_records, caplog):
 
 def test_a_reader_needs_no_tensorflow_dataset(sample_records):
     source = record_index.load(sample_records, "test")
-    reader = engine_mapped.Reader(source, 24, bad_records.BadRecords(source, 0))
+    reader = mapped_reader.Reader(source, 24, bad_records.BadRecords(source, 0))
     images, ages, genders, mask = reader.read(np.array([2, -1, 0]))
     assert images.shape == (3, 24, 24, 3) and mask.tolist() == [True, False, True]
-    assert ages.tolist() == [source.index["age"][2], 0.0, source.index["age"][0]]
+    assert ages.tolist() == [source.entries["age"][2], 0.0, source.entries["age"][0]]
     assert genders[1] == 0 and not images[1].any()

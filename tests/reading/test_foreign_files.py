@@ -1,4 +1,4 @@
-"""Data sets of other programs, read as they are."""
+"""Files of other programs are read as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.images import codec
-from afad_tfdata.reading import record_index
+from afad_tfdata.reading import engines, record_index
 from afad_tfdata.storage import tfrecord
 
 SIDE, COUNT = 20, 23
@@ -40,7 +40,7 @@ def write_tfrecord(path, pixels, ages, *, image="img", label="years"):
             values = {
                 image: feature(tf.io.encode_png(array).numpy()),
                 label: feature([age]),
-                "landmarks": feature([1, 2, 3]),  # Not of one value.
+                "landmarks": feature([1, 2, 3]),  # More than one value.
             }
             features = tf.train.Features(feature=values)
             writer.write(tf.train.Example(features=features).SerializeToString())
@@ -161,14 +161,14 @@ def test_hdf5_errors(pixels, tmp_path):
 def test_our_own_shards_can_be_read_as_foreign(sample_records):
     source = record_index.load(sample_records, "test")
     config = input_fn.InputConfig(files=",".join(source.paths), image_size=24)
-    other = input_fn.open_examples(config, "test")
+    other = engines.open_index(config, "test")
     assert other.labels == ("age", "gender")
-    for name in source.index.dtype.names:
+    for name in source.entries.dtype.names:
         if name != "place":
-            assert (other.index[name] == source.index[name]).all(), name
-    # The features are found by their usual names.
+            assert (other.entries[name] == source.entries[name]).all(), name
+    # The features were found by their usual names.
     assert other.features == source.features
-    record = source.index[0]
+    record = source.entries[0]
     data = np.fromfile(source.paths[0], np.uint8)
     framed = data[record["record_offset"] :][: record["record_length"]].tobytes()
     encoded = tfrecord.parse_example(tfrecord.check_record(framed))["image/encoded"]

@@ -1,4 +1,4 @@
-"""What users of `input_fn` rely on: shapes, order, resume, slices, masks, errors."""
+"""What users of `input_fn` rely on: shapes, order, slices, masks, errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import tensorflow as tf
 from afad_tfdata import input_fn, models, records
 from afad_tfdata.common import errors, resources
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.reading import engine_mapped, record_index
+from afad_tfdata.reading import mapped_reader, record_index
 
 BATCH = 16
 
@@ -65,7 +65,7 @@ def take(dataset, count: int) -> list:
 
 
 def rows_of(elements) -> list[bytes]:
-    """One string for each example that is no padding: pixels and labels."""
+    """Pixels and labels of each example that is not padding, as one string."""
     found = []
     for features, labels in elements:
         mask = features.get("mask", np.ones(len(features["image"]), bool))
@@ -77,13 +77,13 @@ def rows_of(elements) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def expected_rows(tiny) -> list[bytes]:
-    """The 97 examples as the index and the shards have them."""
+    """The 97 examples as they are in the shards, in the order of the index."""
     source = record_index.load(tiny, "train")
     shards = [np.fromfile(path, np.uint8) for path in source.paths]
     return [
         shards[row["shard"]][row["image_offset"] :][: row["image_length"]].tobytes()
         + bytes([row["age"], row["gender"]])
-        for row in source.index
+        for row in source.entries
     ]
 
 
@@ -120,7 +120,7 @@ def test_every_epoch_has_every_example_once(tiny, expected_rows, engine):
 
 
 @pytest.mark.parametrize("engine", ["mapped", "graph"])
-def test_resume_equals_the_stream_that_was_not_interrupted(tiny, engine):
+def test_a_stream_that_starts_later_equals_the_end_of_the_whole_one(tiny, engine):
     whole = [rows_of([e]) for e in take(input_fn.train_input_fn(config(tiny)), 120)]
     steps = np.random.default_rng(0).permutation(118)
     for step in steps[: 50 if engine == "mapped" else 5].tolist():
@@ -186,7 +186,7 @@ def test_evaluation_over_pipelines(
         )
         for i in range(pipelines)
     ]
-    assert len({len(part) for part in parts}) == 1  # Nobody waits for a batch.
+    assert len({len(part) for part in parts}) == 1  # No pipeline waits for another.
     here = replicas // pipelines
     joined = []
     for step in range(len(parts[0]) // here):
@@ -288,7 +288,7 @@ def test_padding_does_not_count_in_keras(tiny):
     import keras
 
     inputs = keras.Input((8, 8, 3))
-    # Predicts 1000: the mean absolute error tells what was counted.
+    # The model predicts 1000: the mean absolute error tells which ages were counted.
     dense = keras.layers.Dense(
         1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(1e3)
     )
@@ -297,7 +297,7 @@ def test_padding_does_not_count_in_keras(tiny):
     dataset = input_fn.eval_input_fn(
         config(tiny, task="age", as_supervised=True, global_batch_size=60), "train"
     )
-    ages = record_index.load(tiny, "train").index["age"]
+    ages = record_index.load(tiny, "train").entries["age"]
     found = model.evaluate(dataset, verbose=0, return_dict=True)["mae"]
     assert found == pytest.approx(1000 - ages.mean(), rel=1e-5)
 
@@ -318,7 +318,7 @@ def damaged(directory: str, target, *, rows: tuple[int, ...]) -> str:
     shutil.copytree(directory, target)
     source = record_index.load(str(target), "train")
     for row in rows:
-        entry = source.index[row]
+        entry = source.entries[row]
         with open(source.paths[entry["shard"]], "r+b") as f:
             f.seek(int(entry["image_offset"]) + int(entry["image_length"]) // 2)
             byte = f.read(1)
@@ -336,14 +336,14 @@ def test_a_flipped_byte_is_named(sample_records, tmp_path, engine):
         take(dataset, len(source) // BATCH + 1)
     text = str(caught.value)
     assert "\n" not in text and "checksum" in text
-    shard = int(source.index["shard"][11])
-    assert f"record {11 - source.first_of_shard()[shard]} of" in text
+    shard = int(source.entries["shard"][11])
+    assert f"record {11 - source.shard_starts()[shard]} of" in text
     assert source.paths[shard] in text and "index 11" in text and ".jpg" in text
     assert "--max_bad_records" in text
 
 
 @pytest.mark.parametrize("engine", ["mapped", "graph"])
-def test_bad_records_are_passed_over_within_the_budget(
+def test_bad_records_are_skipped_within_the_budget(
     tiny, expected_rows, tmp_path, engine, caplog
 ):
     directory = damaged(tiny, tmp_path / "bad", rows=(3, 4, 60))
@@ -351,19 +351,35 @@ def test_bad_records_are_passed_over_within_the_budget(
     fields = config(directory, engine=engine, max_bad_records=3)
     found = rows_of(input_fn.eval_input_fn(fields, "train").as_numpy_iterator())
     assert found == good
-    assert [r.getMessage().split(" passed")[0] for r in caplog.records][-3:] == [
+    assert [r.getMessage().split(" skipped")[0] for r in caplog.records][-3:] == [
         f"bad record {i} of at most 3" for i in (1, 2, 3)
     ]
-    # In training the next good record takes a bad one's place.
+    # In training the next good record replaces a bad one.
     stream = rows_of(take(input_fn.train_input_fn(fields), 97))[: 16 * 97]
     for epoch in range(16):
         counts = {row: stream[epoch * 97 : epoch * 97 + 97].count(row) for row in good}
         assert [counts[good[i]] for i in (0, 3, 57)] == [1, 3, 1]
         assert counts[expected_rows[61]] == 2
     fields = dataclasses.replace(fields, max_bad_records=2)
-    with pytest.raises(errors.DataError, match="2 before it were passed over"):
+    with pytest.raises(errors.DataError, match="2 before it were skipped"):
         with input_fn.readable_errors():
             list(input_fn.eval_input_fn(fields, "train"))
+
+
+def test_errors_keep_their_class_inside_tensorflow():
+    """A `UsageError` means exit status 1, a `DataError` 2."""
+    for raised in (errors.UsageError("wanted a; got b"), errors.DataError("x is bad")):
+
+        def fail(number, error=raised):
+            raise error
+
+        dataset = tf.data.Dataset.range(1).map(
+            lambda number, fail=fail: tf.numpy_function(fail, [number], tf.int64)
+        )
+        with pytest.raises(type(raised)) as caught, input_fn.readable_errors():
+            list(dataset)
+        assert type(caught.value) is type(raised)
+        assert str(caught.value) == str(raised)
 
 
 def test_bytes_are_checked_on_request_only(tiny, tmp_path):
@@ -374,8 +390,8 @@ def test_bytes_are_checked_on_request_only(tiny, tmp_path):
 def test_a_shard_that_lost_its_end(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "cut")
     source = record_index.load(str(tmp_path / "cut"), "train")
-    last = source.index[source.first_of_shard()[2] - 1]
-    # At a record's end, where a reader without the index sees a whole file.
+    last = source.entries[source.shard_starts()[2] - 1]
+    # At a record's end: without the index the file would look whole.
     os.truncate(source.paths[1], int(last["record_offset"]))
     with pytest.raises(errors.DataError, match="the manifest says"):
         input_fn.train_input_fn(config(str(tmp_path / "cut")))
@@ -413,26 +429,8 @@ def test_configurations_that_cannot_be(tiny, tmp_path, monkeypatch):
         input_fn.train_input_fn(config(tiny, cache="decoded"))
 
 
-def test_prediction_reads_files(sample_tree):
-    found = []
-    for directory, _, names in os.walk(sample_tree):
-        found += [os.path.join(directory, name) for name in names if "jpg" in name]
-    paths = sorted(found)[:5]
-    dataset = input_fn.predict_input_fn(paths, image_size=20, batch_size=3)
-    elements = list(dataset.as_numpy_iterator())
-    assert [e["mask"].tolist() for e in elements] == [[True] * 3, [True, True, False]]
-    names = [p.decode() for e in elements for p in e["path"][e["mask"]]]
-    assert names == paths
-    assert elements[0]["image"].shape == (3, 20, 20, 3)
-    with pytest.raises(errors.DataError, match="no_such.jpg"):
-        with input_fn.readable_errors():
-            list(input_fn.predict_input_fn(["no_such.jpg"], image_size=20))
-    with pytest.raises(errors.UsageError, match="one path or more"):
-        input_fn.predict_input_fn([], image_size=20)
-
-
 @pytest.mark.slow
-def test_a_process_ends_well_while_the_pipeline_works(sample_records):
+def test_a_process_ends_without_error_while_the_pipeline_reads(sample_records):
     program = (
         "import itertools\nfrom afad_tfdata import input_fn\n"
         f"config = input_fn.InputConfig(records_dir={sample_records!r},"
@@ -468,15 +466,15 @@ def _alive(kind):
     return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
 
-def test_pipelines_that_are_gone_hold_nothing(tiny):
-    before = _alive(engine_mapped.Reader), len(os.listdir("/proc/self/fd"))
+def test_pipelines_that_are_gone_keep_nothing(tiny):
+    before = _alive(mapped_reader.Reader), len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         for _ in input_fn.eval_input_fn(config(tiny, engine="mapped"), "train"):
             pass
         batches = iter(input_fn.train_input_fn(config(tiny, engine="mapped")))
         next(batches)
         del batches
-    assert _alive(engine_mapped.Reader) == before[0]
+    assert _alive(mapped_reader.Reader) == before[0]
     assert len(os.listdir("/proc/self/fd")) <= before[1] + 2
 
 

@@ -1,4 +1,4 @@
-"""The order: permutations, apart from one another, the same for every cut."""
+"""The order: uncorrelated permutations, the same for every number of pipelines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_epoch_is_a_permutation(n, seed, epoch):
 
 @pytest.mark.latest
 def test_the_order_of_a_seed_does_not_change():
-    # The order is an interface: runs of other versions are resumed by it.
+    # The order is an interface: runs that other versions started are continued by it.
     stream = order.Order(1000, 7)
     assert records(stream, 0, 8).tolist() == PINNED_EPOCH_0
     assert records(stream, 1000 * (1 << 33) - 4, 1000 * (1 << 33) + 4).tolist() == (
@@ -117,35 +117,34 @@ def context(pipelines: int, pipeline: int, replicas: int):
 def test_slices_join_to_global_batches(pipelines, replicas):
     found = []
     for pipeline in range(pipelines):
-        cut = batch_slices.Slices.of(
+        slices = batch_slices.BatchSlices.of_pipeline(
             16, context(pipelines, pipeline, replicas), pad=False
         )
+        local = np.arange(slices.num_local_replicas)
         found.append(
             [
-                np.concatenate(
-                    [
-                        cut.counters(np.int64(step * cut.replicas_here + r)).numpy()
-                        for r in range(cut.replicas_here)
-                    ]
-                )
+                slices.positions(step * slices.num_local_replicas + local).numpy()
                 for step in (0, 5)
             ]
         )
     for i, step in enumerate((0, 5)):
-        joined = np.concatenate([of_pipeline[i] for of_pipeline in found])
+        joined = np.concatenate([of_pipeline[i].ravel() for of_pipeline in found])
         assert joined.tolist() == list(range(step * 16, step * 16 + 16))
 
 
 def test_a_batch_that_cannot_be_divided():
+    of_pipeline = batch_slices.BatchSlices.of_pipeline
     with pytest.raises(errors.UsageError, match="--global_batch_size=10 .* 4 replicas"):
-        batch_slices.Slices.of(10, context(1, 0, 4), pad=False)
-    cut = batch_slices.Slices.of(10, context(1, 0, 4), pad=True)
-    assert (cut.per_replica, cut.global_batch, cut.num_replicas) == (3, 12, 4)
+        of_pipeline(10, context(1, 0, 4), pad=False)
+    padded = of_pipeline(10, context(1, 0, 4), pad=True)
+    assert padded.per_replica_batch_size == 3
+    assert padded.global_batch_size == 12
+    assert padded.num_replicas == 4
     with pytest.raises(errors.UsageError, match="do not divide"):
-        batch_slices.Slices.of(12, context(2, 0, 3), pad=False)
+        of_pipeline(12, context(2, 0, 3), pad=False)
 
 
-def test_whole_permutations_hang_on_all_their_arguments():
+def test_whole_permutations_depend_on_each_argument():
     base = order.permutation(97, 5, -1, tf.constant(3, tf.int64)).numpy()
     assert sorted(base.tolist()) == list(range(97))
     again = order.permutation(97, 5, -1, tf.constant(3, tf.int64)).numpy()

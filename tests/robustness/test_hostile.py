@@ -25,7 +25,6 @@ from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy import keras
 from afad_tfdata.freezing import graph_description, graphdef, model_source
 from afad_tfdata.images import codec
-from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import foreign_files
 from afad_tfdata.training import run_dir
 from afad_tfdata.writing import archive, inspection, plan, source, work_folder
@@ -232,9 +231,8 @@ def _with_data_in_other_files(path, how: str) -> None:
 def test_hdf5_with_data_in_other_files(how, tmp_path):
     path = tmp_path / "faces.h5"
     _with_data_in_other_files(path, how)
-    config = input_config.InputConfig(files=str(path), task="gender")
     with pytest.raises(errors.UsageError, match="faces.h5: .*(link|stored)") as error:
-        foreign_files.load(config, "train")
+        foreign_files.load(str(path), "train", task="gender")
     assert "\n" not in str(error.value)
 
 

@@ -547,7 +547,7 @@ def test_every_photo_is_tested_in_one_fold(sample_records, tmp_path):
             source = record_index.load(view, split)
             keys = [
                 source._key(int(row["shard"]), 0, i)
-                for i, row in enumerate(source.index)
+                for i, row in enumerate(source.entries)
             ]
             photos[split] = {sharding.group_key(key, "photo") for key in keys}
             for key in keys:

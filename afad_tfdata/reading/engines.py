@@ -1,0 +1,315 @@
+"""Which engine reads a split, and everything it needs: records, size, memory."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from afad_tfdata.common import errors, resources
+from afad_tfdata.reading import (
+    bad_records,
+    engine_graph,
+    engine_mapped,
+    foreign_files,
+    mapped_reader,
+    memory_store,
+    record_index,
+    record_stream,
+)
+from afad_tfdata.reading import config as input_config
+from afad_tfdata.storage import schema
+
+AUTO, MAPPED, GRAPH = input_config.ENGINES
+
+# Encoded images that the graph engine reads with one core, compared to the mapped
+# engine: what was measured on 2 cores, TensorFlow's decoder against simplejpeg.
+_GRAPH_SHARE = 0.62
+
+_log = logging.getLogger(__name__)
+
+
+class Choice(NamedTuple):
+    """The engine that a configuration gets.
+
+    Attributes:
+      engine: `MAPPED` or `GRAPH`.
+      reason: Why, in a few words.
+    """
+
+    engine: str
+    reason: str
+
+
+def open_index(
+    config: input_config.InputConfig, split: str
+) -> record_index.RecordIndex:
+    """The records of a split, checked against the task.
+
+    Args:
+      config: Where the records are, and the task.
+      split: One of `sharding.SPLITS`.
+
+    Raises:
+      UsageError: The split is empty, or a label of the task is missing.
+      DataError: The data set is damaged.
+    """
+    index = _load_index(config, split)
+    missing = [n for n in schema.labels_of(config.task) if n not in index.labels]
+    if missing:
+        raise errors.UsageError(
+            f"--task={config.task} needs the label {missing[0]!r}, which"
+            f" {config.files or config.records_dir} does not have; it has"
+            f" {', '.join(index.labels) or 'none'}"
+        )
+    return index
+
+
+def open_labels(config: input_config.InputConfig, split: str) -> tuple[str, ...]:
+    """The labels that a split has, whatever the task."""
+    return _load_index(config, split).labels
+
+
+def _load_index(
+    config: input_config.InputConfig, split: str
+) -> record_index.RecordIndex:
+    config.check_source()
+    if config.files:
+        return foreign_files.load(
+            config.files,
+            split,
+            features=config.features,
+            mean_file=config.mean_file,
+            task=config.task,
+        )
+    return record_index.load(
+        config.records_dir, split, config.cache_dir, config.cache_dir_gib
+    )
+
+
+def choose(
+    config: input_config.InputConfig,
+    index: record_index.RecordIndex,
+    *,
+    cores: int = 0,
+) -> Choice:
+    """Chooses the engine.
+
+    Args:
+      config: What was asked for.
+      index: The records.
+      cores: Chooses as if the process could use so many cores; 0 for those it can.
+
+    Raises:
+      UsageError: The engine that was asked for cannot read these records.
+    """
+    cores = cores or resources.cores()
+    if config.data_service:
+        return Choice(GRAPH, "its operations run on any machine")
+    if config.engine == GRAPH:
+        return Choice(GRAPH, "asked for")
+    if config.engine == MAPPED:
+        if not index.local:
+            raise errors.UsageError(
+                "--engine=mapped needs local files, and the shards are on a remote"
+                " file system: name a --cache_dir for them, or use --engine=graph"
+            )
+        return Choice(MAPPED, "asked for")
+    if not index.local:
+        return Choice(GRAPH, "the shards are on a remote file system")
+    encoded = not index.pixel
+    resizes = image_size(config, index) != index.stored_size
+    if (encoded or resizes) and not _can_decode():
+        return Choice(
+            GRAPH, "simplejpeg or OpenCV is missing: pip install 'afad-tfdata[fast]'"
+        )
+    # The graph engine must hold the images to shuffle them, and more than half of the
+    # memory would be taken from the training.
+    fits = index.image_bytes < resources.available_bytes() // 2
+    if encoded and fits and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS:
+        return Choice(
+            GRAPH,
+            f"{cores} cores: one process of the mapped engine stops scaling near"
+            f" {engine_mapped.MAX_THREADS} threads",
+        )
+    what = "decoded by simplejpeg" if encoded else "rows copied"
+    threads = min(cores, engine_mapped.MAX_THREADS)
+    return Choice(MAPPED, f"local shards, {what}, {threads} threads")
+
+
+def _can_decode() -> bool:
+    try:
+        errors.require("simplejpeg", extra="fast", purpose="it")
+        errors.require("cv2", extra="fast", purpose="it")
+    except errors.UsageError:
+        return False
+    return True
+
+
+def create(
+    config: input_config.InputConfig,
+    index: record_index.RecordIndex,
+    *,
+    shuffled: bool,
+) -> engine_mapped.Engine | engine_graph.MemoryEngine | engine_graph.StreamEngine:
+    """Creates the engine that a configuration gets, and logs which it is and why.
+
+    Args:
+      config: What was asked for.
+      index: The records.
+      shuffled: Whether they are read in another order than the index has.
+
+    Raises:
+      UsageError: The records cannot be read as it was asked.
+      DataError: They are damaged.
+    """
+    engine = _logged_choice(config, index)
+    size = image_size(config, index)
+    _check_cache(config, index, size)
+    bad = bad_records.BadRecords(index, config.max_bad_records)
+    if engine == MAPPED:
+        reader = mapped_reader.Reader(
+            index, size, bad, cache=config.cache, verify=config.verify
+        )
+        threads = min(resources.cores(), engine_mapped.MAX_THREADS)
+        return engine_mapped.Engine(reader, size, config.num_parallel_calls or threads)
+    threads = config.num_parallel_calls or resources.cores()
+    if _keeps_in_memory(config, index, shuffled=shuffled):
+        store = memory_store.load(
+            index,
+            bad,
+            decoded_size=size if config.cache == "decoded" else 0,
+            verify=config.verify,
+            # An image that cannot be decoded ends the pipeline, where TensorFlow's
+            # decoder meets it.  To skip it, it must be known before.
+            try_decoding=config.max_bad_records > 0 and not index.pixel,
+        )
+        return engine_graph.MemoryEngine(index, store, size, threads)
+    if shuffled and config.balance != "none":
+        raise errors.UsageError(
+            "--balance draws records one by one, which needs them in memory or in a"
+            f" memory map: raise --memory_budget_mib ({_needed(index)})"
+        )
+    return _stream_engine(config, index)
+
+
+def create_served(
+    config: input_config.InputConfig, index: record_index.RecordIndex
+) -> engine_graph.StreamEngine:
+    """Creates the engine for a ``tf.data`` service, whose machines share no memory.
+
+    Args:
+      config: What was asked for.
+      index: The records.
+    """
+    _logged_choice(config, index)
+    return _stream_engine(config, index)
+
+
+def _logged_choice(
+    config: input_config.InputConfig, index: record_index.RecordIndex
+) -> str:
+    engine, reason = choose(config, index)
+    _log.info("input: %s engine for %s (%s)", engine, index.split, reason)
+    return engine
+
+
+def _stream_engine(
+    config: input_config.InputConfig, index: record_index.RecordIndex
+) -> engine_graph.StreamEngine:
+    threads = config.num_parallel_calls or resources.cores()
+    stream = record_stream.RecordStream(index, threads, config.shuffle_window)
+    return engine_graph.StreamEngine(index, stream, image_size(config, index), threads)
+
+
+def image_size(
+    config: input_config.InputConfig, index: record_index.RecordIndex
+) -> int:
+    """Side in pixels of the images that a pipeline returns.
+
+    Raises:
+      UsageError: Neither the configuration nor the data set says it.
+    """
+    size = config.image_size or index.image_size
+    if not size:
+        raise errors.UsageError(
+            "the images differ in size: --image_size says what to bring them to"
+        )
+    return size
+
+
+def _check_cache(
+    config: input_config.InputConfig, index: record_index.RecordIndex, size: int
+) -> None:
+    """Logs what a cache will take, before it is taken; refuses what is not free."""
+    if config.cache == "none":
+        return
+    needed = index.image_bytes
+    if config.cache == "decoded":
+        needed = len(index) * size * size * 3
+    free = resources.available_bytes()
+    _log.info(
+        "input: --cache=%s takes %s of memory for the %s split; %s are free",
+        config.cache,
+        resources.mib(needed),
+        index.split,
+        resources.mib(free),
+    )
+    if needed > free:
+        raise errors.UsageError(
+            f"--cache={config.cache} takes {resources.mib(needed)} for the"
+            f" {index.split} split, and {resources.mib(free)} are free: use a smaller"
+            " --image_size, --cache=encoded or --cache=none"
+        )
+
+
+def _keeps_in_memory(
+    config: input_config.InputConfig,
+    index: record_index.RecordIndex,
+    *,
+    shuffled: bool,
+) -> bool:
+    """Whether the graph engine keeps a split's images in memory.
+
+    Raises:
+      UsageError: It has to, and they do not fit.
+    """
+    required = (
+        config.cache != "none"
+        # A stream cannot name a record, and so cannot skip it.
+        or config.max_bad_records > 0
+        # Only tensorflow-io streams compressed HDF5.
+        or (not index.contiguous and not _has_tensorflow_io())
+    )
+    if not shuffled and (required or not index.pixel):
+        # In order, encoded images stream as fast as they are decoded.
+        return required
+    budget = config.memory_budget_mib << 20 or resources.available_bytes() // 2
+    if index.image_bytes <= budget:
+        return True
+    if required:
+        raise errors.UsageError(
+            "the graph engine has to hold the stored images in memory here, and"
+            f" {_needed(index)}, of {resources.mib(budget)} allowed: raise"
+            " --memory_budget_mib, or use --engine=mapped on local files"
+        )
+    if shuffled:
+        _log.warning(
+            "input: %s, of %s allowed: shards and a window of %d records are shuffled"
+            " instead of all records",
+            _needed(index),
+            resources.mib(budget),
+            config.shuffle_window,
+        )
+    return False
+
+
+def _needed(index: record_index.RecordIndex) -> str:
+    return f"the {index.split} split takes {resources.mib(index.image_bytes)}"
+
+
+def _has_tensorflow_io() -> bool:
+    try:
+        import tensorflow_io  # noqa: F401
+    except Exception:  # It loads on two releases of TensorFlow only.
+        return False
+    return True

@@ -1,0 +1,250 @@
+"""Records as streams over the shards, for what can be read in sequence only.
+
+Shards on remote file systems and splits that do not fit in memory.  Shards and a window
+of records are shuffled instead of all records, deterministically, in an order that is
+this module's own; a stream that starts in the middle of an epoch reads the part of the
+epoch before it too.
+
+Streams are made of ``(stored bytes or serialized example, record number)``.  They are
+not decoded here: encoded images take a tenth of the memory of pixels while they wait in
+a shuffle window.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy import tf
+from afad_tfdata.reading import batch_slices, order, record_index, tracing
+from afad_tfdata.storage import hdf5
+
+# Shards that are read in turn, and records that are taken from each at a time: enough
+# of both that neighbours in a window come from many shards, while each file is still
+# read in long pieces.
+_CYCLE_LENGTH, _BLOCK_LENGTH = 8, 16
+# A request to a remote file system takes milliseconds, whatever it asks for.
+_BUFFER_BYTES = 8 << 20
+# A stream of permutation keys of its own, apart from those of `order`.
+_SHARDS = -1
+
+
+class RecordStream:
+    """Streams over the shards of one split.
+
+    Args:
+      index: The split's records.
+      num_threads: Shards that are read at the same time.
+      shuffle_window: Records that are shuffled among themselves.
+    """
+
+    def __init__(
+        self, index: record_index.RecordIndex, num_threads: int, shuffle_window: int
+    ) -> None:
+        self._index, self._num_threads = index, num_threads
+        self._window = min(shuffle_window, len(index))
+
+    def shuffled(
+        self, shuffle: order.Order, slices: batch_slices.BatchSlices, start_step: int
+    ) -> tf.data.Dataset:
+        """One pipeline's batches, epoch after epoch, each epoch in its own order.
+
+        Args:
+          shuffle: Its seed decides the order.
+          slices: Which part of each batch is this pipeline's.
+          start_step: First global step.
+
+        Returns:
+          Endless batches of ``per_replica_batch_size`` records.
+        """
+        start = start_step * slices.global_batch_size
+        first_epoch, num_skipped = divmod(start, len(self._index))
+        table, seed = self._shard_table(), shuffle.seed
+        # Built once: tensorflow-io opens the files each time.
+        unpacked = None if self._index.contiguous else self._unpacked_rows()
+
+        def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
+            rows = unpacked
+            if rows is None:
+                shards = order.permutation(len(table), seed, _SHARDS, epoch)
+                rows = self._rows(tf.gather(table, shards), _CYCLE_LENGTH)
+            keys = order.permutation_keys(seed, _SHARDS, epoch[tf.newaxis])[0]
+            rows = rows.shuffle(
+                self._window,
+                seed=tf.cast(keys[0], tf.int64),
+                # The epoch's number is in the seed: an epoch that is read again, after
+                # a restart for example, has the same order.
+                reshuffle_each_iteration=False,
+            )
+            # After the shuffle: which records come first is known only there.
+            skipped = tf.where(epoch == first_epoch, num_skipped, 0)
+            return rows.skip(tf.cast(skipped, tf.int64))
+
+        epochs = tf.data.Dataset.counter(first_epoch)
+        rows = epochs.flat_map(tracing.without_autograph(epoch_rows))
+        return self._slices_of(rows, slices)
+
+    def in_order(
+        self, slices: batch_slices.BatchSlices, num_steps: int
+    ) -> tf.data.Dataset:
+        """One pipeline's batches of every record once, in the data set's order.
+
+        Args:
+          slices: Which part of each batch is this pipeline's.
+          num_steps: Global steps.  After the last record black images follow, with
+            the record number -1.
+        """
+        padding = num_steps * slices.global_batch_size - len(self._index)
+        blanks = tf.data.Dataset.from_tensors(
+            (_blank(self._index), tf.constant(-1, tf.int64))
+        )
+        rows = self._rows(self._shard_table()).concatenate(blanks.repeat(padding))
+        return self._slices_of(rows, slices)
+
+    def epoch(self, batch_size: int, seed: int) -> tf.data.Dataset:
+        """Every record once, shuffled in a window.
+
+        The first transformation has one element for each shard, which a ``tf.data``
+        service distributes over its data servers.
+
+        Args:
+          batch_size: Records of an element; the last one is smaller.
+          seed: Seed of the window.
+
+        Raises:
+          UsageError: Shards cannot be read separately.
+        """
+        if not self._index.contiguous:
+            raise errors.UsageError(
+                "--data_service reads shards separately, which compressed HDF5 does not"
+                " allow: write records without compression"
+            )
+        rows = self._rows(self._shard_table(), _CYCLE_LENGTH, mixed=True)
+        return rows.shuffle(self._window, seed=seed).batch(batch_size)
+
+    def _shard_table(self) -> np.ndarray:
+        """int64 ``[shards, 4]``: shard, first record, end, byte offset of the first."""
+        starts = self._index.shard_starts()
+        shards = np.arange(len(self._index.paths))
+        offsets = np.zeros(len(shards), np.int64)
+        # An empty shard has no first record to ask for.
+        filled = starts[:-1] < starts[1:]
+        first = starts[:-1][filled]
+        offsets[filled] = self._index.entries["image_offset"][first]
+        table = np.stack([shards, starts[:-1], starts[1:], offsets], axis=1)
+        return table[filled]
+
+    def _rows(
+        self,
+        table: np.ndarray | tf.Tensor,
+        cycle_length: int = 1,
+        *,
+        mixed: bool = False,
+    ) -> tf.data.Dataset:
+        """Records of the shards of a table, several shards in turn.
+
+        Args:
+          table: As `_shard_table` returns it.
+          cycle_length: Shards that are read in turn.
+          mixed: Whether each pass takes the shards in another order.
+        """
+        index = self._index
+        if not index.contiguous:
+            return self._unpacked_rows()
+        paths = tf.constant(index.paths)
+        is_hdf5 = index.format == "hdf5"
+        row_bytes = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size).num_bytes
+        sizes = _file_sizes(index.paths) if is_hdf5 else None
+
+        def shard_rows(entry: tf.Tensor) -> tf.data.Dataset:
+            path, first, end, offset = paths[entry[0]], entry[1], entry[2], entry[3]
+            if is_hdf5:
+                rest = tf.gather(sizes, entry[0]) - offset - (end - first) * row_bytes
+                data = tf.data.FixedLengthRecordDataset(
+                    path,
+                    row_bytes,
+                    header_bytes=offset,
+                    footer_bytes=rest,
+                    buffer_size=_BUFFER_BYTES,
+                )
+            else:
+                data = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES)
+            # A shard that lost its last records would otherwise end early, silently.
+            data = data.apply(tf.data.experimental.assert_cardinality(end - first))
+            return tf.data.Dataset.zip((data, tf.data.Dataset.range(first, end)))
+
+        entries = tf.data.Dataset.from_tensor_slices(table)
+        if mixed:
+            entries = entries.shuffle(len(table))
+        return entries.interleave(
+            tracing.without_autograph(shard_rows),
+            cycle_length=cycle_length,
+            block_length=_BLOCK_LENGTH,
+            num_parallel_calls=min(cycle_length, self._num_threads),
+            deterministic=True,
+        )
+
+    def _unpacked_rows(self) -> tf.data.Dataset:
+        """All records of compressed HDF5, by tensorflow-io, in the files' order."""
+        import tensorflow_io as tfio
+
+        pixels = None
+        for path in self._index.paths:
+            # tensorflow-io ends the process on a file that h5py refuses with an error:
+            # open it by h5py first.
+            hdf5.RowReader(path, self._index.dataset)
+            name = f"/{self._index.dataset}"
+            one = tfio.IODataset.from_hdf5(path, dataset=name)
+            pixels = one if pixels is None else pixels.concatenate(one)
+        numbers = tf.data.Dataset.range(len(self._index))
+        return tf.data.Dataset.zip((pixels, numbers))
+
+    def _slices_of(
+        self, rows: tf.data.Dataset, slices: batch_slices.BatchSlices
+    ) -> tf.data.Dataset:
+        """Cuts a stream into global batches, and keeps this pipeline's part of each."""
+        first = slices.first_replica * slices.per_replica_batch_size
+        last = first + slices.num_local_replicas * slices.per_replica_batch_size
+        # Each pipeline reads whole global batches: only so do all pipelines see the
+        # same ones.
+        rows = rows.batch(slices.global_batch_size, drop_remainder=True)
+        if slices.num_local_replicas == 1:
+            return rows.map(
+                tracing.without_autograph(
+                    lambda data, numbers: (data[first:last], numbers[first:last])
+                )
+            )
+        shape = [slices.num_local_replicas, slices.per_replica_batch_size]
+
+        def per_replica(data: tf.Tensor, numbers: tf.Tensor) -> tf.data.Dataset:
+            # Pixels that tensorflow-io unpacked have more axes: [B, S, S, 3].
+            whole = tf.concat([shape, tf.shape(data)[1:]], axis=0)
+            both = (
+                tf.reshape(data[first:last], whole),
+                tf.reshape(numbers[first:last], shape),
+            )
+            return tf.data.Dataset.from_tensor_slices(both)
+
+        return rows.flat_map(tracing.without_autograph(per_replica))
+
+
+def _file_sizes(paths: tuple[str, ...]) -> np.ndarray:
+    return np.array([tf.io.gfile.stat(path).length for path in paths], np.int64)
+
+
+def _blank(index: record_index.RecordIndex) -> tf.Tensor | bytes:
+    """A black image as the split's records store it."""
+    if not index.contiguous:
+        # tensorflow-io gives pixels instead of bytes.
+        shape = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size).shape
+        return tf.zeros(shape, index.pixel["dtype"])
+    if index.pixel:
+        image = bytes(hdf5.RowLayout.of_pixel(index.pixel, index.stored_size).num_bytes)
+    else:
+        side = index.stored_size or 1
+        image = tf.io.encode_png(np.zeros((side, side, 3), np.uint8)).numpy()
+    if index.format == "hdf5":
+        return image
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
+    features = tf.train.Features(feature={index.features["image"]: feature})
+    return tf.train.Example(features=features).SerializeToString()
