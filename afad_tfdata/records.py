@@ -40,7 +40,7 @@ from afad_tfdata.writing import (
     runners,
     selection,
     source,
-    work_folder,
+    work_directory,
 )
 from afad_tfdata.writing.config import WriteConfig
 
@@ -98,14 +98,14 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
         selection.warn_of_missing_ages(work_plan)
     if manifest := _finished(config, work_plan):
         return manifest
-    work_dir = os.path.join(config.output_dir, work_folder.WORK_NAME)
+    work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
     # Writers of different shard ranges may work at the same time, all others must not.
-    with work_folder.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
+    with work_directory.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
         # Once more: the writer that had the lock may have finished the data set.
         if manifest := _finished(config, work_plan):
             return manifest
         # Before any payload, so that a run that continues knows what they belong to.
-        work_folder.keep_plan(work_plan, work_dir)
+        work_directory.keep_plan(work_plan, work_dir)
         # A kill costs the payloads that are being written at that moment.
         found = runners.write_payloads(
             runner,
@@ -137,15 +137,16 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
             work_plan,
             found,
             keep,
-            listing=listing,
+            num_found=listing.found,
             num_rejected=len(rejected),
+            num_skipped=listing.skipped,
             work_dir=work_dir,
             output_dir=config.output_dir,
             num_threads=config.num_workers or resources.cores(),
         )
         _write_log(config, len(work_plan.rows), time.time() - started)
         _write_manifest(config.output_dir, manifest)
-        work_folder.remove_work(work_dir)
+        work_directory.remove_work(work_dir)
     return manifest
 
 
@@ -159,7 +160,7 @@ def _write_remote(config: WriteConfig) -> schema.Manifest | None:
     manifest = remote.stored(config.output_dir)
     if manifest is not None:
         work_plan, _ = _plan(config, _scan(config))
-        work_folder.refuse_other(
+        work_directory.refuse_other(
             config.output_dir, manifest.config, work_plan, "a finished data set"
         )
         _log.info("%s is finished already", config.output_dir)
@@ -230,7 +231,7 @@ def _nothing_found(
 
 def _finished(config: WriteConfig, work_plan: plan.Plan) -> schema.Manifest | None:
     """The manifest if the data set is finished; says so in the log."""
-    manifest = work_folder.finished(config.output_dir, work_plan)
+    manifest = work_directory.finished(config.output_dir, work_plan)
     if manifest is not None:
         _log.info("%s is finished already", config.output_dir)
     return manifest
@@ -254,7 +255,7 @@ def _check_rejected(
     except errors.DataError:
         # The files may be mended without a change of their names and sizes: the plan
         # stays the same then.
-        work_dir = os.path.join(config.output_dir, work_folder.WORK_NAME)
+        work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
         for task, payload in zip(work_plan.tasks, found, strict=True):
             if payload.rejected:
                 payloads.forget(work_dir, task)

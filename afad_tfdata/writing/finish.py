@@ -34,8 +34,9 @@ def finish(
     found: Sequence[payloads.Payload],
     keep: Sequence[np.ndarray],
     *,
-    listing: source.Listing,
+    num_found: int,
     num_rejected: int,
+    num_skipped: int,
     work_dir: str,
     output_dir: str,
     num_threads: int,
@@ -46,8 +47,9 @@ def finish(
       work_plan: The plan.
       found: The payloads of all shards.
       keep: bool ``[n]`` for each shard: which of its records stay.
-      listing: The scan, for the numbers of files.
+      num_found: Number of files in the source.
       num_rejected: Number of files that are not written, for whatever reason.
+      num_skipped: Number of files that were never meant to be images.
       work_dir: Directory of the payloads.
       output_dir: The data set's directory.
       num_threads: Shards that are written at a time.
@@ -84,10 +86,10 @@ def finish(
         },
         pixel=_pixel(config),
         mean=_mean(work_plan, found, keep),
-        found=listing.found,
+        found=num_found,
         written=sum(int(kept.sum()) for kept in keep),
         rejected=num_rejected,
-        passed_over=listing.skipped,
+        passed_over=num_skipped,
         splits=_write_indexes(output_dir, work_plan, shards),
     )
     _check_numbers(manifest)

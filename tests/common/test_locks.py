@@ -11,7 +11,7 @@ import time
 import pytest
 
 from afad_tfdata.common import errors, locks
-from afad_tfdata.writing import payloads, work_folder
+from afad_tfdata.writing import payloads, work_directory
 
 _HOLDER = """
 import sys, time
@@ -90,6 +90,6 @@ def test_file_systems_without_locks_are_usable(number, tmp_path, monkeypatch, ca
     with locks.FileLock(str(tmp_path / "lock")) as lock:
         assert not lock.works
     assert "has no locks" in caplog.text
-    with work_folder.lock(str(tmp_path / "work"), shared=False):
+    with work_directory.lock(str(tmp_path / "work"), shared=False):
         with payloads.locked(str(tmp_path / "work" / "shard")):
             pass

@@ -27,7 +27,7 @@ from afad_tfdata.freezing import graph_description, graphdef, model_source
 from afad_tfdata.images import codec
 from afad_tfdata.reading import foreign_files
 from afad_tfdata.training import run_dir
-from afad_tfdata.writing import archive, inspection, plan, source, work_folder
+from afad_tfdata.writing import archive, inspection, plan, source, work_directory
 from tests import bad_files
 from tests.robustness.chaos import faults
 from tests.writing.data_sets import digests, rejected, write
@@ -319,7 +319,7 @@ def test_a_damaged_plan_is_written_again(tmp_path):
     for name in ("plan.npy", "plan.keys"):
         out = tmp_path / name
         write(tree, out, shard_range="0:1")
-        path = out / work_folder.WORK_NAME / name
+        path = out / work_directory.WORK_NAME / name
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)

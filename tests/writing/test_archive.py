@@ -14,7 +14,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
-from afad_tfdata.writing import archive, inspection, payloads, runners, work_folder
+from afad_tfdata.writing import archive, inspection, payloads, runners, work_directory
 from tests import bad_files
 from tests.writing.data_sets import digests, face_file, make_tree, rejected, write
 
@@ -188,7 +188,7 @@ def test_a_missing_spool_is_an_error_and_not_a_rejection(tmp_path, monkeypatch):
 def test_two_writers_cannot_spool_the_same_shards(tmp_path):
     tree = make_tree(tmp_path / "tree")
     parts = _in_one_file(tree, tmp_path / "parts")
-    work = tmp_path / "out" / work_folder.WORK_NAME
+    work = tmp_path / "out" / work_directory.WORK_NAME
     work.mkdir(parents=True)
     name = "afad-train.tfrecord-00000-of-00003"
     with payloads.locked(str(work / f"{name}.spool")):

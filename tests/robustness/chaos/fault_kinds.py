@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from afad_tfdata.storage import schema
-from afad_tfdata.writing import inspection, rejections, work_folder
+from afad_tfdata.writing import inspection, rejections, work_directory
 from tests.robustness.chaos import commands, faults
 from tests.robustness.chaos.commands import (
     COMMANDS,
@@ -325,7 +325,7 @@ def _damaged_work(trial: Trial) -> None:
     """A writer is killed, and one of the files that it left is damaged."""
     rng = trial.random
     work, wanted = (
-        trial.path(trial.command.makes, work_folder.WORK_NAME),
+        trial.path(trial.command.makes, work_directory.WORK_NAME),
         rng.randrange(4, 9),
     )
     process = Process(trial.command, trial.place, "killed")
@@ -340,7 +340,7 @@ def _damaged_work(trial: Trial) -> None:
         return
     path, what = rng.choice(paths), rng.choice(("vanish", "cut", "empty", "flip"))
     faults.damage(os.path.join(work, path), what, rng.random())
-    trial.what = f"{what} in {work_folder.WORK_NAME}/{path}"
+    trial.what = f"{what} in {work_directory.WORK_NAME}/{path}"
     trial.mend = trial.remove_output
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.storage import remote
-from afad_tfdata.writing import inspection, work_folder
+from afad_tfdata.writing import inspection, work_directory
 from tests.writing.data_sets import digests, make_tree, write
 
 
@@ -36,10 +36,10 @@ def test_an_unfinished_data_set_of_another_configuration_is_refused(
 
 
 def test_a_second_writer_is_refused(sample_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(work_folder, "LOCK_SECS", 0.1)
+    monkeypatch.setattr(work_directory, "LOCK_SECS", 0.1)
     work = tmp_path / "out" / ".work"
     work.mkdir(parents=True)
-    with work_folder.lock(str(work), shared=False):
+    with work_directory.lock(str(work), shared=False):
         with pytest.raises(errors.UsageError, match="another writer is at work"):
             write(sample_tree, tmp_path / "out")
 
@@ -48,7 +48,7 @@ def test_a_writer_that_waited_for_another_looks_again(tmp_path):
     """It finds a finished data set, of this configuration or of another."""
     tree = make_tree(tmp_path / "tree")
     out = tmp_path / "out"
-    work = out / work_folder.WORK_NAME
+    work = out / work_directory.WORK_NAME
     work.mkdir(parents=True)
     outcomes = {}
 
@@ -58,7 +58,7 @@ def test_a_writer_that_waited_for_another_looks_again(tmp_path):
         except errors.UsageError as error:
             outcomes[seed] = error
 
-    with work_folder.lock(str(work), shared=False):
+    with work_directory.lock(str(work), shared=False):
         waiting = [threading.Thread(target=second, args=(seed,)) for seed in (1, 2)]
         for thread in waiting:
             thread.start()
@@ -66,7 +66,7 @@ def test_a_writer_that_waited_for_another_looks_again(tmp_path):
         first = write(tree, ready)
         for path in ready.iterdir():
             shutil.copy(path, out / path.name)
-        work_folder.remove_work(str(work))
+        work_directory.remove_work(str(work))
     for thread in waiting:
         thread.join()
     assert outcomes[1] == first
@@ -77,7 +77,7 @@ def test_a_writer_that_waited_for_another_looks_again(tmp_path):
 def test_payloads_of_another_plan_are_not_taken(tmp_path):
     tree = make_tree(tmp_path / "tree")
     write(tree, tmp_path / "out", shard_range="0:3")
-    (tmp_path / "out" / work_folder.WORK_NAME / "plan.json").unlink()
+    (tmp_path / "out" / work_directory.WORK_NAME / "plan.json").unlink()
     write(tree, tmp_path / "out", seed=2)
     write(tree, tmp_path / "expected", seed=2)
     assert digests(tmp_path / "out") == digests(tmp_path / "expected")
