@@ -28,6 +28,7 @@ from afad_tfdata.common.lazy import tf
 from afad_tfdata.training import (
     checkpoints,
     history,
+    initial_weights,
     logbook,
     recipe,
     run_dir,
@@ -120,7 +121,7 @@ class _Run:
     ) -> None:
         self._config, self._own, self._dir = config, own, directory
         self._team = team
-        pretrained = setup.pretrained(config, own.model)
+        pretrained = initial_weights.backbone_is_pretrained(config.model, own.model)
         self._plan = recipe.phases(config, pretrained=pretrained)
         self._state, self._history = run_state.State(), history.History()
         self._logbook = logbook.Logbook(directory, tensorboard=config.tensorboard)
@@ -166,8 +167,7 @@ class _Run:
         return found, self._dir.has_models()
 
     def _begin(self) -> None:
-        if self._config.init_from:
-            setup.initialize(self._parts, self._config.init_from)
+        setup.set_initial_weights(self._config, self._own, self._parts)
         self._build(0)
         self._write_config()
         logbook.start("beginning", self._parts.facts)
@@ -439,7 +439,12 @@ class _Run:
     def _recover(self, error: _SpoiltError) -> None:
         """Back to the last checkpoint with half the rate."""
         newest = self._team.from_chief(lambda: run_state.newest(self._dir.checkpoints))
-        if newest is None or self._state.recoveries >= self._config.max_recoveries:
+        # A checkpoint that was changed by another program may be no better.
+        if (
+            newest is None
+            or not newest.is_finite()
+            or self._state.recoveries >= self._config.max_recoveries
+        ):
             raise self._failure(error) from error
         scale = self._state.scale * _RECOVERY_FACTOR
         recoveries = self._state.recoveries + 1

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, options
+from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.freezing import graphdef, keras2_files
 from afad_tfdata.storage import schema
@@ -308,31 +308,16 @@ def _run_of(path: str) -> dict[str, Any]:
     return {}
 
 
-def _from_checkpoint(path: str, run: Mapping[str, Any]) -> Any:
-    from afad_tfdata.models import networks, saved
+def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
+    from afad_tfdata.training import checkpoint_model
 
-    if not run.get("model"):
-        raise errors.UsageError(
-            f"{path}: a checkpoint contains only values; {run_dir.CONFIG_NAME} of its"
-            " run directory describes the network: that file does not exist, or the run"
-            " trained a model of your own"
-        )
-    stored = checkpoints.load(path)
-    config = options.from_dict(
-        networks.ModelConfig,
-        run["model"],
-        where=os.path.join(run["directory"], run_dir.CONFIG_NAME),
-    )
+    model = checkpoint_model.load(path, run)
     if run["train"].get("ema_decay"):
         _log.warning(
             "%s: freezing its weights, not their moving average, which is in %s",
             path,
             run_dir.BEST_NAME,
         )
-    model = networks.build_model(config, load_weights=False)
-    groups = {"model": model.variables}
-    checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
-    saved.update_derived(model)
     return model
 
 

@@ -31,6 +31,8 @@ from afad_tfdata.training.distributed import strategies
 _DTYPE = re.compile(r"[<>|=][biufcV]\d+")
 _MAGIC = b"AFADCKP1"
 _DIGEST_BYTES = 32
+# After the magic and the 8 bytes that hold the header's length.
+_HEADER_START = len(_MAGIC) + 8
 _NAME = re.compile(r"step-(\d{10})\.ckpt")
 _log = logging.getLogger(__name__)
 
@@ -114,9 +116,43 @@ def load(path: str) -> Checkpoint:
         ) from error
 
 
+def load_state(path: str) -> dict[str, Any]:
+    """Reads the state of a checkpoint without its arrays, which may be gigabytes.
+
+    A damaged array is therefore not noticed; `load` checks before anything is used.
+
+    Raises:
+      DataError: The file cannot be read, is torn, or its header is damaged.
+    """
+    try:
+        with open(path, "rb") as f:
+            start = f.read(_HEADER_START)
+            length = int.from_bytes(start[len(_MAGIC) :], "little")
+            if not start.startswith(_MAGIC) or length > os.path.getsize(path):
+                raise ValueError("it does not begin as one does")
+            header = json.loads(f.read(length))
+        end = max(
+            (
+                offset + np.dtype(dtype).itemsize * math.prod(shape)
+                for _, dtype, shape, offset in header["arrays"]
+            ),
+            default=0,
+        )
+        # A file that was cut off is the commonest damage, and its size tells.
+        whole = _HEADER_START + length + end + _DIGEST_BYTES
+        if os.path.getsize(path) != whole:
+            raise ValueError(f"it should have {whole} bytes")
+        return dict(header["state"])
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise errors.DataError(
+            f"the checkpoint {path} is torn or damaged ({errors.one_line(error)});"
+            " use another one"
+        ) from error
+
+
 def _parsed(body: bytes) -> Checkpoint:
     """The content of a file whose digest fits; any error where it is not ours."""
-    start = len(_MAGIC) + 8
+    start = _HEADER_START
     length = int.from_bytes(body[len(_MAGIC) : start], "little")
     header = json.loads(body[start : start + length])
     arrays = {}

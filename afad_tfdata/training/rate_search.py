@@ -16,8 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import figures, files
-from afad_tfdata.training import checkpoints, recipe, run_dir, setup, step
+from afad_tfdata.common import errors, figures, files
+from afad_tfdata.training import (
+    checkpoints,
+    initial_weights,
+    recipe,
+    run_dir,
+    setup,
+    step,
+)
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import data as train_data
 from afad_tfdata.training.distributed import cluster
@@ -90,9 +97,8 @@ def search(
     directory = run_dir.RunDir(config.run_dir)
     try:
         parts = setup.assemble(config, own)
-        if config.init_from:
-            setup.initialize(parts, config.init_from)
-        pretrained = setup.pretrained(config, model)
+        setup.set_initial_weights(config, own, parts)
+        pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         phase = recipe.phases(config, pretrained=pretrained)[0]
         trainer = setup.trainer_for(parts, config, phase)
         groups = {"model": parts.model.variables}
@@ -125,6 +131,12 @@ def _climb(trainer: step.Trainer, iterator: Any) -> tuple[list[float], list[floa
         row = rows.numpy()[0]
         loss = float(row[1] / row[0])
         if not math.isfinite(loss):
+            if not losses:
+                raise errors.DataError(
+                    f"the loss of the first step is {loss}, at the smallest rate: an"
+                    " image or a label of its batch is not finite, or the loss"
+                    " overflows; check the data before the rate"
+                )
             break
         losses.append(loss)
         smoothed = _smooth(losses)

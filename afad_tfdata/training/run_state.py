@@ -45,6 +45,11 @@ class State:
     loss_steps: int = 0
     restart: dict[str, Any] | None = None
 
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last epoch is done and nothing of the next one."""
+        return not any(self.sums)
+
 
 @dataclasses.dataclass
 class Snapshot:
@@ -59,11 +64,6 @@ class Snapshot:
     state: State
     history: history.History
     arrays: Mapping[str, np.ndarray]
-
-    @property
-    def ends_epoch(self) -> bool:
-        """Whether the last epoch is done and nothing of the next one."""
-        return not any(self.state.sums)
 
     def save(self, directory: str) -> None:
         """Writes the checkpoint of this step."""
@@ -87,12 +87,15 @@ class Snapshot:
 
 def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
     """What a checkpoint file holds."""
-    value = checkpoint.state["state"]
     return Snapshot(
-        state=State(**{**value, "course": recipe.Course(**value["course"])}),
+        state=_state_of(checkpoint.state["state"]),
         history=history.History(**checkpoint.state["history"]),
         arrays=checkpoint.arrays,
     )
+
+
+def _state_of(value: Mapping[str, Any]) -> State:
+    return State(**{**value, "course": recipe.Course(**value["course"])})
 
 
 def newest(directory: str) -> Snapshot | None:
@@ -149,11 +152,12 @@ def epoch_ends(directory: str) -> dict[int, int]:
     ends = {}
     for at in checkpoints.steps(directory):
         try:
-            snapshot = read(checkpoints.load(checkpoints.path_of(directory, at)))
-        except errors.DataError:
+            stored = checkpoints.load_state(checkpoints.path_of(directory, at))
+            state = _state_of(stored["state"])
+        except (errors.DataError, LookupError, TypeError):
             continue  # Another one may do.
-        if snapshot.ends_epoch:
-            ends[snapshot.state.epoch] = at
+        if state.ends_epoch:
+            ends[state.epoch] = at
     return ends
 
 

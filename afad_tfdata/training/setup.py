@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from afad_tfdata.common import errors, options, resources
+from afad_tfdata.common import errors, resources
 from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.images import augment, preprocess
-from afad_tfdata.models import backbones, losses, networks, saved
+from afad_tfdata.models import losses, networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import (
-    checkpoints,
     class_weights,
+    initial_weights,
     optimizers,
     recipe,
     run_dir,
@@ -201,81 +201,34 @@ def trainer_for(
     )
 
 
+def set_initial_weights(
+    config: train_config.TrainConfig, own: train_data.OwnParts, parts: Parts
+) -> None:
+    """Copies the weights of ``--init_from``, if it is given, and checks all weights.
+
+    Raises:
+      UsageError: ``--init_from`` names no model that fits.
+      DataError: The weights to begin with are not finite.
+    """
+    origin = f"--weights={config.model.weights}"
+    if own.model is not None:
+        origin = "the model that was passed to train"
+    if config.init_from:
+        initial_weights.copy_from(config.init_from, parts.model, parts.strategy)
+        origin = f"--init_from={config.init_from}"
+    initial_weights.check_finite(parts.model, parts.strategy, origin=origin)
+
+
 def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     """The manifest of ``--records_dir``; None where there is no such flag."""
     path = config.input.records_dir
     return schema.load_manifest(path) if path else None
 
 
-def pretrained(config: train_config.TrainConfig, model: Any = None) -> bool:
-    """Whether the backbone brings weights that a warm-up of the head keeps frozen.
-
-    Args:
-      config: Its backbone and weights, which count where there is no `model`.
-      model: The caller's own; a foreign one has no backbone that could be frozen.
-    """
-    if model is not None:
-        return saved.info(model).get("weights", "none") != "none"
-    network = config.model
-    return network.weights != "none" and network.backbone not in backbones.SMALL
-
-
-def initialize(parts: Parts, path: str) -> None:
-    """Takes over the weights of another model that have the same place and shape.
-
-    Args:
-      parts: Of the training that begins.
-      path: ``--init_from``: a ``.keras`` file, a run directory (its best model), or
-        a checkpoint in one.
-
-    Raises:
-      UsageError: There is no such model, or nothing of it fits.
-    """
-    if os.path.isdir(path):
-        path = os.path.join(path, run_dir.BEST_NAME)
-    source = _checkpoint(path) if path.endswith(".ckpt") else saved.load(path)
-    with parts.strategy.scope():
-        taken, left = saved.transfer(source, parts.model)
-    if not taken:
-        raise errors.UsageError(
-            f"--init_from: no weight of {path} has a place in this network; name a"
-            " model with the same --backbone"
-        )
-    _log.info("weights of %s: %d taken%s", path, taken, _left(left))
-
-
-def _checkpoint(path: str) -> Any:
-    """The network of a checkpoint, built from its run's ``config.json``."""
-    directory = os.path.dirname(os.path.dirname(os.path.abspath(path)))
-    stored = checkpoints.load(path)
-    config = run_dir.read_config(directory)
-    if not config.get("model"):
-        raise errors.UsageError(
-            f"--init_from={path}: its run trained a model of its own; name the run's"
-            f" {run_dir.BEST_NAME}"
-        )
-    model = networks.build_model(
-        options.from_dict(
-            networks.ModelConfig, config["model"], where=f"{directory}'s config.json"
-        ),
-        load_weights=False,
-    )
-    strategy = tf.distribute.get_strategy()
-    checkpoints.assign(strategy, {"model": model.variables}, stored.arrays, where=path)
-    return model
-
-
 def _age_loss(config: train_config.TrainConfig) -> str:
     if config.age_loss != "auto":
         return config.age_loss
     return "mse" if config.input.task == "age_gender" else "mae"
-
-
-def _left(paths: list[str]) -> str:
-    if not paths:
-        return ""
-    shown = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
-    return f", {len(paths)} left as they were: {shown}"
 
 
 def _model(

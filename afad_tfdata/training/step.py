@@ -99,7 +99,7 @@ class Trainer:
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(model.trainable_variables)
         self.optimizer = optimizer
-        _part_replica_seeds(model)
+        _part_replica_seeds(model, strategy)
         self._weights = list(model.trainable_variables)
         self._forward_backward = (
             tf.function(self._gradients, jit_compile=True)
@@ -338,16 +338,42 @@ def _global_labels(context: Any, labels: Mapping[str, Any]) -> dict[str, Any]:
     return {n: context.all_gather(tf.identity(v), 0) for n, v in labels.items()}
 
 
-def _part_replica_seeds(model: Any) -> None:
+def _part_replica_seeds(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
     """Makes replicas draw different numbers from the same generator state.
 
     Keras mirrors the state of a ``SeedGenerator``, and all replicas would drop the
     same places.  Replica 0 draws what one device draws.
+
+    Raises:
+      RuntimeError: A layer draws random numbers, and this Keras does not keep its
+        generators where they are looked for.
     """
     for layer in model._flatten_layers():
-        for generator in getattr(layer, "_seed_generators", ()):
-            if not isinstance(generator.next, _ReplicaDraw):
-                generator.next = _ReplicaDraw(generator.next)
+        # Private in Keras, but the only list of a layer's generators.  A layer without
+        # it is looked through below, so that a renamed list is no silent fault.
+        generators = getattr(layer, "_seed_generators", None)
+        replaceable = True
+        for generator in generators or ():
+            draw = getattr(generator, "next", None)
+            replaceable &= callable(draw)
+            if callable(draw) and not isinstance(draw, _ReplicaDraw):
+                generator.next = _ReplicaDraw(draw)
+        listed = generators is not None or not _holds_generator(layer)
+        if strategy.num_replicas_in_sync > 1 and not (listed and replaceable):
+            raise RuntimeError(
+                f"replicas would share the random numbers of layer {layer.name}: Keras"
+                f" {keras.__version__} does not keep its seed generators where this"
+                " version of afad_tfdata looks for them; train on one device, or"
+                " install an older Keras"
+            )
+
+
+def _holds_generator(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, as far as can be seen from outside, draws random numbers."""
+    values: list[Any] = []
+    for value in vars(layer).values():
+        values += value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(value, keras.random.SeedGenerator) for value in values)
 
 
 class _ReplicaDraw:

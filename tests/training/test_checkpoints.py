@@ -8,7 +8,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy import keras
-from afad_tfdata.training import checkpoints
+from afad_tfdata.training import checkpoints, history, run_state
 from afad_tfdata.training.distributed import strategies
 
 ARRAYS = {
@@ -124,3 +124,19 @@ def test_another_network_is_one_line_and_changes_nothing(one_replica):
     for variable, value in zip(small["model"], before, strict=True):
         now = strategies.local_value(one_replica, variable)
         np.testing.assert_array_equal(now, value)
+
+
+def test_epochs_are_found_without_reading_the_arrays(tmp_path, monkeypatch):
+    directory = str(tmp_path)
+    for step, epoch in ((10, 1), (20, 2), (25, 2), (30, 3)):
+        state = run_state.State(step=step, epoch=epoch)
+        if step == 25:  # In the middle of an epoch.
+            state.sums[0] = 1.0
+        run_state.Snapshot(state, history.History(), ARRAYS).save(directory)
+    os.truncate(checkpoints.path_of(directory, 20), 300)
+
+    def read_whole(path):
+        raise AssertionError(f"{path} was read whole")
+
+    monkeypatch.setattr(checkpoints.files, "read_bytes", read_whole)
+    assert run_state.epoch_ends(directory) == {1: 10, 3: 30}

@@ -297,6 +297,22 @@ def test_replicas_draw_different_dropout_masks(one_replica, replicas):
     assert masks[one_replica][0] != masks[one_replica][1]
 
 
+@pytest.mark.parametrize("change", ["list", "method"])
+def test_a_keras_that_keeps_generators_elsewhere_is_refused(
+    one_replica, replicas, monkeypatch, change
+):
+    """Otherwise replicas would share their dropout masks, and nobody would notice."""
+    model = make_model(replicas, dropout=0.5)
+    dropout = next(x for x in model.layers if isinstance(x, keras.layers.Dropout))
+    if change == "list":  # As if Keras had renamed its list of generators.
+        dropout.__dict__.pop("_seed_generators")
+    else:
+        monkeypatch.delattr(keras.random.SeedGenerator, "next")
+    with pytest.raises(RuntimeError, match="replicas would share.*dropout"):
+        step._part_replica_seeds(model, replicas)
+    step._part_replica_seeds(model, one_replica)  # One replica has nobody to share.
+
+
 def test_dropout_trains_alike_after_any_chunking(replicas):
     results = []
     for chunks in ([4], [1, 3]):

@@ -5,6 +5,9 @@ import json
 import logging
 import math
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from afad_tfdata.training import (
 from afad_tfdata.training import config as train_config
 
 BATCH = 32
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def config(records_dir, run_dir, **more):
@@ -362,6 +366,86 @@ def test_nan_goes_back_lowers_the_rate_and_in_the_end_names_the_examples(
     newest = run_state.newest(str(tmp_path / "checkpoints"))
     assert newest.state.scale == 0.25
     assert [e["kind"] for e in newest.history.events] == ["stage"] + 2 * ["recovery"]
+
+
+def spoilt_network():
+    """`tiny_network` with one weight that is not a number."""
+    model = tiny_network()
+    kernel, bias = model.get_weights()
+    kernel[0] = np.nan
+    model.set_weights([kernel, bias])
+    return model
+
+
+def test_weights_that_are_not_finite_are_refused_at_once(tmp_path):
+    with pytest.raises(errors.DataError, match="finite: age_output/kernel") as caught:
+        trainer.train(
+            own_config(tmp_path), model=spoilt_network(), train_dataset=tiny_data()
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / run_dir.CONFIG_NAME).exists()
+    assert checkpoints.steps(str(tmp_path / "checkpoints")) == []
+
+
+def test_a_file_with_weights_that_are_not_finite_is_one_line_and_status_2(
+    sample_records, tmp_path
+):
+    model = models.build_model(
+        models.ModelConfig(
+            backbone="small_cnn", weights="none", task="gender", image_size=16
+        )
+    )
+    weight = model.trainable_weights[-1]
+    weight.assign(np.full(weight.shape, np.nan))
+    path = str(tmp_path / "spoilt.keras")
+    model.save(path)
+    arguments = options.to_dict(config(sample_records, tmp_path / "run"))
+    named = {
+        name: arguments[name]
+        for name in ("records_dir", "run_dir", "task", "backbone", "image_size")
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "bin" / "train.py"), f"--init_from={path}"),
+            *("--devices=cpu", "--stage=tuning", "--augment=none", "--epochs=1"),
+            *(f"--{name}={value}" for name, value in named.items()),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == errors.DataError.exit_status, done.stderr
+    assert "not finite" in done.stderr and path in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_that_is_not_finite_is_no_place_to_go_back_to(tmp_path):
+    values = own_config(tmp_path, epochs=1)
+    trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
+    directory = str(tmp_path / "checkpoints")
+    for step in checkpoints.steps(directory):
+        path = checkpoints.path_of(directory, step)
+        stored = checkpoints.load(path)
+        arrays = {**stored.arrays, "model/0": stored.arrays["model/0"] * np.nan}
+        checkpoints.save(path, arrays, stored.state)
+    longer = dataclasses.replace(values, epochs=2)
+    with pytest.raises(errors.DataError, match="not finite|is nan"):
+        trainer.train(longer, model=tiny_network(), train_dataset=tiny_data())
+
+
+def test_the_range_test_refuses_weights_that_are_not_finite(tmp_path):
+    with pytest.raises(errors.DataError, match="finite: age_output/kernel"):
+        rate_search.search(
+            own_config(tmp_path), model=spoilt_network(), train_dataset=tiny_data()
+        )
+
+
+def test_the_range_test_refuses_data_whose_first_loss_is_not_finite(tmp_path):
+    with pytest.raises(errors.DataError, match="first step is nan"):
+        rate_search.search(
+            own_config(tmp_path),
+            model=tiny_network(),
+            train_dataset=tiny_data(poison=0),
+        )
 
 
 def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
