@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a trained model as a frozen graph and verifies it in a fresh process.
 
-NAME.pb loads in TensorFlow 1.15 and in today's; NAME.json says how to feed it.
+NAME.pb loads in TensorFlow 1.15 and in newer ones; NAME.json says how to feed it.
 """
 
 from afad_tfdata import freeze
@@ -14,7 +14,7 @@ afad-freeze --model=face.h5 --mean_json=mean.json --output_dir=frozen --onnx
 
 
 def main(config: freeze.FreezeConfig, arguments: list[str]) -> command.Output:
-    """Freezes; exit status 2 if the graph's outputs differ from the model's."""
+    """Freezes a model; exit status 2 if the graph does not equal the model."""
     del arguments
     result = freeze.freeze(config)
     return command.Output(result.summary(), result.description)

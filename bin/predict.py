@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Age and gender of images, by a frozen graph.
+"""Predicts the age and gender of images with a frozen graph.
 
-IMAGE is a file, a folder, a glob, or - for names on standard input.  A bad image is one
-error line and exit status 2 at the end.  The probability is that of the second class.
+IMAGE is a file, a folder, a glob, or - for names on standard input.  Each image that
+cannot be used gives one error line, and the exit status is then 2.  The probability is
+that of the second class.
 """
 
 import sys
@@ -18,7 +19,7 @@ find faces -name '*.jpg' | afad-predict --graph=frozen/face.pb --output_format=c
 
 
 def main(config: prediction.PredictConfig, arguments: list[str]) -> command.Output:
-    """Predicts; exit status 2 if an image could not be used."""
+    """Predicts; the exit status is 2 if an image could not be used."""
 
     def on_error(path: str, reason: str) -> None:
         text = errors.printable(f"{path}: {reason}")

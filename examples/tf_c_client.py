@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Runs a frozen graph through TensorFlow's C library, by operation name.
 
-What a program in any language does that can call C: no TensorFlow of Python is
-imported, only ctypes and numpy.  The library is libtensorflow of any version from 1.15
-on, or the one inside a TensorFlow 2 wheel (tensorflow/libtensorflow_cc.so.2)::
+A program in any language that can call C does the same.  This one imports ctypes and
+numpy only, not TensorFlow's Python package.  The library is libtensorflow of any
+version from 1.15 on, or the one in a TensorFlow 2 wheel
+(tensorflow/libtensorflow_cc.so.2)::
 
     examples/tf_c_client.py --library=libtensorflow.so --graph=frozen/face.pb \
         --pixels=pixels.npy
 
-``pixels.npy`` holds uint8 RGB ``[n, size, size, 3]``; NAME.json beside the graph says
-how they become the network's input.
+``pixels.npy`` contains uint8 RGB ``[n, size, size, 3]``.  NAME.json next to the graph
+says how they become the network's input.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import pathlib
 
 import numpy as np
 
-TF_FLOAT = 1
+TF_FLOAT = 1  # TF_DataType in tensorflow/c/tf_datatype.h
 
 
 class Output(c.Structure):
@@ -38,6 +39,7 @@ class Graph:
 
     def __init__(self, library: str, path: str) -> None:
         self.tf = tf = c.CDLL(library)
+        # Without a type, ctypes takes a result for a 32-bit int and cuts pointers.
         for name in """TF_NewStatus TF_NewGraph TF_NewImportGraphDefOptions
             TF_NewBufferFromString TF_GraphOperationByName TF_NewSessionOptions
             TF_NewSession TF_AllocateTensor TF_TensorData""".split():
@@ -64,6 +66,8 @@ class Graph:
         value = np.ascontiguousarray(value, np.float32)
         shape = (c.c_int64 * value.ndim)(*value.shape)
         size = c.c_size_t(value.nbytes)
+        # The tensor owns its memory: TensorFlow requires an alignment that numpy does
+        # not promise.
         fed = c.c_void_p(tf.TF_AllocateTensor(TF_FLOAT, shape, value.ndim, size))
         c.memmove(tf.TF_TensorData(fed), value.ctypes.data, value.nbytes)
         inputs = (Output * 1)(self._output(feed))
@@ -81,6 +85,7 @@ class Graph:
     def _array(self, tensor: c.c_void_p) -> np.ndarray:
         tf = self.tf
         shape = [tf.TF_Dim(tensor, i) for i in range(tf.TF_NumDims(tensor))]
+        # A copy: the tensor's memory is freed below.
         data = c.string_at(tf.TF_TensorData(tensor), 4 * int(np.prod(shape)))
         tf.TF_DeleteTensor(tensor)
         return np.frombuffer(data, np.float32).reshape(shape)

@@ -8,103 +8,129 @@ import os
 from afad_tfdata.common import errors, options
 from afad_tfdata.freezing import graphdef
 
+# Names that programs of the original project look up; they must not change.
 DEFAULT_NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
 
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    """What to freeze, and how its graph is to look.
-
-    The help text of each field says what it means.
-    """
+    """What to freeze, and what to write."""
 
     model: str = options.option(
         "",
-        "A .keras file, an .h5 of Keras 3 or 2, a checkpoint step-*.ckpt, a SavedModel"
-        " or a run directory.",
+        "The model to freeze: a .keras file, an .h5 file of Keras 3 or 2, a checkpoint"
+        " step-*.ckpt, a SavedModel, or a run directory.",
     )
-    run_dir: str = options.option("", "Run directory, instead of --model.")
+    run_dir: str = options.option(
+        "", "The run directory whose model to freeze, instead of --model."
+    )
     which: str = options.option(
-        "best", "Which model of a run directory.", choices=("best", "final")
+        "best",
+        "Which model of a run directory to freeze: best.keras or final.keras.",
+        choices=("best", "final"),
     )
     epoch: int = options.option(
-        0, "Of a run directory, the checkpoint after this epoch instead; 0: --which."
+        0,
+        "Freeze the checkpoint after this epoch of a run directory, instead of the"
+        " model that --which names; 0 for none.",
     )
     records_dir: str = options.option(
         "",
-        "Data set with images to verify on, and with the mean where the model does"
-        " not carry it; default: the one it was trained on if that is there, else"
-        " drawn faces.",
+        "Data set whose images the graph is verified on, and whose mean is used if the"
+        " model file does not contain one.  Default: the data set that the run was"
+        " trained on if it still exists; otherwise faces are drawn.",
     )
-    output_dir: str = options.option("", "Directory for NAME.pb, NAME.json, mean.json.")
-    output_name: str = options.option("", "NAME; default: that of the model or run.")
+    output_dir: str = options.option(
+        "", "Directory to write NAME.pb, NAME.json and mean.json to."
+    )
+    output_name: str = options.option(
+        "",
+        "NAME of the files, without folders.  Default: the name of the model file or of"
+        " the run directory.",
+    )
     input_node: str = options.option("root_input", "Name of the input in the graph.")
     output_nodes: tuple[str, ...] = options.option(
         (),
-        "Names of the outputs in the graph, age before gender; default:"
-        " age_output/BiasAdd, gender_output/Sigmoid, or the one of the task.",
+        "Names of the outputs in the graph, age before gender.  Default:"
+        " age_output/BiasAdd and gender_output/Sigmoid, as far as the model has them.",
     )
     outputs: tuple[str, ...] = options.option(
         (),
-        "Which output of the model is what, in its order: age,gender or the like;"
-        " needed where the names of its layers do not tell.",
+        "Labels of the model's outputs in the model's order, such as age,gender.  They"
+        " are needed if the names of the output layers contain neither age nor gender.",
     )
     image_size: int = options.option(
-        0, "Side of the input in pixels, for a model that takes any; 0: the model's."
+        0,
+        "Side of the input in pixels, for a model that takes images of any size; 0 for"
+        " the model's own size.",
     )
     mean_json: str = options.option(
-        "", "mean.json that the model was trained with; default: the model knows it."
+        "",
+        "mean.json with the channel means that the model was trained with.  Default:"
+        " the means in the model file, in its run, in --records_dir, or in a mean.json"
+        " next to the model file.",
     )
     tf1_compatible: bool = options.option(
-        True, "Refuse what TensorFlow 1.15 does not know, and strip what it would."
+        True,
+        "Write a graph that TensorFlow 1.15 loads: remove newer attributes that have"
+        " their default value, and refuse everything else that 1.15 does not know.",
     )
     fold: bool = options.option(
-        True, "Fold constants and batch normalisation into the weights."
+        True,
+        "Constant folding: compute constant parts of the graph once, and move batch"
+        " normalisation into the weights before it.",
     )
     with_preprocessing: bool = options.option(
         False,
-        "Write NAME_bytes.pb, which takes JPEG and PNG files, and NAME_pixels.pb,"
-        " which takes uint8 pixels of any size, too.",
+        "Also write NAME_bytes.pb, which takes JPEG and PNG files, and NAME_pixels.pb,"
+        " which takes uint8 pixels of any size.",
     )
     saved_model: bool = options.option(
-        False, "Write a SavedModel NAME_saved_model too."
+        False, "Also write a SavedModel, NAME_saved_model."
     )
-    tflite: bool = options.option(False, "Write NAME.tflite too.")
-    onnx: bool = options.option(False, "Write NAME.onnx too (extra: export).")
+    tflite: bool = options.option(False, "Also write a TFLite file, NAME.tflite.")
+    onnx: bool = options.option(
+        False, "Also write an ONNX file, NAME.onnx; this needs the extra: export."
+    )
     tolerance: float = options.option(
         1.0,
-        "Scales the largest difference to the model that passes: 1e-5 of probability,"
-        " 1e-5 of the largest age.",
+        "Factor on the largest difference to the model with which a graph passes.  At 1"
+        " that is 1e-5 for a probability, and 1e-5 of the largest age for an age.",
     )
     verify_only: bool = options.option(
-        False, "Write nothing: compare the NAME.pb that is there with the model."
+        False, "Write nothing: compare an existing NAME.pb with the model."
     )
     unsafe_load: bool = options.option(
-        False, "Run program code that a model file carries (Lambda layers)."
+        False,
+        "Load a model file that contains program code (Lambda layers), and run that"
+        " code with all your rights.",
     )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
         if not self.output_dir:
-            raise errors.UsageError("--output_dir is missing: name the folder to fill")
+            raise errors.UsageError(
+                "--output_dir is missing: name the directory to fill"
+            )
         if self.model and self.run_dir:
             raise errors.UsageError(
                 "--model and --run_dir exclude each other: give one"
             )
+        # "not >" and not "<=": NaN must be refused too.
         if not self.tolerance > 0:
             raise errors.UsageError(
-                f"--tolerance is a factor above 0; got {self.tolerance}"
+                f"--tolerance takes a factor above 0; got {self.tolerance}"
             )
         for name in ("epoch", "image_size"):
             if getattr(self, name) < 0:
                 raise errors.UsageError(
-                    f"--{name} is a number from 0; got {getattr(self, name)}"
+                    f"--{name} takes a number from 0 up; got {getattr(self, name)}"
                 )
-        # The original project's name had the ending.
+        # The original project's flag took the name with its ending.
         object.__setattr__(self, "output_name", self.output_name.removesuffix(".pb"))
         if os.path.basename(self.output_name) != self.output_name:
             raise errors.UsageError(
-                f"--output_name is a name without folders; got {self.output_name!r}"
+                f"--output_name takes a name without folders; got {self.output_name!r}"
             )
         graphdef.check_name(self.input_node, "--input_node")
         for name in self.output_nodes:
