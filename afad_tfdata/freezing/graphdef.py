@@ -342,20 +342,30 @@ def follow(reference: str, passed: Mapping[str, str]) -> str:
     return reference
 
 
-def refuse_effects(graph: tf.compat.v1.GraphDef, path: str) -> None:
-    """Refuses a graph that does more than compute: it may come from anybody.
+def refuse_effects(
+    nodes: Iterable[tf.compat.v1.NodeDef],
+    path: str,
+    *,
+    allowed: Collection[str] = (),
+) -> None:
+    """Refuses nodes that do more than compute: a graph may come from anybody.
 
     Args:
-      graph: GraphDef with its functions.
+      nodes: The nodes of a graph and of its functions (`all_nodes`).
       path: The graph's file, for the message.
+      allowed: Operations with effects that are accepted here.
 
     Raises:
       UsageError: An operation reads or writes files, or runs Python.
     """
-    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
     for node in nodes:
-        if node.op in _SIDE_EFFECT_OPS:
+        if node.op in _SIDE_EFFECT_OPS and node.op not in allowed:
             raise errors.UsageError(
                 f"{path} has the operation {node.name} of type {node.op}, which reaches"
                 " outside of the graph: it is not loaded"
             )
+
+
+def all_nodes(graph: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
+    """The nodes of a graph and of its functions."""
+    return [*graph.node, *(n for f in graph.library.function for n in f.node_def)]

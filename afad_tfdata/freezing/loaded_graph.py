@@ -18,7 +18,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy import tf
-from afad_tfdata.freezing import graphdef
+from afad_tfdata.freezing import graphdef, safe_saved_model
 
 # Runs one batch; returns arrays by label.
 _Call = Callable[[Any], Mapping[str, Any]]
@@ -105,7 +105,7 @@ def _load_graph_def(
 ) -> _Call:
     graph_def = read_graph_def(path)
     # Before TensorFlow sees it: a graph may come from anybody.
-    graphdef.refuse_effects(graph_def, path)
+    graphdef.refuse_effects(graphdef.all_nodes(graph_def), path)
     names = {node.name for node in graph_def.node}
     for name in (feed, *fetches.values()):
         if name not in names:
@@ -136,7 +136,7 @@ def _load_saved_model(
     path: str, feed: str, fetches: dict[str, str], device: str
 ) -> _Call:
     with tf.device("CPU:0" if device == "cpu" else None):
-        module = tf.saved_model.load(path)
+        module = safe_saved_model.load(path)
     function = module.signatures["serving_default"]
 
     def call(value: Any) -> dict[str, Any]:

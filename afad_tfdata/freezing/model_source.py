@@ -21,7 +21,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy import keras, tf
-from afad_tfdata.freezing import graphdef, keras2_files
+from afad_tfdata.freezing import keras2_files, safe_saved_model
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
@@ -324,12 +324,7 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
 def _saved_model(
     path: str, name: str, outputs: Sequence[str], image_size: int
 ) -> Source:
-    try:
-        module = tf.saved_model.load(path)
-    except Exception as error:
-        raise errors.UsageError(
-            f"{path} cannot be loaded as a SavedModel: {errors.one_line(error)}"
-        ) from error
+    module = safe_saved_model.load(path)
     signatures = dict(module.signatures)
     # Keras calls its own signature "serve".
     function = signatures.get("serving_default") or signatures.get("serve")
@@ -338,8 +333,6 @@ def _saved_model(
             f"{path} has no signature serving_default; it has"
             f" {', '.join(signatures) or 'none'}"
         )
-    # TensorFlow has loaded the functions by now, but run none of them.
-    graphdef.refuse_effects(function.graph.as_graph_def(), path)
     specs = function.structured_input_signature[1]
     if len(specs) != 1:
         raise errors.UsageError(

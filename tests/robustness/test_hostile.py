@@ -23,7 +23,12 @@ from PIL import Image
 from afad_tfdata import models, prediction
 from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy import keras
-from afad_tfdata.freezing import graph_description, graphdef, model_source
+from afad_tfdata.freezing import (
+    graph_description,
+    graphdef,
+    loaded_graph,
+    model_source,
+)
 from afad_tfdata.images import codec
 from afad_tfdata.reading import foreign_files
 from afad_tfdata.training import run_dir
@@ -274,7 +279,7 @@ def test_graphs_that_reach_outside(tmp_path):
 
     graph = function.get_concrete_function().graph.as_graph_def()
     with pytest.raises(errors.UsageError, match="WriteFile, which reaches outside"):
-        graphdef.refuse_effects(graph, "a.pb")
+        graphdef.refuse_effects(graphdef.all_nodes(graph), "a.pb")
     module = tf.Module()
     module.serve = function
     saved = str(tmp_path / "saved")
@@ -282,6 +287,56 @@ def test_graphs_that_reach_outside(tmp_path):
     with pytest.raises(errors.UsageError, match="reaches outside"):
         model_source.open_source(saved, outputs=["age"])
     assert not os.path.exists(target)
+
+
+class Writing(tf.saved_model.experimental.TrackableResource):
+    """A resource whose initializer, which loading runs, has an effect."""
+
+    def __init__(self, effect):
+        super().__init__()
+        self._effect = effect
+
+    def _create_resource(self):
+        return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="r")
+
+    def _initialize(self):
+        self._effect()
+
+    def _destroy_resource(self):
+        pass
+
+
+@pytest.mark.parametrize("operation", ["WriteFile", "SaveV2"])
+def test_a_saved_model_that_reaches_outside_on_loading(operation, tmp_path):
+    target = str(tmp_path / "written")
+
+    def effect():
+        if operation == "WriteFile":
+            tf.io.write_file(target, "x")
+        else:
+            tf.raw_ops.SaveV2(
+                prefix=target,
+                tensor_names=["a"],
+                shape_and_slices=[""],
+                tensors=[tf.zeros([])],
+            )
+
+    module = tf.Module()
+    module.resource = Writing(effect)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3])])
+    def function(images):
+        assert module.resource.resource_handle is not None
+        return {"age_output": tf.reduce_mean(images, [1, 2, 3])[:, None]}
+
+    saved = str(tmp_path / "saved")
+    tf.saved_model.save(module, saved, signatures=function)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(errors.UsageError, match=f"{operation}, which reaches outside"):
+        model_source.open_source(saved, outputs=["age"])
+    with pytest.raises(errors.UsageError, match=f"{operation}, which reaches outside"):
+        loaded_graph.LoadedGraph(saved, "images", {"age": "age_output"})
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_a_model_that_names_a_module_to_import(tmp_path):
