@@ -23,7 +23,7 @@ import numpy as np
 
 from afad_tfdata import evaluation, trainer
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.storage import schema, sharding, tfrecord
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import cluster

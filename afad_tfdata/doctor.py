@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from afad_tfdata.common import errors, options, resources
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 
 _CORE = (
     *("tensorflow", "keras", "numpy", "absl-py"),

@@ -22,7 +22,7 @@ import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import contact_sheet, preprocess
 from afad_tfdata.models import networks, saved
 from afad_tfdata.reading import config as input_config

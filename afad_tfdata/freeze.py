@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
     export_formats,

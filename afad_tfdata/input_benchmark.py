@@ -16,7 +16,7 @@ import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, options, resources
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engine_mapped, engines, transformation_rates
 from afad_tfdata.storage import schema

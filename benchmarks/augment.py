@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augment
 
 DEFAULT = augment.AugmentConfig()

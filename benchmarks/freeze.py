@@ -69,7 +69,7 @@ def main() -> None:
 
     from afad_tfdata import models
     from afad_tfdata.common import files
-    from afad_tfdata.common.lazy import tf
+    from afad_tfdata.common.lazy_imports import tf
     from afad_tfdata.freezing import build_graph, graphdef, loaded_graph, model_source
     from afad_tfdata.freezing import config as freeze_config
 

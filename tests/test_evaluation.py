@@ -8,7 +8,7 @@ import pytest
 
 from afad_tfdata import evaluation, models
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import saved
 from afad_tfdata.storage import schema
 

@@ -15,7 +15,7 @@ import pytest
 
 from afad_tfdata import evaluation, freeze, input_fn, models, prediction, trainer
 from afad_tfdata.common import options
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import age_heads, backbones, networks
 from afad_tfdata.training import config as train_config
 from afad_tfdata.writing import inspection

@@ -14,7 +14,7 @@ import pytest
 
 from afad_tfdata import prediction
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
     export_formats,
     graph_description,

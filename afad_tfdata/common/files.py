@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # A full disk, an exhausted quota, and a file that reaches the process's limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # 2^64 divided by the golden ratio, odd: multiples of it are spread evenly.
 GAMMA = 0x9E3779B97F4A7C15

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 
 # Operations that are cheap, have no state, and whose result is never larger than their

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, preprocessing_graph
 
 # The operators of 2020: ONNX runtimes since 1.6 know them, and no network of this

@@ -16,7 +16,7 @@ from typing import Any
 
 from afad_tfdata import __version__
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
     constant_folding,
     export_formats,

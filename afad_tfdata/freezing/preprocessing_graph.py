@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 from afad_tfdata.images import preprocess
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 
 _CALL_OPS = ("PartitionedCall", "StatefulPartitionedCall")

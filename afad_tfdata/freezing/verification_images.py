@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata import input_fn
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import model_source, preprocessing_graph, verification
 from afad_tfdata.images import codec, drawn_faces, preprocess
 from afad_tfdata.storage import schema

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, figures, options, splitmix64
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import augment_affine, augment_colors
 
 FORMS = ("gather", "affine_op")

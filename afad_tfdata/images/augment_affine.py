@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 FILLS = ("nearest", "reflect", "constant")
 MAX_SIDE = 8192

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors, files, options, progress
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # Images by age from 15 to 40, from the list that comes with AFAD-Full.
 _COUNTS_15_TO_40 = (

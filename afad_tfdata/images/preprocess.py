@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # Half of the range of pixels: every model's input is (x - mean) / DIVISOR.  The only
 # definition of the number; frozen graphs and their descriptions repeat its value.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 DISTRIBUTIONS = ("softmax_expectation", "dldl", "dldl_v2", "mean_variance", "sord")
 RANKS = ("orcnn", "coral", "corn")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.images import preprocess
 from afad_tfdata.models import saved
 from afad_tfdata.storage import hdf5

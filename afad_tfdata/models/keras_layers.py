@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import age_heads
 
 # Files name our layers "afad_tfdata>InputConversion": never change it.

@@ -7,7 +7,7 @@ import re
 import threading
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import record_index
 
 # The reason of a record whose bytes changed after they were written.

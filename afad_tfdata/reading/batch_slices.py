@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 
 @dataclasses.dataclass(frozen=True)

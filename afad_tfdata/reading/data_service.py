@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 
 from afad_tfdata.common import errors, options, preemption
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # How often the main thread looks whether a signal came.
 _POLL_SECS = 0.2

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import preprocess
 from afad_tfdata.reading import memory_store, record_index, record_stream
 from afad_tfdata.storage import hdf5

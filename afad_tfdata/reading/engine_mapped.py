@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import mapped_reader, shutdown_guard
 
 # Threads beyond which one process gains nothing: about 5 us of each image are spent

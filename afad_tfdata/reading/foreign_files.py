@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import hdf5, schema, tfrecord

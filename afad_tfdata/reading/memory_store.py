@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files, resources
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import bad_records, record_index
 from afad_tfdata.storage import hdf5

@@ -31,7 +31,7 @@ import dataclasses
 import numpy as np
 
 from afad_tfdata.common import splitmix64
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # Fewer leave correlations between epochs; see above.
 ROUNDS = 8

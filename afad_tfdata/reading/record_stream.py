@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import batch_slices, order, record_index, tracing
 from afad_tfdata.storage import hdf5
 

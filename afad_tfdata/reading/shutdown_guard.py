@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # The pipelines count as quiet when no call has come for this long: a few times what
 # TensorFlow's threads take from the end of one call to the start of the next.

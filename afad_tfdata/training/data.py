@@ -10,7 +10,7 @@ import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import config as train_config

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.common import files
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.storage import tfrecord
 
 _NAME = "events.out.tfevents.0000000000.run"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training import event_file, history, run_dir
 
 _LINE_SECS = 10.0

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 
 NAMES = ("rmsprop", "adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "step")

@@ -4,7 +4,7 @@ import numpy as np
 
 from afad_tfdata import models
 from afad_tfdata.common import files
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.freezing import (
     build_graph,
     export_formats,

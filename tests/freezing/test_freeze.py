@@ -9,7 +9,7 @@ import pytest
 
 from afad_tfdata import freeze
 from afad_tfdata.common import errors, files, options
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
     export_formats,

@@ -9,7 +9,7 @@ import pytest
 
 from afad_tfdata import models
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import loaded_graph, model_facts, model_source
 from afad_tfdata.training import checkpoints, history, run_state
 from tests.freezing import small_graphs

@@ -7,7 +7,7 @@ import pytest
 
 from afad_tfdata import models
 from afad_tfdata.common import files
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
     graphdef,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from afad_tfdata import models
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 
 MEAN = (132.5, 111.0, 101.25)
 SIZE = 32

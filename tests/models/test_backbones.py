@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import backbones, keras_layers, saved
 from tests.models.small_networks import MEAN, SIZE, inputs, make
 

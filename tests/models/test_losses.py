@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.models import age_heads, losses
 
 LOW, HIGH = 15, 30

@@ -9,7 +9,7 @@ import pytest
 
 from afad_tfdata import models
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import saved
 from tests.models.small_networks import MEAN, SIZE, inputs, make, shaken
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 # Ports of Slurm's workers, below those that systems hand out themselves.
 _FIRST_PORT, _PORTS = 15_000, 10_000

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, preemption
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training.distributed import cluster, strategies, watchdog
 
 # Pieces in which bytes are handed on, as int64 values: of one shape, traced once.

@@ -24,7 +24,7 @@ import re
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training.distributed import cluster
 
 ALL_REDUCE = ("auto", "nccl", "hierarchical", "one_device")
