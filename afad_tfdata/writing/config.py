@@ -8,9 +8,7 @@ import re
 from afad_tfdata.common import errors, options
 from afad_tfdata.images import codec
 from afad_tfdata.storage import hdf5, schema
-from afad_tfdata.writing import data_set_config, duplicate_images, source
-
-RUNNERS = ("local", "beam")
+from afad_tfdata.writing import data_set_config, duplicate_images, runners, source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +86,7 @@ class WriteConfig:
         "local",
         "What runs the tasks that write the shards: processes of this machine (local)"
         " or Apache Beam (beam).",
-        choices=RUNNERS,
+        choices=runners.NAMES,
     )
     beam_options: str = options.option(
         "",

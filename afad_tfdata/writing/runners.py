@@ -15,15 +15,17 @@ from typing import Any, Protocol
 from afad_tfdata.common import errors, progress
 from afad_tfdata.writing import archive, payloads, plan, source, writer_pool
 
+NAMES = ("local", "beam")
+
 
 class Runner(Protocol):
-    """A context manager that runs shard tasks, once."""
+    """Runs shard tasks, once; a context manager that ends what it started."""
 
     def __enter__(self) -> Runner:
-        """Starts what can be started before there is anything to write."""
+        """Returns itself."""
 
     def __exit__(self, *exception: object) -> None:
-        """Ends what `__enter__` started."""
+        """Ends the processes that are left."""
 
     def run(
         self,
@@ -51,10 +53,13 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """Runs tasks in processes of this machine.
+    """Runs tasks in processes of this machine, which it starts at once.
 
     Args:
       num_processes: With 1 the tasks run in this process.
+
+    Raises:
+      UsageError: A process could not be started.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -182,7 +187,7 @@ def start(name: str, *, num_processes: int, beam_options: str) -> Runner:
     """The runner that ``--runner`` names, with its processes started.
 
     Args:
-      name: One of `config.RUNNERS`.
+      name: One of `NAMES`.
       num_processes: Of the local runner.
       beam_options: Of the Beam runner.
 
