@@ -1,4 +1,4 @@
-"""What works on this machine, and how to get what does not."""
+"""The doctor: what works on this machine, and how to get what does not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXTRAS = {
     "io": (("tensorflow_io",), "s3:// paths and compressed HDF5 in the graph engine"),
     "beam": (("apache_beam",), "write_records on Apache Beam"),
     "tfds": (("tensorflow_datasets",), "opening the records with TFDS"),
-    "export": (("tf2onnx", "onnxruntime"), "ONNX files beside the frozen graph"),
+    "export": (("tf2onnx", "onnxruntime"), "ONNX files next to the frozen graph"),
 }
 
 
@@ -170,8 +170,8 @@ def _weights() -> Finding:
         "weights",
         None,
         f"no ImageNet weights in {directory}",
-        "fetched by the first training with --weights=imagenet; offline machines:"
-        " copy the files there, or train with --weights=FILE",
+        "the first training with --weights=imagenet downloads them; without a network,"
+        " copy the files there or train with --weights=FILE",
     )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tells what works on this machine, and how to get what does not."""
+"""Shows what works on this machine, and how to get what does not."""
 
 from afad_tfdata import doctor
 from afad_tfdata.bin import command

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws faces procedurally and files them as AFAD is: AGE/GENDER/PHOTO-FACE.jpg."""
+"""Draws faces and files them in the layout of AFAD: AGE/GENDER/PHOTO-FACE.jpg."""
 
 from afad_tfdata.bin import command
 from afad_tfdata.images import drawn_faces
