@@ -43,7 +43,8 @@ from afad_tfdata.storage import schema, sharding
 
 InputConfig = input_config.InputConfig
 
-# Positions whose records are looked up together.
+# Positions whose records are looked up together: enough that the operations' own cost
+# does not count, few enough that the first batch comes at once.
 _LOOKED_UP = 8192
 
 # Passes in orders of their own that a tf.data service makes before they repeat.
@@ -174,7 +175,11 @@ def eval_input_fn(
 
 
 def num_examples(config: InputConfig, split: str) -> int:
-    """Examples in a split; 0 if it does not exist.  Reads the manifest only."""
+    """Examples in a split; 0 if it does not exist.
+
+    Of `InputConfig.records_dir` only the manifest is read; `InputConfig.files` are read
+    as a whole.
+    """
     config.check_source()
     if config.files:
         return len(engines.open_index(config, split))

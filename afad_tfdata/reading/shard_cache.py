@@ -1,13 +1,14 @@
-"""Remote shards on a local disk, bounded, checked, shared by the processes there.
+"""Copies of remote shards on a local disk: bounded, checked, shared by processes.
 
-Files are named by the SHA-256 that the manifest gives them, so that a file is what it
-is called or is not used, and data sets share what they have in common::
+A copy is named by the SHA-256 that the manifest gives for the shard, so that a file
+whose content differs from its name is recognised, and data sets share the shards that
+they have in common::
 
     CACHE_DIR/shard-<sha256>        CACHE_DIR/.lock
 
-A file takes its name when it is whole.  Processes take turns at the lock, so that each
-shard is fetched once; those used longest ago make room.  A file that another process
-has mapped stays readable to it after its removal.
+A file gets its name when it is complete.  One process at a time holds the lock, so that
+each shard is fetched once.  The files that were used longest ago are removed to make
+room; a process that has mapped such a file can still read it.
 """
 
 from __future__ import annotations
@@ -23,29 +24,36 @@ from afad_tfdata.common import errors, files, locks, progress, resources
 from afad_tfdata.storage import schema
 
 _PREFIX, _TEMPORARY = "shard-", "fetching-"
+# One request to a remote file system: few requests, and little memory.
 _CHUNK_BYTES = 8 << 20
-# Without a limit of the user's: what is free, less a tenth.
+# Part of the free disk that is used where the user sets no limit: a full disk would
+# stop other programs.
 _SHARE = 0.9
 
 _log = logging.getLogger(__name__)
-# Checked by this process, as (path, bytes, time of change): once is enough.
+# Files whose SHA-256 this process has compared, as (path, bytes, inode): every pipeline
+# opens the cache, and hashing all shards takes about as long as an epoch.  A file that
+# is fetched again has another inode.
 _checked: set[tuple[str, int, int]] = set()
 
 
 def localize(
     records_dir: str, shards: Sequence[schema.Shard], cache_dir: str, limit_gib: float
 ) -> tuple[str, ...]:
-    """Local paths of a remote data set's shards, fetched where they are not there.
+    """Fetches the shards of a remote data set that the cache lacks.
 
     Args:
       records_dir: Remote directory.
-      shards: Those that are wanted together.
-      cache_dir: Local directory; it is made.
-      limit_gib: Most that all files there may take, GiB; 0: what is free on the disk.
+      shards: The shards to have at the same time.
+      cache_dir: Local directory; it is created if it does not exist.
+      limit_gib: Largest size of all files in it, GiB; 0 for what is free on the disk.
+
+    Returns:
+      Local paths, in the order of `shards`.
 
     Raises:
-      UsageError: They do not fit, or cannot be read or written.
-      DataError: A remote shard is not what the manifest says.
+      UsageError: The shards do not fit, or cannot be read or written.
+      DataError: A remote shard differs from what the manifest says.
     """
     files.make_dirs(cache_dir)
     paths = [os.path.join(cache_dir, _PREFIX + shard.sha256) for shard in shards]
@@ -65,12 +73,14 @@ def localize(
                     _make_room(cache_dir, limit - shard.num_bytes, wanted)
                     _fetch(files.join(records_dir, shard.name), path, shard)
                     bar.update(shard.num_bytes >> 20)
-                os.utime(path)  # Used last.
+                # Its time of change says when it was used: the time of access is not
+                # kept on many file systems.
+                os.utime(path)
     return tuple(paths)
 
 
 def _is_good(path: str, shard: schema.Shard) -> bool:
-    """Whether a file is there and whole; one that is damaged is fetched again."""
+    """Whether a complete copy exists; a damaged one is logged, and fetched again."""
     try:
         found = os.stat(path)
     except OSError:
@@ -117,11 +127,19 @@ def _fetch(remote: str, path: str, shard: schema.Shard) -> None:
 
 
 def _make_room(cache_dir: str, limit: int, wanted: set[str]) -> None:
-    """Removes files, those used longest ago first, until the rest is small enough."""
+    """Removes files, starting with those used longest ago, until the rest fits.
+
+    Args:
+      cache_dir: The cache, whose lock this process holds.
+      limit: Bytes that may remain.
+      wanted: Paths that are not removed.
+    """
     entries = []
     for entry in os.scandir(cache_dir):
         if entry.name.startswith(_TEMPORARY):
-            os.remove(entry.path)  # Of a process that was killed: we hold the lock.
+            # Left by a process that was killed: this one holds the lock, so that no
+            # other fetches now.
+            os.remove(entry.path)
         elif entry.name.startswith(_PREFIX):
             found = entry.stat()
             entries.append((found.st_mtime_ns, found.st_size, entry.path))
@@ -135,10 +153,10 @@ def _make_room(cache_dir: str, limit: int, wanted: set[str]) -> None:
 
 
 def _free_bytes(cache_dir: str) -> int:
-    """What the files there and the free part of the disk come to, less a tenth."""
-    held = sum(
+    """Bytes that the cache may take: what it takes now, and most of the free disk."""
+    used = sum(
         entry.stat().st_size
         for entry in os.scandir(cache_dir)
         if entry.name.startswith(_PREFIX)
     )
-    return held + int(shutil.disk_usage(cache_dir).free * _SHARE)
+    return used + int(shutil.disk_usage(cache_dir).free * _SHARE)

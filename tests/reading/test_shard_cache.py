@@ -1,4 +1,4 @@
-"""Remote shards on a local disk; TensorFlow's file system in memory is the remote."""
+"""Local copies of remote shards; TensorFlow's file system in memory is the remote."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_mapped_engine_reads_remote_records(remote, sample_records, tmp_path
     np.testing.assert_array_equal(cached, batches(sample_records))
 
 
-def test_each_shard_is_fetched_once_and_by_one(remote, fetched, tmp_path):
+def test_threads_fetch_each_shard_once(remote, fetched, tmp_path):
     shards = shards_of(remote)
     threads = [
         threading.Thread(
@@ -104,7 +104,7 @@ def test_a_remote_shard_of_other_content_is_refused(remote, tmp_path):
     assert os.listdir(tmp_path) == [".lock"]
 
 
-def test_what_was_used_longest_ago_makes_room(remote, fetched, tmp_path):
+def test_files_used_longest_ago_are_removed_for_room(remote, fetched, tmp_path):
     train, test = shards_of(remote), shards_of(remote, "test")
     old = shard_cache.localize(remote, test, str(tmp_path), 0)
     for path in old:
