@@ -31,6 +31,8 @@ from tests.robustness.chaos.trials import NUM_FACES, Base, Ended, Process, Trial
 
 
 def _kill(number: int) -> Callable[[Trial], None]:
+    """The process gets a signal at a random instant."""
+
     def arrange(trial: Trial) -> None:
         # On a quiet machine some come after the end; `Trial.run` then tries earlier.
         delay = trial.random.uniform(0.05, 1.1) * trial.base.seconds[trial.command]
@@ -55,6 +57,7 @@ def _kill(number: int) -> Callable[[Trial], None]:
 
 
 def _small_files(trial: Trial) -> None:
+    """No file can have more than so many bytes."""
     # The range is such that small files can be written, and large ones cannot.
     limit = int(2 ** trial.random.uniform(12, 21))
     trial.what = f"no file beyond {limit} bytes"
@@ -62,6 +65,7 @@ def _small_files(trial: Trial) -> None:
 
 
 def _full_disk(trial: Trial) -> None:
+    """All files together can have only so many bytes more."""
     rng = trial.random
     fault = faults.FileFault(
         *("write", int(2 ** rng.uniform(8, 22)), rng.choice(faults.FULL), True)
@@ -70,6 +74,7 @@ def _full_disk(trial: Trial) -> None:
 
 
 def _file_error(trial: Trial) -> None:
+    """A call of the operating system for a file fails, once or from then on."""
     rng = trial.random
     call = rng.choice([c for c in faults.CALLS if c != "write"])
     if not trial.command.makes:
@@ -169,8 +174,8 @@ def _accept_less(trial: Trial) -> None:
 
     def accept(ended: Ended) -> None:
         directory = trial.path(trial.command.makes)
-        if faults := inspection.verify(directory):
-            raise Wrong(f"written with faults: {faults}")
+        if wrong := inspection.verify(directory):
+            raise Wrong(f"written with faults: {wrong}")
         manifest = schema.load_manifest(directory)
         with open(os.path.join(directory, rejections.FILE_NAME)) as f:
             named = len(f.readlines())
@@ -229,6 +234,7 @@ def _two(trial: Trial) -> None:
 
 
 def _clock(trial: Trial) -> None:
+    """The time of day changes, and so do times of input files."""
     rng = trial.random
     seconds = rng.choice((-1, 1)) * 10 ** rng.uniform(1, 9)
     number = rng.randrange(20)
@@ -244,15 +250,15 @@ def _clock(trial: Trial) -> None:
 def _slow(trial: Trial) -> None:
     """A slow disk; or the reader of the output is slow, or closes it."""
     rng = trial.random
-    way = (
-        rng.choice(("disk", "reader", "leaver")) if not trial.command.makes else "disk"
-    )
+    # A command that fills a directory prints too little for its reader to matter.
+    ways = ("disk", "slow reader", "early end")
+    way = "disk" if trial.command.makes else rng.choice(ways)
     if way == "disk":
         seconds = rng.uniform(0.005, 0.03)
         trial.what = f"{1000 * seconds:.0f} ms for each file"
         trial.faults = [lambda: faults.slow_reading(trial.place, seconds)]
         return
-    trial.what = f"a {way} of the output"
+    trial.what = f"reading the output: {way}"
     reading, writing = os.pipe()
     path = trial.path(".first.out")
     trial.faults = [lambda: _into(writing, reading)]
@@ -262,23 +268,25 @@ def _slow(trial: Trial) -> None:
         with open(path + ".read", "wb") as copy:
             while data := os.read(reading, 200):
                 copy.write(data)
-                if way == "leaver":
+                if way == "early end":
                     break
                 time.sleep(0.01)
         os.close(reading)
         os.replace(path + ".read", path)
 
     trial.during = during
-    if way == "leaver":
+    if way == "early end":
         trial.may_be_silent, trial.accept = True, lambda ended: None
 
 
 def _into(writing: int, reading: int) -> None:
+    """Makes a pipe the standard output of this process."""
     os.close(reading)
     sys.stdout = open(writing, "w")
 
 
 def _memory(trial: Trial) -> None:
+    """Memory runs out, in a writer process or for one image."""
     rng = trial.random
     if trial.command is WRITE_TFRECORD and rng.random() < 0.7:
         limit = int(2 ** rng.uniform(25, 30))
