@@ -8,6 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
@@ -96,28 +97,8 @@ def load_split_file(path: str) -> dict[str, str]:
       UsageError: The file cannot be read, names another split, or names two splits for
         one path.
     """
-    try:
-        text = files.read_bytes(path).decode("utf-8-sig")
-        if path.lower().endswith(".json"):
-            value = json.loads(text)
-            if isinstance(value, dict):
-                pairs = list(value.items())
-            else:
-                pairs = [(row["path"], row["split"]) for row in value]
-        else:
-            rows = csv.DictReader(io.StringIO(text, newline=""))
-            pairs = [(row["path"], row["split"]) for row in rows]
-    except OSError as error:
-        raise errors.UsageError(
-            f"cannot read --split_file={path}: {error.strerror or error}"
-        ) from error
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise errors.UsageError(
-            f"--split_file={path} must be a CSV with the columns path and split, or"
-            f" JSON of the same; reading it gave {errors.one_line(repr(error))}"
-        ) from error
     splits: dict[str, str] = {}
-    for key, split in pairs:
+    for key, split in _read_pairs(path):
         if isinstance(split, str):
             split = _SPLIT_ALIASES.get(split, split)
         if not isinstance(key, str) or split not in sharding.SPLITS:
@@ -131,6 +112,32 @@ def load_split_file(path: str) -> dict[str, str]:
                 " a face can be in one split only"
             )
     return splits
+
+
+def _read_pairs(path: str) -> list[tuple[Any, Any]]:
+    """Path and split of each row; their types are not checked."""
+    try:
+        content = files.read_bytes(path)
+    except errors.AfadError:
+        raise
+    except Exception as error:  # Each remote file system has errors of its own.
+        reason = getattr(error, "strerror", None) or errors.one_line(error)
+        raise errors.UsageError(f"cannot read --split_file={path}: {reason}") from error
+    try:
+        text = content.decode("utf-8-sig")
+        if not path.lower().endswith(".json"):
+            rows = csv.DictReader(io.StringIO(text, newline=""))
+            return [(row["path"], row["split"]) for row in rows]
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return list(value.items())
+        return [(row["path"], row["split"]) for row in value]
+    # The last one for JSON that is nested thousands deep.
+    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+        raise errors.UsageError(
+            f"--split_file={path} must be a CSV with the columns path and split, or"
+            f" JSON of the same; reading it gave {errors.one_line(repr(error))}"
+        ) from error
 
 
 def warn_of_missing_ages(work_plan: plan.Plan) -> None:

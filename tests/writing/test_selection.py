@@ -60,13 +60,24 @@ def test_a_split_file_decides_the_splits(sample_tree, tmp_path, caplog):
             "one split",
         ),
         ("[1, 2]", "must be a CSV"),
+        ("[" * 100_000, "must be a CSV"),
     ],
+    ids=["no_split", "two_splits", "no_rows", "nested"],
 )
 def test_bad_split_files_are_refused(content, message, tmp_path):
     path = tmp_path / "protocol.json"
     path.write_text(content)
     with pytest.raises(errors.UsageError, match=message):
         write(make_tree(tmp_path / "tree"), tmp_path / "out", split_file=str(path))
+
+
+def test_a_remote_split_file_that_cannot_be_read_is_one_error(tmp_path):
+    with pytest.raises(errors.UsageError, match="cannot read --split_file=file://"):
+        write(
+            make_tree(tmp_path / "tree"),
+            tmp_path / "out",
+            split_file=f"file://{tmp_path}/no.csv",
+        )
 
 
 def test_split_file_paths_without_an_image_are_counted(tmp_path, caplog):
