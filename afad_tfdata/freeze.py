@@ -144,10 +144,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             paths = output.take_names(facts.mean, description)
     return FreezeResult(
         path=paths[0],
-        max_difference={
-            label: max(c.max_difference[label] for c in verified.comparisons)
-            for label in source.labels
-        },
+        max_difference=verified.max_difference(),
         allowed=verified.comparisons[0].allowed(config.tolerance),
         description=description,
         paths=tuple(paths),
@@ -167,6 +164,13 @@ class _Verified(NamedTuple):
     graph: export_formats.FrozenGraph
     comparisons: list[verification.Comparison]
     rounding: dict[str, float]
+
+    def max_difference(self) -> dict[str, float]:
+        """The largest difference over all files, by label."""
+        return {
+            label: max(c.max_difference[label] for c in self.comparisons)
+            for label in self.graph.fetches
+        }
 
 
 def _freeze_remote(config: FreezeConfig, model: keras.Model | None) -> FreezeResult:

@@ -60,11 +60,13 @@ def describe(
         where the verification did not have to allow for it.
     """
     graph_file = written[0]
+    # Programs in other languages read these keys: none may be renamed or removed.
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "graph": {
             "file": os.path.basename(graph_file.path),
+            # Under its temporary name: the description is complete before any rename.
             **_digest(graph_file.temporary),
             **_graph_facts(frozen),
         },
@@ -131,6 +133,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
             f"{path} describes {description['graph']['file']} and not {name}: freeze"
             " the model again, and keep both files together"
         )
+    # Last, because it reads the whole graph.
     if files.sha256(_content(graph_path)) != entry["sha256"]:
         raise errors.DataError(
             f"{graph_path} is not the graph that was verified: its SHA-256 differs from"

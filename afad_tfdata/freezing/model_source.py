@@ -106,21 +106,8 @@ def open_source(
         raise errors.UsageError(
             "--epoch can only be used with a run directory; this is a file"
         )
-    kind = os.path.splitext(path)[1].lower()
     run = _run_of(path)
-    if kind == ".ckpt":
-        model = _from_checkpoint(path, run)
-    elif kind in (".h5", ".hdf5") and keras2_files.keras_version(path) < 3:
-        model = keras2_files.load(path, unsafe=unsafe_load)
-    elif kind in (".keras", ".h5", ".hdf5"):
-        from afad_tfdata.models import saved
-
-        model = saved.load(path, unsafe=unsafe_load)
-    else:
-        raise errors.UsageError(
-            f"--model takes a .keras or .h5 file, a step-*.ckpt, a SavedModel or a run"
-            f" directory; got {path}"
-        )
+    model = _load(path, run, unsafe_load)
     source = from_model(model, outputs=outputs, image_size=image_size)
     return dataclasses.replace(source, name=name, path=path, run=run)
 
@@ -143,11 +130,7 @@ def from_model(
         from afad_tfdata.models import saved
 
         info = saved.info(model)
-        # A model in half precision is built again: the frozen graph is float32.
-        if keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
-            model = saved.rebuild_float32(model)
-    elif keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
-        model = keras2_files.in_float32(model)
+    model = _in_float32(model)
     try:
         shape = model.input_shape
     except AttributeError as error:
@@ -185,6 +168,35 @@ def from_model(
         run={},
         owner=model,
     )
+
+
+def _load(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
+    """The model in a file: of Keras 3, or of tf-keras where Keras 2 wrote the file."""
+    kind = os.path.splitext(path)[1].lower()
+    if kind == ".ckpt":
+        return _from_checkpoint(path, run)
+    # Asked first: Keras 3 does not know all layers and options in files of Keras 2.
+    if kind in (".h5", ".hdf5") and keras2_files.keras_version(path) < 3:
+        return keras2_files.load(path, unsafe=unsafe)
+    if kind in (".keras", ".h5", ".hdf5"):
+        from afad_tfdata.models import saved
+
+        return saved.load(path, unsafe=unsafe)
+    raise errors.UsageError(
+        "--model takes a .keras or .h5 file, a step-*.ckpt, a SavedModel or a run"
+        f" directory; got {path}"
+    )
+
+
+def _in_float32(model: Any) -> Any:
+    """The model itself, or one built again in float32, as the frozen graph must be."""
+    if not keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
+        return model
+    if isinstance(model, keras.Model):
+        from afad_tfdata.models import saved
+
+        return saved.rebuild_float32(model)
+    return keras2_files.in_float32(model)
 
 
 def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str]:
