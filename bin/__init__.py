@@ -1,1 +1,1 @@
-"""Commands: each is a program here, `afad-NAME`, and `python -m` of its module."""
+"""The commands: each module is a program, `afad-NAME` and `python -m` of it."""

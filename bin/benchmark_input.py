@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Measures how fast a data set can be fed to a model here, and what to change."""
+"""Measures how fast this machine can feed a data set to a model.
+
+With --analyze, it also says what to change.
+"""
 
 from afad_tfdata import input_benchmark
 from afad_tfdata.bin import command

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluates a model on a split, beside what a constant prediction would reach."""
+"""Evaluates a model on a split, and compares it with a constant prediction."""
 
 from afad_tfdata import evaluation
 from afad_tfdata.bin import command
@@ -11,7 +11,7 @@ afad-evaluate --model=mine.keras --records_dir=records --split=validation
 
 
 def main(config: evaluation.EvaluateConfig, arguments: list[str]) -> command.Output:
-    """Evaluates."""
+    """Evaluates the model."""
     del arguments
     result = evaluation.evaluate(config)
     return command.Output(evaluation.summary_text(result), result)

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Predicts the age and gender of images with a frozen graph.
 
-IMAGE is a file, a folder, a glob, or - for names on standard input.  Each image that
-cannot be used gives one error line, and the exit status is then 2.  The probability is
-that of the second class.
+IMAGE is a file, a folder or a pattern, or - for names on standard input.  A bad image
+gives an error line and exit status 2.  The probability is that of the second class.
 """
 
 import sys

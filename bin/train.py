@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains on records, or continues what was stopped: the same command, at any step."""
+"""Trains on records.  The same command continues a training that was stopped."""
 
 from afad_tfdata.bin import command
 from afad_tfdata.training import config as train_config
@@ -11,28 +11,29 @@ afad-train --records_dir=records --run_dir=try --stage=tuning --backbone=small_c
 
 
 def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Output:
-    """Trains, once or fold by fold, or looks for a learning rate."""
+    """Trains once or fold by fold, or searches a learning rate."""
     del arguments
+    # Here and not above: --help must answer in under a second.
     from afad_tfdata import cross_validation, trainer
     from afad_tfdata.training import rate_search
 
     command.quiet_unless_chief()
-    train = cross_validation.train if config.folds else trainer.train
+    result: (
+        trainer.TrainResult | cross_validation.FoldsResult | rate_search.SearchResult
+    )
     if config.find_learning_rate:
-        train = rate_search.search
-    result = train(config)
+        result = rate_search.search(config)
+    elif config.folds:
+        result = cross_validation.train(config)
+    else:
+        result = trainer.train(config)
     return command.Output(result.text(), result.to_dict())
 
 
 def run() -> None:
     """Entry point of ``afad-train``."""
-    command.run(
-        main,
-        train_config.TrainConfig,
-        about=__doc__,
-        example=EXAMPLE,
-        stops_on_signal=True,
-    )
+    texts = {"about": __doc__, "example": EXAMPLE}
+    command.run(main, train_config.TrainConfig, **texts, stops_on_signal=True)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class OptionSpec:
       help: One or two sentences.
       choices: Allowed values, or None.
       aliases: Earlier names, which are accepted but not shown.
+      part: Name of the part that the field belongs to; empty for the config's own.
     """
 
     name: str
@@ -60,6 +61,7 @@ class OptionSpec:
     help: str
     choices: tuple[str, ...] | None
     aliases: tuple[str, ...] = ()
+    part: str = ""
 
 
 class _FlatSignature:
@@ -188,7 +190,7 @@ def specs(config_class: type) -> Iterator[OptionSpec]:
             for spec in specs(field.metadata["part"]):
                 if spec.name not in field.metadata["leave_out"]:
                     text = texts.get(spec.name, spec.help)
-                    yield dataclasses.replace(spec, help=text)
+                    yield dataclasses.replace(spec, help=text, part=field.name)
         elif "help" in field.metadata and field.metadata["flag"]:
             yield OptionSpec(
                 name=field.name,

@@ -26,8 +26,8 @@ _SHEET_FACES, _SHEET_COLUMNS = 80, 10
 _WRONG_CHECKSUM = "the image's checksum is not that of the index"
 
 
-@dataclasses.dataclass(frozen=True)
-class InspectConfig:
+@dataclasses.dataclass(frozen=True, init=False)
+class InspectConfig(options.Config):
     """Which data set to inspect, and what to do with it."""
 
     records_dir: str = options.option("", "Directory of the data set.")
@@ -45,15 +45,17 @@ class InspectConfig:
     split: str = options.option(
         "train", "Split that --sheet shows.", choices=sharding.SPLITS
     )
-    num_workers: int = options.option(
-        0, "Number of threads that read with --verify; 0 starts one for each core."
+    num_threads: int = options.option(
+        0,
+        "Number of threads that read with --verify; 0 starts one for each core.",
+        aliases=("num_workers",),  # Its name in 0.1.
     )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
-        if self.num_workers < 0:
+        if self.num_threads < 0:
             raise errors.UsageError(
-                f"--num_workers must be 0 or more; got {self.num_workers}"
+                f"--num_threads must be 0 or more; got {self.num_threads}"
             )
         if not self.records_dir:
             raise errors.UsageError(
@@ -109,7 +111,7 @@ def inspect_records(config: InspectConfig) -> InspectResult:
     """
     faults: list[Fault] = []
     if config.verify:
-        faults = verify(config.records_dir, num_threads=config.num_workers)
+        faults = verify(config.records_dir, num_threads=config.num_threads)
         if any(fault.file == schema.MANIFEST_NAME for fault in faults):
             # Without a manifest there is nothing else to show.
             text = "\n".join(map(str, faults))

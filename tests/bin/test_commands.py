@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -119,3 +120,37 @@ def test_verify_ends_with_status_2(sample_records, tmp_path):
 )
 def test_wrong_input_is_one_line(name, flags, words, tmp_path):
     assert_one_line(run(name, *flags, cwd=tmp_path), 1, *words)
+
+
+def test_an_earlier_name_of_a_flag_works_and_is_not_shown(sample_records):
+    result = run(
+        "inspect_records", f"--records_dir={sample_records}", "--num_workers=2"
+    )
+    assert result.returncode == 0, result.stderr
+    shown = run("inspect_records", "--help").stdout
+    assert "--num_threads" in shown and "--num_workers" not in shown
+
+
+def test_help_names_the_part_that_flags_belong_to():
+    text = run("train", "--help").stdout
+    titles = ("flags:", "flags of the input:", "flags of the model:", "more flags:")
+    places = [text.index(f"\n\n{title}\n") for title in titles]
+    assert places == sorted(places)
+    assert text.index("--run_dir") < places[1] < text.index("--records_dir=")
+    assert text.index("--records_dir=") < places[2] < text.index("--hidden_units")
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_help_is_whole_sentences(name):
+    lines = run(name, "--help").stdout.partition("flags")[2].splitlines()
+    texts: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("  --"):
+            flag = line.split("=")[0].strip()
+        elif line.startswith("      "):
+            texts[flag] = f"{texts.get(flag, '')} {line.strip()}".strip()
+    for flag, text in texts.items():
+        plain = re.sub(r" \(default: [^()]*\)$", "", text)
+        assert plain.endswith("."), f"{flag}: {text}"
+        assert not re.match(r"(Of|As|Whether|Who)\b", plain), f"{flag}: {text}"
+        assert len(plain.split()) >= 3, f"{flag}: {text}"

@@ -254,7 +254,7 @@ def _flags(afad: Any, place: str) -> Target:
             return  # It could read any file of this machine.
         for config_class in classes:
             with contextlib.suppress(afad.errors.UsageError):
-                command._parse(config_class, ["afad", *argv], "IMAGE ...")
+                command._parse(config_class, ["afad", *argv], takes_arguments=True)
         for argument in argv:
             for parse in (
                 afad.augment.parse,
@@ -263,7 +263,7 @@ def _flags(afad: Any, place: str) -> Target:
             ):
                 with contextlib.suppress(afad.errors.UsageError):
                     parse(argument)
-        command._parse(classes[0], ["afad", *argv], "IMAGE ...")
+        command._parse(classes[0], ["afad", *argv], takes_arguments=True)
 
     return Target(
         read,

@@ -180,5 +180,5 @@ def test_no_data_set_is_one_line(tmp_path):
         inspection.inspect_records(config)
     with pytest.raises(errors.UsageError, match="--records_dir is missing"):
         inspection.InspectConfig()
-    with pytest.raises(errors.UsageError, match="--num_workers must be 0 or more"):
+    with pytest.raises(errors.UsageError, match="--num_threads must be 0 or more"):
         inspection.InspectConfig(records_dir=str(tmp_path), num_workers=-1)
