@@ -263,7 +263,7 @@ def _open(
     if kind == "normalized" and description["mean"] is None:
         raise errors.UsageError(
             f"the description of {name} has no mean, so that images cannot be"
-            " normalised: freeze the model again with --mean_json or --records_dir"
+            " normalised: run afad-freeze again with --mean_json or --records_dir"
         )
     return kind, loaded_graph.LoadedGraph(graph_path, feed, fetches, device=device)
 

@@ -77,7 +77,7 @@ class LossConfig:
         options.check_choices(self)
         if self.min_age >= self.max_age:
             raise errors.UsageError(
-                f"--min_age={self.min_age} must be below --max_age={self.max_age}"
+                f"min_age={self.min_age} must be below max_age={self.max_age}"
             )
         for name in ("age_weight", "gender_weight"):
             if not 0 <= getattr(self, name) < float("inf"):

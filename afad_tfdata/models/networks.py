@@ -106,7 +106,7 @@ class ModelConfig:
             )
         if not 0 <= self.min_age < self.max_age:
             raise errors.UsageError(
-                f"--min_age={self.min_age} must be below --max_age={self.max_age}"
+                f"min_age={self.min_age} must be below max_age={self.max_age}"
             )
         if self.mean is not None and len(self.mean) != 3:
             raise errors.UsageError(f"mean takes R, G and B; got {self.mean}")

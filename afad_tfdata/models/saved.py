@@ -93,7 +93,8 @@ def refuse_code(description: Any, path: str) -> None:
     if _contains_code(description):
         raise errors.UsageError(
             f"{path} holds a Lambda layer, which is Python code that loading would run:"
-            " if you trust the author of the file, load it with --unsafe_load"
+            " if you trust the author of the file, afad-evaluate and afad-freeze load"
+            " it with --unsafe_load"
         )
 
 
@@ -137,7 +138,8 @@ def rebuild_float32(model: keras.Model) -> keras.Model:
         raise errors.UsageError(
             f"Keras {keras.__version__} rebuilds layers of this model in 16 bits and"
             f" not in float32 ({', '.join(half[:3])}): train it with"
-            " --precision=float32, or install the Keras version that saved it"
+            " afad-train --precision=float32, or install the Keras version that saved"
+            " it"
         )
     copy_weights(model, rebuilt)
     return rebuilt

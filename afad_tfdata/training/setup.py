@@ -99,7 +99,7 @@ def assemble(
     manifest = load_manifest(config)
     mean, ages = (127.5,) * 3, (15, 72)
     if manifest is not None:
-        mean, ages = manifest.mean_rgb, schema.age_range(manifest)
+        mean, ages = manifest.mean_rgb, _age_range(manifest, config.input.task)
     elif own.model is not None and saved.info(own.model):
         mean = tuple(saved.info(own.model)["mean"])
     model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
@@ -223,6 +223,19 @@ def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     """The manifest of ``--records_dir``; None where there is no such flag."""
     path = config.input.records_dir
     return schema.load_manifest(path) if path else None
+
+
+def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
+    """The ages that the network knows: those of the training split."""
+    low, high = schema.age_range(manifest)
+    if low < high:
+        return low, high
+    if "age" in schema.labels_of(task):
+        raise errors.UsageError(
+            f"--task={task} needs faces of several ages; in the train split all are"
+            f" {low}: train with --task=gender, or name another --records_dir"
+        )
+    return low, low + 1  # No age is learnt, but an empty range is refused.
 
 
 def _age_loss(config: train_config.TrainConfig) -> str:

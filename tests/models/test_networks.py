@@ -245,7 +245,7 @@ def test_operations_are_known_to_tensorflow_1_15(head):
         ({"backbone": "small_cnn", "image_size": 8}, "at least 16 pixels"),
         ({"image_size": 0}, "--image_size"),
         ({"task": "both"}, "--task takes one of"),
-        ({"min_age": 50, "max_age": 50}, "--min_age"),
+        ({"min_age": 50, "max_age": 50}, "min_age=50 must be below max_age=50"),
         ({"age_dropout": 1.0}, "--age_dropout"),
         ({"mean": (1.0, 2.0)}, "R, G and B"),
     ],
