@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -206,3 +207,44 @@ def test_the_result_of_another_split_is_not_replaced_silently(
             )
         )
         assert caplog.text.count("is replaced by that of the validation") == warned
+
+
+def test_damaged_records_are_skipped_on_request(sample_records, tmp_path):
+    directory = shutil.copytree(sample_records, tmp_path / "records")
+    manifest = schema.load_manifest(str(directory))
+    index = schema.load_index(str(directory), manifest, "validation")
+    row = index[0]
+    shard = directory / manifest.split("validation").shards[row["shard"]].name
+    with open(shard, "r+b") as file:
+        file.seek(int(row["image_offset"]))
+        file.write(bytes(int(row["image_length"])))
+    values = {
+        "model": save_model(tmp_path / "mine.keras"),
+        "records_dir": str(directory),
+        "split": "validation",
+        "devices": "cpu",
+        "bootstrap_samples": 0,
+    }
+    with pytest.raises(errors.DataError, match="--max_bad_records"):
+        evaluation.evaluate(evaluation.EvaluateConfig(**values))
+    result = evaluation.evaluate(evaluation.EvaluateConfig(**values, max_bad_records=1))
+    assert result["examples"] == len(index) - 1
+    ages, _ = by_hand(values["model"], sample_records, "validation")
+    wanted = np.abs(ages - index["age"])[1:].mean()
+    assert result["mae"] == pytest.approx(wanted, rel=1e-5)
+    assert (tmp_path / evaluation.WORST_NAME).exists()
+
+
+def test_the_worst_faces_are_their_own_where_a_record_is_skipped(monkeypatch):
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None]
+    batch = {
+        "image": tf.constant(images),
+        "mask": tf.constant([True, False, True, True]),
+    }
+    monkeypatch.setattr(
+        evaluation.input_fn,
+        "eval_input_fn",
+        lambda data, split: [(batch, {}), (batch, {})],
+    )
+    found = evaluation._images(None, "test", {0, 1, 4})
+    assert {row: int(image.max()) for row, image in found.items()} == {0: 0, 1: 2, 4: 2}

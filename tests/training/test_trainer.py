@@ -25,6 +25,7 @@ from afad_tfdata.training import (
     recipe,
     run_dir,
     run_state,
+    setup,
 )
 from afad_tfdata.training import config as train_config
 
@@ -654,3 +655,40 @@ def test_folds_report_mean_and_spread_and_resume(sample_records, tmp_path):
     assert sum(fold["examples"] for fold in result.folds) == 240
     assert cross_validation.train(values) == result
     assert str(tmp_path / cross_validation.RESULT_NAME) in result.text()
+
+
+# Options of the input and of the model, which are the parts' own.
+
+
+def test_training_takes_every_option_of_its_parts(sample_records, tmp_path):
+    values = config(
+        sample_records,
+        tmp_path / "run",
+        epochs=1,
+        balance="gender",
+        hidden_units=8,
+        gender_dropout=0.1,
+        num_parallel_calls=1,
+        max_bad_records=3,
+        verify=False,
+    )
+    trainer.train(values)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["train"]["balance"] == "gender"
+    assert stored["model"]["hidden_units"] == 8
+    assert stored["model"]["gender_dropout"] == 0.1
+    model = models.load(str(tmp_path / "run" / "best.keras"))
+    assert model.get_layer("gender_dense_1").units == 8
+    with pytest.raises(errors.UsageError, match="--balance"):
+        trainer.train(dataclasses.replace(values, balance="none"))
+
+
+def test_faces_of_one_age_teach_gender_only(sample_records):
+    manifest = schema.load_manifest(sample_records)
+    train = manifest.splits["train"]
+    train = dataclasses.replace(train, counts={"male": {"30": 5}, "female": {"30": 4}})
+    manifest = dataclasses.replace(manifest, splits={"train": train})
+    assert setup._age_range(manifest, "gender") == (30, 31)
+    for task in ("age", "age_gender"):
+        with pytest.raises(errors.UsageError, match=f"--task={task} needs .* are 30"):
+            setup._age_range(manifest, task)
