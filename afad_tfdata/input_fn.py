@@ -77,14 +77,7 @@ def train_input_fn(
     if start_step < 0:
         raise errors.UsageError(f"start_step must be 0 or more; got {start_step}")
     index = engines.open_index(config, sharding.TRAIN)
-    slices = batch_slices.BatchSlices.of_pipeline(
-        config.global_batch_size, input_context, pad=False
-    )
-    if slices.num_replicas > len(index):
-        raise errors.UsageError(
-            f"the train split has {len(index)} examples for {slices.num_replicas}"
-            " replicas or input pipelines: use fewer"
-        )
+    slices = _train_slices(config, index, input_context)
     element = _element(config, index)
     if config.data_service:
         return _served_batches(config, index, slices, element)
@@ -228,6 +221,25 @@ def order_of(config: InputConfig, index: record_index.RecordIndex) -> order.Orde
         )
     groups = order.groups_of(index.entries[config.balance])
     return order.Order(len(index), config.seed, groups)
+
+
+def _train_slices(
+    config: InputConfig,
+    index: record_index.RecordIndex,
+    input_context: tf.distribute.InputContext | None,
+) -> batch_slices.BatchSlices:
+    slices = batch_slices.BatchSlices.of_pipeline(
+        # Not padded: padding would train, and the order would depend on the replicas.
+        config.global_batch_size,
+        input_context,
+        pad=False,
+    )
+    if slices.num_replicas > len(index):
+        raise errors.UsageError(
+            f"the train split has {len(index)} examples for {slices.num_replicas}"
+            " replicas or input pipelines: use fewer"
+        )
+    return slices
 
 
 def _served_batches(

@@ -1,1 +1,1 @@
-"""From a data set to batches: behind `afad_tfdata.input_fn`."""
+"""From a data set to batches: the parts of `afad_tfdata.input_fn`."""

@@ -122,8 +122,8 @@ def choose(
         return Choice(
             GRAPH, "simplejpeg or OpenCV is missing: pip install 'afad-tfdata[fast]'"
         )
-    # The graph engine must hold the images to shuffle them, and more than half of the
-    # memory would be taken from the training.
+    # The graph engine keeps the images in memory to shuffle them; more than half of it
+    # would be missing in the training.
     fits = index.image_bytes < resources.available_bytes() // 2
     if encoded and fits and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS:
         return Choice(
@@ -288,7 +288,7 @@ def _keeps_in_memory(
         return True
     if required:
         raise errors.UsageError(
-            "the graph engine has to hold the stored images in memory here, and"
+            "the graph engine must keep the stored images in memory here, and"
             f" {_needed(index)}, of {resources.mib(budget)} allowed: raise"
             " --memory_budget_mib, or use --engine=mapped on local files"
         )

@@ -320,7 +320,7 @@ def _index_hdf5_file(
             f.seek(offset)
             entries["crc32"] = [zlib.crc32(f.read(row_bytes)) for _ in range(count)]
     else:
-        # Of the bytes behind the filter, as the reader of such rows checks them.
+        # Of the unpacked bytes, as the reader of compressed rows checks them.
         entries["crc32"] = [zlib.crc32(data[i].tobytes()) for i in range(count)]
     entries["height"] = entries["width"] = side
     entries["image_format"] = schema.IMAGE_FORMATS.index("raw")

@@ -319,7 +319,7 @@ class Reader:
         return fill
 
     def _unpacking_filler(self, row: hdf5.RowLayout) -> _Filler:
-        """For pixels behind a filter, whose bytes the index cannot point to."""
+        """For compressed pixels, whose bytes the index cannot point to."""
         stores = [
             hdf5.RowReader(path, self._index.dataset) for path in self._index.paths
         ]
