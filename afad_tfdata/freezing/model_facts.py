@@ -101,7 +101,9 @@ def _age_range(
 ) -> tuple[int, int] | None:
     """The ages of the training data, else those that the age head knows."""
     ages: Any = source.run.get("age_range")
-    if not ages and manifest is not None and manifest.splits["train"].num_examples:
+    # A data set need not have training images: all may be for testing.
+    train = manifest.splits.get("train") if manifest is not None else None
+    if not ages and manifest is not None and train and train.num_examples:
         ages = schema.age_range(manifest)
     if not ages and source.info.get("max_age"):
         ages = source.info["min_age"], source.info["max_age"]

@@ -192,6 +192,15 @@ def small_keras2_model():
     return tf_keras.Model(image, tf_keras.layers.Dense(1, name="age")(x))
 
 
+def test_a_data_set_without_training_images_tells_no_ages(sample_records, tmp_path):
+    manifest = json.loads(files.read_bytes(f"{sample_records}/manifest.json"))
+    del manifest["checksum"], manifest["splits"]["train"]
+    files.write_json(str(tmp_path / "manifest.json"), files.seal(manifest))
+    source = model_source.from_model(small_graphs.dense((20, 20, 3)))
+    facts = model_facts.collect(source, records_dir=str(tmp_path))
+    assert facts.age_range is None and facts.records_dir == str(tmp_path)
+
+
 def lambda_h5(tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     image = tf_keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3))
