@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors, files, options, progress, resources
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import export_formats, graph_description, loaded_graph
 from afad_tfdata.images import codec, contact_sheet
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 
 _TF1_OPS_PATH = pathlib.Path(__file__).parent / "tf1_ops.json"
 # Operations that return their inputs unchanged, in inference.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, safe_saved_model
 
 # Runs one batch; returns arrays by label.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import keras2_files, safe_saved_model
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state

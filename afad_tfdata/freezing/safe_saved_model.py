@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 
 # Collections and signature in which TensorFlow 1 names what loading runs.

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.common.lazy import tf
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.common.options import option
 from afad_tfdata.models import age_heads
 from afad_tfdata.storage import schema

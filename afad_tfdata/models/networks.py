@@ -19,7 +19,7 @@ import math
 from typing import Any, NamedTuple
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.common.options import option
 from afad_tfdata.models import age_heads, backbones, saved
 from afad_tfdata.storage import schema

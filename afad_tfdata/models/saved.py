@@ -17,7 +17,7 @@ import zipfile
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.storage import hdf5
 
 # Class names under which Keras stores code: a layer, and a function inside of any

@@ -5,7 +5,7 @@ import pytest
 
 from afad_tfdata import models
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import graphdef
 from afad_tfdata.images import codec, drawn_faces
 from afad_tfdata.models import (

@@ -22,7 +22,7 @@ from PIL import Image
 
 from afad_tfdata import models, prediction
 from afad_tfdata.common import errors, figures, files
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.freezing import (
     graph_description,
     graphdef,
