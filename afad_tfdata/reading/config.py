@@ -123,6 +123,8 @@ class InputConfig:
             raise errors.UsageError(_ONE_SOURCE.format("both"))
         if self.data_service:
             data_service.parse(self.data_service)
+            # Data servers read whole shards by TensorFlow operations: they cannot draw
+            # single records, nor keep a list of bad ones that all of them share.
             for name, value in (
                 ("engine=mapped", self.engine == "mapped"),
                 ("cache", self.cache != "none"),
@@ -140,6 +142,8 @@ class InputConfig:
                     f"--{name} describes --files; a data set in --records_dir has it"
                     " in its manifest"
                 )
+        # The upper limits catch typing errors before memory is taken; the seed's limits
+        # are those of the int64 that TensorFlow's stateless operations take.
         for name, low, high in (
             ("global_batch_size", 1, 1 << 20),
             ("image_size", 0, 4096),

@@ -327,7 +327,7 @@ class TrainConfig(options.Config):
                 "--folds takes at least 3 (train, validate, test rotate); got"
                 f" {self.folds}"
             )
-        self.profile_steps()
+        self.profile_steps()  # Refuses a text that is no A:B now, not in hours.
 
     def profile_steps(self) -> tuple[int, int]:
         """First step to be profiled and the one after the last; (0, 0) for none."""
