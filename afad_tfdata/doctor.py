@@ -14,8 +14,8 @@ from afad_tfdata.common import errors, options, resources
 from afad_tfdata.common.lazy_imports import keras, tf
 
 _CORE = (
-    *("tensorflow", "keras", "numpy", "absl-py"),
-    *("h5py", "matplotlib", "pillow", "tqdm"),
+    *("tensorflow", "keras", "numpy", "absl-py", "google-crc32c"),
+    *("h5py", "matplotlib", "pillow", "simplejpeg", "tqdm"),
 )
 # GiB on the disk: records of AFAD take 1 to 2, and each checkpoint of VGG19 with Adam's
 # moments 0.3.
@@ -23,7 +23,7 @@ _MIN_FREE_GIB = 5.0
 # For each extra: what to import, and what it is for.
 _EXTRAS = {
     "fast": (
-        ("simplejpeg", "cv2", "google_crc32c"),
+        ("cv2",),
         "the mapped input engine and fast writing",
     ),
     "io": (("tensorflow_io",), "s3:// paths and compressed HDF5 in the graph engine"),

@@ -66,8 +66,7 @@ def choose(records_dir: str, size: int) -> Images:
         drawn_faces.draw(face, _FACES_SEED)
         for face in drawn_faces.faces(count, _FACES_SEED)
     ]
-    encode = drawn_faces.jpeg_encoder()
-    encoded = [encode(face) for face in drawn]
+    encoded = [drawn_faces.encode_jpeg(face) for face in drawn]
     # A PNG in every batch but the first: both decoders are verified.
     encoded[1] = tf.io.encode_png(drawn[1]).numpy()
     if records_dir:

@@ -8,14 +8,16 @@
     pixels = codec.resize(codec.decode(content, header), 150)    # uint8 [150, 150, 3]
 
 Decoding is the accurate kind everywhere (slow-but-accurate DCT, fancy upsampling), and
-resizing is bilinear with half-pixel centres.  simplejpeg and OpenCV do the work if they
-are installed, and release the interpreter lock meanwhile; otherwise TensorFlow does: it
+resizing is bilinear with half-pixel centres.  simplejpeg decodes JPEGs.  OpenCV does
+the rest if it is installed (the ``fast`` extra); otherwise Pillow does, more slowly: it
 decodes to the same pixels and resizes to pixels that differ by one level at most.
+TensorFlow is not needed for any of it, so that the processes of the writer stay small.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import os
 import stat
 import struct
@@ -25,7 +27,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import tf
 
 # Large enough for any photo, small enough that a decoded image fits into memory.
 MAX_PIXELS = 64_000_000
@@ -37,6 +38,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_BYTES = 12
 # Channels by a PNG's colour type: gray, RGB, palette (decoded to RGB), both with alpha.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+# Alpha of a pixel that hides all behind it.
+_OPAQUE = 255
 _EXIF_ORIENTATION = 0x0112  # Tag 274 of TIFF 6.0.
 # First bytes of what is often found in place of a photo, for a clear message.
 _OTHER_FORMATS = {
@@ -82,6 +85,8 @@ class ImageHeader(NamedTuple):
 
 def load_library() -> None:
     """Imports the library that decodes; the first image would pay for it otherwise."""
+    import simplejpeg  # noqa: F401
+
     _library()
 
 
@@ -194,11 +199,10 @@ def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
       ImageError: It cannot be decoded whole, or has transparent pixels.
     """
     header = header or read_header(data)
-    library = _library()
     if header.format == "jpeg":
-        image = library.decode_jpeg(data)
+        image = _decode_jpeg(data, "RGB")
     else:
-        image = library.decode_png(data[: header.end], header)
+        image = _library().decode_png(data[: header.end], header)
     if header.orientation != 1:
         image = _upright(image, header.orientation)
     return image
@@ -223,7 +227,7 @@ def check_whole(data: bytes, header: ImageHeader) -> tuple[int, int]:
     if header.format != "jpeg":
         image = decode(data, header)
     else:
-        image = _library().decode_jpeg(data, gray=True)
+        image = _decode_jpeg(data, "GRAY")
     return image.shape[0], image.shape[1]
 
 
@@ -259,31 +263,32 @@ def channel_sums(image: np.ndarray) -> tuple[int, int, int]:
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """A JPEG with 4:2:0 chroma of a uint8 RGB image.
+    """A JPEG with 4:2:0 chroma of a uint8 RGB image."""
+    import simplejpeg
 
-    Raises:
-      UsageError: The ``fast`` extra is missing.
-    """
-    simplejpeg = errors.require(
-        "simplejpeg", extra="fast", purpose="writing JPEGs at a size of their own"
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(image), quality=quality, colorsubsampling="420"
     )
-    return simplejpeg.encode_jpeg(image, quality=quality, colorsubsampling="420")
 
 
-class _FastLibrary:
-    """simplejpeg and OpenCV."""
+def _decode_jpeg(data: bytes, colors: str) -> np.ndarray:
+    """Decodes a JPEG to ``RGB`` or ``GRAY``; `ImageError` if it is not whole."""
+    import simplejpeg
 
-    def __init__(self, simplejpeg: Any, cv2: Any) -> None:
-        self._simplejpeg, self._cv2 = simplejpeg, cv2
+    try:
+        # Strict: what libjpeg only warns of, such as missing scans, is damage here.
+        return simplejpeg.decode_jpeg(
+            data, colors, fastdct=False, fastupsample=False, strict=True
+        )
+    except ValueError as error:
+        raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
 
-    def decode_jpeg(self, data: bytes, gray: bool = False) -> np.ndarray:
-        colors = "GRAY" if gray else "RGB"
-        try:
-            return self._simplejpeg.decode_jpeg(
-                data, colors, fastdct=False, fastupsample=False, strict=True
-            )
-        except ValueError as error:
-            raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+
+class _OpenCvLibrary:
+    """PNG decoding, resizing and sums by OpenCV."""
+
+    def __init__(self, cv2: Any) -> None:
+        self._cv2 = cv2
 
     def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
         cv2 = self._cv2
@@ -326,49 +331,77 @@ class _FastLibrary:
         return red, green, blue
 
 
-class _TensorFlowLibrary:
-    """The same by TensorFlow's kernels, run eagerly."""
-
-    def decode_jpeg(self, data: bytes, gray: bool = False) -> np.ndarray:
-        channels = 1 if gray else 3
-        try:
-            return tf.io.decode_jpeg(
-                data,
-                channels=channels,
-                dct_method="INTEGER_ACCURATE",
-                fancy_upscaling=True,
-            ).numpy()
-        except tf.errors.InvalidArgumentError as error:
-            raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+class _PillowLibrary:
+    """The same by Pillow and numpy, which the base installation has."""
 
     def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
+        from PIL import PngImagePlugin
+
         try:
-            if header.transparency:
-                image = tf.io.decode_png(data, channels=4).numpy()
-                if image[..., 3].min() < 255:
-                    raise ImageError(
-                        "transparent pixels: viewers show them differently"
-                    )
-                return image[..., :3]
-            return tf.io.decode_png(data, channels=3).numpy()
-        except tf.errors.InvalidArgumentError as error:
+            # The class and not Image.open, which refuses by a limit of its own what
+            # `check_header` lets through on request.
+            image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+            image.load()
+        # Which error a damaged file leads to depends on the chunk that is damaged.
+        except (OSError, SyntaxError, ValueError, zlib.error, struct.error) as error:
             raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+        if header.transparency:
+            pixels = np.asarray(image.convert("RGBA"))
+            if pixels[..., 3].min() < _OPAQUE:
+                raise ImageError("transparent pixels: viewers show them differently")
+            return np.ascontiguousarray(pixels[..., :3])
+        if image.mode.startswith("I"):
+            # 16-bit gray: the upper byte, as OpenCV and Pillow's own colours have it.
+            gray = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(gray[..., None], 3, axis=2)
+        return np.array(image.convert("RGB"))
 
     def resize(
         self, image: np.ndarray, size: int, antialias: bool, out: np.ndarray | None
     ) -> np.ndarray:
-        if antialias:
-            errors.require("cv2", extra="fast", purpose="antialiased resizing")
-        resized = tf.image.resize(tf.cast(image, tf.float32), (size, size))
-        result = tf.cast(tf.round(resized), tf.uint8).numpy()
+        from PIL import Image
+
+        height, width = image.shape[:2]
+        if antialias and height >= size and width >= size:
+            resized = _area_averages(image, size)
+        else:
+            # `transform` and not `resize`, which always averages where it shrinks.
+            whole = (0, 0, width, height)
+            square = Image.fromarray(np.ascontiguousarray(image)).transform(
+                (size, size), Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR
+            )
+            resized = np.array(square)
         if out is None:
-            return result
-        np.copyto(out, result)
+            return resized
+        np.copyto(out, resized)
         return out
 
     def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
         red, green, blue = image.sum(axis=(0, 1), dtype=np.int64).tolist()
         return red, green, blue
+
+
+def _area_averages(image: np.ndarray, size: int) -> np.ndarray:
+    """Averages over the area of each new pixel, as OpenCV's INTER_AREA.
+
+    Pillow's box filter weighs a pixel by its centre, not by the part that is covered.
+    """
+    height, width = image.shape[:2]
+    rows = _coverage(height, size) @ image.astype(np.float32).reshape(height, -1)
+    columns = _coverage(width, size) @ rows.reshape(size, width, 3)
+    return np.rint(columns).astype(np.uint8)
+
+
+# One pair a size of image: the sizes of a data set vary, but not without limit.
+@functools.lru_cache(maxsize=256)
+def _coverage(length: int, size: int) -> np.ndarray:
+    """Share of each old pixel in each new one, float32 ``[size, length]``."""
+    edges = np.arange(size + 1) * (length / size)
+    old = np.arange(length)
+    left = np.maximum(edges[:-1, None], old)
+    right = np.minimum(edges[1:, None], old + 1)
+    covered = np.clip(right - left, 0, None)
+    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=2)
@@ -382,15 +415,14 @@ def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
 
 
 @functools.cache
-def _library() -> _FastLibrary | _TensorFlowLibrary:
+def _library() -> _OpenCvLibrary | _PillowLibrary:
     try:
         import cv2
-        import simplejpeg
     except ImportError:
-        return _TensorFlowLibrary()
+        return _PillowLibrary()
     # The pipeline has threads of its own; more threads in each would only compete.
     cv2.setNumThreads(0)
-    return _FastLibrary(simplejpeg, cv2)
+    return _OpenCvLibrary(cv2)
 
 
 def _read_jpeg_header(data: bytes) -> ImageHeader:

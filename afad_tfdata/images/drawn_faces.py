@@ -18,13 +18,13 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from afad_tfdata.common import errors, files, options, progress
-from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.images import codec
 
 # Images by age from 15 to 40, from the list that comes with AFAD-Full.
 _COUNTS_15_TO_40 = (
@@ -114,7 +114,6 @@ def make_sample(config: SampleConfig) -> list[str]:
             )
         return [face.path for face in faces(config.num_images, config.seed)]
     files.make_dirs(config.output_dir)
-    encode = jpeg_encoder()
     paths = []
     with progress.Progress(config.num_images, "drawing") as bar:
         for face in faces(config.num_images, config.seed):
@@ -122,7 +121,7 @@ def make_sample(config: SampleConfig) -> list[str]:
             files.make_dirs(os.path.dirname(path))
             try:
                 with open(path, "wb") as f:
-                    f.write(encode(draw(face, config.seed)))
+                    f.write(encode_jpeg(draw(face, config.seed)))
             except OSError as error:
                 raise files.write_error(path, error) from error
             paths.append(face.path)
@@ -177,19 +176,9 @@ def draw(face: Face, seed: int) -> np.ndarray:
     return canvas.finish()
 
 
-def jpeg_encoder() -> Callable[[np.ndarray], bytes]:
-    """A function from uint8 RGB to a JPEG: simplejpeg's, else TensorFlow's."""
-    try:
-        import simplejpeg
-    except ImportError:
-        return lambda image: tf.io.encode_jpeg(image, quality=_JPEG_QUALITY).numpy()
-
-    def encode(image: np.ndarray) -> bytes:
-        return simplejpeg.encode_jpeg(
-            np.ascontiguousarray(image), quality=_JPEG_QUALITY, colorsubsampling="420"
-        )
-
-    return encode
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """The JPEG of a drawn face, uint8 RGB, as the sample's files are."""
+    return codec.encode_jpeg(image, _JPEG_QUALITY)
 
 
 class _Canvas:

@@ -119,9 +119,7 @@ def choose(
     encoded = not index.pixel
     resizes = image_size(config, index) != index.stored_size
     if (encoded or resizes) and not _can_decode():
-        return Choice(
-            GRAPH, "simplejpeg or OpenCV is missing: pip install 'afad-tfdata[fast]'"
-        )
+        return Choice(GRAPH, "OpenCV is missing: pip install 'afad-tfdata[fast]'")
     # The graph engine keeps the images in memory to shuffle them; more than half of it
     # would be missing in the training.
     fits = index.image_bytes < resources.available_bytes() // 2
@@ -138,7 +136,6 @@ def choose(
 
 def _can_decode() -> bool:
     try:
-        errors.require("simplejpeg", extra="fast", purpose="it")
         errors.require("cv2", extra="fast", purpose="it")
     except errors.UsageError:
         return False

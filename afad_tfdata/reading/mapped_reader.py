@@ -46,7 +46,7 @@ class Reader:
       verify: Whether to compare each record's checksum when it is first read.
 
     Raises:
-      UsageError: simplejpeg or OpenCV is missing and cannot be done without.
+      UsageError: OpenCV is missing, and images must be decoded or resized.
     """
 
     def __init__(
@@ -274,9 +274,8 @@ class Reader:
         """For encoded images: JPEGs are decoded in place, others by `codec`."""
         entries, size = self._index.entries, self._size
         cv2 = errors.require("cv2", extra="fast", purpose="--engine=mapped")
-        simplejpeg = errors.require(
-            "simplejpeg", extra="fast", purpose="--engine=mapped"
-        )
+        import simplejpeg
+
         # The pipeline has a thread for each core already.
         cv2.setNumThreads(0)
         self._decode, self._resize = simplejpeg.decode_jpeg, cv2.resize

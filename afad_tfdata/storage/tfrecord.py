@@ -15,10 +15,8 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
@@ -28,7 +26,6 @@ FOOTER_BYTES = 4
 # Stored checksums are rotated and offset by this (tensorflow/core/lib/hash/crc32c.h):
 # the CRC of data that contains its own CRC would say nothing.
 _MASK_DELTA = 0xA282EAD8
-_POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected (RFC 3720, appendix B.4).
 
 
 class RecordError(Exception):
@@ -171,60 +168,11 @@ def parse_example(data: bytes) -> dict[str, Any]:
 
 def masked_crc32c(data: bytes) -> int:
     """CRC-32C, rotated and offset as in TFRecord files."""
-    crc = _crc32c()(data)
+    # In here, so that --help of the commands does not load it.
+    import google_crc32c
+
+    crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
-
-
-@functools.cache
-def _crc32c() -> Callable[[bytes], int]:
-    try:
-        import google_crc32c
-    except ImportError:
-        return crc32c_numpy
-    return google_crc32c.value
-
-
-def crc32c_numpy(data: bytes) -> int:
-    """CRC-32C without a library: of rows of 64 bytes at once, which are then joined.
-
-    About 100 times slower than the library of the `fast` extra, and 30 times faster
-    than a loop over bytes.
-    """
-    table, shift = _crc_tables()
-    rows = len(data) // 64
-    crc = 0xFFFFFFFF
-    if rows:
-        block = np.frombuffer(data, np.uint8, rows * 64).reshape(rows, 64)
-        partial = np.zeros(rows, np.uint32)
-        for column in range(64):
-            partial = table[(partial ^ block[:, column]) & 0xFF] ^ (partial >> 8)
-        for value in partial.tolist():
-            crc = (
-                shift[0][crc & 0xFF]
-                ^ shift[1][crc >> 8 & 0xFF]
-                ^ shift[2][crc >> 16 & 0xFF]
-                ^ shift[3][crc >> 24]
-                ^ value
-            )
-    for byte in data[rows * 64 :]:
-        crc = int(table[(crc ^ byte) & 0xFF]) ^ (crc >> 8)
-    return crc ^ 0xFFFFFFFF
-
-
-@functools.cache
-def _crc_tables() -> tuple[np.ndarray, list[list[int]]]:
-    """The byte table, and tables that append 64 zero bytes to a state."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, (table >> 1) ^ _POLYNOMIAL, table >> 1)
-    table = table.astype(np.uint32)
-    shift = []
-    for byte in range(4):
-        state = np.arange(256, dtype=np.uint32) << np.uint32(8 * byte)
-        for _ in range(64):
-            state = table[state & 0xFF] ^ (state >> 8)
-        shift.append(state.tolist())
-    return table, shift
 
 
 @functools.cache

@@ -132,7 +132,7 @@ def test_graphs_with_preprocessing(kind, wheel_dir, tmp_path):
     )
     path = str(tmp_path / "whole.pb")
     files.write_atomic(path, graphdef.serialized(graphdef.for_tf1(whole)))
-    encode = drawn_faces.jpeg_encoder()
+    encode = drawn_faces.encode_jpeg
     drawn = [drawn_faces.draw(face, 4) for face in drawn_faces.faces(4, 4)]
     if kind == "bytes":
         value = [encode(drawn[0]), tf.io.encode_png(drawn[1]).numpy(), encode(drawn[2])]

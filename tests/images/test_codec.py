@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,13 +14,13 @@ from afad_tfdata.images import codec
 from tests import bad_files
 from tests.writing import data_sets
 
-pytest.importorskip("simplejpeg")
+pytest.importorskip("cv2")
 
 
 @pytest.fixture
 def plain(monkeypatch):
     """The library that works without the fast extra."""
-    monkeypatch.setattr(codec, "_library", codec._TensorFlowLibrary)
+    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
 
 
 def _faces(sample_tree, count=12):
@@ -34,7 +36,7 @@ def test_both_libraries_decode_to_the_same_bits(sample_tree, monkeypatch):
     for data in _faces(sample_tree):
         fast = codec.decode(data)
         with monkeypatch.context() as context:
-            context.setattr(codec, "_library", codec._TensorFlowLibrary)
+            context.setattr(codec, "_library", codec._PillowLibrary)
             slow = codec.decode(data)
         np.testing.assert_array_equal(fast, slow)
         assert fast.dtype == np.uint8 and fast.shape[2] == 3
@@ -89,9 +91,92 @@ def test_both_libraries_resize_within_one_level(size, sample_tree, monkeypatch):
         image = codec.decode(data)
         fast = codec.resize(image, size)
         with monkeypatch.context() as context:
-            context.setattr(codec, "_library", codec._TensorFlowLibrary)
+            context.setattr(codec, "_library", codec._PillowLibrary)
             slow = codec.resize(image, size)
         assert np.abs(fast.astype(int) - slow.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [1, 24, 47, 64])
+def test_both_libraries_average_within_one_level(size, sample_tree, monkeypatch):
+    for data in _faces(sample_tree, 6):
+        image = codec.decode(data)
+        fast = codec.resize(image, size, antialias=True)
+        with monkeypatch.context() as context:
+            context.setattr(codec, "_library", codec._PillowLibrary)
+            slow = codec.resize(image, size, antialias=True)
+        assert np.abs(fast.astype(int) - slow.astype(int)).max() <= 1
+
+
+def _png(mode, **options):
+    """A PNG of 9 x 7 random pixels in one of Pillow's modes; ``RGB16`` and ``tRNS``."""
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (7, 9, 4), np.uint8)
+    pixels[..., 3] = 255
+    rgb = Image.fromarray(pixels[..., :3])
+    buffer = io.BytesIO()
+    if mode == "RGB16":
+        header = struct.pack(">IIBBBBB", 9, 7, 16, 2, 0, 0, 0)
+        rows = rng.integers(0, 65536, (7, 27)).astype(">u2")
+        lines = b"".join(b"\0" + row.tobytes() for row in rows)
+        chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body))
+            + kind
+            + body
+            + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+    if mode == "I;16":
+        gray = rng.integers(0, 65536, (7, 9)).astype(np.uint16)
+        Image.fromarray(gray).save(buffer, "PNG")
+    elif mode == "P":
+        rgb.quantize(11).save(buffer, "PNG", **options)
+    elif mode in ("LA", "RGBA"):
+        Image.fromarray(pixels).convert(mode).save(buffer, "PNG", **options)
+    else:
+        rgb.convert(mode).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "mode, options",
+    [
+        *((mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "RGB16")),
+        ("P", {"transparency": bytes([255] * 11)}),
+        ("RGB", {"transparency": (1, 2, 3)}),
+        ("P", {"bits": 4}),
+    ],
+)
+def test_both_libraries_decode_every_kind_of_png(mode, options, monkeypatch):
+    data = _png(mode, **options)
+    fast = codec.decode(data)
+    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
+    slow = codec.decode(data)
+    assert fast.shape == slow.shape == (7, 9, 3)
+    np.testing.assert_array_equal(fast, slow)
+
+
+def test_both_libraries_refuse_the_same_damaged_pngs(monkeypatch):
+    """Damage whose checksums are right: only the decoder can see it."""
+    whole = _png("RGB")
+    at = whole.index(b"IDAT") - 4
+    length = int.from_bytes(whole[at : at + 4], "big")
+    for trial in range(60):
+        rng = np.random.default_rng(trial)
+        body = bytearray(whole[at + 8 : at + 8 + length])
+        body[int(rng.integers(len(body)))] ^= 1 << int(rng.integers(8))
+        content = b"IDAT" + bytes(body)
+        damaged = (
+            whole[: at + 4]
+            + content
+            + struct.pack(">I", zlib.crc32(content))
+            + whole[at + 12 + length :]
+        )
+        fast = _verdict(lambda d: codec.decode(d).tolist(), damaged)
+        with monkeypatch.context() as context:
+            context.setattr(codec, "_library", codec._PillowLibrary)
+            slow = _verdict(lambda d: codec.decode(d).tolist(), damaged)
+        assert isinstance(fast, str) == isinstance(slow, str), (trial, fast, slow)
 
 
 def test_resize_fills_the_given_array(sample_tree):
@@ -165,7 +250,7 @@ def test_channel_sums_are_exact(sample_tree, monkeypatch):
     image = codec.decode(_faces(sample_tree, 1)[0])
     wanted = tuple(image.reshape(-1, 3).sum(0, dtype=np.int64).tolist())
     assert codec.channel_sums(image) == wanted
-    monkeypatch.setattr(codec, "_library", codec._TensorFlowLibrary)
+    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
     assert codec.channel_sums(image) == wanted
 
 
@@ -213,7 +298,7 @@ def test_the_orientation_of_a_png(orientation):
 @pytest.mark.parametrize("library", ["fast", "plain"])
 def test_a_turned_png_is_turned_by_our_own_code(library, monkeypatch):
     if library == "plain":
-        monkeypatch.setattr(codec, "_library", codec._TensorFlowLibrary)
+        monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
     exif = Image.Exif()
     exif[0x0112] = 6
     data = data_sets.face_file(1, "PNG", exif=exif)

@@ -276,11 +276,11 @@ def test_choice_of_engine(sample_records, monkeypatch):
     # With so many cores the interpreter lock of one process is the limit.
     name, reason = engines.choose(fields, source, cores=64)
     assert name == "graph" and "64 cores" in reason
-    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
     name, reason = engines.choose(fields, source, cores=2)
     assert name == "graph" and "pip install 'afad-tfdata[fast]'" in reason
     assert len(take(input_fn.train_input_fn(fields), 2)) == 2
-    with pytest.raises(errors.UsageError, match="needs simplejpeg"):
+    with pytest.raises(errors.UsageError, match="needs cv2"):
         input_fn.train_input_fn(config(sample_records, "mapped"))
 
 

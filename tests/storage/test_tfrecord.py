@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
 import pytest
 
 from afad_tfdata.common import errors
@@ -63,15 +62,18 @@ def test_round_trip_and_damage():
         tfrecord.check_record(record.data[:10])
 
 
-def test_both_checksums_agree_with_the_standard():
-    # RFC 3720, appendix B.4.
-    assert tfrecord.crc32c_numpy(bytes(32)) == 0x8A9136AA
-    assert tfrecord.crc32c_numpy(b"\xff" * 32) == 0x62A8AB43
-    assert tfrecord.crc32c_numpy(bytes(range(32))) == 0x46DD794E
-    google_crc32c = pytest.importorskip("google_crc32c")
-    for length in (0, 1, 7, 8, 255, 4096, 10_001):
-        data = np.random.default_rng(length).bytes(length)
-        assert tfrecord.crc32c_numpy(data) == google_crc32c.value(data)
+@pytest.mark.parametrize(
+    ("data", "crc"),
+    [
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+    ],
+)
+def test_the_checksum_is_that_of_the_standard(data, crc):
+    # RFC 3720, appendix B.4; TFRecord files rotate it and add a constant.
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    assert tfrecord.masked_crc32c(data) == masked
 
 
 @pytest.mark.parametrize("value", [0, 127, 128, 300, (1 << 63) - 1, (1 << 64) - 1])
