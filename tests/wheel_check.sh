@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it in a new environment, and runs every command with --help
-# and with a wrong flag.
+# Builds the wheel, installs it without any extra in a new environment, runs every command
+# with --help and with a wrong flag, and then the whole flow of the README.
 #   wheel_check.sh BUILD_PYTHON BASE_PYTHON
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,6 +29,28 @@ for command in "$place"/venv/bin/afad-*; do
 	count=$((count + 1))
 done
 [ "$count" -ge 9 ] || { echo "only $count commands are installed"; exit 1; }
-# Without the extra `fast`, TensorFlow encodes the JPEGs.
-"$place/venv/bin/afad-make-sample" --output_dir=faces --num_images=3 2>/dev/null
 echo "the wheel installs, and its $count commands run"
+
+# What the README promises needs no extra.
+"$place/venv/bin/python" -m pip --disable-pip-version-check check
+if "$place/venv/bin/python" -c 'import cv2' 2>/dev/null; then
+	echo "OpenCV is installed: this is not the plain installation"
+	exit 1
+fi
+export PATH="$place/venv/bin:$PATH" CUDA_VISIBLE_DEVICES=-1
+quietly() {
+	"$@" >"$place/output" 2>&1 || { echo "failed: $*"; cat "$place/output"; exit 1; }
+}
+quietly afad-make-sample --output_dir=faces --num_images=120
+for format in hdf5 tfrecord; do
+	quietly afad-write-records --data_dir=faces --output_dir="$format" \
+		--format="$format" --image_size=64
+	quietly afad-inspect-records --records_dir="$format" --verify
+done
+quietly afad-train --records_dir=tfrecord --run_dir=run --backbone=small_cnn \
+	--stage=tuning --epochs=1 --global_batch_size=16
+quietly afad-evaluate --run_dir=run
+quietly afad-freeze --run_dir=run --records_dir=tfrecord --output_dir=graph \
+	--output_name=faces
+quietly afad-predict --graph=graph/faces.pb faces/*/111
+echo "without any extra it writes, verifies, trains, evaluates, freezes and predicts"
