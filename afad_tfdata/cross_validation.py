@@ -1,6 +1,6 @@
 """The k-fold protocol of papers on AFAD: every photo is tested once.
 
-All faces of the data set, whatever their split, fall into k parts by photo.  Run j
+All faces of the data set, from all splits, are divided into k parts by photo.  Run j
 tests on part j, validates on part j + 1 and trains on the others; the result is the
 mean over the runs and their spread::
 
@@ -35,10 +35,10 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class FoldsResult:
-    """The runs together.
+    """The metrics of all runs.
 
     Attributes:
-      run_dir: Where everything is.
+      run_dir: The directory with the records and the runs.
       folds: Metrics on the tested part, run by run.
       mean: Of each metric over the runs.
       spread: Standard deviation of each metric over the runs (n - 1).
@@ -56,7 +56,7 @@ class FoldsResult:
             each = ", ".join(f"{fold[name]:.4f}" for fold in self.folds)
             lines.append(f"{name:<18}{mean:8.4f} +- {self.spread[name]:.4f}  ({each})")
         written = files.join(self.run_dir, RESULT_NAME)
-        lines.append(f"written: {written}, and the records and runs beside it")
+        lines.append(f"written: {written}, with the records and runs next to it")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class FoldsResult:
 
 
 def train(config: train_config.TrainConfig) -> FoldsResult:
-    """Trains and tests each run; what is done already is not done again.
+    """Trains and tests each run; finished runs are not repeated.
 
     Args:
       config: As for `trainer.train`, with ``folds`` of 3 or more.
@@ -159,7 +159,7 @@ def write_views(
             splits=splits,
             config={**manifest.config, "folds": config.folds, "fold": j},
         )
-        # Last, as always: without it there is no data set.
+        # The manifest last: without it, the directory is no data set and is rewritten.
         path = os.path.join(view, schema.MANIFEST_NAME)
         files.write_atomic(path, schema.manifest_bytes(whole))
         files.write_json(os.path.join(view, schema.MEAN_NAME), manifest.mean)

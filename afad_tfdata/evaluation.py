@@ -27,7 +27,7 @@ from afad_tfdata.images import contact_sheet, preprocess
 from afad_tfdata.models import networks, saved
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.training import metrics, plots, run_dir, step
+from afad_tfdata.training import evaluation_metrics, plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
 
 METRICS_NAME = "metrics.json"
@@ -126,9 +126,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Runs a model over a split; writes ``metrics.json`` and pictures.
 
     Returns:
-      JSON values: those of `metrics.evaluate`; ``intervals``; ``by_age`` by year;
-      ``constant``, what the training split's median age and majority class reach; and
-      ``model``, ``split``, ``files``.
+      JSON values: those of `evaluation_metrics.evaluate`; ``intervals``; ``by_age``
+      by year; ``constant``, what the training split's median age and majority class
+      reach; and ``model``, ``split``, ``files``.
 
     Raises:
       UsageError: A model or data set that does not exist, or the two do not fit.
@@ -290,14 +290,14 @@ def _measure(
 ) -> dict[str, Any]:
     """The metrics of all examples, of each age, and of the constant predictor."""
     names = manifest.class_names
-    result = metrics.evaluate(columns, class_names=names)
+    result = evaluation_metrics.evaluate(columns, class_names=names)
     if samples:
-        result["intervals"] = metrics.intervals(columns, samples=samples)
+        result["intervals"] = evaluation_metrics.intervals(columns, samples=samples)
     result["by_age"] = {}
     ages = np.round(columns["label_age"]).astype(int)
     for age in np.unique(ages):
         rows = {name: values[ages == age] for name, values in columns.items()}
-        by_age = metrics.evaluate(rows, class_names=names)
+        by_age = evaluation_metrics.evaluate(rows, class_names=names)
         result["by_age"][str(age)] = {
             name: by_age[name]
             for name in ("examples", "accuracy", "mae", "bias")
@@ -307,7 +307,7 @@ def _measure(
         f"label_{n}": columns[f"label_{n}"] for n in ("age", "gender") if n in columns
     }
     counts = manifest.split("train").counts
-    result["constant"] = metrics.constant(counts, labels, class_names=names)
+    result["constant"] = evaluation_metrics.constant(counts, labels, class_names=names)
     return result
 
 

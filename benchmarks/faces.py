@@ -36,7 +36,7 @@ from afad_tfdata.images import drawn_faces, preprocess
 from afad_tfdata.models import age_heads as heads
 from afad_tfdata.models import losses, networks
 from afad_tfdata.storage import schema
-from afad_tfdata.training import metrics, optimizers, step
+from afad_tfdata.training import evaluation_metrics, optimizers, step
 
 BATCH = 64
 # The network of the part `loop`, and its learning rates.
@@ -165,7 +165,9 @@ class Place:
 
     def constant(self, columns: Columns) -> dict[str, float]:
         """The metrics of predicting the training split's median age and majority."""
-        return metrics.constant(self.manifest.splits["train"].counts, columns)
+        return evaluation_metrics.constant(
+            self.manifest.splits["train"].counts, columns
+        )
 
 
 def augment(arguments: argparse.Namespace, place: Place) -> None:
@@ -198,8 +200,10 @@ def augment(arguments: argparse.Namespace, place: Place) -> None:
         if augmentation == "none":
             cells += ["", ""]
         else:
-            between = metrics.paired_intervals(seen["test"], tests["none"])
-            now, before = map(metrics.evaluate, (seen["test"], tests["none"]))
+            between = evaluation_metrics.paired_intervals(seen["test"], tests["none"])
+            now, before = map(
+                evaluation_metrics.evaluate, (seen["test"], tests["none"])
+            )
             for name in ("accuracy", "mae"):
                 low, high = between[name]
                 difference = now[name] - before[name]
@@ -273,7 +277,7 @@ def head_error(
     network = models.training_model(
         keras.Model(image, networks.age_branch(image, None, settings))
     )
-    inner_loop = step.Trainer(
+    inner_loop = step.TrainStep(
         tf.distribute.get_strategy(),
         network,
         optimizers.build("adam", momentum=0.9),
@@ -294,7 +298,7 @@ def head_error(
         inner_loop.run(iterator, first, [schedule.rate(i) for i in range(first, last)])
     x, labels = features["test"]
     age = network(x, training=False)["age_output"].numpy().ravel()
-    return metrics.evaluate({**labels, "age": age})["mae"]
+    return evaluation_metrics.evaluate({**labels, "age": age})["mae"]
 
 
 def loops(arguments: argparse.Namespace, place: Place) -> None:
@@ -309,7 +313,7 @@ def loops(arguments: argparse.Namespace, place: Place) -> None:
     for seed in range(1, arguments.seeds + 1):
         for name, way in ways.items():
             columns = place.predict(way(arguments, place, seed), "test")
-            values = metrics.evaluate(columns)
+            values = evaluation_metrics.evaluate(columns)
             found[name].append((values["accuracy"], values["mae"]))
             print(f"{seed} {name}: {scored(columns)}", flush=True)
     print("\n| training | accuracy | MAE |\n|---|---|---|")
@@ -428,7 +432,7 @@ def trained(
 
 def scored(columns: Columns) -> str:
     """Accuracy and MAE."""
-    found = metrics.evaluate(columns)
+    found = evaluation_metrics.evaluate(columns)
     return f"{found['accuracy']:.4f}, {found['mae']:.3f}"
 
 

@@ -6,7 +6,7 @@ The same network and optimizer run in one process, on the same batches:
 
 =======  ============================================================================
 bare     a ``tf.function`` around forward pass, backward pass and update
-loop     this package's loop (`step.Trainer`), with its metrics and its clock
+loop     this package's loop (`step.TrainStep`), with its metrics and its clock
 fit      Keras ``model.fit``
 reading  the loop again, on batches from records (with ``--records_dir``)
 input    these batches alone, without a model
@@ -172,7 +172,7 @@ def loop(arguments: argparse.Namespace, dataset: tf.data.Dataset):
     """This package's loop."""
     network, loss_fn = build(arguments)
     strategy = tf.distribute.get_strategy()
-    trainer = step.Trainer(
+    trainer = step.TrainStep(
         strategy,
         network,
         optimizers.build("adam", momentum=0.9),

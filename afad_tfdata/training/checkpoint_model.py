@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import networks, saved
 from afad_tfdata.training import checkpoints, run_dir
 

@@ -1,13 +1,13 @@
 """Checkpoints: one self-checking file each, the same for any number of replicas.
 
 A file holds named arrays and one JSON value (the outer loop's state), and ends with the
-SHA-256 of everything before, so that a torn or flipped file is known for what it is::
+SHA-256 of everything before, so that a torn or changed file is noticed::
 
     magic "AFADCKP1" | header length (8 bytes) | header JSON | array bytes | SHA-256
 
-Values are logical: a mirrored variable is stored once and restored to every replica,
-however many there are then.  ``tf.train.Checkpoint`` would leave out the dropout seeds
-of a Keras model, and restores a torn file without a word if its index is whole.
+A mirrored variable is stored once and restored to every replica, however many there are
+then.  ``tf.train.Checkpoint`` would leave out the dropout seeds of a Keras model, and
+restores a torn file without an error if its index is undamaged.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training.distributed import strategies
 
-# Plain numbers, as `numpy.dtype.str` has them; nothing that is put together.
+# Plain numbers, as `numpy.dtype.str` names them.  No objects, which numpy would
+# unpickle, and no structures.
 _DTYPE = re.compile(r"[<>|=][biufcV]\d+")
 _MAGIC = b"AFADCKP1"
 _DIGEST_BYTES = 32
@@ -88,7 +90,7 @@ def save(path: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) 
 
 
 def load(path: str) -> Checkpoint:
-    """Reads a checkpoint.
+    """Reads a checkpoint, after checking its SHA-256.
 
     Raises:
       UsageError: The file cannot be read.
@@ -195,7 +197,7 @@ def prune(directory: str, keep: Sequence[int], *, last: int) -> None:
 
     Args:
       directory: Where they are.
-      keep: Steps that stay: the best, and every so many epochs.
+      keep: Steps whose checkpoints stay: the best, and every few epochs.
       last: How many of the newest stay.
     """
     found = steps(directory)
@@ -206,7 +208,7 @@ def prune(directory: str, keep: Sequence[int], *, last: int) -> None:
 
 
 def variable_values(
-    strategy: Any, groups: Mapping[str, Sequence[Any]]
+    strategy: tf.distribute.Strategy, groups: Mapping[str, Sequence[keras.Variable]]
 ) -> dict[str, np.ndarray]:
     """Logical values of lists of Keras variables, by ``group/position``."""
     return {
@@ -217,8 +219,8 @@ def variable_values(
 
 
 def assign(
-    strategy: Any,
-    groups: Mapping[str, Sequence[Any]],
+    strategy: tf.distribute.Strategy,
+    groups: Mapping[str, Sequence[keras.Variable]],
     arrays: Mapping[str, np.ndarray],
     *,
     where: str,

@@ -6,8 +6,8 @@
     class_weights.parse("balanced", manifest)                  # from the training split
     class_weights.parse_ages("effective", manifest, 15, 72)    # one weight an age
 
-A dict of class to weight was once given as a list, and ignored: here anything that is
-not understood is an error, and `describe` says what will act.
+In the original project a list was passed where a dict was expected, and was ignored.
+Here anything that is not understood is an error, and `describe` says what will act.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
 
+# Rare ages count at most 1 / (1 - 0.99) = 100 times as much as frequent ones.
 DEFAULT_BETA = 0.99
 
 

@@ -1,7 +1,7 @@
 """TensorBoard event files that can be cut back.
 
-``tf.summary`` starts a new file with each process, and steps that are taken again
-after a restart would stand there twice.  Here a part of a run has one file, which is
+``tf.summary`` starts a new file in each process, so that steps which are taken again
+after a restart would be drawn twice.  Here each part of a run has one file, which is
 appended to, and cut back to a step when the run continues from it.
 """
 

@@ -1,7 +1,7 @@
-"""The course of a training: numbers by epoch, and their picture.
+"""The history of a run: numbers by epoch, and their picture.
 
-``history.json`` holds what a repetition repeats; times and rates, which differ from run
-to run, are in ``metrics.jsonl``.
+``history.json`` contains what is the same when a run is repeated; times and speeds,
+which differ, are in ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from afad_tfdata.common import figures, files
@@ -88,7 +87,7 @@ class History:
                 event["text"],
                 (at, 1),
                 xycoords=("data", "axes fraction"),
-                # Behind the line: the first one stands at the axis and its numbers.
+                # Right of the line: left of the first one are the axis and its numbers.
                 xytext=(2, -3),
                 textcoords="offset points",
                 rotation=90,
@@ -112,7 +111,7 @@ def append_line(run_dir: str, value: dict[str, Any]) -> None:
 
 
 def cut_lines(run_dir: str, step: int) -> None:
-    """Removes lines of ``metrics.jsonl`` that lie after a step, and a torn last one."""
+    """Removes lines of ``metrics.jsonl`` after a step, and a torn last one."""
     path = os.path.join(run_dir, LINES_NAME)
     if not os.path.exists(path):
         return
@@ -121,24 +120,6 @@ def cut_lines(run_dir: str, step: int) -> None:
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) != len(lines):
         files.write_atomic(path, "".join(f"{line}\n" for line in kept))
-
-
-def means(sums: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    """Training metrics of an epoch from the inner loop's sums.
-
-    Args:
-      sums: By position as in `names`; the first is the number of examples.
-      names: `step.SUMS`.
-
-    Returns:
-      Means by metric name.
-    """
-    count = max(float(sums[0]), 1.0)
-    renamed = {"absolute_error": "mae", "correct": "accuracy"}
-    return {
-        renamed.get(name, name): float(value) / count
-        for name, value in zip(names[1:], sums[1:], strict=True)
-    }
 
 
 def _step_of(line: str) -> float:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import backbones, networks, saved
 from afad_tfdata.training import checkpoint_model, run_dir
 from afad_tfdata.training.distributed import strategies

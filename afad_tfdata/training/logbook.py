@@ -1,4 +1,4 @@
-"""What people and programs see of a training while it runs."""
+"""What people and programs can follow while a training runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training import event_file, history, run_dir
 
+# A day's run then has less than 10,000 lines of steps, a few MB.
 _LINE_SECS = 10.0
 _log = logging.getLogger(__name__)
 
@@ -37,11 +38,11 @@ class Logbook:
         waiting: float,
         images_per_second: float,
     ) -> dict[str, str]:
-        """Records the steps of a call, now and then.
+        """Records the steps of a call, unless it recorded some a moment ago.
 
         Args:
           step: Steps done after them.
-          rows: As `step.Trainer.run` returns them.
+          rows: As `step.TrainStep.run` returns them.
           rate: Learning rate.
           waiting: Share of the time in which the epoch waited for input.
           images_per_second: Of the epoch so far.
@@ -118,7 +119,7 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def memory_gib() -> dict[str, float]:
-    """Most memory held so far: by this process, and on the first GPU if any."""
+    """Peak memory so far in GiB: of this process, and of the first GPU if any."""
     held = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     if tf.config.list_logical_devices("GPU"):
         peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]

@@ -58,7 +58,7 @@ class Schedule:
 
 def build(
     name: str, *, ema_decay: float = 0.0, weight_decay: float = 1e-4, momentum: float
-) -> Any:
+) -> keras.optimizers.Optimizer:
     """A Keras optimizer.  Its learning rate is set anew at each step by the loop.
 
     Args:

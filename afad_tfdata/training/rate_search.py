@@ -11,22 +11,23 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata.common import errors, figures, files
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import (
+    assembly,
     checkpoints,
     initial_weights,
     recipe,
     run_dir,
-    setup,
     step,
+    train_data,
 )
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import data as train_data
 from afad_tfdata.training.distributed import cluster
 
 JSON_NAME = "learning_rate.json"
@@ -34,7 +35,7 @@ PICTURE_NAME = "learning_rate.png"
 
 _STEPS = 100
 _LOWEST, _HIGHEST = 1e-6, 1.0
-_SMOOTHING = 0.9
+_SMOOTHING = 0.9  # A mean over about ten steps.
 # The test ends where the smoothed loss is so many times its smallest value.
 _DIVERGED = 4.0
 _log = logging.getLogger(__name__)
@@ -77,11 +78,11 @@ class SearchResult:
 
 def search(
     config: train_config.TrainConfig,
-    model: Any = None,
-    train_dataset: Any = None,
-    loss: Any = None,
+    model: keras.Model | None = None,
+    train_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset] | None = None,
+    loss: Callable[..., Any] | None = None,
 ) -> SearchResult:
-    """Tries growing rates; trains nothing in the end.
+    """Tries growing rates, and puts the weights back.
 
     Args:
       config: As for `trainer.train`; the first phase of its stage is tried.
@@ -93,18 +94,18 @@ def search(
       The curve, which is also written to the run directory.
     """
     cluster.refuse("--find_learning_rate")
-    own = train_data.OwnParts(model=model, train_dataset=train_dataset, loss=loss)
+    own = train_data.CallerObjects(model=model, train_dataset=train_dataset, loss=loss)
     directory = run_dir.RunDir(config.run_dir)
     try:
-        parts = setup.assemble(config, own)
-        setup.set_initial_weights(config, own, parts)
+        parts = assembly.assemble(config, own)
+        assembly.set_initial_weights(config, own, parts)
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         phase = recipe.phases(config, pretrained=pretrained)[0]
-        trainer = setup.trainer_for(parts, config, phase)
+        train_step = assembly.train_step_of(parts, config, phase)
         groups = {"model": parts.model.variables}
         before = checkpoints.variable_values(parts.strategy, groups)
         try:
-            rates, losses = _climb(trainer, parts.train_data(0))
+            rates, losses = _climb(train_step, parts.train_data(0))
         finally:
             checkpoints.assign(parts.strategy, groups, before, where="the model")
         smoothed = _smooth(losses)
@@ -122,12 +123,14 @@ def search(
         directory.close()
 
 
-def _climb(trainer: step.Trainer, iterator: Any) -> tuple[list[float], list[float]]:
+def _climb(
+    train_step: step.TrainStep, iterator: Iterator[Any]
+) -> tuple[list[float], list[float]]:
     """One step at each rate, until the loss has clearly left its smallest value."""
     planned = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
     losses: list[float] = []
     for i, rate in enumerate(planned):
-        rows, _ = trainer.run(iterator, i, [rate])
+        rows, _ = train_step.run(iterator, i, [rate])
         row = rows.numpy()[0]
         loss = float(row[1] / row[0])
         if not math.isfinite(loss):

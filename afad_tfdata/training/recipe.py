@@ -1,11 +1,11 @@
-"""The course of a training: which phase comes next, at which rate, and when it ends.
+"""The phases of a run: which comes next, at which rate, and when the run ends.
 
 A stage alone is one phase.  The recipe does what the original project's author did by
 hand: a warm-up of the head, then tuning; when validation turns, back to the best epoch
 and on at a lower rate; an end when a lower rate brought no better epoch.
 
-Pure arithmetic: what happened so far is a `Course`, plain numbers that a checkpoint
-holds, and what comes next follows from it and the config alone.
+Pure arithmetic: what happened so far is a `PhaseProgress`, plain numbers that a
+checkpoint contains, and what comes next follows from it and the config alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from afad_tfdata.training import optimizers
 
 WARMUP_EPOCHS = 24
 TUNING_EPOCHS = 50
-# At most so many lower rates are tried after the first one of tuning.
+# Lower rates after the first one of tuning.  After four, the rate is so small that an
+# epoch hardly changes the weights.
 LOWERINGS = 4
 
 
@@ -28,12 +29,12 @@ class Phase:
 
     Attributes:
       stage: ``warmup`` or ``tuning``.
-      epochs: It is over after so many at the latest.
+      epochs: The phase ends after so many epochs at the latest.
       rate: Peak learning rate.
       optimizer: One of `optimizers.NAMES`.
-      patience: It is over after so many epochs without a better one; 0: not before
-        `epochs`.
-      must_help: The run ends with it if it brought no better epoch.
+      patience: The phase ends after so many epochs without an improvement; 0: it
+        runs for all of its `epochs`.
+      must_help: The run ends with this phase if no epoch of it was an improvement.
     """
 
     stage: str
@@ -50,17 +51,17 @@ class Phase:
 
 
 @dataclasses.dataclass
-class Course:
-    """What happened so far.
+class PhaseProgress:
+    """How far a run has come, as far as the recipe must know.
 
     Attributes:
       phase: Position in `phases`.
       first_step: The step at which the phase began.
       epochs: Epochs of the phase that are done.
-      waited: Epochs since its last better one.
-      helped: Whether it brought a better one.
-      plateau_scale: Factor of the rate that the plateau schedule has come to.
-      plateau_waited: Epochs since it last changed, or since the last better one.
+      waited: Epochs of the phase since the last improvement.
+      helped: Whether an epoch of the phase was an improvement.
+      plateau_scale: Factor by which the plateau schedule has lowered the rate.
+      plateau_waited: Epochs since that factor changed, or since the last improvement.
     """
 
     phase: int = 0
@@ -82,15 +83,21 @@ class Course:
             self.plateau_waited = 0
 
     def phase_is_over(self, phase: Phase) -> bool:
-        """Whether the phase has had its epochs or used up its patience."""
+        """Whether all epochs of the phase are done, or its patience is used up."""
         out_of_patience = bool(phase.patience) and self.waited >= phase.patience
         return self.epochs >= phase.epochs or out_of_patience
 
-    def next_phase(self, plan: tuple[Phase, ...]) -> int | None:
+    def next_phase(self, phases: tuple[Phase, ...]) -> int | None:
         """The phase after the present one, which is over; None at the end."""
-        if plan[self.phase].must_help and not self.helped:
+        if phases[self.phase].must_help and not self.helped:
             return None
-        return self.phase + 1 if self.phase + 1 < len(plan) else None
+        return self.phase + 1 if self.phase + 1 < len(phases) else None
+
+    def current_or_next_phase(self, phases: tuple[Phase, ...]) -> int | None:
+        """The phase to go on with, which may be the present one; None at the end."""
+        if not self.phase_is_over(phases[self.phase]):
+            return self.phase
+        return self.next_phase(phases)
 
 
 def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase, ...]:
@@ -98,8 +105,8 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
 
     Args:
       config: Its stage, task, epochs, rate and optimizer.
-      pretrained: Whether the backbone brings weights, and a warm-up of the head over
-        them makes sense.
+      pretrained: Whether the backbone has pre-trained weights, so that a warm-up of
+        the head over them makes sense.
 
     Returns:
       One phase, or those of the recipe.  The original's two: gender 24 epochs at 1e-3,
@@ -118,9 +125,9 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
     )
     if config.stage == "tuning":
         return (tuning,)
-    plan = []
+    found = []
     if pretrained and config.warmup_epochs:
-        plan.append(
+        found.append(
             dataclasses.replace(
                 _warmup(config, config.warmup_epochs, 1e-3), patience=config.patience
             )
@@ -128,18 +135,18 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
     factor = 0.2 if gender else 0.5
     rates = itertools.accumulate([rate] + [factor] * LOWERINGS, lambda a, b: a * b)
     for i, lowered in enumerate(rates):
-        plan.append(
+        found.append(
             dataclasses.replace(
                 tuning, rate=lowered, patience=config.patience, must_help=i > 0
             )
         )
-    return tuple(plan)
+    return tuple(found)
 
 
 def rates(
     config: train_config.TrainConfig,
-    plan: tuple[Phase, ...],
-    course: Course,
+    phases: tuple[Phase, ...],
+    course: PhaseProgress,
     *,
     first_step: int,
     count: int,
@@ -150,14 +157,14 @@ def rates(
 
     Args:
       config: Its schedule.
-      plan: From `phases`.
+      phases: From `recipe.phases`.
       course: What happened so far.
       first_step: Number of the first of these steps in the run.
-      count: Number of rates wanted.
+      count: Number of rates to return.
       steps_per_epoch: Of the run.
-      scale: A factor on all of them: what recoveries have come to.
+      scale: Factor of all rates: the product of the recoveries' factors.
     """
-    phase = plan[course.phase]
+    phase = phases[course.phase]
     plateau = config.schedule == "plateau"
     schedule = optimizers.Schedule(
         kind="constant" if plateau else config.schedule,

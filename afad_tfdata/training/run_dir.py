@@ -30,7 +30,7 @@ EVENTS_NAME = "tensorboard"
 BEST_NAME = "best.keras"
 FINAL_NAME = "final.keras"
 PREVIEW_NAME = "augmentation.png"
-# For the end of the command.
+# What the command names at its end, after the models.
 BESIDE = (
     *(CONFIG_NAME, history.JSON_NAME, history.PICTURE_NAME, history.LINES_NAME),
     *(f"{CHECKPOINTS_NAME}/", f"{EVENTS_NAME}/"),
@@ -43,10 +43,10 @@ class RunDir:
     """One run's directory, held by this process until `close`.
 
     Args:
-      path: Where it is; it is made.
+      path: Where it is; it is created.
 
     Raises:
-      UsageError: It cannot be made, or another process trains in it.
+      UsageError: It cannot be created, or another process trains in it.
     """
 
     def __init__(self, path: str) -> None:
@@ -67,7 +67,7 @@ class RunDir:
         return self.join(CHECKPOINTS_NAME)
 
     def close(self) -> None:
-        """Lets another process have it."""
+        """Unlocks it, so that another process can train in it."""
         self._lock.release()
 
     def stored(self) -> dict[str, Any] | None:
@@ -102,13 +102,13 @@ class RunDir:
         files.write_json(self.join(CONFIG_NAME), files.seal(value))
 
     def has_models(self) -> bool:
-        """Whether both models are there, as at the end of a run."""
+        """Whether both models exist, as at the end of a run."""
         return all(os.path.exists(self.join(n)) for n in (BEST_NAME, FINAL_NAME))
 
     def save_model(self, model: Any, name: str) -> None:
         """Saves a Keras model, whole or not at all."""
         path = self.join(name)
-        # Keras goes by the end of the name.
+        # Keras chooses the format by the ending of the name.
         temporary = f"{path}.tmp-{os.getpid()}.keras"
         try:
             model.save(temporary)
@@ -118,7 +118,7 @@ class RunDir:
             raise files.write_error(path, error) from error
 
     def cut(self, step: int) -> None:
-        """Removes what lines and events say about steps after this one."""
+        """Removes lines and events of steps after this one."""
         history.cut_lines(self.path, step)
         for part in ("train", "validation"):
             event_file.cut(self.events(part), step)
@@ -129,22 +129,22 @@ class RunDir:
 
 
 @contextlib.contextmanager
-def hold(path: str, team: multi_worker.Workers) -> Iterator[RunDir]:
-    """The run's directory, held by the chief; one of no account for the others.
+def hold(path: str, workers: multi_worker.Workers) -> Iterator[RunDir]:
+    """The run's directory, locked by the chief; a temporary one for other workers.
 
     Saving a model may read values that all workers have to be asked for, so that all
     of them save it.
 
     Args:
       path: Where it is.
-      team: The job's workers.
+      workers: The job's workers.
 
     Raises:
       UsageError: As `RunDir` does, on every worker.
     """
     held: list[RunDir] = []
     scratch = ""
-    team.from_chief(lambda: held.append(RunDir(path)))
+    workers.from_chief(lambda: held.append(RunDir(path)))
     if not held:
         scratch = tempfile.mkdtemp(prefix="afad-worker-")
         held.append(RunDir(scratch))

@@ -1,4 +1,4 @@
-"""What a run is at a step, as a checkpoint holds it."""
+"""The state of a run at a step, as a checkpoint contains it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class State:
       step: Steps done.
       epoch: Epochs done.
       sums: What the steps of the present epoch summed up, as `step.SUMS`.
-      course: What happened so far, as the recipe sees it.
+      course: How far the phases have come; this name is in checkpoint files.
       best: ``epoch``, ``step``, ``value`` and ``stage`` of the best epoch, or None.
-      scale: Factor of the rate that recoveries have come to.
-      recoveries: How many there were.
+      scale: Factor of the rates: the product of the recoveries' factors.
+      recoveries: Number of recoveries.
       loss_mean: Running mean of the steps' losses in this phase.
-      loss_steps: Steps in it.
+      loss_steps: Number of steps in that mean.
       restart: The last ``--start_epoch`` that was applied, with its flags, or None.
     """
 
@@ -37,7 +37,9 @@ class State:
     sums: list[float] = dataclasses.field(
         default_factory=lambda: [0.0] * len(step.SUMS)
     )
-    course: recipe.Course = dataclasses.field(default_factory=recipe.Course)
+    course: recipe.PhaseProgress = dataclasses.field(
+        default_factory=recipe.PhaseProgress
+    )
     best: dict[str, Any] | None = None
     scale: float = 1.0
     recoveries: int = 0
@@ -95,11 +97,11 @@ def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
 
 
 def _state_of(value: Mapping[str, Any]) -> State:
-    return State(**{**value, "course": recipe.Course(**value["course"])})
+    return State(**{**value, "course": recipe.PhaseProgress(**value["course"])})
 
 
 def newest(directory: str) -> Snapshot | None:
-    """The newest whole one; None where there is none."""
+    """The newest undamaged checkpoint; None if there is none."""
     found = checkpoints.load_newest(directory)
     return read(found) if found else None
 
@@ -109,7 +111,7 @@ def find(
     config: train_config.TrainConfig,
     manifest: schema.Manifest | None,
 ) -> Snapshot | None:
-    """What to go on from, after a restart from an earlier epoch if one is asked for.
+    """What to continue from, after going back to ``--start_epoch`` if it is given.
 
     Args:
       directory: Of the run.
@@ -183,7 +185,8 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     snapshot = read(checkpoints.load(checkpoints.path_of(directory, ends[epoch])))
     state, there = snapshot.state, set(checkpoints.steps(directory))
     if state.best is not None and state.best["step"] not in there:
-        state.best = None  # Rotated out by better ones; the next is the best.
+        # Better epochs have replaced it since; the next epoch becomes the best.
+        state.best = None
     state.restart, state.scale, state.recoveries = asked, 1.0, 0
     state.course.waited = state.course.plateau_waited = 0
     state.course.plateau_scale = 1.0
@@ -192,8 +195,8 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
         text += f", rate {asked['learning_rate']:g}"
     snapshot.history.event(state.step, "restart", text)
     snapshot.history.trim(epoch)
-    # First this one, which says that it was done; killed before the others are gone,
-    # the same command does it again.
+    # Saved first, because its state says that the restart was done.  If the process is
+    # killed before the later ones are removed, the same command does it again.
     snapshot.save(directory)
     for at in there:
         if at > state.step:
@@ -202,7 +205,7 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
 
 
 def best_arrays(directory: str, state: State) -> Mapping[str, np.ndarray] | None:
-    """Variables at the end of the best epoch; None where there was none.
+    """Variables at the end of the best epoch; None if there was none yet.
 
     Raises:
       UsageError: The file is gone.

@@ -28,13 +28,15 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training.distributed import strategies
 
-# What `Trainer.run` sums up, in this order, in float64.
+# What `TrainStep.run` sums up, in this order.  In float64, because an epoch adds up
+# 100,000 examples, and float32 would lose the last digits of the mean.
 SUMS = ("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct")
 
-# Most steps of one call of `Trainer.run`.
+# Most steps of one call of `TrainStep.run`: the length of the tensor of rates.  Even a
+# fast step takes milliseconds, so that more would not be faster.
 MAX_STEPS_PER_CALL = 256
 
 # Odd, so that multiples of it are different in 32 bits (2^32 over the golden ratio).
@@ -48,7 +50,7 @@ class StepConfig:
     Attributes:
       global_batch_size: Examples of a step, over all replicas.
       accumulation: Parts into which a replica's batch is cut; their gradients are
-        added up before the weights change, for batches that memory does not hold.
+        added up before the weights change, for batches too large for the memory.
       clip_norm: Largest global norm of the summed gradient; 0 for no limit.
       loss_scaling: Whether the loss is scaled, as float16 needs it.
       jit: Whether XLA compiles the forward and backward pass.
@@ -61,7 +63,7 @@ class StepConfig:
     jit: bool = False
 
 
-class Trainer:
+class TrainStep:
     """Takes steps on a strategy's replicas.
 
     Args:
@@ -82,11 +84,11 @@ class Trainer:
 
     def __init__(
         self,
-        strategy: Any,
-        model: Any,
-        optimizer: Any,
-        loss_fn: Callable[..., Mapping[str, Any]],
-        prepare: Callable[..., Any],
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss_fn: Callable[..., Mapping[str, tf.Tensor]],
+        prepare: Callable[..., tf.Tensor],
         config: StepConfig,
     ) -> None:
         self.per_replica = per_replica_batch(
@@ -110,13 +112,13 @@ class Trainer:
         self._run = tf.function(self._steps)
 
     @property
-    def inner_optimizer(self) -> Any:
+    def inner_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer that holds the learning rate, without a loss scale around."""
         return getattr(self.optimizer, "inner_optimizer", self.optimizer)
 
     def run(
-        self, iterator: Any, first_step: int, rates: Sequence[float]
-    ) -> tuple[Any, Any]:
+        self, iterator: Iterator[Any], first_step: int, rates: Sequence[float]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Takes as many steps as there are learning rates.
 
         Args:
@@ -153,19 +155,23 @@ class Trainer:
                     weight.assign(value)
 
     def _steps(
-        self, iterator: Any, first_step: Any, rates: Any, count: Any
-    ) -> tuple[Any, Any]:
+        self,
+        iterator: Iterator[Any],
+        first_step: tf.Tensor,
+        rates: tf.Tensor,
+        count: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         rows = tf.TensorArray(tf.float64, size=count, element_shape=[len(SUMS)])
         waited = tf.zeros([], tf.float64)
         row = tf.zeros([len(SUMS)], tf.float64)
         for i in tf.range(count):
-            # In line: the clock starts when the step before is done, and stops when
-            # the batch is there.
+            # Control dependencies, because TensorFlow may run in any order: the clock
+            # starts when the step before is done, and stops when the batch is there.
             with tf.control_dependencies([row]):
                 began = tf.timestamp()
             with tf.control_dependencies([began]):
                 features, labels = next(iterator)
-            with tf.control_dependencies(tf.nest.flatten(self._locals(labels))):
+            with tf.control_dependencies(tf.nest.flatten(self._local_labels(labels))):
                 waited += tf.timestamp() - began
             self.inner_optimizer.learning_rate.assign(rates[i])
             row = self._distributed_step(
@@ -174,24 +180,28 @@ class Trainer:
             rows = rows.write(i, row)
         return rows.stack(), waited
 
-    def _locals(self, labels: Any) -> Any:
+    def _local_labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
         return {
             name: self._strategy.experimental_local_results(label)
             for name, label in labels.items()
         }
 
-    def _distributed_step(self, features: Any, labels: Any, step: Any) -> Any:
+    def _distributed_step(
+        self, features: Mapping[str, Any], labels: Mapping[str, Any], step: tf.Tensor
+    ) -> tf.Tensor:
         per_replica = self._strategy.run(
             self._replica_step, args=(features["image"], labels, step)
         )
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
 
-    def _replica_step(self, images: Any, labels: Any, step: Any) -> Any:
+    def _replica_step(
+        self, images: tf.Tensor, labels: Mapping[str, tf.Tensor], step: tf.Tensor
+    ) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         offset = context.replica_id_in_sync_group * self.per_replica
         images = self._prepare(images, step, offset)
         whole = _global_labels(context, labels)
-        gradients: list[Any] = []
+        gradients: list[tf.Tensor] = []
         sums = 0.0
         part = self.per_replica // self._config.accumulation
         for i in range(self._config.accumulation):
@@ -209,8 +219,11 @@ class Trainer:
         return sums
 
     def _gradients(
-        self, images: Any, labels: Any, batch_labels: Any
-    ) -> tuple[list[Any], Any]:
+        self,
+        images: tf.Tensor,
+        labels: Mapping[str, tf.Tensor],
+        batch_labels: Mapping[str, tf.Tensor],
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Gradients of this replica's share of the (scaled) loss, and its sums."""
         with tf.GradientTape() as tape:
             outputs = self._model(images, training=True)
@@ -228,7 +241,9 @@ class Trainer:
         )
         return gradients, _batch_sums(losses, outputs, labels)
 
-    def _apply(self, context: Any, gradients: list[Any]) -> None:
+    def _apply(
+        self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]
+    ) -> None:
         if self._config.loss_scaling or self._config.clip_norm:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             if self._config.clip_norm:
@@ -247,23 +262,23 @@ class Predictor:
 
     Args:
       strategy: A ``tf.distribute.Strategy``.
-      model: As for `Trainer`.
-      loss_fn: As for `Trainer`, or None where nobody asks for the loss.
+      model: As for `TrainStep`.
+      loss_fn: As for `TrainStep`, or None if no loss is needed.
       prepare: ``(images)`` to the model's input: normalisation only.
     """
 
     def __init__(
         self,
-        strategy: Any,
-        model: Any,
-        loss_fn: Callable[..., Mapping[str, Any]] | None,
-        prepare: Callable[[Any], Any],
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        loss_fn: Callable[..., Mapping[str, tf.Tensor]] | None,
+        prepare: Callable[[tf.Tensor], tf.Tensor],
     ) -> None:
         self._strategy, self._model = strategy, model
         self._loss_fn, self._prepare = loss_fn, prepare
         self._run = tf.function(self._predict)
 
-    def run(self, dataset: Any) -> dict[str, np.ndarray]:
+    def run(self, dataset: tf.distribute.DistributedDataset) -> dict[str, np.ndarray]:
         """Predictions for every example, once each and in the data set's order.
 
         Args:
@@ -292,16 +307,20 @@ class Predictor:
                 columns.setdefault(name, []).append(values[mask])
         return {name: np.concatenate(parts) for name, parts in columns.items()}
 
-    def _predict(self, features: Any, labels: Any) -> dict[str, Any]:
+    def _predict(
+        self, features: Mapping[str, Any], labels: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Results of the replicas here; of all, where others are elsewhere."""
         results = self._strategy.run(self._replica_predict, args=(features, labels))
         if strategies.spans_workers(self._strategy):
             results = {n: self._strategy.gather(v, 0) for n, v in results.items()}
         return results
 
-    def _replica_predict(self, features: Any, labels: Any) -> dict[str, Any]:
+    def _replica_predict(
+        self, features: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
         outputs = self._model(self._prepare(features["image"]), training=False)
-        # Collective operations know no booleans, and want tensors with a device.
+        # Collective operations do not gather booleans, and need tensors on a device.
         result = {"mask": tf.cast(features["mask"], tf.int32)}
         for name in ("age", "gender"):
             if f"{name}_output" in outputs:
@@ -317,7 +336,7 @@ class Predictor:
 
 
 def per_replica_batch(
-    strategy: Any, global_batch_size: int, *, accumulation: int = 1
+    strategy: tf.distribute.Strategy, global_batch_size: int, *, accumulation: int = 1
 ) -> int:
     """Images of a replica's batch; `UsageError` where the division leaves a rest."""
     replicas = strategy.num_replicas_in_sync
@@ -330,11 +349,14 @@ def per_replica_batch(
     return global_batch_size // replicas
 
 
-def _global_labels(context: Any, labels: Mapping[str, Any]) -> dict[str, Any]:
+def _global_labels(
+    context: tf.distribute.ReplicaContext, labels: Mapping[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
     """The labels of all replicas, in their order."""
     if context.num_replicas_in_sync == 1:
         return dict(labels)
-    # What comes from outside a function has no device, which several workers want.
+    # An argument of a function is on no device; collectives of several workers need
+    # one, which identity gives it.
     return {n: context.all_gather(tf.identity(v), 0) for n, v in labels.items()}
 
 
@@ -379,10 +401,10 @@ def _holds_generator(layer: keras.layers.Layer) -> bool:
 class _ReplicaDraw:
     """``SeedGenerator.next`` with the replica's number folded in."""
 
-    def __init__(self, draw: Callable[..., Any]) -> None:
+    def __init__(self, draw: Callable[..., tf.Tensor]) -> None:
         self._draw = draw
 
-    def __call__(self, ordered: bool = True) -> Any:
+    def __call__(self, ordered: bool = True) -> tf.Tensor:
         seed = self._draw(ordered)
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
@@ -392,7 +414,11 @@ class _ReplicaDraw:
         return seed + tf.stack([tf.cast(folded, seed.dtype), tf.cast(0, seed.dtype)])
 
 
-def _batch_sums(losses: Mapping[str, Any], outputs: Any, labels: Any) -> Any:
+def _batch_sums(
+    losses: Mapping[str, tf.Tensor],
+    outputs: Mapping[str, tf.Tensor],
+    labels: Mapping[str, tf.Tensor],
+) -> tf.Tensor:
     """float64 ``[len(SUMS)]`` of a batch."""
     zeros = tf.zeros_like(losses["loss"])
     sums = {"examples": tf.ones_like(zeros), "loss": losses["loss"]}

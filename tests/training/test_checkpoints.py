@@ -40,7 +40,7 @@ def test_round_trip_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty", "foreign"])
-def test_a_damaged_newest_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage):
+def test_a_damaged_newest_checkpoint_is_named_and_skipped(tmp_path, caplog, damage):
     save(tmp_path, 1)
     path = save(tmp_path, 2)
     with open(path, "rb") as f:

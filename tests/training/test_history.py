@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from afad_tfdata.training import event_file, history, step
+from afad_tfdata.training import epoch_metrics, event_file, history, step
 
 
 def row(epoch, **more):
@@ -20,10 +20,10 @@ def row(epoch, **more):
 
 
 def test_a_restart_forgets_the_epochs_after_it_and_stays_marked(tmp_path):
-    course = history.History([row(e) for e in range(1, 6)])
-    course.event(20, "restart", "from epoch 2 at 1e-4")
-    course.trim(2)
-    course.save(str(tmp_path))
+    found = history.History([row(e) for e in range(1, 6)])
+    found.event(20, "restart", "from epoch 2 at 1e-4")
+    found.trim(2)
+    found.save(str(tmp_path))
     stored = json.loads((tmp_path / history.JSON_NAME).read_text())
     assert [r["epoch"] for r in stored["epochs"]] == [1, 2]
     assert stored["events"][0]["text"] == "from epoch 2 at 1e-4"
@@ -39,10 +39,10 @@ def test_a_restart_forgets_the_epochs_after_it_and_stays_marked(tmp_path):
     ],
 )
 def test_odd_histories_are_drawn(tmp_path, rows, events):
-    course = history.History(rows)
+    found = history.History(rows)
     for at, kind in events:
-        course.event(at, kind, kind)
-    course.draw(str(tmp_path / "a.png"))
+        found.event(at, kind, kind)
+    found.draw(str(tmp_path / "a.png"))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -77,7 +77,7 @@ def test_events_after_a_step_and_a_torn_one_are_cut(tmp_path):
 
 def test_means_divide_by_examples_and_rename():
     sums = dict(zip(step.SUMS, [4, 8.0, 2.0, 6.0, 12.0, 3], strict=True))
-    means = history.means([sums[name] for name in step.SUMS], step.SUMS)
+    means = epoch_metrics.means([sums[name] for name in step.SUMS])
     assert means == {
         "loss": 2.0,
         "age_loss": 0.5,
@@ -92,9 +92,9 @@ def test_what_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(
         history.figures, "save", lambda path, figure: figures.append(figure)
     )
-    course = history.History([row(1), row(2, validation={}), row(3)])
-    course.event(20, "restart", "again")
-    course.draw(str(tmp_path / "a.png"))
+    found = history.History([row(1), row(2, validation={}), row(3)])
+    found.event(20, "restart", "again")
+    found.draw(str(tmp_path / "a.png"))
     panels = figures[0].axes
     assert [panel.get_title() for panel in panels] == ["loss", "gender: accuracy"]
     drawn = {

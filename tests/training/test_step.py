@@ -75,7 +75,7 @@ def make_trainer(
     with strategy.scope():
         built = optimizers.build(optimizer, ema_decay=ema, momentum=0.9)
     config = step.StepConfig(global_batch_size=BATCH, **k)
-    trainer = step.Trainer(strategy, model, built, loss_fn, prepare, config)
+    trainer = step.TrainStep(strategy, model, built, loss_fn, prepare, config)
     return model, trainer
 
 

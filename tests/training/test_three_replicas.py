@@ -1,7 +1,7 @@
 """Three logical devices equal one: the tests of two, in a process with three.
 
-A process has one set of logical devices, made before TensorFlow starts, and bears one
-mirrored strategy.
+A process has one set of logical devices, created before TensorFlow starts, and supports
+one mirrored strategy.
 """
 
 import os

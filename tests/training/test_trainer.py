@@ -18,14 +18,15 @@ from afad_tfdata.common.lazy import keras, tf
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
+    assembly,
     checkpoints,
     event_file,
     optimizers,
     rate_search,
     recipe,
+    run,
     run_dir,
     run_state,
-    setup,
 )
 from afad_tfdata.training import config as train_config
 
@@ -151,7 +152,7 @@ def test_parts_are_given_flat_or_whole():
         trainer.TrainConfig(run_dir="run", input=input_fn.InputConfig(files="a"))
 
 
-def plan_of(**more):
+def phases_of(**more):
     values = config("records", "run", epochs=0, stage="recipe", **more)
     return [
         (phase.stage, phase.epochs, phase.rate, phase.optimizer)
@@ -160,28 +161,28 @@ def plan_of(**more):
 
 
 def test_recipes_are_the_original_projects():
-    gender = plan_of(task="gender")
+    gender = phases_of(task="gender")
     assert gender[0] == ("warmup", 24, 1e-3, "rmsprop")
     assert gender[1] == ("tuning", 50, 5e-4, "adam")
     assert gender[2][2] == pytest.approx(1e-4)
-    age = plan_of(task="age")
+    age = phases_of(task="age")
     assert age[0] == ("warmup", 24, 1e-3, "rmsprop")
     assert [phase[2] for phase in age[1:3]] == [1e-3, 5e-4]
 
 
 def test_a_phase_ends_with_its_patience_and_the_recipe_without_a_gain():
     values = config("records", "run", stage="recipe", epochs=9, patience=2)
-    plan = recipe.phases(values, pretrained=False)
-    course, log = recipe.Course(), []
+    phases = recipe.phases(values, pretrained=False)
+    done, log = recipe.PhaseProgress(), []
     # Better in epochs 1, 2 and 5; a phase starts anew after two that are not.
     for better in (True, True, False, False, True, False, False, False, False):
-        course.after_epoch(better, values)
-        log.append(course.phase)
-        if course.phase_is_over(plan[course.phase]):
-            following = course.next_phase(plan)
+        done.after_epoch(better, values)
+        log.append(done.phase)
+        if done.phase_is_over(phases[done.phase]):
+            following = done.next_phase(phases)
             if following is None:
                 break
-            course = recipe.Course(following)
+            done = recipe.PhaseProgress(following)
     assert log == [0, 0, 0, 0, 1, 1, 1, 2, 2]
     assert following is None
 
@@ -190,11 +191,15 @@ def test_the_plateau_schedule_lowers_the_rate():
     values = config(
         "r", "r", epochs=9, patience=2, schedule="plateau", decay_factor=0.5
     )
-    plan, course, seen = recipe.phases(values, pretrained=False), recipe.Course(), []
+    phases, done, seen = (
+        recipe.phases(values, pretrained=False),
+        recipe.PhaseProgress(),
+        [],
+    )
     for better in (True, False, False, False, False):
-        course.after_epoch(better, values)
+        done.after_epoch(better, values)
         rate = recipe.rates(
-            values, plan, course, first_step=7, count=1, steps_per_epoch=3, scale=0.1
+            values, phases, done, first_step=7, count=1, steps_per_epoch=3, scale=0.1
         )
         seen.append(rate[0] / (5e-4 * 0.1))
     assert seen == pytest.approx([1, 1, 0.5, 0.5, 0.25])
@@ -465,15 +470,15 @@ def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
         return tf.cast(images, tf.float32) * (factor if not recovered else 1.0)
 
     recovered = []
-    restore = trainer._Run._recover
+    go_back = run.Run._go_back
 
     def recover(self, error):
         recovered.append(error)
-        restore(self, error)
-        self._build(0)  # Traced anew, for the leap is gone.
+        go_back(self, error)
+        self._enter(0)  # Traced anew, for the leap is gone.
         self._restore(run_state.newest(str(tmp_path / "checkpoints")))
 
-    monkeypatch.setattr(trainer._Run, "_recover", recover)
+    monkeypatch.setattr(run.Run, "_go_back", recover)
     result = trainer.train(
         values,
         model=tiny_network(),
@@ -481,7 +486,7 @@ def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
         augment=leaping,
         loss=loss,
     )
-    assert [error.at for error in recovered] == [70]
+    assert [error.step for error in recovered] == [70]
     assert "leapt" in recovered[0].what
     assert result.steps == 80 and result.epochs == 1
     event = result.history["events"][-1]
@@ -630,9 +635,10 @@ def test_every_photo_is_tested_in_one_fold(sample_records, tmp_path):
         photos = {}
         for split in ("train", "validation", "test"):
             source = record_index.load(view, split)
+            # Messages name the image's file, which is the key.
             keys = [
-                source._key(int(row["shard"]), 0, i)
-                for i, row in enumerate(source.entries)
+                source.describe(i).rpartition("file ")[2].removesuffix(")")
+                for i in range(len(source))
             ]
             photos[split] = {sharding.group_key(key, "photo") for key in keys}
             for key in keys:
@@ -688,7 +694,7 @@ def test_faces_of_one_age_teach_gender_only(sample_records):
     train = manifest.splits["train"]
     train = dataclasses.replace(train, counts={"male": {"30": 5}, "female": {"30": 4}})
     manifest = dataclasses.replace(manifest, splits={"train": train})
-    assert setup._age_range(manifest, "gender") == (30, 31)
+    assert assembly._age_range(manifest, "gender") == (30, 31)
     for task in ("age", "age_gender"):
         with pytest.raises(errors.UsageError, match=f"--task={task} needs .* are 30"):
-            setup._age_range(manifest, task)
+            assembly._age_range(manifest, task)

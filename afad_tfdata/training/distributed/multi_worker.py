@@ -1,14 +1,14 @@
-"""The workers of a job as one: they decide alike, and one of them writes.
+"""Workers of a job that decide alike, and of which one writes.
 
-Each worker runs the same program.  What would differ from worker to worker - a signal,
-a clock, a file - is exchanged before anything follows from it, so that all take the
-same turns and meet in the same collective operations::
+Each worker runs the same program.  What would differ from worker to worker (a signal,
+a clock, a file) is exchanged before anything depends on it, so that all workers take
+the same branches and meet in the same collective operations::
 
-    with workers.join(devices="", threads=0) as team:
-        snapshot = team.from_chief(lambda: read(path))   # one reads, all have it
-        stop = team.exchange([preemption.requested()])[:, 0].any()
+    with multi_worker.join(devices="", all_reduce="auto") as workers:
+        snapshot = workers.from_chief(lambda: read(path))   # one reads, all have it
+        stop = workers.exchange([preemption.requested()])[:, 0].any()
 
-A process that works alone is a team of one, in which nothing is exchanged.
+A process that works alone is a job of one worker, in which nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _joined: cluster.Cluster | None = None
 
 
 def joined() -> cluster.Cluster | None:
-    """The job that this process took part in; it had better end by ``os._exit``.
+    """The job that this process took part in; it must then end with ``os._exit``.
 
-    While TensorFlow takes its servers down, it would complain of those that went first.
+    An ordinary exit shuts TensorFlow's servers down, which logs errors about workers
+    that ended before.
     """
     return _joined
 
@@ -52,7 +53,11 @@ class Workers:
       found: The job; None for one alone.
     """
 
-    def __init__(self, strategy: Any = None, found: cluster.Cluster | None = None):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy | None = None,
+        found: cluster.Cluster | None = None,
+    ):
         self.strategy = strategy
         self.size = len(found.addresses) if found else 1
         self.index = found.index if found else 0
@@ -60,11 +65,11 @@ class Workers:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this one writes."""
+        """Whether this worker writes the run directory."""
         return self.index == 0
 
     def exchange(self, values: Sequence[float]) -> np.ndarray:
-        """What each worker says.
+        """Gives every worker the numbers of all workers.
 
         Args:
           values: Numbers, as many on each worker.
@@ -75,19 +80,20 @@ class Workers:
         own = np.asarray(values, np.float64)
         if self.size == 1:
             return own[np.newaxis]
+        # As integers: a sum of floats would lose the sign of zero and bits of NaN.
         every = np.zeros((self.size, len(own)), np.int64)
         every[self.index] = own.view(np.int64)
         return self._sum(every).view(np.float64)
 
     def meet(self) -> None:
-        """Waits until all are here."""
+        """Waits until all workers have called this."""
         self.exchange([0.0])
 
     def from_chief(self, function: Callable[[], Any]) -> Any:
-        """What the function gives on the chief, where alone it is called.
+        """Calls the function on the chief, and gives its result to every worker.
 
         Args:
-          function: Its result can be pickled.
+          function: Its result must be picklable.
 
         Raises:
           AfadError: What it raises, on every worker.
@@ -109,17 +115,18 @@ class Workers:
             if not self.is_chief:
                 piece = bytes(_PIECE * 8)
             pieces.append(self._sum(np.frombuffer(piece, np.int64)).tobytes())
-        # From a worker of this job, which runs TensorFlow's own servers between them.
+        # Unpickling runs code, but only the chief of this very job can have sent it.
         result, error = pickle.loads(b"".join(pieces)[:length])
         if error is not None:
             raise error
         return result
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
-        assert self._total is not None  # noqa: S101 (of a team of one nobody asks)
+        assert self._total is not None  # noqa: S101 (one worker alone never sums)
         return self._total(tf.constant(values)).numpy()
 
     def _total_of(self, values: Any) -> Any:
+        assert self.strategy is not None  # noqa: S101 (one worker alone never sums)
         here = self.strategy.num_replicas_in_sync // self.size
 
         def of_replica() -> Any:
@@ -162,22 +169,23 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
     with watchdog.during_start(found.addresses, found.index):
         strategy = _start(found, devices, all_reduce)
     preemption.keep()
-    guard = watchdog.Watch(found.addresses, found.index)
-    team = Workers(strategy, found)
+    guard = watchdog.PortWatch(found.addresses, found.index)
+    workers = Workers(strategy, found)
     try:
-        yield team
+        yield workers
     except _lost_errors() as error:
-        guard.verdict()  # An operation may fail because another worker did.
+        # An operation fails when another worker has ended: the guard names it.
+        guard.wait_for_verdict()
         raise errors.WorkerLostError(
             "the workers have lost one another"
             f" ({errors.one_line(error.message)}); the same command on"
             " all workers continues from the last checkpoint"
         ) from error
-    except errors.AfadError:  # Of all workers alike, as a rule.
-        _leave(guard, team, found)
+    except errors.AfadError:  # As a rule, all workers raise the same one.
+        _leave(guard, workers, found)
         raise
     else:
-        _leave(guard, team, found)
+        _leave(guard, workers, found)
     finally:
         guard.stop()
 
@@ -193,19 +201,20 @@ def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
         ) from error
 
 
-def _leave(guard: watchdog.Watch, team: Workers, found: cluster.Cluster) -> None:
-    """Ends this worker's part without harm to those who are not so far yet.
+def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) -> None:
+    """Leaves the job without harm to workers that are not as far yet.
 
-    What a worker sent last may still be on its way when it ends, and is lost then.  So
-    that all meet once more: who comes back from there knows that the others have
-    everything from before.  That this meeting itself may fail does not matter.
+    What a worker sent last may still be on its way when the worker ends, and would be
+    lost.  Therefore all meet once more: after that, each knows that the others have
+    everything from before.  It does not matter if this meeting itself fails.
     """
     guard.stop()
 
     def part() -> None:
         with contextlib.suppress(*_lost_errors(), tf.errors.InternalError):
-            team.meet()
+            workers.meet()
 
+    # In a thread, because a meeting with a worker that is gone never returns.
     parting = threading.Thread(target=part, daemon=True)
     parting.start()
     parting.join(_LEAVE_SECS)

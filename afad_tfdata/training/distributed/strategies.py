@@ -24,16 +24,18 @@ import re
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training.distributed import cluster
 
 ALL_REDUCE = ("auto", "nccl", "hierarchical", "one_device")
 
 _log = logging.getLogger(__name__)
-_made: dict[tuple[str, ...], Any] = {}
+_made: dict[tuple[str, ...], tf.distribute.Strategy] = {}
 
 
-def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
+def create_strategy(
+    devices: str = "", *, all_reduce: str = "auto"
+) -> tf.distribute.Strategy:
     """The strategy for these devices.
 
     Args:
@@ -52,7 +54,8 @@ def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
     if names in _made:
         return _made[names]
     if len(names) == 1:
-        # On a GPU not the default strategy: this one copies batches there ahead.
+        # On a GPU, OneDeviceStrategy copies batches to it ahead of time; the default
+        # strategy would copy when the step asks for them.
         strategy = (
             tf.distribute.get_strategy()
             if names[0] == "CPU:0" and not tf.config.list_logical_devices("GPU")
@@ -70,7 +73,7 @@ def create_strategy(devices: str = "", *, all_reduce: str = "auto") -> Any:
 
 def create_worker_strategy(
     found: cluster.Cluster, devices: str = "", *, all_reduce: str = "auto"
-) -> Any:
+) -> tf.distribute.Strategy:
     """The strategy of all workers of a job; waits until they are there.
 
     Args:
@@ -108,12 +111,12 @@ def create_worker_strategy(
     )
 
 
-def spans_workers(strategy: Any) -> bool:
+def spans_workers(strategy: tf.distribute.Strategy) -> bool:
     """Whether some replicas are in other processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def describe(strategy: Any) -> str:
+def describe(strategy: tf.distribute.Strategy) -> str:
     """One line: the number of replicas and where they are."""
     try:
         workers = strategy.extended.worker_devices
@@ -127,7 +130,27 @@ def describe(strategy: Any) -> str:
     return f"{strategy.num_replicas_in_sync} replica(s) on {where}"
 
 
-def local_value(strategy: Any, variable: Any) -> Any:
+def mirrored_model(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Model:
+    """The model itself if the strategy has its variables, else a mirrored copy."""
+    if strategy.num_replicas_in_sync == 1:
+        return model
+    # A Keras variable wraps the TensorFlow variable, which knows its strategy; one that
+    # was created outside of any scope has no such attribute.
+    if all(
+        getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
+        for v in model.variables
+    ):
+        return model
+    _log.info("the model was created outside the strategy's scope: training a copy")
+    with strategy.scope():
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+    return copy
+
+
+def local_value(
+    strategy: tf.distribute.Strategy, variable: keras.Variable | tf.Variable
+) -> Any:
     """The value of a Keras or TensorFlow variable on the first local replica.
 
     Returns:
@@ -197,8 +220,14 @@ def _grow_memory(gpus: list[Any]) -> None:
             return  # Already running; its setting stays.
 
 
-def _checked(strategy: Any, names: tuple[str, ...]) -> Any:
-    """The strategy if its GPUs can sum, else one that sums without NCCL."""
+def _checked(
+    strategy: tf.distribute.Strategy, names: tuple[str, ...]
+) -> tf.distribute.Strategy:
+    """The strategy if its GPUs can sum, else one that sums without NCCL.
+
+    On some machines NCCL starts and then fails, or sums wrongly, for want of shared
+    memory or peer access: one small sum shows that at once.
+    """
 
     def total() -> Any:
         context = tf.distribute.get_replica_context()

@@ -1,11 +1,11 @@
-"""Looks after the other workers of a job, and ends this process when one is gone.
+"""Watches the ports of the other workers, and ends this process when one is gone.
 
-TensorFlow's collective operations wait for every worker.  When one is killed, its
-neighbours get an error, or none: during the start, or when a machine loses its power,
-they would wait for ever, in native code that no exception reaches.  So that a thread
-tries the port of each worker now and then.  A port that was open and refuses has lost
-its process.  While TensorFlow's servers start, no thread of this process runs: a second
-process watches meanwhile.
+TensorFlow's collective operations wait for every worker.  When one is killed, the
+others get an error, or none: during the start, or when a machine loses power, they
+would wait for ever, in native code that no exception reaches.  A thread therefore
+probes each worker's port every few seconds.  A port that was open before and now
+refuses connections has lost its process.  While TensorFlow's servers start, no thread
+of this process runs, so that a second process watches.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from collections.abc import Callable, Iterator, Sequence
 import afad_tfdata
 from afad_tfdata.common import errors
 
-# Tries that must fail one after the other, seconds between them, seconds of each.
+# A busy machine may miss a probe or two: so many must fail in succession, so many
+# seconds apart, each after so many seconds without an answer.
 _TRIES, _EVERY_SECS, _TRY_SECS = 3, 2.0, 5.0
-# Until all workers must be there: a batch system starts them together.
+# Workers start together in a batch system; 15 minutes allow for slow images and disks.
 START_SECS = 900.0
 
 _log = logging.getLogger(__name__)
 
 
-class Watch:
-    """A thread that tries ports until `stop`.
+class PortWatch:
+    """A thread that probes the ports of the other workers until `stop`.
 
     Args:
       addresses: ``host:port`` of each worker.
       index: Which of them this process is.
-      lost: Called with a message of one line, in the thread; it should not come back.
-      every_secs: Between two rounds.
-      start_secs: Until every port must have been open once.
+      lost: Called with a message of one line, in the thread; it must not return.
+      every_secs: Seconds between two rounds of probes.
+      start_secs: Seconds within which every port must have been open once.
     """
 
     def __init__(
@@ -68,17 +69,17 @@ class Watch:
         self._stopped.set()
 
     def wait_for_ends(self, secs: float) -> None:
-        """Waits until the other workers have ended, at most so long."""
+        """Waits until the other workers have ended, for at most so many seconds."""
         deadline = time.monotonic() + secs
         while time.monotonic() < deadline:
             if not any(_is_open(address) for address in self._peers.values()):
                 return
             time.sleep(0.05)
 
-    def verdict(self) -> None:
+    def wait_for_verdict(self) -> None:
         """Waits as long as the thread needs to find a worker that is gone."""
         if self._stopped.wait(_TRIES * (self._every_secs + _TRY_SECS)):
-            time.sleep(_TRY_SECS)  # The thread is at it.
+            time.sleep(_TRY_SECS)  # The thread is about to end this process.
 
     def _run(self) -> None:
         while not self._stopped.wait(self._every_secs):
@@ -111,13 +112,14 @@ class Watch:
 
 @contextlib.contextmanager
 def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
-    """Kills this process if a worker goes, or does not come, within the block.
+    """Kills this process if a worker ends, or does not start, within the block.
 
-    By SIGKILL, after a line on standard error: no code of this process could run.
+    It uses SIGKILL, after a line on standard error, because no Python code of this
+    process can run meanwhile.
 
     Args:
-      addresses: As for `Watch`.
-      index: As for `Watch`.
+      addresses: As for `PortWatch`.
+      index: As for `PortWatch`.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(afad_tfdata.__file__)))
     paths = [root, os.environ.get("PYTHONPATH", "")]
@@ -142,7 +144,8 @@ def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
 def watch_parent() -> None:
     """What the process of `during_start` does."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # Meant for the parent.
+        # A batch system signals the whole group; the parent handles it for both.
+        signal.signal(number, signal.SIG_IGN)
     addresses, index, parent = json.loads(sys.argv[1])
 
     def lost(message: str) -> None:
@@ -150,7 +153,7 @@ def watch_parent() -> None:
         if os.getppid() == parent:
             os.kill(parent, signal.SIGKILL)
 
-    Watch(addresses, index, lost)
+    PortWatch(addresses, index, lost)
     while os.getppid() == parent:
         time.sleep(0.2)
 
@@ -161,6 +164,7 @@ def end_process(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
+    # Not sys.exit: the main thread is in native code, and would never see it.
     os._exit(errors.WorkerLostError.exit_status)
 
 

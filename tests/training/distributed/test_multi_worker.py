@@ -107,11 +107,11 @@ def test_what_runs_alone_refuses_a_job(monkeypatch):
         cluster.refuse("--folds")
 
 
-def test_a_team_of_one_exchanges_nothing():
-    team = multi_worker.Workers()
-    assert team.is_chief and team.exchange([2, 3]).tolist() == [[2, 3]]
-    assert team.from_chief(lambda: "read") == "read"
-    team.meet()
+def test_one_worker_alone_exchanges_nothing():
+    workers = multi_worker.Workers()
+    assert workers.is_chief and workers.exchange([2, 3]).tolist() == [[2, 3]]
+    assert workers.from_chief(lambda: "read") == "read"
+    workers.meet()
 
 
 # Workers that are gone.
@@ -125,7 +125,7 @@ def watched(address, **more):
         said.append(message)
         told.set()
 
-    guard = watchdog.Watch(["here:1", address], 0, lost, every_secs=0.02, **more)
+    guard = watchdog.PortWatch(["here:1", address], 0, lost, every_secs=0.02, **more)
     return guard, said, told
 
 

@@ -2,7 +2,7 @@
 
 What `test_multi_worker.py` starts, with TF_CONFIG set.  The network has neither
 dropout nor batch statistics, so that its weights do not depend on the number of
-replicas.  With a signal's name the worker sends it to itself before that step.
+replicas.  With a signal's name the worker sends it to itself after so many steps.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ def main() -> int:
     preemption.install()
     from afad_tfdata import trainer
     from afad_tfdata.models import networks
+    from afad_tfdata.training import epoch_loop
 
     if at:
-        agree = trainer._Run._agree
+        take_steps = epoch_loop.EpochLoop._take_steps
 
-        def interrupted(run):
-            if run._state.step == int(at[1]):
+        def interrupted(loop, state, *arguments):
+            result = take_steps(loop, state, *arguments)
+            if state.step == int(at[1]):
                 os.kill(os.getpid(), getattr(signal, at[0]))
-            agree(run)
+            return result
 
-        trainer._Run._agree = interrupted
+        epoch_loop.EpochLoop._take_steps = interrupted
     mean = schema.load_manifest(records).mean_rgb
     built = networks.build_model
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import config as train_config
@@ -18,8 +18,8 @@ from afad_tfdata.training.distributed import strategies
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnParts:
-    """What a caller brings instead of what the config builds; None: the config's.
+class CallerObjects:
+    """What a caller passes instead of what the config builds; None: the config's.
 
     Attributes:
       model: Keras model with the outputs that `networks.build_model` describes.
@@ -30,11 +30,11 @@ class OwnParts:
       loss: As `losses.build` returns it.
     """
 
-    model: Any = None
-    train_dataset: Any = None
-    validation_dataset: Any = None
-    augment: Callable[..., Any] | None = None
-    loss: Callable[..., Any] | None = None
+    model: keras.Model | None = None
+    train_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset] | None = None
+    validation_dataset: tf.data.Dataset | None = None
+    augment: Callable[..., tf.Tensor] | None = None
+    loss: Callable[..., Mapping[str, tf.Tensor]] | None = None
 
     def builds_data(self) -> bool:
         """Whether the data sets are the config's."""
@@ -47,8 +47,8 @@ class TrainData:
     def __init__(
         self,
         config: train_config.TrainConfig,
-        own: OwnParts,
-        strategy: Any,
+        own: CallerObjects,
+        strategy: tf.distribute.Strategy,
         manifest: schema.Manifest | None,
         image_size: int,
     ) -> None:
@@ -97,7 +97,7 @@ class TrainData:
         return engines.choose(self._input, index).engine
 
     def names(self, first: int, end: int) -> list[str]:
-        """Which examples stand at these positions of the endless stream."""
+        """Names of the examples at these positions of the endless stream."""
         if self._own.train_dataset is not None:
             return [f"position {i} of the stream" for i in range(first, end)]
         index = engines.open_index(self._input, sharding.TRAIN)
@@ -108,7 +108,7 @@ class TrainData:
     def train(self, first_step: int) -> Iterator[Any]:
         """An endless iterator of distributed batches from a step on."""
         if self._own.train_dataset is not None:
-            return iter(self._distribute(self._own_train(first_step)))
+            return iter(self._distribute(self._callers_data(first_step)))
         return iter(
             self._strategy.distribute_datasets_from_function(
                 lambda context: input_fn.train_input_fn(
@@ -117,7 +117,7 @@ class TrainData:
             )
         )
 
-    def validation(self) -> Any:
+    def validation(self) -> tf.distribute.DistributedDataset | None:
         """A finite distributed data set, or None."""
         if self._own.validation_dataset is not None:
             return self._distribute(self._own.validation_dataset.map(_with_mask))
@@ -130,15 +130,18 @@ class TrainData:
             lambda context: input_fn.eval_input_fn(self._input, "validation", context)
         )
 
-    def _own_train(self, first_step: int) -> Any:
+    def _callers_data(self, first_step: int) -> tf.data.Dataset:
         own = self._own.train_dataset
         if callable(own):
             return own(first_step)
+        assert own is not None  # noqa: S101 (else the records are read)
         if int(own.cardinality()) != tf.data.INFINITE_CARDINALITY:
             own = own.repeat()
         return own.skip(first_step)
 
-    def _distribute(self, dataset: Any) -> Any:
+    def _distribute(self, dataset: tf.data.Dataset) -> tf.distribute.DistributedDataset:
+        # Every example must reach a replica once: TensorFlow's own sharding by files or
+        # by elements would change which examples a batch has.
         settings = tf.data.Options()
         off = tf.data.experimental.AutoShardPolicy.OFF
         settings.experimental_distribute.auto_shard_policy = off
@@ -147,7 +150,9 @@ class TrainData:
         )
 
 
-def _with_mask(features: Any, labels: Any) -> Any:
+def _with_mask(
+    features: dict[str, tf.Tensor], labels: dict[str, tf.Tensor]
+) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
     if "mask" in features:
         return features, labels
     shape = tf.shape(features["image"])[:1]

@@ -1,16 +1,14 @@
-"""What a training consists of, put together from its config or the caller's parts."""
+"""What a training consists of, built from its config and the caller's objects."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from afad_tfdata.common import errors, resources
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augment, preprocess
 from afad_tfdata.models import losses, networks, saved
 from afad_tfdata.storage import schema
@@ -20,19 +18,20 @@ from afad_tfdata.training import (
     optimizers,
     recipe,
     run_dir,
+    runtime,
     step,
+    train_data,
 )
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import data as train_data
 from afad_tfdata.training.distributed import strategies
 
 _log = logging.getLogger(__name__)
-# From this compute capability on, float16 products run on units of their own.
-_FLOAT16_CAPABILITY = (7, 0)
+# Without records nothing is known of the images and ages.
+_MIDDLE_GRAY, _AFAD_AGES = 127.5, (15, 72)
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class TrainingParts:
     """A training, ready to run.
 
     Attributes:
@@ -53,12 +52,12 @@ class Parts:
       facts: What ``config.json`` records besides the flags.
     """
 
-    strategy: Any
-    model: Any
-    network: Any
-    loss: Callable[..., Any]
-    prepare: Callable[..., Any]
-    normalize: Callable[..., Any]
+    strategy: tf.distribute.Strategy
+    model: keras.Model
+    network: keras.Model
+    loss: Callable[..., Mapping[str, tf.Tensor]]
+    prepare: Callable[..., tf.Tensor]
+    normalize: Callable[[tf.Tensor], tf.Tensor]
     train_data: Callable[[int], Iterator[Any]]
     validation_data: Any
     examples: Callable[[int, int], list[str]]
@@ -70,24 +69,25 @@ class Parts:
 
 def assemble(
     config: train_config.TrainConfig,
-    own: train_data.OwnParts,
+    own: train_data.CallerObjects,
     *,
     begun: bool = False,
-    strategy: Any = None,
-) -> Parts:
-    """Builds what is missing.
+    strategy: tf.distribute.Strategy | None = None,
+) -> TrainingParts:
+    """Builds what the caller did not pass.
 
     Args:
       config: The options.
-      own: The caller's parts.
+      own: The caller's objects.
       begun: A checkpoint will be restored: pre-trained weights are not looked for.
-      strategy: Of several workers; None for the one of `config`'s devices.
+      strategy: The one of several workers; None for the one of `config`'s devices.
 
     Raises:
       UsageError: Records that do not fit the task, a batch that the replicas do not
-        divide, a device, backbone or file that is not there.
+        divide, a device, backbone or file that does not exist.
     """
-    threads = set_threads(config.threads)
+    # First: nothing may have started TensorFlow before its threads are set.
+    threads = runtime.set_threads(config.threads)
     strategy = strategy or strategies.create_strategy(
         config.devices, all_reduce=config.all_reduce
     )
@@ -95,13 +95,9 @@ def assemble(
         strategy, config.input.global_batch_size, accumulation=config.accumulation
     )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
-    precision = _precision(config.precision)
+    precision = runtime.resolve_precision(config.precision)
     manifest = load_manifest(config)
-    mean, ages = (127.5,) * 3, (15, 72)
-    if manifest is not None:
-        mean, ages = manifest.mean_rgb, _age_range(manifest, config.input.task)
-    elif own.model is not None and saved.info(own.model):
-        mean = tuple(saved.info(own.model)["mean"])
+    mean, ages = _mean_and_ages(manifest, own.model, config.input.task)
     model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
     image_size = int(model.inputs[0].shape[1])
     data = train_data.TrainData(config, own, strategy, manifest, image_size)
@@ -109,53 +105,27 @@ def assemble(
         network = networks.training_model(model)
     weights, age_weights = _weights(config, manifest, ages)
     loss = _own_loss(own.loss) or losses.build(
-        losses.LossConfig(
-            task=config.input.task,
-            age_head=config.model.age_head,
-            age_loss=_age_loss(config),
-            age_weight=config.age_weight,
-            gender_weight=config.gender_weight,
-            min_age=ages[0],
-            max_age=ages[1],
-            class_weights=weights,
-            age_weights=age_weights,
-        )
+        _loss_config(config, ages, weights, age_weights)
     )
     changed, form = _augmentation(config, own)
-
-    def normalize(images: Any) -> Any:
-        return preprocess.normalize(images, mean)
-
-    def prepare(images: Any, step: Any, offset: Any) -> Any:
-        if changed is not None:
-            images = changed(images, seed=config.input.seed, step=step, offset=offset)
-        return normalize(images)
-
+    prepare, normalize = _preparations(changed, mean, seed=config.input.seed)
     num_examples = data.num_examples()
+    # Batches straddle epochs: an epoch is as many steps as come nearest to one pass.
     steps_per_epoch = config.steps_per_epoch or max(
         1, round(num_examples / config.input.global_batch_size)
     )
     facts = {
         "model": saved.info(model),
-        "mean": dict(zip("RGB", mean, strict=True)),
-        "class_names": list(manifest.class_names if manifest else schema.CLASS_NAMES),
-        "age_range": list(ages),
-        "records_digest": run_dir.records_digest(manifest),
+        **_record_facts(manifest, mean, ages),
         "class_weights": list(weights),
-        "devices": strategies.describe(strategy),
-        "replicas": strategy.num_replicas_in_sync,
-        "per_replica_batch_size": config.input.global_batch_size
-        // strategy.num_replicas_in_sync,
+        **_machine_facts(strategy, config.input.global_batch_size, precision),
         "train_examples": num_examples,
         "steps_per_epoch": steps_per_epoch,
-        "precision": precision,
         "augmentation": form,
         "engine": data.engine(),
         "threads": threads,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
     }
-    return Parts(
+    return TrainingParts(
         strategy=strategy,
         model=model,
         network=network,
@@ -172,9 +142,9 @@ def assemble(
     )
 
 
-def trainer_for(
-    parts: Parts, config: train_config.TrainConfig, phase: recipe.Phase
-) -> step.Trainer:
+def train_step_of(
+    parts: TrainingParts, config: train_config.TrainConfig, phase: recipe.Phase
+) -> step.TrainStep:
     """Sets which layers a phase trains, and what takes its steps; a new optimizer."""
     trained = networks.set_trainable(parts.model, phase.stage, config.trainable_layers)
     _log.info("%s", trained.description)
@@ -185,7 +155,7 @@ def trainer_for(
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
-    return step.Trainer(
+    return step.TrainStep(
         parts.strategy,
         parts.network,
         optimizer,
@@ -202,7 +172,9 @@ def trainer_for(
 
 
 def set_initial_weights(
-    config: train_config.TrainConfig, own: train_data.OwnParts, parts: Parts
+    config: train_config.TrainConfig,
+    own: train_data.CallerObjects,
+    parts: TrainingParts,
 ) -> None:
     """Copies the weights of ``--init_from``, if it is given, and checks all weights.
 
@@ -238,6 +210,79 @@ def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
     return low, low + 1  # No age is learnt, but an empty range is refused.
 
 
+def _mean_and_ages(
+    manifest: schema.Manifest | None, model: keras.Model | None, task: str
+) -> tuple[tuple[float, ...], tuple[int, int]]:
+    """Channel means and age range: of the records, else of the caller's model."""
+    if manifest is not None:
+        return manifest.mean_rgb, _age_range(manifest, task)
+    if model is not None and saved.info(model):
+        return tuple(saved.info(model)["mean"]), _AFAD_AGES
+    return (_MIDDLE_GRAY,) * 3, _AFAD_AGES
+
+
+def _record_facts(
+    manifest: schema.Manifest | None, mean: tuple[float, ...], ages: tuple[int, int]
+) -> dict[str, Any]:
+    """What ``config.json`` tells of the records; freezing and prediction read it."""
+    return {
+        "mean": dict(zip("RGB", mean, strict=True)),
+        "class_names": list(manifest.class_names if manifest else schema.CLASS_NAMES),
+        "age_range": list(ages),
+        "records_digest": run_dir.records_digest(manifest),
+    }
+
+
+def _machine_facts(
+    strategy: tf.distribute.Strategy, global_batch_size: int, precision: str
+) -> dict[str, Any]:
+    """What ``config.json`` tells of devices and versions, on which rounding depends."""
+    replicas = strategy.num_replicas_in_sync
+    return {
+        "devices": strategies.describe(strategy),
+        "replicas": replicas,
+        "per_replica_batch_size": global_batch_size // replicas,
+        "precision": precision,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+
+
+def _loss_config(
+    config: train_config.TrainConfig,
+    ages: tuple[int, int],
+    weights: tuple[float, float],
+    age_weights: tuple[float, ...],
+) -> losses.LossConfig:
+    return losses.LossConfig(
+        task=config.input.task,
+        age_head=config.model.age_head,
+        age_loss=_age_loss(config),
+        age_weight=config.age_weight,
+        gender_weight=config.gender_weight,
+        min_age=ages[0],
+        max_age=ages[1],
+        class_weights=weights,
+        age_weights=age_weights,
+    )
+
+
+def _preparations(
+    changed: Callable[..., Any] | None, mean: tuple[float, ...], *, seed: int
+) -> tuple[Callable[..., tf.Tensor], Callable[[tf.Tensor], tf.Tensor]]:
+    """What turns images into the network's input, in training and in validation."""
+
+    def normalize(images: tf.Tensor) -> tf.Tensor:
+        return preprocess.normalize(images, mean)
+
+    def prepare(images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        if changed is not None:
+            images = changed(images, seed=seed, step=step, offset=offset)
+        return normalize(images)
+
+    return prepare, normalize
+
+
 def _age_loss(config: train_config.TrainConfig) -> str:
     if config.age_loss != "auto":
         return config.age_loss
@@ -246,18 +291,18 @@ def _age_loss(config: train_config.TrainConfig) -> str:
 
 def _model(
     config: train_config.TrainConfig,
-    own: train_data.OwnParts,
-    strategy: Any,
+    own: train_data.CallerObjects,
+    strategy: tf.distribute.Strategy,
     precision: str,
     manifest: schema.Manifest | None,
     mean: tuple[float, ...],
     ages: tuple[int, int],
     *,
     begun: bool,
-) -> Any:
+) -> keras.Model:
     keras.utils.set_random_seed(config.input.seed)
     if own.model is not None:
-        return _placed(own.model, strategy)
+        return strategies.mirrored_model(own.model, strategy)
     size = config.input.image_size or (manifest.image_size if manifest else 150)
     settings = dataclasses.replace(
         config.model,
@@ -267,72 +312,8 @@ def _model(
         max_age=ages[1],
         mean=mean,
     )
-    with strategy.scope(), _policy(precision):
+    with strategy.scope(), runtime.dtype_policy(precision):
         return networks.build_model(settings, load_weights=not begun)
-
-
-def _placed(model: Any, strategy: Any) -> Any:
-    """The model itself, or a copy that the strategy mirrors."""
-    if strategy.num_replicas_in_sync == 1:
-        return model
-    if all(
-        getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
-        for v in model.variables
-    ):
-        return model
-    _log.info("the model was made outside of the strategy's scope: training a copy")
-    with strategy.scope():
-        copy = keras.models.clone_model(model)
-        copy.set_weights(model.get_weights())
-    return copy
-
-
-@contextlib.contextmanager
-def _policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _precision(name: str) -> str:
-    if name != "auto":
-        return name
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    capable = [
-        d.get("compute_capability", (0, 0)) >= _FLOAT16_CAPABILITY for d in details
-    ]
-    return "mixed_float16" if capable and all(capable) else "float32"
-
-
-def set_threads(wanted: int) -> dict[str, int]:
-    """Host threads from the flag, the batch system's allocation, or the cores.
-
-    Rounding depends on their number, so that it is recorded.
-
-    Args:
-      wanted: ``--threads``.
-
-    Returns:
-      Threads as TensorFlow has them, which they stay once it runs; and ``cores``.
-    """
-    cores = resources.cores()
-    allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    count = wanted or (int(allocated) if allocated.isdigit() else cores)
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(count)
-        tf.config.threading.set_inter_op_parallelism_threads(count)
-    except RuntimeError:  # TensorFlow runs already, with what it has.
-        if wanted and wanted != tf.config.threading.get_intra_op_parallelism_threads():
-            _log.warning("--threads=%d comes too late in this process", wanted)
-    return {
-        "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
-        "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
-        "cores": cores,
-    }
 
 
 def _weights(
@@ -372,7 +353,7 @@ def _own_loss(loss: Callable[..., Any] | None) -> Callable[..., Any] | None:
 
 
 def _augmentation(
-    config: train_config.TrainConfig, own: train_data.OwnParts
+    config: train_config.TrainConfig, own: train_data.CallerObjects
 ) -> tuple[Callable[..., Any] | None, str]:
     """The function and what it is called in the record."""
     if own.augment is not None:
@@ -390,7 +371,9 @@ def _augmentation(
     return changed, form
 
 
-def draw_preview(config: train_config.TrainConfig, parts: Parts, path: str) -> None:
+def draw_preview(
+    config: train_config.TrainConfig, parts: TrainingParts, path: str
+) -> None:
     """Writes a sheet of training images and what augmentation makes of them."""
     settings = augment.parse(config.augment)
     if settings is None:

@@ -2,9 +2,11 @@
 
 ::
 
-    result = metrics.evaluate(predictions)            # {"accuracy": ..., "mae": ...}
-    result["intervals"] = metrics.intervals(predictions)
-    result["constant"] = metrics.constant(manifest.split("train").counts, predictions)
+    # {"accuracy": ..., "mae": ...}
+    result = evaluation_metrics.evaluate(predictions)
+    result["intervals"] = evaluation_metrics.intervals(predictions)
+    counts = manifest.split("train").counts
+    result["constant"] = evaluation_metrics.constant(counts, predictions)
 
 Predictions are columns over all examples, each once: ``gender`` (probability of class
 1) with ``label_gender``, ``age`` (years) with ``label_age``, or both.  Padding is gone

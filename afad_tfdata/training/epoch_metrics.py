@@ -1,4 +1,7 @@
-"""An epoch's numbers, and which epoch is the best."""
+"""The metrics of an epoch, from the sums of its steps, and which epoch is the best.
+
+`evaluation_metrics` has those of a finished model, with groups and intervals.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from afad_tfdata.storage import schema
-from afad_tfdata.training import history, step
+from afad_tfdata.training import step
 
 # Task -> what the best epoch is best in, and whether more of it is better.
 _METRICS = {"gender": ("accuracy", 1), "age": ("mae", -1), "age_gender": ("loss", -1)}
@@ -28,8 +31,24 @@ def training(sums: Sequence[float], task: str) -> dict[str, float]:
       task: One of `schema.TASKS`.
     """
     kept = {"loss"}.union(*(_OF_LABEL[label] for label in schema.labels_of(task)))
-    means = history.means(sums, step.SUMS)
-    return {name: value for name, value in means.items() if name in kept}
+    return {name: value for name, value in means(sums).items() if name in kept}
+
+
+def means(sums: Sequence[float]) -> dict[str, float]:
+    """Means over examples, from the sums of an epoch's steps.
+
+    Args:
+      sums: As `step.SUMS`.
+
+    Returns:
+      Means by metric name.
+    """
+    count = max(float(sums[0]), 1.0)
+    renamed = {"absolute_error": "mae", "correct": "accuracy"}
+    return {
+        renamed.get(name, name): float(value) / count
+        for name, value in zip(step.SUMS[1:], sums[1:], strict=True)
+    }
 
 
 def validation(columns: Mapping[str, np.ndarray]) -> dict[str, float]:

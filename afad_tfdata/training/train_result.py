@@ -1,11 +1,14 @@
-"""What came out of a training."""
+"""What `trainer.train` returns."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from afad_tfdata.training import logbook
+from afad_tfdata.common import files
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import epoch_metrics, logbook, run_state
+from afad_tfdata.training import history as run_history
 from afad_tfdata.training import run_dir as run_directory
 
 
@@ -16,7 +19,7 @@ class TrainResult:
     Attributes:
       run_dir: Where everything is.
       metric: What decided which epoch is best: ``accuracy``, ``mae`` or ``loss``.
-      best_epoch: Counted from 1; 0 where there was none.
+      best_epoch: Counted from 1; 0 if there was none.
       best_value: Of the metric, on the validation split.
       epochs: Epochs of the whole run.
       steps: Steps of the whole run.
@@ -51,3 +54,23 @@ class TrainResult:
         value = dataclasses.asdict(self)
         del value["history"]
         return value
+
+
+def of(
+    config: train_config.TrainConfig,
+    state: run_state.State,
+    history: run_history.History,
+) -> TrainResult:
+    """The result of a run that has come to this state."""
+    best = state.best or {"epoch": 0, "value": None}
+    return TrainResult(
+        run_dir=config.run_dir,
+        metric=epoch_metrics.metric(config.input.task),
+        best_epoch=best["epoch"],
+        best_value=best["value"],
+        epochs=state.epoch,
+        steps=state.step,
+        best_path=files.join(config.run_dir, run_directory.BEST_NAME),
+        final_path=files.join(config.run_dir, run_directory.FINAL_NAME),
+        history=history.to_dict(),
+    )

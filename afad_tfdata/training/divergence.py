@@ -1,0 +1,91 @@
+"""When a training has diverged, and what is reported if it does so again and again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.training import run_dir, run_state
+
+REPORT_NAME = "failure.json"
+# The running mean of the loss follows a change within about 1 / 0.02 = 50 steps, and
+# says little before it has seen as many.
+_MEAN_SHARE, _MEAN_STEPS = 0.02, 50
+# Names of examples in the error; the file has all of them.
+_SHOWN_EXAMPLES = 3
+
+
+class DivergedError(errors.DataError):
+    """The loss or the weights are not what they should be, at a step.
+
+    Attributes:
+      step: The step whose loss or weights they are.
+      what: What is wrong with them.
+    """
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} at step {step}")
+        self.step, self.what = step, what
+
+
+def check_losses(
+    rows: np.ndarray, state: run_state.State, *, spike_factor: float
+) -> None:
+    """Checks the losses of steps, and follows their running mean.
+
+    Args:
+      rows: float64 ``[steps, len(step.SUMS)]`` of the steps that follow `state.step`.
+      state: Its ``loss_mean`` and ``loss_steps`` are updated.
+      spike_factor: A loss that is so many times the mean is a spike; 0: none is.
+
+    Raises:
+      DivergedError: A loss is not finite, or a spike.
+    """
+    mean, count = state.loss_mean, state.loss_steps
+    for i, row in enumerate(rows):
+        loss = float(row[1] / row[0])
+        if not math.isfinite(loss):
+            raise DivergedError(state.step + i, f"the loss is {loss}")
+        if spike_factor and count >= _MEAN_STEPS and loss > spike_factor * mean:
+            raise DivergedError(
+                state.step + i, f"the loss leapt from {mean:.4g} to {loss:.4g}"
+            )
+        count += 1
+        # A plain mean at first, which becomes an exponential one.
+        mean += (loss - mean) * max(1 / count, _MEAN_SHARE)
+    state.loss_mean, state.loss_steps = mean, count
+
+
+def final_error(
+    error: DivergedError,
+    *,
+    recoveries: int,
+    global_batch_size: int,
+    examples: Callable[[int, int], list[str]],
+    directory: run_dir.RunDir,
+) -> errors.DataError:
+    """The error that ends the run; writes the names of the suspected examples.
+
+    Args:
+      error: What is wrong, and at which step.
+      recoveries: How often the run went back before.
+      global_batch_size: Examples of a step.
+      examples: ``(first, end)``: names of the examples at these positions.
+      directory: Where ``failure.json`` is written.
+    """
+    # The step before may have spoilt the weights, and this one only showed it.
+    first = max(0, error.step - 1)
+    names = examples(first * global_batch_size, (error.step + 1) * global_batch_size)
+    path = directory.join(REPORT_NAME)
+    files.write_json(
+        path, {"what": error.what, "steps": [first, error.step], "examples": names}
+    )
+    return errors.DataError(
+        f"{error.what} at step {error.step}, after {recoveries} recoveries; {path}"
+        f" names the examples of the steps {first} to {error.step}, the first of them"
+        f" {', '.join(names[:_SHOWN_EXAMPLES])}: look at them, lower --learning_rate or"
+        " set --clip_norm"
+    )

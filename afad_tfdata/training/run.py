@@ -1,0 +1,346 @@
+"""One process's share of a run: its state, checkpoints, phases and epochs.
+
+`trainer.train` tells the story; this is what it consists of.  Everything that decides
+what comes next is in the state, which checkpoints contain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from afad_tfdata.common import errors, preemption
+from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.training import (
+    assembly,
+    checkpoints,
+    divergence,
+    epoch_loop,
+    epoch_metrics,
+    history,
+    logbook,
+    recipe,
+    run_dir,
+    run_state,
+    step,
+)
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training.distributed import multi_worker
+
+_log = logging.getLogger(__name__)
+# A rate that made the loss diverge is most often too large by less than this.
+_RECOVERY_FACTOR = 0.5
+# Drawing takes about a second, which short epochs would spend on nothing else.
+_PICTURE_SECS = 30.0
+
+
+class Run:
+    """A run that begins, or goes on from a snapshot.
+
+    Args:
+      config: The options.
+      parts: What it trains, on what.
+      phases: From `recipe.phases`.
+      directory: Where everything goes.
+      workers: The workers of the job.
+      snapshot: What to go on from; None at the beginning.
+    """
+
+    def __init__(
+        self,
+        config: train_config.TrainConfig,
+        parts: assembly.TrainingParts,
+        phases: tuple[recipe.Phase, ...],
+        directory: run_dir.RunDir,
+        workers: multi_worker.Workers,
+        snapshot: run_state.Snapshot | None,
+    ) -> None:
+        self._config, self._parts, self._phases = config, parts, phases
+        self._dir, self._workers = directory, workers
+        self.state, self.history = run_state.State(), history.History()
+        if snapshot is not None:
+            self.state, self.history = snapshot.state, snapshot.history
+        self._book = logbook.Logbook(directory, tensorboard=config.tensorboard)
+        self._drawn_at = 0.0
+        self._predictor = step.Predictor(
+            parts.strategy, parts.network, parts.loss, parts.normalize
+        )
+        self._built_phase = self.state.course.phase
+        self._train_step, self._loop = self._build(self._built_phase)
+        self._iterator: Iterator[Any]
+        if snapshot is None:
+            self._begin()
+        else:
+            self._continue_from(snapshot)
+
+    # Beginning and continuing.
+
+    def _begin(self) -> None:
+        self._write_config()
+        logbook.start("beginning", self._parts.facts)
+        if len(self._phases) > 1:
+            _log.info("recipe: %s", "; then ".join(map(str, self._phases)))
+        if self._config.augment_preview:
+            path = self._dir.join(run_dir.PREVIEW_NAME)
+            assembly.draw_preview(self._config, self._parts, path)
+        self._mark_stage()
+        self._iterator = self._parts.train_data(0)
+        self._save_checkpoint()  # Something to go back to from the first epoch.
+
+    def _continue_from(self, snapshot: run_state.Snapshot) -> None:
+        self._restore(snapshot)
+        logbook.start(f"continuing after step {self.state.step}", self._parts.facts)
+
+    def _restore(self, snapshot: run_state.Snapshot) -> None:
+        """Puts state, variables, files and input back to a snapshot."""
+        self.state, self.history = snapshot.state, snapshot.history
+        if self._built_phase != self.state.course.phase:
+            self._enter(self.state.course.phase)
+        where = f"the checkpoint of step {self.state.step} in {self._dir.path}"
+        checkpoints.assign(
+            self._parts.strategy, self._variables(), snapshot.arrays, where=where
+        )
+        self._dir.cut(self.state.step)
+        self.history.save(self._dir.path, picture=False)
+        self._write_config()
+        self._iterator = self._parts.train_data(self.state.step)
+
+    def _write_config(self) -> None:
+        self._dir.write_config(self._config, **self._parts.facts)
+
+    # Phases.
+
+    def next_phase(self) -> int | None:
+        """The phase to go on with; None at the end."""
+        return self.state.course.current_or_next_phase(self._phases)
+
+    def begin_phase(self, phase: int) -> None:
+        """Goes on from the best epoch, with the next rate and set of layers.
+
+        Args:
+          phase: Position in the phases; nothing happens in the present one.
+        """
+        state, now = self.state, self._phases[phase]
+        if phase == state.course.phase:
+            return
+        before = self._phases[state.course.phase]
+        arrays = self._best_arrays()
+        self._enter(phase)
+        at = "the last epoch"
+        if arrays is not None and state.best is not None:
+            at = f"epoch {state.best['epoch']}"
+            groups = self._variables()
+            if state.best["stage"] != now.stage:
+                del groups["optimizer"]  # It belongs to another set of layers.
+            checkpoints.assign(self._parts.strategy, groups, arrays, where=at)
+        state.course = recipe.PhaseProgress(phase, first_step=state.step)
+        # Another rate has losses of another size.
+        state.loss_mean, state.loss_steps = 0.0, 0
+        _log.info("%s from %s, rate %g", now.stage, at, now.rate)
+        if now.stage != before.stage:
+            self._mark_stage()
+        else:
+            text = f"from {at}, rate {now.rate:g}"
+            self.history.event(state.step, "restart", text)
+
+    def _best_arrays(self) -> Any:
+        """Variables of the best epoch; None if its checkpoint is gone or damaged."""
+        try:
+            return self._workers.from_chief(
+                lambda: run_state.best_arrays(self._dir.checkpoints, self.state)
+            )
+        except errors.AfadError as error:
+            _log.warning("%s; going on from the last epoch", error)
+            return None
+
+    def _mark_stage(self) -> None:
+        phase = self._phases[self.state.course.phase]
+        text = f"{phase.stage}, rate {phase.rate:g}"
+        self.history.event(self.state.step, "stage", text)
+
+    def _enter(self, phase: int) -> None:
+        self._built_phase = phase
+        self._train_step, self._loop = self._build(phase)
+
+    def _build(self, phase: int) -> tuple[step.TrainStep, epoch_loop.EpochLoop]:
+        """What takes the steps of a phase, with a new optimizer."""
+        train_step = assembly.train_step_of(
+            self._parts, self._config, self._phases[phase]
+        )
+        loop = epoch_loop.EpochLoop(
+            self._config,
+            self._phases,
+            train_step,
+            steps_per_epoch=self._parts.steps_per_epoch,
+            directory=self._dir,
+            book=self._book,
+            workers=self._workers,
+            save=self._save_checkpoint,
+            stop=self._save_and_stop,
+        )
+        return train_step, loop
+
+    # Epochs.
+
+    def train_epoch(self) -> None:
+        """Takes the rest of an epoch; goes back to a checkpoint if it diverges."""
+        try:
+            speed = self._loop.run(self.state, self._iterator)
+            self._close_epoch(speed)
+        except divergence.DivergedError as error:
+            self._go_back(error)
+
+    def _close_epoch(self, speed: epoch_loop.Speed) -> None:
+        """Validates, saves, and records the epoch whose steps are done."""
+        state, phase = self.state, self._phases[self.state.course.phase]
+        task = self._config.input.task
+        validation, is_better = self._validate_and_save_best()
+        last_rate = self._loop.rates(state, 1, first_step=state.step - 1)[0]
+        row = {
+            "epoch": state.epoch + 1,
+            "stage": phase.stage,
+            "step": state.step,
+            "learning_rate": last_rate,
+            "train": epoch_metrics.training(state.sums, task),
+            "validation": validation,
+        }
+        state.epoch += 1
+        if is_better:
+            state.best = {
+                "epoch": state.epoch,
+                "step": state.step,
+                "value": validation.get(epoch_metrics.metric(task)),
+                "stage": phase.stage,
+            }
+        state.course.after_epoch(is_better, self._config)
+        state.sums = [0.0] * len(step.SUMS)
+        self.history.epochs.append(row)
+        self._book.epoch(
+            row, waiting=speed.waiting, images_per_second=speed.images_per_second
+        )
+        self._save_checkpoint()
+        # After saving: the new checkpoint may be the best one.
+        self._remove_old_checkpoints()
+        is_drawn = time.monotonic() - self._drawn_at > _PICTURE_SECS
+        self.history.save(self._dir.path, picture=is_drawn)
+        if is_drawn:
+            self._drawn_at = time.monotonic()
+        _log.info(
+            "epoch %d %s%s: %s",
+            state.epoch,
+            phase.stage,
+            " (best)" if is_better else "",
+            logbook.describe(row),
+        )
+
+    def _validate_and_save_best(self) -> tuple[dict[str, float], bool]:
+        """The epoch's validation, and whether it is the best so far."""
+        best, task = self.state.best or {}, self._config.input.task
+        validation: dict[str, float] = {}
+        with self._averaged():
+            if self._parts.validation_data is not None:
+                columns = self._predictor.run(self._parts.validation_data)
+                validation = epoch_metrics.validation(columns)
+            value = validation.get(epoch_metrics.metric(task))
+            is_better = epoch_metrics.is_better(task, value, best.get("value"))
+            if is_better:
+                # Before the checkpoint that says so: killed in between, the steps
+                # since the last checkpoint are repeated, and so is this.
+                self._dir.save_model(self._parts.model, run_dir.BEST_NAME)
+        return validation, is_better
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """What is evaluated and saved: the average of the weights, if there is one."""
+        if self._config.ema_decay:
+            return self._train_step.averaged()
+        return contextlib.nullcontext()
+
+    # Saving, stopping, going back.
+
+    def _variables(self) -> dict[str, Any]:
+        """What a checkpoint contains, by group."""
+        return {
+            "model": self._parts.model.variables,
+            "optimizer": self._train_step.optimizer.variables,
+        }
+
+    def _save_checkpoint(self) -> None:
+        # Every worker reads its values: some may have to be asked of all of them.
+        arrays = checkpoints.variable_values(self._parts.strategy, self._variables())
+        snapshot = run_state.Snapshot(self.state, self.history, arrays)
+        if not snapshot.is_finite():
+            at = max(0, self.state.step - 1)  # The step that was taken last.
+            raise divergence.DivergedError(at, "the weights are not finite")
+        if self._workers.is_chief:
+            snapshot.save(self._dir.checkpoints)
+
+    def _remove_old_checkpoints(self) -> None:
+        per_epoch, every = self._parts.steps_per_epoch, self._config.checkpoint_every
+        keep = [self.state.best["step"]] if self.state.best else []
+        if every:
+            epochs = range(every, self.state.epoch + 1, every)
+            keep += [epoch * per_epoch for epoch in epochs]
+        last = self._config.keep_checkpoints
+        checkpoints.prune(self._dir.checkpoints, keep, last=last)
+
+    def _save_and_stop(self) -> None:
+        self._save_checkpoint()
+        self.history.save(self._dir.path)
+        # No worker may leave before the chief has saved.
+        self._workers.meet()
+        reason = preemption.reason() or "a signal to another worker"
+        raise errors.PreemptedError(
+            f"{reason} came: step {self.state.step} is saved in"
+            f" {self._config.run_dir}; the same command continues"
+        )
+
+    def _go_back(self, error: divergence.DivergedError) -> None:
+        """Goes back to the last checkpoint and lowers the rate."""
+        newest = self._workers.from_chief(
+            lambda: run_state.newest(self._dir.checkpoints)
+        )
+        # A checkpoint that was changed by another program may be no better.
+        if (
+            newest is None
+            or not newest.is_finite()
+            or self.state.recoveries >= self._config.max_recoveries
+        ):
+            raise divergence.final_error(
+                error,
+                recoveries=self.state.recoveries,
+                global_batch_size=self._config.input.global_batch_size,
+                examples=self._parts.examples,
+                directory=self._dir,
+            ) from error
+        # Of this state: the checkpoint's own may be from before the last recovery.
+        scale = self.state.scale * _RECOVERY_FACTOR
+        recoveries = self.state.recoveries + 1
+        self._restore(newest)
+        self.state.scale, self.state.recoveries = scale, recoveries
+        text = f"{error}: rates times {scale:g}"
+        self.history.event(self.state.step, "recovery", text)
+        _log.warning(
+            "%s; back to step %d (%d of %d recoveries)",
+            text,
+            self.state.step,
+            recoveries,
+            self._config.max_recoveries,
+        )
+        # Killed now, the run goes on at the lower rate and counts this recovery.
+        self._save_checkpoint()
+
+    def finish(self, callers_model: keras.Model | None) -> None:
+        """Saves the last model and the picture, and waits for the other workers.
+
+        Args:
+          callers_model: It gets the weights, where a copy of it was trained.
+        """
+        with self._averaged():
+            self._dir.save_model(self._parts.model, run_dir.FINAL_NAME)
+            if callers_model not in (None, self._parts.model):
+                callers_model.set_weights(self._parts.model.get_weights())
+        self.history.save(self._dir.path)
+        self._workers.meet()
