@@ -6,6 +6,8 @@ import ast
 import configparser
 import importlib
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -62,6 +64,10 @@ _PUBLIC = {
     "afad_tfdata.schema": {"Manifest", "load_manifest", "load_index"},
     "afad_tfdata.preprocess": {"normalize", "resize", "decode_and_resize"},
     "afad_tfdata.augment": {"AugmentConfig", "augment_images"},
+    "afad_tfdata.common.errors": {
+        *("AfadError", "UsageError", "DataError"),
+        *("PreemptedError", "WorkerLostError"),
+    },
     "afad_tfdata.models": {"ModelConfig", "build_model", "load", "training_model"},
 }
 
@@ -208,6 +214,22 @@ def test_public_names_are_there():
         module = importlib.import_module(name)
         missing = {n for n in wanted if not hasattr(module, n)}
         assert not missing, f"{name}: {missing}"
+
+
+def test_modules_are_attributes_of_the_package():
+    """In a new process, and without loading anything heavy."""
+    code = (
+        "import sys, afad_tfdata\n"
+        "assert 'afad_tfdata.records' not in sys.modules\n"
+        "for name in afad_tfdata.__all__:\n"
+        "    assert name in dir(afad_tfdata), name\n"
+        "    assert getattr(afad_tfdata, name).__name__.endswith(name), name\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "assert not hasattr(afad_tfdata, 'recrods')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    public = {name.partition(".")[2] for name in _PUBLIC} - {"", "common.errors"}
+    assert public == set(afad_tfdata.__all__)
 
 
 def test_every_folder_is_installed():
