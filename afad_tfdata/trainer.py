@@ -1,4 +1,4 @@
-"""The outer loop: epochs, checkpoints, history, signals.
+"""Training on records or on data of your own, and its continuation.
 
 ::
 
@@ -6,9 +6,9 @@
     result = trainer.train(config)
     print(result.text())
 
-The same call continues what was stopped, at any step, with the same numbers: what
-matters is in a checkpoint, and what comes next follows from it and the config.
-Nothing here sees a batch; that is `step`'s.
+The same call continues a run that was stopped at any step, with the same numbers:
+everything that decides them is in a checkpoint and in the config.  The outer loop is
+`training.run`, which never sees a batch; the inner loop is `training.step`.
 """
 
 from __future__ import annotations
@@ -57,19 +57,21 @@ def train(
         In the end it has the weights of the last step.
       train_dataset: Your own ``tf.data.Dataset`` of global batches ``({"image": uint8
         [B, S, S, 3]}, {"age": float32 [B], "gender": int32 [B]})``, or a function of
-        the first step that returns one.  It must repeat itself to resume exactly.
+        the first step that returns one.  Its batches must be the same each
+        time that it is read, or a run does not continue exactly.
       validation_dataset: Likewise, finite; ``features["mask"]`` is False on padding.
       augment: Your own ``(images, seed=, step=, offset=)`` to float32 images.
       loss: Your own ``(outputs, labels)`` to a dict of per-example losses ``[B]``, of
-        which ``loss`` is trained on.
+        which ``loss`` is minimised.
 
     Returns:
       The best epoch, and where the models are.
 
     Raises:
       UsageError: Flags or records that cannot be used, or a run of other flags.
-      PreemptedError: A signal came; everything is saved.
-      DataError: The loss stays not finite after `max_recoveries` recoveries.
+      PreemptedError: A signal asked to stop; everything is saved.
+      DataError: The weights to begin with are not finite, or the training still
+        diverges after `max_recoveries` recoveries.
     """
     if config.find_learning_rate or config.folds:
         raise errors.UsageError(

@@ -43,7 +43,7 @@ def means(sums: Sequence[float]) -> dict[str, float]:
     Returns:
       Means by metric name.
     """
-    count = max(float(sums[0]), 1.0)
+    count = max(float(sums[0]), 1.0)  # An epoch without steps has means of 0.
     renamed = {"absolute_error": "mae", "correct": "accuracy"}
     return {
         renamed.get(name, name): float(value) / count
@@ -62,6 +62,7 @@ def validation(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
         if name in columns:
             values[str(name)] = float(np.mean(columns[name], dtype=np.float64))
     if "age" in columns:
+        # float64 means: the sum of a large split would round in float32.
         error = np.abs(columns["age"] - columns["label_age"])
         values["mae"] = float(np.mean(error, dtype=np.float64))
     if "gender" in columns:
@@ -83,5 +84,6 @@ def is_better(task: str, value: float | None, best: float | None) -> bool:
         return True
     if not math.isfinite(value):
         return False
+    # Strictly better: of equal epochs the first stays the best.
     sign = _METRICS[task][1]
     return best is None or sign * value > sign * best

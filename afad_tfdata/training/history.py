@@ -81,6 +81,7 @@ class History:
         ends = [(row["step"], row["epoch"]) for row in self.epochs]
         for event in self.events:
             before = [epoch for step, epoch in ends if step <= event["step"]]
+            # Half an epoch on: between the points of two epochs.
             at = (before[-1] if before else self.epochs[0]["epoch"] - 1) + 0.5
             axes.axvline(at, color=colors[event["kind"]], ls="--", lw=1)
             axes.annotate(

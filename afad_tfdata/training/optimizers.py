@@ -15,12 +15,12 @@ SCHEDULES = ("constant", "cosine", "step")
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How the learning rate of a stage goes with its steps.
+    """The learning rate of a phase as a function of its steps.
 
     Attributes:
       kind: One of `SCHEDULES`.
       peak: The rate after the warm-up.
-      total_steps: Length of the stage.
+      total_steps: Length of the phase.
       warmup_steps: Steps over which the rate rises linearly from 0 to the peak.
       decay_every: ``step`` only: steps between two decays.
       decay: ``step`` only: factor of a decay.
@@ -40,7 +40,7 @@ class Schedule:
             )
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0 at the start of the stage.
+        """The learning rate of a step, counted from 0 at the start of the phase.
 
         The cosine ends at 0 with the last step (Loshchilov and Hutter, 2017,
         arXiv:1608.03983, without restarts).
@@ -74,6 +74,7 @@ def build(
         raise errors.UsageError(
             f"--optimizer takes one of {', '.join(NAMES)}; got {name!r}"
         )
+    # A plain number, which Keras stores in a variable that the loop can assign.
     common: dict[str, Any] = {"learning_rate": 0.0}
     if ema_decay:
         common.update(use_ema=True, ema_momentum=ema_decay)

@@ -53,6 +53,7 @@ class RunDir:
         self.path = path
         files.make_dirs(self.checkpoints)
         self._lock = _lock(self.join(".lock"))
+        # Without a lock, a temporary file may be one that another process writes.
         if self._lock.works:
             files.remove_temporary(self.path, _OWN)
             files.remove_temporary(self.checkpoints)
