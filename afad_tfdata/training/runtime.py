@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from afad_tfdata.common import resources
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 
 _log = logging.getLogger(__name__)
 # From this compute capability on, GPUs have units of their own for float16 products;

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import checkpoints, history, run_state
 from afad_tfdata.training.distributed import strategies
 

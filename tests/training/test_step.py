@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import losses
 from afad_tfdata.training import checkpoints, optimizers, step
 from afad_tfdata.training.distributed import strategies

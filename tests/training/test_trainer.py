@@ -14,7 +14,7 @@ import pytest
 
 from afad_tfdata import cross_validation, input_fn, models, trainer
 from afad_tfdata.common import errors, options
-from afad_tfdata.common.lazy import keras, tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
