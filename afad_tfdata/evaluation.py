@@ -238,6 +238,11 @@ def _load(
     """The model on the strategy's devices, and the same with named outputs."""
     with strategy.scope():
         model = saved.load(path, unsafe=unsafe)
+        saved.check_finite(
+            strategies.local_values(strategy, model.variables),
+            origin=path,
+            advice="evaluate another model",
+        )
         if _is_mixed(model):
             # A frozen graph computes in float32; evaluate the same numbers.
             model = saved.rebuild_float32(model)

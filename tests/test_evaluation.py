@@ -124,6 +124,26 @@ def test_the_worst_faces_are_those_with_the_largest_errors():
     assert sorted(errors_of)[-16:][::-1] == pytest.approx(list(errors_of[ages]))
 
 
+def test_a_model_with_nan_weights_is_refused(sample_records, tmp_path):
+    """On a CPU its outputs are numbers: a ReLU turns NaN into 0."""
+    model = models.build_model(
+        models.ModelConfig(backbone="small_cnn", weights="none", image_size=48)
+    )
+    kernel = next(v for v in model.variables if v.path.endswith("kernel"))
+    values = kernel.numpy()
+    values.flat[0] = np.nan
+    kernel.assign(values)
+    path = str(tmp_path / "nan.keras")
+    model.save(path)
+    with pytest.raises(errors.DataError, match=f"{path} are not finite: .*kernel"):
+        evaluation.evaluate(
+            evaluation.EvaluateConfig(
+                model=path, records_dir=sample_records, devices="cpu"
+            )
+        )
+    assert not (tmp_path / evaluation.METRICS_NAME).exists()
+
+
 def test_a_model_in_half_precision_is_evaluated_in_float32(sample_records, tmp_path):
     config = models.ModelConfig(
         backbone="small_cnn", weights="none", image_size=SIZE, mean=(120, 110, 100)

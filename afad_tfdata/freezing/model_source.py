@@ -108,12 +108,16 @@ def open_source(
         )
     run = _run_of(path)
     model = _load(path, run, unsafe_load)
-    source = from_model(model, outputs=outputs, image_size=image_size)
+    source = from_model(model, outputs=outputs, image_size=image_size, origin=path)
     return dataclasses.replace(source, name=name, path=path, run=run)
 
 
 def from_model(
-    model: Any, *, outputs: Sequence[str] = (), image_size: int = 0
+    model: Any,
+    *,
+    outputs: Sequence[str] = (),
+    image_size: int = 0,
+    origin: str = "the model that was passed to freeze",
 ) -> Source:
     """A source from a model object of Keras 3 or tf-keras.
 
@@ -121,15 +125,21 @@ def from_model(
       model: Functional or Sequential: one image input, one or two outputs.
       outputs: As for `open_source`.
       image_size: As for `open_source`.
+      origin: Where the model is from, for messages.
 
     Raises:
       UsageError: Its input or outputs are not those of a face model.
+      DataError: Its weights are not finite.
     """
-    info: dict[str, Any] = {}
-    if isinstance(model, keras.Model):
-        from afad_tfdata.models import saved
+    from afad_tfdata.models import saved
 
-        info = saved.info(model)
+    saved.check_finite(
+        # tf-keras names a variable by `name`, Keras 3 by `path`.
+        ((getattr(v, "path", v.name), np.asarray(v)) for v in model.variables),
+        origin=origin,
+        advice="freeze another model",
+    )
+    info = saved.info(model) if isinstance(model, keras.Model) else {}
     model = _in_float32(model)
     try:
         shape = model.input_shape

@@ -14,7 +14,10 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
@@ -96,6 +99,29 @@ def refuse_code(description: Any, path: str) -> None:
             " if you trust the author of the file, afad-evaluate and afad-freeze load"
             " it with --unsafe_load"
         )
+
+
+def check_finite(
+    weights: Iterable[tuple[str, np.ndarray]], *, origin: str, advice: str
+) -> None:
+    """Refuses a model that computes nothing of use.
+
+    Its outputs may look right all the same: on a CPU a ReLU turns NaN into 0.
+
+    Args:
+      weights: Paths and values of the model's variables.
+      origin: Where the weights are from, for the message.
+      advice: What to do instead, for the message.
+
+    Raises:
+      DataError: A weight is NaN or infinite.
+    """
+    for path, value in weights:
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise errors.DataError(
+                f"the weights of {origin} are not finite: {path} contains NaN or"
+                f" infinity; {advice}"
+            )
 
 
 def info(model: keras.Model) -> dict[str, Any]:

@@ -188,7 +188,11 @@ def set_initial_weights(
     if config.init_from:
         initial_weights.copy_from(config.init_from, parts.model, parts.strategy)
         origin = f"--init_from={config.init_from}"
-    initial_weights.check_finite(parts.model, parts.strategy, origin=origin)
+    saved.check_finite(
+        strategies.local_values(parts.strategy, parts.model.variables),
+        origin=origin,
+        advice="begin with other weights",
+    )
 
 
 def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:

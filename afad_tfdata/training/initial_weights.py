@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import os
 
-import numpy as np
-
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import backbones, networks, saved
 from afad_tfdata.training import checkpoint_model, run_dir
-from afad_tfdata.training.distributed import strategies
 
 _log = logging.getLogger(__name__)
 # Paths of weights that a log line names.
@@ -63,25 +60,3 @@ def copy_from(path: str, model: keras.Model, strategy: tf.distribute.Strategy) -
         shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
         unchanged = f", {len(left)} left as they were: {shown}"
     _log.info("weights of %s: %d taken%s", path, taken, unchanged)
-
-
-def check_finite(
-    model: keras.Model, strategy: tf.distribute.Strategy, *, origin: str
-) -> None:
-    """Refuses a model from which no step can lead to a finite loss.
-
-    Args:
-      model: The model to be trained.
-      strategy: That of its variables.
-      origin: Where its weights are from, for the message.
-
-    Raises:
-      DataError: A weight is NaN or infinite.
-    """
-    for variable in model.variables:
-        value = strategies.local_value(strategy, variable)
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            raise errors.DataError(
-                f"the weights of {origin} are not finite: {variable.path} contains NaN"
-                " or infinity; begin with other weights"
-            )

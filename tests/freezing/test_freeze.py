@@ -184,6 +184,16 @@ def test_values_that_are_not_finite_fail(bad):
     assert verification.compare(candidate, [wrong_shape], [1.0]).failure(1e9)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = small_graphs.build()
+    weights = model.get_weights()
+    weights[-1] = np.full_like(weights[-1], np.inf)
+    model.set_weights(weights)
+    with pytest.raises(errors.DataError, match="passed to freeze are not finite: "):
+        freeze.freeze(freeze.FreezeConfig(output_dir=str(tmp_path)), model=model)
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize("head", [h for h in age_heads.NAMES if h != "regression"])
 def test_every_age_head(head, tmp_path):
     source = model_source.from_model(

@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
@@ -160,6 +163,14 @@ def local_value(
     if callable(value):  # tf.Variable.value is a method, keras.Variable's a property.
         value = variable
     return strategy.experimental_local_results(value)[0].numpy()
+
+
+def local_values(
+    strategy: tf.distribute.Strategy, variables: Iterable[keras.Variable]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Path and `local_value` of each variable, one at a time."""
+    for variable in variables:
+        yield variable.path, local_value(strategy, variable)
 
 
 def _device_names(devices: str) -> tuple[str, ...]:
