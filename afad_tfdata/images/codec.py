@@ -418,8 +418,15 @@ def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
 def _library() -> _OpenCvLibrary | _PillowLibrary:
     try:
         import cv2
-    except ImportError:
-        return _PillowLibrary()
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cv2":
+            return _PillowLibrary()
+        # Not silently: resized pixels would depend on why it could not be loaded, which
+        # may be a shortage of memory in one of several processes.
+        raise errors.UsageError(
+            f"OpenCV is installed, but cannot be loaded ({errors.one_line(error)}):"
+            " install opencv-python-headless, or uninstall OpenCV, and Pillow is used"
+        ) from error
     # The pipeline has threads of its own; more threads in each would only compete.
     cv2.setNumThreads(0)
     return _OpenCvLibrary(cv2)

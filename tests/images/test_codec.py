@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from afad_tfdata.common import errors
 from afad_tfdata.images import codec
 from tests import bad_files
 from tests.writing import data_sets
@@ -307,6 +309,18 @@ def test_a_turned_png_is_turned_by_our_own_code(library, monkeypatch):
     assert codec.decode(data, header).shape == (30, 20, 3)
     with pytest.raises(codec.ImageError, match="EXIF orientation 6"):
         codec.check_header(header, as_stored=True)
+
+
+def test_an_opencv_that_cannot_be_loaded_is_an_error(monkeypatch, tmp_path):
+    """Pillow in its place would give pixels that differ by one level, silently."""
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    with pytest.raises(errors.UsageError, match=r"be loaded \(libGL.so.1: not found"):
+        codec._library.__wrapped__()
+    # Without a module of that name, it is not installed.
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert isinstance(codec._library.__wrapped__(), codec._PillowLibrary)
 
 
 def test_a_gray_png_with_a_transparent_level_is_rejected():
