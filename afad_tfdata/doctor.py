@@ -1,17 +1,28 @@
-"""The doctor: what works on this machine, and how to get what does not."""
+"""The doctor: what works on this machine, and how to get what does not.
+
+What can be tried is tried: a package that is installed, and even imports, may still
+have libraries that do not load.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from afad_tfdata.common import errors, options, resources
+import numpy as np
+
+from afad_tfdata.common import errors, files, io_extra, options, resources, xla
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.storage import schema, tfds_metadata, tfrecord
 
 _CORE = (
     *("tensorflow", "keras", "numpy", "absl-py", "google-crc32c"),
@@ -20,17 +31,6 @@ _CORE = (
 # GiB on the disk: records of AFAD take 1 to 2, and each checkpoint of VGG19 with Adam's
 # moments 0.3.
 _MIN_FREE_GIB = 5.0
-# For each extra: what to import, and what it is for.
-_EXTRAS = {
-    "fast": (
-        ("cv2",),
-        "the mapped input engine and fast writing",
-    ),
-    "io": (("tensorflow_io",), "s3:// paths and compressed HDF5 in the graph engine"),
-    "beam": (("apache_beam",), "write_records on Apache Beam"),
-    "tfds": (("tensorflow_datasets",), "opening the records with TFDS"),
-    "export": (("tf2onnx", "onnxruntime"), "ONNX files next to the frozen graph"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,8 @@ def examine(config: DoctorConfig) -> list[Finding]:
         *_machine(config.output_dir),
         *_core(),
         *_devices(),
+        *_xla(),
+        *_file_systems(),
         *_extras(),
         _weights(),
         _cluster(),
@@ -76,9 +78,9 @@ def summary(findings: list[Finding]) -> str:
     marks = {True: "ok  ", False: "BAD ", None: "    "}
     lines = []
     for finding in findings:
-        lines.append(f"{marks[finding.works]}{finding.name:<14} {finding.found}")
+        lines.append(f"{marks[finding.works]}{finding.name:<17} {finding.found}")
         if finding.advice:
-            lines.append(f"{'':>19}-> {finding.advice}")
+            lines.append(f"{'':>22}-> {finding.advice}")
     return "\n".join(lines)
 
 
@@ -131,6 +133,7 @@ def _devices() -> Iterator[Finding]:
             for gpu in gpus
         ]
         yield Finding("gpu", True, f"TensorFlow sees {len(gpus)}: {', '.join(names)}")
+        yield from _capabilities(gpus)
     elif os.path.exists("/proc/driver/nvidia/version"):
         yield Finding(
             "gpu",
@@ -142,19 +145,201 @@ def _devices() -> Iterator[Finding]:
         yield Finding("gpu", None, "none: training runs on the CPU")
 
 
-def _extras() -> Iterator[Finding]:
-    for extra, (modules, purpose) in _EXTRAS.items():
-        try:
-            for module in modules:
-                errors.require(module, extra=extra, purpose=purpose)
-            yield Finding(f"extra {extra}", True, purpose)
-        except errors.UsageError as error:
+def _capabilities(gpus: Sequence[tf.config.PhysicalDevice]) -> Iterator[Finding]:
+    """Whether this TensorFlow was built for each GPU."""
+    built = list(tf.sysconfig.get_build_info().get("cuda_compute_capabilities", ()))
+    for gpu in gpus:
+        details = tf.config.experimental.get_device_details(gpu)
+        capability = details.get("compute_capability")
+        if not capability or not built:
+            continue  # Not from NVIDIA, or a build that does not say.
+        fits = built_for(capability, built)
+        name = "gpu " + gpu.name.rpartition(":")[2]
+        found = (
+            f"compute capability {capability[0]}.{capability[1]}; TensorFlow"
+            f" {tf.__version__} was built for {', '.join(built)}"
+        )
+        if fits == "kernels":
+            yield Finding(name, True, found)
+        elif fits == "translated":
             yield Finding(
-                f"extra {extra}",
+                name,
                 None,
-                f"not usable: {error.__cause__}",
-                f"for {purpose}: pip install 'afad-tfdata[{extra}]'",
+                f"{found}, and translates its kernels at the first use",
+                "the first step takes minutes; a newer TensorFlow may have kernels for"
+                " it: pip install --upgrade 'tensorflow[and-cuda]'",
             )
+        else:
+            yield Finding(
+                name,
+                False,
+                found,
+                "a newer TensorFlow: pip install --upgrade 'tensorflow[and-cuda]'; or"
+                " train on other devices: --devices=cpu",
+            )
+
+
+def built_for(capability: tuple[int, int], built: Sequence[str]) -> str:
+    """How a build of TensorFlow runs on a GPU.
+
+    Args:
+      capability: The GPU's compute capability, such as ``(9, 0)``.
+      built: What the build contains, such as ``["sm_80", "compute_90"]``.
+
+    Returns:
+      ``kernels`` if it contains code for this GPU, ``translated`` if it contains code
+      that the driver translates for newer GPUs, and nothing if it contains neither.
+    """
+    translated = False
+    for text in built:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)", text)
+        if not match:
+            continue  # Such as sm_90a, which runs on that one architecture only.
+        kind, (major, minor) = match[1], (int(match[2]), int(match[3]))
+        # NVIDIA's rule: code for a GPU runs on later ones of the same major version,
+        # and the intermediate code (PTX) is translated for every later one.
+        if kind == "sm" and capability[0] == major and capability[1] >= minor:
+            return "kernels"
+        if (major, minor) == tuple(capability):
+            return "kernels"
+        translated |= kind == "compute" and tuple(capability) > (major, minor)
+    return "translated" if translated else ""
+
+
+def _xla() -> Iterator[Finding]:
+    try:
+        reason = xla.why_not()
+    except Exception as error:  # TensorFlow itself may not load.
+        reason = errors.one_line(error)
+    if not reason:
+        yield Finding("xla", True, "compiles for the device that trains")
+        return
+    yield Finding(
+        "xla",
+        None,
+        f"does not compile here: {reason}",
+        "training works without it (slower augmentation); do not use --jit or"
+        " --augment=form=gather",
+    )
+
+
+def _file_systems() -> Iterator[Finding]:
+    try:
+        # tensorflow-io adds to them, where it is installed and loads.
+        io_extra.why_no_scheme("s3")
+        found = ", ".join(f"{name}://" for name in io_extra.registered_schemes())
+    except Exception as error:  # TensorFlow itself may not load.
+        yield Finding("file systems", False, errors.one_line(error))
+        return
+    yield Finding("file systems", True, f"local paths, {found}")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, (trial, purpose) in _EXTRAS.items():
+        try:
+            with warnings.catch_warnings():
+                # Other packages' warnings would stand between the findings.
+                warnings.simplefilter("ignore")
+                reason = trial()
+        except Exception as error:  # A broken installation may raise anything.
+            reason = errors.one_line(error) or type(error).__name__
+        if not reason:
+            yield Finding(f"extra {extra}", True, purpose)
+            continue
+        command = f"pip install 'afad-tfdata[{extra}]'"
+        if extra == "io":
+            command = io_extra.install_command()
+        yield Finding(
+            f"extra {extra}", None, f"not usable: {reason}", f"for {purpose}: {command}"
+        )
+
+
+def _try_fast() -> str:
+    cv2 = importlib.import_module("cv2")
+    cv2.resize(np.zeros((4, 4, 3), np.uint8), (2, 2))
+    return ""
+
+
+def _try_io() -> str:
+    return io_extra.why_no_scheme("s3") or io_extra.why_no_hdf5()
+
+
+def _try_tensorboard() -> str:
+    # Its command starts so; an import of the package alone loads next to nothing.
+    importlib.import_module("tensorboard.default").get_plugins()
+    return ""
+
+
+def _try_tfds() -> str:
+    """Opens a data set of one image as written by this package."""
+    tfds = importlib.import_module("tensorflow_datasets")
+    name = "doctor-train.tfrecord-00000-of-00001"
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, name)
+        image = tf.io.encode_png(np.zeros((2, 2, 3), np.uint8)).numpy()
+        record = tfrecord.encode_record(
+            image,
+            image_format="png",
+            height=2,
+            width=2,
+            filename=b"face.png",
+            sha256=bytes(32),
+            age=30,
+            gender=1,
+        )
+        files.write_atomic(path, record.data, durable=False)
+        shard = schema.Shard(name, 1, len(record.data), sha256="")
+        manifest = schema.Manifest(
+            name="doctor",
+            format="tfrecord",
+            image_encoding="original",
+            image_size=2,
+            config={},
+            class_names=("male", "female"),
+            gender_codes={},
+            resize={},
+            pixel={},
+            mean={},
+            found=1,
+            written=1,
+            rejected=0,
+            passed_over=0,
+            splits={"train": schema.Split(1, (shard,), shard, {})},
+        )
+        tfds_metadata.write(directory, manifest)
+        builder = tfds.builder_from_directory(directory)
+        ages = [
+            int(example["label"]["age"])
+            for example in tfds.as_numpy(builder.as_dataset(split="train"))
+        ]
+    return "" if ages == [30] else f"it reads the ages {ages} instead of [30]"
+
+
+def _try_imports(*modules: str) -> Callable[[], str]:
+    def trial() -> str:
+        for module in modules:
+            importlib.import_module(module)
+        return ""
+
+    return trial
+
+
+# For each extra: a trial that returns nothing or the reason why it does not work, and
+# what the extra is for.
+_EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
+    "fast": (_try_fast, "the mapped input engine and fast writing"),
+    "io": (_try_io, "s3:// paths and compressed HDF5 in the graph engine"),
+    "tensorboard": (
+        _try_tensorboard,
+        "showing the events that training writes",
+    ),
+    "beam": (_try_imports("apache_beam"), "write_records on Apache Beam"),
+    "tfds": (_try_tfds, "opening the records with TFDS"),
+    "export": (
+        _try_imports("tf2onnx.convert", "onnxruntime", "tf_keras"),
+        "ONNX files next to the frozen graph, and models of Keras 2",
+    ),
+}
 
 
 def _weights() -> Finding:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
+import pytest
+import tensorflow as tf
+
 from afad_tfdata import doctor
+from afad_tfdata.common import io_extra, xla
 
 
 def test_summary_names_versions_and_devices(tmp_path):
-    import tensorflow as tf
-
     findings = doctor.examine(doctor.DoctorConfig(output_dir=str(tmp_path)))
     by_name = {finding.name: finding for finding in findings}
     assert by_name["tensorflow"].found == tf.__version__
@@ -25,3 +30,85 @@ def test_a_missing_directory_is_a_finding_and_no_crash():
     disk = next(finding for finding in findings if finding.name == "disk")
     assert disk.works is False
     assert "/no/such/dir" in disk.found
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "expected"),
+    [
+        ((8, 0), ["sm_60", "sm_80", "compute_90"], "kernels"),
+        ((8, 6), ["sm_60", "sm_80", "compute_90"], "kernels"),  # A later minor.
+        ((9, 0), ["sm_80", "compute_90"], "kernels"),
+        ((12, 0), ["sm_80", "compute_90"], "translated"),
+        ((12, 0), ["sm_80", "sm_90a"], ""),
+        ((7, 0), ["sm_80", "compute_90"], ""),  # Older than everything in it.
+        ((10, 3), ["sm_100"], "kernels"),  # Two digits for the major version.
+    ],
+)
+def test_compute_capabilities_follow_nvidias_rule(capability, built, expected):
+    assert doctor.built_for(capability, built) == expected
+
+
+def test_a_gpu_newer_than_the_build_is_a_finding(monkeypatch):
+    gpu = types.SimpleNamespace(name="/physical_device:GPU:1")
+    _with_capability(monkeypatch, (12, 0), ["sm_80", "sm_90"])
+    (finding,) = doctor._capabilities([gpu])
+    assert finding.name == "gpu 1" and finding.works is False
+    assert "12.0" in finding.found and "sm_90" in finding.found
+    assert "pip install --upgrade" in finding.advice
+    _with_capability(monkeypatch, (9, 0), ["sm_80", "sm_90"])
+    (finding,) = doctor._capabilities([gpu])
+    assert finding.works is True and not finding.advice
+
+
+def _with_capability(monkeypatch, capability, built):
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"compute_capability": capability},
+    )
+    monkeypatch.setattr(
+        tf.sysconfig,
+        "get_build_info",
+        lambda: {"cuda_compute_capabilities": built},
+    )
+
+
+def test_xla_that_aborts_is_a_finding(monkeypatch):
+    monkeypatch.setattr(xla, "why_not", lambda: "XLA aborts the process: F0000")
+    (finding,) = doctor._xla()
+    assert finding.works is None and "aborts the process" in finding.found
+    assert "--jit" in finding.advice
+
+
+def _extra(name):
+    findings = {finding.name: finding for finding in doctor._extras()}
+    return findings[f"extra {name}"]
+
+
+def test_tensorflow_io_that_imports_but_loads_nothing_is_not_ok(monkeypatch):
+    reason = "tensorflow-io 0.37.1 does not load on TensorFlow 2.21.0"
+    monkeypatch.setattr(io_extra, "why_no_scheme", lambda scheme: reason)
+    finding = _extra("io")
+    assert finding.works is None and reason in finding.found
+    assert "pip install 'afad-tfdata[io]'" in finding.advice
+
+
+def test_missing_tensorboard_is_said_with_the_command(monkeypatch):
+    # None in sys.modules makes the import raise ModuleNotFoundError.
+    monkeypatch.setitem(sys.modules, "tensorboard.default", None)
+    finding = _extra("tensorboard")
+    assert finding.works is None
+    assert "pip install 'afad-tfdata[tensorboard]'" in finding.advice
+
+
+def test_tfds_is_ok_only_if_it_opens_records(monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    assert _extra("tfds").works is True
+
+    def refuse(directory):
+        raise ImportError("cannot import name 'runtime_version'")
+
+    monkeypatch.setattr(tfds, "builder_from_directory", refuse)
+    finding = _extra("tfds")
+    assert finding.works is None and "runtime_version" in finding.found
+    assert "pip install 'afad-tfdata[tfds]'" in finding.advice

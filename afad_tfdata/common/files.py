@@ -16,7 +16,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, io_extra
 from afad_tfdata.common.lazy_imports import tf
 
 # A full disk, an exhausted quota, and a file that reaches the process's limit.
@@ -35,11 +35,12 @@ def gfile(path: str) -> types.ModuleType:
     """``tf.io.gfile``, after loading what the path's scheme needs.
 
     Raises:
-      UsageError: The path begins with ``s3://``, and the ``io`` extra is missing.
+      UsageError: No file system is registered for the scheme; TensorFlow itself has no
+        ``s3://``, and the ``io`` extra adds it.
     """
+    if is_remote(path):
+        io_extra.require_scheme(path)
     if path.startswith("s3://"):
-        # TensorFlow itself has no S3; importing tensorflow-io registers it.
-        errors.require("tensorflow_io", extra="io", purpose="an s3:// path")
         _used.add("s3")
     return tf.io.gfile
 

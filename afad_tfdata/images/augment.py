@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, figures, options, splitmix64
+from afad_tfdata.common import errors, figures, options, splitmix64, xla
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import augment_affine, augment_colors
 
@@ -196,7 +196,8 @@ def resolve_form(config: AugmentConfig) -> str:
     """The form that `augment_images` runs here: ``gather`` or ``affine_op``.
 
     The answer is found once per process, by compiling a small function for the device
-    that computes; a run records it, because the forms differ in the last bits.
+    that computes (for a GPU in a process of its own, which takes seconds); a run
+    records it, because the forms differ in the last bits.
 
     Raises:
       UsageError: The config names ``gather``, and XLA does not compile here.
@@ -206,7 +207,7 @@ def resolve_form(config: AugmentConfig) -> str:
     # (benchmarks/augment.py).  Without XLA the gather is slower than the operation.
     if config.form == "affine_op":
         return "affine_op"
-    reason = _why_no_xla()
+    reason = xla.why_not()
     if not reason:
         return "gather"
     if config.form == "gather":
@@ -215,24 +216,6 @@ def resolve_form(config: AugmentConfig) -> str:
             " take form=affine_op or form=auto"
         )
     return "affine_op"
-
-
-@functools.cache
-def _why_no_xla() -> str:
-    """Empty if XLA compiles for the first GPU or, without one, for the CPU."""
-    # The caller may be tracing a function; the trial must not become part of it.
-    with tf.init_scope():
-        devices = tf.config.list_logical_devices("GPU")
-        devices = devices or tf.config.list_logical_devices("CPU")
-        try:
-            with tf.device(devices[0].name):
-                # A sine needs XLA's mathematics library, which a GPU installation may
-                # lack.
-                trial = tf.function(tf.sin, jit_compile=True, autograph=False)
-                trial(tf.constant([0.5])).numpy()
-        except (tf.errors.OpError, RuntimeError) as error:
-            return errors.one_line(error)
-    return ""
 
 
 def augment_images(

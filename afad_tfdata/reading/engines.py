@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from afad_tfdata.common import errors, resources
+from afad_tfdata.common import errors, io_extra, resources
 from afad_tfdata.reading import (
     bad_records,
     engine_graph,
@@ -270,13 +270,11 @@ def _keeps_in_memory(
     Raises:
       UsageError: It has to, and they do not fit.
     """
-    required = (
-        config.cache != "none"
-        # A stream cannot name a record, and so cannot skip it.
-        or config.max_bad_records > 0
-        # Only tensorflow-io streams compressed HDF5.
-        or (not index.contiguous and not _has_tensorflow_io())
-    )
+    # Only tensorflow-io streams compressed HDF5.
+    no_stream = "" if index.contiguous else io_extra.why_no_hdf5()
+    # A stream cannot name a record, and so cannot skip it.
+    asked_for = config.cache != "none" or config.max_bad_records > 0
+    required = asked_for or no_stream != ""
     if not shuffled and (required or not index.pixel):
         # In order, encoded images stream as fast as they are decoded.
         return required
@@ -284,10 +282,14 @@ def _keeps_in_memory(
     if index.image_bytes <= budget:
         return True
     if required:
+        reason = install = ""
+        if not asked_for:
+            reason = f" ({no_stream})"
+            install = f"; to stream compressed HDF5, {io_extra.install_command()}"
         raise errors.UsageError(
-            "the graph engine must keep the stored images in memory here, and"
+            f"the graph engine must keep the stored images in memory here{reason}, and"
             f" {_needed(index)}, of {resources.mib(budget)} allowed: raise"
-            " --memory_budget_mib, or use --engine=mapped on local files"
+            f" --memory_budget_mib, or use --engine=mapped on local files{install}"
         )
     if shuffled:
         _log.warning(
@@ -302,11 +304,3 @@ def _keeps_in_memory(
 
 def _needed(index: record_index.RecordIndex) -> str:
     return f"the {index.split} split takes {resources.mib(index.image_bytes)}"
-
-
-def _has_tensorflow_io() -> bool:
-    try:
-        import tensorflow_io  # noqa: F401
-    except Exception:  # It loads on two releases of TensorFlow only.
-        return False
-    return True

@@ -37,6 +37,8 @@ def stored(output_dir: str) -> schema.Manifest | None:
     """
     try:
         there = files.exists(files.join(output_dir, schema.MANIFEST_NAME))
+    except errors.AfadError:
+        raise  # It says what is missing; the bucket and the credentials are not it.
     except Exception as error:  # Every file system raises its own classes.
         raise errors.UsageError(
             f"cannot read {output_dir}: {errors.one_line(error)}; check the"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from afad_tfdata.common import errors, options, splitmix64
+from afad_tfdata.common import errors, options, splitmix64, xla
 from afad_tfdata.images import augment, augment_affine
 
 # Larger than the default set, so that fills and folds are seen.
@@ -416,7 +416,7 @@ def test_the_form_depends_on_xla(monkeypatch):
     operation = augment.AugmentConfig(form="affine_op")
     assert augment.resolve_form(auto) == "gather"
     assert augment.resolve_form(operation) == "affine_op"
-    monkeypatch.setattr(augment, "_why_no_xla", lambda: "no ptxas")
+    monkeypatch.setattr(xla, "why_not", lambda: "no ptxas")
     assert augment.resolve_form(auto) == "affine_op"
     with pytest.raises(errors.UsageError, match=r"no ptxas.*form=affine_op"):
         augment.resolve_form(gather)

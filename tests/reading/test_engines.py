@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import input_fn, records
-from afad_tfdata.common import errors, resources
+from afad_tfdata.common import errors, io_extra, resources
 from afad_tfdata.reading import bad_records, engines, mapped_reader, record_index
 
 FORMS = {
@@ -116,6 +116,23 @@ def test_evaluation_that_does_not_fit_gives_the_same(form, monkeypatch, caplog):
     found = take(input_fn.eval_input_fn(config(form, "graph"), "train"))
     assert_same(wanted, found)
     assert "shuffled" not in caplog.text  # Nothing is, in evaluation.
+
+
+def test_without_tensorflow_io_compressed_pixels_that_do_not_fit_are_refused(
+    form, monkeypatch
+):
+    if not form.endswith("gzip"):
+        pytest.skip("other forms are streamed by TensorFlow alone")
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
+    # tensorflow-io may import where its libraries do not load.
+    reason = "tensorflow-io 0.37.1 does not load on TensorFlow 2.21.0"
+    monkeypatch.setattr(io_extra, "why_no_hdf5", lambda: reason)
+    with pytest.raises(errors.UsageError) as caught:
+        take(input_fn.train_input_fn(config(form, "graph")), 1)
+    text = str(caught.value)
+    assert reason in text and "\n" not in text
+    assert "--memory_budget_mib" in text and "--engine=mapped" in text
+    assert "pip install 'afad-tfdata[io]'" in text
 
 
 def test_training_on_compressed_pixels_that_do_not_fit(form, monkeypatch):

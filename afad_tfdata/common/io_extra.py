@@ -1,0 +1,107 @@
+"""What tensorflow-io (the extra ``io``) adds to TensorFlow, tried before it is used.
+
+``import tensorflow_io`` succeeds on releases of TensorFlow on which its libraries do
+not load, and only warns.  Whether a file system is registered, and whether an operation
+loads, is therefore asked directly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+import warnings
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import tf
+
+# What tensorflow-io 0.37.1 registers in addition to TensorFlow's own file systems.
+SCHEMES = ("az", "har", "hdfs", "http", "https", "oss", "s3", "viewfs")
+
+
+def require_scheme(path: str) -> None:
+    """Makes the file system of a remote path known to TensorFlow.
+
+    Args:
+      path: With a scheme, such as ``s3://bucket/records``.
+
+    Raises:
+      UsageError: Neither TensorFlow nor tensorflow-io has that file system here.
+    """
+    scheme = path.partition("://")[0]
+    if scheme in registered_schemes():
+        return
+    reason = why_no_scheme(scheme)
+    if not reason:
+        return
+    known = ", ".join(f"{name}://" for name in registered_schemes())
+    advice = "use one of these" if scheme not in SCHEMES else install_command()
+    raise errors.UsageError(
+        f"{path} needs the file system {scheme}://, and TensorFlow {tf.__version__} has"
+        f" only {known} here ({reason}): {advice}"
+    )
+
+
+def registered_schemes() -> list[str]:
+    """File systems that TensorFlow can open now, such as ``gs``, sorted."""
+    # Local paths are registered as "" and "file".
+    return sorted(set(tf.io.gfile.get_registered_schemes()) - {"", "file"})
+
+
+def why_no_scheme(scheme: str) -> str:
+    """Empty if tensorflow-io registers a file system here; else the reason."""
+    reason = _why_no_import()
+    if reason or scheme in registered_schemes():
+        return reason
+    if scheme not in SCHEMES:
+        return f"tensorflow-io has no {scheme}:// either"
+    return _does_not_load()
+
+
+def why_no_hdf5() -> str:
+    """Empty if tensorflow-io's reader of compressed HDF5 loads; else the reason."""
+    reason = _why_no_import()
+    if reason:
+        return reason
+    try:
+        operations = importlib.import_module("tensorflow_io.python.ops").core_ops
+        # The library is loaded at the first access to one of its operations.
+        operations.io_hdf5_readable_info  # noqa: B018
+    except Exception:  # NotImplementedError in tensorflow-io 0.37.1.
+        return _does_not_load()
+    return ""
+
+
+def install_command() -> str:
+    """How to get a tensorflow-io that loads, for the end of an error's text."""
+    command = "pip install 'afad-tfdata[io]'"
+    if sys.version_info >= (3, 13):
+        # Neither tensorflow-io nor TensorFlow 2.17 exists for it.
+        return f"in an environment with Python 3.10 to 3.12, {command}"
+    if tuple(int(part) for part in tf.__version__.split(".")[:2]) >= (2, 18):
+        return f"{command}, which takes TensorFlow back to 2.17"
+    return command
+
+
+def _why_no_import() -> str:
+    try:
+        with warnings.catch_warnings():
+            # It warns of each library that does not load, in lines of paths; what
+            # does not work is said by this module's functions.
+            warnings.simplefilter("ignore")
+            importlib.import_module("tensorflow_io")
+    except ModuleNotFoundError as error:
+        if error.name == "tensorflow_io":
+            return "tensorflow-io is not installed"
+        return f"tensorflow-io does not load: {errors.one_line(error)}"
+    except Exception as error:  # A broken installation may raise anything.
+        return f"tensorflow-io does not load: {errors.one_line(error)}"
+    return ""
+
+
+def _does_not_load() -> str:
+    try:
+        version = importlib.metadata.version("tensorflow-io")
+    except importlib.metadata.PackageNotFoundError:
+        version = "of unknown version"
+    return f"tensorflow-io {version} does not load on TensorFlow {tf.__version__}"
