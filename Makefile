@@ -8,6 +8,11 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && echo $$p && break; done)
+# The newest TensorFlow may run on a newer Python than the pinned one does.
+PYTHON_LATEST ?= $(shell for p in python3.13 $(PYTHON); do \
+	$$p -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$p && break; done)
+# What wheel-check tries; see tests/wheel_check.sh.
+EXTRAS ?= bare
 VENV := .venv
 VENV_LATEST := .venv-latest
 PIP := -m pip --disable-pip-version-check --quiet install
@@ -18,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
 .PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 lint bench \
-	chaos chaos-quick fuzz mutate docs-images wheel-check clean
+	chaos chaos-quick fuzz mutate docs-images wheel-check wheel-check-all clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -68,7 +73,10 @@ bench: $(READY)  ## Print the tables of speed that the README quotes
 		$(VENV)/bin/python benchmarks/$$b.py; done
 
 wheel-check: $(READY)  ## Build the wheel, install it in a new environment, run its commands
-	tests/wheel_check.sh "$(VENV)/bin/python" "$(PYTHON)"
+	tests/wheel_check.sh "$(VENV)/bin/python" "$(PYTHON)" $(EXTRAS)
+
+wheel-check-all:  ## Do the same without and with each extra, and try what each promises
+	$(MAKE) wheel-check EXTRAS="bare fast io tfds export beam tensorboard"
 
 clean:  ## Remove everything that make created, environments included
 	rm -rf $(VENV) $(VENV_LATEST) build dist demo *.egg-info .pytest_cache .ruff_cache \
@@ -84,8 +92,8 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 # Without constraints: the newest versions.  tensorflow-io needs TensorFlow 2.17.
 $(READY_LATEST): setup.cfg pyproject.toml
-	@$(if $(PYTHON),,echo "found no Python 3.10, 3.11 or 3.12 with venv: install one, or run make PYTHON=/path/to/python"; exit 1)
-	test -x $(VENV_LATEST)/bin/python || $(PYTHON) -m venv $(VENV_LATEST)
+	@$(if $(PYTHON_LATEST),,echo "found no Python 3.10 to 3.13 with venv: install one, or run make PYTHON_LATEST=/path/to/python"; exit 1)
+	test -x $(VENV_LATEST)/bin/python || $(PYTHON_LATEST) -m venv $(VENV_LATEST)
 	$(VENV_LATEST)/bin/python $(PIP) --upgrade setuptools wheel
 	$(VENV_LATEST)/bin/python $(PIP) --upgrade --no-build-isolation -e '.[fast]' \
 		hypothesis pillow pytest scipy

@@ -1,56 +1,194 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it without any extra in a new environment, runs every command
-# with --help and with a wrong flag, and then the whole flow of the README.
-#   wheel_check.sh BUILD_PYTHON BASE_PYTHON
+# Builds the wheel and, for each EXTRA, installs it with that extra in a new environment
+# and does there what the extra promises.  `bare` is the wheel without any extra: every
+# command with --help and with a wrong flag, and then the whole flow of the README.
+#   wheel_check.sh BUILD_PYTHON BASE_PYTHON [EXTRA...]
+#   EXTRA: bare (the default), fast, io, tfds, export, beam, tensorboard
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build_python=$1 base_python=$2
+shift 2
+[ "$#" -gt 0 ] || set -- bare
+for extra in "$@"; do
+	case $extra in
+	bare | fast | io | tfds | export | beam | tensorboard) ;;
+	*) echo "no such extra: $extra"; exit 1 ;;
+	esac
+done
+constraints=$PWD/constraints.txt
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
+export CUDA_VISIBLE_DEVICES=-1
 
 "$build_python" -m build --wheel --no-isolation --outdir "$place/dist" . >"$place/build.log" 2>&1 ||
 	{ cat "$place/build.log"; exit 1; }
-"$base_python" -m venv "$place/venv"
-"$place/venv/bin/python" -m pip --disable-pip-version-check --quiet install \
-	-c constraints.txt "$place"/dist/*.whl
-
 cd "$place" # Python would import the source tree from its own directory.
-count=0
-for command in "$place"/venv/bin/afad-*; do
-	"$command" --help | grep -q "usage: $(basename "$command")" ||
-		{ echo "$command --help does not print its usage"; exit 1; }
-	status=0
-	"$command" --no_such_flag 2>"$place/error" || status=$?
-	if [ "$status" != 1 ] || [ "$(wc -l <"$place/error")" != 1 ]; then
-		echo "$command --no_such_flag: not one line and status 1, but status $status:"
-		cat "$place/error"
-		exit 1
-	fi
-	count=$((count + 1))
-done
-[ "$count" -ge 9 ] || { echo "only $count commands are installed"; exit 1; }
-echo "the wheel installs, and its $count commands run"
+wheel=$(echo "$place"/dist/*.whl)
 
-# What the README promises needs no extra.
-"$place/venv/bin/python" -m pip --disable-pip-version-check check
-if "$place/venv/bin/python" -c 'import cv2' 2>/dev/null; then
-	echo "OpenCV is installed: this is not the plain installation"
+fail() {
+	echo "$*"
 	exit 1
-fi
-export PATH="$place/venv/bin:$PATH" CUDA_VISIBLE_DEVICES=-1
-quietly() {
-	"$@" >"$place/output" 2>&1 || { echo "failed: $*"; cat "$place/output"; exit 1; }
 }
-quietly afad-make-sample --output_dir=faces --num_images=120
-for format in hdf5 tfrecord; do
-	quietly afad-write-records --data_dir=faces --output_dir="$format" \
-		--format="$format" --image_size=64
-	quietly afad-inspect-records --records_dir="$format" --verify
+
+quietly() {
+	"$@" >"$work/output" 2>&1 || { echo "failed: $*"; cat "$work/output"; exit 1; }
+}
+
+# The wheel with an extra (or none) in an environment of its own, first on the PATH.
+install() {
+	work=$place/$1
+	mkdir "$work"
+	cd "$work"
+	"$base_python" -m venv "$work/venv"
+	PATH=$work/venv/bin:$base_path
+	if [ "$1" = bare ]; then
+		set -- -c "$constraints" "$wheel"
+	else
+		# The newest versions, as users get them.
+		set -- "$wheel[$1]"
+	fi
+	quietly python -m pip --disable-pip-version-check --quiet install "$@"
+	python -m pip --disable-pip-version-check check
+}
+base_path=$PATH
+
+faces() {
+	quietly afad-make-sample --output_dir=faces --num_images=200
+}
+
+# write DIRECTORY FLAG...
+write() {
+	local directory=$1
+	shift
+	quietly afad-write-records --data_dir=faces --output_dir="$directory" \
+		--image_size=64 "$@"
+}
+
+# train RECORDS FLAG...
+train() {
+	local records=$1
+	shift
+	quietly afad-train --records_dir="$records" --run_dir=run --backbone=small_cnn \
+		--stage=tuning --epochs=1 --global_batch_size=16 "$@"
+}
+
+# The doctor tries each extra; its line begins with "ok" if that works.
+doctor_agrees() {
+	afad-doctor >doctor 2>"$work/output" || { cat doctor "$work/output"; exit 1; }
+	grep -q "^ok *extra $1 " doctor || { cat doctor; fail "afad-doctor: $1 is not ok"; }
+}
+
+check_bare() {
+	local count=0 command status
+	for command in "$work"/venv/bin/afad-*; do
+		"$command" --help | grep -q "usage: $(basename "$command")" ||
+			fail "$command --help does not print its usage"
+		status=0
+		"$command" --no_such_flag 2>"$work/error" || status=$?
+		if [ "$status" != 1 ] || [ "$(wc -l <"$work/error")" != 1 ]; then
+			echo "$command --no_such_flag: not one line and status 1, but status $status:"
+			cat "$work/error"
+			exit 1
+		fi
+		count=$((count + 1))
+	done
+	[ "$count" -ge 9 ] || fail "only $count commands are installed"
+	echo "the wheel installs, and its $count commands run"
+	# What the README promises needs no extra.
+	if python -c 'import cv2' 2>/dev/null; then
+		fail "OpenCV is installed: this is not the plain installation"
+	fi
+	faces
+	for format in hdf5 tfrecord; do
+		write "$format" --format="$format"
+		quietly afad-inspect-records --records_dir="$format" --verify
+	done
+	train tfrecord
+	quietly afad-evaluate --run_dir=run
+	quietly afad-freeze --run_dir=run --records_dir=tfrecord --output_dir=graph \
+		--output_name=faces
+	quietly afad-predict --graph=graph/faces.pb faces/*/111
+	echo "without any extra it writes, verifies, trains, evaluates, freezes and predicts"
+}
+
+check_fast() {
+	faces
+	write records
+	train records --engine=mapped
+	grep -q "input: mapped engine for train" "$work/output" ||
+		{ cat "$work/output"; fail "the mapped engine does not decode"; }
+	echo "the mapped engine decodes images"
+}
+
+check_io() {
+	faces
+	write gzip --format=hdf5 --hdf5_compression=gzip
+	# More than 1 MiB of pixels: only tensorflow-io streams them.
+	train gzip --engine=graph --memory_budget_mib=1
+	grep "^ok *file systems" doctor | grep -q "s3://" || fail "s3:// is not registered"
+	echo "s3:// is registered, and compressed HDF5 is streamed"
+}
+
+check_tfds() {
+	faces
+	write records
+	cat >open.py <<-'EOF'
+		import json
+		import tensorflow_datasets as tfds
+
+		builder = tfds.builder_from_directory("records")
+		splits = json.load(open("records/manifest.json"))["splits"]
+		for name, split in splits.items():
+		    examples = list(tfds.as_numpy(builder.as_dataset(split=name)))
+		    assert len(examples) == split["num_examples"], name
+		    for example in examples:
+		        assert example["image"]["encoded"].shape[2] == 3
+		        assert 15 <= example["label"]["age"] <= 72
+	EOF
+	quietly python open.py
+	echo "tensorflow_datasets opens the records"
+}
+
+check_export() {
+	faces
+	write records
+	train records
+	quietly afad-freeze --run_dir=run --records_dir=records --output_dir=graph \
+		--output_name=faces --onnx
+	quietly afad-predict --graph=graph/faces.onnx faces/*/111
+	echo "ONNX files are written and predict"
+}
+
+check_beam() {
+	faces
+	write local
+	write beam --runner=beam
+	cmp local/manifest.json beam/manifest.json
+	echo "Apache Beam writes the same data set"
+}
+
+check_tensorboard() {
+	faces
+	write records
+	train records
+	tensorboard --inspect --logdir=run/tensorboard >inspected 2>"$work/output" ||
+		{ cat "$work/output"; exit 1; }
+	grep -q loss inspected ||
+		{ cat inspected; fail "TensorBoard finds no events"; }
+	echo "TensorBoard reads the events of a training"
+}
+
+for extra in "$@"; do
+	start=$SECONDS
+	install "$extra"
+	[ "$extra" = bare ] || doctor_agrees "$extra"
+	"check_$extra"
+	python -c 'import importlib.metadata as m, sys
+found = ["Python " + sys.version.split()[0]]
+for name in ("tensorflow", "keras", "numpy", "protobuf"):
+    found.append(f"{name} {m.version(name)}")
+print(", ".join(found))'
+	echo "$extra: works, in $((SECONDS - start)) s"
+	cd "$place"
+	rm -rf "${place:?}/$extra"
 done
-quietly afad-train --records_dir=tfrecord --run_dir=run --backbone=small_cnn \
-	--stage=tuning --epochs=1 --global_batch_size=16
-quietly afad-evaluate --run_dir=run
-quietly afad-freeze --run_dir=run --records_dir=tfrecord --output_dir=graph \
-	--output_name=faces
-quietly afad-predict --graph=graph/faces.pb faces/*/111
-echo "without any extra it writes, verifies, trains, evaluates, freezes and predicts"
