@@ -82,6 +82,7 @@ def test_an_operation_that_does_not_load_is_a_reason(loads_nothing):
 def test_the_command_fits_the_version(monkeypatch):
     # The module's own `tf` is a stand-in that may have stored the real version.
     monkeypatch.setattr(io_extra.tf, "__version__", "2.21.0")
+    monkeypatch.setattr(sys, "version_info", (3, 12, 0))
     assert "takes TensorFlow back to 2.17" in io_extra.install_command()
     monkeypatch.setattr(sys, "version_info", (3, 13, 0))
     assert "Python 3.10 to 3.12" in io_extra.install_command()
