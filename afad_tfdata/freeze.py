@@ -319,7 +319,7 @@ def _compare_existing(
     cases: Sequence[verification.Case],
     tolerance: float,
 ) -> FreezeResult:
-    """Compares an existing NAME.pb with the model; writes and removes nothing."""
+    """All of ``--verify_only``: compares an existing NAME.pb; writes nothing."""
     description = graph_description.load_description(path)
     fetches = {fetch["label"]: fetch["name"] for fetch in description["fetches"]}
     if set(fetches) != set(source.labels):

@@ -385,7 +385,7 @@ def _run_bytes(
 
 
 def _why_refused(data: bytes, error: loaded_graph.InputError) -> str:
-    """The reason in the words of this package's decoder; those of a graph are long."""
+    """Why a graph refused an image, in the words of `codec`: the graph's are long."""
     try:
         codec.decode(data, codec.read_header(data))
     except codec.ImageError as reason:

@@ -268,14 +268,14 @@ def stored(place: str, form: str) -> tuple[list[bytes], np.ndarray]:
 
 def in_threads(count: int, fill: Callable) -> Iterator[int]:
     """Batches that `THREADS` threads fill, each into two arrays of its own in turn."""
-    from afad_tfdata.reading import mapped_reader
+    from afad_tfdata.reading import array_pool
 
     wanted = threading.Semaphore(0)
     done = threading.Semaphore(0)
 
     def run(number: int) -> None:
         rng = np.random.default_rng(number)
-        pool = mapped_reader.ArrayPool()
+        pool = array_pool.ArrayPool()
         arrays = [pool.take((BATCH, SIZE, SIZE, 3)) for _ in range(2)]
         scratch = np.empty(4096 * 4096 * 3, np.uint8)
         turn = 0

@@ -230,7 +230,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(config_class: type, values: Mapping[str, Any], *, where: str) -> Any:
-    """Builds a config from `to_dict`'s form; fields that are missing have defaults.
+    """Builds any config class from `to_dict`'s form; missing fields have defaults.
 
     Args:
       config_class: A frozen dataclass of options.

@@ -143,7 +143,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
 
 
 def _check_graph_path(path: str) -> None:
-    """Refuses paths that users confuse with a frozen graph."""
+    """Refuses paths that cannot have a NAME.json next to them, and says why."""
     if not files.exists(path):
         raise errors.UsageError(
             f"--graph: {path} is not there; name a graph that freeze wrote"

@@ -91,7 +91,7 @@ def load_library() -> None:
 
 
 def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
-    """The content of an image file.
+    """The bytes of an image file, for `decode`; `ImageError` says why it is unusable.
 
     Args:
       path: The file.

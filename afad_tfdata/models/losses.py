@@ -217,7 +217,10 @@ _PARTS = {
 
 
 def _regression(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Absolute, squared or Huber error in years (Huber, 1964, with `HUBER_DELTA`)."""
+    """Loss of `regression`: absolute, squared or Huber error in years.
+
+    Huber, "Robust estimation of a location parameter", 1964, with `HUBER_DELTA`.
+    """
     age = _flat(outputs["age_output"])
     error = tf.abs(age - tf.cast(labels["age"], age.dtype))
     if config.age_loss == "mse":
@@ -231,7 +234,7 @@ def _regression(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Ten
 def _softmax_expectation(
     outputs: Tensors, labels: Tensors, config: LossConfig
 ) -> tf.Tensor:
-    """Cross-entropy over the ages, decoded to the mean.
+    """Loss of `softmax_expectation`: cross-entropy over the ages.
 
     Rothe, Timofte and Van Gool, "Deep expectation of real and apparent age from a
     single image without facial landmarks", IJCV 2018 (DEX).
@@ -242,7 +245,7 @@ def _softmax_expectation(
 
 
 def _dldl(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Kullback-Leibler divergence from a normal distribution around the label.
+    """Loss of `dldl`: divergence from a normal distribution around the label.
 
     Gao, Xing, Xie, Wu and Geng, "Deep label distribution learning with label
     ambiguity", IEEE TIP 2017.  Its width is `DLDL_SIGMA`.
@@ -253,7 +256,7 @@ def _dldl(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
 
 
 def _dldl_v2(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """The divergence of `_dldl` plus the absolute error of the mean.
+    """Loss of `dldl_v2`: the divergence of `_dldl` plus the absolute error of the mean.
 
     Gao, Zhou, Wu and Geng, "Age estimation using expectation of label distribution
     learning", IJCAI 2018.
@@ -264,7 +267,7 @@ def _dldl_v2(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor
 
 
 def _mean_variance(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Cross-entropy, half the squared error of the mean, and the variance.
+    """Loss of `mean_variance`: cross-entropy, squared error of the mean, variance.
 
     Pan, Han, Shan and Chen, "Mean-variance loss for deep age estimation from a face",
     CVPR 2018.
@@ -283,7 +286,7 @@ def _mean_variance(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.
 
 
 def _sord(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Divergence from soft labels, a softmax over the negative distance in years.
+    """Loss of `sord`: divergence from a softmax over the negative distance in years.
 
     Diaz and Marathe, "Soft labels for ordinal regression", CVPR 2019, with the
     absolute difference as the metric.
@@ -293,7 +296,7 @@ def _sord(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
 
 
 def _orcnn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Sum of the cross-entropies of the K - 1 questions "older than k?".
+    """Loss of `orcnn`: cross-entropies of the K - 1 questions "older than k?", summed.
 
     Niu, Zhou, Wang, Gao and Hua, "Ordinal regression with multiple output CNN for age
     estimation", CVPR 2016: the paper of the AFAD data set.
@@ -302,7 +305,9 @@ def _orcnn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
 
 
 def _coral(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """As `_orcnn`; the questions share one weight vector, so they never contradict.
+    """Loss of `coral`: that of `orcnn`.
+
+    The questions share one weight vector, so that the answers never contradict.
 
     Cao, Mirjalili and Raschka, "Rank consistent ordinal regression for neural networks
     with application to age estimation", Pattern Recognition Letters 2020.
@@ -311,7 +316,7 @@ def _coral(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
 
 
 def _corn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Cross-entropy of conditional questions, each asked of those that passed the last.
+    """Loss of `corn`: cross-entropy of questions, each asked if the last was passed.
 
     Shi, Cao and Raschka, "Deep neural networks for rank-consistent ordinal regression
     based on conditional probabilities", Pattern Analysis and Applications 2023.  The

@@ -9,8 +9,6 @@ wait for one another.  Nothing is parsed, and no memory grows with the data set.
 from __future__ import annotations
 
 import contextlib
-import math
-import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -20,11 +18,9 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.images import codec
-from afad_tfdata.reading import bad_records, record_index
+from afad_tfdata.reading import array_pool, bad_records, record_index
 from afad_tfdata.storage import hdf5, schema
 
-# TensorFlow's EIGEN_MAX_ALIGN_BYTES: it copies arrays that are aligned to less.
-_ALIGNMENT = 64
 # How a record becomes a row of a batch: not at all; by decoding and resizing; by
 # decoding alone; by the reader's `_fill`.
 _PADDING, _RESIZED, _AT_SIZE, _OTHER = range(4)
@@ -74,7 +70,7 @@ class Reader:
         # nothing.
         self._unchecked = np.full(len(entries), verify)
         self._starts = index.shard_starts()
-        self._arrays = ArrayPool()
+        self._arrays = array_pool.ArrayPool()
         self._scratch = threading.local()
         # Arrays of the shards' bytes; None where a shard has not been needed yet.
         self._opened: list[Any] = [None] * len(index.paths)
@@ -337,51 +333,3 @@ class Reader:
             codec.resize(row.to_image(data), self._size, out=out)
 
         return fill
-
-
-class ArrayPool:
-    """Aligned arrays that are used again when nothing else refers to them.
-
-    Fresh arrays of the size of a batch come from the operating system, which costs a
-    page fault for every 4 KiB: as much time as copying the batch.
-    """
-
-    def __init__(self) -> None:
-        # Two threads must not take the same array.
-        self._lock = threading.Lock()
-        # Arrays that own memory, and where in each the aligned part begins.
-        self._owners: list[np.ndarray] = []
-        self._starts: list[int] = []
-        # What getrefcount returns for an array that only the list refers to: measured,
-        # since how many references a call adds differs between versions of Python.
-        self._owners.append(np.empty(0, np.uint8))
-        self._unused = sys.getrefcount(self._owners[0])
-        self._owners.clear()
-
-    def __len__(self) -> int:
-        return len(self._owners)
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An uninitialised uint8 array of that shape, 64-byte aligned.
-
-        It goes back to the pool when the last view of it is gone; TensorFlow's tensors
-        that share its memory count as views.
-        """
-        num_bytes = math.prod(shape)
-        owners = self._owners
-        with self._lock:
-            for i in range(len(owners)):
-                # In this form, without a local name for the array, which would count.
-                if (
-                    sys.getrefcount(owners[i]) == self._unused
-                    and owners[i].size == num_bytes + _ALIGNMENT
-                ):
-                    break
-            else:
-                i = len(owners)
-                owners.append(np.empty(num_bytes + _ALIGNMENT, np.uint8))
-                self._starts.append(-owners[i].ctypes.data % _ALIGNMENT)
-            # A view of a view refers to the array that owns the memory, and not to the
-            # view between: the owner's count says whether anything uses the memory.
-            start = self._starts[i]
-            return owners[i][start : start + num_bytes].reshape(shape)

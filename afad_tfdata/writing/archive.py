@@ -228,7 +228,7 @@ def remove_spool(directory: str, task: plan.ShardTask) -> None:
 
 
 def spool_path(directory: str, task: plan.ShardTask) -> str:
-    """File of a shard's spool: images one after the other, in the archive's order."""
+    """Path of the file in which `spool` collects the archive's images of a shard."""
     return os.path.join(directory, f"{task.name}.spool")
 
 

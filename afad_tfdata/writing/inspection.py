@@ -140,7 +140,7 @@ def inspect_records(config: InspectConfig) -> InspectResult:
 def _draw(
     config: InspectConfig, manifest: schema.Manifest, faults: list[Fault]
 ) -> list[str]:
-    """Draws the pictures that are asked for; lines that name them."""
+    """Draws what ``--histogram`` and ``--sheet`` ask for; lines that name the files."""
     lines = []
     if config.histogram:
         dataset_pictures.draw_histogram(config.histogram, manifest)

@@ -104,7 +104,7 @@ def _write_new(
         read = archive.reader(directory, task, images.max_file_bytes)
     in_train = task.split == "train"
     as_record = work_plan.config.format == "tfrecord"
-    stored = _Stored(task.shard)
+    stored = _PayloadTable(task.shard)
     target = path(directory, task)
     pending = 0  # Images that `progress` does not know of yet.
     try:
@@ -222,8 +222,8 @@ class _Image(NamedTuple):
     pixels: np.ndarray | None  # Decoded, if asked for.
 
 
-class _Stored:
-    """What is known of the images in a payload, while it is written.
+class _PayloadTable:
+    """The table next to a payload: what is known of its images, while it is written.
 
     Plain lists, which become arrays at the end: storing one row of a structured array
     costs microseconds.
@@ -263,7 +263,7 @@ class _Stored:
         self._rows.append(entry.row)
 
     def to_npz(self, plan_digest: bytes) -> bytes:
-        """The content of the file that `load` reads."""
+        """The content of the payload's .npz file, which `load` reads."""
         known = io.BytesIO()
         np.savez(
             known,

@@ -14,7 +14,13 @@ import pytest
 
 from afad_tfdata import input_fn, records
 from afad_tfdata.common import errors, io_extra, resources
-from afad_tfdata.reading import bad_records, engines, mapped_reader, record_index
+from afad_tfdata.reading import (
+    array_pool,
+    bad_records,
+    engines,
+    mapped_reader,
+    record_index,
+)
 
 FORMS = {
     "original": {},
@@ -246,7 +252,7 @@ def test_windowed_shuffling_cannot_balance_or_skip(streaming, sample_records):
 
 
 def test_arrays_are_aligned_and_used_again():
-    pool = mapped_reader.ArrayPool()
+    pool = array_pool.ArrayPool()
     first = pool.take((4, 5, 5, 3))
     assert first.ctypes.data % 64 == 0 and first.flags.c_contiguous
     row = first[2]
@@ -272,13 +278,13 @@ def test_no_batch_changes_while_it_is_in_use(sample_records):
 
 def test_the_pool_of_arrays_does_not_grow(sample_records, monkeypatch):
     pools = []
-    whole = mapped_reader.ArrayPool
+    whole = array_pool.ArrayPool
 
     def remembered():
         pools.append(whole())
         return pools[-1]
 
-    monkeypatch.setattr(mapped_reader, "ArrayPool", remembered)
+    monkeypatch.setattr(array_pool, "ArrayPool", remembered)
     iterator = iter(input_fn.train_input_fn(config(sample_records, "mapped")))
     for _ in range(200):
         next(iterator)
