@@ -26,6 +26,7 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import contact_sheet, preprocess
 from afad_tfdata.models import networks, saved
 from afad_tfdata.reading import config as input_config
+from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import evaluation_metrics, plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
@@ -374,7 +375,9 @@ def _images(
     """
     found: dict[int, np.ndarray] = {}
     start = 0
-    for features, _ in input_fn.eval_input_fn(data, split):
+    with engines.reading_again():
+        dataset = input_fn.eval_input_fn(data, split)
+    for features, _ in dataset:
         # The columns have no rows for padding and for skipped records.
         positions = np.flatnonzero(features["mask"].numpy())
         here = sorted(row for row in rows if start <= row < start + len(positions))

@@ -1,7 +1,7 @@
 """What all commands have in common: flags from a config, help, errors, exit status.
 
-This is the only module that knows absl.  A command is a function from a config to an
-`Output`, with a few lines around it::
+Only `absl_flags` knows absl's flags, and `streams` how absl names log files.  A command
+is a function from a config to an `Output`, with a few lines around it::
 
     def main(config: BenchmarkConfig, arguments: list[str]) -> command.Output:
         result = input_benchmark.run(config)
@@ -13,32 +13,23 @@ This is the only module that knows absl.  A command is a function from a config 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from absl import flags
-
 from afad_tfdata import __version__
-from afad_tfdata.common import errors, files, options, preemption
+from afad_tfdata.bin import absl_flags, streams
+from afad_tfdata.common import errors, files, lazy_imports, options, preemption
 from afad_tfdata.training.distributed import cluster, multi_worker
 
-_HELP = frozenset(("-h", "-help", "--help", "--helpshort", "--helpfull"))
 _WIDTH = 88
 _NO_MEMORY = "the machine has no memory left for it"
-_JSON = options.OptionSpec("json", bool, False, "Print the result as JSON.", None)
-_DEFINE: dict[type, Callable[..., Any]] = {
-    str: flags.DEFINE_string,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    bool: flags.DEFINE_bool,
-    list: flags.DEFINE_list,
-}
 
 _Config = TypeVar("_Config")
 
@@ -81,26 +72,27 @@ def run(
     # Before everything else: a signal during the imports that follow must not be lost.
     if stops_on_signal:
         preemption.install()
-    # TensorFlow logs many lines at its start, and calls some of them errors on every
-    # machine without a GPU.  They would hide ours; real errors are raised anyway.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Some of them are called errors on every machine without a GPU.
+    lazy_imports.hide_start_lines()
     # Of the program's file, since python bin/train.py and afad-train are one command.
     name = "afad-" + os.path.basename(main.__code__.co_filename)[:-3].replace("_", "-")
-    if any(a in _HELP for a in _before_dashes(sys.argv[1:])):
+    if asked := absl_flags.help_asked(sys.argv[1:]):
+        if asked == "version":
+            text = f"{name} {__version__}"
+        elif asked == "helpxml":
+            text = absl_flags.xml(name, config_class)
+        else:
+            short = asked == "helpshort"
+            text = _help(name, config_class, about, example, arguments, short=short)
         try:
-            print(_help(name, config_class, about, example, arguments), flush=True)
+            print(text, flush=True)
         except BrokenPipeError:
             _drop_output()  # The reader has closed the pipe, as in `--help | head`.
         sys.exit(0)
     # File names may not be valid text.  A test's stand-in for stdout cannot do this.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
+    streams.start_log()
     status = _run(name, main, config_class, takes_arguments=bool(arguments))
     # A normal exit would hang or abort in these libraries' own clean-up.
     if files.aborts_at_exit() or multi_worker.joined():
@@ -117,7 +109,10 @@ def quiet_unless_chief() -> None:
       UsageError: TF_CONFIG or the batch system's variables are wrong.
     """
     if (job := cluster.find()) and not job.is_chief:
-        logging.getLogger().setLevel(logging.WARNING)
+        root = logging.getLogger()
+        root.setLevel(max(root.level, logging.WARNING))  # --verbosity may allow less.
+        ours = logging.getLogger("afad_tfdata")
+        ours.setLevel(max(ours.level, logging.WARNING))
 
 
 def _run(
@@ -129,14 +124,21 @@ def _run(
 ) -> int:
     """Runs the command and prints its output, or its error; returns the exit status."""
     try:
-        config, rest, as_json = _parse(
+        config, rest, common = _parse(
             config_class, sys.argv, takes_arguments=takes_arguments
         )
-        output = main(config, rest)
+        if common.only_check_args:
+            return 0
+        streams.apply_log_flags(name, common)
+        stream = streams.ResultStream() if common.json else None
+        with _debugger(common.pdb_post_mortem):
+            output = main(config, rest)
         if (job := multi_worker.joined()) and not job.is_chief:
             return output.exit_status  # The chief prints it.
-        print(json.dumps(output.value) if as_json else output.text)
-        sys.stdout.flush()
+        if stream:
+            stream.write(json.dumps(output.value))
+        else:
+            print(output.text, flush=True)
         return output.exit_status
     except errors.AfadError as error:
         return _say(name, str(error), error.exit_status)
@@ -179,69 +181,68 @@ def _say(name: str, message: str, status: int) -> int:
     return status
 
 
+@contextlib.contextmanager
+def _debugger(wanted: bool) -> Iterator[None]:
+    """Starts the debugger at an error, where somebody can type."""
+    try:
+        yield
+    except Exception:
+        if wanted and sys.stdin.isatty() and sys.stdout.isatty():
+            import pdb
+            import traceback
+
+            traceback.print_exc()
+            pdb.post_mortem()
+        raise
+
+
 def _parse(
     config_class: type[_Config], argv: Sequence[str], *, takes_arguments: bool
-) -> tuple[_Config, list[str], bool]:
-    """The config, the arguments that are not flags, and whether to print JSON."""
-    values = flags.FlagValues()
-    specs = list(options.specs(config_class))
-    for spec in [*specs, _JSON]:
-        _define(spec, values)
-    # Flags may follow arguments, as in `predict *.jpg --graph=age.pb`.
-    values.set_gnu_getopt(True)
-    try:
-        rest = values(list(argv))[1:]
-    except (flags.Error, ValueError) as error:  # ValueError comes for --noFLAG=VALUE.
-        text = errors.one_line(error)
-        raise errors.UsageError(f"{text} (--help lists the flags)") from error
+) -> tuple[_Config, list[str], absl_flags.CommonFlags]:
+    """The config, the arguments that are not flags, and the common flags."""
+    fields, common, rest = absl_flags.parse(config_class, argv)
     if rest and not takes_arguments:
         raise errors.UsageError(
             f"takes no arguments, only flags; got {rest[0]!r} (a flag starts with --)"
         )
-    given = {spec.name: values[spec.name].value for spec in specs}
-    # The fields of a frozen config are tuples, so that it has a hash.
-    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-    return config_class(**fields), rest, bool(values["json"].value)
-
-
-def _define(spec: options.OptionSpec, values: flags.FlagValues) -> None:
-    """Defines a flag, and its earlier names."""
-    # DEFINE_list takes no tuple.
-    default = list(spec.default) if spec.type is list else spec.default
-    _DEFINE[spec.type](spec.name, default, spec.help, flag_values=values)
-    for alias in spec.aliases:
-        flags.DEFINE_alias(alias, spec.name, flag_values=values)
-
-
-def _before_dashes(argv: Sequence[str]) -> list[str]:
-    """The part of the command line that may contain flags."""
-    argv = list(argv)
-    return argv[: argv.index("--")] if "--" in argv else argv
+    return config_class(**fields), rest, common
 
 
 def _help(
-    name: str, config_class: type, about: str | None, example: str, arguments: str
+    name: str,
+    config_class: type,
+    about: str | None,
+    example: str,
+    arguments: str,
+    *,
+    short: bool,
 ) -> str:
     lines = [f"{name} {__version__}", "", textwrap.dedent(about or "").strip(), ""]
     lines += [f"usage: {name} [flags] {arguments}".rstrip()]
     part = None  # No part yet, not even the config's own fields.
-    for spec in [*options.specs(config_class), _JSON]:
+    for spec in [*options.specs(config_class), absl_flags.JSON]:
         if spec.part != part:
             own = "flags:" if part is None else "more flags:"
             lines += ["", f"flags of the {spec.part}:" if spec.part else own]
             part = spec.part
         lines += _flag_help(spec)
-    lines += ["  --flagfile=FILE", "      Read flags from a file, one flag a line."]
+    if not short:
+        lines += ["", "flags of every command:"]
+        for spec in absl_flags.shown():
+            lines += _flag_help(spec)
     lines += ["", "example:"]  # Last, where a terminal shows it.
     lines += [f"  {line}" for line in example.strip().splitlines()]
     return "\n".join(lines)
 
 
 def _flag_help(spec: options.OptionSpec) -> list[str]:
+    if spec.name in absl_flags.HELP:
+        return [f"  --{spec.name}", f"      {spec.help}"]
     if spec.type is bool:
         head = f"  --[no]{spec.name}"
     else:
         kind = {str: "TEXT", int: "N", float: "X", list: "A,B"}[spec.type]
+        kind = {"flagfile": "FILE", "log_dir": "DIR"}.get(spec.name, kind)
         head = f"  --{spec.name}={'|'.join(spec.choices) if spec.choices else kind}"
     text = spec.help
     default = spec.default

@@ -10,11 +10,98 @@ attributes.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["keras", "tf"]
+__all__ = ["hide_start_lines", "keras", "tf"]
+
+# TensorFlow 2.21 prints these while it is imported, before it reads its log level.
+_START_LINE = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|[IWE]\d{4} .*\b(cudart_stub|port|cpu_feature_guard|computation_placer"
+    rb"|cuda_(fft|dnn|blas)|util)\.cc:\d+\]"
+    rb"|To enable the following instructions: "
+)
+_hide = False
+_hiding = threading.Lock()
+
+
+def hide_start_lines() -> None:
+    """Hides what TensorFlow prints at its start, unless the user set its log level.
+
+    For commands, whose own lines those would hide.  Errors are raised anyway, and lines
+    that are not known to be harmless are still printed.
+    """
+    global _hide
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        _hide = True
+
+
+@contextlib.contextmanager
+def _without_start_lines() -> Iterator[None]:
+    """Leaves the known lines out of what is written to file descriptor 2.
+
+    A child process reads it and writes the rest: what TensorFlow prints before it
+    aborts, as on a processor that is too old for it, must still be seen.
+    """
+    try:
+        real = os.dup(2)
+    except OSError:  # Standard error is closed.
+        yield
+        return
+    read, write = os.pipe()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _filter(read, write, real)
+    os.close(read)
+    os.dup2(write, 2)
+    os.close(write)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, 2)  # Closes the pipe, which ends the child.
+        os.close(real)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def _filter(read: int, write: int, real: int) -> None:
+    """Copies lines until the pipe is closed, then ends this process, the child."""
+    try:
+        # A signal to the whole group is the parent's; the end of the pipe ends this.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        os.close(write)
+        os.dup2(real, 2)
+        with open(read, "rb", closefd=False) as lines:
+            for line in lines:
+                if not _START_LINE.match(line):
+                    os.write(real, line)
+    finally:
+        os._exit(0)
+
+
+def _import(name: str) -> Any:
+    """Imports TensorFlow or Keras, and hides its lines where that is asked for."""
+    # Only the first thread hides: the next would take the pipe for the real stderr.
+    if not _hide or "tensorflow" in sys.modules or not _hiding.acquire(blocking=False):
+        return importlib.import_module(name)
+    try:
+        with _without_start_lines():
+            return importlib.import_module(name)
+    finally:
+        _hiding.release()
+
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +119,7 @@ else:
             # hide a program's own; its errors are still shown.  A user's values win.
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
             os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-            value = getattr(importlib.import_module(self._name), attribute)
+            value = getattr(_import(self._name), attribute)
             # Python calls __getattr__ only for attributes that are not stored here.
             self.__dict__[attribute] = value
             return value

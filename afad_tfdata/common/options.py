@@ -29,8 +29,10 @@ This module knows neither absl nor TensorFlow.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import inspect
+import io
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,6 +202,33 @@ def specs(config_class: type) -> Iterator[OptionSpec]:
                 choices=field.metadata["choices"],
                 aliases=field.metadata["aliases"],
             )
+
+
+def flag_lines(config: Any) -> list[str]:
+    """The flags that differ from their defaults, sorted, one a line of a flag file.
+
+    Raises:
+      ValueError: A field differs that no flag sets, or by a value that no flag has.
+    """
+    values, usual = to_dict(config), defaults(type(config))
+    changed = {name for name, value in values.items() if value != usual[name]}
+    if unset := changed - {spec.name for spec in specs(type(config))}:
+        raise ValueError(f"no flags: {', '.join(sorted(unset))}")
+    return sorted(_flag_line(name, values[name]) for name in changed)
+
+
+def _flag_line(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    if isinstance(value, list):
+        # The form that absl's list flags read: a part may contain a comma.
+        text = io.StringIO()
+        csv.writer(text, lineterminator="").writerow(value)
+        value = text.getvalue()
+    # A flag file is read line by line, without spaces at the end of a line.
+    if value is None or str(value) != str(value).rstrip() or "\n" in str(value):
+        raise ValueError(f"--{name}={value!r} cannot be written in one line")
+    return f"--{name}={value}"
 
 
 def check_choices(config: Any) -> None:

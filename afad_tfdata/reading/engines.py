@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from afad_tfdata.common import errors, io_extra, resources
@@ -26,6 +29,8 @@ AUTO, MAPPED, GRAPH = input_config.ENGINES
 _GRAPH_SHARE = 0.62
 
 _log = logging.getLogger(__name__)
+# Whether the choice has been logged; per thread, since data sets are built in threads.
+_read_again = contextvars.ContextVar("_read_again", default=False)
 
 
 class Choice(NamedTuple):
@@ -206,8 +211,19 @@ def _logged_choice(
     config: input_config.InputConfig, index: record_index.RecordIndex
 ) -> str:
     engine, reason = choose(config, index)
-    _log.info("input: %s engine for %s (%s)", engine, index.split, reason)
+    level = logging.DEBUG if _read_again.get() else logging.INFO
+    _log.log(level, "input: %s engine for %s (%s)", engine, index.split, reason)
     return engine
+
+
+@contextlib.contextmanager
+def reading_again() -> Iterator[None]:
+    """Does not log the choice of engines that only read the same records again."""
+    token = _read_again.set(True)
+    try:
+        yield
+    finally:
+        _read_again.reset(token)
 
 
 def _stream_engine(

@@ -2,6 +2,7 @@
 
 ::
 
+    flags.txt        the flags that differ from their defaults, for --flagfile
     config.json      flags, model, mean, class names; derived numbers of the last start
     history.json  history.png  metrics.jsonl  tensorboard/
     checkpoints/     step-0000001234.ckpt ...
@@ -25,6 +26,7 @@ from afad_tfdata.training import event_file, history
 from afad_tfdata.training.distributed import multi_worker
 
 CONFIG_NAME = "config.json"
+FLAGS_NAME = "flags.txt"
 CHECKPOINTS_NAME = "checkpoints"
 EVENTS_NAME = "tensorboard"
 BEST_NAME = "best.keras"
@@ -36,7 +38,9 @@ BESIDE = (
     *(f"{CHECKPOINTS_NAME}/", f"{EVENTS_NAME}/"),
 )
 # What the trainer writes into the directory itself, where evaluation may write, too.
-_OWN = r"(config|history)\.json|history\.png|metrics\.jsonl|(best|final)\.keras"
+_OWN = (
+    r"(config|history)\.json|flags\.txt|history\.png|metrics\.jsonl|(best|final)\.keras"
+)
 
 
 class RunDir:
@@ -98,9 +102,18 @@ class RunDir:
             )
 
     def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:
-        """Writes ``config.json``."""
+        """Writes ``config.json`` and ``flags.txt``."""
         value = {"train": options.to_dict(config), **more}
         files.write_json(self.join(CONFIG_NAME), files.seal(value))
+        try:
+            lines = options.flag_lines(config)
+        except ValueError:  # Only a program, not the command, can start such a run.
+            files.remove_if_there(self.join(FLAGS_NAME))
+            return
+        text = "".join(f"{line}\n" for line in lines)
+        # File names may not be valid text.
+        content = text.encode("utf-8", "surrogateescape")
+        files.write_atomic(self.join(FLAGS_NAME), content)
 
     def has_models(self) -> bool:
         """Whether both models exist, as at the end of a run."""

@@ -1,0 +1,164 @@
+"""The flags that every absl program has, with our names, defaults and help texts.
+
+They are defined anew for each command, not taken from ``absl.app`` and
+``absl.logging``: those define them for the whole process, where a library that defines
+a flag of the same name as one of ours would end the program at its import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from afad_tfdata.common import errors, options
+
+# Each of them shows something and ends the command.
+HELP = ("help", "helpshort", "helpfull", "helpxml", "version")
+# absl's parser handles these two itself, so they are shown but not defined.
+_BY_PARSER = (
+    options.OptionSpec(
+        "flagfile", str, "", "Read flags from a file, one a line.", None
+    ),
+    options.OptionSpec(
+        "undefok",
+        list,
+        (),
+        "Ignore flags with these names if the command does not have them.",
+        None,
+    ),
+)
+JSON = options.OptionSpec(
+    "json", bool, False, "Print the result as JSON, and only that.", None
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonFlags:
+    """Values of the flags that all commands have."""
+
+    json: bool = False
+    verbosity: int = options.option(
+        0,
+        "Show log lines of this level and above: 1 is for debugging, 0 for progress, -1"
+        " for warnings and -2 for errors. The short form is -v.",
+    )
+    logtostderr: bool = options.option(
+        False, "Write log lines to standard error only, even if --log_dir is given."
+    )
+    alsologtostderr: bool = options.option(
+        False, "Write log lines to standard error and to the file in --log_dir."
+    )
+    log_dir: str = options.option(
+        "",
+        "Directory for a new log file, which then gets the log lines instead of"
+        " standard error.",
+    )
+    pdb_post_mortem: bool = options.option(
+        False,
+        "Start the debugger where an error occurs, if the command runs on a terminal."
+        " The short form is --pdb.",
+        aliases=("pdb",),
+    )
+    only_check_args: bool = options.option(
+        False, "Check the flags, do nothing else, and end with status 0."
+    )
+    help: bool = options.option(False, "Show all flags and end.")
+    helpshort: bool = options.option(False, "Show the command's own flags and end.")
+    helpfull: bool = options.option(False, "Show all flags and end, as --help does.")
+    helpxml: bool = options.option(False, "Show all flags as XML and end.")
+    version: bool = options.option(False, "Show the version and end.")
+
+
+def shown() -> list[options.OptionSpec]:
+    """The common flags for a help text, in their order, without ``--json``."""
+    return [*options.specs(CommonFlags), *_BY_PARSER]
+
+
+def parse(
+    config_class: type, argv: Sequence[str]
+) -> tuple[dict[str, Any], CommonFlags, list[str]]:
+    """Parses a command line.
+
+    Args:
+      config_class: Its options become flags, next to the common ones.
+      argv: The program's name, flags and arguments.
+
+    Returns:
+      The config's fields by flat name, the common flags, and the other arguments.
+
+    Raises:
+      UsageError: An unknown flag, or a value that a flag does not take.
+    """
+    values = define(config_class)
+    try:
+        rest = values(list(argv))[1:]
+    except (flags.Error, ValueError) as error:  # ValueError comes for --noFLAG=VALUE.
+        text = errors.one_line(error)
+        raise errors.UsageError(f"{text} (--help lists the flags)") from error
+    given = {s.name: values[s.name].value for s in options.specs(config_class)}
+    # The fields of a frozen config are tuples, so that it has a hash.
+    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    names = [field.name for field in dataclasses.fields(CommonFlags)]
+    common: dict[str, Any] = {name: values[name].value for name in names}
+    return fields, CommonFlags(**common), rest
+
+
+def define(config_class: type) -> flags.FlagValues:
+    """The flags of a config, and the common ones."""
+    values = flags.FlagValues()
+    for spec in [*options.specs(config_class), JSON, *options.specs(CommonFlags)]:
+        _define(spec, values)
+    # Flags may follow arguments, as in `predict *.jpg --graph=age.pb`.
+    values.set_gnu_getopt(True)
+    return values
+
+
+def help_asked(argv: Sequence[str]) -> str:
+    """The flag of a command line that asks for help or the version; else empty.
+
+    Found before the other flags are parsed, so that help is shown next to wrong flags.
+    """
+    argv = list(argv)
+    argv = argv[: argv.index("--")] if "--" in argv else argv
+    for argument in argv:
+        if argument == "-h":
+            return "help"
+        name = argument[1:].removeprefix("-")
+        if argument.startswith("-") and name in HELP:
+            return name
+    return ""
+
+
+def xml(name: str, config_class: type) -> str:
+    """The flags in absl's XML, which other programs read."""
+    text = io.StringIO()
+    # absl takes the name of the program from here.
+    sys.argv[0] = os.path.join(os.path.dirname(sys.argv[0]), name)
+    define(config_class).write_help_in_xml_format(text)
+    return text.getvalue().rstrip("\n")
+
+
+_DEFINE: dict[type, Callable[..., Any]] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+    list: flags.DEFINE_list,
+}
+
+
+def _define(spec: options.OptionSpec, values: flags.FlagValues) -> None:
+    """Defines a flag, and its earlier names."""
+    # DEFINE_list takes no tuple.
+    default = list(spec.default) if spec.type is list else spec.default
+    # As in absl, -v is the only flag with a short form of one letter.
+    more = {"short_name": "v"} if spec.name == "verbosity" else {}
+    _DEFINE[spec.type](spec.name, default, spec.help, flag_values=values, **more)
+    for alias in spec.aliases:
+        flags.DEFINE_alias(alias, spec.name, flag_values=values)

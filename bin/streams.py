@@ -1,0 +1,96 @@
+"""Where a command's log lines and its result go."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+
+from afad_tfdata.bin import absl_flags
+from afad_tfdata.common import files
+
+_LEVELS = {1: logging.DEBUG, 0: logging.INFO, -1: logging.WARNING, -2: logging.ERROR}
+_FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+def start_log() -> None:
+    """Sends log lines to standard error, until the flags are known."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_FORMAT)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def apply_log_flags(name: str, common: absl_flags.CommonFlags) -> None:
+    """Sets the level of log lines, and opens the log file.
+
+    Args:
+      name: Name of the command, with which the file's name begins.
+      common: The flags.
+
+    Raises:
+      UsageError: The directory of the log file cannot be created.
+      OSError: The log file cannot be created.
+    """
+    root = logging.getLogger()
+    level = _LEVELS[max(-2, min(common.verbosity, 1))]
+    # Debugging lines of ours only: those of Matplotlib alone would hide them.
+    root.setLevel(max(level, logging.INFO))
+    logging.getLogger("afad_tfdata").setLevel(min(level, logging.INFO))
+    if level > logging.INFO:
+        # Progress bars are progress, as the lines of a batch log are.
+        os.environ["TQDM_DISABLE"] = "1"
+    if common.log_dir and not common.logtostderr:
+        if not common.alsologtostderr:
+            for handler in list(root.handlers):
+                root.removeHandler(handler)
+        root.addHandler(_file_handler(name, common.log_dir))
+    for handler in root.handlers:
+        # On the handler as well: a library's logger may have a level of its own.
+        handler.setLevel(level)
+
+
+class ResultStream:
+    """Standard output for one result; everything else that is written goes to stderr.
+
+    Libraries print on standard output, as Keras does while it downloads weights.  The
+    file descriptor is replaced, not `sys.stdout`, because C++ code writes there, too.
+    """
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        # Not inherited by other programs, which would keep a pipe open after our end.
+        self._real = os.dup(1)
+        try:
+            os.dup2(2, 1)
+        except OSError:  # Standard error is closed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def write(self, text: str) -> None:
+        """Writes the result; raises `BrokenPipeError` if nobody reads it."""
+        sys.stdout.flush()
+        rest = memoryview(f"{text}\n".encode("utf-8", "backslashreplace"))
+        while rest:
+            rest = rest[os.write(self._real, rest) :]
+
+
+def _file_handler(name: str, directory: str) -> logging.Handler:
+    """A new log file, named as absl names them, and a link to it."""
+    from absl import logging as absl_logging
+
+    files.make_dirs(directory)
+    directory, prefix, link = absl_logging.find_log_dir_and_names(name, directory)
+    when = time.strftime("%Y%m%d-%H%M%S")
+    file_name = f"{prefix}.INFO.{when}.{os.getpid()}"
+    handler = logging.FileHandler(
+        os.path.join(directory, file_name), encoding="utf-8", errors="backslashreplace"
+    )
+    handler.setFormatter(_FORMAT)
+    # A convenience only: some file systems have no links.
+    with contextlib.suppress(OSError):
+        path = os.path.join(directory, f"{link}.INFO")
+        if os.path.islink(path):
+            os.remove(path)
+        os.symlink(file_name, path)
+    return handler
