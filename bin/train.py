@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains on records.  The same command continues a training that was stopped."""
+"""Trains a model on records. The same command continues a run that was stopped."""
 
 from afad_tfdata.bin import command
 from afad_tfdata.training import config as train_config

@@ -51,7 +51,7 @@ class InputConfig:
     )
     cache: str = options.option(
         "none",
-        "What stays in memory once it was read: nothing, the encoded images, or the"
+        "What is kept in memory after it is read: nothing, the encoded images, or the"
         " decoded pixels.",
         choices=CACHES,
     )
@@ -80,11 +80,10 @@ class InputConfig:
         flag=False,
     )
     num_parallel_calls: int = options.option(
-        0, "Number of batches that are built at the same time; 0 means one for a core."
+        0,
+        "Number of batches that are built at the same time; 0 means one for each core.",
     )
-    prefetch: int = options.option(
-        2, "Number of finished batches that wait for the training."
-    )
+    prefetch: int = options.option(2, "Number of finished batches that are kept ready.")
     memory_budget_mib: int = options.option(
         0,
         "Most memory in MiB that the graph engine takes for a global shuffle; 0 means"

@@ -78,7 +78,7 @@ class TrainConfig(options.Config):
     run_dir: str = options.option(
         "",
         "Directory of the run: checkpoints, history and models. The same command"
-        " continues a run that is there.",
+        " continues a run that this directory contains already.",
     )
     input: input_config.InputConfig = options.part(
         input_config.InputConfig,
@@ -101,8 +101,8 @@ class TrainConfig(options.Config):
     stage: str = options.option(
         "recipe",
         "What is trained: warmup trains the head on a frozen backbone; tuning trains"
-        " the top layers of the backbone, too; recipe does both, and then goes on from"
-        " the best epoch at lower rates while that helps.",
+        " the top layers of the backbone, too; recipe does both, and then continues"
+        " from the best epoch at lower rates until that brings no improvement.",
         choices=STAGE_CHOICES,
     )
     init_from: str = options.option(
@@ -141,7 +141,7 @@ class TrainConfig(options.Config):
     )
     optimizer: str = options.option(
         "auto",
-        "Which optimizer takes the steps; auto means rmsprop for warmup and adam for"
+        "Optimizer that updates the weights; auto means rmsprop for warmup and adam for"
         " tuning.",
         choices=OPTIMIZERS,
     )
@@ -238,12 +238,12 @@ class TrainConfig(options.Config):
     )
     checkpoint_every: int = options.option(
         2,
-        "Keep the checkpoint of every so many epochs; 0 keeps only the best and the"
+        "Keep the checkpoint of every N-th epoch; 0 keeps only the best and the"
         " newest ones.",
     )
     checkpoint_steps: int = options.option(
         0,
-        "Save a checkpoint every so many steps, too, for long epochs; 0 saves at the"
+        "Also save a checkpoint every N steps, for long epochs; 0 saves at the"
         " end of each epoch only.",
     )
     keep_checkpoints: int = options.option(
@@ -251,17 +251,17 @@ class TrainConfig(options.Config):
     )
     max_recoveries: int = options.option(
         3,
-        "How often a training whose loss explodes goes back to its last checkpoint and"
-        " halves the rate, before it fails.",
+        "Number of times that a training whose loss explodes goes back to its last"
+        " checkpoint and halves the rate, before it fails.",
     )
     spike_factor: float = options.option(
         20.0,
-        "A step's loss counts as exploded if it is so many times its running mean; 0"
-        " means never.",
+        "A step's loss counts as exploded if it is more than this factor times its"
+        " running mean; 0 means never.",
     )
     tensorboard: bool = options.option(True, "Write TensorBoard events.")
     profile: str = options.option(
-        "", "A:B profiles the steps A to B-1 for TensorBoard."
+        "", "Steps to profile for TensorBoard: A:B profiles the steps A to B-1."
     )
     find_learning_rate: bool = options.option(
         False,
