@@ -29,7 +29,8 @@ def require_scheme(path: str) -> None:
       UsageError: Neither TensorFlow nor tensorflow-io has that file system here.
     """
     scheme = path.partition("://")[0]
-    if scheme in registered_schemes():
+    # file:// paths of the local disk are TensorFlow's own.
+    if scheme == "file" or scheme in registered_schemes():
         return
     reason = why_no_scheme(scheme)
     if not reason:

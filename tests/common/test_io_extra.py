@@ -96,3 +96,9 @@ def test_the_real_one_works_without_warnings():
         warnings.simplefilter("error")
         assert io_extra.why_no_scheme("s3") == io_extra.why_no_hdf5() == ""
         io_extra.require_scheme("s3://bucket/records")
+
+
+def test_a_path_of_the_local_disk_may_have_a_scheme(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    path = f"file://{tmp_path}/a.txt"
+    assert files.exists(path) and files.read_bytes(path) == b"a"
