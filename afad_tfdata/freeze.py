@@ -1,14 +1,14 @@
 """Freezing: turns a trained model into a verified graph of constants.
 
 NAME.pb contains no variable and no function, takes batches of any size, and loads in
-TensorFlow 1.15 as well as in today's.  It gets its name only after a fresh process has
-run it and returned the model's outputs::
+TensorFlow 1.15 as well as in current versions.  The file gets its name only after a
+fresh process has run the graph and obtained the model's outputs::
 
     result = freeze.freeze(freeze.FreezeConfig(run_dir="runs/first", output_dir="out"))
     result.path, result.max_difference
 
-Only this module knows `FreezeConfig`; the modules in ``freezing/`` get the parts that
-they need.
+Only this module reads a `FreezeConfig`; the modules in ``freezing/`` get from it only
+the values that they need.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class FreezeResult:
 
     Attributes:
       path: NAME.pb.
-      max_difference: Largest difference to the model over all formats, by label.
-      allowed: The difference with which NAME.pb would have passed, by label.
+      max_difference: Largest difference from the model over all formats, by label.
+      allowed: The largest difference with which NAME.pb would still pass, by label.
       description: The content of NAME.json.
       paths: Every file and directory that was written, NAME.pb first.
     """
@@ -105,7 +105,8 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
     """
     if files.is_remote(config.output_dir) and not config.verify_only:
         return _freeze_remote(config, model)
-    # On the CPU: accelerators round products to fewer digits than the tolerance.
+    # Everything runs on the CPU, because accelerators round products to fewer digits
+    # than the tolerance allows.
     with tf.device("CPU:0"):
         # Loading comes first: every other check needs the model's outputs and size.
         source = _load_model(config, model)
@@ -119,12 +120,13 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             return _compare_existing(path, source, cases["graph"], config.tolerance)
         if config.with_preprocessing:
             cases |= _preprocessing_cases(source, images, facts.mean)
-        # After the checks: what they refuse leaves no directory behind.
+        # This follows the checks, so that a refused call leaves no directory behind.
         files.make_dirs(config.output_dir)
-        # On leaving the block, whatever has no name yet is removed.
+        # When the block ends, files that do not have their final names are removed.
         with verified_files.VerifiedFiles(config.output_dir, name) as output:
-            # Trace, constants, constant folding, names; then every format under a
-            # temporary name, all verified in one fresh process.
+            # The model is traced, variables become constants, constants are folded, and
+            # the inputs and outputs are named.  Then every format is written under a
+            # temporary name, and one fresh process verifies all of them.
             verified = _write_verified(
                 config, source, fetches, facts.mean, cases, output
             )
@@ -139,8 +141,8 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
                 latency_ms=_latency(source, cases["graph"], verified.comparisons[0]),
                 rounding=verified.rounding,
             )
-            # All files have passed.  The description gets its name last: a reader that
-            # finds it finds every file that it names.
+            # All files have passed.  The description gets its name last, so that a
+            # reader that finds the description also finds every file named in it.
             paths = output.take_names(facts.mean, description)
     return FreezeResult(
         path=paths[0],
@@ -158,7 +160,7 @@ class _Verified(NamedTuple):
       graph: The graph.
       comparisons: One for each file, NAME.pb first.
       rounding: How far the model differs from itself on random input, by label; empty
-        where nothing had to be allowed for it.
+        if no difference had to be allowed for rounding.
     """
 
     graph: export_formats.FrozenGraph
@@ -175,12 +177,13 @@ class _Verified(NamedTuple):
 
 def _freeze_remote(config: FreezeConfig, model: keras.Model | None) -> FreezeResult:
     """Freezes into a local directory and copies the verified files."""
-    # Remote stores cannot rename, which is what makes writing safe.
+    # Writing is safe because finished files are renamed, and remote stores cannot do
+    # that.
     with tempfile.TemporaryDirectory(prefix="afad-freeze-") as directory:
         local = dataclasses.replace(config, output_dir=directory)
         result = freeze(local, model)
         names = [os.path.relpath(path, directory) for path in result.paths]
-        # In this order: NAME.json is the last of them.
+        # The order matters: NAME.json is the last of them.
         for name in names:
             remote.copy(os.path.join(directory, name), config.output_dir, name)
     paths = tuple(files.join(config.output_dir, name) for name in names)
@@ -244,8 +247,8 @@ def _write_verified(
 ) -> _Verified:
     """Builds and writes the graph, and verifies every file.
 
-    Constant folding rounds weights once more.  Where that moves the outputs too far,
-    the graph is written again without it.
+    Constant folding rounds weights once more.  If that changes the outputs too much,
+    the graph is written again without constant folding.
 
     Raises:
       DataError: A file's outputs differ from the model's.
@@ -277,7 +280,7 @@ def _write_verified(
         comparisons = verification.check(output.candidates(graph, cases))
         failure = _failure(output, comparisons, config.tolerance, rounding)
         if failure and not rounding:
-            # Measured only here: it takes longer than the verification.
+            # Measured only after a failure, as it takes longer than the verification.
             rounding = _own_rounding(source, cases["graph"])
             failure = _failure(output, comparisons, config.tolerance, rounding)
         if not failure:
@@ -319,7 +322,7 @@ def _compare_existing(
     cases: Sequence[verification.Case],
     tolerance: float,
 ) -> FreezeResult:
-    """All of ``--verify_only``: compares an existing NAME.pb; writes nothing."""
+    """Does ``--verify_only``: compares an existing NAME.pb, and writes nothing."""
     description = graph_description.load_description(path)
     fetches = {fetch["label"]: fetch["name"] for fetch in description["fetches"]}
     if set(fetches) != set(source.labels):
@@ -351,7 +354,7 @@ def _latency(
 ) -> dict[str, dict[str, float]]:
     """Milliseconds by batch, of NAME.pb and of the model's own ``predict``."""
     result = {}
-    # The images only: the same batch sizes of random input would take as long.
+    # Only images are timed: random input in the same batch sizes would take as long.
     for case in cases[: len(verification_images.BATCH_SIZES)]:
         batch = np.asarray(case.inputs)
         times = {"graph": round(comparison.latency_ms[case.name], 3)}

@@ -43,11 +43,11 @@ from afad_tfdata.storage import schema, sharding
 
 InputConfig = input_config.InputConfig
 
-# Positions whose records are looked up together: enough that the operations' own cost
-# does not count, few enough that the first batch comes at once.
+# How many positions are looked up together: enough to make the cost of the operations
+# themselves negligible, and few enough for the first batch to come at once.
 _LOOKED_UP = 8192
 
-# Passes in orders of their own that a tf.data service makes before they repeat.
+# How many passes of a tf.data service have orders of their own, before these repeat.
 _SERVED_ORDERS = 16
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def train_input_fn(
       config: What to read.
       input_context: Which pipeline this is, of how many; None for one pipeline and one
         replica.
-      start_step: Global steps that are skipped without reading them.
+      start_step: How many global steps to skip; their records are not read.
 
     Returns:
       An infinite data set; see the module's text for its elements.
@@ -85,18 +85,18 @@ def train_input_fn(
     engine = engines.create(config, index, shuffled=True)
 
     if isinstance(engine, engine_graph.StreamEngine):
-        # What does not fit in memory is shuffled in a window, before it is decoded:
-        # the window then holds small encoded images.
+        # A data set that does not fit in memory is shuffled in a window.  It is decoded
+        # after that, so that the window holds small encoded images.
         dataset = engine.stream.shuffled(shuffle, slices, start_step)
     else:
-        # Numbers of this pipeline's batches, many at a time: each operation costs
-        # microseconds however little it does, and a batch takes a few hundred.
+        # The numbers of this pipeline's batches, many at a time: every operation costs
+        # microseconds even if it does little, and a whole batch takes a few hundred.
         many = max(1, _LOOKED_UP // slices.per_replica_batch_size)
         first = start_step * slices.num_local_replicas
         dataset = tf.data.Dataset.counter(first, many)
-        # From numbers of batches to numbers of records.  The shuffle is a permutation
-        # that is computed for a position, so that it mixes the whole split, takes no
-        # memory, and begins at any step without reading those before.
+        # This map turns numbers of batches into numbers of records.  The shuffle is a
+        # permutation that is computed position by position: it mixes the whole split,
+        # takes no memory, and can begin at any step without reading earlier ones.
         dataset = dataset.map(
             tracing.without_autograph(
                 lambda batch: shuffle.records(
@@ -105,13 +105,13 @@ def train_input_fn(
             )
         )
         dataset = dataset.unbatch()
-    # From records to the finished batch in one map over whole batches: it costs the
+    # One map over whole batches turns records into finished batches.  A map costs the
     # same for a batch as for an image, so that reading, decoding, resizing and naming
-    # are not transformations of their own.
+    # share one map instead of having one each.
     dataset = _parallel_map(
         dataset, lambda *batch: element(*engine.read_train(*batch)), engine.num_threads
     )
-    # Last, so that what waits for the device is finished.
+    # Prefetching comes last, so that the batches that wait for the device are finished.
     return _prefetch(dataset, config.prefetch)
 
 
@@ -126,7 +126,7 @@ def eval_input_fn(
     of batches of the same size; ``features["mask"]`` is False on padding.
 
     Args:
-      config: What to read; `InputConfig.balance` and `InputConfig.seed` do not count.
+      config: What to read; `InputConfig.balance` and `InputConfig.seed` have no effect.
       split: One of `sharding.SPLITS`.
       input_context: As for `train_input_fn`.
 
@@ -147,20 +147,21 @@ def eval_input_fn(
 
     read: Callable[..., Any]
     if isinstance(engine, engine_graph.StreamEngine):
-        # Padded before it is cut into slices: padding belongs to the last replicas.
+        # Batches are padded before they are cut into slices, so that the last replicas
+        # get the padding.
         dataset = engine.stream.in_order(slices, num_steps)
         read = engine.read
     else:
-        # Numbers of this pipeline's batches; the map below makes record numbers of
-        # them, since the end of the data set is known only with their positions.
+        # The numbers of this pipeline's batches.  The map below turns them into record
+        # numbers, because only the positions show where the data set ends.
         dataset = tf.data.Dataset.range(num_steps * slices.num_local_replicas)
 
         def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return engine.read(slices.padded_positions(batch, len(index)))
 
         read = read_padded
-    # One map over whole batches, as in training.  The mask goes with its batch: each
-    # example counts once, for any size of batch and any number of replicas.
+    # One map over whole batches, as in training.  Each batch carries its mask, so that
+    # each example counts once, for any batch size and any number of replicas.
     dataset = _parallel_map(
         dataset, lambda *batch: element(*read(*batch)), engine.num_threads
     )
@@ -170,8 +171,8 @@ def eval_input_fn(
 def num_examples(config: InputConfig, split: str) -> int:
     """Examples in a split; 0 if it does not exist.
 
-    Of `InputConfig.records_dir` only the manifest is read; `InputConfig.files` are read
-    as a whole.
+    Only the manifest of `InputConfig.records_dir` is read; `InputConfig.files` are read
+    from beginning to end.
     """
     config.check_source()
     if config.files:
@@ -183,11 +184,11 @@ def num_examples(config: InputConfig, split: str) -> int:
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns what a pipeline raises into the error of this package that it began as.
+    """Turns TensorFlow's error from a pipeline into this package's error behind it.
 
     Raises:
-      DataError: A damaged record or shard, in one line.
-      UsageError: What the pipeline was asked for cannot be done, in one line.
+      DataError: A record or shard is damaged; the text is one line.
+      UsageError: The pipeline cannot do what it was asked for; the text is one line.
     """
     try:
         yield
@@ -197,8 +198,8 @@ def readable_errors() -> Iterator[None]:
             raise own from error
         text = str(error.message)
         damaged = isinstance(error, tf.errors.DataLossError)
-        # TensorFlow's decoders raise the same class for damaged images as for much
-        # else; only their text tells.
+        # TensorFlow's decoders raise the same class for damaged images as for many
+        # other errors; only the text tells them apart.
         if damaged or re.search(r"decode_?(jpeg|png|image)|JPEG|PNG", text, re.I):
             raise errors.DataError(
                 f"a record is damaged: {errors.one_line(text.splitlines()[0])};"
@@ -229,7 +230,8 @@ def _train_slices(
     input_context: tf.distribute.InputContext | None,
 ) -> batch_slices.BatchSlices:
     slices = batch_slices.BatchSlices.of_pipeline(
-        # Not padded: padding would train, and the order would depend on the replicas.
+        # Not padded: the model would be trained on the padding, and the order would
+        # depend on the replicas.
         config.global_batch_size,
         input_context,
         pad=False,
@@ -258,10 +260,11 @@ def _served_batches(
     engine = engines.create_served(config, index)
     epochs = []
     for i in range(_SERVED_ORDERS):
-        # A data server begins each pass anew: with one seed it would repeat the first.
+        # A data server starts each pass from the beginning: with the same seed, every
+        # pass would repeat the first.
         seed = (config.seed + i) % (1 << 31)
         dataset = engine.stream.epoch(slices.per_replica_batch_size, seed)
-        # On the data servers, which are there to decode.
+        # This map runs on the data servers, because they are there to decode.
         dataset = _parallel_map(
             dataset,
             lambda *batch: element(*engine.read_train(*batch)),
@@ -269,8 +272,8 @@ def _served_batches(
         )
         epochs.append(dataset)
     dataset = data_service.distribute(epochs, config.data_service)
-    # The last batch of a data server's part is smaller.  Batches of one size are cut
-    # here, over the ends of parts and epochs: no example is dropped.
+    # The last batch of a data server's part is smaller.  Here all batches are cut to
+    # the same size, across the ends of parts and epochs, so that no example is dropped.
     dataset = dataset.rebatch(slices.per_replica_batch_size, drop_remainder=True)
     return _prefetch(dataset, config.prefetch)
 
@@ -278,7 +281,10 @@ def _served_batches(
 def _element(
     config: InputConfig, index: record_index.RecordIndex
 ) -> Callable[..., Any]:
-    """What makes an element of images, ages, genders and, in evaluation, a mask."""
+    """A function of images, ages, genders and maybe a mask that makes an element.
+
+    Only evaluation passes a mask.
+    """
     if config.as_supervised:
         return _supervised(schema.labels_of(config.task), index.mean_rgb)
 
@@ -300,7 +306,10 @@ def _element(
 def _supervised(
     labels: tuple[str, ...], mean_rgb: tuple[float, float, float] | None
 ) -> Callable[..., Any]:
-    """Makes ``(image, label, sample_weight)``: normalised, the weight 0 on padding."""
+    """A function that makes elements ``(image, label, sample_weight)``.
+
+    Images are normalised, and the weight is 0 on padding.
+    """
     if mean_rgb is None:
         raise errors.UsageError(
             "as_supervised normalises images and needs their channel means: name a"
@@ -330,11 +339,11 @@ def _parallel_map(
 ) -> tf.data.Dataset:
     return dataset.map(
         tracing.without_autograph(function),
-        # Given, not tuned: the tuner takes seconds to find what is known, and moves
-        # threads about during a measurement.
+        # The number of threads is given, not tuned: the tuner takes seconds to find
+        # what is known already, and changes the threads during a measurement.
         num_parallel_calls=num_threads,
-        # The order is a promise; waiting for the next batch costs little, since all
-        # batches take the same time.
+        # The order is guaranteed.  Waiting for the next batch in order costs little,
+        # because all batches take the same time.
         deterministic=True,
     )
 
@@ -344,8 +353,9 @@ def _prefetch(dataset: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
         dataset = dataset.prefetch(num_batches)
     options = tf.data.Options()
     options.deterministic = True
-    # Every number of threads and elements is given: there is nothing to tune, and
-    # nothing for the graph optimiser, which costs a tenth of a second at the start.
+    # All numbers of threads and elements are given, so that there is nothing to tune.
+    # There is nothing to optimise in the graph either, and trying to would cost a tenth
+    # of a second at the start.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.with_options(options)

@@ -1,4 +1,4 @@
-"""Training on records or on data of your own, and its continuation.
+"""Trains on records or on your own data, and continues a training that was stopped.
 
 ::
 
@@ -8,7 +8,7 @@
 
 The same call continues a run that was stopped at any step, with the same numbers:
 everything that decides them is in a checkpoint and in the config.  The outer loop is
-`training.run`, which never sees a batch; the inner loop is `training.step`.
+`training.run`, which handles no batches; the inner loop is `training.step`.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ def train(
     augment: Callable[..., Any] | None = None,
     loss: Callable[..., Any] | None = None,
 ) -> TrainResult:
-    """Trains, or continues what was stopped.
+    """Trains a model, or continues a training that was stopped.
 
     Args:
       config: The options.
       model: Your own Keras model: input float32 ``[n, S, S, 3]``, outputs
         ``age_output`` ``[n, 1]`` years and/or ``gender_output`` ``[n, 1]`` probability.
-        In the end it has the weights of the last step.
+        After training, it has the weights of the last step.
       train_dataset: Your own ``tf.data.Dataset`` of global batches ``({"image": uint8
         [B, S, S, 3]}, {"age": float32 [B], "gender": int32 [B]})``, or a function of
-        the first step that returns one.  Its batches must be the same each
-        time that it is read, or a run does not continue exactly.
+        the first step that returns one.  The data set must give the same batches each
+        time it is read; otherwise a run does not continue exactly.
       validation_dataset: Likewise, finite; ``features["mask"]`` is False on padding.
       augment: Your own ``(images, seed=, step=, offset=)`` to float32 images.
       loss: Your own ``(outputs, labels)`` to a dict of per-example losses ``[B]``, of
@@ -68,7 +68,8 @@ def train(
       The best epoch, and where the models are.
 
     Raises:
-      UsageError: Flags or records that cannot be used, or a run of other flags.
+      UsageError: The flags or the records cannot be used, or the run directory has a
+        run with other flags.
       PreemptedError: A signal asked to stop; everything is saved.
       DataError: The weights to begin with are not finite, or the training still
         diverges after `max_recoveries` recoveries.
@@ -81,7 +82,7 @@ def train(
     own = train_data.CallerObjects(
         model, train_dataset, validation_dataset, augment, loss
     )
-    if cluster.find():  # Joining it starts TensorFlow, which fixes its threads.
+    if cluster.find():  # Joining the job starts TensorFlow and fixes its threads.
         runtime.set_threads(config.threads)
     with (
         multi_worker.join(config.devices, config.all_reduce) as workers,
@@ -90,13 +91,14 @@ def train(
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         phases = recipe.phases(config, pretrained=pretrained)
-        # The chief alone reads the directory: the others might see it a moment later.
+        # Only the chief reads the directory, because other workers might read it a
+        # moment later and find it changed.
         snapshot, has_models = workers.from_chief(
             lambda: (_find_snapshot(config, directory), directory.has_models())
         )
         if snapshot is not None and model is None and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
-                # Before anything is built, so that asking again costs nothing.
+                # Checked before anything is built, so that asking again costs nothing.
                 _log.info("this run is finished: nothing is left to do")
                 return train_result.of(config, snapshot.state, snapshot.history)
         parts = assembly.assemble(

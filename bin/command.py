@@ -1,7 +1,8 @@
 """What all commands have in common: flags from a config, help, errors, exit status.
 
-Only `absl_flags` knows absl's flags, and `streams` how absl names log files.  A command
-is a function from a config to an `Output`, with a few lines around it::
+Only `absl_flags` deals with absl's flags, and only `streams` with the names of absl's
+log files.  A command is a function from a config to an `Output`, with a few lines
+around it::
 
     def main(config: BenchmarkConfig, arguments: list[str]) -> command.Output:
         result = input_benchmark.run(config)
@@ -69,12 +70,13 @@ def run(
         takes flags only.
       stops_on_signal: Whether SIGTERM and SIGUSR1 ask the command to save and stop.
     """
-    # Before everything else: a signal during the imports that follow must not be lost.
+    # This comes first: a signal during the imports that follow must not be lost.
     if stops_on_signal:
         preemption.install()
-    # Some of them are called errors on every machine without a GPU.
+    # On every machine without a GPU, some of TensorFlow's start lines say "error".
     lazy_imports.hide_start_lines()
-    # Of the program's file, since python bin/train.py and afad-train are one command.
+    # The name is that of the program's file, because python bin/train.py and afad-train
+    # are the same command.
     name = "afad-" + os.path.basename(main.__code__.co_filename)[:-3].replace("_", "-")
     if asked := absl_flags.help_asked(sys.argv[1:]):
         if asked == "version":
@@ -89,12 +91,14 @@ def run(
         except BrokenPipeError:
             _drop_output()  # The reader has closed the pipe, as in `--help | head`.
         sys.exit(0)
-    # File names may not be valid text.  A test's stand-in for stdout cannot do this.
+    # Some file names are not valid text.  In tests, stdout may be a stand-in that has
+    # no such method.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     streams.start_log()
     status = _run(name, main, config_class, takes_arguments=bool(arguments))
-    # A normal exit would hang or abort in these libraries' own clean-up.
+    # After use of S3 or of several workers, a normal exit would hang or abort in the
+    # clean-up of the libraries.
     if files.aborts_at_exit() or multi_worker.joined():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -155,11 +159,11 @@ def _run(
     except KeyboardInterrupt:
         return _say(name, "interrupted", 130)
     except Exception as error:
-        # TensorFlow's class by its name, because importing it takes seconds.
+        # The class is recognised by name, because importing TensorFlow takes seconds.
         if type(error).__name__ != "ResourceExhaustedError":
             raise
         lines = str(error).splitlines() or [""]
-        # A Python function inside the pipeline ran out of memory, not the device.
+        # Not the device, but a Python function inside the pipeline is out of memory.
         if any("MemoryError" in line for line in lines):
             return _say(name, f"out of memory: {_NO_MEMORY}", 1)
         text = errors.one_line(next((x for x in lines if "OOM" in x), lines[0]))
@@ -183,7 +187,7 @@ def _say(name: str, message: str, status: int) -> int:
 
 @contextlib.contextmanager
 def _debugger(wanted: bool) -> Iterator[None]:
-    """Starts the debugger at an error, where somebody can type."""
+    """Starts the debugger after an error, if somebody is there to type into it."""
     try:
         yield
     except Exception:
@@ -251,7 +255,7 @@ def _flag_help(spec: options.OptionSpec) -> list[str]:
     if default not in (None, ""):
         shown = str(default).lower() if spec.type is bool else default
         if spec.type is float:
-            shown = f"{default:g}"  # 0, as the text calls it, and not 0.0.
+            shown = f"{default:g}"  # Prints 0, as the help text does, and not 0.0.
         text += f" (default: {shown})"
     wrapped = textwrap.wrap(text, _WIDTH - 6)
     return [head, *(f"      {line}" for line in wrapped)]

@@ -1,7 +1,7 @@
-"""Verified files: a graph in several formats, named only after its verification.
+"""Verified files: a graph in several formats, which get their names once verified.
 
 Each file is written under a temporary name in the same directory.  `take_names` gives
-all of them their names; whatever has none when the block ends is removed::
+all of them their final names.  When the block ends, files without one are removed::
 
     with verified_files.VerifiedFiles("out", "face") as output:
         output.write(frozen, [export_formats.FORMATS["graph"]])
@@ -59,7 +59,7 @@ class VerifiedFiles:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        # What has its name already is no longer here under its temporary one.
+        # A file that has got its final name no longer exists under the temporary one.
         for file in self.written:
             _remove(file.temporary)
 
@@ -72,7 +72,7 @@ class VerifiedFiles:
 
         Args:
           frozen: The graph.
-          formats: NAME.pb's first.
+          formats: The formats to write; the format of NAME.pb comes first.
 
         Raises:
           UsageError: The graph cannot be written in a format.
@@ -90,8 +90,9 @@ class VerifiedFiles:
 
         Args:
           frozen: The graph that was written.
-          cases: What each format is verified on, by its name; a format without cases
-            of its own is fed what NAME.pb is fed, and has the cases of ``graph``.
+          cases: What each format is verified on, by the name of the format.  A format
+            that is missing here is fed what NAME.pb is fed, and is verified on the
+            cases of ``graph``.
         """
         return [
             verification.Candidate(
@@ -107,9 +108,10 @@ class VerifiedFiles:
     ) -> list[str]:
         """Gives the files their names, and writes mean.json and NAME.json.
 
-        A process that is killed here leaves files without a description, and never a
-        description of other files: an older NAME.json goes first, the new one comes
-        last.  Readers refuse a graph without a description.
+        An older NAME.json is removed first, and the new one is written last.  A process
+        that is killed in between therefore leaves files without a description, but
+        never a description of other files.  Readers refuse a graph without a
+        description.
 
         Args:
           mean: Channel means R, G, B in [0, 255]; None writes no mean.json.
@@ -121,11 +123,11 @@ class VerifiedFiles:
         description_path = files.join(self._directory, f"{self._name}.json")
         files.remove_if_there(description_path)
         for file in self.written:
-            # A directory can replace only an empty one.
+            # A rename cannot replace a directory that is not empty.
             if os.path.isdir(file.path):
                 shutil.rmtree(file.path)
             os.replace(file.temporary, file.path)
-        # Renames must be on the disk before the description that speaks of them.
+        # The renames must be on the disk before the description of the files is.
         files.fsync_dir(self._directory)
         paths = [file.path for file in self.written]
         if mean is not None:
@@ -137,9 +139,10 @@ class VerifiedFiles:
 
     def _file(self, export_format: export_formats.ExportFormat) -> WrittenFile:
         ending = export_format.ending
-        # In the same directory: a rename between file systems is not atomic.  With the
-        # same ending, by which a file is recognised, and with this process's number,
-        # by which another one sees whether it is still needed.
+        # The temporary file is in the same directory, because a rename between file
+        # systems is not atomic.  Its name has the same ending, by which the format is
+        # recognised, and the number of this process, by which another process sees
+        # whether the file is still needed.
         temporary = f".{self._name}.tmp-{os.getpid()}{ending}"
         return WrittenFile(
             export_format,

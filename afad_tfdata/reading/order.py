@@ -6,22 +6,22 @@ The stream of training examples is one endless sequence of positions::
     epoch    = position // n
     record   = permutation of [0, n) under (seed, epoch), at position % n
 
-Nothing is remembered between batches.  A stream starts at any step by starting to
-count there, any number of readers count their own share, and a batch that straddles
-two epochs drops nothing.
+Nothing is remembered between batches.  A stream can therefore start at any step, by
+counting from that step; any number of readers can each count through their own share;
+and a batch that straddles two epochs drops nothing.
 
 The permutation is a block cipher over the record numbers (Simon, applied again until
 the result is inside [0, n)): TensorFlow's ``RandomIndexShuffle``.  With its default of
-four rounds epochs stay visibly alike at the size of this data set (correlations of 0.4
-to 0.6); with eight they cannot be told from chance.
+four rounds, the orders of different epochs are visibly alike at the size of this data
+set (correlations of 0.4 to 0.6); with eight rounds, they cannot be told from chance.
 
-The blocks of that cipher have at least 16 bits, so that for a small n it would be
-applied again and again.  Balanced sampling permutes many small groups; it uses a
+The blocks of that cipher have at least 16 bits, so for a small n it would have to be
+applied very often.  Balanced sampling permutes many small groups, and therefore uses a
 shuffle whose blocks fit any n: swap-or-not (Hoang, Morris, Rogaway: An Enciphering
 Scheme Based on a Card Shuffle, CRYPTO 2012).
 
-The order for a seed is an interface: a training that another version started is
-continued by it.  Every constant here is part of it.
+The order for a seed is an interface, because a training that one version started can
+be continued by another.  Every constant here is part of that interface.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ import numpy as np
 from afad_tfdata.common import splitmix64
 from afad_tfdata.common.lazy_imports import tf
 
-# Fewer leave correlations between epochs; see above.
+# Fewer rounds leave correlations between epochs; see above.
 ROUNDS = 8
 # Rounds of swap-or-not: enough that all permutations of four come up equally often.
 _SWAP_ROUNDS = 48
-# Streams of keys: what is drawn for one purpose says nothing about another.  Members
-# of group g use the stream `_MEMBERS` + g, so that this number must be the last.
+# Each purpose has its own stream of keys, so that the draws for one say nothing about
+# those for another.  The members of group g use the stream `_MEMBERS` + g, so that
+# `_MEMBERS` must be the largest of these numbers.
 _RECORDS, _GROUPS, _MEMBERS = 0, 1, 2
 
 
-# Compared by identity: dataclass equality would compare arrays, which has no one truth.
+# Compared by identity: dataclass equality would compare arrays, and comparing two
+# arrays gives an array, which is neither true nor false.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
     """Which record is at which position of the endless stream.
@@ -51,8 +53,8 @@ class Order:
       num_examples: Records in the split, 1 or more.
       seed: Any 64-bit integer.
       groups: For balanced sampling: int64 arrays of record numbers, none empty.  Every
-        ``len(groups)`` positions hold one record of each group, in an order drawn for
-        these positions, and each group goes through its records in one permutation
+        ``len(groups)`` positions hold one record of each group, in an order that is
+        drawn for these positions.  Each group's records appear in one permutation
         after another.  Empty for the plain order.
     """
 
@@ -77,7 +79,7 @@ class Order:
             epoch, place = _divide(flat, self.num_examples)
             found = _permute(place, self.num_examples, self.seed, _RECORDS, epoch)
         found = tf.reshape(found, tf.shape(positions))
-        # The reshape loses the static shape, which the batches take from here.
+        # The reshape loses the static shape, and batches get theirs from this tensor.
         return tf.ensure_shape(found, positions.shape)
 
     def _balanced(self, positions: tf.Tensor) -> tf.Tensor:
@@ -86,10 +88,11 @@ class Order:
         round_, place = _divide(positions, len(sizes))
         group = _swap_or_not(place, len(sizes), self.seed, _GROUPS, round_)
         size = tf.gather(sizes, group)
-        # Each round visits each group once: its number counts the visits of any group.
+        # Each round visits each group once, so the number of the round is also the
+        # number of earlier visits to any group.
         epoch, place = _divide(round_, size)
         member = _swap_or_not(place, size, self.seed, group + _MEMBERS, epoch)
-        # Lifted out of the function that is being traced: inside, a long array would
+        # Made outside the function that is being traced.  Inside it, a long array would
         # become a constant that is serialized and parsed with each data set's graph.
         with tf.init_scope():
             members = tf.constant(np.concatenate(self.groups))
@@ -162,14 +165,14 @@ def _swap_or_not(
     stream: int | tf.Tensor,
     epoch: tf.Tensor,
 ) -> tf.Tensor:
-    """As `_permute`, for small sizes, which may differ from place to place."""
+    """Permutes like `_permute`, for small sizes; each place may have its own size."""
     key = _key(seed, stream, epoch)
     gamma = splitmix64.word(splitmix64.GAMMA)
     size = tf.convert_to_tensor(size, tf.int64)
 
     def swap(i: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # Each round pairs the places, and swaps a pair or not by a bit that both places
-        # of the pair compute.
+        # Each round pairs the places.  Both places of a pair compute the same bit,
+        # which says whether they are swapped.
         round_key = splitmix64.mix(key + tf.cast(i, tf.uint64) * gamma)
         half = tf.bitwise.right_shift(round_key, tf.constant(1, tf.uint64))
         partner = (tf.cast(half, tf.int64) - place) % size

@@ -1,21 +1,25 @@
 """The inner loop: batches in, gradients summed, weights changed.
 
-Replica arithmetic, said once:
+How a step is divided over replicas:
 
-* a replica gets ``global_batch_size / num_replicas`` images, in order: replica r holds
-  the positions from ``r * per_replica`` of the global batch;
+* each replica gets ``global_batch_size / num_replicas`` consecutive images: those of
+  replica r begin at position ``r * per_replica`` of the global batch;
 * the loss of a replica is the sum of its per-example losses divided by the *global*
   batch, so that replicas add up to the mean;
-* Keras sums gradients over replicas when it applies them.  Where something must be
-  decided on the sum (is it finite, how long is it), it is summed here first and handed
-  on divided by the number of replicas, which Keras' own sum undoes;
-* under float16 the loss is multiplied by a scale before the gradient is taken.  The
-  sum is infinite or NaN on every replica if it is so on any, so that all skip the same
-  step.  (``LossScaleOptimizer`` alone looks at the first replica only.)
+* Keras sums gradients over replicas when it applies them.  Where a decision depends on
+  the sum (whether it is finite, how large its norm is), the gradients are summed here
+  first.  Keras then gets this sum divided by the number of replicas, so that its own
+  summing gives the same sum again;
+* under float16, the loss is multiplied by a scale before the gradient is taken.  If
+  the gradient of one replica is infinite or NaN, so is the sum on every replica, and
+  all of them skip the same step.  (On its own, ``LossScaleOptimizer`` looks only at the
+  first replica.)
 * every replica holds the same state of the random generators, and draws its dropout
-  masks from that state and its own number: masks differ, the state stays one.
+  masks from that state and its own number.  The masks differ between replicas, and the
+  state stays the same.
 
-Nothing here knows a path, an epoch or a clock.
+Nothing here depends on a path, an epoch or the time; the clock is read only to measure
+how long steps wait for input.
 """
 
 from __future__ import annotations
@@ -31,15 +35,16 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training.distributed import strategies
 
-# What `TrainStep.run` sums up, in this order.  In float64, because an epoch adds up
-# 100,000 examples, and float32 would lose the last digits of the mean.
+# What `TrainStep.run` sums up, in this order.  The sums are float64, because an epoch
+# adds up 100,000 examples, and float32 would lose the last digits of the mean.
 SUMS = ("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct")
 
-# Most steps of one call of `TrainStep.run`: the length of the tensor of rates.  Even a
-# fast step takes milliseconds, so that more would not be faster.
+# The largest number of steps in one call of `TrainStep.run`, and the length of its
+# tensor of learning rates.  Even a fast step takes milliseconds, so that more steps in
+# a call would not be faster.
 MAX_STEPS_PER_CALL = 256
 
-# Odd, so that multiples of it are different in 32 bits (2^32 over the golden ratio).
+# 2^32 divided by the golden ratio.  Odd, so that its multiples differ in 32 bits.
 _REPLICA_SEED = 0x9E3779B1
 
 
@@ -52,7 +57,7 @@ class StepConfig:
       accumulation: Parts into which a replica's batch is cut; their gradients are
         added up before the weights change, for batches too large for the memory.
       clip_norm: Largest global norm of the summed gradient; 0 for no limit.
-      loss_scaling: Whether the loss is scaled, as float16 needs it.
+      loss_scaling: Whether the loss is scaled, which float16 needs.
       jit: Whether XLA compiles the forward and backward pass.
     """
 
@@ -108,12 +113,12 @@ class TrainStep:
             if config.jit
             else self._gradients
         )
-        # A new function for each object: the weights it changes are fixed by tracing.
+        # Each object needs its own: tracing fixes which weights the function changes.
         self._run = tf.function(self._steps)
 
     @property
     def inner_optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimizer that holds the learning rate, without a loss scale around."""
+        """The optimizer that holds the learning rate, without the one that scales."""
         return getattr(self.optimizer, "inner_optimizer", self.optimizer)
 
     def run(
@@ -128,10 +133,12 @@ class TrainStep:
 
         Returns:
           float64 ``[steps, len(SUMS)]``, what each step summed up over its examples,
-          and float64 ``[]``, the seconds in which it waited for input.  Added up one
-          by one, the rows do not depend on how steps are divided over calls.
+          and float64 ``[]``, the seconds in which this call waited for input.  If the
+          rows are added up one by one, their sum does not depend on how the steps are
+          divided over calls.
         """
-        # Always of one length: another shape would be traced and compiled anew.
+        # The tensor always has the same length: for another, TensorFlow would trace and
+        # compile the function again.
         padded = np.zeros(MAX_STEPS_PER_CALL, np.float32)
         padded[: len(rates)] = rates
         return self._run(
@@ -143,7 +150,7 @@ class TrainStep:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Puts the optimizer's moving average in the weights' place for a while."""
+        """Replaces the weights by the optimizer's moving average, inside the block."""
         own = [strategies.local_value(self._strategy, w) for w in self._weights]
         with self._strategy.scope():
             self.optimizer.finalize_variable_values(self._weights)
@@ -165,8 +172,9 @@ class TrainStep:
         waited = tf.zeros([], tf.float64)
         row = tf.zeros([len(SUMS)], tf.float64)
         for i in tf.range(count):
-            # Control dependencies, because TensorFlow may run in any order: the clock
-            # starts when the step before is done, and stops when the batch is there.
+            # TensorFlow may run these operations in any order.  With the control
+            # dependencies, the clock starts when the previous step is done, and stops
+            # when the batch is there.
             with tf.control_dependencies([row]):
                 began = tf.timestamp()
             with tf.control_dependencies([began]):
@@ -224,14 +232,14 @@ class TrainStep:
         labels: Mapping[str, tf.Tensor],
         batch_labels: Mapping[str, tf.Tensor],
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of this replica's share of the (scaled) loss, and its sums."""
+        """Gradients of a part's share of the (scaled) loss, and that part's `SUMS`."""
         with tf.GradientTape() as tape:
             outputs = self._model(images, training=True)
             losses = self._loss_fn(
                 outputs, labels, batch_labels=batch_labels, normalize=True
             )
             loss = tf.reduce_sum(losses["loss"]) / self._config.global_batch_size
-            if self._model.losses:  # Regularisers: once, not once a replica or part.
+            if self._model.losses:  # Regularisers count once, not per replica or part.
                 shares = self._strategy.num_replicas_in_sync * self._config.accumulation
                 loss += tf.add_n(self._model.losses) / shares
             if self._config.loss_scaling:
@@ -248,7 +256,7 @@ class TrainStep:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             if self._config.clip_norm:
                 limit = tf.cast(self._config.clip_norm, gradients[0].dtype)
-                if self._config.loss_scaling:  # The limit is of the true gradient.
+                if self._config.loss_scaling:  # The limit is for the unscaled sum.
                     limit *= tf.cast(self.optimizer.dynamic_scale, limit.dtype)
                 # An infinite norm makes every gradient NaN, which skips the step.
                 gradients, _ = tf.clip_by_global_norm(gradients, limit)
@@ -310,7 +318,7 @@ class Predictor:
     def _predict(
         self, features: Mapping[str, Any], labels: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Results of the replicas here; of all, where others are elsewhere."""
+        """Results of all replicas, including those of other workers, if any."""
         results = self._strategy.run(self._replica_predict, args=(features, labels))
         if strategies.spans_workers(self._strategy):
             results = {n: self._strategy.gather(v, 0) for n, v in results.items()}
@@ -338,7 +346,7 @@ class Predictor:
 def per_replica_batch(
     strategy: tf.distribute.Strategy, global_batch_size: int, *, accumulation: int = 1
 ) -> int:
-    """Images of a replica's batch; `UsageError` where the division leaves a rest."""
+    """Images of a replica's batch; raises `UsageError` if the batch does not divide."""
     replicas = strategy.num_replicas_in_sync
     parts = replicas * accumulation
     if global_batch_size < 1 or global_batch_size % parts:
@@ -352,27 +360,28 @@ def per_replica_batch(
 def _global_labels(
     context: tf.distribute.ReplicaContext, labels: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
-    """The labels of all replicas, in their order."""
+    """The labels of all replicas, in the order of the replicas."""
     if context.num_replicas_in_sync == 1:
         return dict(labels)
-    # An argument of a function is on no device; collectives of several workers need
-    # one, which identity gives it.
+    # An argument of a function is on no device, but collective operations of several
+    # workers need tensors on a device; identity puts the labels on one.
     return {n: context.all_gather(tf.identity(v), 0) for n, v in labels.items()}
 
 
 def _part_replica_seeds(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
     """Makes replicas draw different numbers from the same generator state.
 
-    Keras mirrors the state of a ``SeedGenerator``, and all replicas would drop the
-    same places.  Replica 0 draws what one device draws.
+    Keras mirrors the state of a ``SeedGenerator``, so that without this all replicas
+    would drop the same places.  Replica 0 draws what a single device would draw.
 
     Raises:
-      RuntimeError: A layer draws random numbers, and this Keras does not keep its
-        generators where they are looked for.
+      RuntimeError: A layer draws random numbers, and this version of Keras does not
+        keep the layer's generators where this function looks for them.
     """
     for layer in model._flatten_layers():
-        # Private in Keras, but the only list of a layer's generators.  A layer without
-        # it is looked through below, so that a renamed list is no silent fault.
+        # This is private in Keras, but there is no other list of a layer's generators.
+        # A layer without the list is searched below, so that it is noticed if a version
+        # of Keras renames the list.
         generators = getattr(layer, "_seed_generators", None)
         replaceable = True
         for generator in generators or ():

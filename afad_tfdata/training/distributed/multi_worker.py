@@ -1,4 +1,4 @@
-"""Workers of a job that decide alike, and of which one writes.
+"""The workers of a job: all make the same decisions, and one of them writes.
 
 Each worker runs the same program.  What would differ from worker to worker (a signal,
 a clock, a file) is exchanged before anything depends on it, so that all workers take
@@ -26,10 +26,11 @@ from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training.distributed import cluster, strategies, watchdog
 
-# Pieces in which bytes are handed on, as int64 values: of one shape, traced once.
+# Bytes are sent in pieces of this many int64 values.  All pieces have the same shape,
+# so that the function that sends them is traced once.
 _PIECE = 1 << 19
-# How long to wait for the others before leaving; the chief, on whom their connections
-# end, waits once more.
+# How long a worker waits for the others before it leaves.  The chief, to which the
+# others are connected, then waits once more, at most as long.
 _LEAVE_SECS = 10.0
 
 _log = logging.getLogger(__name__)
@@ -37,10 +38,10 @@ _joined: cluster.Cluster | None = None
 
 
 def joined() -> cluster.Cluster | None:
-    """The job that this process took part in; it must then end with ``os._exit``.
+    """The job that this process took part in; None if it worked alone.
 
-    An ordinary exit shuts TensorFlow's servers down, which logs errors about workers
-    that ended before.
+    A process that took part in a job must end with ``os._exit``: an ordinary exit shuts
+    TensorFlow's servers down, which logs errors about workers that ended before.
     """
     return _joined
 
@@ -49,8 +50,9 @@ class Workers:
     """A job's workers, seen from one of them.
 
     Args:
-      strategy: The ``tf.distribute.Strategy`` of all of them; None for one alone.
-      found: The job; None for one alone.
+      strategy: The ``tf.distribute.Strategy`` of all workers; None for a process that
+        works alone.
+      found: The job; None for a process that works alone.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Workers:
         """Gives every worker the numbers of all workers.
 
         Args:
-          values: Numbers, as many on each worker.
+          values: Numbers; every worker must pass equally many.
 
         Returns:
           float64 ``[size, len(values)]``, the same on all.
@@ -80,7 +82,7 @@ class Workers:
         own = np.asarray(values, np.float64)
         if self.size == 1:
             return own[np.newaxis]
-        # As integers: a sum of floats would lose the sign of zero and bits of NaN.
+        # Summed as integers: floats would lose the sign of zero and the bits of NaN.
         every = np.zeros((self.size, len(own)), np.int64)
         every[self.index] = own.view(np.int64)
         return self._sum(every).view(np.float64)
@@ -96,7 +98,7 @@ class Workers:
           function: Its result must be picklable.
 
         Raises:
-          AfadError: What it raises, on every worker.
+          AfadError: The function raised it; it is raised on every worker.
         """
         if self.size == 1:
             return function()
@@ -107,7 +109,7 @@ class Workers:
             except errors.AfadError as raised:
                 result, error = None, raised
             data = pickle.dumps((result, error))
-        # Zeros from the others: the sum is what the chief has, bit for bit.
+        # The others add only zeros, so the sum is what the chief has, bit for bit.
         length = int(self.exchange([len(data)])[0, 0])
         pieces = []
         for start in range(0, length, _PIECE * 8):
@@ -141,14 +143,14 @@ class Workers:
 
 @contextlib.contextmanager
 def join(devices: str, all_reduce: str) -> Iterator[Workers]:
-    """This process's place in its job, if it has one.
+    """Joins the job that this process belongs to, if there is one.
 
-    Nothing of TensorFlow may have been used before.  A worker that is gone ends this
-    process (see `watch`).
+    TensorFlow must not have been used in this process before.  If another worker is
+    gone, this process is ended (see `watchdog`).
 
     Args:
-      devices: As for `strategies.create_strategy`, of this worker.
-      all_reduce: Likewise.
+      devices: This worker's devices, as for `strategies.create_strategy`.
+      all_reduce: As for `strategies.create_strategy`.
 
     Raises:
       UsageError: The job or the devices are not what they should be.
@@ -174,7 +176,7 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
     try:
         yield workers
     except _lost_errors() as error:
-        # An operation fails when another worker has ended: the guard names it.
+        # An operation fails when another worker has ended; the guard names that worker.
         guard.wait_for_verdict()
         raise errors.WorkerLostError(
             "the workers have lost one another"
@@ -202,11 +204,12 @@ def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
 
 
 def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) -> None:
-    """Leaves the job without harm to workers that are not as far yet.
+    """Leaves the job without harming workers that have not come this far yet.
 
-    What a worker sent last may still be on its way when the worker ends, and would be
-    lost.  Therefore all meet once more: after that, each knows that the others have
-    everything from before.  It does not matter if this meeting itself fails.
+    If a worker ended at once, the last data that it sent could still be on the way, and
+    would be lost.  Therefore all workers meet once more; after that, each knows that
+    the others have received everything that it sent before the meeting.  It does not
+    matter if the meeting itself fails.
     """
     guard.stop()
 
@@ -214,7 +217,7 @@ def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) 
         with contextlib.suppress(*_lost_errors(), tf.errors.InternalError):
             workers.meet()
 
-    # In a thread, because a meeting with a worker that is gone never returns.
+    # This runs in a thread, because meeting a worker that is gone never returns.
     parting = threading.Thread(target=part, daemon=True)
     parting.start()
     parting.join(_LEAVE_SECS)
