@@ -1,10 +1,12 @@
 """TensorFlow and Keras, imported on first use.
 
 ``import tensorflow`` takes seconds, and a command that answers ``--help`` or refuses a
-flag does not need it.  Modules write
-``from afad_tfdata.common.lazy_imports import keras, tf`` and
-use neither while they are imported themselves: type checkers see the real modules, and
-at run time each is a stand-in that imports the module on the first access to one of its
+flag does not need it.  Modules therefore write::
+
+    from afad_tfdata.common.lazy_imports import keras, tf
+
+and use neither while they are imported themselves.  Type checkers see the real modules.
+At run time each is a stand-in that imports the module on the first access to one of its
 attributes.
 """
 

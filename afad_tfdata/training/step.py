@@ -258,7 +258,8 @@ class TrainStep:
                 limit = tf.cast(self._config.clip_norm, gradients[0].dtype)
                 if self._config.loss_scaling:  # The limit is for the unscaled sum.
                     limit *= tf.cast(self.optimizer.dynamic_scale, limit.dtype)
-                # An infinite norm makes every gradient NaN, which skips the step.
+                # An infinite norm makes every gradient NaN.  Loss scaling skips such a
+                # step; without it, the check of the weights finds it.
                 gradients, _ = tf.clip_by_global_norm(gradients, limit)
             replicas = tf.cast(context.num_replicas_in_sync, gradients[0].dtype)
             gradients = [gradient / replicas for gradient in gradients]
