@@ -67,8 +67,9 @@ class EvaluateConfig(options.Config):
         help={
             "records_dir": "Directory of the data set; without this flag it is the one"
             " that --run_dir was trained on.",
-            "memory_budget_mib": "Most memory in MiB that the graph engine takes for"
-            " images that it has to keep; 0 means half of the free memory.",
+            "memory_budget_mib": "Largest amount of memory, in MiB, that the graph"
+            " engine uses for images that it has to keep; 0 means half of the free"
+            " memory.",
             "prefetch": "Number of finished batches that wait for the model.",
         },
     )
@@ -93,7 +94,7 @@ class EvaluateConfig(options.Config):
     devices: str = options.option(
         "",
         "Devices to evaluate on, such as gpu:0,gpu:1 or cpu, or cpu:2 for two logical"
-        " ones. Without this flag it is every GPU, or the CPU if there is none.",
+        " ones. Without this flag, all GPUs are used, or the CPU if there are none.",
     )
     unsafe_load: bool = options.option(
         False,

@@ -1,9 +1,9 @@
-"""Writes a data set: from a folder of faces to verified shards under one manifest.
+"""Writes a folder of faces as a data set: verified shards and one manifest.
 
     config = records.WriteConfig(data_dir="AFAD-Full", output_dir="records")
     manifest = records.write_records(config)
 
-The parts of the work, after each of which the writer can be killed and started again::
+These are the steps.  The writer can be killed after each of them and started again::
 
     scan        list the source without opening an image
     plan        the hash of a key decides split, shard and place    .work/plan.*
@@ -70,7 +70,8 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         )
     if files.is_remote(config.output_dir):
         return _write_remote(config)
-    # Before the scan: the processes import their libraries while this one lists files.
+    # Started before the scan, so that the processes import their libraries while this
+    # one lists files.
     with runners.start(
         config.runner,
         num_processes=config.num_workers or resources.cores(),
@@ -91,7 +92,7 @@ def companion_names(manifest: schema.Manifest) -> tuple[str, ...]:
 def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest | None:
     """`write_records` on a local disk."""
     started = time.time()
-    # Nothing is on the disk yet: a kill costs the scan only.
+    # Nothing is on the disk yet, so that a kill loses only the scan.
     listing = _scan(config)
     work_plan, left_out = _plan(config, listing)
     if config.split_file:
@@ -101,12 +102,13 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
     # Writers of different shard ranges may work at the same time, all others must not.
     with work_directory.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
-        # Once more: the writer that had the lock may have finished the data set.
+        # Checked again, because the writer that had the lock may have finished.
         if manifest := _finished(config, work_plan):
             return manifest
-        # Before any payload, so that a run that continues knows what they belong to.
+        # Saved before any payload, so that a run that continues knows which plan the
+        # payloads belong to.
         work_directory.keep_plan(work_plan, work_dir)
-        # A kill costs the payloads that are being written at that moment.
+        # A kill loses only the payloads that are being written at that moment.
         found = runners.write_payloads(
             runner,
             listing,
@@ -123,16 +125,16 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
                 len(work_plan.tasks),
             )
             return None  # The last run has all payloads, and does the rest.
-        # Only now, since copies of an image may be in any shard.
+        # This needs all payloads, because copies of an image may be in any shard.
         keep, copies = rejections.duplicates(work_plan, found)
         unusable = rejections.unusable(work_plan, found)
         rejected = [*listing.rejected, *left_out, *unusable, *copies]
-        # Before the check, whose message refers to this file.
+        # Written before the check, because the check's message refers to this file.
         rejections.write(config.output_dir, rejected)
         _check_rejected(
             config, listing, work_plan, found, len(listing.rejected) + len(unusable)
         )
-        # From here on a kill costs little: the payloads stay until the end.
+        # From here on a kill loses little, because the payloads stay until the end.
         manifest = finish.finish(
             work_plan,
             found,
@@ -186,7 +188,7 @@ def _scan(config: WriteConfig) -> source.Listing:
         )
     if parts := archive.find_parts(config.data_dir):
         return archive.scan(parts, codes)
-    # Without links, which would hide that one is inside of the other.
+    # Links are resolved, because they can hide that one is inside the other.
     output_dir = os.path.realpath(config.output_dir) + os.sep
     if output_dir.startswith(os.path.realpath(config.data_dir) + os.sep):
         raise errors.UsageError(
@@ -253,8 +255,8 @@ def _check_rejected(
             output_dir=config.output_dir,
         )
     except errors.DataError:
-        # The files may be mended without a change of their names and sizes: the plan
-        # stays the same then.
+        # A file may be repaired without a change of its name and size, and then the
+        # plan stays the same.
         work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
         for task, payload in zip(work_plan.tasks, found, strict=True):
             if payload.rejected:
@@ -263,7 +265,7 @@ def _check_rejected(
 
 
 def _write_log(config: WriteConfig, num_images: int, seconds: float) -> None:
-    """Writes what does not decide bytes: the whole configuration, time, versions."""
+    """Logs configuration, time and versions in a file that may differ between runs."""
     log = {
         "config": options.to_dict(config),
         "seconds": round(seconds, 3),
@@ -275,6 +277,6 @@ def _write_log(config: WriteConfig, num_images: int, seconds: float) -> None:
 
 
 def _write_manifest(directory: str, manifest: schema.Manifest) -> None:
-    """Makes the directory a data set: readers take one with a manifest for that."""
+    """Writes the manifest, by which readers recognise a directory as a data set."""
     path = os.path.join(directory, schema.MANIFEST_NAME)
     files.write_atomic(path, schema.manifest_bytes(manifest))

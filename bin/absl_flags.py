@@ -23,7 +23,7 @@ HELP = ("help", "helpshort", "helpfull", "helpxml", "version")
 # absl's parser handles these two itself, so they are shown but not defined.
 _BY_PARSER = (
     options.OptionSpec(
-        "flagfile", str, "", "Read flags from a file, one a line.", None
+        "flagfile", str, "", "Read flags from a file that has one flag per line.", None
     ),
     options.OptionSpec(
         "undefok",

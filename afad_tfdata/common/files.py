@@ -1,4 +1,4 @@
-"""Files written whole or not at all, on local disks and through ``tf.io.gfile``.
+"""Reads files and writes them atomically, on local disks and with ``tf.io.gfile``.
 
 A path with a scheme (``gs://``, ``s3://``) is opened with ``tf.io.gfile``; every other
 path is opened by the operating system, without TensorFlow.
@@ -92,7 +92,7 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
     """Writes a file so that a reader sees the old content or the new, never a part.
 
     The content is written under a temporary name in the same directory and flushed to
-    the disk; then the file is renamed.  A remote file system stores one object.
+    the disk; then the file is renamed.  A remote file is stored as one object.
 
     Args:
       path: The file.
@@ -140,7 +140,8 @@ def remove_temporary(directory: str, names: str = ".*") -> None:
       directory: A local directory in which no other process writes these files.
       names: Regular expression for the files' final names.
     """
-    # matplotlib and Keras decide by the end of a name, so theirs have one after ours.
+    # matplotlib and Keras choose the format by a name's ending, so the names of their
+    # temporary files continue with .png or .keras after the number.
     left = re.compile(rf"(?:{names})\.tmp-\d+(?:\.png|\.keras)?")
     for name in os.listdir(directory):
         if left.fullmatch(name):
@@ -148,11 +149,11 @@ def remove_temporary(directory: str, names: str = ".*") -> None:
 
 
 def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
-    """The one-line form of a failed write, with advice.
+    """The error for a failed write: the cause and advice, in one line.
 
     Args:
       path: The file.
-      error: The cause.  h5py raises a ``RuntimeError`` with the number in its text.
+      error: The cause.  h5py raises a ``RuntimeError`` whose text has the error number.
     """
     number = getattr(error, "errno", None)  # A RuntimeError has none.
     if number is None and (found := re.search(r"errno = (\d+)", str(error))):
@@ -197,12 +198,12 @@ def json_checksum(value: Any) -> str:
     canonical = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
-    # Names of files need not be UTF-8: Python keeps their odd bytes as surrogates.
+    # File names need not be UTF-8: Python stores their other bytes as surrogates.
     return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values with a checksum of themselves, so that a changed byte is noticed."""
+    """Adds a checksum to JSON values, so that a changed byte is noticed."""
     # As a reader will see it: tuples become lists, and keys become strings.
     plain = json.loads(json.dumps(value))
     return {**plain, "checksum": json_checksum(plain)}
@@ -212,7 +213,7 @@ def unseal(value: dict[str, Any], path: str) -> dict[str, Any]:
     """The values without their checksum; values that have none are not checked.
 
     Args:
-      value: From a file that `seal` was written to.
+      value: The values that `seal` returned, as read back from a file.
       path: The file, for the message.
 
     Raises:
@@ -266,7 +267,7 @@ def sha256(path: str) -> str:
 
 
 def _gfile_error() -> type[BaseException]:
-    """TensorFlow's error class; ``OSError`` again while TensorFlow is not loaded."""
+    """TensorFlow's error class, or ``OSError`` if TensorFlow is not loaded."""
     # Naming the class would import TensorFlow, which takes seconds.
     if "tensorflow" in sys.modules:
         return tf.errors.OpError

@@ -1,15 +1,15 @@
-"""Augmentation: one affine per image, then colours, on the device and stateless.
+"""Stateless augmentation on the device: one affine map per image, then colours.
 
-How an image changes depends on the seed, the step and its position in the global batch
-only: not on the number of replicas, not on what ran before::
+How an image changes depends only on the seed, the step and the image's position in the
+global batch.  It does not depend on the number of replicas or on what ran before::
 
     config = augment.AugmentConfig(rotation=10)
     images = augment.augment_images(
         images, seed=1, step=step, offset=replica * per_replica, config=config
     )
 
-Rotation, zoom, shifts, shear and flip are composed into one matrix and one bilinear
-read (`augment_affine`); there is no second interpolation.
+Rotation, zoom, shifts, shear and flip are composed into one matrix, so that pixels are
+interpolated only once, bilinearly (`augment_affine`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class AugmentConfig:
         "Largest shift down and across, each as a share of the side (0 to 1).",
     )
     # Keras' generator took radians when 0.15 became the usual value.  Today it takes
-    # degrees, and 0.15 of them move no pixel.
+    # degrees, and a shear of 0.15 degrees moves no pixel.
     shear: float = options.option(0.15, "Largest angle of shear, in radians (0 to 1).")
     flip: bool = options.option(
         True, "Whether every second image, on average, is mirrored left to right."
@@ -195,9 +195,9 @@ def _value(name: str, text: str, kind: type) -> str | bool | float:
 def resolve_form(config: AugmentConfig) -> str:
     """The form that `augment_images` runs here: ``gather`` or ``affine_op``.
 
-    The answer is found once per process, by compiling a small function for the device
-    that computes (for a GPU in a process of its own, which takes seconds); a run
-    records it, because the forms differ in the last bits.
+    The form is chosen once per process, by compiling a small function for the device
+    that computes.  For a GPU, a separate process does this, which takes seconds.  A run
+    records the form, because the forms differ in the last bits.
 
     Raises:
       UsageError: The config names ``gather``, and XLA does not compile here.
@@ -295,8 +295,8 @@ def _function(config: AugmentConfig, form: str) -> Callable[..., tf.Tensor]:
             result = augment_colors.erase(result, values)
         return result
 
-    # No autograph, because no branch here depends on a tensor's value.  None is
-    # TensorFlow's default: the operation's form is not compiled by itself.
+    # No autograph, because no branch here depends on a tensor's value.  For affine_op,
+    # jit_compile is None, TensorFlow's default: the function is not compiled by itself.
     return tf.function(augment, jit_compile=form == "gather" or None, autograph=False)
 
 
@@ -327,9 +327,9 @@ def _draw(
     batch_size: int | tf.Tensor, seed: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Numbers in [0, 1): float64 ``[B]`` by name, multiples of 2^-24."""
-    # A hash of (seed, step, position, place in the stream), and not one of TensorFlow's
-    # generators: those count a tensor's elements from 0, so that a replica could not
-    # draw its own part of a batch, and XLA's generators differ from the others.
+    # A hash of (seed, step, position, place in the stream).  TensorFlow's generators do
+    # not fit here: they count a tensor's elements from 0, so that a replica could not
+    # draw its own part of a batch, and they give other numbers under XLA.
     position = tf.cast(tf.range(batch_size, dtype=tf.int32), tf.uint64) + offset
     mix, gamma = splitmix64.mix, splitmix64.GAMMA
     row = mix(mix(mix(seed + splitmix64.word(gamma)) + step) + position)
@@ -337,8 +337,8 @@ def _draw(
     bits = mix(row[:, tf.newaxis] + tf.constant(places))
     # The upper 24 bits, which float64 and float32 both hold exactly.
     upper = tf.cast(tf.bitwise.right_shift(bits, splitmix64.word(40)), tf.int32)
-    # In float64, where the last bits that compilers round differently are far below the
-    # fixed-point grid on which `augment_affine` rounds coordinates.
+    # In float64, because compilers round the last bits differently, and in float64
+    # these are far below the fixed-point grid to which `augment_affine` rounds.
     uniform = tf.cast(upper, tf.float64) * 2.0**-24
     return dict(zip(_DRAWS, tf.unstack(uniform, axis=1), strict=True))
 
@@ -353,7 +353,7 @@ def _uint64(value: int | tf.Tensor) -> tf.Tensor:
 def _parameters(
     drawn: dict[str, tf.Tensor], height: int, width: int, config: AugmentConfig
 ) -> dict[str, tf.Tensor]:
-    """From numbers in [0, 1) to `parameters`."""
+    """Converts numbers in [0, 1) to the values that `parameters` returns."""
     signed = {name: 2.0 * value - 1.0 for name, value in drawn.items()}
     values = {
         "rotation": signed["rotation"] * math.radians(config.rotation),
@@ -386,7 +386,7 @@ def _parameters(
 
 
 def _matrices(values: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Output to source, float64 ``[B, 2, 3]``, as `augment_affine` takes it.
+    """Matrices from output to source, float64 ``[B, 2, 3]``, for `augment_affine`.
 
     The order and axes are those of Keras' ImageDataGenerator: rotation, shift, shear
     (of columns by rows) and zoom, counted from the source, then the flip of the result.
@@ -412,14 +412,14 @@ def preview(
     *,
     num_steps: int = 4,
 ) -> None:
-    """Draws images, and below each what training makes of it in its first steps.
+    """Draws images, and below each its augmented versions in the first steps.
 
     Args:
       images: uint8 ``[N, H, W, 3]``, the first of a global batch; 10 are shown.
-      path: The PNG to write, whole or not at all.
+      path: The PNG to write; a failed write leaves no partial file.
       config: As for training.
       seed: As for training.
-      num_steps: How many steps, a row for each.
+      num_steps: Number of steps, with one row for each.
     """
     images = np.asarray(images)[:10]
     rows = [images] + [

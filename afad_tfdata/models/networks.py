@@ -1,4 +1,4 @@
-"""Networks: a backbone by name, the heads of a task, fixed names at both ends.
+"""Networks of a backbone and a task's heads, with fixed names of input and outputs.
 
 ::
 
@@ -7,8 +7,8 @@
     network = models.training_model(model)    # the same weights; a dict with the logits
 
 Every model takes ``root_input``, float32 RGB ``[n, size, size, 3]`` of
-``(x - mean) / 127.5``.  The first layer after it is fixed and converts that to what
-the backbone's own weights expect, so that no consumer has to know which.
+``(x - mean) / 127.5``.  The layer after it has no weights.  It converts the input to
+what the backbone's weights expect, so that callers need not know what that is.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ NORMALIZATIONS = ("auto", "backbone", "original")
 POOLINGS = ("auto", "flatten", "avg")
 STAGES = ("warmup", "tuning")
 
-# Layers of a pre-trained backbone that `tuning` trains where nobody says how many: as
-# many as in the original project's recipe.
+# Number of layers of a pre-trained backbone that `tuning` trains by default, as in the
+# original project's recipe.
 DEFAULT_TRAINABLE_LAYERS = 4
 
 _OUTPUTS = ("age_output", "gender_output", "age_logits", "gender_logits")
@@ -45,8 +45,8 @@ class ModelConfig:
     backbone: str = option(
         "VGG19",
         "Network that turns an image into features: its exact name in"
-        " keras.applications, or small_cnn, or small_cnn_no_bn, which has no statistics"
-        " over the batch.",
+        " keras.applications, or small_cnn, or small_cnn_no_bn, which has no batch"
+        " normalisation.",
     )
     weights: str = option(
         "imagenet",
@@ -140,9 +140,9 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
     """Builds a network, under the current strategy scope and dtype policy.
 
     Args:
-      config: What it consists of.
-      load_weights: False leaves random weights where the config names some, for a
-        caller that fills them in; everything else is as with them.
+      config: What the network consists of.
+      load_weights: False keeps the backbone's random weights even if the config names
+        others, for a caller that sets the weights itself; nothing else changes.
 
     Returns:
       A model from ``root_input``, float32 ``[n, size, size, 3]``, to a list of the
@@ -193,7 +193,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
 def gender_branch(
     features: keras.KerasTensor, config: ModelConfig
 ) -> keras.KerasTensor:
-    """Dropout, two dense layers, ``gender_logits`` and ``gender_output``.
+    """Adds dropout, two dense layers, ``gender_logits`` and ``gender_output``.
 
     Args:
       features: ``[n, channels]``.
@@ -216,7 +216,7 @@ def age_branch(
     gender: keras.KerasTensor | None,
     config: ModelConfig,
 ) -> keras.KerasTensor:
-    """Dropout, two dense layers, ``age_logits`` where there are any, ``age_output``.
+    """Adds dropout, two dense layers, ``age_logits`` (if any) and ``age_output``.
 
     Args:
       features: ``[n, channels]``.
@@ -231,13 +231,15 @@ def age_branch(
     x = keras.layers.Dropout(config.age_dropout, name="age_dropout")(features)
     x = _hidden(x, "age_dense_1", config)
     if gender is not None:
-        # After the first layer: one column among thousands of features would drown.
+        # After the first layer, because one column would have little effect among
+        # thousands of features.
         x = keras.layers.Concatenate(name="age_and_gender")([x, gender])
     x = _hidden(x, "age_dense_2", config)
     head, ages = config.age_head, (config.min_age, config.max_age)
     dtype = _output_dtype()
     if head == "regression":
-        # Years far from 0 would take a bias that starts at 0 many epochs to reach.
+        # Ages are far from 0: a bias that starts at 0 would need many epochs to get
+        # there.
         first = keras.initializers.Constant(config.initial_age)
         output = keras.layers.Dense(
             1, bias_initializer=first, dtype=dtype, name="age_output"
@@ -245,7 +247,7 @@ def age_branch(
         return output(x)
     initial = age_heads.initial_logits(head, *ages, config.initial_age).tolist()
     if head == "coral":
-        # CORAL's questions share one weight vector and differ by their biases alone.
+        # CORAL's questions share one weight vector and differ only in their biases.
         score = keras.layers.Dense(1, use_bias=False, dtype=dtype, name="age_score")
         bias = keras_layers.RankBias(initial, dtype=dtype, name="age_logits")
         logits = bias(score(x))
@@ -268,8 +270,9 @@ def training_model(model: keras.Model) -> keras.Model:
         outputs are named ``age_output`` and/or ``gender_output``.
 
     Returns:
-      A model to ``{"age_output", "gender_output", "age_logits", "gender_logits"}``,
-      as far as these exist; plain regression has no ``age_logits``.
+      A model that returns a dict of those of ``age_output``, ``gender_output``,
+      ``age_logits`` and ``gender_logits`` that exist; plain regression has no
+      ``age_logits``.
 
     Raises:
       UsageError: The model has no outputs of these names.
@@ -294,13 +297,14 @@ def set_trainable(
 ) -> Trainable:
     """Sets which layers a stage trains.
 
-    The heads always train.  Of a pre-trained backbone, ``warmup`` trains nothing and
-    ``tuning`` the top layers.  Where nothing is pre-trained there is nothing to keep,
-    and all of it trains in every stage unless `trainable_layers` says otherwise.
-    A frozen BatchNormalization stays in inference mode, statistics included.
+    Every stage trains the heads.  If the backbone is pre-trained, ``warmup`` trains
+    none of its layers, and ``tuning`` trains the top ones.  If it is not, there are no
+    weights to protect, and every stage trains the whole backbone unless
+    `trainable_layers` says otherwise.  A frozen BatchNormalization stays in inference
+    mode, and its statistics do not change.
 
     Args:
-      model: From `build_model` or `saved.load`.  A foreign model trains whole.
+      model: From `build_model` or `saved.load`.  All layers of a foreign model train.
       stage: One of `STAGES`.
       trainable_layers: Layers from the top of the backbone, as Keras lists them in
         ``backbone.layers`` (activations and additions count too); -1 for all, None for
@@ -329,7 +333,8 @@ def set_trainable(
     total = len(backbone.layers)
     count, reason = _top_layers(settings["weights"] != "none", stage, trainable_layers)
     count = total if count < 0 else min(count, total)
-    # The whole before its parts: setting a model's flag also sets its layers' flags.
+    # The backbone before its layers, because setting a model's flag also sets the flags
+    # of its layers.
     _set_flags(backbone, count > 0)
     for layer in backbone.layers[: total - count]:
         _set_flags(layer, False)
@@ -363,7 +368,7 @@ def _resolve(config: ModelConfig) -> ModelConfig:
     changes: dict[str, Any] = {}
     small = config.backbone in backbones.SMALL
     if small and config.weights == "imagenet":
-        changes["weights"] = "none"  # Nobody has trained the small ones on ImageNet.
+        changes["weights"] = "none"  # The small ones have no ImageNet weights.
     if small and config.normalization == "backbone":
         raise errors.UsageError(
             f"--normalization=backbone: {config.backbone} expects nothing of its own;"
@@ -396,15 +401,16 @@ def _output_dtype() -> str:
 
 
 def _set_flags(model: keras.layers.Layer, value: bool) -> None:
-    # One by one: on TensorFlow, Keras ignores the assignment of the value that a model
-    # already has, and then its layers would keep theirs.
+    # Each layer by itself: on TensorFlow, Keras ignores an assignment that does not
+    # change the model's own flag, and the flags of its layers would stay as they are.
     for layer in model._flatten_layers():
         layer.trainable = value
 
 
 def _output_names(model: keras.Model) -> list[str]:
-    # Keras raises AttributeError where a model has no output: Sequential and subclassed
-    # models have none, and the latter have no `outputs` and no `output_names` either.
+    # Keras raises AttributeError if a model has no `output`, and Sequential and
+    # subclassed models have none.  Subclassed models also have no `outputs` and no
+    # `output_names`.
     structure = getattr(model, "output", None)
     if isinstance(structure, dict):
         return sorted(structure)  # The order in which Keras flattens a dict.

@@ -67,8 +67,8 @@ class InputConfig:
     )
     max_bad_records: int = options.option(
         0,
-        "Number of damaged records that are skipped, counted and listed; one more is"
-        " an error.",
+        "Largest number of damaged records that are skipped, counted and listed; more"
+        " than that are an error.",
     )
     verify: bool = options.option(
         True, "Check the checksum of each record when it is read for the first time."
@@ -86,8 +86,8 @@ class InputConfig:
     prefetch: int = options.option(2, "Number of finished batches that are kept ready.")
     memory_budget_mib: int = options.option(
         0,
-        "Most memory in MiB that the graph engine takes for a global shuffle; 0 means"
-        " half of the free memory.",
+        "Largest amount of memory, in MiB, that the graph engine uses for a global"
+        " shuffle; 0 means half of the free memory.",
     )
     shuffle_window: int = options.option(
         16_384,

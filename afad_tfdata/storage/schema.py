@@ -1,4 +1,4 @@
-"""What a data set on disk consists of: features, index, manifest.  No TensorFlow here.
+"""Features, index and manifest of a data set on disk, without TensorFlow.
 
 A directory is a data set if it has a ``manifest.json``, which names everything else::
 
@@ -49,7 +49,7 @@ INDEX_DTYPE = np.dtype(
         ("image_offset", "<u8"),  # of the encoded image or the row of pixels
         ("place", "<u8"),  # sharding.places_of(keys): ascending over the whole split
         ("record_length", "<u4"),  # bytes, framing included
-        ("image_length", "<u4"),  # bytes; 0 where a filter hides the bytes (gzip)
+        ("image_length", "<u4"),  # bytes; 0 if the rows are compressed (gzip)
         ("crc32", "<u4"),  # zlib.crc32 of those image bytes (uncompressed for gzip)
         ("shard", "<u2"),
         ("height", "<u2"),  # pixels of the stored image
@@ -84,7 +84,7 @@ class Split:
 
     Attributes:
       num_examples: Records in all its shards.
-      shards: In the order in which the index counts through them.
+      shards: In the order of the shard numbers in the index.
       index: The index file, described like a shard.
       counts: ``{class name: {age: number}}``; ages are decimal strings, and those
         without an example are left out.
@@ -106,7 +106,7 @@ class Manifest:
       image_encoding: One of `ENCODINGS`.
       image_size: Side in pixels of stored ``jpeg`` and ``raw`` images; for
         ``original`` the size at which the mean was taken.
-      config: The part of the writer's configuration that decides bytes.
+      config: The part of the writer's configuration that determines the bytes.
       class_names: Names of labels 0 and 1.
       gender_codes: ``{folder or CSV value: label}``.
       resize: How images were resized, or are to be resized by readers, e.g.
@@ -157,7 +157,7 @@ class Manifest:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The content of ``manifest.json``: JSON that has a checksum of itself."""
+    """The content of ``manifest.json``: JSON that includes its own checksum."""
     value = dataclasses.asdict(manifest)
     value["checksum"] = files.json_checksum(value)
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
@@ -246,7 +246,7 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
             # takes 10 ms.
             _check_digest(files.sha256(path), expected.index)
             index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # A damaged header makes np.load raise anything.
+    except Exception as error:  # np.load may raise any error for a damaged header.
         raise _damaged(path, errors.one_line(error)) from error
     if index.dtype != INDEX_DTYPE or index.shape != (expected.num_examples,):
         raise _damaged(

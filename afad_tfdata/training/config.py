@@ -117,11 +117,11 @@ class TrainConfig(options.Config):
     )
     epochs: int = options.option(
         0,
-        "Number of epochs of the stage; in the recipe, the most epochs of tuning at its"
-        " first rate. 0 means 24 for warmup and 50 for tuning.",
+        "Number of epochs of the stage; in the recipe, the largest number of epochs of"
+        " tuning at its first rate. 0 means 24 for warmup and 50 for tuning.",
     )
     warmup_epochs: int = options.option(
-        24, "Most epochs of the warm-up in --stage=recipe."
+        24, "Largest number of epochs of the warm-up in --stage=recipe."
     )
     patience: int = options.option(
         6,
@@ -211,7 +211,7 @@ class TrainConfig(options.Config):
     devices: str = options.option(
         "",
         "Devices to train on, such as gpu:0,gpu:1 or cpu, or cpu:2 for two logical"
-        " ones. Without this flag it is every GPU, or the CPU if there is none.",
+        " ones. Without this flag, all GPUs are used, or the CPU if there are none.",
     )
     all_reduce: str = options.option(
         "auto",
@@ -251,8 +251,8 @@ class TrainConfig(options.Config):
     )
     max_recoveries: int = options.option(
         3,
-        "Number of times that a training whose loss explodes goes back to its last"
-        " checkpoint and halves the rate, before it fails.",
+        "When the loss explodes, the training goes back to its last checkpoint and"
+        " halves the rate; this is how many times it does so before it fails.",
     )
     spike_factor: float = options.option(
         20.0,
@@ -265,7 +265,7 @@ class TrainConfig(options.Config):
     )
     find_learning_rate: bool = options.option(
         False,
-        "Do not train, but try growing learning rates and draw the loss by rate.",
+        "Do not train, but try growing learning rates and plot the loss against them.",
     )
     folds: int = options.option(
         0,

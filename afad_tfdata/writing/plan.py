@@ -1,8 +1,8 @@
 """The writer's plan: which image goes where, fixed before any image is looked at.
 
-The plan is saved in the work directory.  Writer processes map the same few megabytes
-from there, and a run that continues a killed one finds out from it whether both write
-the same data set.
+The plan is saved in the work directory.  It takes a few megabytes, which all writer
+processes map.  A run that continues a killed one compares its own plan with the saved
+one, to find out whether both write the same data set.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FEW_SHARDS, _FEW_EXAMPLES = 8, 512
 _ROW_DTYPE = np.dtype(
     [
         ("place", "<u8"),  # sharding.places_of(keys)
-        ("key_offset", "<u8"),  # in `Plan.keys`; ascends with the keys themselves
+        ("key_offset", "<u8"),  # in `Plan.keys`, where the keys are sorted
         ("key_length", "<u2"),
         ("age", "<i2"),  # years
         ("gender", "i1"),
@@ -74,7 +74,7 @@ class Entry(NamedTuple):
 
     Attributes:
       row: Position in the plan.
-      key: Path relative to the root, as the file system has it.
+      key: Path relative to the root, in the bytes of the file system.
       place: Number by which the records of a split are ordered.
       age: Years.
       gender: 0 or 1.
@@ -94,8 +94,8 @@ class Plan:
     Attributes:
       rows: Structured array, one row for each image.
       keys: All keys, one after the other; rows have their offsets and lengths.
-      config: The options that decide the bytes.
-      num_shards: By split.
+      config: The options that determine the bytes of the data set.
+      num_shards: Number of shards of each split.
       source_sha256: Hexadecimal digest of the source's keys, labels, sizes and splits.
       tasks: The shards, in order of split and number.
     """
@@ -108,7 +108,7 @@ class Plan:
     tasks: tuple[ShardTask, ...]
 
     def key(self, row: int) -> bytes:
-        """The key of a row, as the file system has it."""
+        """The key of a row, in the bytes of the file system."""
         start = int(self.rows["key_offset"][row])
         return self.keys[start : start + int(self.rows["key_length"][row])]
 
@@ -117,7 +117,7 @@ class Plan:
         return os.fsdecode(self.key(row))
 
     def to_json(self) -> dict[str, Any]:
-        """What two runs must agree on; the manifest's ``config``."""
+        """The values that two runs must share; the manifest has them as ``config``."""
         return {
             **self.config.to_json(),
             "num_shards": self.num_shards,
@@ -126,7 +126,7 @@ class Plan:
 
     @functools.cached_property
     def digest(self) -> bytes:
-        """SHA-256 of `to_json`: payloads name the plan that they belong to by it."""
+        """SHA-256 of `to_json`, by which a payload records which plan it belongs to."""
         canonical = json.dumps(self.to_json(), sort_keys=True).encode()
         return hashlib.sha256(canonical).digest()
 
@@ -155,8 +155,8 @@ def make(
 
     Args:
       items: Sorted by key; at least one.
-      config: The options that decide the bytes.
-      num_shards: Of the training split; None for a number that depends on the size.
+      config: The options that determine the bytes of the data set.
+      num_shards: Number of shards of the training split; None to choose it by size.
 
     Raises:
       UsageError: There would be too many shards.
@@ -170,7 +170,8 @@ def make(
     rows["age"], rows["gender"] = ages, genders
     rows["place"] = sharding.places_of(keys, seed=config.splits.seed)
     rows["split"] = _splits(keys, given, config.splits)
-    # Two keys at one place would make the order depend on the scan; keys break the tie.
+    # Items are sorted by key, so that two keys with the same place are ordered by key
+    # and not by the scan.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
     counts = _shard_counts(
         rows["split"], np.array(sizes, np.int64), config.images, num_shards
@@ -196,14 +197,14 @@ def make(
 
 
 def save(plan: Plan, directory: str) -> None:
-    """Writes the plan; its JSON file last, so that one without it is not whole."""
+    """Writes the plan, its JSON file last: without that file, a plan is incomplete."""
     files.write_atomic(os.path.join(directory, _ROWS_NAME), _rows_bytes(plan))
     files.write_atomic(os.path.join(directory, _KEYS_NAME), plan.keys)
     files.write_json(os.path.join(directory, CONFIG_NAME), plan.to_json())
 
 
 def is_saved(plan: Plan, directory: str) -> bool:
-    """Whether rows and keys are stored in a directory, equal in every byte."""
+    """Whether a directory contains exactly the rows and keys of this plan."""
     try:
         rows = files.read_bytes(os.path.join(directory, _ROWS_NAME))
         keys = files.read_bytes(os.path.join(directory, _KEYS_NAME))
@@ -221,7 +222,7 @@ def load(directory: str) -> Plan:
     stored = stored_json(directory)
     if stored is None:
         raise errors.UsageError(f"{directory} has no plan: run write_records again")
-    # Mapped and not read: all writer processes share one copy in memory.
+    # Memory-mapped, so that all writer processes share one copy.
     rows = np.load(os.path.join(directory, _ROWS_NAME), mmap_mode="r")
     return Plan(
         rows=rows,
@@ -253,7 +254,7 @@ def _splits(
     given: Sequence[str | None],
     config: data_set_config.SplitConfig,
 ) -> np.ndarray:
-    """Positions in `sharding.SPLITS`; one hash for all faces of a photo."""
+    """Positions in `sharding.SPLITS`, by a hash that all faces of a photo share."""
     numbers: dict[str, int] = {}
     group = [
         numbers.setdefault(sharding.group_key(key, config.split_by), len(numbers))
@@ -282,8 +283,8 @@ def _shard_counts(
     Args:
       splits: ``[n]`` positions in `sharding.SPLITS`.
       num_bytes: int64 ``[n]`` sizes of the source's files.
-      images: Decides how large the stored images are.
-      num_shards: Of the training split; None for a number that depends on the size.
+      images: The options that determine how large the stored images are.
+      num_shards: Number of shards of the training split; None to choose it by size.
     """
     largest = np.iinfo(schema.INDEX_DTYPE["shard"]).max
     counts: dict[str, int] = {}
@@ -309,7 +310,7 @@ def _shard_counts(
 def _stored_bytes(
     examples: int, source_bytes: int, images: data_set_config.ImageConfig
 ) -> int:
-    """About how many bytes so many images take in the data set."""
+    """Estimates how many bytes these images take in the data set."""
     pixels = examples * images.size * images.size
     if images.encoding == "original":
         return source_bytes
