@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import stat
 import struct
@@ -38,6 +39,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_BYTES = 12
 # Channels by a PNG's colour type: gray, RGB, palette (decoded to RGB), both with alpha.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+# New rows that `_average_rows` computes together.
+_AVERAGED_ROWS = 16
 # Alpha of a pixel that hides all behind it.
 _OPAQUE = 255
 _EXIF_ORIENTATION = 0x0112  # Tag 274 of TIFF 6.0.
@@ -386,22 +389,30 @@ def _area_averages(image: np.ndarray, size: int) -> np.ndarray:
 
     Pillow's box filter weighs a pixel by its centre, not by the part that is covered.
     """
-    height, width = image.shape[:2]
-    rows = _coverage(height, size) @ image.astype(np.float32).reshape(height, -1)
-    columns = _coverage(width, size) @ rows.reshape(size, width, 3)
-    return np.rint(columns).astype(np.uint8)
+    narrow = _average_rows(image, size).transpose(1, 0, 2)
+    square = _average_rows(np.ascontiguousarray(narrow), size).transpose(1, 0, 2)
+    return np.ascontiguousarray(np.rint(square).astype(np.uint8))
 
 
-# One pair a size of image: the sizes of a data set vary, but not without limit.
-@functools.lru_cache(maxsize=256)
-def _coverage(length: int, size: int) -> np.ndarray:
-    """Share of each old pixel in each new one, float32 ``[size, length]``."""
-    edges = np.arange(size + 1) * (length / size)
-    old = np.arange(length)
-    left = np.maximum(edges[:-1, None], old)
-    right = np.minimum(edges[1:, None], old + 1)
-    covered = np.clip(right - left, 0, None)
-    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+def _average_rows(image: np.ndarray, size: int) -> np.ndarray:
+    """The image with `size` averaged rows, float32."""
+    averaged = np.empty((size, *image.shape[1:]), np.float32)
+    # A block of new rows needs few old ones: the copy in float32 stays small for large
+    # photos, and most of the zeros in the weights are never multiplied.
+    for first in range(0, size, _AVERAGED_ROWS):
+        last = min(first + _AVERAGED_ROWS, size)
+        edges = np.arange(first, last + 1) * (len(image) / size)
+        low, high = int(edges[0]), min(len(image), math.ceil(edges[-1]))
+        old = np.arange(low, high)
+        covered = np.minimum(edges[1:, None], old + 1) - np.maximum(
+            edges[:-1, None], old
+        )
+        weights = np.clip(covered, 0, None)
+        weights /= weights.sum(axis=1, keepdims=True)
+        rows = image[low:high].reshape(high - low, -1).astype(np.float32)
+        block = weights.astype(np.float32) @ rows
+        averaged[first:last] = block.reshape(-1, *image.shape[1:])
+    return averaged
 
 
 @functools.lru_cache(maxsize=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -107,6 +108,18 @@ def test_both_libraries_average_within_one_level(size, sample_tree, monkeypatch)
             context.setattr(codec, "_library", codec._PillowLibrary)
             slow = codec.resize(image, size, antialias=True)
         assert np.abs(fast.astype(int) - slow.astype(int)).max() <= 1
+
+
+def test_averaging_a_large_photo_takes_little_memory(monkeypatch):
+    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
+    photo = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        codec.resize(photo, 150, antialias=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * photo.nbytes  # The whole photo in float32 is four times as much.
 
 
 def _png(mode, **options):
