@@ -41,6 +41,9 @@ class DoctorConfig:
         ".", "Directory that records and runs will be written to; its disk is checked."
     )
 
+    def __post_init__(self) -> None:
+        options.check_choices(self)
+
 
 class Finding(NamedTuple):
     """One line of the summary.

@@ -31,11 +31,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import inspect
 import io
+import math
+import numbers
+import os
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from afad_tfdata.common import errors
@@ -232,17 +237,104 @@ def _flag_line(name: str, value: Any) -> str:
 
 
 def check_choices(config: Any) -> None:
-    """Raises `UsageError` for the first field whose value is not one of its choices.
+    """Checks each field's type and choices, and brings its value to the usual form.
 
     Meant as the first line of a config's ``__post_init__``; each part checks itself.
+    A `pathlib.Path` becomes its text, ``file:///a`` becomes ``/a``, numpy's numbers
+    become Python's, and a list becomes a tuple.
+
+    Raises:
+      UsageError: A field has a value of another type, or none of its choices.
     """
+    hints = _type_hints(type(config))  # type: ignore[arg-type]
     for field in dataclasses.fields(config):
-        choices = field.metadata.get("choices")
-        value = getattr(config, field.name)
+        if "help" not in field.metadata:
+            continue  # A part, or a field that is no option.
+        before = getattr(config, field.name)
+        value = _of_type(before, hints[field.name], field.name)
+        if value is not before:
+            # The dataclass is frozen; its own __init__ sets fields this way, too.
+            object.__setattr__(config, field.name, value)
+        choices = field.metadata["choices"]
         if choices and value not in choices:
             raise errors.UsageError(
                 f"--{field.name} takes one of {', '.join(choices)}; got {value!r}"
             )
+
+
+@functools.cache  # Evaluating annotations takes longer than all the checks.
+def _type_hints(config_class: Any) -> dict[str, Any]:
+    return typing.get_type_hints(config_class)
+
+
+def _of_type(value: Any, hint: Any, name: str) -> Any:
+    """The value in the form that an annotation names.
+
+    Raises:
+      UsageError: It is of another type.
+    """
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return value
+        (hint,) = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    converters: dict[Any, tuple[Callable[[Any], Any], str]] = {
+        str: (_as_text, "a string or a path"),
+        bool: (_as_bool, "True or False"),
+        int: (_as_int, "a whole number"),
+        float: (_as_float, "a finite number"),
+        tuple[str, ...]: (_as_texts, "a tuple or list of strings"),
+    }
+    if hint not in converters:
+        return value  # Fields that no flag can set are checked by the config itself.
+    convert, wanted = converters[hint]
+    converted = convert(value)
+    if converted is None:
+        raise errors.UsageError(
+            f"--{name} takes {wanted}; got {errors.one_line(repr(value))}"
+            f" ({type(value).__name__})"
+        )
+    return converted
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        return None
+    # Such a path is local; with its scheme it would be opened as a remote one.
+    local = re.match(r"file://(?:localhost)?(?=/)", value)
+    return value[local.end() :] if local else value
+
+
+def _as_texts(value: Any) -> tuple[str, ...] | None:
+    # A string would become a tuple of its letters.
+    if not isinstance(value, (tuple, list)):
+        return None
+    texts = [_as_text(item) for item in value]
+    known = tuple(text for text in texts if text is not None)
+    return known if len(known) == len(texts) else None
+
+
+# numpy's types are told by their methods, because importing numpy would slow --help.
+def _as_bool(value: Any) -> bool | None:
+    is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+    return bool(value) if is_bool else None
+
+
+def _as_int(value: Any) -> int | None:
+    number = _as_float(value)
+    return None if number is None or number != number // 1 else int(number)
+
+
+def _as_float(value: Any) -> float | None:
+    # True is no number, although it is an int to Python.
+    if _as_bool(value) is not None or not isinstance(value, numbers.Real):
+        return None
+    # A whole number stays as it was written, in JSON and in flag files.
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    # Comparisons with NaN are false, so that no check of a range would notice it.
+    return float(value) if math.isfinite(value) else None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -317,6 +409,11 @@ def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
     flat = {n: fields.pop(n) for n in _part_names(field) if n in fields}
     if value is None:
         return config_class(**flat)
+    if not isinstance(value, config_class):
+        raise errors.UsageError(
+            f"{field.name} takes an object of the class {config_class.__name__}; got"
+            f" {errors.one_line(repr(value))} ({type(value).__name__})"
+        )
     for name in field.metadata["leave_out"]:
         if getattr(value, name) != defaults(config_class)[name]:
             raise errors.UsageError(

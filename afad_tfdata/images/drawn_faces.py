@@ -60,6 +60,7 @@ class SampleConfig:
     )
 
     def __post_init__(self) -> None:
+        options.check_choices(self)
         if not self.output_dir:
             raise errors.UsageError("--output_dir is missing: name the folder to fill")
         if self.num_images < 1:

@@ -52,6 +52,7 @@ class DataServiceConfig:
     )
 
     def __post_init__(self) -> None:
+        options.check_choices(self)
         if self.dispatcher:
             parse(self.dispatcher, flag="dispatcher")
         if self.dispatcher and self.work_dir:

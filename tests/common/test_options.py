@@ -5,11 +5,34 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import pathlib
 import pickle
 
+import numpy as np
 import pytest
 
+from afad_tfdata import (
+    doctor,
+    evaluation,
+    freeze,
+    input_benchmark,
+    input_fn,
+    models,
+    prediction,
+    records,
+    trainer,
+)
 from afad_tfdata.common import errors, options
+from afad_tfdata.images import drawn_faces
+from afad_tfdata.reading import data_service
+from afad_tfdata.writing import inspection
+
+CONFIGS = (
+    *(evaluation.EvaluateConfig, freeze.FreezeConfig, input_fn.InputConfig),
+    *(input_benchmark.BenchmarkConfig, prediction.PredictConfig, trainer.TrainConfig),
+    *(models.ModelConfig, records.WriteConfig, inspection.InspectConfig),
+    *(data_service.DataServiceConfig, doctor.DoctorConfig, drawn_faces.SampleConfig),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,3 +162,82 @@ def test_nested_dict_round_trip_is_flat():
 def test_the_signature_shows_flat_names():
     names = list(inspect.signature(Whole).parameters)
     assert names == ["first", "where", "name", "count", "parts", "threads"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    path: str = options.option("", "A path.")
+    count: int = options.option(1, "A count.")
+    limit: int | None = options.option(None, "A limit.")
+    rate: float = options.option(0.5, "A rate.")
+    deep: bool = options.option(False, "Whether deep.")
+    parts: tuple[str, ...] = options.option((), "Some parts.")
+
+    def __post_init__(self):
+        options.check_choices(self)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("path", pathlib.Path("/a/b"), "/a/b"),
+        ("path", "file:///a/b", "/a/b"),
+        ("path", "file://localhost/a", "/a"),
+        ("path", "s3://a/b", "s3://a/b"),
+        ("count", np.int64(3), 3),
+        ("count", 128.0, 128),
+        ("count", np.int64(2**63 - 1), 2**63 - 1),
+        ("limit", None, None),
+        ("limit", np.uint8(3), 3),
+        ("rate", 1, 1),
+        ("rate", np.float32(0.25), 0.25),
+        ("deep", np.bool_(True), True),
+        ("parts", ["a", pathlib.Path("b")], ("a", "b")),
+    ],
+)
+def test_a_value_that_can_only_mean_one_thing_is_taken(name, given, wanted):
+    value = getattr(Typed(**{name: given}), name)
+    assert value == wanted and type(value) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("path", None, "--path takes a string or a path; got None"),
+        ("path", 3, r"got 3 \(int\)"),
+        ("path", b"/a", "got b'/a'"),
+        ("path", ["/a"], r"\(list\)"),
+        ("count", "3", "--count takes a whole number; got '3'"),
+        ("count", 1.5, "got 1.5"),
+        ("count", True, "got True"),
+        ("count", None, "got None"),
+        ("count", float("nan"), "got nan"),
+        ("count", float("inf"), "got inf"),
+        ("limit", "3", "--limit takes a whole number"),
+        ("rate", "0.5", "--rate takes a finite number"),
+        ("rate", float("nan"), "got nan"),
+        ("rate", True, "got True"),
+        ("deep", "yes", "--deep takes True or False; got 'yes'"),
+        ("deep", 1, "got 1"),
+        ("parts", "ab", "--parts takes a tuple or list of strings; got 'ab'"),
+        ("parts", (1,), "got"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_line(name, value, text):
+    with pytest.raises(errors.UsageError, match=text) as caught:
+        Typed(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_another_type_is_refused_in_one_line():
+    with pytest.raises(errors.UsageError, match="first takes an object of the class"):
+        Whole(first={"name": "a"})
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_every_config_of_the_package_checks_types(config_class):
+    """Each field, with an object of a type that no option has."""
+    for spec in options.specs(config_class):
+        with pytest.raises(errors.UsageError) as caught:
+            config_class(**{spec.name: object()})
+        assert f"--{spec.name} takes" in str(caught.value)

@@ -72,7 +72,7 @@ def test_bad_split_files_are_refused(content, message, tmp_path):
 
 
 def test_a_remote_split_file_that_cannot_be_read_is_one_error(tmp_path):
-    with pytest.raises(errors.UsageError, match="cannot read --split_file=file://"):
+    with pytest.raises(errors.UsageError, match="cannot read --split_file=/"):
         write(
             make_tree(tmp_path / "tree"),
             tmp_path / "out",
