@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, io_extra, options, resources, xla
+from afad_tfdata.common import crc32, errors, files, io_extra, options, resources, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.storage import schema, tfds_metadata, tfrecord
 
@@ -260,6 +260,8 @@ def _extras() -> Iterator[Finding]:
 def _try_fast() -> str:
     cv2 = importlib.import_module("cv2")
     cv2.resize(np.zeros((4, 4, 3), np.uint8), (2, 2))
+    if crc32.LIBRARY == "zlib":
+        return "neither isal nor zlib-ng loads, and checksums are slower"
     return ""
 
 

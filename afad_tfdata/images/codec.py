@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import crc32, errors
 
 # Large enough for any photo, small enough that a decoded image fits into memory.
 MAX_PIXELS = 64_000_000
@@ -508,7 +508,7 @@ def _read_png_header(data: bytes) -> ImageHeader:
         body = data[position + 4 : position + 8 + length]
         checksum = position + 8 + length
         crc = int.from_bytes(data[checksum : checksum + 4], "big")
-        if zlib.crc32(body) != crc:
+        if crc32.crc32(body) != crc:
             raise ImageError(f"broken PNG: checksum of its {kind!r} chunk")
         if kind == b"IHDR" and length == 13:
             width, height, bits, color = struct.unpack(">IIBB", body[4:14])

@@ -11,13 +11,12 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import crc32, errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import record_index
@@ -230,7 +229,7 @@ def _index_entry(
     return (
         # `place` is 0: it orders records while they are written, and these are.
         *(offset, offset + framed.index(image), 0, len(framed), len(image)),
-        *(zlib.crc32(image), shard, header.height, header.width),
+        *(crc32.crc32(image), shard, header.height, header.width),
         *(*labels, schema.IMAGE_FORMATS.index(header.format)),
     )
 
@@ -318,10 +317,10 @@ def _index_hdf5_file(
         # Read as plain bytes: h5py takes several times as long for row after row.
         with open(path, "rb") as f:
             f.seek(offset)
-            entries["crc32"] = [zlib.crc32(f.read(row_bytes)) for _ in range(count)]
+            entries["crc32"] = [crc32.crc32(f.read(row_bytes)) for _ in range(count)]
     else:
         # Of the unpacked bytes, as the reader of compressed rows checks them.
-        entries["crc32"] = [zlib.crc32(data[i].tobytes()) for i in range(count)]
+        entries["crc32"] = [crc32.crc32(data[i].tobytes()) for i in range(count)]
     entries["height"] = entries["width"] = side
     entries["image_format"] = schema.IMAGE_FORMATS.index("raw")
     return entries, pixel, side

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import crc32, errors
 from afad_tfdata.images import codec
 from afad_tfdata.reading import array_pool, bad_records, record_index
 from afad_tfdata.storage import hdf5, schema
@@ -243,7 +243,7 @@ class Reader:
             self._stack(rows, target)
 
     def _check(self, record: int, view: Any) -> None:
-        if zlib.crc32(view) != self._crc[record]:
+        if crc32.crc32(view) != self._crc[record]:
             raise codec.ImageError(bad_records.WRONG_CHECKSUM)
         self._unchecked[record] = False
 
@@ -327,7 +327,7 @@ class Reader:
             shard = int(self._shard[record])
             data = stores[shard].row(int(record) - int(self._starts[shard]))
             if unchecked[record]:
-                if zlib.crc32(data) != self._crc[record]:
+                if crc32.crc32(data) != self._crc[record]:
                     raise codec.ImageError(bad_records.WRONG_CHECKSUM)
                 unchecked[record] = False
             codec.resize(row.to_image(data), self._size, out=out)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, resources
+from afad_tfdata.common import crc32, errors, files, resources
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import bad_records, record_index
@@ -107,7 +107,7 @@ def _checked_images(
         try:
             if isinstance(data, Exception):
                 raise codec.ImageError(errors.one_line(data)) from data
-            if verify and zlib.crc32(data) != index.entries["crc32"][record]:
+            if verify and crc32.crc32(data) != index.entries["crc32"][record]:
                 raise codec.ImageError(bad_records.WRONG_CHECKSUM)
             if decoded_size or try_decoding:
                 image = row.to_image(data) if index.pixel else codec.decode(data)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from afad_tfdata.common import crc32
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import preprocess
 from afad_tfdata.reading import (
@@ -128,7 +128,7 @@ def _of_mapped_engine(
 ) -> Transformations:
     def check(batch: np.ndarray) -> None:
         for record in batch.tolist():
-            zlib.crc32(stored.data[record])
+            crc32.crc32(stored.data[record])
 
     if index.pixel:
         bad = bad_records.BadRecords(index, 0)

@@ -50,7 +50,10 @@ INDEX_DTYPE = np.dtype(
         ("place", "<u8"),  # sharding.places_of(keys): ascending over the whole split
         ("record_length", "<u4"),  # bytes, framing included
         ("image_length", "<u4"),  # bytes; 0 if the rows are compressed (gzip)
-        ("crc32", "<u4"),  # zlib.crc32 of those image bytes (uncompressed for gzip)
+        (
+            "crc32",
+            "<u4",
+        ),  # CRC-32 as zlib's of those image bytes (uncompressed for gzip)
         ("shard", "<u2"),
         ("height", "<u2"),  # pixels of the stored image
         ("width", "<u2"),

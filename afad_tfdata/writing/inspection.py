@@ -11,13 +11,12 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, options, resources
+from afad_tfdata.common import crc32, errors, files, options, resources
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, sharding, tfrecord
 from afad_tfdata.writing import dataset_pictures, summary
@@ -331,7 +330,7 @@ def _check_features(
       codec.ImageError: The image cannot be decoded.
     """
     content = features[schema.IMAGE_ENCODED]
-    if zlib.crc32(content) != row["crc32"]:
+    if crc32.crc32(content) != row["crc32"]:
         raise tfrecord.RecordError(_WRONG_CHECKSUM)
     for feature, field in (
         (schema.LABEL_AGE, "age"),
@@ -380,7 +379,7 @@ def _check_hdf5(
                 except OSError as error:
                     yield Fault(name, position, key, errors.one_line(error))
                     continue
-                if zlib.crc32(content) != row["crc32"]:
+                if crc32.crc32(content) != row["crc32"]:
                     yield Fault(name, position, key, _WRONG_CHECKSUM)
                 for field, values in labels.items():
                     if values[position] != row[field]:

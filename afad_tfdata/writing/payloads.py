@@ -15,13 +15,12 @@ import hashlib
 import io
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, locks
+from afad_tfdata.common import crc32, errors, files, locks
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, tfrecord
 from afad_tfdata.writing import archive, data_set_config, plan
@@ -252,7 +251,7 @@ class _PayloadTable:
         self._index.append(  # In the order of schema.INDEX_DTYPE.
             (
                 *(self._offset, self._offset + image_offset, entry.place, len(data)),
-                *(len(image.content), zlib.crc32(image.content), self._shard),
+                *(len(image.content), crc32.crc32(image.content), self._shard),
                 *(image.height, image.width, entry.age, entry.gender),
                 schema.IMAGE_FORMATS.index(image.format),
             )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import files
+from afad_tfdata.common import crc32, files
 from afad_tfdata.storage import hdf5, schema
 from afad_tfdata.writing import data_set_config, payloads, plan
 
@@ -145,7 +144,7 @@ def _write_hdf5(
                 for row in layout.to_rows(block)
             )
             for position, row in enumerate(rows):
-                index[position]["crc32"] = zlib.crc32(row)
+                index[position]["crc32"] = crc32.crc32(row)
     if config.compression == "none":
         stride = layout.num_bytes
         at = offset + np.arange(len(index), dtype=np.uint64) * np.uint64(stride)

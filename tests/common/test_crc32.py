@@ -1,0 +1,52 @@
+"""The CRC-32 of stored images is zlib's, whichever library computes it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+from afad_tfdata.common import crc32
+
+
+@pytest.fixture(params=["isal", "zlib_ng", "zlib"])
+def library(request, monkeypatch):
+    """The module as it is where only this library is installed."""
+    if request.param != "zlib":
+        pytest.importorskip(request.param)
+    for other in {"isal", "zlib_ng"} - {request.param}:
+        monkeypatch.setitem(sys.modules, other, None)
+        monkeypatch.setitem(sys.modules, f"{other}.{other}", None)
+        monkeypatch.setitem(sys.modules, f"{other}.{other}_zlib", None)
+    module = importlib.reload(crc32)
+    assert request.param == module.LIBRARY
+    yield module
+    monkeypatch.undo()
+    importlib.reload(crc32)
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 63, 64, 4095, 5121, 67500])
+def test_each_library_has_the_values_of_zlib(library, length):
+    data = np.random.default_rng(length).bytes(length)
+    assert library.crc32(data) == zlib.crc32(data)
+    assert library.crc32(data, 77) == zlib.crc32(data, 77)
+
+
+def test_the_value_is_that_of_the_standard(library):
+    assert library.crc32(b"123456789") == 0xCBF43926
+
+
+def test_buffers_of_any_form_are_not_copied_first(library):
+    rows = np.random.default_rng(1).integers(0, 256, (4, 5, 3), np.uint8)
+    for data in (rows, memoryview(rows), rows[2], memoryview(rows.tobytes())[7:]):
+        assert library.crc32(data) == zlib.crc32(bytes(data))
+    with pytest.raises(ValueError, match="contiguous"):
+        library.crc32(rows[:, ::2])
+
+
+def test_it_is_one_value_in_parts(library):
+    data = bytes(range(256)) * 40
+    assert library.crc32(data[9000:], library.crc32(data[:9000])) == zlib.crc32(data)
