@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.freezing import model_source
 from afad_tfdata.images import contact_sheet, preprocess
-from afad_tfdata.models import networks, saved
+from afad_tfdata.models import facts, networks, saved
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
@@ -73,6 +74,12 @@ class EvaluateConfig(options.Config):
             "prefetch": "Number of finished batches that wait for the model.",
         },
     )
+    class_names: tuple[str, ...] = options.option(
+        (),
+        "Names of the model's gender labels 0 and 1, such as male,female if its gender"
+        " output is the probability of female.  They are needed if neither the model"
+        " file nor its run says them, as for models of other programs.",
+    )
     split: str = options.option(
         "test", "Which split of the data set is evaluated.", choices=sharding.SPLITS
     )
@@ -117,6 +124,7 @@ class EvaluateConfig(options.Config):
             raise errors.UsageError(
                 "--model needs --records_dir: the data set to evaluate it on"
             )
+        facts.check_class_names(self.class_names, "--class_names")
         if self.batch_size < 1 or self.bootstrap_samples < 0:
             raise errors.UsageError(
                 "--batch_size is at least 1 and --bootstrap_samples at least 0; got"
@@ -140,22 +148,40 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
     model, network = _load(path, strategy, unsafe=config.unsafe_load)
-    mean = tuple(saved.info(model).get("mean") or manifest.mean_rgb)
+    known = facts.of(model).or_else(run_dir.facts_of(model_source.run_of(path)))
+    mean = known.mean or manifest.mean_rgb
+    task = _task(network)
+    # As the data set writes them, because its counts have these names.
+    names = manifest.class_names
+    swapped = "gender" in schema.labels_of(task) and facts.is_swapped(
+        facts.chosen_class_names(known.class_names, config.class_names, what=path),
+        names,
+        what=path,
+        other=records_dir,
+    )
     data = dataclasses.replace(
         config.input,
         records_dir=records_dir,
-        task=_task(network),
+        task=task,
         global_batch_size=config.batch_size,
         image_size=_image_size(model, path),
     )
     columns = _predict(strategy, network, mean, data, config.split)
-    result = _measure(columns, manifest, samples=config.bootstrap_samples)
+    if swapped:
+        names = names[::-1]
+        _log.info(
+            "the labels of %s are turned round: the model's classes are %s",
+            records_dir,
+            ", ".join(names),
+        )
+        columns["label_gender"] = 1 - columns["label_gender"]
+    result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
     result.update(model=path, records_dir=records_dir, split=config.split)
     files.make_dirs(output_dir)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
     _warn_of_another(written[METRICS_NAME], config.split)
     if config.pictures:
-        written.update(_draw(columns, result, manifest, data, config.split, output_dir))
+        written.update(_draw(columns, result, names, data, config.split, output_dir))
     result["files"] = sorted(written.values())
     # Last: a result is there only if its pictures are.
     files.write_json(written[METRICS_NAME], result)
@@ -293,10 +319,20 @@ def _image_size(model: keras.Model, path: str) -> int:
 
 
 def _measure(
-    columns: dict[str, np.ndarray], manifest: schema.Manifest, *, samples: int
+    columns: dict[str, np.ndarray],
+    manifest: schema.Manifest,
+    names: Sequence[str],
+    *,
+    samples: int,
 ) -> dict[str, Any]:
-    """The metrics of all examples, of each age, and of the constant predictor."""
-    names = manifest.class_names
+    """The metrics of all examples, of each age, and of the constant predictor.
+
+    Args:
+      columns: Predictions and labels.
+      manifest: Of the data set.
+      names: Of the gender labels 0 and 1 in the columns.
+      samples: Of the bootstrap.
+    """
     result = evaluation_metrics.evaluate(columns, class_names=names)
     if samples:
         result["intervals"] = evaluation_metrics.intervals(columns, samples=samples)
@@ -321,7 +357,7 @@ def _measure(
 def _draw(
     columns: dict[str, np.ndarray],
     result: dict[str, Any],
-    manifest: schema.Manifest,
+    names: Sequence[str],
     data: input_config.InputConfig,
     split: str,
     output_dir: str,
@@ -332,9 +368,7 @@ def _draw(
         for name in (CONFUSION_NAME, ERROR_NAME, WORST_NAME)
     }
     if "gender" in columns:
-        plots.draw_confusion(
-            paths[CONFUSION_NAME], result["confusion"], manifest.class_names
-        )
+        plots.draw_confusion(paths[CONFUSION_NAME], result["confusion"], names)
     else:
         del paths[CONFUSION_NAME]
     if "age" in columns:
@@ -346,7 +380,7 @@ def _draw(
     contact_sheet.draw(
         paths[WORST_NAME],
         [faces[row] for row, _ in worst],
-        [_caption(columns, row, name, manifest) for row, name in worst],
+        [_caption(columns, row, name, names) for row, name in worst],
         columns=8,
     )
     return paths
@@ -393,10 +427,10 @@ def _images(
 
 
 def _caption(
-    columns: dict[str, np.ndarray], row: int, name: str, manifest: schema.Manifest
+    columns: dict[str, np.ndarray], row: int, name: str, names: Sequence[str]
 ) -> str:
     label, value = columns[f"label_{name}"][row], columns[name][row]
     if name == "age":
         return f"{label:.0f}, said {value:.1f}"
-    said = manifest.class_names[int(value >= 0.5)]
-    return f"{manifest.class_names[int(label)]}, {said} {max(value, 1 - value):.2f}"
+    said = names[int(value >= 0.5)]
+    return f"{names[int(label)]}, {said} {max(value, 1 - value):.2f}"

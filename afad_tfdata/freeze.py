@@ -111,7 +111,9 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
         # Loading comes first: every other check needs the model's outputs and size.
         source = _load_model(config, model)
         fetches = _fetches(config.output_nodes, source.labels)
-        facts = model_facts.collect(source, config.records_dir, config.mean_json)
+        facts = model_facts.collect(
+            source, config.records_dir, config.mean_json, config.class_names
+        )
         images = verification_images.choose(facts.records_dir, source.image_size)
         cases = {"graph": verification_images.cases(source, images, facts.mean)}
         name = config.output_name or source.name or "model"

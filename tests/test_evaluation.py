@@ -29,7 +29,8 @@ def save_model(path, task="age_gender", size=SIZE):
     if "gender" in schema.labels_of(task):
         gender = keras.layers.Dense(1, activation="sigmoid", name="gender_output")
         outputs.append(gender(x))
-    keras.Model(image, outputs).save(path)
+    model = keras.Model(image, outputs)
+    models.save(model, str(path), class_names=("male", "female"))
     return str(path)
 
 
@@ -153,7 +154,8 @@ def test_a_model_in_half_precision_is_evaluated_in_float32(sample_records, tmp_p
         model = models.build_model(config)
     finally:
         keras.config.set_dtype_policy("float32")
-    model.save(tmp_path / "half.keras")
+    path = str(tmp_path / "half.keras")
+    models.save(model, path, class_names=("male", "female"))
     seen = []
     rebuild = saved.rebuild_float32
 
@@ -165,7 +167,7 @@ def test_a_model_in_half_precision_is_evaluated_in_float32(sample_records, tmp_p
         patch.setattr(saved, "rebuild_float32", spy)
         evaluation.evaluate(
             evaluation.EvaluateConfig(
-                model=str(tmp_path / "half.keras"),
+                model=path,
                 records_dir=sample_records,
                 devices="cpu",
                 bootstrap_samples=0,

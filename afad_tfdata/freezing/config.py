@@ -7,6 +7,7 @@ import os
 
 from afad_tfdata.common import errors, options
 from afad_tfdata.freezing import graphdef
+from afad_tfdata.models import facts
 
 # Names that programs of the original project look up; they must not change.
 DEFAULT_NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
@@ -58,6 +59,12 @@ class FreezeConfig:
         (),
         "Labels of the model's outputs in the model's order, such as age,gender.  They"
         " are needed if the names of the output layers contain neither age nor gender.",
+    )
+    class_names: tuple[str, ...] = options.option(
+        (),
+        "Names of the gender labels 0 and 1, such as male,female if the gender output"
+        " is the probability of female.  They are needed if neither the model file nor"
+        " its run says them, as for models of other programs.",
     )
     image_size: int = options.option(
         0,
@@ -140,6 +147,7 @@ class FreezeConfig:
             raise errors.UsageError(
                 f"--input_node and --output_nodes must differ; got {', '.join(every)}"
             )
+        facts.check_class_names(self.class_names, "--class_names")
         for name in self.outputs:
             if name not in DEFAULT_NODES:
                 raise errors.UsageError(f"--outputs takes age and gender; got {name!r}")

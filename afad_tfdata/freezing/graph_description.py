@@ -26,6 +26,7 @@ from afad_tfdata.freezing import (
     verified_files,
 )
 from afad_tfdata.images import preprocess
+from afad_tfdata.models import facts
 
 FORMAT = "afad_tfdata frozen graph"
 FORMAT_VERSION = 1
@@ -35,7 +36,7 @@ GENDER_THRESHOLD = 0.5
 
 def describe(
     source: model_source.Source,
-    facts: model_facts.ModelFacts,
+    known: model_facts.ModelFacts,
     frozen: export_formats.FrozenGraph,
     written: Sequence[verified_files.WrittenFile],
     comparisons: Sequence[verification.Comparison],
@@ -49,7 +50,7 @@ def describe(
 
     Args:
       source: The model.
-      facts: What else is known about it.
+      known: What else is known about it.
       frozen: The graph.
       written: Its files under their temporary names, NAME.pb first.
       comparisons: The result of each file's verification.
@@ -71,19 +72,19 @@ def describe(
             **_graph_facts(frozen),
         },
         "feeds": [_feed(frozen)],
-        "fetches": _fetches(source, frozen, facts.class_names),
+        "fetches": _fetches(source, frozen, known.class_names),
         "image_size": frozen.image_size,
         "mean": None
         if frozen.mean is None
         else dict(zip("RGB", frozen.mean, strict=True)),
         "divisor": preprocess.DIVISOR,
         **_image_reading(),
-        "class_names": list(facts.class_names),
+        "class_names": list(known.class_names),
         "threshold": GENDER_THRESHOLD,
-        "age_range": list(facts.age_range) if facts.age_range else None,
-        "model": source.info,
+        "age_range": list(known.age_range) if known.age_range else None,
+        "model": dict(source.facts.network),
         "source": _source_file(source.path),
-        "metrics": facts.metrics,
+        "metrics": known.metrics,
         "parity": _parity(comparisons[0], tolerance, images, rounding),
         "latency_ms": latency_ms,
         "others": {
@@ -203,17 +204,13 @@ def _fetches(
     size = frozen.image_size
     # Some models return [n], others [n, 1]: one image shows which.
     outputs = source.call(tf.zeros([1, size, size, 3]))
-    meanings = {
-        "age": "age in years",
-        "gender": f"probability of {class_names[1]}",
-    }
     return [
         {
             "name": name,
             "label": label,
             "dtype": "float32",
             "shape": [None, *(int(side) for side in outputs[label].shape[1:])],
-            "meaning": meanings[label],
+            "meaning": facts.meaning(label, class_names),
         }
         for label, name in frozen.fetches.items()
     ]

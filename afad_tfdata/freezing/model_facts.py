@@ -1,7 +1,7 @@
-"""Model facts: what is known about a model in addition to its weights.
+"""What is known about a model to be frozen, from every place that may say it.
 
-They come from flags, from the model file, from the ``config.json`` of its run, and from
-the data set that it was trained on::
+The places are the model file or checkpoint (`models.facts`), the ``config.json`` of its
+run, flags, and for the channel means also a data set::
 
     facts = model_facts.collect(source, records_dir="records")
     facts.mean, facts.class_names
@@ -10,12 +10,18 @@ the data set that it was trained on::
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from afad_tfdata.common import files
 from afad_tfdata.freezing import model_source
+from afad_tfdata.models import facts
 from afad_tfdata.storage import schema
+from afad_tfdata.training import run_dir
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +30,8 @@ class ModelFacts:
 
     Attributes:
       mean: Channel means R, G, B in [0, 255]; None where they are unknown.
-      class_names: Names of the gender labels 0 and 1.
+      class_names: Names of the gender labels 0 and 1; empty only for a model without
+        a gender output.
       age_range: Youngest and oldest age in the training data; None where unknown.
       records_dir: The data set to take images from; empty for none.
       metrics: The results of ``evaluate`` for this model file; empty if it was not run.
@@ -38,26 +45,38 @@ class ModelFacts:
 
 
 def collect(
-    source: model_source.Source, records_dir: str = "", mean_json: str = ""
+    source: model_source.Source,
+    records_dir: str = "",
+    mean_json: str = "",
+    class_names: Sequence[str] = (),
 ) -> ModelFacts:
-    """Collects the facts from flags, the model, its run, and the data set.
+    """Collects the facts from the model, its run, flags, and the data set.
 
     Args:
       source: The model.
       records_dir: The flag; if it is empty, the data set of the run is used where it
         still exists.
       mean_json: The flag; this file is believed before all other sources.
+      class_names: The flag, for a model of which neither file nor run says them.
 
     Raises:
-      UsageError: A file that a flag names does not exist or is something else.
+      UsageError: A file that a flag names does not exist or is something else, or the
+        class names are not known.
     """
+    stored = source.facts.or_else(run_dir.facts_of(source.run))
+    # Asked for, and not taken from a data set: which class the model was trained to
+    # call 1 cannot be seen in other images.
+    names = tuple(class_names) or stored.class_names
+    if "gender" in source.labels:
+        names = facts.chosen_class_names(
+            stored.class_names, class_names, what=source.path or "the model"
+        )
     records_dir = records_dir or _data_set_of_run(source)
     manifest = schema.load_manifest(records_dir) if records_dir else None
-    names = source.run.get("class_names") or (manifest.class_names if manifest else ())
     return ModelFacts(
-        mean=_mean(source, manifest, mean_json),
-        class_names=tuple(names or schema.CLASS_NAMES),
-        age_range=_age_range(source, manifest),
+        mean=_mean(source, stored, manifest, mean_json),
+        class_names=names,
+        age_range=_age_range(stored, manifest),
         records_dir=records_dir,
         metrics=_metrics(source),
     )
@@ -72,7 +91,10 @@ def _data_set_of_run(source: model_source.Source) -> str:
 
 
 def _mean(
-    source: model_source.Source, manifest: schema.Manifest | None, mean_json: str
+    source: model_source.Source,
+    stored: facts.Facts,
+    manifest: schema.Manifest | None,
+    mean_json: str,
 ) -> tuple[float, float, float] | None:
     """The mean that the model was trained with.
 
@@ -80,34 +102,38 @@ def _mean(
     (the model file, its run) come before files that only may belong to it: a data set
     named to verify on, a ``mean.json`` in the model's folder.
     """
+    origin = source.path or "the model"
     next_to_model = os.path.join(os.path.dirname(source.path), schema.MEAN_NAME)
     if mean_json:
         return schema.read_mean(mean_json)
-    if source.info.get("mean"):
-        red, green, blue = source.info["mean"]
-    elif source.run.get("mean"):
-        red, green, blue = (source.run["mean"][channel] for channel in "RGB")
+    if stored.mean:
+        red, green, blue = stored.mean
     elif manifest is not None:
         red, green, blue = manifest.mean_rgb
+        _log.warning(
+            "%s does not contain its mean: taking that of the data set", origin
+        )
     elif source.path and os.path.exists(next_to_model):
+        _log.warning("%s does not contain its mean: taking %s", origin, next_to_model)
         return schema.read_mean(next_to_model)
     else:
         return None
-    return float(red), float(green), float(blue)
+    return red, green, blue
 
 
 def _age_range(
-    source: model_source.Source, manifest: schema.Manifest | None
+    stored: facts.Facts, manifest: schema.Manifest | None
 ) -> tuple[int, int] | None:
     """The ages of the training data, else those that the age head knows."""
-    ages: Any = source.run.get("age_range")
+    if stored.age_range:
+        return stored.age_range
     # A data set need not have training images: all may be for testing.
     train = manifest.splits.get("train") if manifest is not None else None
-    if not ages and manifest is not None and train and train.num_examples:
-        ages = schema.age_range(manifest)
-    if not ages and source.info.get("max_age"):
-        ages = source.info["min_age"], source.info["max_age"]
-    return (int(ages[0]), int(ages[1])) if ages else None
+    if manifest is not None and train and train.num_examples:
+        return schema.age_range(manifest)
+    if stored.network.get("max_age"):
+        return int(stored.network["min_age"]), int(stored.network["max_age"])
+    return None
 
 
 def _metrics(source: model_source.Source) -> dict[str, Any]:

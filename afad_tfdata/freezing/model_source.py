@@ -22,6 +22,7 @@ import numpy as np
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import keras2_files, safe_saved_model
+from afad_tfdata.models import facts
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
@@ -43,8 +44,8 @@ class Source:
       name: Default name of its graph.
       path: The file or directory that it came from; empty for an object.
       layers: Names of its layers, nested ones too; empty for a SavedModel.
-      info: Its ``ModelConfig`` as plain values (`saved.info`); empty for a model that
-        another program built.
+      facts: What the model or its file says about its input and outputs; what its run
+        says is in `run`.
       run: ``config.json`` of its run, with the key ``directory``; empty for none.
       owner: The object that owns the variables and must live as long as `call`.
     """
@@ -56,7 +57,7 @@ class Source:
     name: str
     path: str
     layers: tuple[str, ...]
-    info: dict[str, Any]
+    facts: facts.Facts
     run: dict[str, Any]
     owner: Any
 
@@ -106,7 +107,7 @@ def open_source(
         raise errors.UsageError(
             "--epoch can only be used with a run directory; this is a file"
         )
-    run = _run_of(path)
+    run = run_of(path)
     model = _load(path, run, unsafe_load)
     source = from_model(model, outputs=outputs, image_size=image_size, origin=path)
     return dataclasses.replace(source, name=name, path=path, run=run)
@@ -139,7 +140,7 @@ def from_model(
         origin=origin,
         advice="freeze another model",
     )
-    info = saved.info(model) if isinstance(model, keras.Model) else {}
+    known = facts.of(model)
     model = _in_float32(model)
     try:
         shape = model.input_shape
@@ -148,7 +149,7 @@ def from_model(
             "the model is neither Functional nor Sequential, or was never built: its"
             " input and outputs cannot be known"
         ) from error
-    size = _size_of(shape, image_size or info.get("image_size", 0))
+    size = _size_of(shape, image_size or known.network.get("image_size", 0))
     # A batch of one shows the names and shapes of the outputs.
     first = _by_name(model, model(tf.zeros([1, size, size, 3]), training=False))
     for name, value in first.items():
@@ -157,7 +158,7 @@ def from_model(
                 f"the model's output {name} has shape {tuple(value.shape)} for one"
                 " image; one number is expected"
             )
-    labels = labels_of(list(first), outputs, info.get("task", ""))
+    labels = labels_of(list(first), outputs, known.network.get("task", ""))
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         values = _by_name(model, model(images, training=False)).values()
@@ -174,7 +175,7 @@ def from_model(
         name=re.sub(r"\W+", "_", model.name),
         path="",
         layers=tuple(_layer_names(model)),
-        info=info,
+        facts=known,
         run={},
         owner=model,
     )
@@ -314,7 +315,7 @@ def _file_of_run(directory: str, which: str, epoch: int) -> str:
     return checkpoints.path_of(kept, ends[epoch])
 
 
-def _run_of(path: str) -> dict[str, Any]:
+def run_of(path: str) -> dict[str, Any]:
     """The config of the run that a file belongs to, with its directory; or empty."""
     # A checkpoint is one folder deeper than best.keras.
     directory = os.path.dirname(os.path.abspath(path))
@@ -378,7 +379,7 @@ def _saved_model(
         name=name,
         path=path,
         layers=(),
-        info={},
-        run=_run_of(path),
+        facts=facts.Facts(),
+        run=run_of(path),
         owner=module,
     )

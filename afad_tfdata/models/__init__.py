@@ -18,6 +18,7 @@ from afad_tfdata.models.saved import (
     info,
     load,
     rebuild_float32,
+    save,
     transfer,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "info",
     "load",
     "rebuild_float32",
+    "save",
     "set_trainable",
     "training_model",
     "transfer",

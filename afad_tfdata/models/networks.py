@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.common.options import option
-from afad_tfdata.models import age_heads, backbones, saved
+from afad_tfdata.models import age_heads, backbones, facts, saved
 from afad_tfdata.storage import schema
 
 INPUT_NAME = "root_input"
@@ -187,7 +187,12 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
         outputs["gender"] = gender_branch(x, config)
     if "age" in labels:
         outputs["age"] = age_branch(x, outputs.get("gender"), config)
-    return keras.Model(image, [outputs[name] for name in labels], name="afad")
+    model = keras.Model(image, [outputs[name] for name in labels], name="afad")
+    known = facts.Facts(
+        network=options.to_dict(config), mean=config.mean, input_range="normalized"
+    )
+    facts.attach(model, known)
+    return model
 
 
 def gender_branch(

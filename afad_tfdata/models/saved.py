@@ -4,6 +4,7 @@
 
     model = saved.load("runs/first/best.keras")     # refuses files that contain code
     saved.info(model)["backbone"]                   # what `build_model` was asked for
+    saved.save(model, "face.keras")                 # with the model's facts
 
 A model file may come from anybody.  Before Keras reads one, this module looks for
 Python code in it and for links to other files of this machine.
@@ -11,16 +12,18 @@ Python code in it and for links to other files of this machine.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.models import facts
 from afad_tfdata.storage import hdf5
 
 # Class names under which Keras stores code: a layer, and a function inside of any
@@ -29,7 +32,7 @@ _CODE_CLASSES = ("Lambda", "__lambda__")
 
 
 def load(path: str, unsafe: bool = False) -> keras.Model:
-    """Loads a whole model.
+    """Loads a whole model, and the facts that its file contains (`facts.of`).
 
     Args:
       path: ``.keras``, or ``.h5`` as Keras 3 (and mostly Keras 2) writes it.
@@ -48,16 +51,44 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     description = architecture(path)
     if not unsafe:
         refuse_code(description, path)
-    # Keras finds our layers in a file only after this import has registered them.
+    # Keras finds the layers of old files only after this import has registered them.
     from afad_tfdata.models import keras_layers  # noqa: F401
 
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+        model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:  # Files of other versions make Keras raise anything.
         raise errors.UsageError(
             f"{path} cannot be loaded by Keras {keras.__version__}"
             f" ({errors.one_line(error)})"
         ) from error
+    facts.attach(model, facts.read_file(path).or_else(facts.of(model)))
+    return model
+
+
+def save(model: keras.Model, path: str, *, class_names: Sequence[str] = ()) -> None:
+    """Saves a whole model with its facts, which ``model.save`` would leave out.
+
+    Keras loads the file without this package.
+
+    Args:
+      model: From `networks.build_model` or `load`, or any other.
+      path: ``.keras`` or ``.h5``.
+      class_names: Names of the gender labels 0 and 1 that the model was trained with,
+        if it does not know them yet (`trainer.train` tells it).
+
+    Raises:
+      UsageError: The model has other class names.
+      OSError: The file cannot be written.
+    """
+    known = facts.of(model)
+    if class_names:
+        facts.check_class_names(class_names, "class_names")
+        chosen = facts.chosen_class_names(
+            known.class_names, class_names, what="the model"
+        )
+        known = dataclasses.replace(known, class_names=chosen)
+    model.save(path)
+    facts.write_file(path, known)
 
 
 def architecture(path: str) -> Any:
@@ -129,12 +160,7 @@ def info(model: keras.Model) -> dict[str, Any]:
 
     ``auto`` is resolved in it, and ``weights`` is ``none`` where none were loaded.
     """
-    from afad_tfdata.models import keras_layers
-
-    for layer in model.layers:
-        if isinstance(layer, keras_layers.InputConversion):
-            return dict(layer.info)
-    return {}
+    return dict(facts.of(model).network)
 
 
 def backbone_of(model: keras.Model) -> keras.Model | None:
@@ -168,6 +194,7 @@ def rebuild_float32(model: keras.Model) -> keras.Model:
             " it"
         )
     copy_weights(model, rebuilt)
+    facts.attach(rebuilt, facts.of(model))
     return rebuilt
 
 

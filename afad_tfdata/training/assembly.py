@@ -10,7 +10,7 @@ from typing import Any
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augment, preprocess
-from afad_tfdata.models import losses, networks, saved
+from afad_tfdata.models import facts, losses, networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import (
     class_weights,
@@ -99,6 +99,7 @@ def assemble(
     manifest = load_manifest(config)
     mean, ages = _mean_and_ages(manifest, own.model, config.input.task)
     model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
+    facts.attach(model, _facts(config, own, facts.of(model), manifest, mean, ages))
     image_size = int(model.inputs[0].shape[1])
     data = train_data.TrainData(config, own, strategy, manifest, image_size)
     with strategy.scope():
@@ -114,9 +115,9 @@ def assemble(
     steps_per_epoch = config.steps_per_epoch or max(
         1, round(num_examples / config.input.global_batch_size)
     )
-    facts = {
+    recorded = {
         "model": saved.info(model),
-        **_record_facts(manifest, mean, ages),
+        **_record_facts(manifest, facts.of(model), ages),
         "class_weights": list(weights),
         **_machine_facts(strategy, config.input.global_batch_size, precision),
         "train_examples": num_examples,
@@ -138,7 +139,7 @@ def assemble(
         steps_per_epoch=steps_per_epoch,
         loss_scaling=precision == "mixed_float16",
         manifest=manifest,
-        facts=facts,
+        facts=recorded,
     )
 
 
@@ -220,18 +221,55 @@ def _mean_and_ages(
     """Channel means and age range: of the records, else of the caller's model."""
     if manifest is not None:
         return manifest.mean_rgb, _age_range(manifest, task)
-    if model is not None and saved.info(model):
-        return tuple(saved.info(model)["mean"]), _AFAD_AGES
-    return (_MIDDLE_GRAY,) * 3, _AFAD_AGES
+    known = facts.of(model)
+    return known.mean or (_MIDDLE_GRAY,) * 3, _AFAD_AGES
+
+
+def _facts(
+    config: train_config.TrainConfig,
+    own: train_data.CallerObjects,
+    known: facts.Facts,
+    manifest: schema.Manifest | None,
+    mean: tuple[float, ...],
+    ages: tuple[int, int],
+) -> facts.Facts:
+    """What the model's input and outputs mean after this training.
+
+    Args:
+      config: The options.
+      own: The caller's objects.
+      known: Facts of the model as it was built or passed.
+      manifest: Of the records, or None.
+      mean: What is subtracted from the images.
+      ages: Range of the ages in the training data.
+
+    Raises:
+      UsageError: The caller's model tells other classes, or in another order.
+    """
+    result = dataclasses.replace(known, mean=mean, input_range="normalized")
+    if manifest is None:  # Nothing says what the labels of the caller's data mean.
+        return result
+    names = manifest.class_names
+    learns_gender = "gender" in schema.labels_of(config.input.task)
+    if own.model is not None and known.class_names and learns_gender:
+        what = "the model that was passed to train"
+        where = config.input.records_dir
+        if facts.is_swapped(known.class_names, names, what=what, other=where):
+            raise errors.UsageError(
+                f"{what} has the classes {', '.join(known.class_names)}, and"
+                f" {where} has {', '.join(names)}, the other way round: write the data"
+                " set in the model's order (afad-write-records --gender_codes)"
+            )
+    return dataclasses.replace(result, class_names=names, age_range=ages)
 
 
 def _record_facts(
-    manifest: schema.Manifest | None, mean: tuple[float, ...], ages: tuple[int, int]
+    manifest: schema.Manifest | None, known: facts.Facts, ages: tuple[int, int]
 ) -> dict[str, Any]:
-    """What ``config.json`` tells of the records; freezing and prediction read it."""
+    """What ``config.json`` says about the records and the labels."""
     return {
-        "mean": dict(zip("RGB", mean, strict=True)),
-        "class_names": list(manifest.class_names if manifest else schema.CLASS_NAMES),
+        "mean": dict(zip("RGB", known.mean or (), strict=True)),
+        "class_names": list(known.class_names),
         "age_range": list(ages),
         "records_digest": run_dir.records_digest(manifest),
     }
@@ -306,7 +344,9 @@ def _model(
 ) -> keras.Model:
     keras.utils.set_random_seed(config.input.seed)
     if own.model is not None:
-        return strategies.mirrored_model(own.model, strategy)
+        copy = strategies.mirrored_model(own.model, strategy)
+        facts.attach(copy, facts.of(own.model))
+        return copy
     size = config.input.image_size or (manifest.image_size if manifest else 150)
     settings = dataclasses.replace(
         config.model,

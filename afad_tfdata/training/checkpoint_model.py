@@ -1,4 +1,4 @@
-"""The network of a checkpoint, built from what its run recorded."""
+"""The network of a checkpoint, built from what it and its run recorded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import networks, saved
-from afad_tfdata.training import checkpoints, run_dir
+from afad_tfdata.models import facts, networks, saved
+from afad_tfdata.training import checkpoints, run_dir, run_state
 
 
 def run_directory(path: str) -> str:
@@ -23,29 +23,31 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
     They are the weights of the step itself, not their moving average.
 
     Args:
-      path: ``step-*.ckpt`` in a run directory.
+      path: ``step-*.ckpt``, in a run directory or copied out of it.
       run: ``config.json`` of its run, as `run_dir.read_config` returns it; empty if
         there is none.
+
+    Returns:
+      The model with its facts (`facts.of`).
 
     Raises:
       UsageError: What network it is, is not recorded, or it is another one.
       DataError: The checkpoint is damaged.
     """
-    if not run.get("model"):
-        raise errors.UsageError(
-            f"{path}: a checkpoint contains only values; {run_dir.CONFIG_NAME} of its"
-            " run directory describes the network: that file does not exist, or the run"
-            f" trained a model of your own; name the run's {run_dir.BEST_NAME}"
-        )
     stored = checkpoints.load(path)
-    config = options.from_dict(
-        networks.ModelConfig,
-        run["model"],
-        where=os.path.join(run_directory(path), run_dir.CONFIG_NAME),
-    )
+    known = facts.from_dict(stored.state.get(run_state.FACTS_KEY), where=path)
+    known = known.or_else(run_dir.facts_of(run))
+    if not known.network:
+        raise errors.UsageError(
+            f"{path} does not say which network its values belong to, nor does a"
+            f" {run_dir.CONFIG_NAME} in its run directory: version 0.1.0 wrote it, or"
+            f" the run trained a model of your own; name the run's {run_dir.BEST_NAME}"
+        )
+    config = options.from_dict(networks.ModelConfig, known.network, where=path)
     # The checkpoint has every weight: pre-trained ones need not be looked for.
     model = networks.build_model(config, load_weights=False)
     groups = {"model": model.variables}
     checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
     saved.update_derived(model)
+    facts.attach(model, known)
     return model

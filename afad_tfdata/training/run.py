@@ -14,6 +14,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.models import facts
 from afad_tfdata.training import (
     assembly,
     checkpoints,
@@ -270,7 +271,8 @@ class Run:
     def _save_checkpoint(self) -> None:
         # Every worker reads its values: some may have to be asked of all of them.
         arrays = checkpoints.variable_values(self._parts.strategy, self._variables())
-        snapshot = run_state.Snapshot(self.state, self.history, arrays)
+        known = facts.of(self._parts.model).to_dict()
+        snapshot = run_state.Snapshot(self.state, self.history, arrays, known)
         if not snapshot.is_finite():
             at = max(0, self.state.step - 1)  # The step that was taken last.
             raise divergence.DivergedError(at, "the weights are not finite")

@@ -16,10 +16,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from afad_tfdata.common import errors, files, locks, options
+from afad_tfdata.models import facts, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import event_file, history
@@ -120,12 +121,12 @@ class RunDir:
         return all(os.path.exists(self.join(n)) for n in (BEST_NAME, FINAL_NAME))
 
     def save_model(self, model: Any, name: str) -> None:
-        """Saves a Keras model, whole or not at all."""
+        """Saves a Keras model and its facts, whole or not at all."""
         path = self.join(name)
         # Keras chooses the format by the ending of the name.
         temporary = f"{path}.tmp-{os.getpid()}.keras"
         try:
-            model.save(temporary)
+            saved.save(model, temporary)
             os.replace(temporary, path)
         except OSError as error:
             files.remove_if_there(temporary)
@@ -188,6 +189,28 @@ def read_config(path: str) -> dict[str, Any]:
             " no part 'train'; take another --run_dir"
         )
     return files.unseal(value, os.path.join(path, CONFIG_NAME))
+
+
+def facts_of(run: Mapping[str, Any]) -> facts.Facts:
+    """What a run's ``config.json`` says about its models.
+
+    The files of the models say the same, except for those of version 0.1.0.
+
+    Args:
+      run: As `read_config` returns it; empty for no run.
+    """
+    # Without records, version 0.1.0 wrote default names that nobody had asked for.
+    names = run.get("class_names") if run.get("train", {}).get("records_dir") else ()
+    return facts.from_dict(
+        {
+            "network": run.get("model"),
+            "class_names": names,
+            "mean": run.get("mean"),
+            "age_range": run.get("age_range"),
+            "input_range": "normalized" if run else "",
+        },
+        where=os.path.join(run.get("directory", "the run"), CONFIG_NAME),
+    )
 
 
 def records_digest(manifest: schema.Manifest | None) -> str:

@@ -14,6 +14,9 @@ from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, history, recipe, run_dir, step
 from afad_tfdata.training import config as train_config
 
+# A key in checkpoint files: never change it.
+FACTS_KEY = "facts"
+
 
 @dataclasses.dataclass
 class State:
@@ -61,11 +64,14 @@ class Snapshot:
       state: Numbers.
       history: Epochs and events up to there.
       arrays: Variables by ``group/position``.
+      facts: What the model's input and outputs mean, as JSON values
+        (`facts.Facts.to_dict`); empty in checkpoints of 0.1.0.
     """
 
     state: State
     history: history.History
     arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, directory: str) -> None:
         """Writes the checkpoint of this step."""
@@ -75,6 +81,7 @@ class Snapshot:
             {
                 "state": dataclasses.asdict(self.state),
                 "history": self.history.to_dict(),
+                FACTS_KEY: dict(self.facts),
             },
         )
 
@@ -93,6 +100,7 @@ def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
         state=_state_of(checkpoint.state["state"]),
         history=history.History(**checkpoint.state["history"]),
         arrays=checkpoint.arrays,
+        facts=checkpoint.state.get(FACTS_KEY, {}),
     )
 
 

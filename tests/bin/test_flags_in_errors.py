@@ -28,6 +28,7 @@ _SHOWN_BY = {
     "input_benchmark": ("afad-benchmark-input",),
     "input_fn": ("afad-train", "afad-evaluate", "afad-benchmark-input"),
     "models": ("afad-train",),
+    "models.facts": ("afad-evaluate", "afad-freeze"),
     "models.saved": ("afad-train", "afad-evaluate", "afad-freeze"),
     "prediction": ("afad-predict",),
     "reading": ("afad-train", "afad-evaluate", "afad-benchmark-input"),

@@ -1,5 +1,7 @@
 """Small networks, and graphs that are written and compared within this process."""
 
+import dataclasses
+
 import numpy as np
 
 from afad_tfdata import models
@@ -14,6 +16,7 @@ from afad_tfdata.freezing import (
     verification_images,
 )
 from afad_tfdata.freezing import config as freeze_config
+from afad_tfdata.models import facts
 
 SIZE = 32
 MEAN = (120.5, 110.25, 100.0)
@@ -27,6 +30,9 @@ def build(**changes):
     model = models.build_model(
         models.ModelConfig(**{**values, "mean": MEAN, "hidden_units": 16, **changes})
     )
+    # As training does; freezing asks for them otherwise.
+    known = dataclasses.replace(facts.of(model), class_names=("male", "female"))
+    facts.attach(model, known)
     return shaken(model)
 
 

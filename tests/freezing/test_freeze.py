@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from afad_tfdata import freeze
+from afad_tfdata import freeze, models
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
@@ -88,7 +88,7 @@ def test_what_a_killed_process_left_is_removed(model, tmp_path):
     for name in kept:
         (tmp_path / name).touch()
     path = tmp_path / "face.keras"
-    model.save(path)
+    models.save(model, str(path))
     freeze.freeze(
         freeze.FreezeConfig(
             model=str(path), output_dir=str(tmp_path), output_name="face"

@@ -11,6 +11,7 @@ from afad_tfdata import models
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import loaded_graph, model_facts, model_source
+from afad_tfdata.models import facts
 from afad_tfdata.training import checkpoints, history, run_state
 from tests.freezing import small_graphs
 
@@ -86,9 +87,10 @@ def test_h5_files_as_keras_2_3_wrote_them(tmp_path):
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_files_of_keras_3(ending, model, tmp_path):
     path = str(tmp_path / f"face.{ending}")
-    model.save(path)
+    models.save(model, path)
     source = model_source.open_source(path)
-    assert source.info["image_size"] == small_graphs.SIZE
+    assert source.facts == facts.of(model)
+    assert source.facts.network["image_size"] == small_graphs.SIZE
     x = (
         np.random.default_rng(0)
         .uniform(-1, 1, (2, small_graphs.SIZE, small_graphs.SIZE, 3))
@@ -116,14 +118,14 @@ def test_a_saved_model(model, tmp_path):
 def make_run(directory, model):
     """A run directory with a best model and the checkpoint of epoch 3."""
     model.save(directory / "best.keras")
-    facts = {
+    recorded = {
         "train": {"records_dir": str(directory / "gone"), "ema_decay": 0.0},
         "model": models.info(model),
         "mean": dict(zip("RGB", (1.0, 2.0, 3.0), strict=True)),
         "class_names": ["man", "woman"],
         "age_range": [18, 60],
     }
-    files.write_json(str(directory / "config.json"), facts)
+    files.write_json(str(directory / "config.json"), recorded)
     found = {"mae": 4.5, "model": "elsewhere/best.keras"}
     files.write_json(str(directory / "metrics.json"), found)
     state = run_state.State(step=30, epoch=3)
@@ -140,9 +142,9 @@ def make_run(directory, model):
 def test_runs_and_checkpoints(model, tmp_path):
     checkpoint = make_run(tmp_path, model)
     best = model_source.open_source(str(tmp_path))
-    facts = model_facts.collect(best)
-    assert facts.class_names == ("man", "woman") and facts.age_range == (18, 60)
-    assert facts.metrics["mae"] == 4.5 and facts.records_dir == ""
+    known = model_facts.collect(best)
+    assert known.class_names == ("man", "woman") and known.age_range == (18, 60)
+    assert known.metrics["mae"] == 4.5 and known.records_dir == ""
     # The metrics are those of the best model, and not of this checkpoint.
     other = model_facts.collect(model_source.open_source(checkpoint))
     assert other.metrics == {}
@@ -197,8 +199,8 @@ def test_a_data_set_without_training_images_tells_no_ages(sample_records, tmp_pa
     del manifest["checksum"], manifest["splits"]["train"]
     files.write_json(str(tmp_path / "manifest.json"), files.seal(manifest))
     source = model_source.from_model(small_graphs.dense((20, 20, 3)))
-    facts = model_facts.collect(source, records_dir=str(tmp_path))
-    assert facts.age_range is None and facts.records_dir == str(tmp_path)
+    known = model_facts.collect(source, records_dir=str(tmp_path))
+    assert known.age_range is None and known.records_dir == str(tmp_path)
 
 
 def lambda_h5(tmp_path):
@@ -275,6 +277,12 @@ def weights_only(directory):
     return path
 
 
+def nameless_checkpoint(directory):
+    path = str(directory / "step-0000000001.ckpt")
+    checkpoints.save(path, {}, {})
+    return path
+
+
 def empty_folder(directory):
     (directory / "empty").mkdir()
     return str(directory / "empty")
@@ -287,7 +295,7 @@ def empty_folder(directory):
         (write("a.keras", b"no zip"), "a.keras"),
         (write("a.h5", b"no hdf5"), "cannot be read as HDF5"),
         (write("a.txt", b""), "takes a .keras or .h5 file"),
-        (write("step-0000000001.ckpt", b""), "run directory"),
+        (nameless_checkpoint, "does not say which network"),
         (weights_only, "does not contain a whole model"),
         (empty_folder, "neither a run directory"),
     ],

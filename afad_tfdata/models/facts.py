@@ -1,0 +1,275 @@
+"""Facts: what a model's input and outputs mean, kept with it in memory and in files.
+
+::
+
+    facts.of(model).class_names     # ("male", "female"); () where nothing says it
+    facts.attach(model, facts.Facts(class_names=("male", "female")))
+    facts.read_file("best.keras")   # what `saved.save` stored, without loading it
+
+A ``.keras`` file keeps them as the comment of its ZIP archive, and an ``.h5`` file as
+an attribute, both as JSON.  Keras reads neither, so that it loads such files without
+this package.  Checkpoints, SavedModels and NAME.json of a frozen graph contain the same
+JSON values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.images import preprocess
+
+# What a model's input receives: (x - mean) / 127.5, x in [0, 255], or x / 255.
+INPUT_RANGES = ("normalized", "pixels", "unit")
+
+# The name in files: never change it.
+_FORMAT = "afad_tfdata model facts"
+_FORMAT_VERSION = 1
+_HDF5_ATTRIBUTE = "afad_tfdata"
+_ATTRIBUTE = "afad_tfdata_facts"
+# Saving a model twice in one second must give the same bytes, so no time is in it.
+_MEANINGS = {"age": "age in years", "gender": "probability of {}"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known about a model in addition to its weights.
+
+    An empty value means that nothing says it.
+
+    Attributes:
+      network: The `networks.ModelConfig` of a network of this package, as plain values.
+      class_names: Names of the gender labels 0 and 1.  The gender output is the
+        probability of the second.
+      mean: Channel means R, G, B in [0, 255] that are subtracted from images.
+      age_range: Youngest and oldest age in the training data, in years.
+      input_range: One of `INPUT_RANGES`.
+    """
+
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    age_range: tuple[int, int] | None = None
+    input_range: str = ""
+
+    def __bool__(self) -> bool:
+        return self != Facts()
+
+    def or_else(self, others: Facts) -> Facts:
+        """These facts, with those of `others` where nothing is known."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return Facts(**{n: getattr(self, n) or getattr(others, n) for n in fields})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, from which `from_dict` makes the same facts."""
+        return {
+            "format": _FORMAT,
+            "format_version": _FORMAT_VERSION,
+            "class_names": list(self.class_names),
+            "mean": dict(zip("RGB", self.mean, strict=True)) if self.mean else None,
+            "age_range": list(self.age_range) if self.age_range else None,
+            "input_range": self.input_range,
+            "divisor": preprocess.DIVISOR,
+            "outputs": {
+                f"{label}_output": meaning(label, self.class_names)
+                for label in _MEANINGS
+                if label in self.network.get("task", "")
+            },
+            "network": dict(self.network),
+        }
+
+
+def from_dict(value: Any, *, where: str) -> Facts:
+    """The facts of `Facts.to_dict`, or of a part of it.
+
+    Args:
+      value: JSON values; None or an empty object for nothing.
+      where: The file, for the message.
+
+    Raises:
+      DataError: It is something else.
+    """
+    if not value:
+        return Facts()
+    try:
+        mean, ages = value.get("mean"), value.get("age_range")
+        names = tuple(value.get("class_names") or ())
+        network = dict(value.get("network") or {})
+        if len(names) not in (0, 2) or not all(isinstance(n, str) for n in names):
+            raise ValueError(f"its class names are {list(names)}")
+        input_range = value.get("input_range") or ""
+        if input_range not in ("", *INPUT_RANGES):
+            raise ValueError(f"its input range is {input_range!r}")
+        return Facts(
+            network=network,
+            class_names=names,
+            mean=tuple(float(mean[channel]) for channel in "RGB") if mean else None,
+            age_range=(int(ages[0]), int(ages[1])) if ages else None,
+            input_range=input_range,
+        )
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise errors.DataError(
+            f"what {where} says about its model is damaged"
+            f" ({errors.one_line(error)}): copy the file again"
+        ) from error
+
+
+def meaning(label: str, class_names: Sequence[str]) -> str:
+    """What an output says: ``age in years`` or ``probability of female``."""
+    second = class_names[1] if class_names else "class 1"
+    return _MEANINGS[label].format(second)
+
+
+def of(model: Any) -> Facts:
+    """The facts of a model in memory; empty for one that Keras itself loaded."""
+    # Absent in models that `attach` has not seen, those of tf_keras among them.
+    found = getattr(model, _ATTRIBUTE, None)
+    if isinstance(found, Facts):
+        return found
+    # Version 0.1.0 kept the ModelConfig in this layer.  A subclassed model may have no
+    # layers.
+    for layer in getattr(model, "layers", ()):
+        if type(layer).__name__ == "InputConversion":
+            network = dict(getattr(layer, "info", {}))
+            mean = network.get("mean")
+            return Facts(
+                network=network,
+                mean=tuple(mean) if mean else None,
+                input_range="normalized",
+            )
+    return Facts()
+
+
+def attach(model: keras.Model, facts: Facts) -> None:
+    """Sets the facts of a model in memory.  Neither its config nor weights change."""
+    setattr(model, _ATTRIBUTE, facts)
+
+
+def write_file(path: str, facts: Facts) -> None:
+    """Adds facts to a model file that Keras has written.
+
+    Args:
+      path: ``.keras`` or ``.h5``.
+      facts: What to store.
+    """
+    text = json.dumps(facts.to_dict())
+    if zipfile.is_zipfile(path):
+        # Not a member: if there are more members than Keras' own three, it unpacks the
+        # whole archive into a temporary directory when it loads the model.
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.comment = text.encode()
+        return
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        file.attrs[_HDF5_ATTRIBUTE] = text
+
+
+def read_file(path: str) -> Facts:
+    """The facts in a model file; empty if it has none.
+
+    Args:
+      path: ``.keras`` or ``.h5``, which exists.
+
+    Raises:
+      DataError: They are damaged.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            text: Any = archive.comment
+    else:
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get(_HDF5_ATTRIBUTE, "")
+    if not text:
+        return Facts()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return Facts()  # Another program's comment.
+    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        return Facts()
+    return from_dict(value, where=path)
+
+
+def is_swapped(
+    names: Sequence[str], others: Sequence[str], *, what: str, other: str
+) -> bool:
+    """Whether two orders of class names differ.
+
+    Args:
+      names: Those of a model.
+      others: Those of a data set or of another model.
+      what: What has `names`, for the message.
+      other: What has `others`, for the message.
+
+    Returns:
+      False for equal orders, True for inverse ones; case does not count.
+
+    Raises:
+      UsageError: They are not the same two names.
+    """
+    first, second = ([_key(name) for name in pair] for pair in (names, others))
+    if first == second:
+        return False
+    if first == second[::-1]:
+        return True
+    raise errors.UsageError(
+        f"{what} tells {' from '.join(names)}, and {other} has the classes"
+        f" {' and '.join(others)}: which is which cannot be known; write the data"
+        " set with the model's names (afad-write-records --gender_codes)"
+    )
+
+
+def chosen_class_names(
+    known: Sequence[str], given: Sequence[str], *, what: str
+) -> tuple[str, ...]:
+    """The class names of a model with a gender output.
+
+    Args:
+      known: From its file; empty if it has none.
+      given: The flag ``--class_names``; empty if it is not used.
+      what: The model, for the message.
+
+    Raises:
+      UsageError: There are none, or the flag contradicts the file.
+    """
+    if known and given and [_key(n) for n in known] != [_key(n) for n in given]:
+        raise errors.UsageError(
+            f"--class_names={','.join(given)} contradicts {what}, which says"
+            f" {','.join(known)}: leave the flag out"
+        )
+    if known or given:
+        return tuple(known or given)
+    raise errors.UsageError(
+        f"nothing says what the gender output of {what} means: add"
+        " --class_names=male,female if it is the probability of female, or"
+        " --class_names=female,male if it is that of male"
+    )
+
+
+def check_class_names(names: Sequence[str], flag: str) -> None:
+    """Raises `UsageError` unless a flag names two classes, or none."""
+    if names and (len(names) != 2 or len({_key(n) for n in names} - {""}) != 2):
+        raise errors.UsageError(
+            f"{flag} takes the names of classes 0 and 1, such as male,female; got"
+            f" {','.join(names)!r}"
+        )
+
+
+def first_known(every: Iterable[Facts]) -> Facts:
+    """For each fact, the first source that knows it."""
+    result = Facts()
+    for one in every:
+        result = result.or_else(one)
+    return result
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
