@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import child_process, errors
 from afad_tfdata.common.lazy_imports import tf
 
 # Importing TensorFlow from a slow file system takes a minute; compiling takes seconds.
@@ -39,8 +38,7 @@ def _first_gpu() -> str:
 
 
 def _child_command(gpu: str) -> list[str]:
-    # From __spec__: a module that is moved still starts itself.
-    return [sys.executable, "-m", __spec__.name, gpu]
+    return child_process.command(f"{__name__}:_run_child", gpu)
 
 
 def _in_child(command: list[str]) -> str | None:
@@ -50,15 +48,8 @@ def _in_child(command: list[str]) -> str | None:
       Empty if XLA compiles there, the reason if XLA ended the process; None if the
       process ended for a reason of its own, so that nothing is known.
     """
-    # The same package as here, also where it was not installed.
-    root = str(pathlib.Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = dict(
-        os.environ,
-        PYTHONPATH=os.pathsep.join(paths),
-        # This process may have taken nearly all of the GPU's memory already.
-        TF_FORCE_GPU_ALLOW_GROWTH="true",
-    )
+    # This process may have taken nearly all of the GPU's memory already.
+    environment = dict(os.environ, TF_FORCE_GPU_ALLOW_GROWTH="true")
     try:
         done = subprocess.run(
             command,
@@ -106,8 +97,9 @@ def _why_not_here() -> str:
     return ""
 
 
-def _run_child(gpu: str) -> int:
-    """Status 0 if XLA compiles for a GPU of this machine."""
+def _run_child(arguments: list[str]) -> int:
+    """Status 0 if XLA compiles for the GPU of this machine that is named."""
+    (gpu,) = arguments
     # The name counts the GPUs that CUDA_VISIBLE_DEVICES shows, which is inherited.
     chosen = [g for g in tf.config.list_physical_devices("GPU") if g.name == gpu]
     tf.config.set_visible_devices(chosen, "GPU")
@@ -116,7 +108,3 @@ def _run_child(gpu: str) -> int:
     reason = _why_not_here()
     print(reason, file=sys.stderr)
     return 1 if reason else 0
-
-
-if __name__ == "__main__":
-    sys.exit(_run_child(sys.argv[1]))

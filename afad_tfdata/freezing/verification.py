@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 
-import afad_tfdata
-from afad_tfdata.common import errors
+from afad_tfdata.common import child_process, errors
 from afad_tfdata.freezing import loaded_graph
 
 # Largest difference between a frozen graph and its model at equal batch size.  Sums of
@@ -257,23 +256,20 @@ def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> No
 
 
 def _start(directory: str) -> None:
-    """Runs this module as a program and waits for its end."""
+    """Runs `_main` in a process of its own and waits for its end."""
     # Without GPUs, as the model ran: they round products to fewer digits, and their
     # memory may be taken by this process.  Without TensorFlow's log: the last line of
     # the standard error is then the program's own.
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
-    # The same package as here, also where it was not installed.
-    root = str(pathlib.Path(afad_tfdata.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [environment.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    # From __spec__: a module that is moved still starts itself.
-    command = [sys.executable, "-m", __spec__.name, directory]
+    command = child_process.command(f"{__name__}:_main", directory)
     try:
         done = subprocess.run(
             command,
             env=environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",  # Libraries print file names, too.
             timeout=_TIMEOUT_SECS,
             check=False,
         )
@@ -301,9 +297,9 @@ def _run(
     return outputs, latency
 
 
-def _main(directory: str) -> None:
+def _main(arguments: list[str]) -> int:
     """The fresh process: reads the candidates, runs them, writes their outputs."""
-    root = pathlib.Path(directory)
+    root = pathlib.Path(arguments[0])
     times = []
     for i, candidate in enumerate(json.loads((root / "candidates.json").read_text())):
         with np.load(root / f"inputs-{i}.npz", allow_pickle=False) as stored:
@@ -323,7 +319,4 @@ def _main(directory: str) -> None:
         np.savez(root / f"outputs-{i}.npz", **arrays)
         times.append(latency)
     (root / "latency.json").write_text(json.dumps(times))
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])
+    return 0

@@ -9,17 +9,18 @@ import os
 import queue
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import child_process, errors
 from afad_tfdata.writing import payloads, plan, writer_process
 
 # The number of a process, and its answer; None after its last one.
 _Answers = queue.Queue[tuple[int, dict[str, Any] | None]]
 _LAST_WORDS_SECS = 5.0
+_LAST_BYTES = 4096  # Of what a process prints; the message quotes one line of it.
+_LOOK_EVERY_SECS = 10.0
 
 
 class WriterPool:
@@ -46,7 +47,7 @@ class WriterPool:
             reason = getattr(error, "strerror", None) or errors.one_line(error)
             raise errors.UsageError(
                 f"cannot start a writer process: {reason}; fewer --num_workers need"
-                " less"
+                " less, and --num_workers=1 starts none"
             ) from error
 
     def run(
@@ -106,7 +107,15 @@ class WriterPool:
         waiting = sorted(tasks, key=lambda task: task.num_images)
         busy = sum(process.hand_out(waiting) for process in self._processes)
         while busy:
-            number, answer = self._answers.get()
+            try:
+                number, answer = self._answers.get(timeout=_LOOK_EVERY_SECS)
+            except queue.Empty:
+                # Should a listener have died, nothing would ever come from it.
+                deaf = [p for p in self._processes if not p.is_heard()]
+                if not deaf:
+                    continue
+                number, answer = self._processes.index(deaf[0]), None
+                deaf[0].kill()
             process = self._processes[number]
             if answer is None:
                 raise errors.UsageError(
@@ -124,19 +133,24 @@ class WriterPool:
 
 
 class _WriterProcess:
-    """One process: a socket as its standard input, pipes as its outputs."""
+    """One process, with a socket to talk to it and a pipe for what it prints."""
 
     def __init__(self, number: int, answers: _Answers) -> None:
         self._number, self._answers = number, answers
-        self._last_line = ""  # On its standard error.
+        self._printed = b""  # The end of what it printed.
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", writer_process.__name__, str(os.getpid())],
-                stdin=theirs.fileno(),
+                child_process.command(
+                    f"{writer_process.__name__}:main",
+                    str(os.getpid()),
+                    str(theirs.fileno()),
+                ),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                # Both are for people, whatever a library prints where.
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+                stderr=subprocess.STDOUT,
                 # numpy's matrix library, which nothing here needs, starts a thread for
                 # each core, and hangs if there is no memory for one.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
@@ -149,19 +163,20 @@ class _WriterProcess:
             raise
         finally:
             theirs.close()
-        # A thread for each pipe: a process that waits for a full one would never end.
-        self._error_reader = threading.Thread(target=self._read_errors, daemon=True)
+        # A thread for the pipe, too: a process that waits for a full one never ends.
+        self._print_reader = threading.Thread(target=self._read_printed, daemon=True)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
         try:
-            self._error_reader.start()
-            threading.Thread(target=self._read_answers, daemon=True).start()
+            self._print_reader.start()
+            self._listener.start()
         except RuntimeError:  # No more threads.
             self.stop()
             raise
 
     def open(self, root: str, directory: str, lock_fd: int) -> None:
         """Tells it where to work, and shares the lock with it."""
-        # If it is dead already, `_read_answers` reports that.
-        with contextlib.suppress(BrokenPipeError):
+        # If it is dead already, `_listen` reports that.
+        with contextlib.suppress(ConnectionError):
             socket.send_fds(self._socket, [writer_process.LOCK_BYTE], [lock_fd])
             self._send(json.dumps([root, directory]))
 
@@ -171,8 +186,8 @@ class _WriterProcess:
             return 0
         try:
             self._send(str(waiting[-1].number))
-        except BrokenPipeError:
-            return 1  # It died; `_read_answers` reports that in a moment.
+        except ConnectionError:
+            return 1  # It died; `_listen` reports that in a moment.
         waiting.pop()
         return 1
 
@@ -180,9 +195,19 @@ class _WriterProcess:
         """Its exit status, when it ends."""
         return self._process.wait()
 
+    def is_heard(self) -> bool:
+        """Whether somebody still listens to it."""
+        return self._listener.is_alive()
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
+
     def last_words(self) -> str:
-        """What it wrote to standard error before it ended."""
-        return errors.one_line(self._last_line) or "killed, or out of memory?"
+        """The last line that it printed before it ended."""
+        lines = self._printed.decode(errors="replace").split("\n")
+        spoken = [line for line in lines if line.strip()]
+        return errors.one_line(spoken[-1]) if spoken else "killed, or out of memory?"
 
     def stop(self) -> None:
         """Kills it; the next run writes the shard it was at."""
@@ -193,20 +218,25 @@ class _WriterProcess:
     def _send(self, line: str) -> None:
         self._socket.sendall(f"{line}\n".encode())
 
-    def _read_answers(self) -> None:
-        for line in self._process.stdout or ():
-            try:
-                answer = json.loads(line)
-            except ValueError:
-                continue  # A library printed it.
-            self._answers.put((self._number, answer))
-        # So that `last_words` has them when the end is reported.
-        self._error_reader.join(timeout=_LAST_WORDS_SECS)
-        self._answers.put((self._number, None))
+    def _listen(self) -> None:
+        """Passes its answers on, and then its end, whatever comes in between."""
+        try:
+            # A copy: `stop` closes the socket, which this thread may be reading.
+            with self._socket.dup() as channel, channel.makefile("rb") as lines:
+                for line in lines:
+                    self._answers.put((self._number, json.loads(line)))
+        except (OSError, ValueError):
+            self._process.kill()  # Nobody would hear it any more.
+        finally:
+            # So that `last_words` has them when the end is reported.
+            self._print_reader.join(timeout=_LAST_WORDS_SECS)
+            self._answers.put((self._number, None))
 
-    def _read_errors(self) -> None:
-        for line in self._process.stderr or ():
-            self._last_line = line
+    def _read_printed(self) -> None:
+        """Keeps the end of what it prints, in whatever encoding and length of line."""
+        pipe = self._process.stdout
+        while pipe and (piece := os.read(pipe.fileno(), _LAST_BYTES)):
+            self._printed = (self._printed + piece)[-_LAST_BYTES:]
 
 
 class _Flusher:

@@ -1,13 +1,15 @@
-"""A writer process: ``python -m afad_tfdata.writing.writer_process PARENT``.
+"""A writer process, which `writer_pool` starts.
 
-Its standard input is a socket, on which the parent sends
+It gets the number of its parent and the descriptor of a socket, on which the parent
+sends
 
 1. the writer's lock, which the process has from then on, until it ends;
 2. a line of JSON, ``[root, work_dir]``;
 3. the numbers of shards, one a line.
 
-It answers on standard output with lines of JSON: ``{"images": n}`` while it works,
+It answers on the same socket with lines of JSON: ``{"images": n}`` while it works,
 ``{"shard": number}`` after each shard, and ``{"error": text}`` before it gives up.
+Libraries may print what they like on its standard output.
 
 It is a new process and not a fork, so that it loads only numpy and the library that
 decodes, whatever its parent has loaded.  It ends when its parent does: the next run
@@ -19,7 +21,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from typing import Any
 
 from afad_tfdata.common import errors
@@ -31,9 +32,9 @@ LOCK_BYTE = b"L"
 
 def main(argv: list[str]) -> int:
     """Writes payloads until its input ends; returns the exit status."""
-    parent = int(argv[0])
+    parent, descriptor = map(int, argv)
     payloads.prepare()
-    channel = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    channel = socket.socket(fileno=descriptor)
     # The descriptor that comes here stays open, and with it the lock is held, until
     # this process ends.
     if socket.recv_fds(channel, len(LOCK_BYTE), 1)[0] != LOCK_BYTE:
@@ -47,8 +48,8 @@ def main(argv: list[str]) -> int:
         if os.getppid() != parent:
             os._exit(1)
         try:
-            print(json.dumps(value), flush=True)
-        except BrokenPipeError:
+            channel.sendall(f"{json.dumps(value)}\n".encode())
+        except OSError:  # The parent has ended, or has closed the socket.
             os._exit(1)
 
     for line in lines:
@@ -70,7 +71,3 @@ def main(argv: list[str]) -> int:
             return 1
         send(shard=task.number)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,7 @@ import tensorflow as tf
 from PIL import Image
 
 from afad_tfdata import models, prediction
-from afad_tfdata.common import errors, figures, files
+from afad_tfdata.common import child_process, errors, figures, files
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.freezing import (
     graph_description,
@@ -465,12 +465,11 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
 
 def test_a_writer_process_that_cannot_start_says_why(tmp_path, monkeypatch):
     tree = _tree(tmp_path / "tree")
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if 'afad_tfdata.writing.writer_process' in ' '.join(sys.orig_argv):\n"
-        "    sys.exit('no room for libraries')\n"
+    monkeypatch.setattr(
+        child_process,
+        "command",
+        lambda *_: [sys.executable, "-c", "exit('no room for libraries')"],
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(errors.UsageError, match="status 1 .*no room for libraries"):
         write(tree, tmp_path / "out", num_workers=2)
 

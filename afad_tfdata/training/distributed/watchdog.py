@@ -22,8 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import afad_tfdata
-from afad_tfdata.common import errors
+from afad_tfdata.common import child_process, errors
 
 # A busy machine may miss a probe or two: so many must fail in succession, so many
 # seconds apart, each after so many seconds without an answer.
@@ -121,16 +120,9 @@ def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
       addresses: As for `PortWatch`.
       index: As for `PortWatch`.
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(afad_tfdata.__file__)))
-    paths = [root, os.environ.get("PYTHONPATH", "")]
+    watched = json.dumps([list(addresses), index, os.getpid()])
     child = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"from {__name__} import watch_parent; watch_parent()",
-            json.dumps([list(addresses), index, os.getpid()]),
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        child_process.command(f"{__name__}:watch_parent", watched),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
@@ -141,12 +133,12 @@ def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
         child.wait()
 
 
-def watch_parent() -> None:
+def watch_parent(arguments: Sequence[str]) -> int:
     """What the process of `during_start` does."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         # A batch system signals the whole group; the parent handles it for both.
         signal.signal(number, signal.SIG_IGN)
-    addresses, index, parent = json.loads(sys.argv[1])
+    addresses, index, parent = json.loads(arguments[0])
 
     def lost(message: str) -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
@@ -156,6 +148,7 @@ def watch_parent() -> None:
     PortWatch(addresses, index, lost)
     while os.getppid() == parent:
         time.sleep(0.2)
+    return 0
 
 
 def end_process(message: str) -> None:
