@@ -48,6 +48,26 @@ def test_rows_are_what_the_layout_says(dtype, channels, compression, tmp_path):
     assert bool(offset) == (compression == "none")
 
 
+@pytest.mark.parametrize("count", [1, 1000])
+def test_pixels_begin_at_a_page(count, tmp_path):
+    """A reader that maps the file gathers rows whose size divides their positions."""
+    path = tmp_path / "shard.h5"
+    offset = hdf5.write(
+        str(path),
+        iter([np.zeros((count, 64, 64, 3), np.uint8)]),
+        layout=hdf5.RowLayout(64),
+        ages=[20] * count,
+        genders=[0] * count,
+        filenames=[b"name"] * count,
+        compression="none",
+        labels="gender",
+    )
+    assert offset > 0 and offset % 4096 == 0
+    # Nothing else is aligned, which would waste a page for each data set.
+    rest = path.stat().st_size - count * 64 * 64 * 3
+    assert rest < 2 * 4096 + count * (8 + 8 + 4)
+
+
 def test_a_manifest_without_pixels_means_the_default_layout():
     layout = hdf5.RowLayout.of_pixel({}, 4)
     assert layout.plain and layout.num_bytes == 48
