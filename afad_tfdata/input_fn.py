@@ -36,16 +36,13 @@ from afad_tfdata.reading import (
     engines,
     order,
     record_index,
+    record_numbers,
     tracing,
 )
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import schema, sharding
 
 InputConfig = input_config.InputConfig
-
-# How many positions are looked up together: enough to make the cost of the operations
-# themselves negligible, and few enough for the first batch to come at once.
-_LOOKED_UP = 8192
 
 # How many passes of a tf.data service have orders of their own, before these repeat.
 _SERVED_ORDERS = 16
@@ -89,22 +86,7 @@ def train_input_fn(
         # after that, so that the window holds small encoded images.
         dataset = engine.stream.shuffled(shuffle, slices, start_step)
     else:
-        # The numbers of this pipeline's batches, many at a time: every operation costs
-        # microseconds even if it does little, and a whole batch takes a few hundred.
-        many = max(1, _LOOKED_UP // slices.per_replica_batch_size)
-        first = start_step * slices.num_local_replicas
-        dataset = tf.data.Dataset.counter(first, many)
-        # This map turns numbers of batches into numbers of records.  The shuffle is a
-        # permutation that is computed position by position: it mixes the whole split,
-        # takes no memory, and can begin at any step without reading earlier ones.
-        dataset = dataset.map(
-            tracing.without_autograph(
-                lambda batch: shuffle.records(
-                    slices.positions(batch + tf.range(many, dtype=tf.int64))
-                )
-            )
-        )
-        dataset = dataset.unbatch()
+        dataset = record_numbers.of_batches(shuffle, slices, start_step)
     # One map over whole batches turns records into finished batches.  A map costs the
     # same for a batch as for an image, so that reading, decoding, resizing and naming
     # share one map instead of having one each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import threading
@@ -10,6 +11,9 @@ import numpy as np
 
 # TensorFlow's EIGEN_MAX_ALIGN_BYTES: it copies arrays that are aligned to less.
 _ALIGNMENT = 64
+# Memory that may stay unused: the arrays of the next pipeline, or of the one that takes
+# turns with this one.
+_UNUSED_BYTES = 256 << 20
 
 
 class ArrayPool:
@@ -51,6 +55,7 @@ class ArrayPool:
                 ):
                     break
             else:
+                self._remove_unused()
                 i = len(owners)
                 owners.append(np.empty(num_bytes + _ALIGNMENT, np.uint8))
                 self._starts.append(-owners[i].ctypes.data % _ALIGNMENT)
@@ -58,3 +63,35 @@ class ArrayPool:
             # view between: the owner's count says whether anything uses the memory.
             start = self._starts[i]
             return owners[i][start : start + num_bytes].reshape(shape)
+
+    def trim(self) -> None:
+        """Gives unused memory beyond a limit back to the system."""
+        # Without waiting: the garbage collector may call this inside `take`.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._remove_unused()
+            finally:
+                self._lock.release()
+
+    def _remove_unused(self) -> None:
+        owners, unused_bytes = self._owners, 0
+        # Backwards: positions before a removed one stay, and the newest arrays are
+        # likely to be of a size that is still asked for.
+        for i in range(len(owners) - 1, -1, -1):
+            if sys.getrefcount(owners[i]) == self._unused:
+                unused_bytes += owners[i].size
+                if unused_bytes > _UNUSED_BYTES:
+                    del owners[i], self._starts[i]
+
+
+@functools.cache
+def shared() -> ArrayPool:
+    """The pool of this process: a new pipeline finds the arrays of earlier ones."""
+    return ArrayPool()
+
+
+def aligned_zeros(size: int) -> np.ndarray:
+    """Zeros, uint8 ``[size]``, aligned as TensorFlow asks for shared memory."""
+    owner = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -owner.ctypes.data % _ALIGNMENT
+    return owner[start : start + size]

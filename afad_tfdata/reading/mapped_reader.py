@@ -8,17 +8,23 @@ wait for one another.  Nothing is parsed, and no memory grows with the data set.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import threading
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from afad_tfdata.common import crc32, errors
 from afad_tfdata.images import codec
-from afad_tfdata.reading import array_pool, bad_records, record_index
+from afad_tfdata.reading import (
+    array_pool,
+    bad_records,
+    batch_checksums,
+    record_index,
+    shard_maps,
+)
 from afad_tfdata.storage import hdf5, schema
 
 # How a record becomes a row of a batch: not at all; by decoding and resizing; by
@@ -28,6 +34,32 @@ _LINEAR = 1  # cv2.INTER_LINEAR: OpenCV is imported only where it is needed.
 
 # Fills a row of a batch, uint8 [S, S, 3], from the stored bytes of a record.
 _Filler = Callable[[np.ndarray, np.ndarray, int], None]
+
+
+class StoredRows(NamedTuple):
+    """Stored pixels that are rows of a batch as they are.
+
+    Attributes:
+      matrix: uint8 ``[m, piece]``: mapped memory.  Record r in shard s is stored in the
+        `pieces` rows of it that begin at ``r * pieces + shift[s]``.
+      pieces: As above.
+      shift: int64 ``[num_shards]``, as above.
+      ends: int64 ``[num_shards]``: the record after the last one of each shard.
+      blank: The row of the matrix at which a record of zeros begins.
+      unchecked: uint8 ``[n]``: 1 for records that only `Reader.read` may return, since
+        their bytes are not compared with their checksums yet, or are damaged.
+      ages: Integers ``[n]``, years.
+      genders: Integers ``[n]``, 0 or 1.
+    """
+
+    matrix: np.ndarray
+    pieces: int
+    shift: np.ndarray
+    ends: np.ndarray
+    blank: int
+    unchecked: np.ndarray
+    ages: np.ndarray
+    genders: np.ndarray
 
 
 class Reader:
@@ -55,46 +87,100 @@ class Reader:
         verify: bool = True,
     ) -> None:
         self._index, self._size, self._bad = index, image_size, bad
-        self._keeps_shards = cache == "encoded"
-        entries = index.entries
-        # Columns of their own: in the array of entries their values are apart, and each
-        # look-up of a batch would touch a cache line for each record and field.
-        self._shard = np.ascontiguousarray(entries["shard"])
-        # Signed: numpy makes floats of the sum of an unsigned and a signed integer.
-        self._begin = entries["image_offset"].astype(np.int64)
-        self._end = self._begin + entries["image_length"]
-        self._crc = np.ascontiguousarray(entries["crc32"])
-        self._age = entries["age"].astype(np.float32)
-        self._gender = entries["gender"].astype(np.int32)
-        # No lock: two threads that meet check the same record twice, which harms
-        # nothing.
-        self._unchecked = np.full(len(entries), verify)
+        # A plain array of the same memory: a memmap is slow to index.
+        self._entries = np.asarray(index.entries)
         self._starts = index.shard_starts()
-        self._arrays = array_pool.ArrayPool()
+        self._row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
+        self._arrays = array_pool.shared()
         self._scratch = threading.local()
-        # Arrays of the shards' bytes; None where a shard has not been needed yet.
-        self._opened: list[Any] = [None] * len(index.paths)
-        self._opening = threading.Lock()
-        self._kind = np.full(len(entries), _OTHER, np.int8)
-        # Bytes of the largest image when it is decoded.
-        self._largest = 0
+        # Whether the checksums are those of the bytes in the shards.
+        self._checks_stored_bytes = True
         # Functions of simplejpeg and OpenCV; None where no JPEG is stored.
         self._decode: Any = None
         self._resize: Any = None
         # Whether stored rows are rows of a batch as they are.
-        self._copies_rows = False
-        self._stack: Callable[..., Any] | None = None
+        self._copies_rows = (
+            bool(index.pixel)
+            and index.contiguous
+            and self._row.plain
+            and index.stored_size == image_size
+        )
+        self._stack = _stacking_function() if self._copies_rows else None
+        # Arrays of the shards' bytes; None where a shard has not been needed yet.
+        self._opened: list[Any] = [None] * len(index.paths)
+        self._opening = threading.Lock()
+        self._maps: shard_maps.ShardMaps | None = None
+        self._rows: shard_maps.Rows | None = None
+        if cache == "encoded" or not index.contiguous:
+            # The bytes that are read here are not those of the maps.
+            self._unchecked = _unchecked(len(index))
+        else:
+            known = shard_maps.remembered(
+                index.identity, index.paths, len(index), self._map_shards
+            )
+            self._maps, self._unchecked = known.maps, known.unchecked
+            self._opened = list(known.maps.shards)
+            if self._copies_rows:
+                self._rows = known.maps.rows
+        if not verify:
+            self._unchecked = array_pool.aligned_zeros(len(index))
         self._fill: _Filler = (
             self._pixel_filler() if index.pixel else self._image_filler()
         )
         keeps_decoded = cache == "decoded"
         self._decoded: np.ndarray | None = None
-        self._is_decoded = np.zeros(len(entries) if keeps_decoded else 0, bool)
+        self._is_decoded = np.zeros(len(index) if keeps_decoded else 0, bool)
         if keeps_decoded:
             # Not zeros: pages are taken as the images come.
-            self._decoded = np.empty(
-                (len(entries), image_size, image_size, 3), np.uint8
-            )
+            self._decoded = np.empty((len(index), image_size, image_size, 3), np.uint8)
+        if self._maps is not None:
+            self._maps.populate(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_arrays"):  # Missing if __init__ raised.
+            self._arrays.trim()
+
+    def _map_shards(self) -> shard_maps.Known:
+        index, entries = self._index, self._entries
+        row_bytes, offsets = 0, []
+        if index.pixel and self._are_rows():
+            row_bytes = self._row.num_bytes
+            first = np.minimum(self._starts[:-1], len(index) - 1)
+            offsets = entries["image_offset"][first].tolist()
+        maps = shard_maps.ShardMaps(index.paths, row_bytes, offsets)
+        return shard_maps.Known(maps, _unchecked(len(index)))
+
+    def _are_rows(self) -> bool:
+        """Whether the images of each shard follow one another without gaps."""
+        num_bytes = self._row.num_bytes
+        for shard, path in enumerate(self._index.paths):
+            start, end = self._starts[shard], self._starts[shard + 1]
+            if start == end:
+                continue
+            at = self._entries["image_offset"][start:end].astype(np.int64)
+            # A row that reaches past the end would be read from the gap between files.
+            if at[-1] + num_bytes > os.path.getsize(path):
+                return False
+            if not (np.diff(at) == num_bytes).all():
+                return False
+        return True
+
+    @property
+    def stored_rows(self) -> StoredRows | None:
+        """The stored pixels, if they can be gathered as they are."""
+        if self._rows is None or self._decoded is not None:
+            return None
+        matrix, first, pieces, blank = self._rows
+        return StoredRows(
+            matrix=matrix,
+            pieces=pieces,
+            shift=first - self._starts[:-1] * pieces,
+            ends=self._starts[1:],
+            blank=blank,
+            unchecked=self._unchecked,
+            ages=self._entries["age"],
+            genders=self._entries["gender"],
+        )
 
     def read(
         self, records: np.ndarray
@@ -115,9 +201,10 @@ class Reader:
         mask = records >= 0
         for position in np.flatnonzero(~mask).tolist():
             images[position] = 0  # The array has been used before.
-        mask = self._fill_from_cache(records, images, mask)
-        ages = np.where(mask, self._age[records], np.float32(0))
-        genders = np.where(mask, self._gender[records], np.int32(0))
+        entries = self._entries[records]
+        mask = self._fill_from_cache(records, entries, images, mask)
+        ages = np.where(mask, entries["age"], 0).astype(np.float32)
+        genders = np.where(mask, entries["gender"], 0).astype(np.int32)
         return images, ages, genders, mask
 
     def read_train(
@@ -129,8 +216,8 @@ class Reader:
             return images, ages, genders
         for position in np.flatnonzero(~mask).tolist():
             record = int(records[position])
-            for step in range(1, len(self._age)):
-                one = np.array([(record + step) % len(self._age)])
+            for step in range(1, len(self._index)):
+                one = np.array([(record + step) % len(self._index)])
                 image, age, gender, good = self.read(one)
                 if good[0]:
                     images[position] = image[0]
@@ -143,12 +230,16 @@ class Reader:
         return images, ages, genders
 
     def _fill_from_cache(
-        self, records: np.ndarray, out: np.ndarray, wanted: np.ndarray
+        self,
+        records: np.ndarray,
+        entries: np.ndarray,
+        out: np.ndarray,
+        wanted: np.ndarray,
     ) -> np.ndarray:
         """`_fill_rows`, with images that were decoded before taken from memory."""
         decoded = self._decoded
         if decoded is None:
-            return self._fill_rows(records, out, wanted)
+            return self._fill_rows(records, entries, out, wanted)
         have = wanted & self._is_decoded[records]
         if have.all():
             # With the default mode numpy fills a buffer first, and copies it.
@@ -156,7 +247,7 @@ class Reader:
             return wanted
         for position in np.flatnonzero(have).tolist():
             out[position] = decoded[records[position]]
-        good = have | self._fill_rows(records, out, wanted & ~have)
+        good = have | self._fill_rows(records, entries, out, wanted & ~have)
         for position in np.flatnonzero(good & ~have).tolist():
             record = records[position]
             decoded[record] = out[position]
@@ -165,36 +256,55 @@ class Reader:
         return good
 
     def _fill_rows(
-        self, records: np.ndarray, out: np.ndarray, wanted: np.ndarray
+        self,
+        records: np.ndarray,
+        entries: np.ndarray,
+        out: np.ndarray,
+        wanted: np.ndarray,
     ) -> np.ndarray:
         """Fills the wanted rows of `out`; True where that went well."""
         unchecked = self._unchecked[records]
-        if self._copies_rows and wanted.all() and not unchecked.any():
-            try:
-                self._copy_rows(records, out)
-                return wanted
-            except (TypeError, ValueError):
-                pass  # A shard is not open or too short: below, one record at a time.
-        good = wanted.copy()
-        shards = self._shard[records].tolist()
+        shards = entries["shard"].tolist()
         for shard in set(shards):
             if self._opened[shard] is None:
                 self._open(shard)
+        if self._copies_rows and wanted.all():
+            try:
+                return self._copy_rows(records, entries, out, unchecked)
+            except (TypeError, ValueError):
+                pass  # A shard is too short: below, one record at a time.
+        begins = entries["image_offset"].astype(np.int64)
+        ends = begins + entries["image_length"]
+        begins, ends = begins.tolist(), ends.tolist()
+        if self._maps is not None and not self._maps.fits:
+            self._maps.will_need(shards, begins, ends)
+        good = wanted.copy()
         # Plain lists and local names: this loop runs under the interpreter lock, and
         # what it costs for each image decides how many threads one process can use.
         opened, fill = self._opened, self._fill
         decode, resize, linear = self._decode, self._resize, _LINEAR
-        scratch, shape = self._scratch_image(), (self._size, self._size)
-        begins, ends = self._begin[records].tolist(), self._end[records].tolist()
-        kinds = np.where(wanted, self._kind[records], _PADDING).tolist()
-        rows = zip(out, shards, begins, ends, kinds, unchecked.tolist(), strict=True)
-        for position, (row, shard, begin, end, kind, check) in enumerate(rows):
+        shape, crc_of = (self._size, self._size), crc32.crc32
+        kinds = np.where(wanted, self._kinds(entries), _PADDING)
+        scratch = self._scratch_image(entries[kinds == _RESIZED])
+        rows = zip(
+            out,
+            shards,
+            begins,
+            ends,
+            kinds.tolist(),
+            unchecked.tolist(),
+            entries["crc32"].tolist(),
+            strict=True,
+        )
+        for position, (row, shard, begin, end, kind, check, crc) in enumerate(rows):
             if kind == _PADDING:
                 continue
             try:
                 view = opened[shard][begin:end]
-                if check:
-                    self._check(int(records[position]), view)
+                if check and self._checks_stored_bytes:
+                    if crc_of(view) != crc:
+                        raise codec.ImageError(bad_records.WRONG_CHECKSUM)
+                    self._unchecked[records[position]] = 0
                 # Arguments of simplejpeg: accurate DCT and upsampling (False, False),
                 # no downscaling (0, 0, 1.0), where to, and strict: libjpeg's warnings
                 # about damaged data are errors.
@@ -211,30 +321,84 @@ class Reader:
                 good[position] = False
         return good
 
-    def _scratch_image(self) -> np.ndarray:
-        """Memory for a decoded image before it is resized, one for each thread.
+    def _kinds(self, entries: np.ndarray) -> np.ndarray | int:
+        """How each record becomes a row of a batch."""
+        if self._index.pixel:
+            return _OTHER
+        at_size = (entries["height"] == self._size) & (entries["width"] == self._size)
+        is_jpeg = entries["image_format"] == schema.IMAGE_FORMATS.index("jpeg")
+        return np.where(is_jpeg, np.where(at_size, _AT_SIZE, _RESIZED), _OTHER)
+
+    def _scratch_image(self, entries: np.ndarray) -> np.ndarray:
+        """Memory for decoded images before they are resized, one for each thread.
 
         Memory that is allocated for each image costs page faults.
         """
-        try:
-            return self._scratch.image
-        except AttributeError:
-            self._scratch.image = np.empty(self._largest, np.uint8)
-            return self._scratch.image
+        # Sides are uint16, whose product would overflow.
+        pixels = entries["height"].astype(np.int64) * entries["width"]
+        needed = int(pixels.max(initial=0)) * 3
+        image = getattr(self._scratch, "image", None)  # Each thread begins without.
+        if image is None or len(image) < needed:
+            image = self._scratch.image = np.empty(needed, np.uint8)
+        return image
 
-    def _copy_rows(self, records: np.ndarray, out: np.ndarray) -> None:
-        """`_fill_rows` for rows that are checked and stored as the batch has them.
+    def _copy_rows(
+        self,
+        records: np.ndarray,
+        entries: np.ndarray,
+        out: np.ndarray,
+        unchecked: np.ndarray,
+    ) -> np.ndarray:
+        """`_fill_rows` for rows that are stored as the batch has them.
 
         Raises:
-          TypeError: A shard is not open.
           ValueError: A shard is too short.
         """
-        opened = self._opened
-        num_bytes = self._size * self._size * 3
-        shards, begins = self._shard[records].tolist(), self._begin[records].tolist()
+        if not unchecked.any():
+            self._copy_block(records, entries, out)
+            return np.ones(len(records), bool)
+        good = np.ones(len(records), bool)
+        crcs = entries["crc32"]
+        expected = batch_checksums.of_blocks(crcs, self._row.num_bytes).tolist()
+        step = batch_checksums.BLOCK_ROWS
+        for block, start in enumerate(range(0, len(records), step)):
+            part = slice(start, start + step)
+            self._copy_block(records[part], entries[part], out[part])
+            if not unchecked[part].any():
+                continue
+            # What was copied is checked, while it is still in the processor's cache.
+            if crc32.crc32(out[part]) == expected[block]:
+                self._unchecked[records[part]] = 0
+                continue
+            for position in range(start, min(start + step, len(records))):
+                if not unchecked[position]:
+                    continue
+                record = int(records[position])
+                if crc32.crc32(out[position]) == crcs[position]:
+                    self._unchecked[record] = 0
+                    continue
+                self._bad.add(record, bad_records.WRONG_CHECKSUM)
+                out[position] = 0
+                good[position] = False
+        return good
+
+    def _copy_block(
+        self, records: np.ndarray, entries: np.ndarray, out: np.ndarray
+    ) -> None:
+        """Copies rows, without the interpreter lock where the library allows it."""
+        num_bytes, shards = self._row.num_bytes, entries["shard"]
+        if self._rows is not None:
+            matrix, first, pieces, _ = self._rows
+            begin = first[shards] + (records - self._starts[shards]) * pieces
+            wanted = (begin[:, np.newaxis] + np.arange(pieces)).reshape(-1)
+            # With the default mode numpy fills a buffer first, and copies it.
+            target = out.reshape(len(wanted), -1)
+            np.take(matrix, wanted, axis=0, out=target, mode="clip")
+            return
+        opened, begins = self._opened, entries["image_offset"].tolist()
         rows = [
             opened[shard][begin : begin + num_bytes].reshape(1, num_bytes)
-            for shard, begin in zip(shards, begins, strict=True)
+            for shard, begin in zip(shards.tolist(), begins, strict=True)
         ]
         target = out.reshape(len(out), num_bytes)
         if self._stack is None:
@@ -242,12 +406,8 @@ class Reader:
         else:
             self._stack(rows, target)
 
-    def _check(self, record: int, view: Any) -> None:
-        if crc32.crc32(view) != self._crc[record]:
-            raise codec.ImageError(bad_records.WRONG_CHECKSUM)
-        self._unchecked[record] = False
-
     def _open(self, shard: int) -> None:
+        """Reads a whole shard into memory, unless it is there already."""
         # So that threads that meet do not all read a whole shard; those that find it
         # open take no lock.
         with self._opening:
@@ -255,12 +415,7 @@ class Reader:
                 return
             path = self._index.paths[shard]
             try:
-                self._opened[shard] = (
-                    np.fromfile(path, np.uint8)
-                    if self._keeps_shards
-                    # A plain array of the same memory: slices of a memmap are slow.
-                    else np.asarray(np.memmap(path, np.uint8, "r"))
-                )
+                self._opened[shard] = np.fromfile(path, np.uint8)
             except (OSError, ValueError) as error:
                 raise errors.DataError(
                     f"cannot read {path}: {errors.one_line(error)}"
@@ -268,20 +423,13 @@ class Reader:
 
     def _image_filler(self) -> _Filler:
         """For encoded images: JPEGs are decoded in place, others by `codec`."""
-        entries, size = self._index.entries, self._size
+        size = self._size
         cv2 = errors.require("cv2", extra="fast", purpose="--engine=mapped")
         import simplejpeg
 
         # The pipeline has a thread for each core already.
         cv2.setNumThreads(0)
         self._decode, self._resize = simplejpeg.decode_jpeg, cv2.resize
-        height, width = entries["height"], entries["width"]
-        is_jpeg = entries["image_format"] == schema.IMAGE_FORMATS.index("jpeg")
-        at_size = (height == size) & (width == size)
-        self._kind[is_jpeg] = _RESIZED
-        self._kind[is_jpeg & at_size] = _AT_SIZE
-        # Sides are uint16, whose product would overflow.
-        self._largest = int((height.astype(np.int64) * width).max()) * 3
 
         def fill(view: np.ndarray, out: np.ndarray, record: int) -> None:
             codec.resize(codec.decode(bytes(view)), size, out=out)
@@ -290,18 +438,10 @@ class Reader:
 
     def _pixel_filler(self) -> _Filler:
         """For stored pixels: rows are copied, or unpacked and resized."""
-        index, size = self._index, self._size
-        row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
-        if not index.contiguous:
+        row, size = self._row, self._size
+        if not self._index.contiguous:
             return self._unpacking_filler(row)
-        if row.plain and index.stored_size == size:
-            self._copies_rows = True
-            # One call without the interpreter lock; np.concatenate takes the lock again
-            # for each row, and threads then wait for one another.
-            with contextlib.suppress(ImportError):
-                import cv2
-
-                self._stack = cv2.vconcat
+        if self._copies_rows:
 
             def copy(view: np.ndarray, out: np.ndarray, record: int) -> None:
                 out.reshape(-1)[:] = view
@@ -319,17 +459,42 @@ class Reader:
             hdf5.RowReader(path, self._index.dataset) for path in self._index.paths
         ]
         # The checksum is that of the unpacked bytes: it is compared here, and the view
-        # that `_fill_rows` has is not looked at.
-        unchecked = self._unchecked.copy()
-        self._unchecked[:] = False
+        # that `_fill_rows` has, which is empty, is not looked at.
+        self._checks_stored_bytes = False
+        self._opened = [np.empty(0, np.uint8)] * len(stores)
 
         def fill(view: np.ndarray, out: np.ndarray, record: int) -> None:
-            shard = int(self._shard[record])
+            entry = self._entries[record]
+            shard = int(entry["shard"])
             data = stores[shard].row(int(record) - int(self._starts[shard]))
-            if unchecked[record]:
-                if crc32.crc32(data) != self._crc[record]:
+            if self._unchecked[record]:
+                if crc32.crc32(data) != entry["crc32"]:
                     raise codec.ImageError(bad_records.WRONG_CHECKSUM)
-                unchecked[record] = False
+                self._unchecked[record] = 0
             codec.resize(row.to_image(data), self._size, out=out)
 
         return fill
+
+
+def _unchecked(count: int) -> np.ndarray:
+    """Marks that no record has been checked.
+
+    There is no lock: two threads that meet check the same record twice, which harms
+    nothing.
+    """
+    marks = array_pool.aligned_zeros(count)
+    marks[:] = 1
+    return marks
+
+
+def _stacking_function() -> Callable[..., Any] | None:
+    """OpenCV's vconcat, which copies rows in one call without the interpreter lock.
+
+    np.concatenate, which is used without OpenCV, takes the lock again for each row, and
+    threads then wait for one another.
+    """
+    try:
+        import cv2
+    except ImportError:
+        return None
+    return cv2.vconcat

@@ -32,6 +32,7 @@ class RecordIndex:
       mean_rgb: Channel means in [0, 255]; None if they are not known.
       split: Name of the split.
       features: Names in TFRecord examples, by ``image``, ``age``, ``gender``.
+      identity: SHA-256 of the index file; empty if there is none.
     """
 
     paths: tuple[str, ...]
@@ -45,6 +46,7 @@ class RecordIndex:
     mean_rgb: tuple[float, float, float] | None
     split: str
     features: dict[str, str]
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -153,6 +155,7 @@ def load(
             "age": schema.LABEL_AGE,
             "gender": schema.LABEL_GENDER,
         },
+        identity=found.index.sha256,
     )
 
 

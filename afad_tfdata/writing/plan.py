@@ -98,7 +98,6 @@ class Plan:
       num_shards: Number of shards of each split.
       source_sha256: Hexadecimal digest of the source's keys, labels, sizes and splits.
       tasks: The shards, in order of split and number.
-      untrusted_photos: From `sharding.untrusted_photos`.
     """
 
     rows: np.ndarray
@@ -107,17 +106,6 @@ class Plan:
     num_shards: dict[str, int]
     source_sha256: str
     tasks: tuple[ShardTask, ...]
-    untrusted_photos: tuple[str, ...] = ()
-
-    @functools.cached_property
-    def mean_splits(self) -> tuple[str, ...]:
-        """The splits whose images the channel means are of.
-
-        That is the training split or, in a data set that is meant to have none, all.
-        """
-        if any(task.split == sharding.TRAIN for task in self.tasks):
-            return (sharding.TRAIN,)
-        return sharding.SPLITS
 
     def key(self, row: int) -> bytes:
         """The key of a row, in the bytes of the file system."""
@@ -130,14 +118,11 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The values that two runs must share; the manifest has them as ``config``."""
-        values = {
+        return {
             **self.config.to_json(),
             "num_shards": self.num_shards,
             "source_sha256": self.source_sha256,
         }
-        if self.untrusted_photos:  # Not there for AFAD, whose manifests stay the same.
-            values["untrusted_photos"] = list(self.untrusted_photos)
-        return values
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -184,11 +169,7 @@ def make(
     rows["key_offset"] = np.cumsum(lengths) - lengths
     rows["age"], rows["gender"] = ages, genders
     rows["place"] = sharding.places_of(keys, seed=config.splits.seed)
-    untrusted: tuple[str, ...] = ()
-    if config.splits.split_by == "photo" and None in given:
-        photos = [sharding.photo_id(key) for key in keys]
-        untrusted = sharding.untrusted_photos(photos, [ages, genders])
-    rows["split"] = _splits(keys, given, config.splits, untrusted)
+    rows["split"] = _splits(keys, given, config.splits)
     # Items are sorted by key, so that two keys with the same place are ordered by key
     # and not by the scan.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
@@ -212,7 +193,6 @@ def make(
         num_shards=counts,
         source_sha256=hashlib.sha256(b"".join(listed)).hexdigest(),
         tasks=_tasks(rows, counts, config.format),
-        untrusted_photos=untrusted,
     )
 
 
@@ -251,7 +231,6 @@ def load(directory: str) -> Plan:
         num_shards=stored["num_shards"],
         source_sha256=stored["source_sha256"],
         tasks=_tasks(rows, stored["num_shards"], stored["format"]),
-        untrusted_photos=tuple(stored.get("untrusted_photos", ())),  # Mostly none.
     )
 
 
@@ -274,15 +253,11 @@ def _splits(
     keys: Sequence[str],
     given: Sequence[str | None],
     config: data_set_config.SplitConfig,
-    untrusted: Sequence[str],
 ) -> np.ndarray:
     """Positions in `sharding.SPLITS`, by a hash that all faces of a photo share."""
     numbers: dict[str, int] = {}
-    ignored = frozenset(untrusted)
     group = [
-        numbers.setdefault(
-            sharding.group_key(key, config.split_by, ignored), len(numbers)
-        )
+        numbers.setdefault(sharding.group_key(key, config.split_by), len(numbers))
         for key in keys
     ]
     splits = sharding.splits_of(
@@ -313,8 +288,7 @@ def _shard_counts(
     """
     largest = np.iinfo(schema.INDEX_DTYPE["shard"]).max
     counts: dict[str, int] = {}
-    # Without a training split, the shards that are asked for are those of all splits.
-    in_train = int((splits == sharding.SPLITS.index("train")).sum()) or len(splits)
+    in_train = max(1, int((splits == sharding.SPLITS.index("train")).sum()))
     for number, split in enumerate(sharding.SPLITS):
         inside = splits == number
         examples = int(inside.sum())
@@ -323,9 +297,8 @@ def _shard_counts(
             few = min(_FEW_SHARDS, -(-examples // _FEW_EXAMPLES))
             counts[split] = max(-(-size // _TARGET_SHARD_BYTES), few)
         else:
-            share = num_shards * examples / in_train
-            # No more than there are examples, of which each is in one shard.
-            counts[split] = min(max(1, round(share)), examples)
+            share = num_shards if split == "train" else num_shards * examples / in_train
+            counts[split] = max(1, round(share)) if examples else 0
         if counts[split] > largest:
             raise errors.UsageError(
                 f"{counts[split]} shards are too many; --num_shards takes up to"

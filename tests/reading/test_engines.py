@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -95,6 +96,36 @@ def test_engines_and_caches_give_the_same(form, size):
         take(input_fn.eval_input_fn(config(form, "mapped", **fields))),
         take(input_fn.eval_input_fn(config(form, "graph", **fields))),
     )
+
+
+def test_gathered_rows_are_those_that_python_copies(form, monkeypatch):
+    """From the second epoch on, TensorFlow gathers stored pixels."""
+    read = mapped_reader.Reader.read
+    calls = []
+
+    def counted(reader, records):
+        calls.append(len(records))
+        return read(reader, records)
+
+    monkeypatch.setattr(mapped_reader.Reader, "read", counted)
+    fields = config(form, "mapped")
+    count = input_fn.num_examples(fields, "train")
+    first_epoch = -(-count // 16)
+    found = take(input_fn.train_input_fn(fields), 2 * first_epoch)
+    late = len(calls)
+    again = take(input_fn.train_input_fn(fields), 2 * first_epoch)
+    evaluated = take(input_fn.eval_input_fn(fields, "train"))
+    gathers = os.path.basename(form) == "hdf5"
+    assert (len(calls) == late) == gathers
+    assert_same(found, again)
+    # A copy has other files, of which nothing is known.
+    shutil.copytree(form, form + "_copy")
+    try:
+        copy = config(form + "_copy", "mapped")
+        assert_same(found, take(input_fn.train_input_fn(copy), 2 * first_epoch))
+        assert_same(evaluated, take(input_fn.eval_input_fn(copy, "train")))
+    finally:
+        shutil.rmtree(form + "_copy")
 
 
 def test_images_are_those_of_the_writer(form):
@@ -276,19 +307,27 @@ def test_no_batch_changes_while_it_is_in_use(sample_records):
     assert all((a == b).all() for a, b in zip(batches, copies, strict=True))
 
 
-def test_the_pool_of_arrays_does_not_grow(sample_records, monkeypatch):
-    pools = []
-    whole = array_pool.ArrayPool
+def test_the_pool_of_arrays_does_not_grow(sample_records):
+    pool = array_pool.shared()
+    gc.collect()
+    pool.trim()
+    before = len(pool)
+    for _ in range(3):  # Pipelines share the arrays.
+        iterator = iter(input_fn.train_input_fn(config(sample_records, "mapped")))
+        for _ in range(100):
+            next(iterator)
+    del iterator
+    assert len(pool) < before + 20
 
-    def remembered():
-        pools.append(whole())
-        return pools[-1]
 
-    monkeypatch.setattr(array_pool, "ArrayPool", remembered)
-    iterator = iter(input_fn.train_input_fn(config(sample_records, "mapped")))
-    for _ in range(200):
-        next(iterator)
-    assert len(pools) == 1 and len(pools[0]) < 20
+def test_arrays_that_nothing_uses_are_given_back():
+    pool = array_pool.ArrayPool()
+    arrays = [pool.take((64, 1 << 20)) for _ in range(8)]
+    pool.trim()
+    assert len(pool) == 8
+    del arrays
+    pool.trim()
+    assert len(pool) == 3  # 256 MiB, less what aligns them.
 
 
 def test_choice_of_engine(sample_records, monkeypatch):

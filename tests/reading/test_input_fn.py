@@ -18,7 +18,7 @@ import tensorflow as tf
 from afad_tfdata import input_fn, models, records
 from afad_tfdata.common import errors, resources
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.reading import mapped_reader, record_index
+from afad_tfdata.reading import bad_records, mapped_reader, record_index
 
 BATCH = 16
 
@@ -106,6 +106,100 @@ def test_elements_have_static_shapes(sample_records):
     assert features["mask"].dtype.name == "bool"
     count = input_fn.num_examples(config(sample_records), "test")
     assert test.cardinality().numpy() == -(-count // BATCH)
+
+
+@pytest.fixture(scope="module", params=["tfrecord", "hdf5"])
+def pixels(request, tiny, tmp_path_factory) -> str:
+    """The faces of `tiny` in one shard of 40 x 40 pixels, in either format."""
+    directory = tmp_path_factory.mktemp("pixels") / "records"
+    records.write_records(
+        records.WriteConfig(
+            data_dir=os.path.join(os.path.dirname(tiny), "faces"),
+            output_dir=str(directory),
+            format=request.param,
+            image_encoding="raw",
+            image_size=40,
+            test_fraction=0.0,
+            validation_fraction=0.0,
+            num_shards=1,
+            num_workers=1,
+        )
+    )
+    return str(directory)
+
+
+def test_every_flipped_byte_is_noticed_in_the_first_pass(pixels, tmp_path):
+    directory = str(tmp_path / "bad")
+    shutil.copytree(pixels, directory)
+    source = record_index.load(directory, "train")
+    rng = np.random.default_rng(3)
+    with open(source.paths[0], "r+b") as f:
+        for trial in range(60):
+            entry = source.entries[rng.integers(97)]
+            place = int(entry["image_offset"]) + int(rng.integers(4800))
+            f.seek(place)
+            (byte,) = f.read(1)
+            f.seek(place)
+            f.write(bytes([byte ^ 1 << int(rng.integers(8))]))
+            f.flush()
+            # The time of a change may be coarse: it must not repeat.
+            os.utime(source.paths[0], ns=(trial, trial))
+            reader = mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 0))
+            with pytest.raises(errors.DataError, match="do not fit its checksum"):
+                for start in range(0, 97, 16):
+                    reader.read(np.arange(start, min(start + 16, 97)))
+            f.seek(place)
+            f.write(bytes([byte]))
+            f.flush()
+
+
+def test_what_was_checked_is_remembered_until_the_file_changes(pixels, tmp_path):
+    directory = str(tmp_path / "copy")
+    shutil.copytree(pixels, directory)
+    source = record_index.load(directory, "train")
+
+    def reader():
+        return mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 0))
+
+    first = reader()
+    assert first._unchecked.all()
+    first.read(np.arange(97))
+    assert not first._unchecked.any() and not reader()._unchecked.any()
+    with open(source.paths[0], "r+b") as f:
+        f.seek(int(source.entries["image_offset"][7]))
+        f.write(b"\x55\xaa\x55")
+    os.utime(source.paths[0], ns=(7, 7))
+    with pytest.raises(errors.DataError, match="record 7 of .*its checksum"):
+        reader().read(np.arange(97))
+
+
+def test_bad_rows_are_replaced_or_masked_in_every_epoch(pixels, tmp_path):
+    directory = damaged(pixels, tmp_path / "bad", rows=(5, 40, 41))
+    fields = config(directory, max_bad_records=3)
+    whole = rows_of(take(input_fn.train_input_fn(config(pixels)), 25))
+    found = rows_of(take(input_fn.train_input_fn(fields), 25))
+    pristine = rows_of(take(input_fn.eval_input_fn(config(pixels), "train"), 99))
+    bad = {pristine[row] for row in (5, 40, 41)}
+    for row, other in zip(whole, found, strict=True):
+        assert (row == other) == (row not in bad)
+    assert not bad & set(found)
+    for _ in range(2):
+        kept = rows_of(take(input_fn.eval_input_fn(fields, "train"), 99))
+        assert kept == [row for row in pristine if row not in bad]
+
+
+def test_many_pipelines_leave_no_map_and_no_file(pixels):
+    def used():
+        gc.collect()
+        with open("/proc/self/maps") as f:
+            return len(os.listdir("/proc/self/fd")), f.read().count(pixels)
+
+    fields = config(pixels, global_batch_size=48)
+    seen = []
+    for _ in range(12):
+        take(input_fn.train_input_fn(fields), 7)
+        seen.append(used())
+    assert seen[-1] == seen[2] and seen[-1][1] <= 1
 
 
 @pytest.mark.parametrize("engine", ["mapped", "graph"])

@@ -1,0 +1,89 @@
+"""Checksums of several rows at once, from the checksums of the rows.
+
+CRC-32 is linear: the checksum of two strings, one after the other, is that of the first,
+moved by the length of the second, exclusive-or that of the second.  A whole block of
+rows is therefore compared by one call, which needs no interpreter lock, and not row by
+row.  (Mark Adler's ``crc32_combine`` in zlib is based on the same fact.)
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+# Rows of a block: long enough that a call costs little, and short enough that the rows
+# are still in the processor's cache after they were copied.  A power of two.
+BLOCK_ROWS = 16
+_POLYNOMIAL = 0xEDB88320  # Of CRC-32, with the bits reversed.
+
+
+def of_blocks(checksums: np.ndarray, row_bytes: int) -> np.ndarray:
+    """The CRC-32 of each block of `BLOCK_ROWS` rows; the last block may be shorter.
+
+    Args:
+      checksums: uint32 ``[n]``: ``zlib.crc32`` of each row.
+      row_bytes: Size of each row.
+
+    Returns:
+      uint32 ``[ceil(n / BLOCK_ROWS)]``.
+    """
+    whole = len(checksums) // BLOCK_ROWS * BLOCK_ROWS
+    found = _combined(checksums[:whole].reshape(-1, BLOCK_ROWS), row_bytes)
+    if whole == len(checksums):
+        return found
+    last = np.zeros((1, BLOCK_ROWS), np.uint32)
+    # The checksum of nothing is 0, so that rows of nothing can be put in front.
+    last[0, BLOCK_ROWS - (len(checksums) - whole) :] = checksums[whole:]
+    return np.concatenate([found, _combined(last, row_bytes)])
+
+
+def _combined(blocks: np.ndarray, row_bytes: int) -> np.ndarray:
+    """uint32 ``[m]`` from uint32 ``[m, BLOCK_ROWS]``."""
+    length = row_bytes
+    while blocks.shape[1] > 1:
+        tables = _tables(length)
+        first = blocks[:, 0::2]
+        moved = blocks[:, 1::2].copy()
+        for byte in range(4):
+            moved ^= tables[byte][(first >> np.uint32(8 * byte)) & np.uint32(0xFF)]
+        blocks, length = moved, 2 * length
+    return blocks[:, 0]
+
+
+@functools.lru_cache(64)
+def _tables(length: int) -> np.ndarray:
+    """uint32 ``[4, 256]``: what each byte of a checksum adds to the moved checksum.
+
+    Args:
+      length: Bytes by which the checksum is moved.
+    """
+    factor = _power(8 * length)
+    bits = np.array([_product(1 << bit, factor) for bit in range(32)], np.uint32)
+    tables = np.zeros((4, 256), np.uint32)
+    for value in range(256):
+        for bit in range(8):
+            if value >> bit & 1:
+                tables[:, value] ^= bits[bit::8]
+    return tables
+
+
+def _power(exponent: int) -> int:
+    """The polynomial x to that power, modulo the polynomial of CRC-32."""
+    result, square = 1 << 31, 1 << 30  # 1 and x: the highest bit is x to the power 0.
+    while exponent:
+        if exponent & 1:
+            result = _product(result, square)
+        square = _product(square, square)
+        exponent >>= 1
+    return result
+
+
+def _product(first: int, second: int) -> int:
+    """The product of two polynomials, modulo the polynomial of CRC-32."""
+    result = 0
+    for bit in range(31, -1, -1):
+        if first >> bit & 1:
+            result ^= second
+        second = second >> 1 ^ (_POLYNOMIAL if second & 1 else 0)
+    return result

@@ -1,0 +1,87 @@
+"""The record numbers of a pipeline's training batches, as a stream.
+
+The shuffle is a permutation that is computed position by position: it mixes the whole
+split, takes no memory, and can begin at any step without reading earlier ones.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.reading import batch_slices, order, tracing
+
+# How many positions are looked up together: enough to make the cost of the operations
+# themselves negligible, and few enough for the first batch to come at once.
+_LOOKED_UP = 8192
+# Larger than the number of any batch, and small enough for additions to it.
+_ENDLESS = 1 << 62
+
+
+def of_batches(
+    shuffle: order.Order, slices: batch_slices.BatchSlices, start_step: int
+) -> tf.data.Dataset:
+    """The endless stream of a pipeline's batches of record numbers.
+
+    Args:
+      shuffle: Says which record is at which position.
+      slices: Says which positions are this pipeline's.
+      start_step: First global step.
+
+    Returns:
+      int64 ``[per_replica_batch_size]`` each.
+    """
+    first = start_step * slices.num_local_replicas
+    if not tf.executing_eagerly():
+        # In a graph nothing can be computed now, and nothing can be kept.
+        return _stream(shuffle, slices, first)
+    # To start the stream takes longer than to read a batch.  The first batches are
+    # therefore looked up here, and the stream starts when they are used up.
+    many = _num_looked_up(slices)
+    found = _look_up(shuffle, slices, tf.constant(first, tf.int64))
+    # A stream with groups depends on their members, which are not in the key.
+    stream = _stream if shuffle.groups else _kept_stream
+    rest = stream(shuffle, slices, first + many)
+    return tf.data.Dataset.from_tensor_slices(found).concatenate(rest)
+
+
+def _num_looked_up(slices: batch_slices.BatchSlices) -> int:
+    """How many batches are looked up together."""
+    # Many at a time: every operation costs microseconds even if it does little, and a
+    # whole batch takes a few hundred.
+    return max(1, _LOOKED_UP // slices.per_replica_batch_size)
+
+
+def _look_up(
+    shuffle: order.Order, slices: batch_slices.BatchSlices, batch: tf.Tensor
+) -> tf.Tensor:
+    """int64 ``[many, per_replica_batch_size]``: the records of batches from this one."""
+    batches = batch + tf.range(_num_looked_up(slices), dtype=tf.int64)
+    return shuffle.records(slices.positions(batches))
+
+
+def _stream(
+    shuffle: order.Order, slices: batch_slices.BatchSlices, first: int
+) -> tf.data.Dataset:
+    # This map turns numbers of batches into numbers of records.
+    numbers = tf.data.Dataset.range(first, _ENDLESS, _num_looked_up(slices))
+    # It never repeats, but this is how tf.data knows that the stream is infinite.
+    numbers = numbers.repeat()
+    records = numbers.map(
+        tracing.without_autograph(functools.partial(_look_up, shuffle, slices))
+    )
+    return records.unbatch()
+
+
+# Tracing the stream takes longer than all else that a second pipeline needs.
+@functools.lru_cache(16)
+def _traced_stream(
+    num_examples: int, seed: int, slices: batch_slices.BatchSlices, first: int
+) -> tf.data.Dataset:
+    return _stream(order.Order(num_examples, seed), slices, first)
+
+
+def _kept_stream(
+    shuffle: order.Order, slices: batch_slices.BatchSlices, first: int
+) -> tf.data.Dataset:
+    return _traced_stream(shuffle.num_examples, shuffle.seed, slices, first)

@@ -1,0 +1,379 @@
+"""The shards of a split in one range of addresses, and what is known of them.
+
+All files are mapped, not read, into one reserved range.  The gaps between them are
+chosen so that all rows of pixels begin at multiples of one number of bytes.  The range
+is then one matrix, and one operation gathers a batch of rows, whichever shards they are
+in: numpy's ``take`` or TensorFlow's ``gather``, both without the interpreter lock.
+
+A process remembers the maps of the splits that it read last, and which of their records
+it has checked.  The next pipeline on the same files begins with them.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import functools
+import math
+import mmap
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata.common import errors, resources
+
+# Numbers that the module `mmap` does not export on all systems (linux/mman.h).
+_PROT_NONE, _MAP_FIXED, _MAP_NORESERVE = 0, 0x10, 0x4000
+_WILLNEED, _POPULATE_READ = 3, 22
+_FAILED = ctypes.c_void_p(-1).value
+# Pages that one call brings in: long reads, and short enough to stop between them.
+_POPULATED_BYTES = 16 << 20
+# A row is gathered in pieces if it cannot begin at a multiple of its size.  Pieces
+# that are shorter than this cost more than copying row by row.
+_SMALLEST_PIECE = 1024
+# Splits whose maps are kept: those of a training with its evaluation, and some more.
+_KEPT_SPLITS = 8
+
+
+class Rows(NamedTuple):
+    """Rows of pixels as a matrix.
+
+    Attributes:
+      matrix: uint8 ``[m, piece]``: the whole range of addresses.
+      first: int64 ``[num_shards]``: the piece at which each shard's first row begins.
+      pieces: How many pieces make up a row; they follow one another.
+      blank: The piece at which a row of zeros begins.
+    """
+
+    matrix: np.ndarray
+    first: np.ndarray
+    pieces: int
+    blank: int
+
+
+class ShardMaps:
+    """Files that are mapped one after the other into one range of addresses.
+
+    Args:
+      paths: Local files.
+      row_bytes: Size of a row of pixels; 0 if the files do not contain rows.
+      offsets: Byte at which the rows begin in each file; not used without rows.
+
+    Attributes:
+      shards: uint8 ``[size of the file]`` for each file.
+      rows: The rows as a matrix; None without rows, or if they cannot be aligned.
+
+    Raises:
+      DataError: A file cannot be read.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        row_bytes: int = 0,
+        offsets: Sequence[int] = (),
+    ) -> None:
+        sizes = [_size(path) for path in paths]
+        self._num_bytes = sum(sizes)
+        piece = _piece_bytes(row_bytes, offsets) if row_bytes else 0
+        starts, end = _places(sizes, piece, offsets)
+        blank = -(-end // piece) if piece else 0
+        self._range = _AddressRange(max(end, (blank * piece) + row_bytes))
+        if piece:
+            self._range.map_zeros(blank * piece, row_bytes)
+        for path, start, size in zip(paths, starts, sizes, strict=True):
+            self._range.map_file(path, start, size)
+        # Arrays refer to the range, which is given back when the last of them is gone.
+        whole = np.asarray(self._range)
+        self.shards = [
+            whole[start : start + size]
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+        self.rows: Rows | None = None
+        if piece:
+            first = [(s + o) // piece for s, o in zip(starts, offsets, strict=True)]
+            count = len(whole) // piece
+            self.rows = Rows(
+                whole[: count * piece].reshape(count, piece),
+                np.array(first, np.int64),
+                row_bytes // piece,
+                blank,
+            )
+        self._populating = threading.Lock()
+        self._populated = False
+
+    @functools.cached_property
+    def fits(self) -> bool:
+        """Whether all pages of the files fit in half of the memory that is free."""
+        return self._num_bytes < resources.available_bytes() // 2
+
+    def populate(self, user: object) -> None:
+        """Brings all pages into memory, in the background, if they fit.
+
+        Page faults one by one take several times as long.
+
+        Args:
+          user: The work stops when this object is gone.
+        """
+        if not self.fits or not self._populating.acquire(blocking=False):
+            return
+        if self._populated:
+            self._populating.release()
+            return
+        # Daemon: a slow disk must not keep a process that wants to end.
+        threading.Thread(
+            target=self._populate,
+            args=(weakref.ref(user),),
+            name="populate",
+            daemon=True,
+        ).start()
+
+    def _populate(self, user: Callable[[], object]) -> None:
+        try:
+            for shard in self.shards:
+                address = shard.ctypes.data if len(shard) else 0
+                for start in range(0, len(shard), _POPULATED_BYTES):
+                    if user() is None:
+                        return
+                    length = min(_POPULATED_BYTES, len(shard) - start)
+                    if _advise(address + start, length, _POPULATE_READ):
+                        # Before Linux 5.14, or the disk fails: the reader will see it.
+                        _advise(address + start, length, _WILLNEED)
+            self._populated = True
+        finally:
+            self._populating.release()
+
+    def will_need(self, shards: list[int], begins: list[int], ends: list[int]) -> None:
+        """Starts to read parts of files, so that the disk gets many requests at once.
+
+        Args:
+          shards: Positions in `shards`.
+          begins: First byte of each part.
+          ends: Byte after the end of each part.
+        """
+        for shard, begin, end in zip(shards, begins, ends, strict=True):
+            address = self.shards[shard].ctypes.data + begin
+            start = address - address % mmap.PAGESIZE
+            _advise(start, address + end - begin - start, _WILLNEED)
+
+
+class _AddressRange:
+    """Reserved addresses, in which files are mapped; read-only.
+
+    numpy takes it as an array of bytes, which keeps it alive.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        self._address = _map(
+            None,
+            num_bytes,
+            _PROT_NONE,
+            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
+            -1,
+            "the shards",
+        )
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        # Not marked as read-only, which the exchange with TensorFlow would refuse; a
+        # write would end the process.
+        return {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (self._num_bytes,),
+            "data": (self._address, False),
+        }
+
+    def map_file(self, path: str, start: int, size: int) -> None:
+        """Maps a whole file at a place of the range."""
+        if not size:
+            return
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            flags = mmap.MAP_PRIVATE | _MAP_FIXED
+            address = self._address + start
+            _map(address, size, mmap.PROT_READ, flags, descriptor, path)
+        finally:
+            # The map does not need it: only so can any number of shards be open.
+            os.close(descriptor)
+
+    def map_zeros(self, start: int, size: int) -> None:
+        """Makes the pages of a part of the range readable; they contain zeros."""
+        address = self._address + start
+        first = address - address % mmap.PAGESIZE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        size += address - first
+        _map(first, size, mmap.PROT_READ, flags, -1, "the shards")
+
+    def __del__(self) -> None:
+        # While the process ends, threads of TensorFlow may still read.
+        if hasattr(self, "_address") and not sys.is_finalizing():
+            _libc().munmap(self._address, self._num_bytes)
+
+
+class Known(NamedTuple):
+    """What the process knows of the shards of a split.
+
+    Attributes:
+      maps: Their maps.
+      unchecked: uint8 ``[n]``, aligned: 1 for each record whose bytes have not been
+        compared with their checksum, or differ from it.
+    """
+
+    maps: ShardMaps
+    unchecked: np.ndarray
+
+
+_known: collections.OrderedDict[tuple, Known] = collections.OrderedDict()
+# Data sets are built in several threads.
+_lock = threading.Lock()
+
+
+def remembered(
+    identity: str, paths: Sequence[str], num_records: int, create: Callable[[], Known]
+) -> Known:
+    """What is known of these files; it is created if they are new or have changed.
+
+    Args:
+      identity: Identifies the index by its content; empty to remember nothing.
+      paths: Local shard files.
+      num_records: Records in them.
+      create: Creates it.
+
+    Raises:
+      DataError: A file cannot be read.
+    """
+    if not identity:
+        return create()
+    key = (identity, num_records, tuple(_identity(path) for path in paths))
+    with _lock:
+        if key not in _known:
+            _forget(paths)
+            _known[key] = create()
+        _known.move_to_end(key)
+        while len(_known) > _KEPT_SPLITS:
+            _known.popitem(last=False)
+        return _known[key]
+
+
+def forget_all() -> None:
+    """Forgets all files, for measurements of a first pass."""
+    with _lock:
+        _known.clear()
+
+
+def _forget(paths: Sequence[str]) -> None:
+    """Forgets earlier contents of these paths, whose disk space the maps would keep."""
+    names = {os.path.abspath(path) for path in paths}
+    stale = [k for k in _known if any(name in names for name, *_ in k[2])]
+    stale += [k for k in _known if any(not os.path.exists(name) for name, *_ in k[2])]
+    for key in stale:
+        _known.pop(key, None)
+
+
+def _identity(path: str) -> tuple[str, int, int, int, int]:
+    """A path with what changes when the file's content does."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return (
+        os.path.abspath(path),
+        found.st_dev,
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns,
+    )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> errors.DataError:
+    return errors.DataError(f"cannot read {path}: {error.strerror}; restore it")
+
+
+def _piece_bytes(row_bytes: int, offsets: Sequence[int]) -> int:
+    """The largest divisor of a row's size to whose multiples all rows can be moved.
+
+    A file is moved by whole pages, so that the remainder of its offset by the common
+    divisor of piece and page cannot change, and must be 0.
+
+    Returns:
+      Bytes; 0 if only short pieces can be aligned.
+    """
+    for pieces in range(1, row_bytes // _SMALLEST_PIECE + 1):
+        piece, rest = divmod(row_bytes, pieces)
+        step = math.gcd(mmap.PAGESIZE, piece)
+        if not rest and all(offset % step == 0 for offset in offsets):
+            return piece
+    return 0
+
+
+def _places(
+    sizes: Sequence[int], piece: int, offsets: Sequence[int]
+) -> tuple[list[int], int]:
+    """Where each file is mapped in the range, and where its last page ends."""
+    starts, end = [], 0
+    page = mmap.PAGESIZE
+    # Files can be moved by this without moving their rows within a piece.
+    period = math.lcm(page, piece) if piece else page
+    for number, size in enumerate(sizes):
+        start = end
+        if piece:
+            step = math.gcd(page, piece)
+            # start + k * page + offset must be a multiple of the piece: solved for k.
+            rest = -(start + offsets[number]) // step
+            modulus = piece // step
+            k = rest * pow(page // step, -1, modulus) % modulus if modulus > 1 else 0
+            start += k * page % period
+        starts.append(start)
+        end = -(-(start + size) // page) * page
+    return starts, max(end, page)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    # Python's own `mmap` neither maps at a given address nor releases the interpreter
+    # lock in `madvise`.
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    ]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return libc
+
+
+def _map(
+    address: int | None, size: int, protection: int, flags: int, fd: int, what: str
+) -> int:
+    found = _libc().mmap(address, size, protection, flags, fd, 0)
+    if found == _FAILED or found is None:
+        code = ctypes.get_errno()
+        raise errors.DataError(f"cannot map {what} into memory: {os.strerror(code)}")
+    return found
+
+
+def _advise(address: int, size: int, advice: int) -> int:
+    """`madvise`; 0 if it went well.  The address is that of a page."""
+    return _libc().madvise(address, size, advice)
