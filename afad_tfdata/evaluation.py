@@ -23,7 +23,6 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import model_source
 from afad_tfdata.images import contact_sheet, preprocess
 from afad_tfdata.models import facts, networks, saved
 from afad_tfdata.reading import config as input_config
@@ -148,7 +147,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
     model, network = _load(path, strategy, unsafe=config.unsafe_load)
-    known = facts.of(model).or_else(run_dir.facts_of(model_source.run_of(path)))
+    known = facts.of(model).or_else(run_dir.facts_of(run_dir.config_of(path)))
     mean = known.mean or manifest.mean_rgb
     task = _task(network)
     # As the data set writes them, because its counts have these names.

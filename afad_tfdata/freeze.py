@@ -129,9 +129,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             # The model is traced, variables become constants, constants are folded, and
             # the inputs and outputs are named.  Then every format is written under a
             # temporary name, and one fresh process verifies all of them.
-            verified = _write_verified(
-                config, source, fetches, facts.mean, cases, output
-            )
+            verified = _write_verified(config, source, fetches, facts, cases, output)
             description = graph_description.describe(
                 source,
                 facts,
@@ -243,7 +241,7 @@ def _write_verified(
     config: FreezeConfig,
     source: model_source.Source,
     fetches: Mapping[str, str],
-    mean: Sequence[float] | None,
+    facts: model_facts.ModelFacts,
     cases: Mapping[str, list[verification.Case]],
     output: verified_files.VerifiedFiles,
 ) -> _Verified:
@@ -275,8 +273,9 @@ def _write_verified(
             config.input_node,
             fetches,
             source.image_size,
-            mean,
+            facts.mean,
             config.tf1_compatible,
+            facts.stored,
         )
         output.write(graph, formats)
         comparisons = verification.check(output.candidates(graph, cases))

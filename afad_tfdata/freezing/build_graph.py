@@ -54,6 +54,7 @@ def build(
         # In this order: folding constants turns a batch normalisation into the factor
         # and the summand that the second step moves into weights.
         graph = constant_folding.fold_constants(graph, traced_fetches)
+        graph = constant_folding.without_neutral(graph, [*traced_fetches, traced_feed])
         graph = constant_folding.fold_normalization(graph, traced_fetches)
     # After constant folding, whose new nodes get a suffix where they have one of these
     # names.

@@ -27,6 +27,7 @@ _FOLDABLE_OPS = frozenset(
     Sub Transpose""".split()
 )
 _BATCH_NORM_OPS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+_NEUTRAL = {"Mul": 1.0, "Add": 0.0, "AddV2": 0.0, "Sub": 0.0}
 _PRODUCT_OPS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
 
@@ -94,6 +95,32 @@ def fold_normalization(
     while changed:
         graph, changed = _fold_once(graph, keep)
     return graphdef.reachable(graph, [*keep, *_placeholders(graph)])
+
+
+def without_neutral(
+    graph: tf.compat.v1.GraphDef, keep: Collection[str]
+) -> tf.compat.v1.GraphDef:
+    """Removes multiplications by the number 1 and additions of the number 0.
+
+    Args:
+      graph: GraphDef returned by `fold_constants`.
+      keep: Names of the results and of inputs, which stay.
+    """
+    by_name = graphdef.nodes(graph)
+    result = graphdef.like(graph)
+    for node in graph.node:
+        result.node.add().CopyFrom(node)
+        if node.op not in _NEUTRAL or node.name in keep:
+            continue
+        found = _operands(node, by_name)
+        # A constant with axes could give the result more of them than the input has.
+        if found is None or found[1].ndim or found[1] != _NEUTRAL[node.op]:
+            continue
+        del result.node[-1].input[:]
+        result.node[-1].input.append(found[0])
+        result.node[-1].op = "Identity"
+    result = graphdef.without_identities(result, keep)
+    return graphdef.reachable(result, [*keep, *_placeholders(result)])
 
 
 def flops(graph: tf.compat.v1.GraphDef, feed: str, shape: Iterable[int]) -> int:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, preprocessing_graph
+from afad_tfdata.models import facts
 
 # The operators of 2020: ONNX runtimes since 1.6 know them, and no network of this
 # package needs a newer one.
@@ -40,6 +41,7 @@ class FrozenGraph:
       image_size: Side of its input in pixels.
       mean: Channel means R, G, B in [0, 255]; None where they are unknown.
       tf1_compatible: Whether other graphs made of it must load in 1.15 too.
+      facts: What files without a NAME.json of their own say about the outputs.
     """
 
     graph: tf.compat.v1.GraphDef
@@ -48,6 +50,7 @@ class FrozenGraph:
     image_size: int
     mean: Sequence[float] | None = None
     tf1_compatible: bool = True
+    facts: facts.Facts = dataclasses.field(default_factory=lambda: facts.Facts())
 
 
 # The names of input and outputs (by label) in a file.
@@ -125,6 +128,7 @@ def _write_saved_model(frozen: FrozenGraph, path: str) -> None:
     signature = module.serve.get_concrete_function()
     with _quiet():
         tf.saved_model.save(module, path, signatures=signature)
+    facts.write_saved_model(path, frozen.facts)
 
 
 def _write_tflite(frozen: FrozenGraph, path: str) -> None:

@@ -35,6 +35,7 @@ class ModelFacts:
       age_range: Youngest and oldest age in the training data; None where unknown.
       records_dir: The data set to take images from; empty for none.
       metrics: The results of ``evaluate`` for this model file; empty if it was not run.
+      stored: The same facts, as the files of the graph contain them.
     """
 
     mean: tuple[float, float, float] | None
@@ -42,6 +43,7 @@ class ModelFacts:
     age_range: tuple[int, int] | None
     records_dir: str
     metrics: dict[str, Any]
+    stored: facts.Facts
 
 
 def collect(
@@ -73,12 +75,17 @@ def collect(
         )
     records_dir = records_dir or _data_set_of_run(source)
     manifest = schema.load_manifest(records_dir) if records_dir else None
+    mean = _mean(source, stored, manifest, mean_json)
+    ages = _age_range(stored, manifest)
     return ModelFacts(
-        mean=_mean(source, stored, manifest, mean_json),
+        mean=mean,
         class_names=names,
-        age_range=_age_range(stored, manifest),
+        age_range=ages,
         records_dir=records_dir,
         metrics=_metrics(source),
+        stored=dataclasses.replace(
+            stored, mean=mean, class_names=names, age_range=ages
+        ),
     )
 
 

@@ -107,7 +107,7 @@ def open_source(
         raise errors.UsageError(
             "--epoch can only be used with a run directory; this is a file"
         )
-    run = run_of(path)
+    run = run_dir.config_of(path)
     model = _load(path, run, unsafe_load)
     source = from_model(model, outputs=outputs, image_size=image_size, origin=path)
     return dataclasses.replace(source, name=name, path=path, run=run)
@@ -315,27 +315,11 @@ def _file_of_run(directory: str, which: str, epoch: int) -> str:
     return checkpoints.path_of(kept, ends[epoch])
 
 
-def run_of(path: str) -> dict[str, Any]:
-    """The config of the run that a file belongs to, with its directory; or empty."""
-    # A checkpoint is one folder deeper than best.keras.
-    directory = os.path.dirname(os.path.abspath(path))
-    for candidate in (directory, os.path.dirname(directory)):
-        if os.path.exists(os.path.join(candidate, run_dir.CONFIG_NAME)):
-            try:
-                value = run_dir.read_config(candidate)
-            except errors.DataError:
-                if os.path.isdir(os.path.join(candidate, run_dir.CHECKPOINTS_NAME)):
-                    raise
-                continue  # config.json is a common name; this is another program's.
-            return {**value, "directory": candidate}
-    return {}
-
-
 def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
     from afad_tfdata.training import checkpoint_model
 
     model = checkpoint_model.load(path, run)
-    if run["train"].get("ema_decay"):
+    if run.get("train", {}).get("ema_decay"):
         _log.warning(
             "%s: freezing its weights, not their moving average, which is in %s",
             path,
@@ -379,7 +363,7 @@ def _saved_model(
         name=name,
         path=path,
         layers=(),
-        facts=facts.Facts(),
-        run=run_of(path),
+        facts=facts.read_saved_model(path),
+        run=run_dir.config_of(path),
         owner=module,
     )

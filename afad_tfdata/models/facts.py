@@ -8,19 +8,19 @@
 
 A ``.keras`` file keeps them as the comment of its ZIP archive, and an ``.h5`` file as
 an attribute, both as JSON.  Keras reads neither, so that it loads such files without
-this package.  Checkpoints, SavedModels and NAME.json of a frozen graph contain the same
-JSON values.
+this package.  Checkpoints and SavedModels contain the same JSON values.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.images import preprocess
 
@@ -31,8 +31,10 @@ INPUT_RANGES = ("normalized", "pixels", "unit")
 _FORMAT = "afad_tfdata model facts"
 _FORMAT_VERSION = 1
 _HDF5_ATTRIBUTE = "afad_tfdata"
+_FILE_NAME = "afad_tfdata.json"
+# TensorFlow reserves this folder of a SavedModel for files of other programs.
+_EXTRA_ASSETS = "assets.extra"
 _ATTRIBUTE = "afad_tfdata_facts"
-# Saving a model twice in one second must give the same bytes, so no time is in it.
 _MEANINGS = {"age": "age in years", "gender": "probability of {}"}
 
 
@@ -198,16 +200,52 @@ def read_file(path: str) -> Facts:
     return from_dict(value, where=path)
 
 
+def write_saved_model(path: str, facts: Facts) -> None:
+    """Adds facts to a SavedModel.
+
+    Args:
+      path: Its directory.
+      facts: What to store.
+    """
+    directory = os.path.join(path, _EXTRA_ASSETS)
+    os.makedirs(directory, exist_ok=True)
+    files.write_json(os.path.join(directory, _FILE_NAME), facts.to_dict())
+
+
+def read_saved_model(path: str) -> Facts:
+    """The facts in a SavedModel; empty if it has none.
+
+    Args:
+      path: Its directory.
+
+    Raises:
+      DataError: They are damaged.
+    """
+    name = os.path.join(path, _EXTRA_ASSETS, _FILE_NAME)
+    if not os.path.exists(name):
+        return Facts()
+    value = files.read_json(
+        name, what="what the SavedModel says of itself", advice="copy it again"
+    )
+    return from_dict(value, where=name)
+
+
 def is_swapped(
-    names: Sequence[str], others: Sequence[str], *, what: str, other: str
+    names: Sequence[str],
+    others: Sequence[str],
+    *,
+    what: str,
+    other: str,
+    flag: str = "--class_names",
 ) -> bool:
     """Whether two orders of class names differ.
 
     Args:
       names: Those of a model.
-      others: Those of a data set or of another model.
-      what: What has `names`, for the message.
-      other: What has `others`, for the message.
+      others: Those of a data set.
+      what: The model, for the message.
+      other: The data set, for the message.
+      flag: The flag that names the model's classes.
 
     Returns:
       False for equal orders, True for inverse ones; case does not count.
@@ -215,61 +253,64 @@ def is_swapped(
     Raises:
       UsageError: They are not the same two names.
     """
-    first, second = ([_key(name) for name in pair] for pair in (names, others))
+    first, second = _keys(names), _keys(others)
     if first == second:
         return False
     if first == second[::-1]:
         return True
     raise errors.UsageError(
         f"{what} tells {' from '.join(names)}, and {other} has the classes"
-        f" {' and '.join(others)}: which is which cannot be known; write the data"
-        " set with the model's names (afad-write-records --gender_codes)"
+        f" {' and '.join(others)}: say which is which with"
+        f" {flag}={','.join(others)} or {flag}={','.join(others[::-1])}, in the order"
+        " of the model"
     )
 
 
 def chosen_class_names(
-    known: Sequence[str], given: Sequence[str], *, what: str
+    known: Sequence[str],
+    given: Sequence[str],
+    *,
+    what: str,
+    flag: str = "--class_names",
 ) -> tuple[str, ...]:
     """The class names of a model with a gender output.
 
     Args:
       known: From its file; empty if it has none.
-      given: The flag ``--class_names``; empty if it is not used.
+      given: From the flag; empty if it is not used.
       what: The model, for the message.
+      flag: The flag.
+
+    Returns:
+      The given names, which may be other words for the known ones; else the known.
 
     Raises:
-      UsageError: There are none, or the flag contradicts the file.
+      UsageError: There are none, or the flag turns the known ones round.
     """
-    if known and given and [_key(n) for n in known] != [_key(n) for n in given]:
+    if known and given and _keys(known) == _keys(given)[::-1]:
         raise errors.UsageError(
-            f"--class_names={','.join(given)} contradicts {what}, which says"
+            f"{flag}={','.join(given)} contradicts {what}, which says"
             f" {','.join(known)}: leave the flag out"
         )
-    if known or given:
-        return tuple(known or given)
+    if known and (not given or _keys(known) == _keys(given)):
+        return tuple(known)
+    if given:
+        return tuple(given)
     raise errors.UsageError(
         f"nothing says what the gender output of {what} means: add"
-        " --class_names=male,female if it is the probability of female, or"
-        " --class_names=female,male if it is that of male"
+        f" {flag}=male,female if it is the probability of female, or"
+        f" {flag}=female,male if it is that of male"
     )
 
 
 def check_class_names(names: Sequence[str], flag: str) -> None:
     """Raises `UsageError` unless a flag names two classes, or none."""
-    if names and (len(names) != 2 or len({_key(n) for n in names} - {""}) != 2):
+    if names and (len(names) != 2 or len({*_keys(names)} - {""}) != 2):
         raise errors.UsageError(
             f"{flag} takes the names of classes 0 and 1, such as male,female; got"
             f" {','.join(names)!r}"
         )
 
 
-def first_known(every: Iterable[Facts]) -> Facts:
-    """For each fact, the first source that knows it."""
-    result = Facts()
-    for one in every:
-        result = result.or_else(one)
-    return result
-
-
-def _key(name: str) -> str:
-    return name.strip().casefold()
+def _keys(names: Sequence[str]) -> list[str]:
+    return [name.strip().casefold() for name in names]

@@ -1,6 +1,7 @@
-"""The package's own Keras layers, registered so that saved models find them.
+"""Keras layers in the models of version 0.1.0, registered so that those still load.
 
-Importing this module imports Keras; others import it inside functions.
+New networks consist of Keras' own layers (`standard_layers`).  Importing this module
+imports Keras; others import it inside functions.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ _Shape = tuple[int | None, ...]
 class InputConversion(keras.layers.Layer):
     """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
 
-    A fixed affine map by channel, in float32 under every precision.  It is the first
-    layer after the input of every model, and keeps the model's configuration in saved
-    files, because Keras has no other place for it.
+    A fixed affine map by channel, in float32 under every precision.  It also keeps the
+    model's configuration, which `facts.of` reads from it.
 
     Args:
       scale: Factors of the three channels, in the order of the output.

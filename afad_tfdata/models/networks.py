@@ -7,8 +7,9 @@
     network = models.training_model(model)    # the same weights; a dict with the logits
 
 Every model takes ``root_input``, float32 RGB ``[n, size, size, 3]`` of
-``(x - mean) / 127.5``.  The layer after it has no weights.  It converts the input to
-what the backbone's weights expect, so that callers need not know what that is.
+``(x - mean) / 127.5``.  A fixed layer after it converts the input to what the
+backbone's weights expect, so that callers need not know what that is.  All layers are
+Keras' own, so that a saved model loads in a program without this package.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.common.options import option
-from afad_tfdata.models import age_heads, backbones, facts, saved
+from afad_tfdata.models import age_heads, backbones, facts, saved, standard_layers
 from afad_tfdata.storage import schema
 
 INPUT_NAME = "root_input"
@@ -153,8 +154,6 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
       UsageError: The backbone is unknown, the image is too small for it, or its
         weights are missing or do not fit.
     """
-    from afad_tfdata.models import keras_layers
-
     backbones.check_name(config.backbone)
     config = _resolve(config)
     backbone = backbones.build(
@@ -172,10 +171,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
     image = keras.Input(
         (config.image_size, config.image_size, 3), dtype="float32", name=INPUT_NAME
     )
-    x = keras_layers.InputConversion(
-        **conversion._asdict(), info=options.to_dict(config), name="input_conversion"
-    )(image)
-    x = backbone(x)
+    x = backbone(standard_layers.convert_input(image, **conversion._asdict()))
     if config.pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
     else:
@@ -231,8 +227,6 @@ def age_branch(
     Returns:
       The age in years, ``[n, 1]``.
     """
-    from afad_tfdata.models import keras_layers
-
     x = keras.layers.Dropout(config.age_dropout, name="age_dropout")(features)
     x = _hidden(x, "age_dense_1", config)
     if gender is not None:
@@ -254,17 +248,18 @@ def age_branch(
     if head == "coral":
         # CORAL's questions share one weight vector and differ only in their biases.
         score = keras.layers.Dense(1, use_bias=False, dtype=dtype, name="age_score")
-        bias = keras_layers.RankBias(initial, dtype=dtype, name="age_logits")
-        logits = bias(score(x))
+        logits = standard_layers.add_biases(
+            score(x), initial, dtype=dtype, name="age_logits"
+        )
     else:
         dense = keras.layers.Dense(
             len(initial),
-            bias_initializer=keras_layers.InitialBias(initial),
+            bias_initializer=keras.initializers.Constant(initial),
             dtype=dtype,
             name="age_logits",
         )
         logits = dense(x)
-    return keras_layers.AgeDecoder(head, *ages, dtype=dtype, name="age_output")(logits)
+    return standard_layers.decode_age(logits, head, *ages, dtype=dtype)
 
 
 def training_model(model: keras.Model) -> keras.Model:
@@ -295,6 +290,15 @@ def training_model(model: keras.Model) -> keras.Model:
         if name in layers and name not in found and output in found:
             found[name] = layers[name].output
     return keras.Model(model.inputs[0], found, name="training")
+
+
+def stored_variables(model: keras.Model) -> list[keras.Variable]:
+    """What a checkpoint contains: all variables except those that never change.
+
+    They are the same as in version 0.1.0, whose networks had no fixed layer.
+    """
+    fixed = {id(v) for layer in _fixed_layers(model) for v in layer.variables}
+    return [v for v in model.variables if id(v) not in fixed]
 
 
 def set_trainable(
@@ -331,6 +335,8 @@ def set_trainable(
             f" {trainable_layers}"
         )
     _set_flags(model, True)
+    for layer in _fixed_layers(model):
+        _set_flags(layer, False)
     settings = saved.info(model)
     backbone = saved.backbone_of(model) if settings else None
     if backbone is None:
@@ -412,6 +418,13 @@ def _set_flags(model: keras.layers.Layer, value: bool) -> None:
         layer.trainable = value
 
 
+def _fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Layers of a network of this package whose weights never change."""
+    if not saved.info(model):
+        return []
+    return [layer for layer in model.layers if standard_layers.is_fixed(layer)]
+
+
 def _output_names(model: keras.Model) -> list[str]:
     # Keras raises AttributeError if a model has no `output`, and Sequential and
     # subclassed models have none.  Subclassed models also have no `outputs` and no
@@ -433,7 +446,9 @@ def _flat_outputs(model: keras.Model) -> list[keras.KerasTensor]:
 
 def _describe(model: keras.Model, what: str) -> Trainable:
     parameters = sum(math.prod(w.shape) for w in model.trainable_weights)
+    fixed = [w for layer in _fixed_layers(model) for w in layer.weights]
     total = sum(math.prod(w.shape) for w in model.weights)
+    total -= sum(math.prod(w.shape) for w in fixed)
     return Trainable(
         parameters, total, f"{what}: {parameters:,} of {total:,} parameters"
     )

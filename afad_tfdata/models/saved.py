@@ -23,9 +23,13 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import facts
+from afad_tfdata.models import age_heads, facts, standard_layers
 from afad_tfdata.storage import hdf5
 
+# Layers with a weight for each age or threshold.
+_AGE_LOGITS = ("age_logits", "age_biases")
+# Layers of version 0.1.0 by their present names.
+_FORMER_NAMES = {"age_biases": "age_logits"}
 # Class names under which Keras stores code: a layer, and a function inside of any
 # other layer (an activation, say).
 _CODE_CLASSES = ("Lambda", "__lambda__")
@@ -217,16 +221,22 @@ def update_derived(model: keras.Model) -> None:
             layer.finalize_state()
 
 
-def transfer(source: keras.Model, target: keras.Model) -> tuple[int, list[str]]:
+def transfer(
+    source: keras.Model, target: keras.Model, *, swap_classes: bool = False
+) -> tuple[int, list[str]]:
     """Copies the weights of another model that have the same place and shape.
 
     The weights of the two backbones are compared as one list, by order: some networks
     number their layers through the process, so that names say nothing.  The layers of
-    the heads are compared by name.
+    the heads are compared by name.  Logits of an age head are left out if they stand
+    for other ages in the two models.
 
     Args:
       source: A model as `load` returns it.
       target: A model of `networks.build_model`, changed in place.
+      swap_classes: Whether class 0 of the source is class 1 of the target.  The copied
+        head then outputs one minus the probability of the source, and the age branch
+        is changed so that it gives the same age.
 
     Returns:
       How many weights were copied, and the paths of the weights of `target` that kept
@@ -242,15 +252,48 @@ def transfer(source: keras.Model, target: keras.Model) -> tuple[int, list[str]]:
             kept += [weight.path for weight in ours.weights]
     by_name = {layer.name: layer for layer in source.layers if layer is not theirs}
     for layer in target.layers:
-        if layer is ours or not layer.weights:
+        # The fixed layer belongs to the target's mean.
+        if layer is ours or not layer.weights or standard_layers.is_fixed(layer):
             continue
         other = by_name.get(layer.name)
-        if other is not None and _shapes(other) == _shapes(layer):
-            layer.set_weights(other.get_weights())
+        if other is None:
+            other = by_name.get(_FORMER_NAMES.get(layer.name, ""))
+        means_others = layer.name in _AGE_LOGITS and not _same_ages(source, target)
+        if other is not None and _shapes(other) == _shapes(layer) and not means_others:
+            values = other.get_weights()
+            if swap_classes:
+                values = _with_swapped_classes(layer.name, values, target)
+            layer.set_weights(values)
             copied += len(layer.weights)
         else:
             kept += [weight.path for weight in layer.weights]
     return copied, kept
+
+
+def _same_ages(source: keras.Model, target: keras.Model) -> bool:
+    """Whether each logit of two age heads stands for the same; True if not known."""
+    theirs, ours = info(source), info(target)
+    if not (theirs and ours):
+        return True
+    ages = [(one["min_age"], one["max_age"]) for one in (theirs, ours)]
+    heads = {theirs["age_head"], ours["age_head"]}
+    alike = len(heads) == 1 or heads <= {*age_heads.DISTRIBUTIONS}
+    return alike and ages[0] == ages[1]
+
+
+def _with_swapped_classes(
+    name: str, values: list[np.ndarray], model: keras.Model
+) -> list[np.ndarray]:
+    """Weights of a layer of the heads for the probability p of the other class."""
+    if name == "gender_logits":
+        return [-value for value in values]
+    layers = {layer.name for layer in model.layers}
+    if name == "age_dense_2" and "age_and_gender" in layers:
+        # Its last input is the probability: w * p = w + (-w) * (1 - p).
+        kernel, bias = values
+        row = kernel[-1]
+        return [np.concatenate([kernel[:-1], -row[np.newaxis]]), bias + row]
+    return values
 
 
 def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:

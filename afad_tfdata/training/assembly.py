@@ -187,7 +187,12 @@ def set_initial_weights(
     if own.model is not None:
         origin = "the model that was passed to train"
     if config.init_from:
-        initial_weights.copy_from(config.init_from, parts.model, parts.strategy)
+        initial_weights.copy_from(
+            config.init_from,
+            parts.model,
+            parts.strategy,
+            class_names=config.init_class_names,
+        )
         origin = f"--init_from={config.init_from}"
     saved.check_finite(
         strategies.local_values(parts.strategy, parts.model.variables),

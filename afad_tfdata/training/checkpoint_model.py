@@ -46,7 +46,7 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
     config = options.from_dict(networks.ModelConfig, known.network, where=path)
     # The checkpoint has every weight: pre-trained ones need not be looked for.
     model = networks.build_model(config, load_weights=False)
-    groups = {"model": model.variables}
+    groups = {"model": networks.stored_variables(model)}
     checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
     saved.update_derived(model)
     facts.attach(model, known)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.models import losses, networks
+from afad_tfdata.models import facts, losses, networks
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.training import optimizers
 from afad_tfdata.training.distributed import strategies
@@ -109,6 +109,12 @@ class TrainConfig(options.Config):
         "",
         "Model whose weights the training begins with: a .keras file, a run directory"
         " or a checkpoint.",
+    )
+    init_class_names: tuple[str, ...] = options.option(
+        (),
+        "Names of the gender labels 0 and 1 of the model that --init_from names, such"
+        " as male,female; needed if its file does not say them. If the data set has the"
+        " other order, the gender head is turned round.",
     )
     trainable_layers: int | None = options.option(
         None,
@@ -282,6 +288,7 @@ class TrainConfig(options.Config):
         options.check_choices(self)
         if not self.run_dir:
             raise errors.UsageError("--run_dir is needed: the directory of the run")
+        facts.check_class_names(self.init_class_names, "--init_class_names")
         for name, low in (
             ("epochs", 0),
             ("warmup_epochs", 0),

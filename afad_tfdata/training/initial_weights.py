@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import backbones, networks, saved
+from afad_tfdata.models import backbones, facts, networks, saved
 from afad_tfdata.training import checkpoint_model, run_dir
 
 _log = logging.getLogger(__name__)
@@ -29,27 +30,38 @@ def backbone_is_pretrained(
     return config.weights != "none" and config.backbone not in backbones.SMALL
 
 
-def copy_from(path: str, model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+def copy_from(
+    path: str,
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    *,
+    class_names: Sequence[str] = (),
+) -> None:
     """Copies the weights of another model that have the same place and shape.
 
+    A gender head whose classes are in the other order is turned round.
+
     Args:
-      path: ``--init_from``: a ``.keras`` file, a run directory (its best model), or
-        a checkpoint in one.
-      model: The model to be trained, changed in place.
+      path: ``--init_from``: a ``.keras`` or ``.h5`` file, a run directory (its best
+        model), or a checkpoint.
+      model: The model to be trained, with its facts; changed in place.
       strategy: That of its variables.
+      class_names: ``--init_class_names``.
 
     Raises:
-      UsageError: There is no such model, or none of its weights fits.
+      UsageError: There is no such model, none of its weights fits, or nothing says what
+        its gender output means.
     """
     if os.path.isdir(path):
         path = os.path.join(path, run_dir.BEST_NAME)
     if path.endswith(".ckpt"):
-        run = run_dir.read_config(checkpoint_model.run_directory(path))
+        run = run_dir.config_of(path)
         source = checkpoint_model.load(path, run)
     else:
         source = saved.load(path)
+    swapped = _is_swapped(path, source, model, class_names)
     with strategy.scope():
-        taken, left = saved.transfer(source, model)
+        taken, left = saved.transfer(source, model, swap_classes=swapped)
     if not taken:
         raise errors.UsageError(
             f"--init_from: no weight of {path} has a place in this network; name a"
@@ -60,3 +72,34 @@ def copy_from(path: str, model: keras.Model, strategy: tf.distribute.Strategy) -
         shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
         unchanged = f", {len(left)} left as they were: {shown}"
     _log.info("weights of %s: %d taken%s", path, taken, unchanged)
+
+
+def _is_swapped(
+    path: str, source: keras.Model, model: keras.Model, class_names: Sequence[str]
+) -> bool:
+    """Whether the gender heads of two models have their classes in inverse order."""
+    heads = [
+        "gender_logits" in {layer.name for layer in one.layers}
+        for one in (source, model)
+    ]
+    if not all(heads):
+        return False  # No gender head is taken over.
+    flag, ours = "--init_class_names", facts.of(model).class_names
+    known = facts.of(source).or_else(run_dir.facts_of(run_dir.config_of(path)))
+    theirs = facts.chosen_class_names(
+        known.class_names, class_names, what=path, flag=flag
+    )
+    if not ours:
+        _log.warning(
+            "the gender output of %s is the probability of %s: nothing says whether"
+            " label 1 of your own data means the same",
+            *(path, theirs[1]),
+        )
+        return False
+    swapped = facts.is_swapped(theirs, ours, what=path, other="the data set", flag=flag)
+    if swapped:
+        _log.info(
+            "%s has the classes %s, the data set %s: its gender head is turned round",
+            *(path, ", ".join(theirs), ", ".join(ours)),
+        )
+    return swapped

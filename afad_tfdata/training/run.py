@@ -14,7 +14,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import facts
+from afad_tfdata.models import facts, networks
 from afad_tfdata.training import (
     assembly,
     checkpoints,
@@ -264,7 +264,7 @@ class Run:
     def _variables(self) -> dict[str, Any]:
         """What a checkpoint contains, by group."""
         return {
-            "model": self._parts.model.variables,
+            "model": networks.stored_variables(self._parts.model),
             "optimizer": self._train_step.optimizer.variables,
         }
 

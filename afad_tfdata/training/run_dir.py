@@ -191,6 +191,28 @@ def read_config(path: str) -> dict[str, Any]:
     return files.unseal(value, os.path.join(path, CONFIG_NAME))
 
 
+def config_of(path: str) -> dict[str, Any]:
+    """The config of the run that a file belongs to, with its directory; or empty.
+
+    Args:
+      path: A model, or a checkpoint, which is one folder deeper.
+
+    Raises:
+      DataError: The run's configuration is damaged.
+    """
+    directory = os.path.dirname(os.path.abspath(path))
+    for candidate in (directory, os.path.dirname(directory)):
+        if os.path.exists(os.path.join(candidate, CONFIG_NAME)):
+            try:
+                value = read_config(candidate)
+            except errors.DataError:
+                if os.path.isdir(os.path.join(candidate, CHECKPOINTS_NAME)):
+                    raise
+                continue  # config.json is a common name; this is another program's.
+            return {**value, "directory": candidate}
+    return {}
+
+
 def facts_of(run: Mapping[str, Any]) -> facts.Facts:
     """What a run's ``config.json`` says about its models.
 

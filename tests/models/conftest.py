@@ -1,4 +1,4 @@
-"""A backbone with weights, and a file of them."""
+"""A backbone with weights, a file of them, and one that takes BGR."""
 
 import pytest
 
@@ -17,3 +17,11 @@ def weights_file(donor, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("weights") / "donor.weights.h5")
     donor.save_weights(path)
     return path
+
+
+@pytest.fixture
+def reversing(monkeypatch):
+    """Small networks get a conversion to BGR, as large ones with ImageNet weights."""
+    conversion = backbones.Conversion((1.0, 0.5, 2.0), (0.1, 0.2, -0.1), reverse=True)
+    monkeypatch.setattr(backbones, "conversion", lambda *_: conversion)
+    return conversion

@@ -4,6 +4,7 @@ import numpy as np
 
 from afad_tfdata import models
 from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.models import standard_layers
 
 MEAN = (132.5, 111.0, 101.25)
 SIZE = 32
@@ -29,3 +30,10 @@ def shaken(model, seed=0):
     rng = np.random.default_rng(seed)
     model.set_weights([rng.uniform(0.01, 0.1, w.shape) for w in model.get_weights()])
     return model
+
+
+def converted(conversion, values):
+    """What a backbone receives for values of ``root_input``."""
+    image = keras.Input((None, None, 3))
+    result = standard_layers.convert_input(image, **conversion._asdict())
+    return keras.Model(image, result)(np.asarray(values, np.float32))

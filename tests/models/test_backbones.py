@@ -6,8 +6,8 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import backbones, keras_layers, saved
-from tests.models.small_networks import MEAN, SIZE, inputs, make
+from afad_tfdata.models import backbones, saved
+from tests.models.small_networks import MEAN, SIZE, converted, inputs, make
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def test_conversion_equals_keras_preprocessing(name, module):
     raw = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
     expected = getattr(keras.applications, module).preprocess_input(raw.copy())
     conversion = backbones.conversion(name, "backbone", MEAN)
-    got = keras_layers.InputConversion(**conversion._asdict())((raw - MEAN) / 127.5)
+    got = converted(conversion, (raw - MEAN) / 127.5)
     np.testing.assert_allclose(got, expected, atol=2e-4)
     plain = backbones.conversion(name, "original", None)
     root = inputs()
-    got = keras_layers.InputConversion(**plain._asdict())(root)
+    got = converted(plain, root)
     np.testing.assert_array_equal(got, root)
 
 
@@ -54,9 +54,7 @@ def test_efficientnet_sees_what_its_imagenet_weights_expect(normalization):
     conversion = backbones.conversion("EfficientNetB0", normalization, MEAN)
 
     root = (raw - np.float32(MEAN)) / np.float32(127.5)
-    seen = keras.Model(backbone.input, inner.output)(
-        keras_layers.InputConversion(**conversion._asdict())(root)
-    )
+    seen = keras.Model(backbone.input, inner.output)(converted(conversion, root))
     expected = root
     if normalization == "backbone":
         expected = keras.applications.imagenet_utils.preprocess_input(

@@ -100,7 +100,7 @@ def test_orders_are_compared_by_name(others, swapped):
 
 @pytest.mark.parametrize("others", [("man", "woman"), ("male", "x"), ("male", "male")])
 def test_other_names_are_refused(others):
-    with pytest.raises(errors.UsageError, match="which is which cannot be known"):
+    with pytest.raises(errors.UsageError, match="say which is which"):
         facts.is_swapped(KNOWN.class_names, others, what="m", other="d")
 
 
@@ -109,6 +109,8 @@ def test_class_names_are_asked_for_and_never_overruled():
     assert facts.chosen_class_names(names, (), what="m") == names
     assert facts.chosen_class_names((), names, what="m") == names
     assert facts.chosen_class_names(names, ("Female", "male"), what="m") == names
+    # Other words for the same classes.
+    assert facts.chosen_class_names(names, ("f", "m"), what="m") == ("f", "m")
     with pytest.raises(errors.UsageError, match="contradicts m, which says female"):
         facts.chosen_class_names(names, names[::-1], what="m")
     with pytest.raises(errors.UsageError, match="--class_names=male,female if"):

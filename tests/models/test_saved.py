@@ -21,7 +21,7 @@ def test_saving_keeps_all(head, suffix, tmp_path):
     model = make("small_cnn_no_bn", age_head=head, mean=MEAN)
     models.set_trainable(model, "tuning", 2)
     path = str(tmp_path / f"model{suffix}")
-    model.save(path)
+    models.save(model, path)
     loaded = models.load(path)
     assert models.info(loaded) == models.info(model)
     assert models.info(loaded)["mean"] == list(MEAN)
@@ -68,12 +68,12 @@ def test_files_that_are_no_safe_model_are_refused(tmp_path):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("head", ["regression", "coral"])
-def test_mixed_precision_and_its_float32_twin(policy, head, tmp_path):
+def test_mixed_precision_and_its_float32_twin(policy, head, reversing, tmp_path):
     model = make(policy=policy, age_head=head)
     backbone = saved.backbone_of(model)
     assert backbone.get_layer("block2_conv").compute_dtype == policy[6:]
     assert model.get_layer("input_conversion").compute_dtype == "float32"
-    model.save(tmp_path / "mixed.keras")
+    models.save(model, str(tmp_path / "mixed.keras"))
     twin = models.rebuild_float32(models.load(str(tmp_path / "mixed.keras")))
     assert {layer.dtype_policy.name for layer in twin._flatten_layers()} == {"float32"}
     assert models.info(twin) == models.info(model)
@@ -105,3 +105,30 @@ def test_transfer_copies_weights_of_the_same_place_and_shape():
     other = make("small_cnn_no_bn")
     taken, left = models.transfer(source, other)
     assert any("block1_conv" in path for path in left) and taken
+
+
+def test_a_transferred_head_can_be_turned_round():
+    """The age stays, and the probability becomes that of the other class."""
+    source, target = shaken(make(age_head="corn")), make(age_head="corn")
+    layer = source.get_layer("gender_logits")
+    layer.set_weights([layer.get_weights()[0] * 0.01, np.array([0.3], np.float32)])
+    models.transfer(source, target, swap_classes=True)
+    age, gender = source(inputs())
+    other_age, other_gender = target(inputs())
+    assert np.all(np.abs(gender - 0.5) > 0.01)
+    np.testing.assert_allclose(other_gender, 1 - gender, atol=1e-6)
+    np.testing.assert_allclose(other_age, age, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, left",
+    [
+        ({"age_head": "sord"}, []),
+        ({"age_head": "dldl", "min_age": 16, "max_age": 41}, ["bias", "kernel"]),
+    ],
+)
+def test_logits_of_other_ages_are_not_taken_over(changes, left):
+    ages = {"min_age": 15, "max_age": 40}
+    source = make(age_head="dldl", **ages)
+    taken = models.transfer(source, make(**{**ages, **changes}))
+    assert sorted(taken[1]) == [f"age_logits/{name}" for name in left]

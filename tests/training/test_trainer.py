@@ -404,7 +404,7 @@ def test_a_file_with_weights_that_are_not_finite_is_one_line_and_status_2(
     weight = model.trainable_weights[-1]
     weight.assign(np.full(weight.shape, np.nan))
     path = str(tmp_path / "spoilt.keras")
-    model.save(path)
+    models.save(model, path, class_names=("male", "female"))
     arguments = options.to_dict(config(sample_records, tmp_path / "run"))
     named = {
         name: arguments[name]

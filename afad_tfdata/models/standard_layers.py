@@ -1,0 +1,164 @@
+"""The parts of a network that Keras has no layer for, made of Keras' own layers.
+
+A saved model contains nothing but these, so that ``keras.saving.load_model`` loads it
+in a program without this package::
+
+    x = standard_layers.convert_input(image, **conversion._asdict())
+    age = standard_layers.decode_age(logits, "corn", 15, 72, dtype="float32")
+
+Layers without weights are used wherever possible: there is nothing in them that
+training, a copy of weights or another precision could change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.models import age_heads
+
+# The one layer here with weights, which never change.
+CONVERSION_NAME = "input_conversion"
+
+
+def convert_input(
+    image: keras.KerasTensor,
+    *,
+    scale: Sequence[float],
+    offset: Sequence[float],
+    reverse: bool,
+) -> keras.KerasTensor:
+    """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
+
+    In float32 under every precision: bfloat16 would lose levels of the pixels.
+
+    Args:
+      image: float32 RGB ``[n, h, w, 3]``.
+      scale: Factors of the three channels, in the order of the output.
+      offset: Added after the multiplication.
+      reverse: Whether RGB becomes BGR.
+
+    Returns:
+      float32 ``[n, h, w, 3]``; the input itself if nothing has to be changed.
+    """
+    if reverse:
+        # Keras has no layer that only reorders channels.
+        kernel = np.diag(scale)[::-1]
+        layer = keras.layers.Conv2D(
+            filters=3,
+            kernel_size=1,
+            kernel_initializer=keras.initializers.Constant([[kernel.tolist()]]),
+            bias_initializer=keras.initializers.Constant(list(offset)),
+            trainable=False,
+            dtype="float32",
+            name=CONVERSION_NAME,
+        )
+        return layer(image)
+    if set(scale) == {1.0} and set(offset) == {0.0}:
+        return image
+    layer = keras.layers.Rescaling(
+        _shortest(scale),
+        _shortest(offset),
+        dtype="float32",
+        name=CONVERSION_NAME,
+    )
+    return layer(image)
+
+
+def is_fixed(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of a network of this package has weights that never change."""
+    return layer.name == CONVERSION_NAME and isinstance(layer, keras.layers.Conv2D)
+
+
+def decode_age(
+    logits: keras.KerasTensor, head: str, min_age: int, max_age: int, *, dtype: str
+) -> keras.KerasTensor:
+    """``age_output``: the age that logits mean, as `age_heads.decode` computes it.
+
+    Args:
+      logits: ``[n, num_logits]``.
+      head: One of `age_heads.DISTRIBUTIONS` or `age_heads.RANKS`.
+      min_age: Years of the first class.
+      max_age: Years of the last class.
+      dtype: Of the layers: float32, or float64.
+
+    Returns:
+      Years, ``[n, 1]``.
+    """
+    count = age_heads.num_logits(head, min_age, max_age)
+    if head in age_heads.DISTRIBUTIONS:
+        shares = keras.layers.Softmax(dtype=dtype, name="age_shares")(logits)
+        # Times the number of classes, because the sum is taken as a mean.
+        ages = [float(count * age) for age in range(min_age, max_age + 1)]
+        parts = keras.layers.Rescaling(ages, dtype=dtype, name="age_parts")(shares)
+        return _mean(parts, count, dtype=dtype, name="age_output")
+    older = _probabilities(logits, head, count, dtype=dtype)
+    mean = _mean(older, count, dtype=dtype, name="age_mean")
+    years = keras.layers.Rescaling(
+        float(count), float(min_age), dtype=dtype, name="age_output"
+    )
+    return years(mean)
+
+
+def add_biases(
+    score: keras.KerasTensor, initial: Sequence[float], *, dtype: str, name: str
+) -> keras.KerasTensor:
+    """Adds a trained bias for each threshold to one score.
+
+    Args:
+      score: ``[n, 1]``.
+      initial: The biases at the start.
+      dtype: Of the layers.
+      name: Of the last layer.
+
+    Returns:
+      ``[n, thresholds]``.
+    """
+    count = len(initial)
+    x = keras.layers.RepeatVector(count, dtype=dtype, name="age_repeated")(score)
+    scores = keras.layers.Flatten(dtype=dtype, name="age_scores")(x)
+    # The bias of a Dense layer would bring a matrix with it.  PReLU multiplies what is
+    # negative by its trained vector and has no other weights: from -1 it makes minus
+    # the biases.
+    ones = keras.layers.Rescaling(0.0, -1.0, dtype=dtype, name="age_minus_ones")(scores)
+    biases = keras.layers.PReLU(
+        alpha_initializer=keras.initializers.Constant(list(initial)),
+        dtype=dtype,
+        name="age_biases",
+    )
+    return keras.layers.Subtract(dtype=dtype, name=name)([scores, biases(ones)])
+
+
+def _shortest(values: Sequence[float]) -> float | list[float]:
+    """One number for equal ones: freezing removes a factor of 1 and a summand of 0."""
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _probabilities(
+    logits: keras.KerasTensor, head: str, count: int, *, dtype: str
+) -> keras.KerasTensor:
+    """Of being older than each threshold, ``[n, count]``."""
+    if head != "corn":
+        return keras.layers.Activation("sigmoid", dtype=dtype, name="age_older")(logits)
+    # CORN's logits mean "older than k, given older than k - 1": their probabilities
+    # are multiplied up to each threshold, as a sum of logarithms.  The sum is the mean
+    # over a window that reaches back to the first threshold and beyond it to zeros.
+    x = keras.layers.Activation("log_sigmoid", dtype=dtype, name="age_logarithms")(
+        logits
+    )
+    x = keras.layers.Reshape((count, 1), dtype=dtype, name="age_sequence")(x)
+    x = keras.layers.ZeroPadding1D((count - 1, 0), dtype=dtype, name="age_padding")(x)
+    x = keras.layers.AveragePooling1D(count, 1, dtype=dtype, name="age_windows")(x)
+    x = keras.layers.Flatten(dtype=dtype, name="age_sums")(x)
+    x = keras.layers.Rescaling(float(count), dtype=dtype, name="age_products")(x)
+    return keras.layers.Activation("exponential", dtype=dtype, name="age_older")(x)
+
+
+def _mean(
+    values: keras.KerasTensor, count: int, *, dtype: str, name: str
+) -> keras.KerasTensor:
+    """The mean of ``[n, count]`` over its columns, ``[n, 1]``."""
+    x = keras.layers.Reshape((count, 1), dtype=dtype, name=f"{name}_column")(values)
+    return keras.layers.GlobalAveragePooling1D(dtype=dtype, name=name)(x)
