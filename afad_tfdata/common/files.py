@@ -31,6 +31,12 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def local_path(path: str) -> str:
+    """The path without ``file://``; another path as it is."""
+    local = re.match(r"file://(?:localhost)?(?=/)", path)
+    return path[local.end() :] if local else path
+
+
 def gfile(path: str) -> types.ModuleType:
     """``tf.io.gfile``, after loading what the path's scheme needs.
 

@@ -31,7 +31,8 @@ class BadRecords:
     """
 
     def __init__(self, index: record_index.RecordIndex, budget: int) -> None:
-        self._index, self._budget = index, budget
+        # Those that were left out of the index count, too.
+        self._index, self._budget = index, max(0, budget - index.num_skipped)
         # Threads that read different batches may find records at the same time; the
         # budget must not be exceeded between the comparison and the entry.
         self._lock = threading.Lock()

@@ -107,7 +107,9 @@ class InputConfig:
     features: str = options.option(
         "",
         "Names of the features in --files, such as"
-        " image=image/encoded,age=label/age,gender=label/gender.",
+        " image=image/encoded,age=label/age,gender=label/gender. age=NAME+15 reads"
+        " numbers of classes of which 0 is 15 years, NAME[1] the second of several"
+        " values, and pixels=0..1 says which pixels of HDF5 are black and white.",
     )
     mean_file: str = options.option(
         "",

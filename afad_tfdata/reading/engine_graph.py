@@ -124,7 +124,7 @@ class _Labels:
     """Labels by record number."""
 
     def __init__(self, index: record_index.RecordIndex) -> None:
-        self._ages = index.entries["age"].astype(np.float32)
+        self._ages = index.ages
         self._genders = index.entries["gender"].astype(np.int32)
 
     def of(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -183,18 +183,30 @@ def pixels(
     """
     values = data
     if data.dtype == tf.string:
+        dtype = np.dtype(pixel["dtype"])
+        kind = tf.as_dtype(dtype.newbyteorder("="))
         values = tf.io.decode_raw(
             data,
-            tf.as_dtype(pixel["dtype"]),
+            # The operation has no kernel for float16.
+            tf.uint16 if kind == tf.float16 else kind,
+            little_endian=dtype.byteorder != ">",
             fixed_length=hdf5.RowLayout.of_pixel(pixel, side).num_bytes,
         )
+        values = tf.bitcast(values, kind)
     if pixel["channels"] == "first":
         values = tf.reshape(values, [-1, 3, side, side])
         values = tf.transpose(values, [0, 2, 3, 1])
     else:
         values = tf.reshape(values, [-1, side, side, 3])
     values = tf.ensure_shape(values, [data.shape[0], side, side, 3])
-    if pixel["dtype"] != "uint8":
+    if "black" in pixel:
+        # In float64, as the mapped engine does, so that both round alike.
+        scale = 255 / (pixel["white"] - pixel["black"])
+        values = (tf.cast(values, tf.float64) - pixel["black"]) * scale
+    if values.dtype != tf.uint8:
         # Rounded before they are resized, as the mapped engine does.
-        values = tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)
+        rounded = tf.round(values) if values.dtype.is_floating else values
+        # TensorFlow cannot clip all types of integers.
+        rounded = rounded if values.dtype.is_floating else tf.cast(rounded, tf.float64)
+        values = tf.cast(tf.clip_by_value(rounded, 0, 255), tf.uint8)
     return values if side == image_size else preprocess.resize(values, image_size)

@@ -111,7 +111,7 @@ class _Gather:
             self._genders = tf.constant(rows.genders)
 
     def may_gather(self, records: tf.Tensor) -> tf.Tensor:
-        """bool ``[]``: whether no record is unchecked or damaged."""
+        """Bool ``[]``: whether no record is unchecked or damaged."""
         marks = tf.gather(self._unchecked, tf.maximum(records, 0))
         return tf.reduce_all((marks == 0) | (records < 0))
 

@@ -20,7 +20,7 @@ from afad_tfdata.reading import (
     record_stream,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import schema
+from afad_tfdata.storage import hdf5, schema
 
 AUTO, MAPPED, GRAPH = input_config.ENGINES
 
@@ -85,6 +85,7 @@ def _load_index(
             features=config.features,
             mean_file=config.mean_file,
             task=config.task,
+            max_bad_records=config.max_bad_records,
         )
     return record_index.load(
         config.records_dir, split, config.cache_dir, config.cache_dir_gib
@@ -288,6 +289,8 @@ def _keeps_in_memory(
     """
     # Only tensorflow-io streams compressed HDF5.
     no_stream = "" if index.contiguous else io_extra.why_no_hdf5()
+    if not index.contiguous and index.pixel["dtype"] not in hdf5.DTYPES:
+        no_stream = f"tensorflow-io does not read {index.pixel['dtype']}"
     # A stream cannot name a record, and so cannot skip it.
     asked_for = config.cache != "none" or config.max_bad_records > 0
     required = asked_for or no_stream != ""

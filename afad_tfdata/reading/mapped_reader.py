@@ -178,7 +178,7 @@ class Reader:
             ends=self._starts[1:],
             blank=blank,
             unchecked=self._unchecked,
-            ages=self._entries["age"],
+            ages=self._index.ages,
             genders=self._entries["gender"],
         )
 
@@ -203,7 +203,9 @@ class Reader:
             images[position] = 0  # The array has been used before.
         entries = self._entries[records]
         mask = self._fill_from_cache(records, entries, images, mask)
-        ages = np.where(mask, entries["age"], 0).astype(np.float32)
+        exact = self._index.exact_ages
+        years = entries["age"] if exact is None else exact[records]
+        ages = np.where(mask, years, 0).astype(np.float32)
         genders = np.where(mask, entries["gender"], 0).astype(np.int32)
         return images, ages, genders, mask
 
@@ -463,10 +465,11 @@ class Reader:
         self._checks_stored_bytes = False
         self._opened = [np.empty(0, np.uint8)] * len(stores)
 
+        rows = self._index.rows_in_shards()
+
         def fill(view: np.ndarray, out: np.ndarray, record: int) -> None:
             entry = self._entries[record]
-            shard = int(entry["shard"])
-            data = stores[shard].row(int(record) - int(self._starts[shard]))
+            data = stores[int(entry["shard"])].row(int(rows[record]))
             if self._unchecked[record]:
                 if crc32.crc32(data) != entry["crc32"]:
                     raise codec.ImageError(bad_records.WRONG_CHECKSUM)

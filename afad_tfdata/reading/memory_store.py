@@ -131,14 +131,14 @@ def stored_images(
     Raises:
       DataError: A shard cannot be read at all.
     """
-    starts = index.shard_starts()
+    starts, rows = index.shard_starts(), index.rows_in_shards()
     for shard, path in enumerate(index.paths):
         records = range(int(starts[shard]), int(starts[shard + 1]))
         if not index.contiguous:
             store = hdf5.RowReader(path, index.dataset)
-            for row in range(len(records)):
+            for record in records:
                 try:
-                    yield store.row(row)
+                    yield store.row(int(rows[record]))
                 except (ValueError, zlib.error) as error:
                     yield error
             continue

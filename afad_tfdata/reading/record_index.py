@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,12 @@ class RecordIndex:
       mean_rgb: Channel means in [0, 255]; None if they are not known.
       split: Name of the split.
       features: Names in TFRecord examples, by ``image``, ``age``, ``gender``.
-      identity: SHA-256 of the index file; empty if there is none.
+      identity: SHA-256 of the index file, or of the entries where there is no file.
+      exact_ages: float32 ``[n]``: ages with fractions of a year; None if the entries
+        have them whole.
+      rows: int64 ``[n]``: the row of each record in its HDF5 file, where some were left
+        out; None if none was.
+      num_skipped: Bad records that were left out of the entries.
     """
 
     paths: tuple[str, ...]
@@ -47,6 +53,9 @@ class RecordIndex:
     split: str
     features: dict[str, str]
     identity: str = ""
+    exact_ages: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    num_skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -69,6 +78,19 @@ class RecordIndex:
             return len(self) * self.stored_size**2 * 3 * item
         return int(self.entries["image_length"].sum(dtype=np.int64))
 
+    @property
+    def ages(self) -> np.ndarray:
+        """Years, float32 ``[n]``."""
+        if self.exact_ages is not None:
+            return self.exact_ages
+        return self.entries["age"].astype(np.float32)
+
+    def rows_in_shards(self) -> np.ndarray:
+        """int64 ``[n]``: number of each record within its shard."""
+        if self.rows is not None:
+            return self.rows
+        return np.arange(len(self)) - self.shard_starts()[self.entries["shard"]]
+
     def shard_starts(self) -> np.ndarray:
         """Record number at which each shard begins, and at last the number of records.
 
@@ -85,7 +107,7 @@ class RecordIndex:
           record: Record number.
         """
         shard = int(self.entries["shard"][record])
-        row = record - int(self.shard_starts()[shard])
+        row = int(self.rows_in_shards()[record])
         name = self._filename(shard, row, record)
         file = f", file {name}" if name else ""
         return f"record {row} of {self.paths[shard]} (index {record}{file})"
@@ -157,6 +179,12 @@ def load(
         },
         identity=found.index.sha256,
     )
+
+
+def fractional_ages(ages: Sequence[float] | np.ndarray) -> np.ndarray | None:
+    """Ages as float32 if one has a fraction of a year, which the index cannot hold."""
+    exact = np.asarray(ages, np.float32)
+    return exact if (exact != np.floor(exact)).any() else None
 
 
 def _check_size(path: str, expected: int) -> None:

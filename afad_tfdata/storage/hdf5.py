@@ -36,8 +36,9 @@ class RowLayout:
 
     Args:
       side: Height and width of the image, pixels.
-      dtype: One of `DTYPES`.
+      dtype: One of `DTYPES`; in files of other programs another number type.
       channels: Where the axis of the colours is: one of `CHANNELS`.
+      limits: Values of black and white, where they are not 0 and 255.
 
     Attributes:
       shape: Shape of a row.
@@ -45,17 +46,32 @@ class RowLayout:
       plain: Whether the bytes are uint8 ``[side, side, 3]`` already.
     """
 
-    def __init__(self, side: int, dtype: str = "uint8", channels: str = "last") -> None:
-        self._dtype = np.dtype(dtype)
+    def __init__(
+        self,
+        side: int,
+        dtype: str = "uint8",
+        channels: str = "last",
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        self._dtype, self._limits = np.dtype(dtype), limits
         self._channels_first = channels == "first"
         self.shape = (3, side, side) if self._channels_first else (side, side, 3)
         self.num_bytes = side * side * 3 * self._dtype.itemsize
-        self.plain = self._dtype == np.uint8 and not self._channels_first
+        pixels = self._dtype == np.uint8 and limits is None
+        self.plain = pixels and not self._channels_first
 
     @classmethod
-    def of_pixel(cls, pixel: Mapping[str, str], side: int) -> RowLayout:
-        """The layout that `schema.Manifest.pixel` describes; empty: the default."""
-        return cls(side, pixel.get("dtype", "uint8"), pixel.get("channels", "last"))
+    def of_pixel(cls, pixel: Mapping[str, Any], side: int) -> RowLayout:
+        """The layout that `schema.Manifest.pixel` describes; empty: the default.
+
+        Args:
+          pixel: That; for files of other programs it may have ``black`` and ``white``,
+            the values of these.
+          side: Height and width of the image, pixels.
+        """
+        limits = (pixel["black"], pixel["white"]) if "black" in pixel else None
+        dtype, channels = pixel.get("dtype", "uint8"), pixel.get("channels", "last")
+        return cls(side, dtype, channels, limits)
 
     @property
     def dtype(self) -> np.dtype:
@@ -67,7 +83,11 @@ class RowLayout:
         values = np.frombuffer(data, self._dtype).reshape(self.shape)
         if self._channels_first:
             values = values.transpose(1, 2, 0)
-        if self._dtype != np.uint8:
+        if self._limits:
+            # In float64, as the graph engine does, so that both round alike.
+            black, white = self._limits
+            values = (values.astype(np.float64) - black) * (255 / (white - black))
+        if self._limits or self._dtype != np.uint8:
             # Files of other programs may hold fractions and values out of the range.
             values = np.clip(np.rint(values), 0, 255)
         return np.ascontiguousarray(values, np.uint8)
@@ -224,6 +244,33 @@ def refuse_outside(file: h5py.File, path: str) -> None:
         raise errors.UsageError(
             f"{path}: {found[0]}, which is not read: copy its data into this file"
         )
+
+
+def unwritten_rows(data: h5py.Dataset) -> list[int]:
+    """Numbers of the rows that have no bytes in the file, which HDF5 reads as zeros.
+
+    Args:
+      data: A data set with one axis or more.
+    """
+    import h5py
+
+    count = len(data) if data.shape else 0
+    if not data.size:
+        return []
+    layout = data.id.get_create_plist().get_layout()
+    if layout == h5py.h5d.CONTIGUOUS:
+        return [] if data.id.get_offset() is not None else list(range(count))
+    if layout != h5py.h5d.CHUNKED:
+        return []  # Compact: the values are in the header.
+    sides = zip(data.shape, data.chunks, strict=True)
+    grid = [-(-length // chunk) for length, chunk in sides]
+    if data.id.get_num_chunks() == np.prod(grid):
+        return []
+    stored = np.zeros(grid[0], np.int64)
+    for i in range(data.id.get_num_chunks()):
+        stored[data.id.get_chunk_info(i).chunk_offset[0] // data.chunks[0]] += 1
+    missing = stored < np.prod(grid[1:], initial=1)
+    return np.flatnonzero(np.repeat(missing, data.chunks[0])[:count]).tolist()
 
 
 def _chunk_table(data: h5py.Dataset) -> np.ndarray | None:

@@ -97,15 +97,20 @@ def frame(data: bytes) -> bytes:
     )
 
 
-def framed_records(path: str) -> Iterator[tuple[int, bytes]]:
+def framed_records(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """``(offset, framed record)`` of each record of a local file, unchecked.
+
+    Args:
+      path: The file.
+      start: Offset of the first record.
 
     Raises:
       DataError: The last record is cut short, or the file is no TFRecord file.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as f:
-        offset = 0
+        f.seek(start)
+        offset = start
         while offset < size:
             header = f.read(HEADER_BYTES)
             whole = len(header) == HEADER_BYTES
@@ -120,6 +125,47 @@ def framed_records(path: str) -> Iterator[tuple[int, bytes]]:
             framed = header + f.read(rest)
             yield offset, framed
             offset += len(framed)
+
+
+def starts_record(path: str) -> bool:
+    """Whether a local file begins with the length of a record and its checksum."""
+    with open(path, "rb") as f:
+        return sound_length(f.read(HEADER_BYTES))
+
+
+def sound_length(framed: bytes) -> bool:
+    """Whether the checksum of a framed record's length fits."""
+    if len(framed) < HEADER_BYTES:
+        return False
+    return masked_crc32c(framed[:8]) == struct.unpack("<I", framed[8:HEADER_BYTES])[0]
+
+
+def next_record(path: str, start: int, num_bytes: int) -> int | None:
+    """Offset of the first sound record at or after a byte; None if none is found.
+
+    Args:
+      path: A local file.
+      start: Offset in it.
+      num_bytes: How many bytes are searched.
+    """
+    with open(path, "rb") as f:
+        f.seek(start)
+        searched = f.read(num_bytes)
+        for i in range(len(searched) - HEADER_BYTES):
+            # The upper half of a length is zero: almost all places end here.
+            if searched[i + 4 : i + 8] != bytes(4):
+                continue
+            if not sound_length(searched[i : i + HEADER_BYTES]):
+                continue
+            (length,) = struct.unpack("<Q", searched[i : i + 8])
+            f.seek(start + i)
+            framed = f.read(HEADER_BYTES + length + FOOTER_BYTES)
+            try:
+                check_record(framed)
+            except RecordError:
+                continue
+            return start + i
+    return None
 
 
 def check_record(framed: bytes) -> bytes:

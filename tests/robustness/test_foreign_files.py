@@ -1,0 +1,29 @@
+"""The first files of `foreign_files`, read by both engines."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.robustness import foreign_files
+
+
+@pytest.mark.parametrize("first", [0, 8, 16])
+def test_drawn_files_are_read_right_or_refused_in_one_line(first):
+    outcomes = foreign_files.run(range(first, first + 8))
+    assert outcomes["right"] and outcomes["refused"]
+
+
+@pytest.mark.parametrize("name", list(foreign_files.PIXELS))
+def test_every_kind_of_pixels(name, tmp_path):
+    foreign_files.try_pixels(name, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", list(foreign_files.LABELS))
+@pytest.mark.parametrize("container", ["hdf5", "tfrecord"])
+def test_every_form_of_labels(name, container, tmp_path):
+    foreign_files.try_labels(name, container, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_many_drawn_files():
+    foreign_files.run(range(24, 324))
