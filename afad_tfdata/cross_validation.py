@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,8 @@ def _write_parts(
     rows: list[list[np.ndarray]] = [[] for _ in range(count)]
     lengths, digests = [0] * count, [hashlib.sha256() for _ in range(count)]
     split_by = manifest.config.get("split_by", "photo")
+    # Only data sets have it whose names do not contain photo ids.
+    untrusted = manifest.config.get("untrusted_photos", ())
     written = [open(f"{path}.tmp", "wb") for path in paths]
     try:
         for split, index, shard_path in _shards(records_dir, manifest):
@@ -194,7 +197,7 @@ def _write_parts(
                 for row in index:
                     shard.seek(int(row["record_offset"]))
                     framed = shard.read(int(row["record_length"]))
-                    fold = _fold_of(framed, split_by, config, where=split)
+                    fold = _fold_of(framed, split_by, untrusted, config, where=split)
                     moved = row.copy()
                     moved["record_offset"] = lengths[fold]
                     inside = int(row["image_offset"]) - int(row["record_offset"])
@@ -239,7 +242,12 @@ def _shards(records_dir: str, manifest: schema.Manifest):
 
 
 def _fold_of(
-    framed: bytes, split_by: str, config: train_config.TrainConfig, *, where: str
+    framed: bytes,
+    split_by: str,
+    untrusted: Collection[str],
+    config: train_config.TrainConfig,
+    *,
+    where: str,
 ) -> int:
     try:
         example = tfrecord.parse_example(tfrecord.check_record(framed))
@@ -249,7 +257,7 @@ def _fold_of(
             f"a record of split {where} is damaged ({error}): afad-inspect-records"
             " --verify names it"
         ) from error
-    group = sharding.group_key(key, split_by)
+    group = sharding.group_key(key, split_by, untrusted)
     places = sharding.salted_hashes(config.input.seed, "fold", [group])
     return int(sharding.shards_of(places, config.folds)[0])
 

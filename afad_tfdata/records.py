@@ -95,6 +95,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     # Nothing is on the disk yet, so that a kill loses only the scan.
     listing = _scan(config)
     work_plan, left_out = _plan(config, listing)
+    selection.warn_of_untrusted_photos(work_plan)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
     if manifest := _finished(config, work_plan):

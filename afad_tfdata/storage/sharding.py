@@ -12,15 +12,23 @@ moves no other::
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 _PHOTO = re.compile(r"(?:^|/)(\d+)-\d+\.[A-Za-z]+$")
+# In `untrusted_photos`: all of them.
+EVERY_PHOTO = "*"
+# The most faces of a photo that an average face may be in; in AFAD it is below 2.
+_MEAN_FACES = 5
+# A photo may have 8 faces in the smallest data set, 100 in the largest, and 5 % of the
+# images in between.
+_FEW_FACES, _MANY_FACES, _LARGEST_SHARE = 8, 100, 20
 # A float64: the rounding of a 64-bit hash moves a share by 2**-53 at most.
 _TWO_64 = 2.0**64
 
@@ -31,10 +39,62 @@ def photo_id(key: str) -> str | None:
     return match.group(1) if match else None
 
 
-def group_key(key: str, split_by: str) -> str:
-    """What decides the split: the photo (if the key has one) or the key."""
+def group_key(key: str, split_by: str, untrusted: Collection[str] = ()) -> str:
+    """What decides the split: the photo (if the key has one) or the key.
+
+    Args:
+      key: Path relative to the root.
+      split_by: ``photo`` or ``image``.
+      untrusted: From `untrusted_photos`.
+    """
     photo = photo_id(key) if split_by == "photo" else None
-    return key if photo is None else f"photo:{photo}"
+    if photo is None or photo in untrusted or EVERY_PHOTO in untrusted:
+        return key
+    return f"photo:{photo}"
+
+
+def untrusted_photos(
+    photos: Sequence[str | None], labels: Sequence[Sequence[object]]
+) -> tuple[str, ...]:
+    """Photo ids that are none: their groups are too large, or are whole labels.
+
+    ``22-001.jpg``, ``22-002.jpg``, ... look like faces of one photo, but the number may
+    be an age, a date or a person.  As a group they would put all faces of an age into
+    one split.  Of AFAD's photos, one in a hundred has two faces or more.
+
+    Args:
+      photos: `photo_id` of each image.
+      labels: Columns of labels, such as the ages and the genders of the images.
+
+    Returns:
+      The ids, sorted; `EVERY_PHOTO` alone if no name can be taken for that of a photo.
+    """
+    sizes = collections.Counter(photo for photo in photos if photo is not None)
+    if not sizes:
+        return ()
+    # Of the group that an average image is in, and not of an average group.
+    mean = sum(size * size for size in sizes.values()) / sum(sizes.values())
+    if mean > _MEAN_FACES or any(_are_labels(photos, column) for column in labels):
+        return (EVERY_PHOTO,)
+    largest = min(max(len(photos) // _LARGEST_SHARE, _FEW_FACES), _MANY_FACES)
+    return tuple(sorted(photo for photo, size in sizes.items() if size > largest))
+
+
+def _are_labels(photos: Sequence[str | None], labels: Sequence[object]) -> bool:
+    """Whether most images have a label all of whose images, two or more, are a group.
+
+    Not in AFAD, where only a rare age may consist of one photo.
+    """
+    sizes = collections.Counter(labels)
+    pairs = set(zip(labels, photos, strict=True))
+    groups = collections.Counter(label for label, _ in pairs)
+    without_id = {label for label, photo in pairs if photo is None}
+    tied = sum(
+        size
+        for label, size in sizes.items()
+        if size > 1 and groups[label] == 1 and label not in without_id
+    )
+    return 2 * tied > len(photos)
 
 
 def salted_hashes(seed: int, salt: str, keys: Iterable[str]) -> np.ndarray:

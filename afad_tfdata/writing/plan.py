@@ -98,6 +98,7 @@ class Plan:
       num_shards: Number of shards of each split.
       source_sha256: Hexadecimal digest of the source's keys, labels, sizes and splits.
       tasks: The shards, in order of split and number.
+      untrusted_photos: From `sharding.untrusted_photos`.
     """
 
     rows: np.ndarray
@@ -106,6 +107,7 @@ class Plan:
     num_shards: dict[str, int]
     source_sha256: str
     tasks: tuple[ShardTask, ...]
+    untrusted_photos: tuple[str, ...] = ()
 
     def key(self, row: int) -> bytes:
         """The key of a row, in the bytes of the file system."""
@@ -118,11 +120,14 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The values that two runs must share; the manifest has them as ``config``."""
-        return {
+        values = {
             **self.config.to_json(),
             "num_shards": self.num_shards,
             "source_sha256": self.source_sha256,
         }
+        if self.untrusted_photos:  # Not there for AFAD, whose manifests stay the same.
+            values["untrusted_photos"] = list(self.untrusted_photos)
+        return values
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -169,7 +174,11 @@ def make(
     rows["key_offset"] = np.cumsum(lengths) - lengths
     rows["age"], rows["gender"] = ages, genders
     rows["place"] = sharding.places_of(keys, seed=config.splits.seed)
-    rows["split"] = _splits(keys, given, config.splits)
+    untrusted: tuple[str, ...] = ()
+    if config.splits.split_by == "photo" and None in given:
+        photos = [sharding.photo_id(key) for key in keys]
+        untrusted = sharding.untrusted_photos(photos, [ages, genders])
+    rows["split"] = _splits(keys, given, config.splits, untrusted)
     # Items are sorted by key, so that two keys with the same place are ordered by key
     # and not by the scan.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
@@ -193,6 +202,7 @@ def make(
         num_shards=counts,
         source_sha256=hashlib.sha256(b"".join(listed)).hexdigest(),
         tasks=_tasks(rows, counts, config.format),
+        untrusted_photos=untrusted,
     )
 
 
@@ -231,6 +241,7 @@ def load(directory: str) -> Plan:
         num_shards=stored["num_shards"],
         source_sha256=stored["source_sha256"],
         tasks=_tasks(rows, stored["num_shards"], stored["format"]),
+        untrusted_photos=tuple(stored.get("untrusted_photos", ())),  # Mostly none.
     )
 
 
@@ -253,11 +264,15 @@ def _splits(
     keys: Sequence[str],
     given: Sequence[str | None],
     config: data_set_config.SplitConfig,
+    untrusted: Sequence[str],
 ) -> np.ndarray:
     """Positions in `sharding.SPLITS`, by a hash that all faces of a photo share."""
     numbers: dict[str, int] = {}
+    ignored = frozenset(untrusted)
     group = [
-        numbers.setdefault(sharding.group_key(key, config.split_by), len(numbers))
+        numbers.setdefault(
+            sharding.group_key(key, config.split_by, ignored), len(numbers)
+        )
         for key in keys
     ]
     splits = sharding.splits_of(

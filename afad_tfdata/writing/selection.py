@@ -62,9 +62,15 @@ def select(
 
 def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
     """Photos with more faces than the limit, and how many they have."""
-    counts = collections.Counter(
-        photo for item in items if (photo := sharding.photo_id(item.key)) is not None
-    )
+    photos = [sharding.photo_id(item.key) for item in items]
+    labels = [[item.age for item in items], [item.gender for item in items]]
+    if sharding.EVERY_PHOTO in sharding.untrusted_photos(photos, labels):
+        raise errors.UsageError(
+            "--max_faces_per_photo needs names such as PHOTO-FACE.jpg, but the names"
+            f" here, such as {items[0].key}, have other numbers in the place of the"
+            " photo: leave the flag out"
+        )
+    counts = collections.Counter(photo for photo in photos if photo is not None)
     return {photo: count for photo, count in counts.items() if count > limit}
 
 
@@ -138,6 +144,33 @@ def _read_pairs(path: str) -> list[tuple[Any, Any]]:
             f"--split_file={path} must be a CSV with the columns path and split, or"
             f" JSON of the same; reading it gave {errors.one_line(repr(error))}"
         ) from error
+
+
+def warn_of_untrusted_photos(work_plan: plan.Plan) -> None:
+    """Warns if numbers in the names look like photos, and cannot be any."""
+    untrusted = work_plan.untrusted_photos
+    if not untrusted:
+        return
+    every = sharding.EVERY_PHOTO in untrusted
+    sizes: collections.Counter[str] = collections.Counter()
+    examples: dict[str, str] = {}
+    for row in range(len(work_plan.rows)):
+        path = work_plan.path(row)
+        photo = sharding.photo_id(path)
+        if photo is not None and (every or photo in untrusted):
+            sizes[photo] += 1
+            examples.setdefault(photo, path)
+    ((largest, count),) = sizes.most_common(1)
+    _log.warning(
+        "names such as %s are not taken for faces of the photo %s: %d images have that"
+        " number, which may be an age, a date or a person. %d images with such names"
+        " are assigned to the splits one by one, as by --split_by=image; --split_file"
+        " can keep some together",
+        examples[largest],
+        largest,
+        count,
+        sizes.total(),
+    )
 
 
 def warn_of_missing_ages(work_plan: plan.Plan) -> None:

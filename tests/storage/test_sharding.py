@@ -38,6 +38,64 @@ def test_group_is_the_photo_or_the_key():
     )
 
 
+def _faces(names, ages=20):
+    """Photo ids and labels of so many images, whose names have two numbers."""
+    photos, columns = [], ([], [])
+    for i, (age, gender, index) in enumerate(
+        (age, gender, index)
+        for age in range(ages)
+        for gender in (0, 1)
+        for index in range(12)
+    ):
+        values = {"age": age, "gender": gender, "index": index, "i": i}
+        photos.append(sharding.photo_id(f"{age}/{gender}/{names.format(**values)}"))
+        columns[0].append(age)
+        columns[1].append(gender)
+    return photos, columns
+
+
+@pytest.mark.parametrize(
+    ("names", "untrusted"),
+    [
+        ("{i}-0.jpg", ()),
+        ("{i}-{index}.jpg", ()),
+        ("face-{index}.jpg", ()),
+        ("{age}-{i}.jpg", ("*",)),  # 24 faces each.
+        ("{gender}-{i}.jpg", ("*",)),
+        ("1-{i}.jpg", ("*",)),
+        ("{index}-{i}.jpg", ("*",)),  # Numbers that begin again in each folder.
+        ("{index}-{age}.jpg", ("*",)),
+    ],
+)
+def test_numbers_that_are_no_photos(names, untrusted):
+    assert sharding.untrusted_photos(*_faces(names)) == untrusted
+
+
+def test_few_faces_whose_number_is_their_age():
+    photos = [str(age) for age in range(20) for _ in range(3)]
+    ages = [int(photo) for photo in photos]
+    assert sharding.untrusted_photos(photos, [ages]) == ("*",)
+    # The same groups under mixed ages may be photos of three faces.
+    mixed = [i % 7 for i in range(60)]
+    assert sharding.untrusted_photos(photos, [mixed]) == ()
+
+
+def test_one_large_group_among_photos():
+    photos = [str(1000 + i // 2) for i in range(300)]
+    ages = [20 + i % 9 for i in range(400)]
+    assert sharding.untrusted_photos([*photos, *["7"] * 12], [ages[:312]]) == ()
+    assert sharding.untrusted_photos([*photos, *["7"] * 25], [ages[:325]]) == ("7",)
+    assert sharding.group_key("7-1.jpg", "photo", ("7",)) == "7-1.jpg"
+    assert sharding.group_key("8-1.jpg", "photo", ("7",)) == "photo:8"
+    assert sharding.group_key("8-1.jpg", "photo", ("*",)) == "8-1.jpg"
+
+
+def test_a_rare_age_may_be_one_photo():
+    photos = [str(i) for i in range(50)] + ["99"] * 4
+    ages = [20 + i % 5 for i in range(50)] + [72] * 4
+    assert sharding.untrusted_photos(photos, [ages]) == ()
+
+
 def _splits(keys, **options):
     found = sharding.splits_of(keys, **options)
     return [sharding.SPLITS[number] for number in found]

@@ -8,7 +8,14 @@ import pathlib
 import pytest
 
 from afad_tfdata.common import errors
-from tests.writing.data_sets import digests, keys_by_split, make_tree, rejected, write
+from tests.writing.data_sets import (
+    digests,
+    face_file,
+    keys_by_split,
+    make_tree,
+    rejected,
+    write,
+)
 
 
 def test_flags_leave_out_ages_and_crowded_photos(sample_tree, tmp_path):
@@ -25,6 +32,31 @@ def test_flags_leave_out_ages_and_crowded_photos(sample_tree, tmp_path):
     reasons = rejected(tmp_path / "out").values()
     assert sum("--max_faces_per_photo" in reason for reason in reasons) > 0
     assert manifest.written + manifest.rejected == 240
+
+
+@pytest.mark.parametrize("names", ["{age}-{i}.jpg", "{gender}-{i}.jpg", "1-{i}.jpg"])
+def test_names_whose_number_is_no_photo(names, tmp_path, caplog):
+    """Whole ages were once put into one split, without a word."""
+    for i in range(120):
+        age, gender = 20 + i % 6, (111, 112)[i // 6 % 2]
+        path = (
+            tmp_path
+            / f"faces/{age}/{gender}"
+            / names.format(age=age, gender=gender, i=i)
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(face_file(i))
+    manifest = write(tmp_path / "faces", tmp_path / "out")
+    assert "are not taken for faces of the photo" in caplog.text
+    assert manifest.config["untrusted_photos"] == ["*"]
+    train = manifest.splits["train"].counts
+    assert all(len(by_age) == 6 for by_age in train.values())
+    assert manifest.splits["test"].num_examples > 10
+    by_image = write(tmp_path / "faces", tmp_path / "image", split_by="image")
+    assert by_image.splits == manifest.splits
+    assert write(tmp_path / "faces", tmp_path / "out", num_workers=2) == manifest
+    with pytest.raises(errors.UsageError, match="--max_faces_per_photo needs names"):
+        write(tmp_path / "faces", tmp_path / "few", max_faces_per_photo=3)
 
 
 def test_a_split_file_decides_the_splits(sample_tree, tmp_path, caplog):
