@@ -132,9 +132,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
         rejected = [*listing.rejected, *left_out, *unusable, *copies]
         # Written before the check, because the check's message refers to this file.
         rejections.write(config.output_dir, rejected)
-        _check_rejected(
-            config, listing, work_plan, found, len(listing.rejected) + len(unusable)
-        )
+        _check_rejected(config, listing, work_plan, found)
         # From here on a kill loses little, because the payloads stay until the end.
         manifest = finish.finish(
             work_plan,
@@ -150,7 +148,21 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
         _write_log(config, len(work_plan.rows), time.time() - started)
         _write_manifest(config.output_dir, manifest)
         work_directory.remove_work(work_dir)
+    if missing := not_written(config.output_dir, manifest):
+        _log.warning("%s", missing)
     return manifest
+
+
+def not_written(output_dir: str, manifest: schema.Manifest) -> str:
+    """Why files were not written, in one line, if more than a tenth was not.
+
+    Args:
+      output_dir: The data set's directory.
+      manifest: Its manifest.
+    """
+    return rejections.summary(
+        output_dir, manifest.found, manifest.passed_over, manifest.written
+    )
 
 
 def _write_remote(config: WriteConfig) -> schema.Manifest | None:
@@ -196,7 +208,7 @@ def _scan(config: WriteConfig) -> source.Listing:
             f"--output_dir={config.output_dir} is inside of --data_dir, where a second"
             " run would list it as a part of the source: name a directory outside"
         )
-    return source.scan_tree(config.data_dir, codes)
+    return source.scan_tree(config.data_dir, codes, follow_links=config.follow_links)
 
 
 def _plan(
@@ -208,7 +220,16 @@ def _plan(
     items, left_out = selection.select(listing, data_set.selection, splits=splits)
     if not items:
         raise _nothing_found(config, listing, left_out)
-    return plan.make(items, data_set, num_shards=config.num_shards), left_out
+    work_plan = plan.make(items, data_set, num_shards=config.num_shards)
+    only_tested = 1 in (config.test_fraction, config.validation_fraction)
+    given = all(item.split is not None for item in items)
+    if len(work_plan.mean_splits) > 1 and not (only_tested or given):
+        raise errors.UsageError(
+            "the training split is empty: there are too few images for these fractions;"
+            " lower --test_fraction and --validation_fraction (--test_fraction=1 writes"
+            " a data set that is only a test set)"
+        )
+    return work_plan, left_out
 
 
 def _nothing_found(
@@ -245,13 +266,13 @@ def _check_rejected(
     listing: source.Listing,
     work_plan: plan.Plan,
     found: Sequence[payloads.Payload],
-    num_bad: int,
 ) -> None:
     """Refuses too many unusable files, and lets the next run look at them again."""
     try:
-        rejections.check_number(
-            num_bad,
-            listing.found,
+        rejections.check(
+            listing,
+            work_plan,
+            found,
             max_rejected=config.max_rejected,
             output_dir=config.output_dir,
         )

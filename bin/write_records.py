@@ -24,6 +24,8 @@ def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
         f"{summary.table(manifest)}\nwritten to {config.output_dir}: shards, indexes,"
         f" {', '.join(records.companion_names(manifest))}"
     )
+    if missing := records.not_written(config.output_dir, manifest):
+        text += f"\n{missing}"
     return command.Output(text, dataclasses.asdict(manifest))
 
 

@@ -27,6 +27,11 @@ class WriteConfig:
         " replaces the folder names as the source of labels. Its paths are relative to"
         " --data_dir or, without that flag, to the CSV's own folder.",
     )
+    follow_links: bool = options.option(
+        False,
+        "List what is in linked folders below --data_dir, too. Without this flag, the"
+        " files in them are rejected by name.",
+    )
     output_dir: str = options.option(
         "",
         "Directory of the data set: a local one, or one in a bucket (gs://, s3://).",
@@ -55,7 +60,9 @@ class WriteConfig:
         95, "JPEG quality, 1 to 100; used with --image_encoding=jpeg only."
     )
     test_fraction: float = options.option(
-        0.2, "Share of all images that goes to the test split."
+        0.2,
+        "Share of all images that goes to the test split; 1 writes a data set that is"
+        " only a test set.",
     )
     validation_fraction: float = options.option(
         0.2,
@@ -102,7 +109,8 @@ class WriteConfig:
     max_rejected: int | None = options.option(
         None,
         "Number of unusable files that are tolerated. The default is 1 % of the files"
-        " that were found, but at least 100.",
+        " that were found or, in small data sets, 10 % of them, but at most 100; and"
+        " 10 % of each class and split.",
     )
     min_age: int = options.option(
         0, "Youngest age in years that is written, inclusive."
@@ -179,10 +187,9 @@ class WriteConfig:
                     f" got {getattr(self, name)}"
                 )
         for name in ("test_fraction", "validation_fraction"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= getattr(self, name) <= 1:
                 raise errors.UsageError(
-                    f"--{name} is a share, 0 or more and below 1; got"
-                    f" {getattr(self, name)}"
+                    f"--{name} is a share, from 0 to 1; got {getattr(self, name)}"
                 )
         for name, low in (("num_shards", 1), ("max_rejected", 0)):
             value = getattr(self, name)

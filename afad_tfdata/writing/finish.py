@@ -22,6 +22,7 @@ from afad_tfdata.writing import (
     dataset_pictures,
     payloads,
     plan,
+    rejections,
     shard_writer,
     source,
 )
@@ -58,7 +59,7 @@ def finish(
       The manifest, which the caller writes last.
 
     Raises:
-      UsageError: The training split is empty, or the disk is full.
+      UsageError: No image of the training split can be used, or the disk is full.
       DataError: The numbers of files do not add up.
     """
     shards = _write_shards(
@@ -134,20 +135,20 @@ def _mean(
     found: Sequence[payloads.Payload],
     keep: Sequence[np.ndarray],
 ) -> dict[str, float]:
-    """Channel means of the training split in [0, 255].
+    """Channel means of `plan.Plan.mean_splits` in [0, 255].
 
     From integer sums, so that they do not depend on the order of the images.
     """
     total, count = [0, 0, 0], 0
     for task, payload, kept in zip(work_plan.tasks, found, keep, strict=True):
-        if task.split == "train":
+        if task.split in work_plan.mean_splits:
             sums = payload.sums[kept].sum(axis=0, dtype=np.uint64)
             total = [a + int(b) for a, b in zip(total, sums, strict=True)]
             count += int(kept.sum())
     if not count:
         raise errors.UsageError(
-            "the training split is empty: there are too few images for these fractions;"
-            " lower --test_fraction and --validation_fraction"
+            "the training split is empty: none of its images can be used;"
+            f" {rejections.FILE_NAME} says why"
         )
     pixels = count * work_plan.config.images.size**2
     return {name: value / pixels for name, value in zip("RGB", total, strict=True)}
@@ -219,7 +220,7 @@ def _write_companions(directory: str, manifest: schema.Manifest) -> None:
         os.path.join(directory, dataset_pictures.SHEET_NAME),
         directory,
         manifest,
-        "train",
+        next(name for name, split in manifest.splits.items() if split.num_examples),
         count=_SHEET_FACES,
         columns=_SHEET_COLUMNS,
     )

@@ -36,8 +36,8 @@ class Payload:
     Attributes:
       index: ``[n]`` rows of `schema.INDEX_DTYPE`; offsets are those in the payload.
       sha256: uint8 ``[n, 32]``: digest of each image's source bytes.
-      sums: uint64 ``[n, 3]``: channel sums at the image size; zero outside of the
-        training split.
+      sums: uint64 ``[n, 3]``: channel sums at the image size; zero outside of
+        `plan.Plan.mean_splits`.
       rows: int64 ``[n]``: rows of the plan.
       rejected: ``(row, reason)`` of images that cannot be used.
       digest: Hexadecimal SHA-256 of the payload's file.
@@ -101,7 +101,7 @@ def _write_new(
         read = _tree_reader(root, images.max_file_bytes)
     else:
         read = archive.reader(directory, task, images.max_file_bytes)
-    in_train = task.split == "train"
+    keep_pixels = task.split in work_plan.mean_splits
     as_record = work_plan.config.format == "tfrecord"
     stored = _PayloadTable(task.shard)
     target = path(directory, task)
@@ -115,7 +115,7 @@ def _write_new(
                 pending += 1
                 try:
                     content = read(entry.row, entry.key)
-                    image = _checked(content, images, keep_pixels=in_train)
+                    image = _checked(content, images, keep_pixels=keep_pixels)
                 except codec.ImageError as error:
                     stored.rejected.append((entry.row, str(error)))
                     continue

@@ -109,6 +109,16 @@ class Plan:
     tasks: tuple[ShardTask, ...]
     untrusted_photos: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def mean_splits(self) -> tuple[str, ...]:
+        """The splits whose images the channel means are of.
+
+        That is the training split or, in a data set that is meant to have none, all.
+        """
+        if any(task.split == sharding.TRAIN for task in self.tasks):
+            return (sharding.TRAIN,)
+        return sharding.SPLITS
+
     def key(self, row: int) -> bytes:
         """The key of a row, in the bytes of the file system."""
         start = int(self.rows["key_offset"][row])
@@ -303,7 +313,8 @@ def _shard_counts(
     """
     largest = np.iinfo(schema.INDEX_DTYPE["shard"]).max
     counts: dict[str, int] = {}
-    in_train = max(1, int((splits == sharding.SPLITS.index("train")).sum()))
+    # Without a training split, the shards that are asked for are those of all splits.
+    in_train = int((splits == sharding.SPLITS.index("train")).sum()) or len(splits)
     for number, split in enumerate(sharding.SPLITS):
         inside = splits == number
         examples = int(inside.sum())
@@ -312,8 +323,9 @@ def _shard_counts(
             few = min(_FEW_SHARDS, -(-examples // _FEW_EXAMPLES))
             counts[split] = max(-(-size // _TARGET_SHARD_BYTES), few)
         else:
-            share = num_shards if split == "train" else num_shards * examples / in_train
-            counts[split] = max(1, round(share)) if examples else 0
+            share = num_shards * examples / in_train
+            # No more than there are examples, of which each is in one shard.
+            counts[split] = min(max(1, round(share)), examples)
         if counts[split] > largest:
             raise errors.UsageError(
                 f"{counts[split]} shards are too many; --num_shards takes up to"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from afad_tfdata.common import errors, files
+from afad_tfdata.storage import sharding
 from afad_tfdata.writing import duplicate_images, payloads, plan, source
 
 FILE_NAME = "rejected.jsonl"
+_SHOWN_REASONS = 5  # In a message; the file has all of them.
+_CHANCE = 3
+_KIND_LENGTH = 60  # Decoders quote what they found after this.
 _log = logging.getLogger(__name__)
 
 
@@ -80,28 +86,118 @@ def write(directory: str, rejected: Sequence[source.Rejection]) -> None:
     files.write_atomic(os.path.join(directory, FILE_NAME), "".join(lines))
 
 
-def check_number(
-    bad: int, found: int, *, max_rejected: int | None, output_dir: str
+def check(
+    listing: source.Listing,
+    work_plan: plan.Plan,
+    found: Sequence[payloads.Payload],
+    *,
+    max_rejected: int | None,
+    output_dir: str,
 ) -> None:
     """Refuses a source with too many unusable files.
 
     Args:
-      bad: Number of files that cannot be used.
-      found: Number of all files.
-      max_rejected: How many are tolerated; None for 1 %, but at least 100.
+      listing: The source.
+      work_plan: The plan.
+      found: The payloads of all shards.
+      max_rejected: How many are tolerated.  None for 1 % or, in small data sets, 10 %,
+        but at most 100; and for 10 % of each class and split.
       output_dir: Directory of the file that names them, for the message.
 
     Raises:
-      DataError: There are more.
+      DataError: There are more, or a folder of images cannot be listed, so that nobody
+        knows how many.
     """
+    unusable_rows = [row for payload in found for row, _ in payload.rejected]
+    bad = len(listing.rejected) + len(unusable_rows)
+    if not bad:
+        return
+    names = os.path.join(output_dir, FILE_NAME)
+    reasons = [rejection.reason for rejection in listing.rejected]
+    reasons += [reason for payload in found for _, reason in payload.rejected]
+    advice = (
+        f"; {names} names each: mend them or raise the limit, and run again (if files"
+        " are added or removed, remove the output directory first). Most frequent:"
+        f" {frequent(reasons)}"
+    )
+    total = listing.found - listing.skipped
+    by_default = max_rejected is None
     if max_rejected is None:
-        max_rejected = max(100, found // 100)
+        max_rejected = max(total // 100, min(100, total // 10), 1)
     if bad > max_rejected:
         raise errors.DataError(
-            f"{bad} of {found} files cannot be used, which is more than"
-            f" --max_rejected={max_rejected}; {os.path.join(output_dir, FILE_NAME)}"
-            " names each: mend them or raise the limit, and run again (if files are"
-            " added or removed, remove the output directory first)"
+            f"{bad} of {total} files cannot be used, which is more than"
+            f" --max_rejected={max_rejected}{advice}"
         )
-    if bad:
-        _log.info("%d files cannot be used; %s names each", bad, FILE_NAME)
+    if by_default and listing.unlisted:
+        folder, reason = listing.unlisted[0]
+        raise errors.DataError(
+            f"{os.path.join(listing.root, folder)} {reason}: nobody knows how many"
+            " images are lost; make it readable, or give --max_rejected to do without"
+        )
+    for what, lost, count in _parts(listing, work_plan, unusable_rows):
+        # A few more, since a tenth of a small split is soon reached by chance.
+        limit = min(count // 10 + _CHANCE, count - 1)
+        if by_default and lost > max(limit, 1):
+            raise errors.DataError(
+                f"{lost} of {count} files of {what} cannot be used, which is too"
+                f" many; --max_rejected={bad} writes the rest{advice}"
+            )
+    _log.info("%d files cannot be used; %s names each", bad, FILE_NAME)
+
+
+def frequent(reasons: Sequence[str]) -> str:
+    """The reasons with their numbers, the most frequent first, in one line."""
+    counts = collections.Counter(_kind(reason) for reason in reasons)
+    shown = [f"{count} x {kind}" for kind, count in counts.most_common(_SHOWN_REASONS)]
+    if len(counts) > len(shown):
+        shown.append("...")
+    return ", ".join(shown)
+
+
+def summary(directory: str, found: int, skipped: int, written: int) -> str:
+    """What became of the rest, if more than a tenth of the files was not written.
+
+    Args:
+      directory: A finished data set, local or remote.
+      found: Number of files in its source.
+      skipped: How many of them were never meant to be images.
+      written: How many of them are in the data set.
+
+    Returns:
+      One line; empty if less than a tenth is missing.
+    """
+    total = found - skipped
+    if 10 * (total - written) <= total:
+        return ""
+    path = files.join(directory, FILE_NAME)
+    try:
+        rows = [json.loads(line) for line in files.read_bytes(path).splitlines()]
+        reasons = frequent([row["reason"] for row in rows])
+    except (OSError, ValueError, KeyError):
+        reasons = f"{FILE_NAME} cannot be read"
+    return f"{total - written:,} of {total:,} files are not written: {reasons}"
+
+
+def _kind(reason: str) -> str:
+    """A reason without what it says of a single file."""
+    if reason.startswith("same bytes as "):
+        labels = ", under different labels"
+        return "same bytes as another" + (labels if reason.endswith(labels) else "")
+    return re.sub(r"'[^']*'|\d+", "...", reason)[:_KIND_LENGTH]
+
+
+def _parts(
+    listing: source.Listing, work_plan: plan.Plan, unusable_rows: Sequence[int]
+) -> Iterator[tuple[str, int, int]]:
+    """Yields for each class and split its name, its lost files and all its files."""
+    rows = work_plan.rows
+    unusable_of = rows[np.array(unusable_rows, np.int64)]
+    for label, name in enumerate(source.class_names(work_plan.config.gender_codes)):
+        before = sum(gender == label for gender, _ in listing.lost)
+        lost = before + int((unusable_of["gender"] == label).sum())
+        yield f"class {name}", lost, before + int((rows["gender"] == label).sum())
+    for number, name in enumerate(sharding.SPLITS):
+        before = sum(split == name for _, split in listing.lost)
+        lost = before + int((unusable_of["split"] == number).sum())
+        yield f"split {name}", lost, before + int((rows["split"] == number).sum())

@@ -14,8 +14,6 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import data_set_config, plan, source
 
-# Published protocols often use these names.
-_SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
 _log = logging.getLogger(__name__)
 
 
@@ -105,13 +103,13 @@ def load_split_file(path: str) -> dict[str, str]:
     """
     splits: dict[str, str] = {}
     for key, split in _read_pairs(path):
-        if isinstance(split, str):
-            split = _SPLIT_ALIASES.get(split, split)
-        if not isinstance(key, str) or split not in sharding.SPLITS:
+        named = source.split_name(split) if isinstance(split, str) else None
+        if not isinstance(key, str) or named is None:
             raise errors.UsageError(
                 f"--split_file={path} puts {key} into {split!r}; expected one of"
                 f" {', '.join(sharding.SPLITS)}"
             )
+        split = named
         if splits.setdefault(key, split) != split:
             raise errors.UsageError(
                 f"--split_file={path} puts {key} into {splits[key]} and into {split}:"

@@ -19,12 +19,18 @@ from typing import NamedTuple
 from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
 
-EXTENSIONS = (".jpg", ".jpeg", ".png")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 MAX_AGE = 150  # Years; a larger number is no age of a person but a mistake.
 _SKIPPED = re.compile(
     r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
 )
 _CSV_COLUMNS = ("path", "age", "gender")
+# Published protocols often use these names.
+_SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
+_FRACTION = re.compile(r"[0-9]{1,9}\.[0-9]*[1-9][0-9]*")
+_ZERO_FRACTION = re.compile(r"(?<=[0-9])\.0*\Z")
+# Folders of an age and, in each, of a gender.
+_FOLDERS = 2
 
 
 class Item(NamedTuple):
@@ -65,6 +71,8 @@ class Listing:
       root: Directory that the keys are relative to.
       items: Images that may be usable, sorted by key.
       rejected: Files that cannot be used, sorted by path.
+      lost: Gender and split of the rejected files, each None where it is not known.
+      unlisted: Folders that should contain images and cannot be listed.
       skipped: Number of files whose names say that they are not images; the manifest
         calls it ``passed_over``.
       parts: Files of the archive that contains the images; empty for a folder.
@@ -77,6 +85,8 @@ class Listing:
     skipped: int
     parts: tuple[str, ...] = ()
     prefix: str = ""
+    lost: list[tuple[int | None, str | None]] = dataclasses.field(default_factory=list)
+    unlisted: list[Rejection] = dataclasses.field(default_factory=list)
 
     @property
     def found(self) -> int:
@@ -113,11 +123,26 @@ def class_names(text: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
+def split_name(text: str) -> str | None:
+    """The split that a label file or a protocol names; None if there is no such one."""
+    name = text.strip().lower()
+    name = _SPLIT_ALIASES.get(name, name)
+    return name if name in sharding.SPLITS else None
+
+
+def scan_tree(
+    root: str, gender_codes: dict[str, int], *, follow_links: bool = False
+) -> Listing:
     """Lists a tree of ``AGE/GENDER/IMAGE``.
 
-    Links to directories are not followed.  The result does not depend on the order in
-    which the file system names files.
+    The result does not depend on the order in which the file system names files.
+
+    Args:
+      root: The folder.
+      gender_codes: From `parse_gender_codes`.
+      follow_links: Whether to list what is in linked folders.  Otherwise each file in
+        them is rejected.  A folder that is listed already is not listed again, so that
+        loops end.
 
     Raises:
       UsageError: The root is not a directory.
@@ -128,15 +153,61 @@ def scan_tree(root: str, gender_codes: dict[str, int]) -> Listing:
             " AGE/GENDER/IMAGE"
         )
     listing = Listing(root, [], [], 0)
-    for entry, key in _walk(root, listing.rejected):
-        try:
-            size = entry.stat().st_size if entry.is_file() else None
-        except OSError:  # For example a loop of links.
-            size = None
-        add_file(listing, key, gender_codes, size)
+    walk = _Walk(listing, gender_codes)
+    for entry, key in walk.below(""):
+        _add_entry(listing, entry, key, gender_codes)
+    # After all real folders and in order: which of two names of one folder is listed
+    # must not depend on the file system.
+    while walk.links:
+        key = min(walk.links)
+        walk.links.remove(key)
+        if not walk.is_new(key):
+            reason = "a link to a folder that is listed already"
+            listing.rejected.append(Rejection(key, reason))
+        elif follow_links:
+            for entry, inner in walk.below(key):
+                _add_entry(listing, entry, inner, gender_codes)
+        else:
+            _reject_linked(listing, walk, key, gender_codes)
     listing.items.sort()
     listing.rejected.sort()
     return listing
+
+
+def _add_entry(
+    listing: Listing, entry: os.DirEntry, key: str, gender_codes: dict[str, int]
+) -> None:
+    try:
+        size = entry.stat().st_size if entry.is_file() else None
+    except OSError:  # For example a loop of links.
+        size = None
+    add_file(listing, key, gender_codes, size)
+
+
+def _reject_linked(
+    listing: Listing, walk: _Walk, link: str, gender_codes: dict[str, int]
+) -> None:
+    """Counts what is lost by not following a link to a folder, file by file."""
+    count = 0
+    # No deeper than images can be: the link may lead to a whole disk.
+    for _, key in walk.below(link, depth=_FOLDERS):
+        if not _is_skipped(key):
+            count += 1
+            reason = "in a linked folder, which --follow_links would list"
+            _reject(listing, Rejection(key, reason), gender_codes)
+    if not count:
+        reason = "a link to a folder: only --follow_links follows it"
+        listing.rejected.append(Rejection(link, reason))
+
+
+def _reject(
+    listing: Listing, rejection: Rejection, gender_codes: dict[str, int]
+) -> None:
+    """Adds a rejected file, and its gender if its path has one."""
+    listing.rejected.append(rejection)
+    parts = rejection.path.split("/")
+    if len(parts) == _FOLDERS + 1:
+        listing.lost.append((gender_codes.get(parts[1]), None))
 
 
 def add_file(
@@ -157,7 +228,7 @@ def add_file(
     if isinstance(item, Item):
         listing.items.append(item)
     else:
-        listing.rejected.append(item)
+        _reject(listing, item, gender_codes)
 
 
 def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
@@ -174,6 +245,7 @@ def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
     """
     items: dict[str, Item] = {}
     rejected: list[Rejection] = []
+    lost: list[tuple[int | None, str | None]] = []
     try:
         # Spreadsheets begin a CSV with a byte order mark, which "-sig" removes.
         with open(path, newline="", encoding="utf-8-sig") as f:
@@ -192,37 +264,91 @@ def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
                     items[item.key] = item
                 else:
                     rejected.append(item)
+                    gender = gender_codes.get((row["gender"] or "").strip())
+                    lost.append((gender, split_name(row.get("split") or "")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise errors.UsageError(
             f"cannot read --labels_csv={path}: {errors.one_line(error)}"
         ) from error
-    return Listing(root, sorted(items.values()), sorted(rejected), 0)
+    return Listing(root, sorted(items.values()), sorted(rejected), 0, lost=lost)
 
 
-def _walk(root: str, rejected: list[Rejection]) -> Iterator[tuple[os.DirEntry, str]]:
-    """Yields every file with its key; links to folders are not followed."""
-    # A list and no recursion: folders may be nested deeper than Python recurses.
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
+class _Walk:
+    """Walks through a tree, once through each folder.
+
+    Args:
+      listing: Its root is the tree; gets the folders that cannot be listed.
+      gender_codes: From `parse_gender_codes`.
+    """
+
+    def __init__(self, listing: Listing, gender_codes: dict[str, int]) -> None:
+        self.links: set[str] = set()  # To folders, found and not followed yet.
+        self._listing, self._codes = listing, gender_codes
+        self._seen: set[tuple[int, int]] = set()
+
+    def is_new(self, key: str) -> bool:
+        """Whether a folder has not been listed under another name."""
+        return self._identity(key) not in self._seen
+
+    def below(
+        self, start: str, *, depth: int | None = None
+    ) -> Iterator[tuple[os.DirEntry, str]]:
+        """Yields every file below a folder with its key.
+
+        Args:
+          start: Key of the folder; empty for the root.
+          depth: The most folders in the keys; None for any number.
+        """
+        # A list and no recursion: folders may be nested deeper than Python recurses.
+        waiting = [start]
+        while waiting:
+            folder = waiting.pop()
+            # A link to a folder above: the real folders are listed already.
+            if start and folder != start and not self.is_new(folder):
+                reason = "in a linked folder, and listed already"
+                self._listing.rejected.append(Rejection(folder, reason))
+                continue
+            self._seen.add(self._identity(folder))
+            for entry in self._entries(folder):
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if depth is None or key.count("/") < depth:
+                        waiting.append(key)
+                elif entry.is_symlink() and os.path.isdir(entry.path):
+                    self.links.add(key)
+                else:
+                    yield entry, key
+
+    def _entries(self, folder: str) -> list[os.DirEntry]:
         try:
-            entries = list(os.scandir(os.path.join(root, below)))
+            return list(os.scandir(os.path.join(self._listing.root, folder)))
         except OSError as error:
-            if not below:
+            if not folder:
                 raise errors.UsageError(
-                    f"cannot list {root}: {error.strerror}"
+                    f"cannot list {self._listing.root}: {error.strerror}"
                 ) from error
-            rejected.append(Rejection(below, f"cannot be listed: {error.strerror}"))
-            continue
-        for entry in entries:
-            key = f"{below}/{entry.name}" if below else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(key)
-            elif entry.is_symlink() and os.path.isdir(entry.path):
-                reason = "a link to a folder: links are not followed"
-                rejected.append(Rejection(key, reason))
-            else:
-                yield entry, key
+            rejection = Rejection(folder, f"cannot be listed: {error.strerror}")
+            self._listing.rejected.append(rejection)
+            if _may_have_images(folder, self._codes):
+                self._listing.unlisted.append(rejection)
+            return []
+
+    def _identity(self, key: str) -> tuple[int, int]:
+        try:
+            about = os.stat(os.path.join(self._listing.root, key))
+        except OSError:  # It cannot be listed either, which is reported then.
+            return (-1, hash(key))
+        return about.st_dev, about.st_ino
+
+
+def _may_have_images(folder: str, gender_codes: dict[str, int]) -> bool:
+    """Whether a folder is one of an age, or of a gender in it."""
+    parts = folder.split("/")
+    return (
+        len(parts) <= _FOLDERS
+        and isinstance(_age(parts[0]), int)
+        and (len(parts) == 1 or parts[1] in gender_codes)
+    )
 
 
 def _is_skipped(key: str) -> bool:
@@ -236,7 +362,7 @@ def _tree_item(
     key: str, gender_codes: dict[str, int], num_bytes: int | None
 ) -> Item | Rejection:
     if not key.lower().endswith(EXTENSIONS):
-        return Rejection(key, "not named .jpg, .jpeg or .png")
+        return Rejection(key, "not named .jpg, .jpeg, .jpe, .jfif or .png")
     parts = key.split("/")
     if len(parts) != 3:
         return Rejection(key, "not filed as AGE/GENDER/IMAGE")
@@ -263,11 +389,10 @@ def _csv_item(
     gender = gender_codes.get((row["gender"] or "").strip())
     if gender is None:
         return Rejection(key, f"gender {row['gender']!r} is not one of --gender_codes")
-    split = (row.get("split") or "").strip() or None
-    if split is not None and split not in sharding.SPLITS:
-        return Rejection(
-            key, f"split {split!r} is none of {', '.join(sharding.SPLITS)}"
-        )
+    text = (row.get("split") or "").strip()
+    split = split_name(text)
+    if text and split is None:
+        return Rejection(key, f"split {text!r} is none of {', '.join(sharding.SPLITS)}")
     path = os.path.join(root, key)
     try:
         if not os.path.isfile(path):
@@ -283,6 +408,10 @@ def _age(text: str) -> int | str:
 
     Cached, since few texts occur for very many images.
     """
+    if _FRACTION.fullmatch(text):
+        return f"age {text[:20]!r} is not a whole number of years"
+    # As programs write it that keep ages as floating-point numbers.
+    text = _ZERO_FRACTION.sub("", text)
     # The length too: Python refuses to convert texts of thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         return f"age {text[:20]!r} is not a number"

@@ -74,6 +74,7 @@ def test_odd_files_are_treated_as_in_a_folder(sample_tree, tmp_path):
                     content + age.encode()
                 )
     flags = {"test_fraction": 0.1, "duplicates": "all", "conflicts": "all"}
+    flags["max_rejected"] = 25
     folder = write(tree, tmp_path / "folder", **flags)
     _split(_tar(str(tree), "faces"), tmp_path / "parts")
     parts = write(tmp_path / "parts", tmp_path / "out", **flags)

@@ -271,7 +271,7 @@ def test_tensorflow_reads_the_records(sample_records, sample_tree):
             {"format": "hdf5", "image_encoding": "jpeg"},
             "--image_encoding=raw, not jpeg",
         ),
-        ({"test_fraction": 1.0}, "--test_fraction is a share"),
+        ({"test_fraction": 1.5}, "--test_fraction is a share"),
         ({"gender_codes": "111:male"}, "--gender_codes takes CODE:NAME pairs"),
         ({"shard_range": "1-2"}, "--shard_range takes A:B"),
         ({"min_age": 40, "max_age": 20}, "--max_age must be between 40"),
@@ -375,9 +375,9 @@ def test_a_remote_data_set_needs_one_scan_of_its_source(
     scans = []
     scan_tree = records.source.scan_tree
 
-    def counted(root, gender_codes):
+    def counted(root, gender_codes, **options):
         scans.append(root)
-        return scan_tree(root, gender_codes)
+        return scan_tree(root, gender_codes, **options)
 
     uploads = []
     monkeypatch.setattr(records.source, "scan_tree", counted)
@@ -387,3 +387,37 @@ def test_a_remote_data_set_needs_one_scan_of_its_source(
     assert manifest.written == 240
     assert len(scans) == 1
     assert [output_dir for _, output_dir in uploads] == ["gs://bucket/records"]
+
+
+@pytest.mark.parametrize("form", ["fraction", "csv"])
+@pytest.mark.parametrize("format", schema.FORMATS)
+def test_a_data_set_that_is_only_a_test_set(form, format, sample_tree, tmp_path):
+    """The training split was empty, which was refused."""
+    flags = {"test_fraction": 1.0, "data_dir": sample_tree}
+    if form == "csv":
+        faces = sorted(pathlib.Path(sample_tree).rglob("*.jpg"))
+        rows = [f"{f},{f.parts[-3]},{f.parts[-2]},TEST" for f in faces]
+        table = tmp_path / "labels.csv"
+        text = "\n".join(["path,age,gender,split", *rows])
+        table.write_text(text.replace(f"{sample_tree}/", ""))
+        flags = {"labels_csv": str(table), "data_dir": sample_tree}
+    manifest = records.write_records(
+        records.WriteConfig(
+            output_dir=str(tmp_path / "out"), image_size=24, format=format, **flags
+        )
+    )
+    assert manifest.splits["test"].num_examples == 240
+    assert manifest.splits["train"].num_examples == 0
+    assert 50 < manifest.mean["R"] < 220  # Of all images, since none is for training.
+    assert inspection.verify(str(tmp_path / "out")) == []
+    assert schema.load_manifest(str(tmp_path / "out")) == manifest
+
+
+def test_more_shards_than_images(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    manifest = write(tree, tmp_path / "out", num_shards=500)
+    for split in manifest.splits.values():
+        assert len(split.shards) == split.num_examples
+    assert inspection.verify(str(tmp_path / "out")) == []
+    few = write(tree, tmp_path / "test", num_shards=2, test_fraction=1.0)
+    assert len(few.splits["test"].shards) == 2

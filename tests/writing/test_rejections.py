@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from afad_tfdata.bin import write_records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
 from afad_tfdata.writing import inspection
@@ -69,3 +70,55 @@ def test_copies_are_found_over_all_splits(sample_tree, tmp_path):
     assert {same, other} <= set(kept)
     assert not {copy, conflict} & set(kept)
     assert inspection.verify(str(tmp_path / "first")) == []
+
+
+def _damage(tree, faces):
+    for face in faces:
+        face.write_bytes(face.read_bytes()[:300])
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (80, "80 of 90 files cannot be used"),
+        (13, "13 of 90 .* Most frequent: 13 x cannot be decoded"),
+        (5, None),
+    ],
+)
+def test_losses_are_counted_against_what_was_found(count, message, tmp_path):
+    """Up to 100 files were once tolerated in the smallest data sets."""
+    tree = make_tree(tmp_path / "tree", 90)
+    _damage(tree, sorted(tree.rglob("*.jpg"))[:count])
+    if message:
+        with pytest.raises(errors.DataError, match=message):
+            write(tree, tmp_path / "out")
+    flags = {"max_rejected": 80} if message else {}
+    assert write(tree, tmp_path / "out", **flags).written == 90 - count
+
+
+def test_a_class_is_not_lost_among_many_others(tmp_path):
+    tree = make_tree(tmp_path / "tree", 180)
+    women = sorted(tree.rglob("112/*.jpg"))
+    for face in women[9:]:
+        face.unlink()
+    _damage(tree, women[:8])
+    with pytest.raises(errors.DataError, match="8 of 9 files of class female"):
+        write(tree, tmp_path / "out")
+    assert write(tree, tmp_path / "out", max_rejected=8).written == 91
+
+
+def test_the_last_line_says_what_was_not_written(tmp_path, capsys, monkeypatch):
+    tree = make_tree(tmp_path / "tree", 60)
+    faces = sorted(tree.rglob("*.jpg"))
+    _damage(tree, faces[:6])
+    for face in faces[10:14]:
+        face.with_name(f"copy-of-{face.name}").write_bytes(face.read_bytes())
+    command = ["write", f"--data_dir={tree}", f"--output_dir={tmp_path / 'out'}"]
+    monkeypatch.setattr("sys.argv", [*command, "--image_size=24", "--num_workers=1"])
+    for _ in range(2):  # The second run finds the data set finished.
+        with pytest.raises(SystemExit) as caught:
+            write_records.run()
+        assert caught.value.code == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("10 of 64 files are not written: 6 x cannot be decoded")
+        assert last.endswith("4 x same bytes as another")
