@@ -16,80 +16,42 @@ TensorFlow is not needed for any of it, so that the processes of the writer stay
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import math
 import os
 import stat
 import struct
+import types
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors
+from afad_tfdata.common import errors
+from afad_tfdata.images import image_header
+
+# A part of this module's face: who decodes needs them.
+from afad_tfdata.images.image_header import ImageError, ImageHeader, read_header
 
 # Large enough for any photo, small enough that a decoded image fits into memory.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 << 20
 # The longest side that a JPEG can have, and that the index can hold (2 bytes).
 _MAX_SIDE = 65_535
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Size of a PNG chunk without its content: length, kind and checksum, 4 bytes each.
-_PNG_CHUNK_BYTES = 12
-# Channels by a PNG's colour type: gray, RGB, palette (decoded to RGB), both with alpha.
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_SHORTAGES = (errno.EMFILE, errno.ENFILE)
 # New rows that `_average_rows` computes together.
 _AVERAGED_ROWS = 16
 # Alpha of a pixel that hides all behind it.
 _OPAQUE = 255
-_EXIF_ORIENTATION = 0x0112  # Tag 274 of TIFF 6.0.
-# First bytes of what is often found in place of a photo, for a clear message.
-_OTHER_FORMATS = {
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
-    b"RIFF": "a WebP or other RIFF file",
-    b"II*\x00": "a TIFF",
-    b"MM\x00*": "a TIFF",
-    b"\x00\x00\x00": "a HEIF, AVIF or JPEG 2000",
-    b"<": "a text or markup file",
-    b"PK": "a ZIP archive",
-}
-
-
-class ImageError(Exception):
-    """An image that cannot be used; the text is the reason without the file's name."""
-
-
-class ImageHeader(NamedTuple):
-    """What the first bytes of an image say.
-
-    Attributes:
-      format: ``jpeg`` or ``png``.
-      height: Pixels, before any rotation.
-      width: Pixels.
-      channels: 1 to 4.
-      bits: Bits of a channel.
-      orientation: EXIF orientation, 1 to 8; 1 is upright.
-      transparency: True if pixels may be transparent.
-      end: Bytes of a PNG, up to its last chunk.  A decoder must not see the bytes
-        after it, which it would read as chunks of any length.  None for a JPEG.
-    """
-
-    format: str
-    height: int
-    width: int
-    channels: int
-    bits: int = 8
-    orientation: int = 1
-    transparency: bool = False
-    end: int | None = None
+# Baseline, extended and progressive, each with Huffman codes: what libjpeg always had.
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
 def load_library() -> None:
     """Imports the library that decodes; the first image would pay for it otherwise."""
-    import simplejpeg  # noqa: F401
-
+    _simplejpeg()
     _library()
 
 
@@ -102,6 +64,7 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
 
     Raises:
       ImageError: It cannot be read, is larger, or is a device or pipe.
+      UsageError: The process or the machine has too many open files.
     """
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes into waits for ever.
@@ -122,34 +85,17 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
+        if error.errno in _SHORTAGES:  # It says nothing about the image.
+            raise errors.UsageError(
+                f"cannot open {os.fsdecode(path)}: {error.strerror}; raise the limit"
+                " (ulimit -n), and run the same command again"
+            ) from error
         raise ImageError(f"cannot be read: {error.strerror}") from error
 
 
 def too_large(size: int, largest: int) -> ImageError:
     """The reason why a file of so many bytes is not read."""
     return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
-
-
-def read_header(data: bytes) -> ImageHeader:
-    """Reads an image's header without decoding it.
-
-    Args:
-      data: The whole file.  All checksums of a PNG are compared, because decoders
-        silently show the first part of one that is torn.
-
-    Raises:
-      ImageError: It is not a JPEG or PNG, or its structure is broken.
-    """
-    if data[:2] == b"\xff\xd8":
-        return _read_jpeg_header(data)
-    if data[:8] == _PNG_SIGNATURE:
-        return _read_png_header(data)
-    if not data:
-        raise ImageError("empty file")
-    for magic, name in _OTHER_FORMATS.items():
-        if data.startswith(magic):
-            raise ImageError(f"not a JPEG or PNG but {name}")
-    raise ImageError("not a JPEG or PNG")
 
 
 def check_header(
@@ -179,6 +125,11 @@ def check_header(
         raise ImageError("CMYK JPEG: its colours depend on a profile")
     if header.format == "jpeg" and header.bits != 8:
         raise ImageError(f"{header.bits}-bit JPEG")
+    if header.format == "jpeg" and header.frame not in _JPEG_FRAMES:
+        # Some versions of libjpeg-turbo read some of them, and TensorFlow none.
+        raise ImageError("a lossless, hierarchical or arithmetic-coded JPEG")
+    if header.format == "jpeg" and header.channels not in (1, 3):
+        raise ImageError(f"a JPEG of {header.channels} channels")
     if as_stored and header.bits == 16:
         raise ImageError("16-bit PNG: only image_encoding jpeg or raw can hold it")
     if as_stored and header.orientation != 1:
@@ -188,12 +139,16 @@ def check_header(
         )
 
 
-def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
+def decode(
+    data: bytes, header: ImageHeader | None = None, *, stored: bool = False
+) -> np.ndarray:
     """Decodes a JPEG or PNG as a viewer shows it.
 
     Args:
       data: The whole file.
       header: From `read_header`, if that was called already.
+      stored: Whether it comes from a record.  It was checked when it was written, and
+        is shown as plain decoders show it, which do not turn it.
 
     Returns:
       uint8 ``[height, width, 3]`` RGB, upright.
@@ -205,8 +160,10 @@ def decode(data: bytes, header: ImageHeader | None = None) -> np.ndarray:
     if header.format == "jpeg":
         image = _decode_jpeg(data, "RGB")
     else:
+        if not stored:
+            image_header.check_png_pixels(data, header)
         image = _library().decode_png(data[: header.end], header)
-    if header.orientation != 1:
+    if header.orientation != 1 and not stored:
         image = _upright(image, header.orientation)
     return image
 
@@ -222,13 +179,14 @@ def check_whole(data: bytes, header: ImageHeader) -> tuple[int, int]:
       header: From `read_header`.
 
     Returns:
-      ``(height, width)``, pixels.
+      ``(height, width)``, pixels, before any rotation.
 
     Raises:
       ImageError: It cannot be decoded; `decode` would raise the same.
     """
     if header.format != "jpeg":
-        image = decode(data, header)
+        image_header.check_png_pixels(data, header)
+        image = decode(data, header, stored=True)
     else:
         image = _decode_jpeg(data, "GRAY")
     return image.shape[0], image.shape[1]
@@ -267,17 +225,14 @@ def channel_sums(image: np.ndarray) -> tuple[int, int, int]:
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """A JPEG with 4:2:0 chroma of a uint8 RGB image."""
-    import simplejpeg
-
-    return simplejpeg.encode_jpeg(
+    return _simplejpeg().encode_jpeg(
         np.ascontiguousarray(image), quality=quality, colorsubsampling="420"
     )
 
 
 def _decode_jpeg(data: bytes, colors: str) -> np.ndarray:
     """Decodes a JPEG to ``RGB`` or ``GRAY``; `ImageError` if it is not whole."""
-    import simplejpeg
-
+    simplejpeg = _simplejpeg()
     try:
         # Strict: what libjpeg only warns of, such as missing scans, is damage here.
         return simplejpeg.decode_jpeg(
@@ -285,6 +240,12 @@ def _decode_jpeg(data: bytes, colors: str) -> np.ndarray:
         )
     except ValueError as error:
         raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
+
+
+@functools.cache
+def _simplejpeg() -> types.ModuleType:
+    """The library that decodes JPEGs; no other finds the same damage."""
+    return errors.require("simplejpeg", extra="fast", purpose="decoding JPEGs")
 
 
 class _OpenCvLibrary:
@@ -441,98 +402,6 @@ def _library() -> _OpenCvLibrary | _PillowLibrary:
     # The pipeline has threads of its own; more threads in each would only compete.
     cv2.setNumThreads(0)
     return _OpenCvLibrary(cv2)
-
-
-def _read_jpeg_header(data: bytes) -> ImageHeader:
-    """Walks the markers (ITU-T T.81, annex B) to the frame header, which EXIF precedes.
-
-    The frame header has the size.
-    """
-    position, end, orientation = 2, len(data), 1
-    while position + 4 <= end:
-        if data[position] != 0xFF:
-            raise ImageError("broken JPEG: no marker where one must be")
-        marker = data[position + 1]
-        if marker == 0xFF:  # Fill byte.
-            position += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # Markers without a length.
-            position += 2
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        # All frame headers, but not DHT, JPG and DAC, whose numbers are among them.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if position + 10 > end:
-                break
-            bits, height, width, channels = struct.unpack(
-                ">BHHB", data[position + 4 : position + 10]
-            )
-            return ImageHeader("jpeg", height, width, channels, bits, orientation)
-        if marker in (0xD9, 0xDA):  # The end of the image, or its first scan.
-            break
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _orientation(data[position + 10 : position + 2 + length])
-        if length < 2:
-            raise ImageError("broken JPEG: a segment of negative length")
-        position += 2 + length
-    raise ImageError("truncated JPEG: it ends before its frame header")
-
-
-def _orientation(exif: bytes) -> int:
-    """EXIF orientation in the first directory; 1 where it is missing or invalid."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 8:
-        return 1
-    (start,) = struct.unpack(order + "I", exif[4:8])
-    if start + 2 > len(exif):
-        return 1
-    (count,) = struct.unpack(order + "H", exif[start : start + 2])
-    for i in range(count):
-        entry = exif[start + 2 + 12 * i : start + 14 + 12 * i]
-        if len(entry) < 12:
-            return 1
-        tag, _, _, value = struct.unpack(order + "HHIH", entry[:10])
-        if tag == _EXIF_ORIENTATION:
-            return value if 1 <= value <= 8 else 1
-    return 1
-
-
-def _read_png_header(data: bytes) -> ImageHeader:
-    """Walks all chunks of a PNG and compares their checksums."""
-    header, transparency, has_pixels = None, False, False
-    position = len(_PNG_SIGNATURE)
-    while position + _PNG_CHUNK_BYTES <= len(data):
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        if position + _PNG_CHUNK_BYTES + length > len(data):
-            break
-        body = data[position + 4 : position + 8 + length]
-        checksum = position + 8 + length
-        crc = int.from_bytes(data[checksum : checksum + 4], "big")
-        if crc32.crc32(body) != crc:
-            raise ImageError(f"broken PNG: checksum of its {kind!r} chunk")
-        if kind == b"IHDR" and length == 13:
-            width, height, bits, color = struct.unpack(">IIBB", body[4:14])
-            channels = _PNG_CHANNELS.get(color, 0)
-            transparency = color in (4, 6)
-            header = ImageHeader("png", height, width, channels, bits)
-        if kind == b"tRNS":
-            if header is not None and header.channels == 1 and color == 0:
-                raise ImageError("a PNG in which one gray is transparent")
-            transparency = True
-        if kind == b"eXIf" and header is not None:
-            header = header._replace(orientation=_orientation(body[4:]))
-        has_pixels = has_pixels or kind == b"IDAT"
-        if kind == b"acTL":
-            raise ImageError("animated PNG")
-        if kind == b"IEND":
-            if header is None:
-                raise ImageError("broken PNG: no header")
-            if not has_pixels:
-                raise ImageError("broken PNG: no pixels in it")
-            end = position + _PNG_CHUNK_BYTES
-            return header._replace(transparency=transparency, end=end)
-        position += _PNG_CHUNK_BYTES + length
-    raise ImageError("truncated PNG: it has no end chunk")
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

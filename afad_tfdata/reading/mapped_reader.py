@@ -434,7 +434,7 @@ class Reader:
         self._decode, self._resize = simplejpeg.decode_jpeg, cv2.resize
 
         def fill(view: np.ndarray, out: np.ndarray, record: int) -> None:
-            codec.resize(codec.decode(bytes(view)), size, out=out)
+            codec.resize(codec.decode(bytes(view), stored=True), size, out=out)
 
         return fill
 

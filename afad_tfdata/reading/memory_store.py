@@ -110,7 +110,11 @@ def _checked_images(
             if verify and crc32.crc32(data) != index.entries["crc32"][record]:
                 raise codec.ImageError(bad_records.WRONG_CHECKSUM)
             if decoded_size or try_decoding:
-                image = row.to_image(data) if index.pixel else codec.decode(data)
+                image = (
+                    row.to_image(data)
+                    if index.pixel
+                    else codec.decode(data, stored=True)
+                )
                 if decoded_size:
                     data = codec.resize(image, decoded_size).tobytes()
         except codec.ImageError as error:

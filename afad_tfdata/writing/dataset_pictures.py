@@ -202,4 +202,4 @@ def _picture(
         content = f.read(int(row["image_length"]))
     if manifest.image_encoding == "raw":
         return pixels.to_image(content)
-    return codec.resize(codec.decode(content), manifest.image_size)
+    return codec.resize(codec.decode(content, stored=True), manifest.image_size)

@@ -348,7 +348,8 @@ def _check_features(
                 f"{len(content)} bytes of pixels for {row['height']} x {row['width']}"
             )
         return
-    if codec.decode(content).shape[:2] != (row["height"], row["width"]):
+    size = codec.check_whole(content, codec.read_header(content))
+    if size != (row["height"], row["width"]):
         raise tfrecord.RecordError("its height or width is not that of the index")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import sys
@@ -341,3 +342,188 @@ def test_a_gray_png_with_a_transparent_level_is_rejected():
     Image.fromarray(np.full((8, 8), 9, np.uint8)).save(buffer, "PNG", transparency=9)
     with pytest.raises(codec.ImageError, match="one gray is transparent"):
         codec.read_header(buffer.getvalue())
+
+
+def _tiff(order, kind, orientation, before=0):
+    """EXIF with one orientation, in an integer type of TIFF, and other tags first."""
+    form = {1: "B3x", 3: "H2x", 4: "I", 8: "h2x", 9: "i"}[kind]
+    sign = {"II": "<", "MM": ">"}[order]
+    entries = b"".join(struct.pack(f"{sign}HHII", i, 4, 1, 7) for i in range(before))
+    entries += struct.pack(f"{sign}HHI{form}", 0x0112, kind, 1, orientation)
+    head = order.encode() + struct.pack(f"{sign}HIH", 42, 8, before + 1)
+    return head + entries + bytes(4)
+
+
+def _with_exif(exif, place):
+    """An image of 20 x 30 with EXIF in one of the places where programs write it."""
+    if place.startswith("jpeg"):
+        data = data_sets.face_file(1)
+        body = b"Exif\0\0" + exif
+        segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+        if place == "jpeg":
+            return data[:2] + segment + data[2:]
+        at = data.index(b"\xff\xda")  # Behind the frame header, before the scan.
+        return data[:at] + segment + data[at:]
+    data = data_sets.face_file(1, "PNG")
+    text = b"\nexif\n%8d\n" % (len(exif) + 6) + (b"Exif\0\0" + exif).hex().encode()
+    kind, body = {
+        "png": (b"eXIf", exif),
+        "png with a header": (b"eXIf", b"Exif\0\0" + exif),
+        "zTXt": (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)),
+        "tEXt": (b"tEXt", b"Raw profile type APP1\0" + text),
+        "iTXt": (b"iTXt", b"Raw profile type exif\0\0\0\0\0" + text),
+        "packed iTXt": (
+            b"iTXt",
+            b"Raw profile type exif\0\1\0en\0\0" + zlib.compress(text),
+        ),
+        "png, at the end": (b"eXIf", exif),
+    }[place]
+    at = data.index(b"IEND") - 4 if place.endswith("end") else 33
+    crc = struct.pack(">I", zlib.crc32(kind + body))
+    return data[:at] + struct.pack(">I", len(body)) + kind + body + crc + data[at:]
+
+
+_PLACES = ("jpeg", "jpeg, behind the frame header", "png", "png with a header")
+_PLACES += ("zTXt", "tEXt", "iTXt", "packed iTXt", "png, at the end")
+
+
+@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("order", ["II", "MM"])
+def test_the_orientation_is_found_wherever_it_is(place, order):
+    """Sideways faces were once stored without a word."""
+    for kind, orientation, before in ((3, 6, 0), (4, 8, 3), (1, 3, 1), (9, 5, 0)):
+        data = _with_exif(_tiff(order, kind, orientation, before), place)
+        header = codec.read_header(data)
+        assert header.orientation == orientation, kind
+        with pytest.raises(codec.ImageError, match=f"orientation {orientation}"):
+            codec.check_header(header, as_stored=True)
+        turned = (30, 20) if orientation >= 5 else (20, 30)
+        assert codec.decode(data).shape[:2] == turned
+        assert codec.decode(data, stored=True).shape[:2] == (20, 30)
+    assert codec.read_header(_with_exif(_tiff(order, 4, 9), place)).orientation == 1
+    for cut in range(30):
+        data = _with_exif(_tiff(order, 4, 6)[:cut], place)
+        assert codec.read_header(data).orientation in (1, 6)
+
+
+@pytest.mark.parametrize("marker", [0xC3, 0xC5, 0xC9, 0xCA, 0xCB])
+def test_jpegs_that_only_some_decoders_read(marker):
+    """Newer versions of libjpeg-turbo read lossless JPEGs, and TensorFlow does not."""
+    data = data_sets.face_file(1)
+    at = data.index(b"\xff\xc0")
+    data = data[: at + 1] + bytes([marker]) + data[at + 2 :]
+    with pytest.raises(codec.ImageError, match="lossless, hierarchical or arithmetic"):
+        codec.check_header(codec.read_header(data), as_stored=False)
+
+
+def _png_of(raw, *, color=2, bits=8, interlaced=0, extra=b"", size=(4, 3)):
+    def chunk(kind, body):
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    head = struct.pack(">IIBBBBB", *size, bits, color, 0, 0, interlaced)
+    pixels = raw if isinstance(raw, list) else [zlib.compress(raw)]
+    chunks = [chunk(b"IHDR", head), extra]
+    chunks += [chunk(b"IDAT", piece) for piece in pixels]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+_ROW = b"\0" + bytes(range(12))
+_WHOLE = zlib.compress(_ROW * 3)
+_UNKNOWN = struct.pack(">I", 0) + b"ABCD" + struct.pack(">I", zlib.crc32(b"ABCD"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _png_of(_ROW * 2),
+        _png_of(_ROW * 2 + _ROW[:5]),
+        _png_of(_ROW * 4),
+        _png_of(b"\x05" + _ROW[1:] + _ROW * 2),
+        _png_of([_WHOLE[:-4]]),
+        _png_of([_WHOLE[:-4] + b"abcd"]),
+        _png_of([b"", b""]),
+        _png_of(_ROW * 3, bits=16),
+        _png_of(_ROW * 3, bits=3),
+        _png_of(_ROW * 3, color=5),
+        _png_of(_ROW * 3, color=3),
+        _png_of(_ROW * 3, interlaced=1),
+        _png_of(_ROW * 3, interlaced=2),
+        _png_of(_ROW * 3, extra=_UNKNOWN),
+    ],
+)
+def test_what_only_one_library_shows_is_refused_with_both(data, monkeypatch):
+    """Pillow shows a PNG with missing rows, half of it black."""
+    for library in (codec._library(), codec._PillowLibrary()):
+        monkeypatch.setattr(codec, "_library", lambda library=library: library)
+        with pytest.raises(codec.ImageError):
+            header = codec.read_header(data)
+            codec.check_header(header, as_stored=True)
+            codec.check_whole(data, header)
+
+
+def test_what_is_accepted_is_the_same_with_each_library_and_in_tensorflow(monkeypatch):
+    """Changed bytes, with right checksums: each is refused or read by everything."""
+    import tensorflow as tf
+
+    jpegs = [data_sets.face_file(1, size=(11, 9), **o) for o in _JPEG_OPTIONS]
+    pngs = [_png(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")]
+    accepted = 0
+    for trial in range(300):
+        rng = np.random.default_rng(trial)
+        kind = (jpegs, pngs)[trial % 2]
+        data = bytearray(kind[int(rng.integers(len(kind)))])
+        at = int(rng.integers(2, len(data)))
+        if rng.integers(2):
+            data[at] ^= 1 << int(rng.integers(8))
+        else:
+            del data[at : at + int(rng.integers(1, 5))]
+        changed = bytes(data) if kind is jpegs else _with_right_checksums(bytes(data))
+        fast = _stored(changed)
+        with monkeypatch.context() as context:
+            context.setattr(codec, "_library", codec._PillowLibrary)
+            slow = _stored(changed)
+        if isinstance(fast, str) or isinstance(slow, str):
+            assert isinstance(fast, str) and isinstance(slow, str), (trial, fast, slow)
+            continue
+        accepted += 1
+        decode = tf.io.decode_jpeg if kind is jpegs else tf.io.decode_png
+        more = {"dct_method": "INTEGER_ACCURATE"} if kind is jpegs else {}
+        read = decode(changed, channels=3, **more).numpy()
+        np.testing.assert_array_equal(fast, slow)
+        np.testing.assert_array_equal(fast, read)
+    assert accepted > 20
+
+
+_JPEG_OPTIONS = ({}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0})
+
+
+def _stored(data):
+    """The pixels of a record with this image, or the reason why it is refused."""
+    try:
+        header = codec.read_header(data)
+        codec.check_header(header, as_stored=True)
+        codec.check_whole(data, header)
+        return codec.decode(data, header)
+    except codec.ImageError as error:
+        return str(error)
+
+
+def _with_right_checksums(png):
+    fixed, position = png[:8], 8
+    while position + 12 <= len(png):
+        length = int.from_bytes(png[position : position + 4], "big")
+        body = png[position + 4 : position + 8 + length]
+        fixed += png[position : position + 4] + body
+        fixed += struct.pack(">I", zlib.crc32(body))
+        position += 12 + length
+    return fixed
+
+
+def test_too_many_open_files_are_no_fault_of_the_image(monkeypatch, tmp_path):
+    def refuse(*arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(codec.os, "open", refuse)
+    with pytest.raises(errors.UsageError, match="Too many open files; raise the limit"):
+        codec.read_file(tmp_path / "a.jpg")
