@@ -107,6 +107,11 @@ def eval_input_fn(
     The last batches are padded, so that all pipelines and replicas get the same number
     of batches of the same size; ``features["mask"]`` is False on padding.
 
+    With `InputConfig.as_supervised`, which Keras takes, the last batch is shorter
+    instead, and bad records are left out: Keras would count padding in its metrics and
+    predict it.  Only an input context with several replicas gets padded batches here,
+    too, with ``sample_weight`` 0 on padding.
+
     Args:
       config: What to read; `InputConfig.balance` and `InputConfig.seed` have no effect.
       split: One of `sharding.SPLITS`.
@@ -124,7 +129,7 @@ def eval_input_fn(
         config.global_batch_size, input_context, pad=True
     )
     num_steps = -(-len(index) // slices.global_batch_size)
-    element = _element(config, index)
+    element = _element(config, index, pads=slices.num_replicas > 1)
     engine = engines.create(config, index, shuffled=False)
 
     read: Callable[..., Any]
@@ -147,6 +152,11 @@ def eval_input_fn(
     dataset = _parallel_map(
         dataset, lambda *batch: element(*read(*batch)), engine.num_threads
     )
+    if config.as_supervised and config.max_bad_records:
+        # Keras makes NaN of a batch whose records are all bad.
+        dataset = dataset.filter(
+            tracing.without_autograph(lambda image, *_: tf.shape(image)[0] > 0)
+        )
     return _prefetch(dataset, config.prefetch)
 
 
@@ -261,14 +271,15 @@ def _served_batches(
 
 
 def _element(
-    config: InputConfig, index: record_index.RecordIndex
+    config: InputConfig, index: record_index.RecordIndex, *, pads: bool = True
 ) -> Callable[..., Any]:
     """A function of images, ages, genders and maybe a mask that makes an element.
 
-    Only evaluation passes a mask.
+    Only evaluation passes a mask.  Without `pads`, elements for Keras are made of what
+    is True in it.
     """
     if config.as_supervised:
-        return _supervised(schema.labels_of(config.task), index.mean_rgb)
+        return _supervised(schema.labels_of(config.task), index.mean_rgb, pads)
 
     def named(
         image: tf.Tensor,
@@ -286,11 +297,12 @@ def _element(
 
 
 def _supervised(
-    labels: tuple[str, ...], mean_rgb: tuple[float, float, float] | None
+    labels: tuple[str, ...], mean_rgb: tuple[float, float, float] | None, pads: bool
 ) -> Callable[..., Any]:
-    """A function that makes elements ``(image, label, sample_weight)``.
+    """A function that makes elements ``(image, label)``, with normalised images.
 
-    Images are normalised, and the weight is 0 on padding.
+    Padded batches have a third part, the ``sample_weight``, which is 0 on padding.
+    Others have none, because Keras refuses ``class_weight`` together with weights.
     """
     if mean_rgb is None:
         raise errors.UsageError(
@@ -303,15 +315,22 @@ def _supervised(
         age: tf.Tensor,
         gender: tf.Tensor,
         mask: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor | dict[str, tf.Tensor], tf.Tensor]:
+    ) -> tuple[tf.Tensor | dict[str, tf.Tensor], ...]:
+        if mask is not None and not pads:
+            image, age, gender = (
+                tf.boolean_mask(part, mask) for part in (image, age, gender)
+            )
         values = {"age": age, "gender": tf.cast(gender, tf.float32)}
-        weight = tf.ones_like(age) if mask is None else tf.cast(mask, tf.float32)
         image = preprocess.normalize(image, mean_rgb)
         if len(labels) == 1:
-            return image, values[labels[0]], weight
+            label = values[labels[0]]
+        else:
+            label = {f"{name}_output": values[name] for name in labels}
+        if mask is None or not pads:
+            return image, label
         # One weight for all outputs: Keras takes a dict of weights only where the model
         # has a dict of outputs.
-        return image, {f"{label}_output": values[label] for label in labels}, weight
+        return image, label, tf.cast(mask, tf.float32)
 
     return supervised
 

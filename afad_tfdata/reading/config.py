@@ -75,8 +75,7 @@ class InputConfig:
     )
     as_supervised: bool = options.option(
         False,
-        "Elements are (image, label, sample_weight) for model.fit, and images are"
-        " normalised.",
+        "Elements are (image, label) for model.fit, and images are normalised.",
         flag=False,
     )
     num_parallel_calls: int = options.option(

@@ -127,11 +127,10 @@ def test_older_hdf5_files(pixels, tmp_path, engine, storage):
         as_supervised=True,
     )
     elements = take(input_fn.eval_input_fn(config, "train"))
-    weight = np.concatenate([w for _, _, w in elements]) > 0
-    found = np.concatenate([image for image, _, _ in elements])[weight]
+    found = np.concatenate([image for image, _ in elements])
     wanted = (pixels.astype(np.float32) - [1, 2, 3]) / 127.5
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    labels = np.concatenate([label for _, label, _ in elements])[weight]
+    labels = np.concatenate([label for _, label in elements])
     assert labels.tolist() == [i % 2 for i in range(COUNT)]
 
 

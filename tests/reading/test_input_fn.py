@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -320,10 +321,8 @@ def test_balanced_sampling_is_even_and_deterministic(tiny):
 
 @pytest.mark.parametrize("task", ["age_gender", "gender"])
 def test_as_supervised_feeds_fit(tiny, task):
-    import keras
-
     fields = config(tiny, task=task, as_supervised=True, image_size=16)
-    image, label, weight = take(input_fn.train_input_fn(fields), 1)[0]
+    image, label = take(input_fn.train_input_fn(fields), 1)[0]
     assert image.dtype == np.float32 and np.abs(image).max() <= 2
     inputs = keras.Input((16, 16, 3), name="root_input")
     hidden = keras.layers.Flatten()(inputs)
@@ -335,7 +334,7 @@ def test_as_supervised_feeds_fit(tiny, task):
     }
     losses = {"age_output": "mae", "gender_output": "binary_crossentropy"}
     if task == "gender":
-        assert label.shape == weight.shape == (BATCH,)
+        assert label.shape == (BATCH,)
         outputs, losses = outputs["gender_output"], losses["gender_output"]
     else:
         assert set(label) == {"age_output", "gender_output"}
@@ -378,22 +377,83 @@ def test_both_labels_feed_keras_2(tiny):
     assert np.isfinite(model.evaluate(padded, verbose=0)).all()
 
 
-def test_padding_does_not_count_in_keras(tiny):
-    import keras
-
+def predicts_1000() -> keras.Model:
+    """A model whose mean absolute error tells which ages were counted."""
     inputs = keras.Input((8, 8, 3))
-    # The model predicts 1000: the mean absolute error tells which ages were counted.
     dense = keras.layers.Dense(
         1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(1e3)
     )
     model = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
-    model.compile("sgd", weighted_metrics=["mae"], loss="mae")
-    dataset = input_fn.eval_input_fn(
-        config(tiny, task="age", as_supervised=True, global_batch_size=60), "train"
-    )
+    model.compile("sgd", metrics=["mae"], weighted_metrics=["mse"], loss="mae")
+    return model
+
+
+# The last batch has 1, 2 or 37 examples of 97, or there is no second one.
+@pytest.mark.parametrize("size", [60, 96, 95, 200])
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_keras_counts_and_predicts_each_example_once(tiny, engine, size):
     ages = record_index.load(tiny, "train").entries["age"]
-    found = model.evaluate(dataset, verbose=0, return_dict=True)["mae"]
-    assert found == pytest.approx(1000 - ages.mean(), rel=1e-5)
+    fields = config(
+        tiny, task="age", as_supervised=True, global_batch_size=size, engine=engine
+    )
+    model = predicts_1000()
+    validation = input_fn.eval_input_fn(fields, "train")
+    found = model.evaluate(validation, verbose=0, return_dict=True)
+    for name in ("loss", "mae"):
+        assert found[name] == pytest.approx(1000 - ages.mean(), rel=1e-5)
+    assert len(model.predict(validation, verbose=0)) == len(ages)
+    history = model.fit(
+        input_fn.train_input_fn(fields),
+        steps_per_epoch=1,
+        validation_data=validation,
+        verbose=0,
+    ).history
+    assert np.isfinite(history["val_mae"]).all()
+
+
+@pytest.mark.parametrize("size", [60, 96])
+def test_keras_counts_each_example_once_over_replicas(tiny, two_replicas, size):
+    ages = record_index.load(tiny, "train").entries["age"]
+    fields = config(tiny, task="age", as_supervised=True, global_batch_size=size)
+    with two_replicas.scope():
+        model = predicts_1000()
+    validation = input_fn.eval_input_fn(fields, "train")
+    found = model.evaluate(validation, verbose=0, return_dict=True)
+    assert found["mae"] == pytest.approx(1000 - ages.mean(), rel=1e-5)
+    assert len(model.predict(validation, verbose=0)) == len(ages)
+
+
+def test_padded_batches_of_replicas_have_weights(tiny):
+    fields = config(tiny, task="age", as_supervised=True, global_batch_size=60)
+    parts = [
+        list(
+            input_fn.eval_input_fn(
+                fields, "train", context(2, i, 2)
+            ).as_numpy_iterator()
+        )
+        for i in range(2)
+    ]
+    weights = [weight for part in parts for _, _, weight in part]
+    assert {len(weight) for weight in weights} == {30}
+    assert sum(weight.sum() for weight in weights) == len(
+        record_index.load(tiny, "train").entries
+    )
+
+
+def test_class_weights_act_in_keras(tiny):
+    fields = config(tiny, task="gender", as_supervised=True)
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mae")
+    losses = [
+        model.fit(
+            input_fn.train_input_fn(fields),
+            steps_per_epoch=3,
+            class_weight=weight,
+            verbose=0,
+        ).history["loss"][0]
+        for weight in (None, {0: 3.0, 1: 3.0})
+    ]
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
 
 
 def test_feeds_keras_2(tiny):
