@@ -132,6 +132,22 @@ def test_an_old_model_gives_the_same_outputs(head):
         np.testing.assert_allclose(value, outputs[f"{head}/{label}"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("head", age_heads.NAMES)
+def test_old_variables_fit_the_layers_of_today(head, small_networks):
+    """In order, as checkpoints store them; the outputs are those of the old layers."""
+    with np.load("heads/outputs.npz") as stored:
+        outputs = dict(stored)
+    old = models.load(f"heads/{head}.keras")
+    config = options.from_dict(models.ModelConfig, models.info(old), where=head)
+    new = models.build_model(config, load_weights=False)
+    variables = networks.stored_variables(new)
+    for variable, value in zip(variables, old.variables, strict=True):
+        assert variable.shape == value.shape
+        variable.assign(value)
+    for label, value in zip(("age", "gender"), new(outputs["images"]), strict=True):
+        np.testing.assert_allclose(value, outputs[f"{head}/{label}"], rtol=1e-5)
+
+
 def test_an_old_frozen_graph_equals_the_old_model():
     result = freeze.freeze(
         freeze.FreezeConfig(
