@@ -9,7 +9,8 @@ from afad_tfdata.bin import command
 
 EXAMPLE = """
 afad-freeze --run_dir=runs/first --output_dir=frozen
-afad-freeze --model=face.h5 --mean_json=mean.json --output_dir=frozen --onnx
+afad-freeze --model=face.h5 --mean_json=mean.json --class_names=male,female \
+  --output_dir=frozen --onnx
 """
 
 

@@ -66,7 +66,9 @@ _PUBLIC = {
         *("AfadError", "UsageError", "DataError"),
         *("PreemptedError", "WorkerLostError"),
     },
-    "afad_tfdata.models": {"ModelConfig", "build_model", "load", "training_model"},
+    "afad_tfdata.models": {
+        *("ModelConfig", "build_model", "load", "save", "training_model"),
+    },
 }
 
 
