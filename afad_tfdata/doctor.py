@@ -26,7 +26,7 @@ from afad_tfdata.storage import schema, tfds_metadata, tfrecord
 
 _CORE = (
     *("tensorflow", "keras", "numpy", "absl-py", "google-crc32c"),
-    *("h5py", "matplotlib", "pillow", "simplejpeg", "tqdm"),
+    *("h5py", "matplotlib", "pillow", "safetensors", "simplejpeg", "tqdm"),
 )
 # GiB on the disk: records of AFAD take 1 to 2, and each checkpoint of VGG19 with Adam's
 # moments 0.3.

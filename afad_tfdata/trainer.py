@@ -93,9 +93,13 @@ def train(
         phases = recipe.phases(config, pretrained=pretrained)
         # Only the chief reads the directory, because other workers might read it a
         # moment later and find it changed.
-        snapshot, has_models = workers.from_chief(
-            lambda: (_find_snapshot(config, directory), directory.has_models())
+        found, has_models = workers.from_chief(
+            lambda: [
+                run_state.to_plain(_find_snapshot(config, directory)),
+                directory.has_models(),
+            ]
         )
+        snapshot = run_state.of_plain(found)
         if snapshot is not None and model is None and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
                 # Checked before anything is built, so that asking again costs nothing.

@@ -246,3 +246,25 @@ def test_every_folder_is_installed():
 def test_modules_are_of_a_size_to_be_read():
     for module, path in _FILES.items():
         assert len(path.read_text().splitlines()) <= 600, module
+
+
+def test_nothing_that_is_read_can_run_code():
+    """Pickles and their like run what they contain when they are loaded."""
+    running = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib"}
+    running |= {"marshal", "shelve", "jsonpickle"}
+    for path in sorted([*_PACKAGE.rglob("*.py"), *_BIN.rglob("*.py")]):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Call):
+                # __import__("pickle") and importlib.import_module("pickle").
+                names = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            found = {str(name).partition(".")[0] for name in names} & running
+            assert not found, f"{path}:{node.lineno} uses {found}"
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                value = getattr(node.value, "value", None)
+                assert value is False, f"{path}:{node.value.lineno} allows pickles"

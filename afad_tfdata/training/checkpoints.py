@@ -1,22 +1,20 @@
 """Checkpoints: one self-checking file each, the same for any number of replicas.
 
-A file holds named arrays and one JSON value (the outer loop's state), and ends with the
-SHA-256 of everything before, so that a torn or changed file is noticed::
+A file contains named arrays and the outer loop's state, in the safetensors format with
+a digest (`sealed_arrays`): other programs open it with ``safetensors``.  The arrays are
+called ``group/position path``, such as ``model/0000 conv2d/kernel``, after the paths
+that Keras gives the variables.  They are found again by group and position, because
+Keras numbers the names of layers anew in each process.
 
-    magic "AFADCKP1" | header length (8 bytes) | header JSON | array bytes | SHA-256
-
-A mirrored variable is stored once and restored to every replica, however many there are
-then.  ``tf.train.Checkpoint`` would leave out the dropout seeds of a Keras model, and
+A mirrored variable is stored once and restored to every replica, however many there
+are.  ``tf.train.Checkpoint`` would leave out the dropout seeds of a Keras model, and
 restores a torn file without an error if its index is undamaged.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,16 +24,14 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.training import first_checkpoint_format, sealed_arrays
 from afad_tfdata.training.distributed import strategies
 
-# Plain numbers, as `numpy.dtype.str` names them.  No objects, which numpy would
-# unpickle, and no structures.
-_DTYPE = re.compile(r"[<>|=][biufcV]\d+")
-_MAGIC = b"AFADCKP1"
-_DIGEST_BYTES = 32
-# After the magic and the 8 bytes that hold the header's length.
-_HEADER_START = len(_MAGIC) + 8
 _NAME = re.compile(r"step-(\d{10})\.ckpt")
+_KEY = re.compile(r"([^/]+)/(0|[1-9][0-9]*)")
+_STORED_NAME = re.compile(r"([^/]+)/([0-9]{4,})(?: (.*))?", re.DOTALL)
+# Keras counts these objects in each process.
+_COUNTED = re.compile(r"(seed_generator)_\d+")
 _log = logging.getLogger(__name__)
 
 
@@ -44,12 +40,15 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
-      arrays: By name.
+      arrays: By ``group/position``.
       state: The outer loop's, as JSON values.
+      paths: Keras' paths of the variables, by ``group/position``; empty in a file of
+        version 0.1.0.
     """
 
     arrays: dict[str, np.ndarray]
     state: dict[str, Any]
+    paths: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def path_of(directory: str, step: int) -> str:
@@ -66,27 +65,26 @@ def steps(directory: str) -> list[int]:
     return sorted(int(m.group(1)) for n in names if (m := _NAME.fullmatch(n)))
 
 
-def save(path: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+def save(
+    path: str,
+    arrays: Mapping[str, np.ndarray],
+    state: Mapping[str, Any],
+    paths: Mapping[str, str] | None = None,
+) -> None:
     """Writes a checkpoint, whole or not at all.
 
     Args:
       path: Where to.
-      arrays: Named arrays of plain dtypes.
+      arrays: Arrays of numbers, by ``group/position``.
       state: JSON values.
+      paths: What the arrays are called for readers, by ``group/position``.
 
     Raises:
       UsageError: The disk is full or the directory cannot be written.
     """
-    table, blobs, offset = [], [], 0
-    for name, array in arrays.items():
-        # ascontiguousarray makes a scalar one-dimensional; reshape undoes that.
-        array = np.ascontiguousarray(array).reshape(np.shape(array))
-        table.append([name, array.dtype.str, list(array.shape), offset])
-        blobs.append(array.tobytes())
-        offset += array.nbytes
-    header = json.dumps({"arrays": table, "state": state}).encode()
-    body = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *blobs])
-    files.write_atomic(path, body + hashlib.sha256(body).digest())
+    paths = paths or {}
+    named = {_stored_name(key, paths.get(key, "")): arrays[key] for key in arrays}
+    files.write_atomic(path, sealed_arrays.pack(named, state))
 
 
 def load(path: str) -> Checkpoint:
@@ -100,22 +98,15 @@ def load(path: str) -> Checkpoint:
         content = files.read_bytes(path)
     except OSError as error:
         raise errors.UsageError(
-            f"cannot read the checkpoint {path}: {error.strerror}; name one that is"
-            " there"
+            f"cannot read the checkpoint {path}: {error.strerror}; name one that exists"
         ) from error
-    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    if not body.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
-        raise errors.DataError(
-            f"the checkpoint {path} is torn or damaged: its SHA-256 does not fit;"
-            " use another one"
-        )
     try:
-        return _parsed(body)
-    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise errors.DataError(
-            f"the checkpoint {path} is none that this version wrote"
-            f" ({errors.one_line(error)}); use another one"
-        ) from error
+        if content.startswith(first_checkpoint_format.MAGIC):
+            arrays, state = first_checkpoint_format.unpack(content)
+            return Checkpoint(arrays, state)
+        return _of_content(sealed_arrays.unpack(content))
+    except sealed_arrays.ContentError as error:
+        raise _damaged(path, error) from error
 
 
 def load_state(path: str) -> dict[str, Any]:
@@ -128,46 +119,41 @@ def load_state(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as f:
-            start = f.read(_HEADER_START)
-            length = int.from_bytes(start[len(_MAGIC) :], "little")
-            if not start.startswith(_MAGIC) or length > os.path.getsize(path):
-                raise ValueError("it does not begin as one does")
-            header = json.loads(f.read(length))
-        end = max(
-            (
-                offset + np.dtype(dtype).itemsize * math.prod(shape)
-                for _, dtype, shape, offset in header["arrays"]
-            ),
-            default=0,
-        )
-        # A file that was cut off is the commonest damage, and its size tells.
-        whole = _HEADER_START + length + end + _DIGEST_BYTES
-        if os.path.getsize(path) != whole:
-            raise ValueError(f"it should have {whole} bytes")
-        return dict(header["state"])
-    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise errors.DataError(
-            f"the checkpoint {path} is torn or damaged ({errors.one_line(error)});"
-            " use another one"
-        ) from error
+            start = f.read(len(first_checkpoint_format.MAGIC))
+        if start == first_checkpoint_format.MAGIC:
+            return first_checkpoint_format.read_state(path)
+        return sealed_arrays.read_values(path)
+    except (OSError, sealed_arrays.ContentError) as error:
+        raise _damaged(path, error) from error
 
 
-def _parsed(body: bytes) -> Checkpoint:
-    """The content of a file whose digest fits; any error where it is not ours."""
-    start = _HEADER_START
-    length = int.from_bytes(body[len(_MAGIC) : start], "little")
-    header = json.loads(body[start : start + length])
-    arrays = {}
-    for name, dtype, shape, offset in header["arrays"]:
-        if not _DTYPE.fullmatch(dtype):
-            raise TypeError(f"an array of {dtype!r}")
-        kind = np.dtype(dtype)
-        count = math.prod(shape)
-        flat = np.frombuffer(body, kind, count, start + length + offset)
-        arrays[name] = flat.reshape(shape)
-    if not isinstance(header["state"], dict):
-        raise TypeError("its state is no object")
-    return Checkpoint(arrays=arrays, state=header["state"])
+def _damaged(path: str, error: Exception) -> errors.DataError:
+    return errors.DataError(
+        f"the checkpoint {path} is torn or damaged ({errors.one_line(error)}); use"
+        " another one"
+    )
+
+
+def _stored_name(key: str, path: str) -> str:
+    """The name in a file: a position of 4 digits, so that names sort by position."""
+    if not (match := _KEY.fullmatch(key)):
+        return key
+    name = f"{match[1]}/{int(match[2]):04d}"
+    return f"{name} {path}" if path else name
+
+
+def _of_content(content: sealed_arrays.Content) -> Checkpoint:
+    arrays, paths = {}, {}
+    for name, array in content.arrays.items():
+        key = name
+        if match := _STORED_NAME.fullmatch(name):
+            key = f"{match[1]}/{int(match[2])}"
+            if match[3]:
+                paths[key] = match[3]
+        if key in arrays:
+            raise sealed_arrays.ContentError(f"{key} is in it twice")
+        arrays[key] = array
+    return Checkpoint(arrays, content.values, paths)
 
 
 def load_newest(directory: str) -> Checkpoint | None:
@@ -213,6 +199,20 @@ def variable_values(
     """Logical values of lists of Keras variables, by ``group/position``."""
     return {
         f"{group}/{i}": strategies.local_value(strategy, variable)
+        for group, variables in groups.items()
+        for i, variable in enumerate(variables)
+    }
+
+
+def variable_paths(
+    groups: Mapping[str, Sequence[keras.Variable]],
+) -> dict[str, str]:
+    """Keras' paths of lists of variables, by ``group/position``.
+
+    They are for people and other programs, and need not be unique.
+    """
+    return {
+        f"{group}/{i}": _COUNTED.sub(r"\1", variable.path)
         for group, variables in groups.items()
         for i, variable in enumerate(variables)
     }

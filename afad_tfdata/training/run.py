@@ -270,9 +270,14 @@ class Run:
 
     def _save_checkpoint(self) -> None:
         # Every worker reads its values: some may have to be asked of all of them.
-        arrays = checkpoints.variable_values(self._parts.strategy, self._variables())
-        known = facts.of(self._parts.model).to_dict()
-        snapshot = run_state.Snapshot(self.state, self.history, arrays, known)
+        groups = self._variables()
+        snapshot = run_state.Snapshot(
+            self.state,
+            self.history,
+            checkpoints.variable_values(self._parts.strategy, groups),
+            facts=facts.of(self._parts.model).to_dict(),
+            paths=checkpoints.variable_paths(groups),
+        )
         if not snapshot.is_finite():
             at = max(0, self.state.step - 1)  # The step that was taken last.
             raise divergence.DivergedError(at, "the weights are not finite")
@@ -301,8 +306,10 @@ class Run:
 
     def _go_back(self, error: divergence.DivergedError) -> None:
         """Goes back to the last checkpoint and lowers the rate."""
-        newest = self._workers.from_chief(
-            lambda: run_state.newest(self._dir.checkpoints)
+        newest = run_state.of_plain(
+            self._workers.from_chief(
+                lambda: run_state.to_plain(run_state.newest(self._dir.checkpoints))
+            )
         )
         # A checkpoint that was changed by another program may be no better.
         if (

@@ -66,24 +66,31 @@ class Snapshot:
       arrays: Variables by ``group/position``.
       facts: What the model's input and outputs mean, as JSON values
         (`facts.Facts.to_dict`); empty in checkpoints of 0.1.0.
+      paths: Keras' paths of the variables, by ``group/position``.
     """
 
     state: State
     history: history.History
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def save(self, directory: str) -> None:
         """Writes the checkpoint of this step."""
         checkpoints.save(
             checkpoints.path_of(directory, self.state.step),
             self.arrays,
-            {
-                "state": dataclasses.asdict(self.state),
-                "history": self.history.to_dict(),
-                FACTS_KEY: dict(self.facts),
-            },
+            self.values(),
+            self.paths,
         )
+
+    def values(self) -> dict[str, Any]:
+        """What a checkpoint contains beside the arrays, as JSON values."""
+        return {
+            "state": dataclasses.asdict(self.state),
+            "history": self.history.to_dict(),
+            FACTS_KEY: dict(self.facts),
+        }
 
     def is_finite(self) -> bool:
         """Whether no variable holds an infinity or NaN."""
@@ -101,7 +108,24 @@ def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
         history=history.History(**checkpoint.state["history"]),
         arrays=checkpoint.arrays,
         facts=checkpoint.state.get(FACTS_KEY, {}),
+        paths=checkpoint.paths,
     )
+
+
+def to_plain(snapshot: Snapshot | None) -> dict[str, Any] | None:
+    """A snapshot as JSON values and arrays, which workers can exchange."""
+    if snapshot is None:
+        return None
+    return {
+        "state": snapshot.values(),
+        "arrays": dict(snapshot.arrays),
+        "paths": dict(snapshot.paths),
+    }
+
+
+def of_plain(value: Mapping[str, Any] | None) -> Snapshot | None:
+    """The snapshot that `to_plain` was given."""
+    return None if value is None else read(checkpoints.Checkpoint(**value))
 
 
 def _state_of(value: Mapping[str, Any]) -> State:
@@ -212,7 +236,7 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     return snapshot
 
 
-def best_arrays(directory: str, state: State) -> Mapping[str, np.ndarray] | None:
+def best_arrays(directory: str, state: State) -> dict[str, np.ndarray] | None:
     """Variables at the end of the best epoch; None if there was none yet.
 
     Raises:

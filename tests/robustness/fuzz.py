@@ -40,6 +40,7 @@ _MODULES = {
     "archive": "writing.archive",
     "augment": "images.augment",
     "checkpoints": "training.checkpoints",
+    "sealed_arrays": "training.sealed_arrays",
     "codec": "images.codec",
     "errors": "common.errors",
     "files": "common.files",
@@ -286,31 +287,51 @@ def _checkpoint(afad: Any, place: str) -> Target:
     def read(data: bytes) -> None:
         with open(path, "wb") as f:
             f.write(data)
+        with contextlib.suppress(afad.errors.DataError):
+            afad.checkpoints.load_state(path)
         loaded = afad.checkpoints.load(path)
-        # Only a file with the right digest is read.  Atheris sees comparisons, and
-        # can therefore build one.
-        assert hashlib.sha256(data[:-32]).digest() == data[-32:]
         if data == seed:
             np.testing.assert_array_equal(loaded.arrays["a"], wanted)
 
-    return Target(read, [seed])
+    return Target(read, [seed, first_checkpoint(wanted)])
 
 
 def _sealed_checkpoint(afad: Any, place: str) -> Target:
     """A checkpoint of any content, with a digest that fits."""
     path = os.path.join(place, "step-0000000001.ckpt")
-    afad.checkpoints.save(path, {"a": np.arange(6).reshape(2, 3)}, {"step": 1})
+    wanted = np.arange(6).reshape(2, 3)
+    arrays = {"model/0": wanted, "model/1": wanted.astype(np.complex128)}
+    afad.checkpoints.save(path, arrays, {"step": 1}, {"model/0": "conv/kernel"})
     with open(path, "rb") as f:
-        seed = f.read()[:-32]
+        seed = f.read()
 
     def read(data: bytes) -> None:
+        if data.startswith(b"AFADCKP1"):
+            data += hashlib.sha256(data).digest()
         with open(path, "wb") as f:
-            f.write(data + hashlib.sha256(data).digest())
-        loaded = afad.checkpoints.load(path)
+            f.write(data)
+        sealed = afad.sealed_arrays
+        # A forged digest: whatever is stored is what comes out.
+        right, sealed._digest = sealed._digest, lambda _, metadata: metadata["sha256"]
+        try:
+            with contextlib.suppress(afad.errors.DataError):
+                afad.checkpoints.load_state(path)
+            loaded = afad.checkpoints.load(path)
+        finally:
+            sealed._digest = right
         assert isinstance(loaded.state, dict)
         assert all(isinstance(name, str) for name in loaded.arrays)
+        assert sum(a.nbytes for a in loaded.arrays.values()) <= len(data)
 
-    return Target(read, [seed])
+    return Target(read, [seed, first_checkpoint(wanted)[:-32]])
+
+
+def first_checkpoint(array: np.ndarray) -> bytes:
+    """A checkpoint of one array in the format of version 0.1.0."""
+    table = [["a", array.dtype.str, list(array.shape), 0]]
+    header = json.dumps({"arrays": table, "state": {"step": 1}}).encode()
+    body = b"AFADCKP1" + len(header).to_bytes(8, "little") + header + array.tobytes()
+    return body + hashlib.sha256(body).digest()
 
 
 TARGETS: dict[str, Callable[[Any, str], Target]] = {

@@ -2,13 +2,15 @@
 
 import logging
 import os
+import re
 
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.training import checkpoints, history, run_state
+from afad_tfdata.training import checkpoints, history, run_state, sealed_arrays
 from afad_tfdata.training.distributed import strategies
 
 ARRAYS = {
@@ -31,7 +33,7 @@ def test_round_trip_is_exact(tmp_path):
     checkpoints.save(path, ARRAYS, STATE)
     loaded = checkpoints.load(path)
     assert loaded.state == STATE
-    assert list(loaded.arrays) == list(ARRAYS)
+    assert loaded.arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert loaded.arrays[name].dtype == np.asarray(array).dtype
         assert loaded.arrays[name].shape == np.shape(array)
@@ -71,6 +73,31 @@ def test_rotation_keeps_the_last_and_the_named(tmp_path):
     checkpoints.prune(str(tmp_path), [10, 99], last=2)
     assert checkpoints.steps(str(tmp_path)) == [10, 30, 40]
     assert (tmp_path / "notes.txt").exists()
+
+
+def test_other_programs_find_the_variables_by_name(tmp_path, one_replica):
+    groups = _network(one_replica, 1)
+    path = checkpoints.path_of(str(tmp_path), 1)
+    arrays = checkpoints.variable_values(one_replica, groups)
+    paths = checkpoints.variable_paths(groups)
+    checkpoints.save(path, arrays, {"step": 1}, paths)
+    names = sorted(safetensors_numpy.load_file(path))
+    assert len(names) == len(arrays)
+    assert [name.partition("/")[0] for name in names] == sorted(
+        name.partition("/")[0] for name in arrays
+    )
+    assert any(re.fullmatch(r"model/0000 .*dense.*/kernel", name) for name in names)
+    assert any(name.endswith("seed_generator/seed_generator_state") for name in names)
+    loaded = checkpoints.load(path)
+    assert loaded.paths == paths and loaded.arrays.keys() == arrays.keys()
+
+
+def test_a_position_that_is_there_twice_is_damage(tmp_path):
+    path = checkpoints.path_of(str(tmp_path), 1)
+    twice = {"model/0000 a": np.zeros(1), "model/0000 b": np.zeros(1)}
+    (tmp_path / "step-0000000001.ckpt").write_bytes(sealed_arrays.pack(twice, {}))
+    with pytest.raises(errors.DataError, match="model/0 is in it twice"):
+        checkpoints.load(path)
 
 
 def _network(strategy, seed, units=3):

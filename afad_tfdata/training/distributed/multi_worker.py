@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.training.distributed import cluster, strategies, watchdog
+from afad_tfdata.training.distributed import cluster, messages, strategies, watchdog
 
 # Bytes are sent in pieces of this many int64 values.  All pieces have the same shape,
 # so that the function that sends them is traced once.
@@ -95,20 +94,21 @@ class Workers:
         """Calls the function on the chief, and gives its result to every worker.
 
         Args:
-          function: Its result must be picklable.
+          function: Its result consists of JSON values and arrays, in lists and dicts;
+            see `messages.encode`.
 
         Raises:
           AfadError: The function raised it; it is raised on every worker.
+          WorkerLostError: The result arrived damaged.
         """
         if self.size == 1:
             return function()
         data = b""
         if self.is_chief:
             try:
-                result, error = function(), None
-            except errors.AfadError as raised:
-                result, error = None, raised
-            data = pickle.dumps((result, error))
+                data = messages.encode(function())
+            except errors.AfadError as error:
+                data = messages.encode_error(error)
         # The others add only zeros, so the sum is what the chief has, bit for bit.
         length = int(self.exchange([len(data)])[0, 0])
         pieces = []
@@ -117,11 +117,7 @@ class Workers:
             if not self.is_chief:
                 piece = bytes(_PIECE * 8)
             pieces.append(self._sum(np.frombuffer(piece, np.int64)).tobytes())
-        # Unpickling runs code, but only the chief of this very job can have sent it.
-        result, error = pickle.loads(b"".join(pieces)[:length])
-        if error is not None:
-            raise error
-        return result
+        return messages.decode(b"".join(pieces)[:length])
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         assert self._total is not None  # noqa: S101 (one worker alone never sums)

@@ -1,0 +1,235 @@
+"""Named arrays and JSON values as one safetensors file that contains its digest.
+
+Any program opens the arrays with ``safetensors.numpy.load_file``.  The header's
+``__metadata__`` contains what the format itself has no place for::
+
+    format      "afad_tfdata"
+    version     of this layout, "2"
+    values      JSON: what belongs to the arrays, such as a training's state
+    dtypes      JSON: dtypes that numpy does not have, such as bfloat16, by array; those
+                arrays are stored as unsigned integers of the same bits
+    sha256      hexadecimal, of the content; see `_digest`
+
+The digest is of the content and not of the file's bytes: it stays right if another
+program writes the same arrays and metadata in another order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FORMAT = "afad_tfdata"
+VERSION = "2"
+# Of the header, as safetensors has it; a longer one is an error there, too.
+_MAX_HEADER_BYTES = 100_000_000
+_LENGTH_BYTES = 8
+# What safetensors has a name for and numpy a dtype.
+_NATIVE = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1"},
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1"},
+    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1"},
+}
+_OTHER_DTYPE = re.compile(r"(u?int|bfloat|float|complex)[0-9][0-9a-z_]{0,20}")
+# What a file may do to the functions that parse it.  `ContentError` is what leaves.
+_PARSE_ERRORS = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+class ContentError(ValueError):
+    """The content is not what `pack` returns, or was changed since."""
+
+
+class Content(NamedTuple):
+    """What a file contains.
+
+    Attributes:
+      arrays: By name, in alphabetical order, with the shapes and dtypes that they had.
+      values: JSON values.
+    """
+
+    arrays: dict[str, np.ndarray]
+    values: dict[str, Any]
+
+
+def pack(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bytes:
+    """The content of a file.
+
+    Args:
+      arrays: Numbers of any dtype of numpy or ml_dtypes, of any shape.  Big-endian ones
+        are stored as little-endian ones.
+      values: JSON values; infinity and NaN are allowed.
+
+    Raises:
+      TypeError: An array contains objects, text or structures.
+    """
+    from safetensors import numpy as safetensors_numpy
+
+    stored, dtypes = {}, {}
+    for name, array in arrays.items():
+        stored[name], other = _as_native(np.asarray(array), name)
+        if other:
+            dtypes[name] = other
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "values": json.dumps(dict(values)),
+        "dtypes": json.dumps(dtypes),
+    }
+    metadata["sha256"] = _digest(stored, metadata)
+    return safetensors_numpy.save(stored, metadata=metadata)
+
+
+def unpack(content: bytes) -> Content:
+    """The arrays and values of a file, after checking its digest.
+
+    The memory that it needs is at most a small multiple of the content's size, whatever
+    the content claims.
+
+    Raises:
+      ContentError: It is damaged, or not from `pack`.
+    """
+    import safetensors
+
+    try:
+        # It also checks that the arrays are inside the file and do not overlap.
+        found = safetensors.deserialize(content)
+    except (safetensors.SafetensorError, *_PARSE_ERRORS) as error:
+        raise ContentError(str(error)) from error
+    try:
+        metadata = _metadata(_parsed_header(content[:_LENGTH_BYTES], content[8:]))
+        stored = {
+            name: np.frombuffer(part["data"], _NATIVE[part["dtype"]]).reshape(
+                part["shape"]
+            )
+            for name, part in sorted(found, key=lambda pair: pair[0])
+        }
+        if _digest(stored, metadata) != metadata["sha256"]:
+            raise ContentError("its SHA-256 does not fit")
+        dtypes = json.loads(metadata["dtypes"])
+        arrays = {
+            name: _as_dtype(array, dtypes[name]) if name in dtypes else array
+            for name, array in stored.items()
+        }
+        return Content(arrays, _values(metadata))
+    except ContentError:
+        raise
+    except _PARSE_ERRORS as error:
+        raise ContentError(f"{type(error).__name__}: {error}") from error
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """The values of a file, without its arrays, which may be gigabytes.
+
+    The header and the file's size are checked, the digest is not.
+
+    Raises:
+      ContentError: The header is damaged, or the size is not the one that it gives.
+      OSError: The file cannot be read.
+    """
+    with open(path, "rb") as f:
+        start = f.read(_LENGTH_BYTES)
+        text = f.read(min(int.from_bytes(start, "little"), _MAX_HEADER_BYTES))
+        size = f.seek(0, 2)
+    try:
+        header = _parsed_header(start, text)
+        ends = (
+            part["data_offsets"][1]
+            for name, part in header.items()
+            if name != "__metadata__"
+        )
+        whole = len(start) + int.from_bytes(start, "little") + max(ends, default=0)
+        # A file that was cut off is the most frequent damage.
+        if size != whole:
+            raise ContentError(f"it has {size} bytes instead of {whole}")
+        return _values(_metadata(header))
+    except ContentError:
+        raise
+    except _PARSE_ERRORS as error:
+        raise ContentError(f"{type(error).__name__}: {error}") from error
+
+
+def _parsed_header(start: bytes, rest: bytes) -> dict[str, Any]:
+    length = int.from_bytes(start, "little")
+    if len(start) < _LENGTH_BYTES or length > min(len(rest), _MAX_HEADER_BYTES):
+        raise ContentError("its header is cut off")
+    header = json.loads(rest[:length])
+    if not isinstance(header, dict):
+        raise ContentError("its header is no JSON object")
+    return header
+
+
+def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ContentError("this package did not write it")
+    if metadata["version"] != VERSION:
+        raise ContentError(
+            f"its layout is version {metadata['version']!r}, and this package reads"
+            f" {VERSION}"
+        )
+    return metadata
+
+
+def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
+    values = json.loads(metadata["values"])
+    if not isinstance(values, dict):
+        raise ContentError("its values are no JSON object")
+    return values
+
+
+def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of metadata, and of each array's name, dtype, shape and bytes.
+
+    The JSON lines between the bytes give every array's length, so that two contents
+    never are the same sequence of bytes.
+    """
+    digest = hashlib.sha256()
+    covered = {name: text for name, text in metadata.items() if name != "sha256"}
+    digest.update(json.dumps(covered, sort_keys=True).encode() + b"\n")
+    for name, array in sorted(arrays.items()):
+        line = [name, array.dtype.str, list(array.shape)]
+        digest.update(json.dumps(line).encode() + b"\n")
+        # The view has no dimension of length 0, and no copy is made.
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _as_native(array: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    """The array to store; and its dtype's name if it is stored as other numbers."""
+    # ascontiguousarray makes a scalar one-dimensional; reshape undoes that.
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    if array.dtype.str in _NATIVE.values():
+        return array, ""
+    dtype = array.dtype.name
+    if array.dtype.hasobject or not _OTHER_DTYPE.fullmatch(dtype):
+        raise TypeError(f"cannot store {name}, an array of {dtype}")
+    size = array.dtype.itemsize
+    if size in (1, 2, 4, 8):
+        return array.view(f"<u{size}"), dtype
+    # Such as complex128: its bytes are one more dimension.
+    return array.reshape(-1).view(np.uint8).reshape(*array.shape, size), dtype
+
+
+def _as_dtype(array: np.ndarray, name: str) -> np.ndarray:
+    """Undoes `_as_native`."""
+    if not _OTHER_DTYPE.fullmatch(name):
+        raise ContentError(f"an array of {name!r}")
+    import ml_dtypes
+
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    if array.dtype.itemsize == dtype.itemsize:
+        return array.view(dtype)
+    shape = array.shape[:-1]
+    if array.dtype != np.uint8 or array.shape[-1:] != (dtype.itemsize,):
+        raise ContentError(f"an array of {name} with elements of another size")
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    return array.reshape(-1).view(dtype).reshape(shape)
