@@ -68,6 +68,7 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         raise errors.UsageError(
             "--output_dir is missing: name the data set's directory"
         )
+    config = _from_here(config)
     if files.is_remote(config.output_dir):
         return _write_remote(config)
     # Started before the scan, so that the processes import their libraries while this
@@ -86,6 +87,16 @@ def companion_names(manifest: schema.Manifest) -> tuple[str, ...]:
         *(schema.MANIFEST_NAME, schema.MEAN_NAME, rejections.FILE_NAME, LOG_NAME),
         *(dataset_pictures.HISTOGRAM_NAME, dataset_pictures.SHEET_NAME),
         *(tfds_metadata.NAMES if manifest.format == "tfrecord" else ()),
+    )
+
+
+def _from_here(config: WriteConfig) -> WriteConfig:
+    """The config with absolute paths: a program may change its directory meanwhile."""
+    names = ("data_dir", "labels_csv", "output_dir", "work_dir", "split_file")
+    paths = {name: getattr(config, name) for name in names}
+    local = {n: p for n, p in paths.items() if p and not files.is_remote(p)}
+    return dataclasses.replace(
+        config, **{name: os.path.abspath(path) for name, path in local.items()}
     )
 
 

@@ -74,6 +74,9 @@ class CommonFlags:
     helpxml: bool = options.option(False, "Show all flags as XML and end.")
     version: bool = options.option(False, "Show the version and end.")
 
+    def __post_init__(self) -> None:
+        options.check_choices(self)
+
 
 def shown() -> list[options.OptionSpec]:
     """The common flags for a help text, in their order, without ``--json``."""

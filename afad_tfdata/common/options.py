@@ -240,8 +240,8 @@ def check_choices(config: Any) -> None:
     """Checks each field's type and choices, and brings its value to the usual form.
 
     Meant as the first line of a config's ``__post_init__``; each part checks itself.
-    A `pathlib.Path` becomes its text, ``file:///a`` becomes ``/a``, numpy's numbers
-    become Python's, and a list becomes a tuple.
+    A `pathlib.Path` becomes its text, ``file:///a`` becomes ``/a``, ``~/a`` a path in
+    the home directory, numpy's numbers become Python's, and a list becomes a tuple.
 
     Raises:
       UsageError: A field has a value of another type, or none of its choices.
@@ -303,7 +303,9 @@ def _as_text(value: Any) -> str | None:
         return None
     # Such a path is local; with its scheme it would be opened as a remote one.
     local = re.match(r"file://(?:localhost)?(?=/)", value)
-    return value[local.end() :] if local else value
+    value = value[local.end() :] if local else value
+    # Shells expand it at the beginning of a word only, which a flag's value is not.
+    return os.path.expanduser(value)
 
 
 def _as_texts(value: Any) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import os
 import pathlib
 import pickle
 
@@ -184,6 +185,9 @@ class Typed:
         ("path", "file:///a/b", "/a/b"),
         ("path", "file://localhost/a", "/a"),
         ("path", "s3://a/b", "s3://a/b"),
+        ("path", "~/records", os.path.join(os.path.expanduser("~"), "records")),
+        ("path", pathlib.Path("~"), os.path.expanduser("~")),
+        ("path", "a/~/b", "a/~/b"),
         ("count", np.int64(3), 3),
         ("count", 128.0, 128),
         ("count", np.int64(2**63 - 1), 2**63 - 1),

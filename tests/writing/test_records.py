@@ -421,3 +421,31 @@ def test_more_shards_than_images(tmp_path):
     assert inspection.verify(str(tmp_path / "out")) == []
     few = write(tree, tmp_path / "test", num_shards=2, test_fraction=1.0)
     assert len(few.splits["test"].shards) == 2
+
+
+@pytest.mark.parametrize("form", ["path", "home", "scheme", "relative"])
+def test_forms_of_paths(form, tmp_path, monkeypatch):
+    """A directory called ~ was once made in the current one."""
+    make_tree(tmp_path / "tree")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    source, output = {
+        "path": (pathlib.Path("tree"), pathlib.Path("out")),
+        "home": ("~/tree", "~/out"),
+        "scheme": (f"file://{tmp_path}/tree", f"file://{tmp_path}/out"),
+        "relative": ("tree", "./out"),
+    }[form]
+    plan_of = records._plan
+
+    def change_directory(*arguments):
+        monkeypatch.chdir(tmp_path / "elsewhere")  # As another thread may.
+        return plan_of(*arguments)
+
+    monkeypatch.setattr(records, "_plan", change_directory)
+    config = records.WriteConfig(
+        data_dir=source, output_dir=output, image_size=24, num_workers=2, num_shards=3
+    )
+    assert records.write_records(config).written == 24
+    assert inspection.verify(str(tmp_path / "out")) == []
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "out", "tree"]
