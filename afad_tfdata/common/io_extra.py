@@ -1,8 +1,8 @@
-"""What tensorflow-io (the extra ``io``) adds to TensorFlow, tried before it is used.
+"""Finds out what tensorflow-io (the extra ``io``) adds to TensorFlow here.
 
-``import tensorflow_io`` succeeds on releases of TensorFlow on which its libraries do
-not load, and only warns.  Whether a file system is registered, and whether an operation
-loads, is therefore asked directly.
+A successful ``import tensorflow_io`` proves nothing: on releases of TensorFlow on which
+its libraries do not load, it only warns.  This module therefore checks whether a file
+system is registered, and whether an operation loads.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ SCHEMES = ("az", "har", "hdfs", "http", "https", "oss", "s3", "viewfs")
 
 
 def require_scheme(path: str) -> None:
-    """Makes the file system of a remote path known to TensorFlow.
+    """Loads tensorflow-io if TensorFlow needs it for a remote path.
 
     Args:
       path: With a scheme, such as ``s3://bucket/records``.
 
     Raises:
-      UsageError: Neither TensorFlow nor tensorflow-io has that file system here.
+      UsageError: Neither TensorFlow nor tensorflow-io provides that file system here.
     """
     scheme = path.partition("://")[0]
-    # file:// paths of the local disk are TensorFlow's own.
+    # TensorFlow itself opens file:// paths, which are on the local disk.
     if scheme == "file" or scheme in registered_schemes():
         return
     reason = why_no_scheme(scheme)
@@ -50,7 +50,7 @@ def registered_schemes() -> list[str]:
 
 
 def why_no_scheme(scheme: str) -> str:
-    """Empty if tensorflow-io registers a file system here; else the reason."""
+    """Why tensorflow-io does not register a file system; empty if it does."""
     reason = _why_no_import()
     if reason or scheme in registered_schemes():
         return reason
@@ -60,7 +60,7 @@ def why_no_scheme(scheme: str) -> str:
 
 
 def why_no_hdf5() -> str:
-    """Empty if tensorflow-io's reader of compressed HDF5 loads; else the reason."""
+    """Why tensorflow-io's reader of compressed HDF5 does not load; empty if it does."""
     reason = _why_no_import()
     if reason:
         return reason
@@ -87,8 +87,8 @@ def install_command() -> str:
 def _why_no_import() -> str:
     try:
         with warnings.catch_warnings():
-            # It warns of each library that does not load, in lines of paths; what
-            # does not work is said by this module's functions.
+            # For each library that does not load, it prints a warning full of paths.
+            # This module's functions return the reason in one line instead.
             warnings.simplefilter("ignore")
             importlib.import_module("tensorflow_io")
     except ModuleNotFoundError as error:

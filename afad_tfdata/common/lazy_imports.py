@@ -38,8 +38,8 @@ _hiding = threading.Lock()
 def hide_start_lines() -> None:
     """Hides what TensorFlow prints at its start, unless the user set its log level.
 
-    For commands, whose own lines those would hide.  Errors are raised anyway, and lines
-    that are not known to be harmless are still printed.
+    Only commands call this, because these lines would hide their own.  Errors are still
+    raised, and lines that are not known to be harmless are still printed.
     """
     global _hide
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
@@ -49,10 +49,11 @@ def hide_start_lines() -> None:
 
 @contextlib.contextmanager
 def _without_start_lines() -> Iterator[None]:
-    """Leaves the known lines out of what is written to file descriptor 2.
+    """Removes the known lines from what is written to file descriptor 2.
 
-    A child process reads it and writes the rest: what TensorFlow prints before it
-    aborts, as on a processor that is too old for it, must still be seen.
+    A child process reads what is written, and writes the other lines.  A thread would
+    not do: what TensorFlow prints before it aborts, for example on a processor that is
+    too old for it, must still be printed.
     """
     try:
         real = os.dup(2)
@@ -80,7 +81,8 @@ def _without_start_lines() -> Iterator[None]:
 def _filter(read: int, write: int, real: int) -> None:
     """Copies lines until the pipe is closed, then ends this process, the child."""
     try:
-        # A signal to the whole group is the parent's; the end of the pipe ends this.
+        # The parent handles a signal to the whole process group.  This process ends
+        # when the pipe is closed.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         os.close(write)
@@ -94,8 +96,8 @@ def _filter(read: int, write: int, real: int) -> None:
 
 
 def _import(name: str) -> Any:
-    """Imports TensorFlow or Keras, and hides its lines where that is asked for."""
-    # Only the first thread hides: the next would take the pipe for the real stderr.
+    """Imports TensorFlow or Keras; hides its lines after `hide_start_lines`."""
+    # Only the first thread hides lines: the next one would mistake the pipe for stderr.
     if not _hide or "tensorflow" in sys.modules or not _hiding.acquire(blocking=False):
         return importlib.import_module(name)
     try:
@@ -111,14 +113,15 @@ if TYPE_CHECKING:
 else:
 
     class _LazyModule:
-        """Stands for a module until an attribute of it is asked for."""
+        """Takes the place of a module until one of its attributes is needed."""
 
         def __init__(self, name: str) -> None:
             self.__dict__["_name"] = name
 
         def __getattr__(self, attribute: str) -> Any:
-            # TensorFlow reads these when it is imported.  Its messages at start would
-            # hide a program's own; its errors are still shown.  A user's values win.
+            # TensorFlow reads these when it is imported.  Its messages at the start
+            # would hide those of the program; its errors are still shown.  Values that
+            # the user has set are kept.
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
             os.environ.setdefault("KERAS_BACKEND", "tensorflow")
             value = getattr(_import(self._name), attribute)

@@ -1,4 +1,4 @@
-"""Locks between processes: a file that one process, or several readers, may hold.
+"""Locks on files, which keep other processes from doing the same work.
 
 ::
 
@@ -7,15 +7,16 @@
 
 What a lock guarantees:
 
-* It is advisory (flock(2)): it stops those who ask for it, on one machine and, where
-  the file system passes locks on, on others.
-* The kernel releases it when the process ends, however it ends; a lock is never left
-  over, and the file may stay.  A child that inherits the descriptor holds the lock,
-  too, until it ends.
-* It is a lock on the file that has the name now: if the holder removes the file before
-  it releases the lock, the next process locks the new file and not the removed one.
-* Some network file systems have no locks.  There `works` is False, a warning is logged,
-  and nothing keeps two processes apart.
+* It is advisory (flock(2)): only processes that ask for the lock have to wait.  It
+  works between processes of one machine, and between machines if the file system
+  shares its locks.
+* The kernel releases it when the process ends, for whatever reason.  The file may
+  remain, but a file alone locks nothing.  A child process that inherits the descriptor
+  also holds the lock, until it ends.
+* The lock belongs to the file that has the name now.  If the holder removes the file
+  before it releases the lock, the next process creates a new file and locks that one.
+* Some network file systems have no locks.  There `works` is False and a warning is
+  logged, but two processes can write at the same time.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ import time
 
 from afad_tfdata.common import files
 
-# Seconds between two attempts: short beside the start of a process, and cheap.
+# Seconds between two attempts: much shorter than the start of a process, and cheap.
 _RETRY_SECS = 0.05
-# A process that ends may remove the directory between its creation here and the open.
+# Another process may remove the directory after it is created here and before the file
+# in it is opened.
 _OPEN_ATTEMPTS = 100
 
 _log = logging.getLogger(__name__)
@@ -41,14 +43,15 @@ class FileLock:
     """A lock that this process holds until `release`; a context manager.
 
     Args:
-      path: The lock's file; it and its directory are created.  Its content does not
-        matter and is not changed.
-      shared: Whether others that ask for a shared lock may hold it at the same time.
+      path: The lock's file.  The file and its directory are created if they do not
+        exist.  The content of the file is not changed.
+      shared: Whether other processes can hold a shared lock at the same time.
       wait_secs: How long to wait for other processes, in seconds; ``math.inf`` waits
-        until they are done.
+        without a limit.
 
     Attributes:
-      descriptor: Of the open file; a child process that inherits it holds the lock.
+      descriptor: Descriptor of the open file.  A child process that inherits it also
+        holds the lock.
       works: False on a file system without locks.
 
     Raises:
@@ -87,7 +90,7 @@ class FileLock:
         self.release()
 
     def release(self) -> None:
-        """Lets other processes have it; safe to repeat."""
+        """Releases the lock.  A second call does nothing."""
         if self._open:
             self._open = False
             os.close(self.descriptor)
@@ -108,16 +111,20 @@ def _open(path: str) -> int:
 
 
 def _lock(descriptor: int, kind: int, path: str) -> bool:
-    """Whether the file system has locks; `BlockingIOError` where another has it."""
+    """Locks the file, and returns False if the file system has no locks.
+
+    Raises:
+      BlockingIOError: Another process holds the lock.
+    """
     try:
         fcntl.flock(descriptor, kind)
     except OSError as error:
-        # File systems that emulate flock by fcntl locks may say EACCES for "busy".
+        # File systems that emulate flock with fcntl locks may report "busy" as EACCES.
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise BlockingIOError(*error.args) from error
         _log.warning(
-            "%s: this file system has no locks (%s): make sure yourself that no two"
-            " commands write here at once",
+            "%s: this file system has no locks (%s): make sure that no two commands"
+            " write here at the same time",
             path,
             error.strerror,
         )
@@ -126,7 +133,7 @@ def _lock(descriptor: int, kind: int, path: str) -> bool:
 
 
 def _is_at(descriptor: int, path: str) -> bool:
-    """Whether an open file still has this name."""
+    """Whether this path still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -8,9 +8,9 @@ written once; command-line flags, ``--help`` and the JSON form are derived from 
       records_dir: str = option("", "Data set that afad-write-records wrote.")
       seed: int = option(1, "Seed of the order of the examples.")
 
-A config that contains another one states none of its fields again.  It derives from
-`Config`, which takes the fields of its parts as flat keywords, and leaves out what the
-program itself decides::
+A config that contains another one does not repeat its fields.  It derives from
+`Config`, which takes the fields of its parts as flat keywords.  Fields that the program
+itself decides are left out::
 
     @dataclasses.dataclass(frozen=True, init=False)
     class TrainConfig(Config):
@@ -84,7 +84,7 @@ class _FlatSignature:
 
 
 class Config:
-    """Base of a config with parts, or with fields that have aliases.
+    """Base class of a config that has parts, or fields with aliases.
 
     Its subclasses are ``@dataclasses.dataclass(frozen=True, init=False)``.
 
@@ -95,7 +95,7 @@ class Config:
 
     Raises:
       TypeError: A name that the config does not have.
-      UsageError: A value that a check refuses.
+      UsageError: A check refuses a value.
     """
 
     # `inspect.signature` looks here; it cannot be computed before `dataclass` has run.
@@ -110,7 +110,7 @@ class Config:
                 value = fields.pop(field.name)
             else:
                 value = field.default
-            # The dataclass is frozen; its own __init__ sets fields this way, too.
+            # The dataclass is frozen; its own __init__ also sets fields this way.
             object.__setattr__(self, field.name, value)
         if fields:
             raise TypeError(
@@ -126,7 +126,8 @@ class Config:
         def __getattr__(self, name: str) -> Any:
             """The value of a part's field, or of a field by an earlier name."""
             for field in dataclasses.fields(self):
-                # Not getattr: copy and pickle ask before any field is set.
+                # Not getattr, which would call this method without end: copy and pickle
+                # look for attributes before any field is set.
                 value = self.__dict__.get(field.name)
                 if name in field.metadata.get("aliases", ()):
                     return value
@@ -189,7 +190,7 @@ def part(
 
 
 def specs(config_class: type) -> Iterator[OptionSpec]:
-    """The fields of a config class that are flags, in their order."""
+    """The fields of a config class that are flags, in the order of their definition."""
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         if _is_part(field):
@@ -210,10 +211,11 @@ def specs(config_class: type) -> Iterator[OptionSpec]:
 
 
 def flag_lines(config: Any) -> list[str]:
-    """The flags that differ from their defaults, sorted, one a line of a flag file.
+    """The lines of a flag file: each flag that differs from its default, sorted.
 
     Raises:
-      ValueError: A field differs that no flag sets, or by a value that no flag has.
+      ValueError: A field that no flag sets differs from its default, or a value cannot
+        be written as a flag.
     """
     values, usual = to_dict(config), defaults(type(config))
     changed = {name for name, value in values.items() if value != usual[name]}
@@ -239,12 +241,12 @@ def _flag_line(name: str, value: Any) -> str:
 def check_choices(config: Any) -> None:
     """Checks each field's type and choices, and brings its value to the usual form.
 
-    Meant as the first line of a config's ``__post_init__``; each part checks itself.
-    A `pathlib.Path` becomes its text, ``file:///a`` becomes ``/a``, ``~/a`` a path in
-    the home directory, numpy's numbers become Python's, and a list becomes a tuple.
+    A config calls this in the first line of its ``__post_init__``.  Each part checks
+    itself.  A `pathlib.Path` becomes its text, ``file:///a`` becomes ``/a``, ``~/a`` a
+    path in the home directory, numpy's numbers become Python's, and a list a tuple.
 
     Raises:
-      UsageError: A field has a value of another type, or none of its choices.
+      UsageError: A value has another type, or is not one of the field's choices.
     """
     hints = _type_hints(type(config))  # type: ignore[arg-type]
     for field in dataclasses.fields(config):
@@ -358,10 +360,10 @@ def from_dict(config_class: type, values: Mapping[str, Any], *, where: str) -> A
     Args:
       config_class: A frozen dataclass of options.
       values: Field values by flat name.
-      where: File that they come from, for the error message.
+      where: The file that the values come from, for the error message.
 
     Raises:
-      UsageError: A name that the config does not have.
+      UsageError: The config has no field of that name.
     """
     values = _by_present_names(config_class, values)
     unknown = sorted(set(values) - set(_flat_names(config_class)))
@@ -405,7 +407,7 @@ def _flat_names(config_class: type) -> list[str]:
 
 
 def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
-    """The value of a part; what it is built from is taken out of `fields`."""
+    """Builds a part, and removes the values that it is built from from `fields`."""
     config_class = field.metadata["part"]
     value = fields.pop(field.name, None)
     flat = {n: fields.pop(n) for n in _part_names(field) if n in fields}
@@ -427,12 +429,13 @@ def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
 
 
 def _by_present_names(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with aliases replaced by the names of today."""
+    """The values by the fields' present names: aliases are replaced."""
     found = dict(values)
     for field in dataclasses.fields(config_class):
         for old in field.metadata.get("aliases", ()):
             if old in found:
-                # Over a value by today's name, which `dataclasses.replace` adds.
+                # The alias wins: `dataclasses.replace` adds the value so far by the
+                # present name.
                 found[field.name] = found.pop(old)
     return found
 

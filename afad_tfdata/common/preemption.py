@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 as a request: finish the step, save, end with status 75.
+"""SIGTERM and SIGUSR1 ask a command to finish its step, save, and end with status 75.
 
 A batch system sends one of them some time before it kills a job.  The command installs
 the handler before it imports TensorFlow, so that a signal during the slow start is not
@@ -15,15 +15,16 @@ _received: list[str] = []
 
 
 def install() -> None:
-    """Turns SIGTERM and SIGUSR1 into a request.  Main thread only; safe to repeat."""
+    """Turns SIGTERM and SIGUSR1 into a request.  A second call does nothing."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _handle)
 
 
 def keep() -> None:
     """Installs the handler again if it was installed and a library has replaced it."""
-    # TensorFlow's servers take SIGTERM for themselves when they start.  Python does not
-    # notice: it still names our handler, and setting it again reaches the system.
+    # TensorFlow's servers install their own handler of SIGTERM when they start.  Python
+    # does not notice: signal.getsignal still returns our handler.  Setting it again
+    # replaces theirs.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         if signal.getsignal(number) is _handle:
             signal.signal(number, _handle)
@@ -35,7 +36,7 @@ def requested() -> bool:
 
 
 def request(reason: str) -> None:
-    """Asks for a stop from within the program, as a signal would."""
+    """Asks for a stop from within the program, in the same way as a signal."""
     _received.append(reason)
     _requested.set()
 

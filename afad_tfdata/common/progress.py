@@ -62,7 +62,7 @@ class Progress:
         self.close()
 
     def update(self, count: int, **notes: str) -> None:
-        """Adds units that are done; notes follow them, e.g. ``loss="0.31"``."""
+        """Adds units that are done.  The notes, e.g. ``loss="0.31"``, are shown too."""
         self._done += count
         if self._bar is not None:
             if notes:

@@ -27,7 +27,7 @@ def available_bytes() -> int:
             values = dict(line.split(":", 1) for line in f)
         found.append(int(values["MemAvailable"].split()[0]) * 1024)
     except (OSError, KeyError, ValueError):
-        # Not on Linux: half of all memory is a guess that is rarely too high.
+        # Not Linux: half of all memory is a guess that is rarely too high.
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     return max(0, min(found))
 

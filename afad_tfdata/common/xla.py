@@ -1,8 +1,7 @@
-"""Whether XLA compiles here, tried where a failure cannot end this process.
+"""Tries whether XLA compiles here, without risking this process.
 
 On a GPU that is newer than the build of TensorFlow, XLA does not raise an error: it
-aborts the process.  Where there is a GPU, the trial therefore runs in a process of its
-own.
+aborts the process.  If there is a GPU, the trial therefore runs in a child process.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def why_not() -> str:
 
 
 def _first_gpu() -> str:
-    """Name of the first GPU that this process uses, or nothing."""
+    """Name of the first GPU that this process uses; empty if there is none."""
     gpus = tf.config.get_visible_devices("GPU")
     return gpus[0].name if gpus else ""
 
@@ -73,8 +72,8 @@ def _in_child(command: list[str]) -> str | None:
 
 def _fatal_line(text: str) -> str:
     lines = text.strip().splitlines() or ["it says nothing"]
-    # TensorFlow's log marks the line of a fatal error with F and the date; lines of a
-    # stack trace may follow it.
+    # In TensorFlow's log, the line of a fatal error begins with F and the date.  Lines
+    # of a stack trace may follow it.
     fatal = [line for line in lines if line[:1] == "F" and line[1:2].isdigit()]
     fatal += [line for line in lines if ": F " in line]
     return errors.one_line((fatal or lines)[-1])

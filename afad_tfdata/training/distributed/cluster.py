@@ -1,4 +1,4 @@
-"""Which machines a job runs on, as ``TF_CONFIG`` or a Slurm job step tells it.
+"""Finds the machines of a training job in ``TF_CONFIG`` or in Slurm's variables.
 
 ::
 
@@ -11,8 +11,8 @@ Worker 0 is the chief.  ``TF_CONFIG`` is a JSON text that each worker gets with 
     {"cluster": {"worker": ["a:4000", "b:4000"]},
      "task": {"type": "worker", "index": 0}}
 
-A Slurm job step of several tasks (``srun --ntasks=4``) needs no variable: hosts and
-numbers are those that Slurm gives to each task.
+A Slurm job step of several tasks (``srun --ntasks=4``) needs no ``TF_CONFIG``: Slurm
+tells each task the hosts and the task's number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 
-# Ports of Slurm's workers, below those that systems hand out themselves.
+# First port of the workers of a Slurm job, below the ports that systems choose
+# themselves for outgoing connections.
 _FIRST_PORT, _PORTS = 15_000, 10_000
 
 
@@ -37,7 +38,7 @@ class Cluster:
     Attributes:
       addresses: ``host:port`` of each worker, the chief's first.
       index: Which of them this process is.
-      origin: Where that is said, for messages.
+      origin: Where this was read, for messages: ``TF_CONFIG`` or Slurm.
     """
 
     addresses: tuple[str, ...]
@@ -46,18 +47,18 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes what the job leaves behind."""
+        """Whether this worker writes the job's files."""
         return self.index == 0
 
 
 def find(environment: Mapping[str, str] | None = None) -> Cluster | None:
-    """The job that this process belongs to; None where it works alone.
+    """The job that this process belongs to; None if it works alone.
 
     Args:
-      environment: Instead of the process's own.
+      environment: Environment variables to read; by default those of the process.
 
     Raises:
-      UsageError: ``TF_CONFIG`` or Slurm's variables are not what they should be.
+      UsageError: ``TF_CONFIG`` or Slurm's variables are not valid.
     """
     environment = os.environ if environment is None else environment
     if text := environment.get("TF_CONFIG", "").strip():
@@ -69,10 +70,12 @@ def find(environment: Mapping[str, str] | None = None) -> Cluster | None:
 
 
 def refuse(what: str) -> None:
-    """Raises `UsageError` where several workers would each do the same work.
+    """Raises `UsageError` if this process is one of several workers.
+
+    For work that each of them would repeat.
 
     Args:
-      what: Flag or command that runs in one process.
+      what: The flag or command that runs in one process only.
     """
     if found := find():
         raise errors.UsageError(
@@ -90,8 +93,8 @@ def _of_tf_config(text: str) -> Cluster | None:
         others = sorted(set(jobs) - {"chief", "worker"})
         if others:
             raise errors.UsageError(
-                "TF_CONFIG: training takes the jobs chief and worker; got"
-                f" {', '.join(others)} besides: leave it out"
+                "TF_CONFIG: training takes the jobs chief and worker; got also"
+                f" {', '.join(others)}: leave it out"
             )
         chiefs, workers = list(jobs.get("chief", ())), list(jobs.get("worker", ()))
         index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
@@ -115,7 +118,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Cluster:
     job = environment.get("SLURM_JOB_ID", "0")
     base = _FIRST_PORT + (int(job) % _PORTS if job.isdigit() else 0)
     try:
-        # The numbers of GPUs are not used: each worker takes those that it sees.
+        # Its numbers of GPUs are not used: each worker uses all that it sees.
         resolver: Any = tf.distribute.cluster_resolver.SlurmClusterResolver(
             port_base=base, gpus_per_node=1 << 10, gpus_per_task=1, auto_set_gpu=False
         )
@@ -123,8 +126,8 @@ def _of_slurm(environment: Mapping[str, str]) -> Cluster:
             resolver.cluster_spec().task_address("worker", i)
             for i in range(int(environment["SLURM_STEP_NUM_TASKS"]))
         )
-        # The resolver sorts hosts by name, and Slurm numbers tasks by its own list:
-        # n10 is before n2 in one of them.  A task finds itself by where it runs.
+        # The resolver sorts hosts by name, so that n10 comes before n2, but Slurm
+        # numbers tasks by its own list.  A task therefore looks for its own host.
         host = environment["SLURMD_NODENAME"]
         index = addresses.index(f"{host}:{base + int(environment['SLURM_LOCALID'])}")
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:
