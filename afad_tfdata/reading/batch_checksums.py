@@ -1,9 +1,9 @@
 """Checksums of several rows at once, from the checksums of the rows.
 
-CRC-32 is linear: the checksum of two strings, one after the other, is that of the first,
-moved by the length of the second, exclusive-or that of the second.  A whole block of
-rows is therefore compared by one call, which needs no interpreter lock, and not row by
-row.  (Mark Adler's ``crc32_combine`` in zlib is based on the same fact.)
+CRC-32 is linear: the checksum of two strings, one after the other, follows from the
+checksums of both and the length of the second.  One call, which needs no interpreter
+lock, therefore compares a whole block of rows.  (Mark Adler's ``crc32_combine`` in zlib
+is based on the same fact.)
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _num_looked_up(slices: batch_slices.BatchSlices) -> int:
 def _look_up(
     shuffle: order.Order, slices: batch_slices.BatchSlices, batch: tf.Tensor
 ) -> tf.Tensor:
-    """int64 ``[many, per_replica_batch_size]``: the records of batches from this one."""
+    """Record numbers from this batch on: int64 ``[many, per_replica_batch_size]``."""
     batches = batch + tf.range(_num_looked_up(slices), dtype=tf.int64)
     return shuffle.records(slices.positions(batches))
 
