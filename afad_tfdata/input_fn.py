@@ -25,6 +25,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import preprocess
@@ -50,6 +52,7 @@ _SERVED_ORDERS = 16
 _log = logging.getLogger(__name__)
 
 
+@tracing.eagerly
 def train_input_fn(
     config: InputConfig,
     input_context: tf.distribute.InputContext | None = None,
@@ -71,8 +74,10 @@ def train_input_fn(
       UsageError: The configuration does not fit the data set or the replicas.
       DataError: The data set is damaged.
     """
-    if start_step < 0:
-        raise errors.UsageError(f"start_step must be 0 or more; got {start_step}")
+    if not isinstance(start_step, (int, np.integer)) or start_step < 0:
+        raise errors.UsageError(
+            f"start_step must be a whole number, 0 or more; got {start_step!r}"
+        )
     index = engines.open_index(config, sharding.TRAIN)
     slices = _train_slices(config, index, input_context)
     element = _element(config, index)
@@ -97,6 +102,7 @@ def train_input_fn(
     return _prefetch(dataset, config.prefetch)
 
 
+@tracing.eagerly
 def eval_input_fn(
     config: InputConfig,
     split: str = sharding.TEST,

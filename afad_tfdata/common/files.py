@@ -172,6 +172,25 @@ def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
     return errors.UsageError(f"cannot write {path}: {reason}; {advice}")
 
 
+def read_error(path: str, error: OSError) -> errors.UsageError:
+    """The error for a local file that the system does not let this process read.
+
+    Args:
+      path: The file.
+      error: The cause.
+    """
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        advice = "raise the limit of open files (ulimit -n)"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        advice = "its owner must permit it"
+    elif error.errno == errno.ENOMEM:
+        advice = "free memory, or raise the limit of address space (ulimit -v)"
+    else:
+        advice = "check that the disk and the path can be reached"
+    reason = error.strerror or errors.one_line(error)
+    return errors.UsageError(f"cannot read {path}: {reason}; {advice}")
+
+
 def fsync_dir(directory: str) -> None:
     """Makes renames in a local directory durable, if the file system supports that."""
     try:

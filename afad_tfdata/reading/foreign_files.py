@@ -82,10 +82,7 @@ def load(
             paths, names.features, mean, split, skipped
         )
     except OSError as error:
-        raise errors.UsageError(
-            f"--files: cannot read {error.filename or paths[0]}:"
-            f" {error.strerror or errors.one_line(error)}"
-        ) from error
+        raise files.read_error(str(error.filename or paths[0]), error) from error
 
 
 def _paths(patterns: str, split: str) -> list[str]:

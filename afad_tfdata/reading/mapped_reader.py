@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors
+from afad_tfdata.common import crc32, errors, files
 from afad_tfdata.images import codec
 from afad_tfdata.reading import (
     array_pool,
@@ -418,10 +418,8 @@ class Reader:
             path = self._index.paths[shard]
             try:
                 self._opened[shard] = np.fromfile(path, np.uint8)
-            except (OSError, ValueError) as error:
-                raise errors.DataError(
-                    f"cannot read {path}: {errors.one_line(error)}"
-                ) from error
+            except OSError as error:
+                raise files.read_error(path, error) from error
 
     def _image_filler(self) -> _Filler:
         """For encoded images: JPEGs are decoded in place, others by `codec`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -159,8 +160,11 @@ def _shard_bytes(path: str) -> np.ndarray | bytes:
     try:
         if files.is_remote(path):
             return files.read_bytes(path)
-        return np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError, tf.errors.OpError) as error:
+        # A shard without records has no bytes, and those cannot be mapped.
+        return np.memmap(path, np.uint8, "r") if os.path.getsize(path) else b""
+    except OSError as error:
+        raise files.read_error(path, error) from error
+    except (ValueError, tf.errors.OpError) as error:
         raise errors.DataError(
             f"cannot read {path}: {errors.one_line(error)}"
         ) from error

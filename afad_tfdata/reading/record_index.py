@@ -150,6 +150,9 @@ def load(
       UsageError: There is no such data set, or the split is empty.
       DataError: The manifest, the index or a shard is not what was written.
     """
+    if not files.is_remote(records_dir):
+        # Absolute, so that the files are found after a change of the directory.
+        records_dir = os.path.abspath(records_dir)
     manifest = schema.load_manifest(records_dir)
     found = manifest.split(split)
     entries = schema.load_index(records_dir, manifest, split)
@@ -198,11 +201,13 @@ def _check_size(path: str, expected: int) -> None:
         return
     try:
         size = os.path.getsize(path)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise errors.DataError(
             f"cannot read the shard {path}: {error.strerror}; restore it, or write the"
             " records again"
         ) from error
+    except OSError as error:
+        raise files.read_error(path, error) from error
     if size != expected:
         raise errors.DataError(
             f"{path} has {size} bytes, the manifest says {expected}: restore it, or"

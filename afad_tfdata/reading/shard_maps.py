@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import errors, resources
+from afad_tfdata.common import errors, files, resources
 
 # Numbers that the module `mmap` does not export on all systems (linux/mman.h).
 _PROT_NONE, _MAP_FIXED, _MAP_NORESERVE = 0, 0x10, 0x4000
@@ -302,7 +302,9 @@ def _size(path: str) -> int:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: str, error: OSError) -> errors.DataError:
+def _unreadable(path: str, error: OSError) -> errors.AfadError:
+    if not isinstance(error, FileNotFoundError):
+        return files.read_error(path, error)
     return errors.DataError(f"cannot read {path}: {error.strerror}; restore it")
 
 

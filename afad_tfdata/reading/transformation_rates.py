@@ -20,6 +20,7 @@ from afad_tfdata.reading import (
     memory_store,
     order,
     record_index,
+    shard_maps,
 )
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import schema
@@ -104,7 +105,7 @@ class _StoredSample:
                 if record in sampled and isinstance(data, bytes):
                     self.data[record] = data
             return
-        self._shards = [np.asarray(np.memmap(p, np.uint8, "r")) for p in index.paths]
+        self._shards = shard_maps.ShardMaps(index.paths).shards
         self.data = dict(zip(sample.tolist(), self.read(sample), strict=True))
 
     def read(self, batch: np.ndarray) -> list[bytes]:

@@ -6,6 +6,7 @@ the writer and for all readers; `RowReader` reads rows whose bytes are compresse
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import zlib
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, files
 
 if TYPE_CHECKING:
     import h5py
@@ -191,6 +192,10 @@ class RowReader:
             self._data = self._file[name]
             self._chunks = _chunk_table(self._data)
         except (OSError, KeyError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                # The system refused the file: that says nothing about its bytes.
+                reason = OSError(error.errno, os.strerror(error.errno))
+                raise files.read_error(path, reason) from error
             raise errors.DataError(
                 f"cannot read {name!r} of {path}: {errors.one_line(error)}"
             ) from error

@@ -249,6 +249,11 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
             # takes 10 ms.
             _check_digest(files.sha256(path), expected.index)
             index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            # The system refused the file: that says nothing about its bytes.
+            raise files.read_error(path, error) from error
+        raise _damaged(path, errors.one_line(error)) from error
     except Exception as error:  # np.load may raise any error for a damaged header.
         raise _damaged(path, errors.one_line(error)) from error
     if index.dtype != INDEX_DTYPE or index.shape != (expected.num_examples,):

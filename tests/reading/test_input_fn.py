@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
 import itertools
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from afad_tfdata import input_fn, models, records
+from afad_tfdata import input_benchmark, input_fn, models, records
 from afad_tfdata.common import errors, resources
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.reading import bad_records, mapped_reader, record_index
@@ -655,3 +657,98 @@ def test_a_graph_keeps_its_pipeline(tiny):
         gc.collect()
         for _ in range(30):
             assert session.run(features["image"]).shape == (BATCH, 8, 8, 3)
+
+
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_data_sets_can_be_built_where_tensorflow_traces(tiny, engine):
+    """AutoGraph failed in the reading of the index, which was then called damaged."""
+    fields = config(tiny, engine=engine)
+    ages = record_index.load(tiny, "train").entries["age"]
+
+    @tf.function
+    def total():
+        found = tf.constant(0.0)
+        for _, labels in input_fn.eval_input_fn(fields, "train"):
+            found += tf.reduce_sum(labels["age"])
+        return found
+
+    assert float(total()) == float(total()) == ages.sum()
+    twice = tf.data.Dataset.range(2).interleave(
+        lambda _: input_fn.eval_input_fn(fields, "train")
+    )
+    trained = tf.data.Dataset.range(1).flat_map(
+        lambda _: input_fn.train_input_fn(fields).take(2)
+    )
+    gc.collect()  # The objects of the inner data sets are gone.
+    found = sum(labels["age"].sum() for _, labels in twice.as_numpy_iterator())
+    assert found == 2 * ages.sum()
+    wanted = take(input_fn.train_input_fn(fields), 2)
+    for (image, _), (expected, _) in zip(take(trained, 2), wanted, strict=True):
+        assert (image["image"] == expected["image"]).all()
+
+
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_relative_directories_hold_after_a_change_of_the_directory(
+    tiny, tmp_path, monkeypatch, engine
+):
+    monkeypatch.chdir(pathlib.Path(tiny).parent)
+    dataset = input_fn.eval_input_fn(
+        config(pathlib.Path(tiny).name, engine=engine), "train"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert len(list(dataset.as_numpy_iterator()))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EMFILE, "Too many open files; raise the limit of open files"),
+        (errno.EACCES, "Permission denied; its owner must permit it"),
+    ],
+)
+def test_what_the_system_refuses_is_not_called_damaged(tiny, monkeypatch, number, text):
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "load", refuse)
+        with pytest.raises(errors.UsageError, match=rf"cannot read .*\.npy: {text}"):
+            input_fn.eval_input_fn(config(tiny), "train")
+    monkeypatch.setattr(os.path, "getsize", refuse)
+    with pytest.raises(errors.UsageError, match=f"cannot read .*: {text}"):
+        input_fn.eval_input_fn(config(tiny), "train")
+
+
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_shards_without_records_are_read(tmp_path, engine):
+    """There are more shards than images."""
+    drawn_faces.make_sample(
+        drawn_faces.SampleConfig(output_dir=tmp_path / "faces", num_images=30, seed=1)
+    )
+    records.write_records(
+        records.WriteConfig(
+            data_dir=tmp_path / "faces", output_dir=tmp_path / "records", num_shards=40
+        )
+    )
+    fields = input_fn.InputConfig(
+        records_dir=tmp_path / "records",
+        engine=engine,
+        image_size=16,
+        global_batch_size=4,
+        memory_budget_mib=1,
+    )
+    masks = [f["mask"] for f, _ in input_fn.eval_input_fn(fields, "train")]
+    count = input_fn.num_examples(fields, "train")
+    assert sum(int(mask.numpy().sum()) for mask in masks) == count
+    assert len(take(input_fn.train_input_fn(fields), 2)) == 2
+    result = input_benchmark.run(
+        input_benchmark.BenchmarkConfig(
+            records_dir=tmp_path / "records",
+            engine=engine,
+            image_size=16,
+            batch_size=4,
+            seconds=0.05,
+            analyze=True,
+        )
+    )
+    assert result.rates
