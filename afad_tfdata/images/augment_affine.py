@@ -1,15 +1,15 @@
-"""One affine per image, bilinear: for XLA, and for devices without it.
+"""One bilinear affine transformation per image, in two forms: with and without XLA.
 
-Both forms take the same matrices and agree with ``scipy.ndimage.affine_transform`` at
-``order=1`` with the mode of the same name:
+Both forms take the same matrices.  They agree with ``scipy.ndimage.affine_transform``
+at ``order=1``, with the mode of the same name:
 
 * ``nearest``: the pixel at the edge is repeated without end (aaaa|abcd|dddd);
 * ``reflect``: mirrored at the edge of the last pixel (dcba|abcd|dcba);
 * ``constant``: 0 wherever the source is outside of the outermost pixels' centres.
 
-`gather` rounds coordinates to integers with a fixed number of fraction bits, and on
-uint8 images everything after that is integer arithmetic, too: the result has the same
-bits on every machine, whatever a compiler does with multiplications and additions.
+`gather` rounds coordinates to integers with a fixed number of fraction bits.  For uint8
+images, everything after that is integer arithmetic.  The result therefore has the same
+bits on every machine, however a compiler fuses multiplications and additions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EDGE = 1e-4
 
 
 def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
-    """Reads the four neighbours of each pixel, which XLA fuses into one loop.
+    """Transforms images by reading four neighbours a pixel, in a form for XLA.
 
     Args:
       images: uint8 or float32 ``[B, H, W, 3]`` in [0, 255]; H and W at most
@@ -89,10 +89,10 @@ def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
 
 
 def affine_op(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
-    """Uses TensorFlow's own operation, which XLA does not compile.
+    """Transforms images by TensorFlow's own operation, which XLA does not compile.
 
-    Arguments and result as for `gather`, from which it differs by the rounding of
-    coordinates and weights: less than half a level.
+    Arguments and result are those of `gather`.  Coordinates and weights are rounded
+    differently: the results differ by less than half a level.
     """
     height, width = images.shape[1:3]
     center = tf.constant([(height - 1) / 2, (width - 1) / 2], tf.float64)
@@ -105,8 +105,8 @@ def affine_op(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
         axis=-1,
     )
     transforms = tf.cast(by_column, tf.float32)
-    # The operation's own CONSTANT blends the edge with the fill value, where scipy's
-    # `constant` ends at once; NEAREST under a mask does that.
+    # The operation's own CONSTANT blends the edge with the fill value; scipy's
+    # `constant` does not.  NEAREST with a mask gives scipy's result.
     result = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),
         transforms=tf.pad(transforms, [[0, 0], [0, 2]]),
@@ -131,7 +131,7 @@ def affine_op(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
 def _coordinates(
     factors: tf.Tensor, side: int, shape: tuple[int, int], bits: int
 ) -> tf.Tensor:
-    """Source coordinate along one axis: int32 ``[B, H, W]`` in units of 2^-bits px."""
+    """Source coordinates along one axis: int32 ``[B, H, W]`` in units of 2^-bits px."""
     # Twice the distance to the centre is an integer, so the factor is halved.
     y = 2 * tf.range(shape[0], dtype=tf.int32)[:, tf.newaxis] - (shape[0] - 1)
     x = 2 * tf.range(shape[1], dtype=tf.int32) - (shape[1] - 1)
@@ -171,7 +171,7 @@ def _blend(
     column_weight: tf.Tensor,
     one: int | np.float32,
 ) -> tf.Tensor:
-    """Bilinear mean times the square of `one`, the weight that stands for 1."""
+    """The bilinear mean, times the square of `one`, the integer that represents 1."""
     top_left, top_right, bottom_left, bottom_right = corners
     top = top_left * one + (top_right - top_left) * column_weight
     bottom = bottom_left * one + (bottom_right - bottom_left) * column_weight

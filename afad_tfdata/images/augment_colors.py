@@ -19,8 +19,8 @@ def recolor(
 ) -> tf.Tensor:
     """Changes saturation, brightness and contrast in one linear pass, and clips.
 
-    The contrast's pivot is the mean of the image before the affine: it does not depend
-    on what was shifted out of sight.
+    Contrast is changed around the mean of the image before the affine transformation,
+    so that it does not depend on what was shifted out of the image.
 
     Args:
       images: float32 ``[B, H, W, 3]`` in [0, 255].
@@ -48,8 +48,8 @@ def recolor(
 
 def _saturate(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     """Scales the distance of a pixel to its luma."""
-    # A product of matrices, because XLA does not fuse it: a sum over channels would be
-    # fused, and then the affine would be computed anew for each channel of the sum.
+    # A matrix product, because XLA does not fuse it.  It would fuse a sum over channels
+    # with the affine, which would then be computed once for each channel of the sum.
     luma = tf.constant(LUMA, tf.float64)[:, tf.newaxis] * tf.ones([1, 3], tf.float64)
     factors = factors[:, tf.newaxis, tf.newaxis]
     matrices = tf.eye(3, dtype=tf.float64) * factors + luma * (1.0 - factors)

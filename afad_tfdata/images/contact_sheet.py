@@ -1,7 +1,7 @@
 """A contact sheet: small pictures in rows, each with a caption above it.
 
-Drawn with Pillow and not with matplotlib, which takes longer to import and to draw than
-a small data set takes to write.
+Pillow draws it.  matplotlib would need more time for importing and drawing than the
+writing of a small data set takes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INK = "#222222"
 # Pixels: the side of a picture, and the height of the caption above it.
 _SIDE, _CAPTION = 90, 14
 _FONT_SIZE, _SMALLEST_FONT_SIZE = 11, 5.0
-# zlib's fastest level: photos become hardly smaller at higher ones.
+# zlib's fastest level, because higher levels make photos hardly any smaller.
 _COMPRESSION = 1
 
 
@@ -62,7 +62,7 @@ def draw(
 
 
 def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that Pillow contains; machines without any font have it too."""
+    """The font that comes with Pillow, so that no font has to be installed."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

@@ -1,15 +1,16 @@
-"""The sample data set: drawn faces, filed as AFAD is, to try and test every command.
+"""The sample data set: drawn faces in AFAD's layout, to try and test every command.
 
-No picture of a person is in them: an oval, hair, eyes, brows, a mouth, in varying pose,
-light and size.  Age and gender are visible, so that a small network learns both:
+The faces are drawn, not photographed: an oval with hair, eyes, brows and a mouth, in
+varying pose, light and size.  Age and gender are visible, so that a small network can
+learn both:
 
 * age: hair greys, lines cross the forehead, eyes get smaller, cheeks get paler;
 * gender: 112 (female) has long hair next to the face, fuller and redder lips and thin
   brows; 111 (male) has short hair, thick brows and a shadow of beard.
 
-Ages follow AFAD's counts.  Some photos show several faces; as in AFAD these share one
-age and may be filed in both gender folders.  A face depends on the seed and its number
-only: the first 100 faces of a sample of 2,000 are those of a sample of 100.
+Ages are distributed as in AFAD.  Some photos show several faces.  As in AFAD, these
+share one age label and may be in both gender folders.  A face depends only on the seed
+and its number: the first 100 faces of a sample of 2,000 are those of a sample of 100.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ _DECLINE = 0.88
 
 _MALE_SHARE = 100_752 / (100_752 + 63_680)  # AFAD's published counts.
 _FACES_IN_PHOTO = (0.7, 0.2, 0.1)  # Shares of photos with one, two and three faces.
-# Pixels: sides are log-normal, within the limits that AFAD's images have.
+# In pixels.  Sides are distributed log-normally, within the limits of AFAD's images.
 _MEDIAN_SIDE, _SIDE_SIGMA, _MIN_SIDE, _MAX_SIDE = 120, 0.45, 20, 500
-_FIRST_PHOTO = 100_000  # So that all photo ids have one length.
+_FIRST_PHOTO = (
+    100_000  # The first photo id; large, so that all ids have the same length.
+)
 _JPEG_QUALITY = 95
 _STAMP = ".sample.json"
 
@@ -70,7 +73,7 @@ class SampleConfig:
 
 
 class Face(NamedTuple):
-    """Who is drawn, and where the picture is filed.
+    """The person in a drawing, and the file that contains it.
 
     Attributes:
       photo: The photo's id.
@@ -93,24 +96,24 @@ class Face(NamedTuple):
 
 
 def make_sample(config: SampleConfig) -> list[str]:
-    """Draws and files the faces.
+    """Draws the faces and writes their files.
 
     Args:
       config: What to draw, and into which directory.
 
     Returns:
-      The paths below ``output_dir``, in drawing order.  A directory that holds this
-      sample already is left as it is.
+      The paths below ``output_dir``, in drawing order.  A directory that already
+      contains this sample is not changed.
 
     Raises:
-      UsageError: The directory holds something else, or cannot be written.
+      UsageError: The directory contains something else, or cannot be written.
     """
     stamp = os.path.join(config.output_dir, _STAMP)
     drawn = {"num_images": config.num_images, "seed": config.seed}
     if os.path.isdir(config.output_dir) and os.listdir(config.output_dir):
         if not _is_drawn(stamp, drawn):
             raise errors.UsageError(
-                f"{config.output_dir} is not empty and holds another sample or other"
+                f"{config.output_dir} is not empty and contains another sample or other"
                 " files: name a new directory, or remove this one"
             )
         return [face.path for face in faces(config.num_images, config.seed)]
@@ -161,7 +164,7 @@ def draw(face: Face, seed: int) -> np.ndarray:
     side = _MEDIAN_SIDE * math.exp(rng.normal(0, _SIDE_SIGMA))
     side = int(min(max(side, _MIN_SIDE), _MAX_SIDE))
     canvas = _Canvas(side, rng)
-    # By the square root, half of the change is in the years that most faces have.
+    # The square root puts half of the change into the ages that are most frequent.
     aged = math.sqrt((face.age - 15) / 57)
 
     skin = np.array([222, 178, 146]) * rng.uniform(0.85, 1.08)
@@ -178,12 +181,12 @@ def draw(face: Face, seed: int) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """The JPEG of a drawn face, uint8 RGB, as the sample's files are."""
+    """Encodes a drawn face, uint8 RGB, as the JPEG that the sample contains."""
     return codec.encode_jpeg(image, _JPEG_QUALITY)
 
 
 class _Canvas:
-    """Soft shapes on a square, in coordinates where the picture spans [-1, 1].
+    """Draws soft shapes on a square, in coordinates from -1 to 1.
 
     Args:
       side: Pixels.
@@ -307,7 +310,7 @@ def _age_shares() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_drawn(stamp: str, drawn: dict[str, int]) -> bool:
-    """Whether the directory holds this sample, whole: the stamp is written last."""
+    """Whether the directory contains the whole sample: its stamp is written last."""
     try:
         return json.loads(files.read_bytes(stamp)) == drawn
     except (OSError, ValueError):

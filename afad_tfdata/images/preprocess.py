@@ -1,7 +1,7 @@
-"""From encoded bytes to what a model takes, in TensorFlow operations.
+"""Decoding, resizing and normalising of images with TensorFlow operations.
 
 Training, evaluation, frozen graphs with preprocessing and ``predict`` all use this
-module or `codec`, whose pixels are the same within one level of 255.
+module or `codec`.  The pixels of both are equal within one level of 255.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from afad_tfdata.common.lazy_imports import tf
 
-# Half of the range of pixels: every model's input is (x - mean) / DIVISOR.  The only
-# definition of the number; frozen graphs and their descriptions repeat its value.
+# Half of the range of pixels: every model's input is (x - mean) / DIVISOR.  The number
+# is defined only here; frozen graphs and their descriptions contain its value.
 DIVISOR = 127.5
 
 
@@ -49,8 +49,8 @@ def decode_and_resize(
     Raises:
       tf.errors.InvalidArgumentError: The bytes are not a JPEG or PNG, or damaged.
     """
-    # In spite of its name it decodes PNG, too, and unlike decode_image it gives a
-    # tensor of known rank.
+    # In spite of its name, decode_jpeg also decodes PNG.  Unlike decode_image, it
+    # returns a tensor of known rank.
     image = tf.io.decode_jpeg(
         encoded, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True
     )

@@ -1,14 +1,14 @@
-"""The workers of a job: all make the same decisions, and one of them writes.
+"""The workers of a job: all make the same decisions, and one of them writes files.
 
-Each worker runs the same program.  What would differ from worker to worker (a signal,
-a clock, a file) is exchanged before anything depends on it, so that all workers take
-the same branches and meet in the same collective operations::
+Each worker runs the same program.  What could differ between workers (a signal, a
+clock, a file) is exchanged before anything depends on it.  All workers therefore take
+the same branches and call the same collective operations::
 
     with multi_worker.join(devices="", all_reduce="auto") as workers:
         snapshot = workers.from_chief(lambda: read(path))   # one reads, all have it
         stop = workers.exchange([preemption.requested()])[:, 0].any()
 
-A process that works alone is a job of one worker, in which nothing is exchanged.
+A process that works alone is treated as a job of one worker, and exchanges nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def joined() -> cluster.Cluster | None:
 
 
 class Workers:
-    """A job's workers, seen from one of them.
+    """The workers of a job, from the point of view of one of them.
 
     Args:
       strategy: The ``tf.distribute.Strategy`` of all workers; None for a process that
@@ -70,13 +70,13 @@ class Workers:
         return self.index == 0
 
     def exchange(self, values: Sequence[float]) -> np.ndarray:
-        """Gives every worker the numbers of all workers.
+        """Collects numbers from all workers, on every worker.
 
         Args:
-          values: Numbers; every worker must pass equally many.
+          values: Numbers of this worker; all workers must pass the same number of them.
 
         Returns:
-          float64 ``[size, len(values)]``, the same on all.
+          float64 ``[size, len(values)]``, the same on all workers.
         """
         own = np.asarray(values, np.float64)
         if self.size == 1:
@@ -91,14 +91,14 @@ class Workers:
         self.exchange([0.0])
 
     def from_chief(self, function: Callable[[], Any]) -> Any:
-        """Calls the function on the chief, and gives its result to every worker.
+        """Calls the function on the chief only; every worker returns its result.
 
         Args:
           function: Its result consists of JSON values and arrays, in lists and dicts;
             see `messages.encode`.
 
         Raises:
-          AfadError: The function raised it; it is raised on every worker.
+          AfadError: The function raised it on the chief.  Every worker raises it.
           WorkerLostError: The result arrived damaged.
         """
         if self.size == 1:
@@ -109,7 +109,7 @@ class Workers:
                 data = messages.encode(function())
             except errors.AfadError as error:
                 data = messages.encode_error(error)
-        # The others add only zeros, so the sum is what the chief has, bit for bit.
+        # The others add only zeros, so the sum equals the chief's data bit for bit.
         length = int(self.exchange([len(data)])[0, 0])
         pieces = []
         for start in range(0, length, _PIECE * 8):
@@ -149,7 +149,7 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
       all_reduce: As for `strategies.create_strategy`.
 
     Raises:
-      UsageError: The job or the devices are not what they should be.
+      UsageError: The job or the devices are not valid.
     """
     found = cluster.find()
     if found is None:
@@ -194,18 +194,17 @@ def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
     except tf.errors.OpError as error:
         raise errors.UsageError(
             f"cannot start worker {found.index} at {found.addresses[found.index]}"
-            f" ({errors.one_line(error.message)}): name a port that is free on this"
+            f" ({errors.one_line(error.message)}): choose a port that is free on this"
             " machine"
         ) from error
 
 
 def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) -> None:
-    """Leaves the job without harming workers that have not come this far yet.
+    """Leaves the job when all workers have received what this one sent.
 
-    If a worker ended at once, the last data that it sent could still be on the way, and
-    would be lost.  Therefore all workers meet once more; after that, each knows that
-    the others have received everything that it sent before the meeting.  It does not
-    matter if the meeting itself fails.
+    If a worker ended at once, data that it has just sent could be lost.  Therefore all
+    workers meet once more: after that, each has received everything that the others
+    sent before the meeting.  It does not matter if the meeting itself fails.
     """
     guard.stop()
 
@@ -222,7 +221,7 @@ def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) 
 
 
 def _lost_errors() -> tuple[type[Any], ...]:
-    """What TensorFlow raises when a worker is gone."""
+    """The exceptions that TensorFlow raises when a worker is gone."""
     raised = tf.errors
     return (
         raised.UnavailableError,

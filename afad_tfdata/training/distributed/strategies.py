@@ -1,4 +1,4 @@
-"""Devices by name, as a ``tf.distribute`` strategy.
+"""Turns the names of devices into a ``tf.distribute`` strategy.
 
 ====================  ======================================================
 ``--devices``         what trains
@@ -9,12 +9,12 @@
 ``gpu:0,gpu:1``       these GPUs
 ====================  ======================================================
 
-One device gets no mirrored strategy: the same numbers without the copies.  A process
-has one strategy for each set of devices, since a second MirroredStrategy on the same
-devices reuses the first one's collective keys.
+For a single device, no mirrored strategy is made: results are the same, and nothing is
+copied.  A process has one strategy for each set of devices, because a second
+MirroredStrategy on the same devices would reuse the collective keys of the first.
 
-Under several workers the flag names the devices of each, and one
-MultiWorkerMirroredStrategy holds all of them.
+In a job of several workers, the flag names the devices of each worker, and one
+MultiWorkerMirroredStrategy contains all of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _made: dict[tuple[str, ...], tf.distribute.Strategy] = {}
 def create_strategy(
     devices: str = "", *, all_reduce: str = "auto"
 ) -> tf.distribute.Strategy:
-    """The strategy for these devices.
+    """Creates the strategy for these devices.
 
     Args:
       devices: As in the module's table.
@@ -51,7 +51,7 @@ def create_strategy(
       A ``tf.distribute.Strategy``; the same object for the same devices.
 
     Raises:
-      UsageError: A device that is not here, or a text that names none.
+      UsageError: A device does not exist here, or the text names no device.
     """
     names = _device_names(devices)
     if names in _made:
@@ -77,22 +77,22 @@ def create_strategy(
 def create_worker_strategy(
     found: cluster.Cluster, devices: str = "", *, all_reduce: str = "auto"
 ) -> tf.distribute.Strategy:
-    """The strategy of all workers of a job; waits until they are there.
+    """Creates the strategy of all workers of a job, after waiting for them to start.
 
     Args:
       found: The job.
-      devices: Of this worker, as in the module's table without ``cpu:2``; as many on
-        each worker.
-      all_reduce: ``nccl``, or anything else than ``auto`` for a ring over the network
-        (``hierarchical`` and ``one_device`` are ways within one machine).
+      devices: The devices of this worker, as in the module's table without ``cpu:2``.
+        All workers must have the same number of devices.
+      all_reduce: ``auto``, ``nccl``, or another value for a ring over the network:
+        ``hierarchical`` and ``one_device`` only exist within one machine.
 
     Raises:
-      UsageError: A device that is not here, or several on the CPU.
+      UsageError: A device does not exist here, or several CPU devices are asked for.
     """
     if re.fullmatch(r"cpu:([2-9]|\d\d+)", devices.replace(" ", "").lower()):
         raise errors.UsageError(
-            f"--devices={devices} makes logical devices, which several workers cannot"
-            " have: take --devices=cpu, and more workers"
+            f"--devices={devices} creates logical devices, which do not work with"
+            " several workers: use --devices=cpu and start more workers"
         )
     names = _device_names(devices)
     gpus = tf.config.list_physical_devices("GPU")
@@ -123,7 +123,7 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     """One line: the number of replicas and where they are."""
     try:
         workers = strategy.extended.worker_devices
-    except RuntimeError:  # The default strategy does not know; it takes the first.
+    except RuntimeError:  # The default strategy names no device; it uses the first.
         kinds = [d.device_type for d in tf.config.list_logical_devices()]
         workers = ["GPU:0" if "GPU" in kinds else "CPU:0"]
     devices = [device.split("device:")[-1] for device in workers]
@@ -134,11 +134,11 @@ def describe(strategy: tf.distribute.Strategy) -> str:
 
 
 def mirrored_model(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Model:
-    """The model itself if the strategy has its variables, else a mirrored copy."""
+    """The model if its variables belong to the strategy, else a mirrored copy of it."""
     if strategy.num_replicas_in_sync == 1:
         return model
-    # A Keras variable wraps the TensorFlow variable, which knows its strategy; one that
-    # was created outside of any scope has no such attribute.
+    # A Keras variable wraps the TensorFlow variable, which knows its strategy.  A
+    # variable that was created outside of any scope has no such attribute.
     if all(
         getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
         for v in model.variables
@@ -157,7 +157,7 @@ def local_value(
     """The value of a Keras or TensorFlow variable on the first local replica.
 
     Returns:
-      numpy array; for a mirrored variable every replica holds the same.
+      A numpy array.  All replicas of a mirrored variable have the same value.
     """
     value = getattr(variable, "value", variable)
     if callable(value):  # tf.Variable.value is a method, keras.Variable's a property.
@@ -168,7 +168,7 @@ def local_value(
 def local_values(
     strategy: tf.distribute.Strategy, variables: Iterable[keras.Variable]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Path and `local_value` of each variable, one at a time."""
+    """Yields the path and the `local_value` of each variable."""
     for variable in variables:
         yield variable.path, local_value(strategy, variable)
 
@@ -195,7 +195,7 @@ def _device_names(devices: str) -> tuple[str, ...]:
         if int(match.group(1)) >= len(gpus):
             raise errors.UsageError(
                 f"--devices names {part}, but TensorFlow sees {len(gpus)} GPU(s) here;"
-                " afad-doctor tells why"
+                " afad-doctor shows why"
             )
         names.append(f"GPU:{match.group(1)}")
     if len(set(names)) != len(names):
@@ -204,7 +204,7 @@ def _device_names(devices: str) -> tuple[str, ...]:
 
 
 def _make_logical_cpus(count: int) -> None:
-    """Splits the CPU, which TensorFlow allows before its first use only."""
+    """Splits the CPU.  TensorFlow allows this only before it is first used."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         current = tf.config.get_logical_device_configuration(cpu)
@@ -213,31 +213,32 @@ def _make_logical_cpus(count: int) -> None:
                 cpu, [tf.config.LogicalDeviceConfiguration()] * count
             )
     except RuntimeError:
-        pass  # Already running: what is there must do.
+        pass  # TensorFlow is already running: check whether it has enough devices.
     have = len(tf.config.list_logical_devices("CPU"))
     if have < count:
         raise errors.UsageError(
-            f"--devices=cpu:{count} needs {count} logical CPU devices; this process"
-            f" already runs with {have}: ask for them before TensorFlow is first used"
+            f"--devices=cpu:{count} needs {count} logical CPU devices, but TensorFlow"
+            f" already runs with {have} in this process: create the strategy before"
+            " TensorFlow is first used"
         )
 
 
 def _grow_memory(gpus: list[Any]) -> None:
-    """Lets a GPU be shared: memory is taken as needed and not all at once."""
+    """Lets other processes use a GPU too: its memory is allocated as it is needed."""
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:
-            return  # Already running; its setting stays.
+            return  # TensorFlow is already running: its setting cannot be changed.
 
 
 def _checked(
     strategy: tf.distribute.Strategy, names: tuple[str, ...]
 ) -> tf.distribute.Strategy:
-    """The strategy if its GPUs can sum, else one that sums without NCCL.
+    """The strategy itself if its GPUs sum correctly, else one that does not use NCCL.
 
-    On some machines NCCL starts and then fails, or sums wrongly, for want of shared
-    memory or peer access: one small sum shows that at once.
+    On some machines NCCL starts, but then fails or sums wrongly, because there is too
+    little shared memory or no peer access.  One small sum shows that at once.
     """
 
     def total() -> Any:

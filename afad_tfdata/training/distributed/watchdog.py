@@ -1,11 +1,11 @@
 """Watches the ports of the other workers, and ends this process when one is gone.
 
-TensorFlow's collective operations wait for every worker.  When one is killed, the
-others get an error, or none: during the start, or when a machine loses power, they
-would wait for ever, in native code that no exception reaches.  A thread therefore
-probes each worker's port every few seconds.  A port that was open before and now
-refuses connections has lost its process.  While TensorFlow's servers start, no thread
-of this process runs, so that a second process watches.
+TensorFlow's collective operations wait for every worker.  When one worker is killed,
+the others often get an error, but not always.  During the start, or when a machine
+loses power, they would wait for ever, in native code that no exception reaches.  A
+thread therefore probes each worker's port every few seconds.  If a port that was open
+refuses connections, its worker has ended.  While TensorFlow's servers start, no thread
+of this process can run, and a second process watches instead.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from afad_tfdata.common import child_process, errors
 
-# A busy machine may miss a probe or two: so many must fail in succession, so many
-# seconds apart, each after so many seconds without an answer.
+# A worker on a busy machine may miss one or two probes.  It counts as gone after this
+# many failed probes in succession, this many seconds apart, each of which waits this
+# many seconds for an answer.
 _TRIES, _EVERY_SECS, _TRY_SECS = 3, 2.0, 5.0
 # Workers start together in a batch system; 15 minutes allow for slow images and disks.
 START_SECS = 900.0
@@ -39,7 +40,7 @@ class PortWatch:
     Args:
       addresses: ``host:port`` of each worker.
       index: Which of them this process is.
-      lost: Called with a message of one line, in the thread; it must not return.
+      lost: Called in the thread with a message of one line.  It must not return.
       every_secs: Seconds between two rounds of probes.
       start_secs: Seconds within which every port must have been open once.
     """
@@ -68,7 +69,7 @@ class PortWatch:
         self._stopped.set()
 
     def wait_for_ends(self, secs: float) -> None:
-        """Waits until the other workers have ended, for at most so many seconds."""
+        """Waits until the other workers have ended, at most for the given time."""
         deadline = time.monotonic() + secs
         while time.monotonic() < deadline:
             if not any(_is_open(address) for address in self._peers.values()):
@@ -76,7 +77,7 @@ class PortWatch:
             time.sleep(0.05)
 
     def wait_for_verdict(self) -> None:
-        """Waits as long as the thread needs to find a worker that is gone."""
+        """Waits for as long as the thread needs to notice that a worker is gone."""
         if self._stopped.wait(_TRIES * (self._every_secs + _TRY_SECS)):
             time.sleep(_TRY_SECS)  # The thread is about to end this process.
 
@@ -87,7 +88,7 @@ class PortWatch:
             missing = [p for p in self._peers if p not in self._seen]
             if missing and time.monotonic() > self._deadline:
                 self._say(
-                    f"{_names(missing, self._peers)} did not come within"
+                    f"{_names(missing, self._peers)} did not start within"
                     f" {self._start_secs:.0f} s"
                 )
 
@@ -111,10 +112,10 @@ class PortWatch:
 
 @contextlib.contextmanager
 def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
-    """Kills this process if a worker ends, or does not start, within the block.
+    """Kills this process if a worker ends, or does not start, while the block runs.
 
-    It uses SIGKILL, after a line on standard error, because no Python code of this
-    process can run meanwhile.
+    It prints a line on standard error and sends SIGKILL, because no Python code of this
+    process can run in the meantime.
 
     Args:
       addresses: As for `PortWatch`.
@@ -134,7 +135,7 @@ def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
 
 
 def watch_parent(arguments: Sequence[str]) -> int:
-    """What the process of `during_start` does."""
+    """The main function of the process that `during_start` starts."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         # A batch system signals the whole group; the parent handles it for both.
         signal.signal(number, signal.SIG_IGN)
@@ -152,7 +153,7 @@ def watch_parent(arguments: Sequence[str]) -> int:
 
 
 def end_process(message: str) -> None:
-    """Ends the process with the message and the status of a lost worker."""
+    """Prints the message; ends the process with the exit status of a lost worker."""
     _log.error("error: %s", message)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -143,7 +143,7 @@ def test_a_worker_that_never_comes_is_noticed():
     (address,) = free_addresses(1)
     guard, said, told = watched(address, start_secs=0.1)
     assert told.wait(10)
-    assert "did not come within" in said[0]
+    assert "did not start within" in said[0]
     guard.stop()
 
 
