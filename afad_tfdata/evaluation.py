@@ -147,7 +147,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
     model, network = _load(path, strategy, unsafe=config.unsafe_load)
-    known = facts.of(model).or_else(run_dir.facts_of(run_dir.config_of(path)))
+    known = run_dir.known_facts(facts.of(model), run_dir.config_of(path))
     mean = known.mean or manifest.mean_rgb
     task = _task(network)
     # As the data set writes them, because its counts have these names.

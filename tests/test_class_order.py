@@ -253,6 +253,46 @@ def test_training_that_starts_from_either_order_knows_the_genders(handed, form, 
     assert_started_right(handed, handed.paths[form], order)
 
 
+def test_the_run_of_another_network_says_nothing_about_a_model(
+    handed, tmp_path, monkeypatch
+):
+    """As where a model of version 0.1.0 is copied next to the config of another run."""
+    monkeypatch.setattr(facts, "read_file", lambda path: facts.Facts({"task": "age"}))
+    run = handed.paths["run"]
+    shutil.copy(os.path.join(run, run_dir.CONFIG_NAME), tmp_path)
+    path = shutil.copy(handed.paths["keras"], tmp_path)
+    source = model_source.open_source(str(path))
+    assert source.run and not source.facts.class_names
+    with pytest.raises(errors.UsageError, match="--class_names"):
+        model_facts.collect(source)
+
+
+def test_own_data_do_not_get_names_that_nobody_gave(tmp_path):
+    images = np.zeros((8, SIZE, SIZE, 3), np.uint8)
+    labels = {"age": np.full(8, 30, np.float32), "gender": np.arange(8) % 2}
+    own = tf.data.Dataset.from_tensor_slices(({"image": images}, labels)).batch(8)
+    trainer.train(
+        trainer.TrainConfig(
+            run_dir=str(tmp_path / "run"),
+            backbone="small_cnn",
+            hidden_units=4,
+            image_size=SIZE,
+            global_batch_size=8,
+            epochs=1,
+            stage="tuning",
+            augment="none",
+            devices="cpu",
+            tensorboard=False,
+        ),
+        train_dataset=own,
+    )
+    source = model_source.open_source(str(tmp_path / "run"))
+    assert source.facts.class_names == ()
+    assert source.facts.mean == (127.5,) * 3
+    with pytest.raises(errors.UsageError, match="--class_names"):
+        model_facts.collect(source)
+
+
 def test_a_model_in_memory_is_not_trained_on_the_other_order(handed, data, tmp_path):
     other = next(order for order in ORDERS if order != handed.order)
     config = trainer.TrainConfig(

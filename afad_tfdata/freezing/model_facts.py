@@ -65,7 +65,7 @@ def collect(
       UsageError: A file that a flag names does not exist or is something else, or the
         class names are not known.
     """
-    stored = source.facts.or_else(run_dir.facts_of(source.run))
+    stored = run_dir.known_facts(source.facts, source.run)
     # Asked for, and not taken from a data set: which class the model was trained to
     # call 1 cannot be seen in other images.
     names = tuple(class_names) or stored.class_names

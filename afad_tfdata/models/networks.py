@@ -419,9 +419,11 @@ def _set_flags(model: keras.layers.Layer, value: bool) -> None:
 
 
 def _fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Layers of a network of this package whose weights never change."""
-    if not saved.info(model):
-        return []
+    """Layers of a network of this package whose weights never change.
+
+    They are known by themselves, and not by the model's facts: a model that Keras
+    itself loaded has none.
+    """
     return [layer for layer in model.layers if standard_layers.is_fixed(layer)]
 
 

@@ -68,8 +68,12 @@ def convert_input(
 
 
 def is_fixed(layer: keras.layers.Layer) -> bool:
-    """Whether a layer of a network of this package has weights that never change."""
-    return layer.name == CONVERSION_NAME and isinstance(layer, keras.layers.Conv2D)
+    """Whether a layer is the convolution of `convert_input`, which never changes."""
+    return (
+        layer.name == CONVERSION_NAME
+        and isinstance(layer, keras.layers.Conv2D)
+        and (layer.filters, layer.kernel_size) == (3, (1, 1))
+    )
 
 
 def decode_age(

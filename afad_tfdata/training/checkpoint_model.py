@@ -36,7 +36,7 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
     """
     stored = checkpoints.load(path)
     known = facts.from_dict(stored.state.get(run_state.FACTS_KEY), where=path)
-    known = known.or_else(run_dir.facts_of(run))
+    known = run_dir.known_facts(known, run)
     if not known.network:
         raise errors.UsageError(
             f"{path} does not say which network its values belong to, nor does a"

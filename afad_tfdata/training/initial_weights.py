@@ -85,7 +85,7 @@ def _is_swapped(
     if not all(heads):
         return False  # No gender head is taken over.
     flag, ours = "--init_class_names", facts.of(model).class_names
-    known = facts.of(source).or_else(run_dir.facts_of(run_dir.config_of(path)))
+    known = run_dir.known_facts(facts.of(source), run_dir.config_of(path))
     theirs = facts.chosen_class_names(
         known.class_names, class_names, what=path, flag=flag
     )

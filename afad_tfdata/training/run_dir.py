@@ -213,10 +213,24 @@ def config_of(path: str) -> dict[str, Any]:
     return {}
 
 
+def known_facts(own: facts.Facts, run: Mapping[str, Any]) -> facts.Facts:
+    """What a model's file says, and what its run's ``config.json`` adds to it.
+
+    The files of a run say the same, except for those of version 0.1.0.
+
+    Args:
+      own: From the file.
+      run: As `config_of` returns it.  It is left out if it trained another network:
+        the file was copied into its directory.
+    """
+    network = run.get("model")
+    if network and own.network and dict(own.network) != network:
+        return own
+    return own.or_else(facts_of(run))
+
+
 def facts_of(run: Mapping[str, Any]) -> facts.Facts:
     """What a run's ``config.json`` says about its models.
-
-    The files of the models say the same, except for those of version 0.1.0.
 
     Args:
       run: As `read_config` returns it; empty for no run.
