@@ -78,6 +78,22 @@ class ImageHeader(NamedTuple):
     end: int | None = None
 
 
+def pointer_kind(start: bytes) -> str:
+    """What a file is that only points to its content, and how to get that.
+
+    Args:
+      start: The file's first bytes.
+
+    Returns:
+      Empty if it is no such file.
+    """
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer: git lfs pull fetches the file itself"
+    if start.startswith((b"/annex/objects/", b"../.git/annex/", b".git/annex/")):
+        return "a git-annex pointer: git annex get fetches the file itself"
+    return ""
+
+
 def read_header(data: bytes) -> ImageHeader:
     """Reads an image's header without decoding it.
 
@@ -94,6 +110,8 @@ def read_header(data: bytes) -> ImageHeader:
         return _read_png_header(data)
     if not data:
         raise ImageError("empty file")
+    if pointer := pointer_kind(data[:64]):
+        raise ImageError(f"not a JPEG or PNG but {pointer}")
     for magic, name in _OTHER_FORMATS.items():
         if data.startswith(magic):
             raise ImageError(f"not a JPEG or PNG but {name}")

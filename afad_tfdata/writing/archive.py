@@ -1,6 +1,6 @@
-"""Images in an archive that is sold in parts, such as ``AFAD-Full.tar.xzaa``.
+"""Images in an archive, which may be in parts, such as ``AFAD-Full.tar.xzaa``.
 
-The parts are read as one stream through xz and tar, twice: first for the names and
+The parts are read as one stream, twice: first for the names and
 sizes, from which the plan is made, then for the images.  These come in the archive's
 order but are needed in the plan's, so each is appended to the spool file of its shard.
 A spool is removed as soon as the shard's payload is written.  Nothing is extracted
@@ -10,33 +10,31 @@ rejected.
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import io
-import lzma
 import os
-import re
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.images import codec
-from afad_tfdata.writing import plan, source
+from afad_tfdata.images import codec, image_header
+from afad_tfdata.writing import archive_members, archive_names, plan, source
 
-_PART = re.compile(r"(.+\.tar\.xz)([a-z]{2})")
-_WHOLE = re.compile(r".+\.(tar|tar\.xz|txz|tar\.gz|tgz)")
 # The data set's page names this MD5 for the 46 parts together.
 _KNOWN_MD5 = {("AFAD-Full.tar.xz", 46): "22ff8bcf4acf6e5911ff75a537d5ba91"}
-_CHUNK_BYTES = 1 << 20
+# A file or two elsewhere are rejected by name; half of the images are not.
+_NEARLY_ALL = 0.9
 # Spooled images in memory before they are appended to their files.
 _WAITING_BYTES = 64 << 20
 
 
-def find_parts(directory: str) -> list[str]:
-    """Finds the parts of the archive in a folder.
+def find_parts(path: str) -> list[str]:
+    """Finds the parts of an archive.
+
+    Args:
+      path: A folder with one archive, the archive itself, or one of its parts.
 
     Returns:
       Their paths in order; empty if there is no archive, or if the folder has a
@@ -44,39 +42,64 @@ def find_parts(directory: str) -> list[str]:
 
     Raises:
       UsageError: A part is missing, or there are several archives.
+      DataError: In the place of a part there is a Git LFS pointer.
     """
+    directory, only = path, ""
+    if os.path.isfile(path):
+        directory, only = os.path.split(os.path.abspath(path))
     try:
         names = sorted(os.listdir(directory))
     except OSError:
         return []
-    if any(n.isdigit() and os.path.isdir(os.path.join(directory, n)) for n in names):
+    if not only and any(_is_age_folder(directory, name) for name in names):
         return []
-    parts: dict[str, list[str]] = {}
-    for name in names:
-        if match := _PART.fullmatch(name):
-            parts.setdefault(match.group(1), []).append(name)
-        elif _WHOLE.fullmatch(name):
-            parts.setdefault(name, []).append(name)
-    if len(parts) > 1:
+    archives = archive_names.group(names)
+    if only:
+        archives = {stem: found for stem, found in archives.items() if only in found}
+        if not archives:
+            raise errors.UsageError(
+                f"--data_dir={path} is a file, and not named as an archive is:"
+                f" {archive_names.KNOWN}"
+            )
+    if len(archives) > 1:
         raise errors.UsageError(
-            f"--data_dir={directory} holds several archives ({', '.join(parts)}): put"
-            " the one to write into a folder of its own"
+            f"--data_dir={directory} holds several archives ({', '.join(archives)}):"
+            " name the one to write, such as"
+            f" --data_dir={os.path.join(directory, min(archives))}"
         )
-    for stem, found in parts.items():
-        if stem in found and len(found) > 1:
-            raise errors.UsageError(
-                f"--data_dir={directory} holds {stem} and parts of it: put one of the"
-                " two into a folder of its own"
-            )
-        expected = [f"{stem}{suffix}" for suffix in _suffixes(len(found))]
-        if found != [stem] and found != expected:
-            missing = next(name for name in expected if name not in found)
-            raise errors.UsageError(
-                f"--data_dir={directory} lacks the part {missing} of {stem}: fetch it"
-                " again"
-            )
-        return [os.path.join(directory, name) for name in found]
+    for stem, found in archives.items():
+        if stem in found:
+            if len(found) > 1 and only != stem:
+                raise errors.UsageError(
+                    f"--data_dir={directory} holds {stem} and parts of it: put one of"
+                    " the two into a folder of its own"
+                )
+            parts = [stem]
+        else:
+            parts = archive_names.ordered(found, directory)
+        return [_checked_part(os.path.join(directory, name)) for name in parts]
     return []
+
+
+def _is_age_folder(directory: str, name: str) -> bool:
+    return source.is_age(name) and os.path.isdir(os.path.join(directory, name))
+
+
+def _checked_part(path: str) -> str:
+    """The path of a part.
+
+    Raises:
+      UsageError: It cannot be read.
+      DataError: It is a pointer to a file that was not fetched.
+    """
+    try:
+        with open(path, "rb") as f:
+            start = f.read(64)
+    except OSError as error:
+        raise errors.UsageError(f"cannot read {path}: {error.strerror}") from error
+    if pointer := image_header.pointer_kind(start):
+        raise errors.DataError(f"{path} is not a part of an archive but {pointer}")
+    return path
 
 
 def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
@@ -91,26 +114,36 @@ def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
     """
     digest = hashlib.md5(usedforsecurity=False)
     names: list[tuple[str, int]] = []
-    rejected: list[source.Rejection] = []
-    for member, _ in _members(parts, digest):
-        name = _path(member)
-        if not member.isfile():
-            rejected.append(source.Rejection(name, "a link or device in the archive"))
-        elif name.startswith("/") or ".." in name.split("/"):
-            rejected.append(source.Rejection(name, "a path that leaves the archive"))
+    listing = source.Listing(os.path.dirname(parts[0]), [], [], 0)
+    refused = listing.rejected
+    for member, _ in archive_members.members(parts, digest):
+        if ".." in member.name.split("/"):
+            reason = "a path that leaves the archive"
+            refused.append(source.Rejection(member.name, reason))
+        elif source.is_skipped(member.name.lstrip("/")):
+            listing.skipped += 1  # Before links: ``._NAME`` may be of any kind.
+        elif not member.is_file:
+            reason = "a link or device in the archive"
+            refused.append(source.Rejection(member.name, reason))
         else:
-            names.append((name, member.size))
+            names.append((member.name, member.size))
     _check_md5(parts, digest.hexdigest())
-    prefix = _prefix([name for name, _ in names])
-    listing = source.Listing(os.path.dirname(parts[0]), [], rejected, 0)
+    prefix = _prefix([name for name, _ in names], parts[0], gender_codes)
     seen = set()
     for name, size in names:
+        inside = name.startswith(prefix)
         key = name.removeprefix(prefix)
-        if key in seen:
-            listing.rejected.append(source.Rejection(key, "twice in the archive"))
-            continue
-        seen.add(key)
-        source.add_file(listing, key, gender_codes, size)
+        if key.startswith("/"):
+            reason = "a path that leaves the archive"
+            refused.append(source.Rejection(name, reason))
+        elif not inside and source.may_be_image(key, gender_codes):
+            reason = f"not in the folder of the others, {prefix or '.'}"
+            refused.append(source.Rejection(name, reason))
+        elif key in seen:
+            refused.append(source.Rejection(key, "twice in the archive"))
+        else:
+            seen.add(key)
+            source.add_file(listing, key, gender_codes, size)
     listing.items.sort()
     listing.rejected.sort()
     listing.parts, listing.prefix = tuple(parts), prefix
@@ -153,10 +186,11 @@ def spool(
     for path in paths:
         files.remove_if_there(path)
     waiting_bytes = 0
-    for member, content in _members(listing.parts):
-        name = _path(member).removeprefix(listing.prefix)
+    for member, content in archive_members.members(listing.parts):
+        name = member.name.removeprefix(listing.prefix)
         # A link of the same name is not the file that was listed.
-        place = places.pop(os.fsencode(name), None) if member.isfile() else None
+        listed = member.is_file and member.name.startswith(listing.prefix)
+        place = places.pop(os.fsencode(name), None) if listed else None
         if place is None:
             continue
         number, row = place
@@ -243,145 +277,34 @@ def _append(paths: Sequence[str], waiting: list[list[bytes]]) -> None:
         pieces.clear()
 
 
-def _members(
-    parts: Sequence[str], digest: hashlib._Hash | None = None
-) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
-    """Yields every member but directories, with a function that reads it.
+def _prefix(names: Sequence[str], part: str, gender_codes: dict[str, int]) -> str:
+    """What precedes AGE/GENDER/IMAGE in the names, whatever else is in the archive.
 
-    The function works until the next member is asked for: the stream has no way back.
+    Raises:
+      UsageError: There are several folders with images, none of which has nearly all.
     """
-    stream = _Parts(parts, digest)
-    try:
-        with _decompressed(parts[0], stream) as plain:
-            with tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictInfo) as tar:
-                for member in tar:
-                    if member.isdir():
-                        continue
-
-                    def content(member: tarfile.TarInfo = member) -> bytes:
-                        f = tar.extractfile(member)
-                        return f.read() if f else b""
-
-                    yield member, content
-            # The rest is padding, but the digest is of the whole, and a part that was
-            # cut in its padding is damaged too.
-            while plain.read(_CHUNK_BYTES):
-                pass
-        while stream.read(_CHUNK_BYTES):
-            pass
-    except (lzma.LZMAError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
-        raise errors.DataError(
-            f"the archive {parts[0]} with its {len(parts)} part(s) cannot be read to"
-            f" its end ({errors.one_line(error)}): a part is missing or damaged;"
-            " fetch it again"
-        ) from error
-    finally:
-        stream.close()
-
-
-def _path(member: tarfile.TarInfo) -> str:
-    """A member's path; ``tar .`` puts ``./`` before each."""
-    return member.name.removeprefix("./")
-
-
-# Types of members that describe the next member.
-_EXTENDED = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
-_LARGEST_HEADER = 1 << 20  # Bytes; names and attributes need a few hundred.
-
-
-class _StrictInfo(tarfile.TarInfo):
-    """Headers as `tarfile` reads them, but a bad one is an error.
-
-    `tarfile` takes a damaged header for the end of the archive.  It would also read a
-    long name of gigabytes, which compresses to nothing, into memory.
-    """
-
-    def _proc_member(self, archive: tarfile.TarFile) -> Any:
-        if self.type in _EXTENDED and self.size > _LARGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {self.size} bytes")
-        return super()._proc_member(archive)  # type: ignore[misc]
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise  # Two empty blocks: the regular end.
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"a damaged header: {error}") from error
-
-
-def _decompressed(name: str, stream: _Parts) -> Any:
-    """The plain tar stream of an archive of that name."""
-    if name.endswith(".tar"):
-        return io.BufferedReader(stream)
-    if name.endswith("gz"):
-        import gzip
-
-        return gzip.GzipFile(fileobj=stream)
-    return lzma.LZMAFile(stream)  # type: ignore[arg-type]
-
-
-class _Parts(io.RawIOBase):
-    """Files one after the other, as one stream.
-
-    Args:
-      paths: The files.
-      digest: A `hashlib` object to update with every byte that is read, or None.
-    """
-
-    def __init__(self, paths: Sequence[str], digest: hashlib._Hash | None) -> None:
-        self._waiting = list(paths)[::-1]
-        self._digest = digest
-        self._file: BinaryIO | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while True:
-            if self._file is None:
-                if not self._waiting:
-                    return 0
-                self._file = open(self._waiting.pop(), "rb")
-            count = self._file.readinto(buffer)  # type: ignore[attr-defined]
-            if count:
-                if self._digest is not None:
-                    self._digest.update(memoryview(buffer)[:count])
-                return count
-            self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        super().close()
-
-
-def _suffixes(count: int) -> list[str]:
-    """``aa``, ``ab``, ... ``az``, ``ba``: the names that the command split gives."""
-    return [chr(97 + i // 26) + chr(97 + i % 26) for i in range(count)]
-
-
-def _prefix(names: Sequence[str]) -> str:
-    """The one folder that contains everything, unless it is named by an age."""
-    tops = {name.partition("/")[0] for name in names}
-    top = tops.pop() if len(tops) == 1 else ""
-    inside = all("/" in name for name in names)
-    return f"{top}/" if top and inside and not top.isdigit() else ""
+    counts: collections.Counter[str] = collections.Counter()
+    for name in names:
+        *above, age, gender, image = ["", "", *name.split("/")]
+        if source.may_be_image(f"{age}/{gender}/{image}", gender_codes):
+            counts["".join(f"{folder}/" for folder in above[2:])] += 1
+    if not counts:  # Nothing can be written; the names are those of one folder still.
+        tops = {name.partition("/")[0] for name in names}
+        top = tops.pop() if len(tops) == 1 else ""
+        return f"{top}/" if top and all("/" in name for name in names) else ""
+    ((prefix, most), *others) = counts.most_common(2)
+    if most < _NEARLY_ALL * counts.total():
+        second, _ = others[0]
+        raise errors.UsageError(
+            f"the archive {part} has images in the folders {prefix or '.'} ({most}) and"
+            f" {second or '.'} ({counts[second]}): extract it, and name one of them"
+        )
+    return prefix
 
 
 def _check_md5(parts: Sequence[str], found: str) -> None:
     """Raises `DataError` for a published archive with another MD5."""
-    match = _PART.fullmatch(os.path.basename(parts[0]))
-    stem = match.group(1) if match else ""
+    stem = "".join(archive_names.group([os.path.basename(parts[0])]))
     known = _KNOWN_MD5.get((stem, len(parts)))
     if known and found != known:
         raise errors.DataError(

@@ -17,8 +17,9 @@ class WriteConfig:
 
     data_dir: str = options.option(
         "",
-        "Folder with images filed as AGE/GENDER/IMAGE, or folder with the parts of the"
-        " archive (AFAD-Full.tar.xzaa, ...). With --labels_csv: the folder that the"
+        "Folder with images filed as AGE/GENDER/IMAGE, archive of it (.tar, .tar.xz,"
+        " .tar.gz, .tar.bz2, .zip), or folder with the parts of the archive"
+        " (AFAD-Full.tar.xzaa, ...). With --labels_csv: the folder that the"
         " CSV's paths are relative to.",
     )
     labels_csv: str = options.option(

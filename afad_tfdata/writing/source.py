@@ -191,7 +191,7 @@ def _reject_linked(
     count = 0
     # No deeper than images can be: the link may lead to a whole disk.
     for _, key in walk.below(link, depth=_FOLDERS):
-        if not _is_skipped(key):
+        if not is_skipped(key):
             count += 1
             reason = "in a linked folder, which --follow_links would list"
             _reject(listing, Rejection(key, reason), gender_codes)
@@ -221,7 +221,7 @@ def add_file(
       gender_codes: From `parse_gender_codes`.
       num_bytes: Size of the file; None if the name does not lead to a file.
     """
-    if _is_skipped(key):
+    if is_skipped(key):
         listing.skipped += 1
         return
     item = _tree_item(key, gender_codes, num_bytes)
@@ -229,6 +229,23 @@ def add_file(
         listing.items.append(item)
     else:
         _reject(listing, item, gender_codes)
+
+
+def is_skipped(key: str) -> bool:
+    """Whether a name says that this is not an image, or the folder is hidden."""
+    if "/." in key or key.startswith((".", "__MACOSX/")) or "/__MACOSX/" in key:
+        return True
+    return _SKIPPED.match(key, key.rfind("/") + 1) is not None
+
+
+def is_age(name: str) -> bool:
+    """Whether a folder's name is an age."""
+    return isinstance(_age(name), int)
+
+
+def may_be_image(key: str, gender_codes: dict[str, int]) -> bool:
+    """Whether a key is AGE/GENDER/IMAGE."""
+    return isinstance(_tree_item(key, gender_codes, 0), Item)
 
 
 def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
@@ -349,13 +366,6 @@ def _may_have_images(folder: str, gender_codes: dict[str, int]) -> bool:
         and isinstance(_age(parts[0]), int)
         and (len(parts) == 1 or parts[1] in gender_codes)
     )
-
-
-def _is_skipped(key: str) -> bool:
-    """Whether a name says that this is not an image, or the folder is hidden."""
-    if "/." in key or key.startswith("."):
-        return True
-    return _SKIPPED.match(key, key.rfind("/") + 1) is not None
 
 
 def _tree_item(

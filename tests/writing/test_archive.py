@@ -8,6 +8,7 @@ import lzma
 import os
 import pathlib
 import tarfile
+import zipfile
 
 import pytest
 
@@ -241,3 +242,169 @@ def test_an_archive_that_changes_between_its_two_readings(tmp_path, monkeypatch)
     monkeypatch.setattr(archive, "spool", change_and_spool)
     with pytest.raises(errors.DataError, match="changed .* 1 images .* 20/111/0-0.jpg"):
         write(parts, tmp_path / "out")
+
+
+def _pack(tree, form: str, *, top="AFAD-Full", extra=()) -> bytes:
+    """An archive of a tree; `extra` are names of files next to it."""
+    buffer = io.BytesIO()
+    names = {f"{top}/{p.relative_to(tree)}": p for p in sorted(tree.rglob("*.jpg"))}
+    if form == "zip":
+        with zipfile.ZipFile(buffer, "w") as z:
+            for name in extra:
+                z.writestr(name, b"not an image")
+            for name, path in names.items():
+                z.write(path, name)
+        return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode=f"w:{form}") as tar:
+        for name in extra:
+            info = tarfile.TarInfo(name)
+            info.size = 12
+            tar.addfile(info, io.BytesIO(b"not an image"))
+        for name, path in names.items():
+            info = tarfile.TarInfo(name)
+            info.size = path.stat().st_size
+            tar.addfile(info, io.BytesIO(path.read_bytes()))
+    return buffer.getvalue()
+
+
+def _cut(content: bytes, directory, names) -> None:
+    directory.mkdir()
+    size = -(-len(content) // len(names))
+    for i, name in enumerate(names):
+        (directory / name).write_bytes(content[i * size : (i + 1) * size])
+
+
+def _same_data(one, other) -> bool:
+    """Whether two data sets have the same shards and indexes."""
+    found = [
+        {name: digest for name, digest in digests(path).items() if "afad-" in name}
+        for path in (one, other)
+    ]
+    return bool(found[0]) and found[0] == found[1]
+
+
+_PARTS = {
+    "letters": ("xz", ["a.tar.xzaa", "a.tar.xzab", "a.tar.xzac"]),
+    "dot": ("xz", ["a.tar.xz.aa", "a.tar.xz.ab"]),
+    "three letters": ("xz", ["a.tar.xz.aaa", "a.tar.xz.aab"]),
+    "from 0": ("gz", ["a.tar.gz.00", "a.tar.gz.01", "a.tar.gz.02"]),
+    "from 1": ("gz", ["a.tgz.001", "a.tgz.002"]),
+    "gz letters": ("gz", ["a.tar.gzaa", "a.tar.gzab"]),
+    "part": ("xz", [f"a.tar.xz.part{i}" for i in range(1, 12)]),
+    "part before": ("bz2", ["a.part1.tar.bz2", "a.part2.tar.bz2"]),
+    "bz2": ("bz2", ["a.tar.bz2"]),
+    "another name": ("gz", ["a.tar"]),  # The bytes say what it is.
+    "zip": ("zip", ["a.zip"]),
+    "zip parts": ("zip", ["a.zip.001", "a.zip.002", "a.zip.003"]),
+    "upper case": ("xz", ["A.TAR.XZAA", "A.TAR.XZAB"]),
+}
+
+
+@pytest.mark.parametrize("form", _PARTS)
+def test_names_of_archives_and_parts(form, tmp_path):
+    packing, names = _PARTS[form]
+    tree = make_tree(tmp_path / "tree")
+    _cut(_pack(tree, packing), tmp_path / "parts", names)
+    (tmp_path / "parts" / f"._{names[0]}").write_bytes(b"of macOS")
+    (tmp_path / "parts" / "README.txt").write_bytes(b"of somebody")
+    write(tree, tmp_path / "expected")
+    write(tmp_path / "parts", tmp_path / "out")
+    assert digests(tmp_path / "expected") == digests(tmp_path / "out")
+    write(tmp_path / "parts" / names[-1], tmp_path / "file")  # The file itself.
+    assert digests(tmp_path / "expected") == digests(tmp_path / "file")
+    if len(names) > 2:
+        (tmp_path / "parts" / names[1]).unlink()
+        with pytest.raises(errors.UsageError, match=f"lacks the part {names[1]} of"):
+            write(tmp_path / "parts", tmp_path / "gone")
+
+
+_JUNK = ("._AFAD-Full", ".DS_Store", "__MACOSX/AFAD-Full/20/111/._0-0.jpg")
+_JUNK += ("README.md", "AFAD-Full/._20", "AFAD-Full/20/.DS_Store", "__MACOSX/._x")
+
+
+@pytest.mark.parametrize("form", ["xz", "zip"])
+@pytest.mark.parametrize(
+    "top", [".", "AFAD-Full", "./a/b/AFAD", "/home/me/AFAD", "20s"]
+)
+def test_the_images_are_found_beside_other_files(form, top, tmp_path):
+    """Such archives were refused whole, because their root was not found."""
+    tree = make_tree(tmp_path / "tree")
+    content = _pack(tree, form, top=top, extra=_JUNK)
+    _cut(content, tmp_path / "parts", ["a.archive.zip"])
+    write(tree, tmp_path / "expected")
+    manifest = write(tmp_path / "parts", tmp_path / "out")
+    assert manifest.passed_over == len(_JUNK) and manifest.rejected == 0
+    assert _same_data(tmp_path / "expected", tmp_path / "out")
+
+
+def test_a_second_folder_beside_the_root(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    extra = ["docs/notes.txt", "other/20/111/x.jpg"]
+    _cut(_pack(tree, "xz", extra=extra), tmp_path / "parts", ["a.tar.xz"])
+    write(tree, tmp_path / "expected")
+    write(tmp_path / "parts", tmp_path / "out")
+    assert _same_data(tmp_path / "expected", tmp_path / "out")
+    reasons = rejected(tmp_path / "out")
+    assert reasons["other/20/111/x.jpg"] == "not filed as AGE/GENDER/IMAGE"
+    assert "docs/notes.txt" in reasons
+    many = [f"other/20/111/x{i}.jpg" for i in range(9)]
+    _cut(_pack(tree, "xz", extra=many), tmp_path / "many", ["a.tar.xz"])
+    with pytest.raises(errors.UsageError, match=r"AFAD-Full/ \(24\) and other/ \(9\)"):
+        write(tmp_path / "many", tmp_path / "none")
+
+
+@pytest.mark.parametrize("packing", ["", "xz", "gz", "bz2"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_archives_one_behind_the_other(packing, whole, tmp_path):
+    """The second one was lost, with exit status 0."""
+    trees = [make_tree(tmp_path / name, 12) for name in "ab"]
+    for i, face in enumerate(sorted(trees[1].rglob("*.jpg"))):
+        face.with_name(f"{100 + i}-0.jpg").write_bytes(face_file(100 + i))
+        face.unlink()
+    contents = [_pack(tree, packing) for tree in trees]
+    name = f"a.tar.{packing}" if packing else "a.tar"
+    if not whole:
+        contents[1] = contents[1][: len(contents[1]) // 2]
+    _cut(b"".join(contents), tmp_path / "parts", [name])
+    if whole:
+        assert write(tmp_path / "parts", tmp_path / "out").written == 24
+        return
+    with pytest.raises(errors.DataError, match="a part is missing or damaged"):
+        write(tmp_path / "parts", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "a Git LFS pointer: git lfs",
+        ),
+        (b"/annex/objects/SHA256E-s1--0", "a git-annex pointer"),
+        (b"", "cannot be read to its end"),
+        (b"PK\x03\x04 and no directory", "cannot be read to its end"),
+        (b"BZh9 and nothing", "cannot be read to its end"),
+        (b"BZh9", "cannot be read to its end"),
+        (b"\x1f\x8b\x08", "cannot be read to its end"),
+        (bytes(5000), "has no image to write"),
+    ],
+)
+def test_what_is_no_archive_is_one_line(content, message, tmp_path):
+    _cut(content, tmp_path / "parts", ["AFAD-Full.tar.xzaa"])
+    with pytest.raises(errors.AfadError, match=message):
+        write(tmp_path / "parts", tmp_path / "out")
+
+
+def test_a_damaged_zip_is_an_error(tmp_path):
+    tree = make_tree(tmp_path / "tree")
+    content = bytearray(_pack(tree, "zip"))
+    content[300] ^= 1  # The contents have checksums, the names have none.
+    _cut(bytes(content), tmp_path / "parts", ["a.zip"])
+    with pytest.raises(errors.DataError, match="a part is missing or damaged"):
+        write(tmp_path / "parts", tmp_path / "out")
+
+
+def test_a_file_that_is_no_archive(tmp_path):
+    (tmp_path / "faces.rar").write_bytes(b"Rar!")
+    with pytest.raises(errors.UsageError, match="not named as an archive is"):
+        write(tmp_path / "faces.rar", tmp_path / "out")
