@@ -199,17 +199,18 @@ class RowReader:
             raise errors.DataError(
                 f"cannot read {name!r} of {path}: {errors.one_line(error)}"
             ) from error
-        self._fd = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_fd"):  # Missing if __init__ raised.
-            os.close(self._fd)
+        self._path = path
+        if self._chunks is not None:
+            # Each row opens the file itself: thousands of shards must not need as many
+            # descriptors at a time.
+            self._file.close()
 
     def row(self, number: int) -> bytes:
         """The uncompressed bytes of a row.
 
         Raises:
           ValueError, zlib.error: They cannot be read.
+          UsageError: The system does not open the file.
         """
         if self._chunks is None:
             try:
@@ -218,7 +219,14 @@ class RowReader:
             except OSError as error:
                 raise ValueError(f"HDF5: {errors.one_line(error)}") from error
         offset, length = self._chunks[number].tolist()
-        return zlib.decompress(os.pread(self._fd, length, offset))
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise files.read_error(self._path, error) from error
+        try:
+            return zlib.decompress(os.pread(descriptor, length, offset))
+        finally:
+            os.close(descriptor)
 
 
 def refuse_outside(file: h5py.File, path: str) -> None:

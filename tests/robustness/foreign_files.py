@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
+from afad_tfdata.reading import engines
 
 SIDE, COUNT, BATCH = 12, 9, 4
 ENGINES = ("mapped", "graph")
@@ -200,7 +201,19 @@ def try_labels(name: str, container: str, directory: str) -> None:
         trial = _hdf5(rng, directory, name, "uint8", "last", "contiguous", "none", 0)
     else:
         trial = _tfrecord(rng, directory, name, "none", "png", 0)
-    judge(trial, "mapped")
+    fields = input_fn.InputConfig(**trial.config)
+    try:
+        index = engines.open_index(fields, "test")
+    except errors.AfadError as error:
+        assert trial.images is None and "\n" not in str(error), str(error)
+        return
+    assert trial.images is not None, "it was read, and should be refused"
+    for found, wanted in (
+        (index.ages, trial.ages),
+        (index.entries["gender"], trial.genders),
+    ):
+        if wanted is not None:
+            np.testing.assert_array_equal(found, wanted)
 
 
 def _drawn(rng, table):

@@ -1,5 +1,7 @@
 """HDF5 shards: layouts of rows, compressed rows, links of older programs."""
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -94,3 +96,40 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(errors.DataError, match="cannot read 'data' of .*text.h5"):
         hdf5.RowReader(str(tmp_path / "text.h5"), "data")
+
+
+def test_readers_of_compressed_rows_hold_no_descriptors(tmp_path):
+    """There may be more shards than a process may open files."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as f:
+        f.create_dataset(
+            "data", data=np.ones((3, 4), "u1"), chunks=(1, 4), compression="gzip"
+        )
+    before = len(os.listdir("/proc/self/fd"))
+    readers = [hdf5.RowReader(str(path), "data") for _ in range(20)]
+    assert [reader.row(1) for reader in readers] == [b"\1\1\1\1"] * 20
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("storage", "wanted"),
+    [
+        ({}, [0, 1, 2, 3, 4]),  # Contiguous, which is allocated when it is written.
+        ({"chunks": (2, 3)}, [0, 1, 4]),
+        ({"chunks": (1, 3), "compression": "gzip"}, [0, 1, 3, 4]),
+        ({"chunks": (2, 1)}, [0, 1, 4]),
+    ],
+)
+def test_rows_that_were_never_written_are_known(tmp_path, storage, wanted):
+    with h5py.File(tmp_path / "a.h5", "w") as f:
+        data = f.create_dataset("data", (5, 3), "u1", **storage)
+        assert hdf5.unwritten_rows(data) == [0, 1, 2, 3, 4]
+        if storage:
+            data[2] = 7
+            assert hdf5.unwritten_rows(data) == wanted
+            data[:, 1] = 7
+        else:
+            data[2] = 7
+        assert len(hdf5.unwritten_rows(data)) < 5
+        data[:] = 7
+        assert hdf5.unwritten_rows(data) == []
