@@ -20,7 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors, files, io_extra, options, resources, xla
+from afad_tfdata.common import (
+    crc32,
+    errors,
+    files,
+    io_extra,
+    options,
+    resources,
+    stores,
+    xla,
+)
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.storage import schema, tfds_metadata, tfrecord
 
@@ -333,6 +342,10 @@ def _try_imports(*modules: str) -> Callable[[], str]:
 # what the extra is for.
 _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
     "fast": (_try_fast, "the mapped input engine and fast writing"),
+    "remote": (
+        lambda: stores.why_no_fsspec("s3") or stores.why_no_fsspec("gs"),
+        "copies to and from s3:// and gs:// on any TensorFlow",
+    ),
     "io": (_try_io, "s3:// paths and compressed HDF5 in the graph engine"),
     "tensorboard": (
         _try_tensorboard,

@@ -26,7 +26,7 @@ from typing import Any, NoReturn, TypeVar
 
 from afad_tfdata import __version__
 from afad_tfdata.bin import absl_flags, streams
-from afad_tfdata.common import errors, files, lazy_imports, options, preemption
+from afad_tfdata.common import errors, files, lazy_imports, options, preemption, stores
 from afad_tfdata.training.distributed import cluster, multi_worker
 
 _WIDTH = 88
@@ -99,7 +99,7 @@ def run(
     status = _run(name, main, config_class, takes_arguments=bool(arguments))
     # After use of S3 or of several workers, a normal exit would hang or abort in the
     # clean-up of the libraries.
-    if files.aborts_at_exit() or multi_worker.joined():
+    if stores.aborts_at_exit() or multi_worker.joined():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

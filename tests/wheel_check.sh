@@ -3,7 +3,7 @@
 # and does there what the extra promises.  `bare` is the wheel without any extra: every
 # command with --help and with a wrong flag, and then the whole flow of the README.
 #   wheel_check.sh BUILD_PYTHON BASE_PYTHON [EXTRA...]
-#   EXTRA: bare (the default), fast, io, tfds, export, beam, tensorboard
+#   EXTRA: bare (the default), fast, remote, io, tfds, export, beam, tensorboard
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build_python=$1 base_python=$2
@@ -11,7 +11,7 @@ shift 2
 [ "$#" -gt 0 ] || set -- bare
 for extra in "$@"; do
 	case $extra in
-	bare | fast | io | tfds | export | beam | tensorboard) ;;
+	bare | fast | remote | io | tfds | export | beam | tensorboard) ;;
 	*) echo "no such extra: $extra"; exit 1 ;;
 	esac
 done
@@ -118,6 +118,40 @@ check_fast() {
 	grep -q "input: mapped engine for train" "$work/output" ||
 		{ cat "$work/output"; fail "the mapped engine does not decode"; }
 	echo "the mapped engine decodes images"
+}
+
+# A whole run on S3, at a server on this machine.
+check_remote() {
+	quietly python -m pip --disable-pip-version-check --quiet install 'moto[server]'
+	export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret \
+		AWS_DEFAULT_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true
+	local port server
+	port=$(python -c 'import socket
+with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    print(s.getsockname()[1])')
+	export AWS_ENDPOINT_URL=http://127.0.0.1:$port XDG_CACHE_HOME=$work/cache
+	moto_server -H 127.0.0.1 -p "$port" >/dev/null 2>&1 &
+	server=$!
+	trap 'kill "$server"; rm -rf "$place"' EXIT
+	quietly python -c 'import time, boto3
+for trial in range(120):
+    try:
+        boto3.client("s3").create_bucket(Bucket="faces")
+        break
+    except Exception:
+        time.sleep(0.5)'
+	faces
+	write s3://faces/records
+	quietly afad-inspect-records --records_dir=s3://faces/records --verify
+	train s3://faces/records
+	quietly afad-evaluate --run_dir=run
+	quietly afad-freeze --run_dir=run --output_dir=s3://faces/graph --output_name=faces
+	quietly afad-predict --graph=s3://faces/graph/faces.pb faces/*/111
+	kill "$server"
+	trap 'rm -rf "$place"' EXIT
+	unset AWS_ENDPOINT_URL XDG_CACHE_HOME
+	echo "S3 is written, verified, trained from, and predicted with"
 }
 
 check_io() {

@@ -1,7 +1,7 @@
-"""Reads files and writes them atomically, on local disks and with ``tf.io.gfile``.
+"""Reads files and writes them atomically, on local disks and in remote stores.
 
-A path with a scheme (``gs://``, ``s3://``) is opened with ``tf.io.gfile``; every other
-path is opened by the operating system, without TensorFlow.
+A path with a scheme (``gs://``, ``s3://``) is opened by `stores`; every other path is
+opened by the operating system, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,19 +11,16 @@ import hashlib
 import json
 import os
 import re
-import sys
-import types
 from collections.abc import Mapping
 from typing import Any
 
-from afad_tfdata.common import errors, io_extra
-from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.common import errors, stores
 
 # A full disk, an exhausted quota, and a file that reaches the process's limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK_BYTES = 1 << 20
-# Schemes that this process has used, for `aborts_at_exit`.
-_used: set[str] = set()
+# Each chunk is a request.
+_REMOTE_CHUNK_BYTES = 8 << 20
 
 
 def is_remote(path: str) -> bool:
@@ -37,47 +34,30 @@ def local_path(path: str) -> str:
     return path[local.end() :] if local else path
 
 
-def gfile(path: str) -> types.ModuleType:
-    """``tf.io.gfile``, after loading what the path's scheme needs.
-
-    Raises:
-      UsageError: No file system is registered for the scheme; TensorFlow itself has no
-        ``s3://``, and the ``io`` extra adds it.
-    """
-    if is_remote(path):
-        io_extra.require_scheme(path)
-    if path.startswith("s3://"):
-        _used.add("s3")
-    return tf.io.gfile
-
-
-def aborts_at_exit() -> bool:
-    """Whether the process must end with ``os._exit``, after flushing its streams.
-
-    tensorflow-io 0.37 aborts in its destructors after any S3 operation, and the exit
-    status would then say that the command failed.
-    """
-    return "s3" in _used
-
-
 def join(directory: str, *names: str) -> str:
     """Joins path parts; remote paths keep their forward slashes."""
     return os.path.join(directory, *names)
 
 
+def user_cache() -> str:
+    """The user's local directory for what can be fetched or made again."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(cache, "afad_tfdata")
+
+
 def exists(path: str) -> bool:
     """Whether a file or directory exists."""
-    return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
+    return stores.exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def make_dirs(path: str) -> None:
     """Creates a directory and its parents; `UsageError` if that is impossible."""
     try:
         if is_remote(path):
-            gfile(path).makedirs(path)
+            stores.make_dirs(path)
         else:
             os.makedirs(path, exist_ok=True)
-    except (OSError, _gfile_error()) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or errors.one_line(error)
         raise errors.UsageError(
             f"cannot make the directory {path}: {reason};"
@@ -88,8 +68,7 @@ def make_dirs(path: str) -> None:
 def read_bytes(path: str) -> bytes:
     """The whole content of a file."""
     if is_remote(path):
-        with gfile(path).GFile(path, "rb") as f:
-            return f.read()
+        return stores.read_bytes(path)
     with open(path, "rb") as f:
         return f.read()
 
@@ -113,11 +92,10 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
         try:
-            with gfile(path).GFile(path, "wb") as f:
-                f.write(data)
-        except (OSError, _gfile_error()) as error:
+            stores.write_bytes(path, data)
+        except stores.StoreError as error:
             raise errors.UsageError(
-                f"cannot write {path}: {errors.one_line(error)}; check the bucket's"
+                f"cannot write {path}: {error.strerror}; check the bucket's"
                 " name and the credentials"
             ) from error
         return
@@ -268,7 +246,7 @@ def read_json(path: str, *, what: str, advice: str) -> Any:
     """
     try:
         content = read_bytes(path)
-    except (OSError, _gfile_error()) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or errors.one_line(error)
         raise errors.UsageError(
             f"cannot read {what} {path}: {reason}; {advice}"
@@ -284,16 +262,11 @@ def read_json(path: str, *, what: str, advice: str) -> Any:
 def sha256(path: str) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
-    opener = gfile(path).GFile if is_remote(path) else open
-    with opener(path, "rb") as f:
+    if is_remote(path):
+        for chunk in stores.read_chunks(path, _REMOTE_CHUNK_BYTES):
+            digest.update(chunk)
+        return digest.hexdigest()
+    with open(path, "rb") as f:
         while chunk := f.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _gfile_error() -> type[BaseException]:
-    """TensorFlow's error class, or ``OSError`` if TensorFlow is not loaded."""
-    # Naming the class would import TensorFlow, which takes seconds.
-    if "tensorflow" in sys.modules:
-        return tf.errors.OpError
-    return OSError

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import sys
 import warnings
 
@@ -34,6 +35,9 @@ def require_scheme(path: str) -> None:
         return
     reason = why_no_scheme(scheme)
     if not reason:
+        # tensorflow-io has a name of its own for what the AWS tools call so.
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+            os.environ.setdefault("S3_ENDPOINT", endpoint)
         return
     known = ", ".join(f"{name}://" for name in registered_schemes())
     advice = "use one of these" if scheme not in SCHEMES else install_command()

@@ -22,7 +22,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from afad_tfdata.common import errors, options, preemption
+from afad_tfdata.common import errors, io_extra, options, preemption, stores
 from afad_tfdata.common.lazy_imports import tf
 
 # How often the main thread looks whether a signal came.
@@ -124,6 +124,10 @@ def _start_server(
         )
         port = server.target.rpartition(":")[2]
         return f"dispatcher at grpc://{config.host}:{port}", server
+    # Which records it will read, trainings say later: TensorFlow must then know s3://.
+    # Without tensorflow-io, a data server reads what TensorFlow itself can open.
+    if not io_extra.why_no_scheme("s3"):
+        stores.gfile("s3://")
     # TensorFlow replaces %port% by the port that it found free.
     port = config.port or "%port%"
     address = f"{config.host}:{port}"

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from afad_tfdata.common import errors, io_extra, resources
+from afad_tfdata.common import errors, files, io_extra, resources
 from afad_tfdata.reading import (
     bad_records,
     engine_graph,
@@ -87,9 +87,24 @@ def _load_index(
             task=config.task,
             max_bad_records=config.max_bad_records,
         )
+    if config.data_service and not config.cache_dir:
+        _check_service_reads(config.records_dir)
     return record_index.load(
         config.records_dir, split, config.cache_dir, config.cache_dir_gib
     )
+
+
+def _check_service_reads(records_dir: str) -> None:
+    """Refuses records that only a copy on this machine would make readable."""
+    if not files.is_remote(records_dir):
+        return
+    try:
+        io_extra.require_scheme(records_dir)
+    except errors.UsageError as error:
+        raise errors.UsageError(
+            f"--data_service: TensorFlow's data servers read the shards themselves, and"
+            f" {error}; or name a --cache_dir that all machines share"
+        ) from error
 
 
 def choose(

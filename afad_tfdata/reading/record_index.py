@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, io_extra
 from afad_tfdata.reading import shard_cache
 from afad_tfdata.storage import schema, tfrecord
+
+_log = logging.getLogger(__name__)
 
 
 # Compared by identity: dataclass equality would compare arrays, which has no one truth.
@@ -143,7 +146,8 @@ def load(
     Args:
       records_dir: Where the data set is.
       split: One of `sharding.SPLITS`.
-      cache_dir: Local directory for shards that are remote; empty to leave them there.
+      cache_dir: Local directory for shards that are remote. If empty, they stay there
+        if TensorFlow can read them, and are copied to the user's cache otherwise.
       cache_dir_gib: As for `shard_cache.localize`.
 
     Raises:
@@ -156,7 +160,9 @@ def load(
     manifest = schema.load_manifest(records_dir)
     found = manifest.split(split)
     entries = schema.load_index(records_dir, manifest, split)
-    if cache_dir and files.is_remote(records_dir):
+    if files.is_remote(records_dir) and not cache_dir:
+        cache_dir = _needed_cache(records_dir)
+    if files.is_remote(records_dir) and cache_dir:
         paths = shard_cache.localize(
             records_dir, found.shards, cache_dir, cache_dir_gib
         )
@@ -188,6 +194,22 @@ def fractional_ages(ages: Sequence[float] | np.ndarray) -> np.ndarray | None:
     """Ages as float32 if one has a fraction of a year, which the index cannot hold."""
     exact = np.asarray(ages, np.float32)
     return exact if (exact != np.floor(exact)).any() else None
+
+
+def _needed_cache(records_dir: str) -> str:
+    """Empty if TensorFlow's operations can read there; else the user's own cache."""
+    try:
+        io_extra.require_scheme(records_dir)
+    except errors.UsageError:
+        directory = files.join(files.user_cache(), "shards")
+        _log.info(
+            "input: TensorFlow cannot open %s itself: the shards are copied to %s"
+            " (--cache_dir names another directory)",
+            records_dir,
+            directory,
+        )
+        return directory
+    return ""
 
 
 def _check_size(path: str, expected: int) -> None:

@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from afad_tfdata.common import errors, files, locks, progress, resources
+from afad_tfdata.common import errors, files, locks, progress, resources, stores
 from afad_tfdata.storage import schema
 
 _PREFIX, _TEMPORARY = "shard-", "fetching-"
@@ -100,21 +100,20 @@ def _fetch(remote: str, path: str, shard: schema.Shard) -> None:
     temporary = os.path.join(directory, _TEMPORARY + name)
     digest, count = hashlib.sha256(), 0
     try:
-        with files.gfile(remote).GFile(remote, "rb") as source:
-            with open(temporary, "wb") as f:
-                while chunk := source.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                    count += len(chunk)
-                    f.write(chunk)
+        with open(temporary, "wb") as f:
+            for chunk in stores.read_chunks(remote, _CHUNK_BYTES):
+                digest.update(chunk)
+                count += len(chunk)
+                f.write(chunk)
+    except stores.StoreError as error:
+        files.remove_if_there(temporary)
+        raise errors.DataError(
+            f"cannot read the shard {remote}: {error.strerror}; check the bucket's name"
+            " and the credentials, or restore it"
+        ) from error
     except OSError as error:
         files.remove_if_there(temporary)
         raise files.write_error(path, error) from error
-    except Exception as error:  # Each file system has errors of its own.
-        files.remove_if_there(temporary)
-        raise errors.DataError(
-            f"cannot read the shard {remote}: {errors.one_line(error)}; check the"
-            " bucket's name and the credentials, or restore it"
-        ) from error
     if count != shard.num_bytes or digest.hexdigest() != shard.sha256:
         files.remove_if_there(temporary)
         raise errors.DataError(

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 
-from afad_tfdata.common import errors, files, progress
+from afad_tfdata.common import errors, files, progress, stores
 from afad_tfdata.storage import schema
 
 _log = logging.getLogger(__name__)
@@ -23,9 +23,8 @@ def staging_dir(output_dir: str, work_dir: str) -> str:
       work_dir: The parent that the user chose; empty for the user's cache.
     """
     name = hashlib.sha256(output_dir.encode()).hexdigest()[:16]
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     # A directory of its own, because it is removed when everything is uploaded.
-    parent = work_dir or os.path.join(cache, "afad_tfdata")
+    parent = work_dir or files.user_cache()
     return os.path.join(parent, f"writing-{name}")
 
 
@@ -37,11 +36,9 @@ def stored(output_dir: str) -> schema.Manifest | None:
     """
     try:
         there = files.exists(files.join(output_dir, schema.MANIFEST_NAME))
-    except errors.AfadError:
-        raise  # It says what is missing; the bucket and the credentials are not it.
-    except Exception as error:  # Every file system raises its own classes.
+    except stores.StoreError as error:
         raise errors.UsageError(
-            f"cannot read {output_dir}: {errors.one_line(error)}; check the"
+            f"cannot read {output_dir}: {error.strerror}; check the"
             " bucket's name and the credentials"
         ) from error
     return schema.load_manifest(output_dir) if there else None
@@ -88,13 +85,11 @@ def copy(path: str, output_dir: str, name: str) -> None:
 
 
 def _copy(path: str, target: str) -> None:
-    gfile = files.gfile(target)
     try:
-        gfile.copy(path, target, overwrite=True)
-        size = gfile.stat(target).length
-    except Exception as error:  # Every file system raises its own classes.
+        size = stores.upload(path, target)
+    except stores.StoreError as error:
         raise errors.UsageError(
-            f"cannot write {target}: {errors.one_line(error)}; check the bucket's name"
+            f"cannot write {target}: {error.strerror}; check the bucket's name"
             " and the credentials, then run the same command: it continues"
         ) from error
     if size != os.path.getsize(path):

@@ -9,19 +9,23 @@ as far as they can still be read; one bad record never hides the next.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors, files, options, resources
+from afad_tfdata.common import crc32, errors, files, options, resources, stores
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, sharding, tfrecord
 from afad_tfdata.writing import dataset_pictures, summary
 
 _SHEET_FACES, _SHEET_COLUMNS = 80, 10
+# One request to a remote store.
+_CHUNK_BYTES = 8 << 20
 _WRONG_CHECKSUM = "the image's checksum is not that of the index"
 
 
@@ -251,12 +255,35 @@ def diff(records_dir: str, other_dir: str) -> list[str]:
 
 def _check_file(directory: str, expected: schema.Shard) -> Iterator[Fault]:
     """Yields a fault if a file does not have the size and digest of the manifest."""
-    path = files.join(directory, expected.name)
     try:
-        size = os.path.getsize(path)
+        with _local_copy(files.join(directory, expected.name)) as path:
+            found = list(_check_content(path, expected))
     except OSError as error:
         yield Fault(expected.name, None, None, f"cannot be read: {error.strerror}")
         return
+    yield from found
+
+
+@contextlib.contextmanager
+def _local_copy(path: str) -> Iterator[str]:
+    """The file itself, or a temporary copy of a remote one.
+
+    Raises:
+      OSError: The remote one cannot be read.
+    """
+    if not files.is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="afad-inspect-") as directory:
+        copy = os.path.join(directory, os.path.basename(path))
+        with open(copy, "wb") as f:
+            for chunk in stores.read_chunks(path, _CHUNK_BYTES):
+                f.write(chunk)
+        yield copy
+
+
+def _check_content(path: str, expected: schema.Shard) -> Iterator[Fault]:
+    size = os.path.getsize(path)
     if size != expected.num_bytes:
         fault = f"{size} bytes instead of {expected.num_bytes}"
         yield Fault(expected.name, None, None, fault)
@@ -269,7 +296,7 @@ def _check_mean(directory: str, manifest: schema.Manifest) -> list[Fault]:
     """Compares the file for other programs with the manifest."""
     try:
         stored = files.read_json(
-            os.path.join(directory, schema.MEAN_NAME), what="", advice=""
+            files.join(directory, schema.MEAN_NAME), what="", advice=""
         )
     except errors.AfadError as error:
         return [Fault(schema.MEAN_NAME, None, None, str(error).strip())]
@@ -292,11 +319,19 @@ def _check_shard(
       shard: The shard.
       rows: Its rows of the index; None if the index is damaged.
     """
-    yield from _check_file(directory, shard)
-    path = os.path.join(directory, shard.name)
-    # A missing shard or a damaged index is a fault by itself, which was found already.
-    if rows is None or not os.path.exists(path):
-        return
+    try:
+        with _local_copy(files.join(directory, shard.name)) as path:
+            yield from _check_content(path, shard)
+            # A damaged index is a fault by itself, which was found already.
+            if rows is not None:
+                yield from _check_rows(path, manifest, shard, rows)
+    except OSError as error:
+        yield Fault(shard.name, None, None, f"cannot be read: {error.strerror}")
+
+
+def _check_rows(
+    path: str, manifest: schema.Manifest, shard: schema.Shard, rows: np.ndarray
+) -> Iterator[Fault]:
     if len(rows) != shard.num_examples:
         fault = f"the index has {len(rows)} records, the shard {shard.num_examples}"
         yield Fault(shard.name, None, None, fault)

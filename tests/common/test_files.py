@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, stores
 
 
 def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
@@ -76,7 +76,7 @@ def test_a_failed_write_gives_its_reason_in_words(tmp_path):
 
 
 def test_only_s3_makes_a_process_abort_at_exit(monkeypatch):
-    monkeypatch.setattr(files, "_used", set())
-    assert not files.aborts_at_exit()
-    files._used.add("s3")
-    assert files.aborts_at_exit()
+    monkeypatch.setattr(stores, "_used", set())
+    assert not stores.aborts_at_exit()
+    stores._used.add("s3")
+    assert stores.aborts_at_exit()

@@ -32,6 +32,7 @@ def loads_nothing(monkeypatch):
 
 
 def _with_schemes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setattr(
         tf.io.gfile, "get_registered_schemes", lambda: ["ram", "gs", "file", ""]
     )
@@ -39,7 +40,7 @@ def _with_schemes(monkeypatch):
 
 def test_an_import_that_registers_nothing_is_not_enough(loads_nothing):
     with pytest.raises(errors.UsageError) as caught:
-        files.exists("s3://bucket/records")
+        io_extra.require_scheme("s3://bucket/records")
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith("s3://bucket/records needs the file system s3://")
@@ -52,7 +53,8 @@ def test_the_advice_does_not_speak_of_buckets(loads_nothing):
     with pytest.raises(errors.UsageError) as caught:
         remote.stored("s3://bucket/records")
     assert "credentials" not in str(caught.value)
-    assert "pip install 'afad-tfdata[io]'" in str(caught.value)
+    assert "pip install 'afad-tfdata[remote]'" in str(caught.value)
+    assert "s3fs is not installed" in str(caught.value)
 
 
 def test_tensorflow_io_that_is_not_installed_is_said(monkeypatch):
@@ -60,7 +62,7 @@ def test_tensorflow_io_that_is_not_installed_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
     _with_schemes(monkeypatch)
     with pytest.raises(errors.UsageError, match="tensorflow.io is not installed"):
-        files.read_bytes("s3://bucket/records")
+        io_extra.require_scheme("s3://bucket/records")
     assert io_extra.why_no_hdf5() == "tensorflow-io is not installed"
 
 
