@@ -254,6 +254,8 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
             # The system refused the file: that says nothing about its bytes.
             raise files.read_error(path, error) from error
         raise _damaged(path, errors.one_line(error)) from error
+    except errors.UsageError:
+        raise  # A store that cannot be reached.
     except Exception as error:  # np.load may raise any error for a damaged header.
         raise _damaged(path, errors.one_line(error)) from error
     if index.dtype != INDEX_DTYPE or index.shape != (expected.num_examples,):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from afad_tfdata.writing import dataset_pictures, summary
 _SHEET_FACES, _SHEET_COLUMNS = 80, 10
 # One request to a remote store.
 _CHUNK_BYTES = 8 << 20
+# The system refuses to open a file, whatever is in it.
+_REFUSED = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM)
 _WRONG_CHECKSUM = "the image's checksum is not that of the index"
 
 
@@ -175,8 +178,10 @@ def verify(records_dir: str, *, num_threads: int = 0) -> list[Fault]:
       The faults, by file and position; empty for a sound data set.
 
     Raises:
-      UsageError: There is no manifest.
+      UsageError: There is no manifest, or a file cannot be opened or read: then nothing
+        is known of its bytes.
     """
+    records_dir = files.local_path(records_dir)
     try:
         manifest = schema.load_manifest(records_dir)
     except errors.DataError as error:
@@ -259,7 +264,7 @@ def _check_file(directory: str, expected: schema.Shard) -> Iterator[Fault]:
         with _local_copy(files.join(directory, expected.name)) as path:
             found = list(_check_content(path, expected))
     except OSError as error:
-        yield Fault(expected.name, None, None, f"cannot be read: {error.strerror}")
+        yield _missing(expected.name, directory, error)
         return
     yield from found
 
@@ -294,12 +299,13 @@ def _check_content(path: str, expected: schema.Shard) -> Iterator[Fault]:
 
 def _check_mean(directory: str, manifest: schema.Manifest) -> list[Fault]:
     """Compares the file for other programs with the manifest."""
+    path = files.join(directory, schema.MEAN_NAME)
+    if not files.exists(path):
+        return [Fault(schema.MEAN_NAME, None, None, "is missing")]
     try:
-        stored = files.read_json(
-            files.join(directory, schema.MEAN_NAME), what="", advice=""
-        )
-    except errors.AfadError as error:
-        return [Fault(schema.MEAN_NAME, None, None, str(error).strip())]
+        stored = files.read_json(path, what="the means", advice="restore it")
+    except errors.DataError as error:
+        return [Fault(schema.MEAN_NAME, None, None, str(error))]
     if stored != manifest.mean:
         return [Fault(schema.MEAN_NAME, None, None, "differs from the manifest")]
     return []
@@ -326,7 +332,18 @@ def _check_shard(
             if rows is not None:
                 yield from _check_rows(path, manifest, shard, rows)
     except OSError as error:
-        yield Fault(shard.name, None, None, f"cannot be read: {error.strerror}")
+        yield _missing(shard.name, directory, error)
+
+
+def _missing(name: str, directory: str, error: OSError) -> Fault:
+    """The fault of a file that is not there.
+
+    Raises:
+      UsageError: It is there, and the system does not let this process read it.
+    """
+    if error.errno == errno.ENOENT:
+        return Fault(name, None, None, f"is missing: {error.strerror or error}")
+    raise files.read_error(files.join(directory, name), error) from error
 
 
 def _check_rows(
@@ -425,5 +442,7 @@ def _check_hdf5(
                         )
                         yield Fault(name, position, key, fault)
     except Exception as error:  # h5py raises many kinds for damaged files.
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            raise
         fault = f"cannot be read as HDF5: {errors.one_line(error)}"
         yield Fault(name, None, None, fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -182,3 +183,47 @@ def test_no_data_set_is_one_line(tmp_path):
         inspection.InspectConfig()
     with pytest.raises(errors.UsageError, match="--num_threads must be 0 or more"):
         inspection.InspectConfig(records_dir=str(tmp_path), num_workers=-1)
+
+
+@pytest.mark.parametrize("kind", ["sample_records", "hdf5_records"])
+@pytest.mark.parametrize("scheme", ["file", "ram"])
+def test_records_behind_a_scheme_are_verified(kind, scheme, request, tmp_path):
+    """Sound records in a bucket were called damaged."""
+    import tensorflow as tf
+
+    directory = _copy(request.getfixturevalue(kind), tmp_path)
+    name = _shard(directory)
+    target = f"file://{directory}"
+    if scheme == "ram":
+        target = f"ram://verified-{kind}"
+        for file in os.listdir(directory):
+            path = os.path.join(directory, file)
+            tf.io.gfile.copy(path, f"{target}/{file}", overwrite=True)
+    assert inspection.verify(target) == []
+    config = inspection.InspectConfig(records_dir=target, verify=True)
+    assert not inspection.inspect_records(config).faults
+    tf.io.gfile.remove(f"{target}/{name}")
+    (fault,) = inspection.verify(target)
+    assert fault.file == name and fault.fault.startswith("is missing")
+
+
+@pytest.mark.parametrize("kind", ["sample_records", "hdf5_records"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("which", ["shard", "index", "mean.json", "manifest.json"])
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(
+    kind, number, which, request, monkeypatch
+):
+    directory = request.getfixturevalue(kind)
+    name = {"shard": _shard(directory), "index": "afad-train.index.npy"}.get(which)
+    refused = os.path.join(directory, name or which)
+
+    def opened(path, *arguments, **named):
+        if path == refused:
+            raise OSError(number, os.strerror(number))
+        return builtin(path, *arguments, **named)
+
+    builtin = open
+    monkeypatch.setattr("builtins.open", opened)
+    with pytest.raises(errors.UsageError, match=os.strerror(number)) as caught:
+        inspection.verify(directory)
+    assert "damaged" not in str(caught.value)
