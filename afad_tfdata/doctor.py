@@ -354,8 +354,11 @@ _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
     "beam": (_try_imports("apache_beam"), "write_records on Apache Beam"),
     "tfds": (_try_tfds, "opening the records with TFDS"),
     "export": (
-        _try_imports("tf2onnx.convert", "onnxruntime", "tf_keras"),
-        "ONNX files next to the frozen graph, and models of Keras 2",
+        _try_imports(
+            *("tf2onnx.convert", "onnxruntime", "tf_keras"),
+            "ai_edge_litert.interpreter",
+        ),
+        "ONNX files, the check of TFLite files by LiteRT, and models of Keras 2",
     ),
 }
 

@@ -188,9 +188,10 @@ check_export() {
 	write records
 	train records
 	quietly afad-freeze --run_dir=run --records_dir=records --output_dir=graph \
-		--output_name=faces --onnx
+		--output_name=faces --onnx --tflite
 	quietly afad-predict --graph=graph/faces.onnx faces/*/111
-	echo "ONNX files are written and predict"
+	quietly afad-predict --graph=graph/faces.tflite faces/*/111
+	echo "ONNX and TFLite files are written and predict"
 }
 
 check_beam() {

@@ -10,6 +10,8 @@ ONNX files run in their own runtimes.  Keras is not imported::
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -151,7 +153,7 @@ def _load_saved_model(
 
 def _load_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> _Call:
     del feed, device  # The converter renames the input; TFLite runs on the CPU only.
-    interpreter = tf.lite.Interpreter(path)
+    interpreter = tflite_interpreter()(path)
     function = interpreter.get_signature_runner("serving_default")
     (name,) = function.get_input_details()
 
@@ -162,6 +164,27 @@ def _load_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> 
     # The interpreter owns the memory that the signature's runner works in.
     call.interpreter = interpreter  # type: ignore[attr-defined]
     return call
+
+
+def tflite_interpreter() -> Any:
+    """The class that runs TFLite files: LiteRT's, or TensorFlow's own without it.
+
+    LiteRT is TFLite under its new name, and what devices run; TensorFlow has announced
+    that it will remove its own copy.
+
+    Raises:
+      UsageError: Neither is usable here.
+    """
+    # A LiteRT that is installed may still not load: then TensorFlow's serves.
+    with contextlib.suppress(Exception):
+        return importlib.import_module("ai_edge_litert.interpreter").Interpreter
+    try:
+        return tf.lite.Interpreter
+    except AttributeError:
+        # It names LiteRT and why that does not load.
+        return errors.require(
+            "ai_edge_litert.interpreter", extra="export", purpose="running TFLite"
+        ).Interpreter
 
 
 def _load_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> _Call:

@@ -91,6 +91,7 @@ def bucket(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(stores, "_ATTEMPTS", 2)  # Each one waits longer.
     monkeypatch.setattr(_Store, "objects", {})
     monkeypatch.setattr(_Store, "asked", [])
     yield _Store.objects

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -259,6 +261,22 @@ def test_other_formats_equal_the_model(kind, model, tmp_path):
     feed, fetches = export_format.names("root_input", small_graphs.NODES)
     comparison = small_graphs.compared(path, source, fetches, feed)
     assert comparison.failure(1.0) is None
+
+
+def test_litert_runs_tflite_files_where_it_is_installed(monkeypatch):
+    class Interpreter:
+        pass
+
+    litert = types.ModuleType("ai_edge_litert.interpreter")
+    litert.Interpreter = Interpreter
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", types.ModuleType("litert"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", litert)
+    assert loaded_graph.tflite_interpreter() is Interpreter
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    assert loaded_graph.tflite_interpreter() is tf.lite.Interpreter
+    monkeypatch.setattr(loaded_graph, "tf", types.SimpleNamespace(lite=object()))
+    with pytest.raises(errors.UsageError, match=r"running TFLite .*\[export\]"):
+        loaded_graph.tflite_interpreter()
 
 
 def test_an_unknown_operation_is_named_with_its_layer(tmp_path):
