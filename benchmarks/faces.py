@@ -359,9 +359,9 @@ def fitted(arguments: argparse.Namespace, place: Place, seed: int) -> keras.Mode
     data = input_fn.train_input_fn(place.input(seed=seed, as_supervised=True))
     rng = tf.random.Generator.from_seed(seed)
 
-    def flip(images, labels, weights):
+    def flip(images, labels):
         mirrored = rng.uniform([BATCH, 1, 1, 1]) < 0.5
-        return tf.where(mirrored, images[:, :, ::-1], images), labels, weights
+        return tf.where(mirrored, images[:, :, ::-1], images), labels
 
     def rate(epoch: int) -> float:
         return RATE if epoch < FIRST_EPOCHS else LAST_RATE

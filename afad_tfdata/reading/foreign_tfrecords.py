@@ -240,6 +240,6 @@ def _image(example: Mapping[str, Any], name: str) -> tuple[bytes, codec.ImageHea
     except codec.ImageError as error:
         raise _UnusableError(f"its image cannot be used: {error}") from error
     # Entropy-coded data never contain these bytes, but a thumbnail before them does.
-    if header.format == "jpeg" and image.rfind(b"\xff\xd9") < image.rfind(b"\xff\xda"):
+    if header.format == "jpeg" and image.rfind(b"\xff\xd9") <= image.rfind(b"\xff\xda"):
         raise _UnusableError("its image cannot be used: the JPEG is cut short")
     return image, header

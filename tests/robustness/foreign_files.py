@@ -150,7 +150,7 @@ TFRECORD_DAMAGE = (
     *("none",) * 12,
     *("GZIP", "ZLIB", "cut", "cut at a record"),
     *("flipped data", "flipped length", "empty shard first", "cut image", "CMYK"),
-    *("no image", "not an example", "text", "empty"),
+    *("no image", "not an example", "text", "empty", "cut inside"),
 )
 
 
@@ -201,6 +201,21 @@ def try_labels(name: str, container: str, directory: str) -> None:
         trial = _hdf5(rng, directory, name, "uint8", "last", "contiguous", "none", 0)
     else:
         trial = _tfrecord(rng, directory, name, "none", "png", 0)
+    _check_index(trial)
+
+
+def try_damage(name: str, container: str, budget: int, directory: str) -> None:
+    """One kind of damage, with or without a budget of bad records."""
+    rng = np.random.default_rng(0)
+    if container == "hdf5":
+        trial = _hdf5(rng, directory, "age", "uint8", "last", "gzip", name, budget)
+    else:
+        trial = _tfrecord(rng, directory, "age", name, "jpeg", budget)
+    _check_index(trial)
+
+
+def _check_index(trial: Trial) -> None:
+    """Compares the labels, or checks that the file is refused."""
     fields = input_fn.InputConfig(**trial.config)
     try:
         index = engines.open_index(fields, "test")
@@ -378,6 +393,11 @@ def _tfrecord(rng, directory, label, damage, kind, budget) -> Trial:
     elif damage == "flipped length":
         data[sum(sizes[:4])] ^= 1
         good[4] = False
+    elif damage == "cut inside":
+        # The next record's first bytes are taken for this one's last.
+        middle = sum(sizes[:4]) + 60
+        del data[middle : middle + 20]
+        good[4:6] = False
     elif damage == "text":
         data, right = bytearray(b"not a record, but some text\n" * 9), False
     elif damage == "empty":

@@ -24,6 +24,18 @@ def test_every_form_of_labels(name, container, tmp_path):
     foreign_files.try_labels(name, container, str(tmp_path))
 
 
+@pytest.mark.parametrize("name", sorted(set(foreign_files.TFRECORD_DAMAGE)))
+@pytest.mark.parametrize("budget", [0, foreign_files.COUNT])
+def test_every_damage_of_tfrecords(name, budget, tmp_path):
+    foreign_files.try_damage(name, "tfrecord", budget, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted(set(foreign_files.HDF5_DAMAGE)))
+@pytest.mark.parametrize("budget", [0, foreign_files.COUNT])
+def test_every_damage_of_hdf5(name, budget, tmp_path):
+    foreign_files.try_damage(name, "hdf5", budget, str(tmp_path))
+
+
 @pytest.mark.slow
 def test_many_drawn_files():
     foreign_files.run(range(12, 332))
