@@ -19,9 +19,11 @@ from typing import Any
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import (
     assembly,
+    caller_data,
+    caller_model,
     initial_weights,
     recipe,
     run_dir,
@@ -43,34 +45,44 @@ _log = logging.getLogger(__name__)
 def train(
     config: TrainConfig,
     model: keras.Model | None = None,
-    train_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset] | None = None,
-    validation_dataset: tf.data.Dataset | None = None,
+    train_dataset: Any = None,
+    validation_dataset: Any = None,
     augment: Callable[..., Any] | None = None,
     loss: Callable[..., Any] | None = None,
 ) -> TrainResult:
     """Trains a model, or continues a training that was stopped.
 
+    The caller's parts and the first batch are checked before the first step.
+
     Args:
       config: The options.
-      model: Your own Keras model: input float32 ``[n, S, S, 3]``, outputs
-        ``age_output`` ``[n, 1]`` years and/or ``gender_output`` ``[n, 1]`` probability.
-        After training, it has the weights of the last step.
+      model: Your own model of Keras 3: input float32 ``[n, S, S, 3]`` of
+        ``(x - mean) / 127.5``, outputs ``age_output`` ``[n, 1]`` in years and/or
+        ``gender_output`` ``[n, 1]``, the probability of class 1.  If the task has one
+        label, the only output may have any name.  Layers that you froze stay frozen.
+        After training, the model has the weights of the last step.
       train_dataset: Your own ``tf.data.Dataset`` of global batches ``({"image": uint8
-        [B, S, S, 3]}, {"age": float32 [B], "gender": int32 [B]})``, or a function of
-        the first step that returns one.  The data set must give the same batches each
-        time it is read; otherwise a run does not continue exactly.
-      validation_dataset: Likewise, finite; ``features["mask"]`` is False on padding.
-      augment: Your own ``(images, seed=, step=, offset=)`` to float32 images.
-      loss: Your own ``(outputs, labels)`` to a dict of per-example losses ``[B]``, of
+        or float [B, S, S, 3] in [0, 255]}, {"age": [B] years, "gender": [B] 0 or 1})``;
+        a function of the first step that returns one; or a pair of arrays ``(images,
+        labels)``, which is shuffled as records are.  If the task has one label, images
+        and labels may be plain tensors.  The last batch of a pass may be smaller.  The
+        data set must give the same batches each time it is read; otherwise a run does
+        not continue exactly.
+      validation_dataset: Likewise, finite, in batches of any size, and not shuffled;
+        ``features["mask"]`` is False on padding.  None takes the validation split of
+        the records, if there are records.
+      augment: Your own ``(images, seed=, step=, offset=)`` to images in [0, 255].  It
+        may leave out any of the keywords.
+      loss: Your own ``(outputs, labels)`` to losses ``[B]``, or to a dict of them, of
         which ``loss`` is minimised.
 
     Returns:
       The best epoch, and where the models are.
 
     Raises:
-      UsageError: The flags or the records cannot be used, or the run directory has a
-        run with other flags.
-      PreemptedError: A signal asked to stop; everything is saved.
+      UsageError: The flags, the records or your own parts cannot be used, or the run
+        directory has a run with other flags or parts.
+      PreemptedError: A signal or Ctrl-C asked to stop; everything is saved.
       DataError: The weights to begin with are not finite, or the training still
         diverges after `max_recoveries` recoveries.
     """
@@ -82,12 +94,16 @@ def train(
     own = train_data.CallerObjects(
         model, train_dataset, validation_dataset, augment, loss
     )
+    if model is not None:
+        caller_model.check_kind(model)
     if cluster.find():  # Joining the job starts TensorFlow and fixes its threads.
         runtime.set_threads(config.threads)
     with (
         multi_worker.join(config.devices, config.all_reduce) as workers,
         run_dir.hold(config.run_dir, workers) as directory,
         input_fn.readable_errors(),
+        caller_data.readable_errors(own_data=not own.builds_data()),
+        caller_model.flags_restored(model),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         phases = recipe.phases(config, pretrained=pretrained)
@@ -100,13 +116,17 @@ def train(
             ]
         )
         snapshot = run_state.of_plain(found)
-        if snapshot is not None and model is None and has_models:
+        if snapshot is not None and own == train_data.CallerObjects() and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
                 # Checked before anything is built, so that asking again costs nothing.
                 _log.info("this run is finished: nothing is left to do")
                 return train_result.of(config, snapshot.state, snapshot.history)
         parts = assembly.assemble(
             config, own, begun=snapshot is not None, strategy=workers.strategy
+        )
+        workers.from_chief(lambda: directory.check_parts(parts.facts["parts"]))
+        parts.data.refuse_short(
+            sum(phase.epochs for phase in phases) * parts.steps_per_epoch
         )
         if snapshot is None:  # A checkpoint has its own weights.
             assembly.set_initial_weights(config, own, parts)

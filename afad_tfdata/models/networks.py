@@ -34,7 +34,7 @@ STAGES = ("warmup", "tuning")
 # original project's recipe.
 DEFAULT_TRAINABLE_LAYERS = 4
 
-_OUTPUTS = ("age_output", "gender_output", "age_logits", "gender_logits")
+OUTPUTS = ("age_output", "gender_output", "age_logits", "gender_logits")
 
 _log = logging.getLogger(__name__)
 
@@ -277,8 +277,8 @@ def training_model(model: keras.Model) -> keras.Model:
     Raises:
       UsageError: The model has no outputs of these names.
     """
-    outputs = dict(zip(_output_names(model), _flat_outputs(model), strict=True))
-    found = {name: outputs[name] for name in _OUTPUTS if name in outputs}
+    outputs = named_outputs(model)
+    found = {name: outputs[name] for name in OUTPUTS if name in outputs}
     if not {"age_output", "gender_output"} & set(found):
         raise errors.UsageError(
             "a model's outputs must be named age_output and gender_output, or one of"
@@ -301,6 +301,14 @@ def stored_variables(model: keras.Model) -> list[keras.Variable]:
     return [v for v in model.variables if id(v) not in fixed]
 
 
+def named_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """Outputs of a functional model or ``Sequential`` by name, in Keras' order.
+
+    The name of an output is its key in a dict, or the name of its layer.
+    """
+    return dict(zip(_output_names(model), _flat_outputs(model), strict=True))
+
+
 def set_trainable(
     model: keras.Model, stage: str, trainable_layers: int | None = None
 ) -> Trainable:
@@ -313,7 +321,8 @@ def set_trainable(
     mode, and its statistics do not change.
 
     Args:
-      model: From `build_model` or `saved.load`.  All layers of a foreign model train.
+      model: From `build_model` or `saved.load`.  The layers of a foreign model train
+        as their ``trainable`` flags say, which stay as they are.
       stage: One of `STAGES`.
       trainable_layers: Layers from the top of the backbone, as Keras lists them in
         ``backbone.layers`` (activations and additions count too); -1 for all, None for
@@ -334,13 +343,16 @@ def set_trainable(
             f"--trainable_layers takes -1 (all) or a number of layers; got"
             f" {trainable_layers}"
         )
+    settings = saved.info(model)
+    if not settings:
+        what = "a model of your own trains as the trainable flags of its layers say"
+        return _describe(model, f"{stage}: {what}")
     _set_flags(model, True)
     for layer in _fixed_layers(model):
         _set_flags(layer, False)
-    settings = saved.info(model)
-    backbone = saved.backbone_of(model) if settings else None
+    backbone = saved.backbone_of(model)
     if backbone is None:
-        return _describe(model, f"{stage}: all layers of a model of your own train")
+        return _describe(model, f"{stage}: all layers train")
     total = len(backbone.layers)
     count, reason = _top_layers(settings["weights"] != "none", stage, trainable_layers)
     count = total if count < 0 else min(count, total)

@@ -13,6 +13,9 @@ from afad_tfdata.images import augment, preprocess
 from afad_tfdata.models import facts, losses, networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import (
+    caller_functions,
+    caller_model,
+    caller_parts,
     class_weights,
     initial_weights,
     optimizers,
@@ -40,8 +43,12 @@ class TrainingParts:
       network: The same variables; returns a dict of outputs
         (`networks.training_model`).
       loss: Per-example losses.
+      loss_names: Which of ``loss``, ``age_loss`` and ``gender_loss`` it returns.
+      unconnected: Weights that the loss does not depend on.
+      frozen: Layers that the caller froze and no stage trains.
       prepare: ``(images, step, offset)`` to the network's input.
       normalize: ``(images)`` to the network's input.
+      data: Where the batches come from.
       train_data: Function of the first step: an iterator of distributed batches.
       validation_data: A distributed data set, or None.
       examples: ``(first, end)``: names of the training examples at these positions
@@ -56,8 +63,12 @@ class TrainingParts:
     model: keras.Model
     network: keras.Model
     loss: Callable[..., Mapping[str, tf.Tensor]]
+    loss_names: tuple[str, ...]
+    unconnected: tuple[keras.Variable, ...]
+    frozen: tuple[keras.layers.Layer, ...]
     prepare: Callable[..., tf.Tensor]
     normalize: Callable[[tf.Tensor], tf.Tensor]
+    data: train_data.TrainData
     train_data: Callable[[int], Iterator[Any]]
     validation_data: Any
     examples: Callable[[int, int], list[str]]
@@ -91,48 +102,93 @@ def assemble(
     strategy = strategy or strategies.create_strategy(
         config.devices, all_reduce=config.all_reduce
     )
-    step.per_replica_batch(
+    per_replica = step.per_replica_batch(
         strategy, config.input.global_batch_size, accumulation=config.accumulation
     )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
-    precision = runtime.resolve_precision(config.precision)
+    network_config = caller_parts.refuse_unusable(config, own)
+    precision = caller_parts.precision(config, own.model)
     manifest = load_manifest(config)
-    mean, ages = _mean_and_ages(manifest, own.model, config.input.task)
-    model = _model(config, own, strategy, precision, manifest, mean, ages, begun=begun)
-    facts.attach(model, _facts(config, own, facts.of(model), manifest, mean, ages))
-    image_size = int(model.inputs[0].shape[1])
-    data = train_data.TrainData(config, own, strategy, manifest, image_size)
+    mean = _mean(manifest, facts.of(own.model))
+    ages = _ages(manifest, network_config, config.input.task)
+    age_head = network_config.get("age_head", config.model.age_head)
+    data = train_data.TrainData(
+        config,
+        own,
+        strategy,
+        manifest,
+        caller_parts.wanted(config, own, ages, age_head),
+    )
+    batch = data.first_batch()
+    sides = caller_parts.sides(config, own, manifest, batch)
+    model, identity = _model(
+        config,
+        own,
+        strategy,
+        precision,
+        mean,
+        ages,
+        sides=sides,
+        part=per_replica // config.accumulation,
+        begun=begun,
+    )
+    known = _facts(config, own, facts.of(model), manifest, mean)
+    facts.attach(model, known)
+    data.use_size(sides[0])
     with strategy.scope():
         network = networks.training_model(model)
+        if own.loss is None:
+            network = caller_model.for_task(network, config.input.task)
     weights, age_weights = _weights(config, manifest, ages)
-    loss = _own_loss(own.loss) or losses.build(
-        _loss_config(config, ages, weights, age_weights)
+    loss: Callable[..., Any] = losses.build(
+        _loss_config(config, ages, age_head, weights, age_weights)
     )
+    if own.loss is not None:
+        labels = batch.labels if batch else {}
+        loss = caller_functions.OwnLoss(own.loss, caller_functions.forms_of(labels))
     changed, form = _augmentation(config, own)
     prepare, normalize = _preparations(changed, mean, seed=config.input.seed)
+    if (own.model, own.augment, own.loss) == (None, None, None):
+        trial = caller_functions.Trial(("loss", "age_loss", "gender_loss"))
+    else:
+        trial = caller_parts.try_parts(
+            config, own, strategy, network, loss, changed, normalize, batch, sides, ages
+        )
+    frozen = caller_parts.frozen(config, own, model)
     num_examples = data.num_examples()
+    batch_size = config.input.global_batch_size
+    if num_examples < batch_size:
+        _log.warning(
+            "--global_batch_size=%d is more than the %d training examples: a step takes"
+            " some of them more than once",
+            batch_size,
+            num_examples,
+        )
     # Batches straddle epochs: an epoch is as many steps as come nearest to one pass.
-    steps_per_epoch = config.steps_per_epoch or max(
-        1, round(num_examples / config.input.global_batch_size)
-    )
+    steps_per_epoch = config.steps_per_epoch or max(1, round(num_examples / batch_size))
     recorded = {
         "model": saved.info(model),
-        **_record_facts(manifest, facts.of(model), ages),
+        **_record_facts(manifest, known, ages),
         "class_weights": list(weights),
-        **_machine_facts(strategy, config.input.global_batch_size, precision),
+        **_machine_facts(strategy, batch_size, precision),
         "train_examples": num_examples,
         "steps_per_epoch": steps_per_epoch,
         "augmentation": form,
         "engine": data.engine(),
         "threads": threads,
+        "parts": own.described(identity),
     }
     return TrainingParts(
         strategy=strategy,
         model=model,
         network=network,
         loss=loss,
+        loss_names=trial.loss_names,
+        unconnected=trial.unconnected,
+        frozen=frozen,
         prepare=prepare,
         normalize=normalize,
+        data=data,
         train_data=data.train,
         validation_data=data.validation(),
         examples=data.names,
@@ -148,6 +204,8 @@ def train_step_of(
 ) -> step.TrainStep:
     """Sets which layers a phase trains, and what takes its steps; a new optimizer."""
     trained = networks.set_trainable(parts.model, phase.stage, config.trainable_layers)
+    for layer in parts.frozen:
+        layer.trainable = False
     _log.info("%s", trained.description)
     with parts.strategy.scope():
         optimizer = optimizers.build(
@@ -156,6 +214,9 @@ def train_step_of(
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
+        if parts.unconnected and phase.optimizer == "adamw":
+            # A weight without a gradient must not shrink either.
+            optimizer.exclude_from_weight_decay(var_list=list(parts.unconnected))
     return step.TrainStep(
         parts.strategy,
         parts.network,
@@ -220,23 +281,12 @@ def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
     return low, low + 1  # No age is learnt, but an empty range is refused.
 
 
-def _mean_and_ages(
-    manifest: schema.Manifest | None, model: keras.Model | None, task: str
-) -> tuple[tuple[float, ...], tuple[int, int]]:
-    """Channel means and age range: of the records, else of the caller's model."""
-    if manifest is not None:
-        return manifest.mean_rgb, _age_range(manifest, task)
-    known = facts.of(model)
-    return known.mean or (_MIDDLE_GRAY,) * 3, _AFAD_AGES
-
-
 def _facts(
     config: train_config.TrainConfig,
     own: train_data.CallerObjects,
     known: facts.Facts,
     manifest: schema.Manifest | None,
     mean: tuple[float, ...],
-    ages: tuple[int, int],
 ) -> facts.Facts:
     """What the model's input and outputs mean after this training.
 
@@ -246,7 +296,6 @@ def _facts(
       known: Facts of the model as it was built or passed.
       manifest: Of the records, or None.
       mean: What is subtracted from the images.
-      ages: Range of the ages in the training data.
 
     Raises:
       UsageError: The caller's model tells other classes, or in another order.
@@ -265,7 +314,25 @@ def _facts(
                 f" {where} has {', '.join(names)}, the other way round: write the data"
                 " set in the model's order (afad-write-records --gender_codes)"
             )
+    ages = _age_range(manifest, config.input.task)
     return dataclasses.replace(result, class_names=names, age_range=ages)
+
+
+def _mean(manifest: schema.Manifest | None, known: facts.Facts) -> tuple[float, ...]:
+    """Channel means: what the caller's model was built for, else of the records."""
+    # Layers of one of our models convert its input by the mean that it was built with.
+    if known.mean:
+        return known.mean
+    return manifest.mean_rgb if manifest is not None else (_MIDDLE_GRAY,) * 3
+
+
+def _ages(
+    manifest: schema.Manifest | None, known: Mapping[str, Any], task: str
+) -> tuple[int, int]:
+    """Range of the ages: of the caller's model, else of the records."""
+    if known:
+        return known["min_age"], known["max_age"]
+    return _age_range(manifest, task) if manifest is not None else _AFAD_AGES
 
 
 def _record_facts(
@@ -298,12 +365,13 @@ def _machine_facts(
 def _loss_config(
     config: train_config.TrainConfig,
     ages: tuple[int, int],
+    age_head: str,
     weights: tuple[float, float],
     age_weights: tuple[float, ...],
 ) -> losses.LossConfig:
     return losses.LossConfig(
         task=config.input.task,
-        age_head=config.model.age_head,
+        age_head=age_head,
         age_loss=_age_loss(config),
         age_weight=config.age_weight,
         gender_weight=config.gender_weight,
@@ -341,28 +409,35 @@ def _model(
     own: train_data.CallerObjects,
     strategy: tf.distribute.Strategy,
     precision: str,
-    manifest: schema.Manifest | None,
     mean: tuple[float, ...],
     ages: tuple[int, int],
     *,
+    sides: tuple[int, int],
+    part: int,
     begun: bool,
-) -> keras.Model:
+) -> tuple[keras.Model, str]:
+    """The model to train, and what identifies a caller's."""
     keras.utils.set_random_seed(config.input.seed)
     if own.model is not None:
-        copy = strategies.mirrored_model(own.model, strategy)
-        facts.attach(copy, facts.of(own.model))
-        return copy
-    size = config.input.image_size or (manifest.image_size if manifest else 150)
+        with strategy.scope():
+            model = caller_model.adapted(
+                own.model, config.input.task, sides, batch=part
+            )
+        caller_model.check_can_be_saved(model)
+        identity = caller_model.fingerprint(model)
+        model = caller_model.mirrored(model, strategy)
+        facts.attach(model, facts.of(own.model))
+        return model, identity
     settings = dataclasses.replace(
         config.model,
         task=config.input.task,
-        image_size=size,
+        image_size=sides[0],
         min_age=ages[0],
         max_age=ages[1],
         mean=mean,
     )
     with strategy.scope(), runtime.dtype_policy(precision):
-        return networks.build_model(settings, load_weights=not begun)
+        return networks.build_model(settings, load_weights=not begun), ""
 
 
 def _weights(
@@ -394,19 +469,12 @@ def _weights(
     return weights, age_weights
 
 
-def _own_loss(loss: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """A loss of the caller's, which is not asked for global weights."""
-    if loss is None:
-        return None
-    return lambda outputs, labels, **_: loss(outputs, labels)
-
-
 def _augmentation(
     config: train_config.TrainConfig, own: train_data.CallerObjects
 ) -> tuple[Callable[..., Any] | None, str]:
     """The function and what it is called in the record."""
     if own.augment is not None:
-        return own.augment, "own"
+        return caller_functions.own_augmentation(own.augment), "own"
     settings = augment.parse(config.augment)
     if settings is None:
         return None, "none"

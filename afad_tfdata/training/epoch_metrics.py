@@ -23,14 +23,20 @@ def metric(task: str) -> str:
     return _METRICS[task][0]
 
 
-def training(sums: Sequence[float], task: str) -> dict[str, float]:
+def training(
+    sums: Sequence[float], task: str, loss_names: Sequence[str] | None = None
+) -> dict[str, float]:
     """Means over an epoch's training examples, those of the task.
 
     Args:
       sums: As `step.SUMS`.
       task: One of `schema.TASKS`.
+      loss_names: The losses that the loss function returns; None for all.  The sums of
+        others are 0, which is no loss.
     """
     kept = {"loss"}.union(*(_OF_LABEL[label] for label in schema.labels_of(task)))
+    if loss_names is not None:
+        kept -= {"loss", "age_loss", "gender_loss"} - set(loss_names)
     return {name: value for name, value in means(sums).items() if name in kept}
 
 
@@ -61,11 +67,11 @@ def validation(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
     for name in ("loss", "age_loss", "gender_loss"):
         if name in columns:
             values[str(name)] = float(np.mean(columns[name], dtype=np.float64))
-    if "age" in columns:
+    if "age" in columns and "label_age" in columns:
         # float64 means: the sum of a large split would round in float32.
         error = np.abs(columns["age"] - columns["label_age"])
         values["mae"] = float(np.mean(error, dtype=np.float64))
-    if "gender" in columns:
+    if "gender" in columns and "label_gender" in columns:
         predicted = columns["gender"] >= 0.5
         values["accuracy"] = float(np.mean(predicted == columns["label_gender"]))
     return values

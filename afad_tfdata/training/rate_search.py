@@ -7,6 +7,7 @@ arXiv:1506.01186, section 3.3).  The weights are put back.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -20,6 +21,8 @@ from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import (
     assembly,
+    caller_data,
+    caller_model,
     checkpoints,
     initial_weights,
     recipe,
@@ -94,9 +97,15 @@ def search(
       The curve, which is also written to the run directory.
     """
     cluster.refuse("--find_learning_rate")
+    if model is not None:
+        caller_model.check_kind(model)
     own = train_data.CallerObjects(model=model, train_dataset=train_dataset, loss=loss)
     directory = run_dir.RunDir(config.run_dir)
-    try:
+    with (
+        contextlib.closing(directory),
+        caller_data.readable_errors(own_data=train_dataset is not None),
+        caller_model.flags_restored(model),
+    ):
         parts = assembly.assemble(config, own)
         assembly.set_initial_weights(config, own, parts)
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
@@ -119,8 +128,6 @@ def search(
         files.write_json(directory.join(JSON_NAME), result.to_dict())
         _draw(result)
         return result
-    finally:
-        directory.close()
 
 
 def _climb(

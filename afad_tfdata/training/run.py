@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import facts, networks
 from afad_tfdata.training import (
     assembly,
+    caller_model,
     checkpoints,
     divergence,
     epoch_loop,
@@ -205,7 +208,7 @@ class Run:
             "stage": phase.stage,
             "step": state.step,
             "learning_rate": last_rate,
-            "train": epoch_metrics.training(state.sums, task),
+            "train": epoch_metrics.training(state.sums, task, self._parts.loss_names),
             "validation": validation,
         }
         state.epoch += 1
@@ -244,6 +247,7 @@ class Run:
         with self._averaged():
             if self._parts.validation_data is not None:
                 columns = self._predictor.run(self._parts.validation_data)
+                _check_probabilities(columns)
                 validation = epoch_metrics.validation(columns)
             value = validation.get(epoch_metrics.metric(task))
             is_better = epoch_metrics.is_better(task, value, best.get("value"))
@@ -353,3 +357,11 @@ class Run:
                 callers_model.set_weights(self._parts.model.get_weights())
         self.history.save(self._dir.path)
         self._workers.meet()
+
+
+def _check_probabilities(columns: Mapping[str, np.ndarray]) -> None:
+    """Refuses a model whose gender turned out to be no probability."""
+    values = columns.get("gender", np.zeros(0))
+    values = values[np.isfinite(values)]
+    if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):
+        raise caller_model.logits_error(f"in [{values.min():.3g}, {values.max():.3g}]")

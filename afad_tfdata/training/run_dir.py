@@ -102,6 +102,27 @@ class RunDir:
                 " or --start_epoch=N, from which rates and epochs may be others"
             )
 
+    def check_parts(self, parts: dict[str, Any]) -> None:
+        """Raises `UsageError` if these parts of a caller's do not continue the run.
+
+        Args:
+          parts: `CallerObjects.described`.
+        """
+        # Earlier versions did not record the parts.
+        before = (self.stored() or {}).get("parts", parts)
+        for name, value in parts.items():
+            if before.get(name) == value:
+                continue
+            what = f"{name} of your own"
+            if name == "model" and before.get(name) and value:
+                came = "a model with other layers than those here"
+            else:
+                came = f"{'a' if before.get(name) else 'no'} {what}"
+            raise errors.UsageError(
+                f"{self.path} holds a run with {came}: pass the same {name} as there,"
+                " or take another --run_dir"
+            )
+
     def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:
         """Writes ``config.json`` and ``flags.txt``."""
         value = {"train": options.to_dict(config), **more}

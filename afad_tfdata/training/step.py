@@ -244,8 +244,10 @@ class TrainStep:
                 loss += tf.add_n(self._model.losses) / shares
             if self._config.loss_scaling:
                 loss = self.optimizer.scale_loss(loss)
+        # The variables inside: TensorFlow knows no zeros of a Keras variable.
+        weights = [weight.value for weight in self._weights]
         gradients = tape.gradient(
-            loss, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return gradients, _batch_sums(losses, outputs, labels)
 
@@ -362,8 +364,10 @@ def _global_labels(
     context: tf.distribute.ReplicaContext, labels: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
     """The labels of all replicas, in the order of the replicas."""
+    # Others are only for a loss of the caller's, which does not get those of the batch.
+    labels = {name: labels[name] for name in ("age", "gender") if name in labels}
     if context.num_replicas_in_sync == 1:
-        return dict(labels)
+        return labels
     # An argument of a function is on no device, but collective operations of several
     # workers need tensors on a device; identity puts the labels on one.
     return {n: context.all_gather(tf.identity(v), 0) for n, v in labels.items()}
@@ -434,10 +438,11 @@ def _batch_sums(
     sums = {"examples": tf.ones_like(zeros), "loss": losses["loss"]}
     for name in ("age_loss", "gender_loss"):
         sums[name] = losses.get(name, zeros)
-    if "age_output" in outputs:
+    # A loss of the caller's may have outputs without labels.
+    if "age_output" in outputs and "age" in labels:
         age = tf.cast(tf.reshape(outputs["age_output"], [-1]), tf.float32)
         sums["absolute_error"] = tf.abs(age - tf.cast(labels["age"], tf.float32))
-    if "gender_output" in outputs:
+    if "gender_output" in outputs and "gender" in labels:
         probability = tf.cast(tf.reshape(outputs["gender_output"], [-1]), tf.float32)
         predicted = tf.cast(probability >= 0.5, labels["gender"].dtype)
         sums["correct"] = tf.cast(predicted == labels["gender"], tf.float32)

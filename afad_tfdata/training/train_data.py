@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
+from afad_tfdata.training import caller_data, caller_elements
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import strategies
 
@@ -22,19 +23,31 @@ class CallerObjects:
     """What a caller passes instead of what the config builds; None: the config's.
 
     Attributes:
-      model: Keras model with the outputs that `networks.build_model` describes.
-      train_dataset: ``tf.data.Dataset`` of global batches ``(features, labels)``, or
-        a function of the first step that returns one.
-      validation_dataset: A finite one, unaugmented.
-      augment: ``(images, seed=, step=, offset=)`` to float images in [0, 255].
-      loss: As `losses.build` returns it.
+      model: As `trainer.train` takes it, and so are the others.
+      train_dataset: Training data.
+      validation_dataset: Validation data.
+      augment: Augmentation.
+      loss: Loss.
     """
 
     model: keras.Model | None = None
-    train_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset] | None = None
-    validation_dataset: tf.data.Dataset | None = None
-    augment: Callable[..., tf.Tensor] | None = None
-    loss: Callable[..., Mapping[str, tf.Tensor]] | None = None
+    train_dataset: Any = None
+    validation_dataset: Any = None
+    augment: Callable[..., Any] | None = None
+    loss: Callable[..., Any] | None = None
+
+    def described(self, model: str) -> dict[str, Any]:
+        """What ``config.json`` records: which parts are a caller's.
+
+        Args:
+          model: What identifies the model.
+        """
+        passed = {
+            "train_dataset": self.train_dataset is not None,
+            "augment": self.augment is not None,
+            "loss": self.loss is not None,
+        }
+        return {"model": model, **passed}
 
     def builds_data(self) -> bool:
         """Whether the data sets are the config's."""
@@ -42,7 +55,18 @@ class CallerObjects:
 
 
 class TrainData:
-    """The data sets, from the records or the caller."""
+    """The data sets, from the records or the caller.
+
+    Args:
+      config: The options.
+      own: The caller's objects.
+      strategy: The replicas.
+      manifest: Of the records, or None.
+      wanted: What a caller's examples must be.
+
+    Raises:
+      UsageError: The caller's data cannot be used, or there is no data.
+    """
 
     def __init__(
         self,
@@ -50,11 +74,13 @@ class TrainData:
         own: CallerObjects,
         strategy: tf.distribute.Strategy,
         manifest: schema.Manifest | None,
-        image_size: int,
+        wanted: caller_elements.Wanted,
     ) -> None:
-        self._config, self._own, self._strategy = config, own, strategy
+        self._config, self._strategy = config, strategy
         self._manifest = manifest
         self._input: Any = None
+        self._train: caller_data.CallerData | None = None
+        self._validation: caller_data.CallerData | None = None
         if strategies.spans_workers(strategy) and not own.builds_data():
             raise errors.UsageError(
                 "a training over several workers reads records, each worker its part"
@@ -65,40 +91,51 @@ class TrainData:
                 "--data_service feeds one process: under several workers each reads"
                 " its part of a batch by itself; leave it out"
             )
-        if manifest is None:
-            if own.train_dataset is None:
-                raise errors.UsageError(
-                    "--records_dir is needed: a directory that write_records has"
-                    " finished"
-                )
-            return
-        self._input = dataclasses.replace(config.input, image_size=image_size)
+        if manifest is None and own.train_dataset is None:
+            raise errors.UsageError(
+                "--records_dir is needed: a directory that write_records has finished"
+            )
+        if own.train_dataset is not None:
+            self._train = caller_data.CallerData(
+                own.train_dataset, "train_dataset", wanted, training=True
+            )
+            wanted = self._train.wanted
+        if own.validation_dataset is not None:
+            self._validation = caller_data.CallerData(
+                own.validation_dataset, "validation_dataset", wanted, training=False
+            )
+
+    def first_batch(self) -> caller_elements.FirstBatch | None:
+        """The first batch of the caller's data for training, else for validation."""
+        data = self._train or self._validation
+        return data.first_batch if data else None
+
+    def use_size(self, image_size: int) -> None:
+        """Sets the size of the images that are read from records."""
+        if self._manifest is not None:
+            self._input = dataclasses.replace(self._config.input, image_size=image_size)
 
     def num_examples(self) -> int:
         """Examples of the training data."""
-        if self._own.train_dataset is None:
+        if self._train is None:
             return input_fn.num_examples(self._input, "train")
-        if self._config.steps_per_epoch:
-            return self._config.steps_per_epoch * self._config.input.global_batch_size
-        own = self._own.train_dataset
-        steps = int((own(0) if callable(own) else own).cardinality())
-        if steps <= 0:
-            raise errors.UsageError(
-                "the training data set has no known length: set"
-                " TrainConfig.steps_per_epoch"
-            )
-        return steps * self._config.input.global_batch_size
+        return self._train.num_examples(self._config.steps_per_epoch)
+
+    def refuse_short(self, steps: int) -> None:
+        """Refuses training data that is known to end before so many steps."""
+        if self._train is not None:
+            self._train.refuse_short(steps)
 
     def engine(self) -> str:
         """What reads the records, for the record."""
-        if self._own.train_dataset is not None:
+        if self._train is not None:
             return "own"
         index = engines.open_index(self._input, sharding.TRAIN)
         return engines.choose(self._input, index).engine
 
     def names(self, first: int, end: int) -> list[str]:
         """Names of the examples at these positions of the endless stream."""
-        if self._own.train_dataset is not None:
+        if self._train is not None:
             return [f"position {i} of the stream" for i in range(first, end)]
         index = engines.open_index(self._input, sharding.TRAIN)
         stream = input_fn.order_of(self._input, index)
@@ -107,8 +144,8 @@ class TrainData:
 
     def train(self, first_step: int) -> Iterator[Any]:
         """An endless iterator of distributed batches from a step on."""
-        if self._own.train_dataset is not None:
-            return iter(self._distribute(self._callers_data(first_step)))
+        if self._train is not None:
+            return iter(self._distribute(self._train.endless(first_step)))
         return iter(
             self._strategy.distribute_datasets_from_function(
                 lambda context: input_fn.train_input_fn(
@@ -119,9 +156,9 @@ class TrainData:
 
     def validation(self) -> tf.distribute.DistributedDataset | None:
         """A finite distributed data set, or None."""
-        if self._own.validation_dataset is not None:
-            return self._distribute(self._own.validation_dataset.map(_with_mask))
-        if self._own.train_dataset is not None or self._manifest is None:
+        if self._validation is not None:
+            return self._distribute(self._validation.padded())
+        if self._manifest is None:
             return None
         split = self._manifest.splits.get("validation")
         if split is None or not split.num_examples:
@@ -129,15 +166,6 @@ class TrainData:
         return self._strategy.distribute_datasets_from_function(
             lambda context: input_fn.eval_input_fn(self._input, "validation", context)
         )
-
-    def _callers_data(self, first_step: int) -> tf.data.Dataset:
-        own = self._own.train_dataset
-        if callable(own):
-            return own(first_step)
-        assert own is not None  # noqa: S101 (else the records are read)
-        if int(own.cardinality()) != tf.data.INFINITE_CARDINALITY:
-            own = own.repeat()
-        return own.skip(first_step)
 
     def _distribute(self, dataset: tf.data.Dataset) -> tf.distribute.DistributedDataset:
         # Every example must reach a replica once: TensorFlow's own sharding by files or
@@ -148,12 +176,3 @@ class TrainData:
         return self._strategy.experimental_distribute_dataset(
             dataset.with_options(settings)
         )
-
-
-def _with_mask(
-    features: dict[str, tf.Tensor], labels: dict[str, tf.Tensor]
-) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    if "mask" in features:
-        return features, labels
-    shape = tf.shape(features["image"])[:1]
-    return {**features, "mask": tf.ones(shape, tf.bool)}, labels

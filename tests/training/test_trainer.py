@@ -557,13 +557,13 @@ def test_weights_of_another_run_are_taken_over(form, finished, tmp_path):
 def test_float16_scales_its_loss_and_continues(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model = tiny_network()
+        model, again = tiny_network(), tiny_network(5)
     finally:
         keras.config.set_dtype_policy("float32")
-    values = own_config(tmp_path, epochs=1, precision="mixed_float16")
+    values = own_config(tmp_path, epochs=1)  # The model's own precision.
     trainer.train(values, model=model, train_dataset=tiny_data())
     values = dataclasses.replace(values, epochs=2)
-    result = trainer.train(values, model=tiny_network(5), train_dataset=tiny_data())
+    result = trainer.train(values, model=again, train_dataset=tiny_data())
     losses = [row["train"]["loss"] for row in result.history["epochs"]]
     assert all(math.isfinite(loss) for loss in losses) and losses[1] < losses[0]
     newest = run_state.newest(str(tmp_path / "checkpoints"))

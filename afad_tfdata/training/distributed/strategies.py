@@ -133,24 +133,6 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     return f"{strategy.num_replicas_in_sync} replica(s) on {where}"
 
 
-def mirrored_model(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Model:
-    """The model if its variables belong to the strategy, else a mirrored copy of it."""
-    if strategy.num_replicas_in_sync == 1:
-        return model
-    # A Keras variable wraps the TensorFlow variable, which knows its strategy.  A
-    # variable that was created outside of any scope has no such attribute.
-    if all(
-        getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
-        for v in model.variables
-    ):
-        return model
-    _log.info("the model was created outside the strategy's scope: training a copy")
-    with strategy.scope():
-        copy = keras.models.clone_model(model)
-        copy.set_weights(model.get_weights())
-    return copy
-
-
 def local_value(
     strategy: tf.distribute.Strategy, variable: keras.Variable | tf.Variable
 ) -> Any:

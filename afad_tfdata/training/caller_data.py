@@ -1,0 +1,340 @@
+"""A caller's data sets in the form that the training step takes.
+
+A caller may pass what ``model.fit`` takes: a ``tf.data.Dataset`` of pairs, or a pair of
+arrays.  The first batch is looked at before anything trains, because most
+mistakes (images in [0, 1], labels 1 and 2, batches of another size) raise no error and
+only give wrong numbers.  What a value must be is checked again in each batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.reading import order
+from afad_tfdata.training import caller_elements
+
+
+class CallerData:
+    """A data set of the caller's, checked and brought into our form.
+
+    Args:
+      value: What the caller passed: ``tf.data.Dataset``, a pair of arrays, or (for
+        training) a function of the first step that returns a data set.
+      name: Name of the argument, for errors.
+      wanted: What the examples must be.
+      training: Whether the data set is read without end, in full batches.
+
+    Attributes:
+      wanted: The same, with the size of the images.
+      first_batch: As the caller's data set gives it.
+
+    Raises:
+      UsageError: It cannot be used; the text says what was wanted.
+    """
+
+    def __init__(
+        self, value: Any, name: str, wanted: caller_elements.Wanted, *, training: bool
+    ) -> None:
+        self._value, self._name, self.wanted = value, name, wanted
+        self._training = training
+        self._arrays = _arrays_of(value, name)
+        if self._arrays is None:
+            dataset = self._dataset(0)
+            self._parse = caller_elements.Parser(
+                dataset.element_spec, name, wanted, training=training
+            )
+            self.cardinality = int(dataset.cardinality())
+            self._refuse_length()
+            self.first_batch = self._look_at(dataset)
+        else:
+            images, labels = self._arrays
+            spec = tf.nest.map_structure(_spec_of, (images, labels))
+            self._parse = caller_elements.Parser(spec, name, wanted, training=training)
+            self._arrays = self._parse.columns(images, labels)
+            self.first_batch = self._look_at_arrays()
+        # All other batches have images of the same size.
+        high, wide = self.first_batch.images.shape[1:3]
+        self.wanted = dataclasses.replace(wanted, sides=(high, wide))
+        self._parse.wanted = self.wanted
+
+    def num_examples(self, steps_per_epoch: int) -> int:
+        """Examples of a pass, or of an epoch of so many steps (0: a pass).
+
+        Raises:
+          UsageError: The length is not known.
+        """
+        size = self.wanted.batch_size
+        if steps_per_epoch:
+            return steps_per_epoch * size
+        if self._arrays is not None:
+            return len(self._arrays[0])
+        if self.cardinality < 0:
+            raise errors.UsageError(
+                f"{self._name} has no known length: set TrainConfig.steps_per_epoch"
+            )
+        return self.cardinality * size
+
+    def endless(self, first_step: int) -> tf.data.Dataset:
+        """Full batches without end, from a step on."""
+        if self._arrays is not None:
+            return self._shuffled(first_step)
+        if callable(self._value):
+            dataset = self._dataset(first_step)
+            return self._full_batches(dataset.map(self._parse.example))
+        dataset = self._value
+        if int(dataset.cardinality()) != tf.data.INFINITE_CARDINALITY:
+            dataset = dataset.repeat()
+        # Before the batches are divided anew, examples may be added up to a batch from
+        # the end of one pass and the beginning of the next.
+        dataset = self._full_batches(dataset.map(self._parse.example))
+        return dataset.skip(first_step)
+
+    def refuse_short(self, steps: int) -> None:
+        """Refuses a function whose data set ends before so many steps.
+
+        Raises:
+          UsageError: It does.
+        """
+        if callable(self._value) and 0 <= self.cardinality < steps:
+            raise errors.UsageError(
+                f"{self._name} is a function whose data set for step 0 ends after"
+                f" {self.cardinality} batches, and up to {steps} steps are trained:"
+                " return dataset.repeat().skip(first_step)"
+            )
+
+    def padded(self) -> tf.data.Dataset:
+        """Every example once, in full batches; a mask is False on padding."""
+        size = self.wanted.batch_size
+        if self._arrays is not None:
+            images, labels = self._arrays
+            count = len(images)
+            starts = tf.data.Dataset.range(0, count, size)
+            dataset = starts.map(
+                lambda start: self._gather(
+                    tf.range(start, tf.minimum(start + size, count))
+                )
+            )
+        else:
+            dataset = self._value.map(self._parse.example)
+            if self._parse.static_batch != size:
+                dataset = dataset.rebatch(size)
+        return dataset.map(lambda features, labels: _pad(features, labels, size))
+
+    def _dataset(self, first_step: int) -> tf.data.Dataset:
+        """The caller's own data set, unchanged."""
+        value = self._value
+        if isinstance(value, tf.data.Dataset):
+            return value
+        if self._training and callable(value) and not isinstance(value, type):
+            try:
+                made = value(first_step)
+            except errors.AfadError:
+                raise
+            except Exception as error:  # The caller's code may raise anything.
+                raise errors.UsageError(
+                    f"{self._name} is called with the first step ({first_step}) and"
+                    f" raised {_cause(error)}; pass a tf.data.Dataset, or a function of"
+                    " the first step that returns one"
+                ) from error
+            if isinstance(made, tf.data.Dataset):
+                return made
+            raise errors.UsageError(
+                f"{self._name} is a function, which must return a tf.data.Dataset for"
+                f" the first step; got {_kind(made)}"
+            )
+        allowed = "a tf.data.Dataset or a pair of arrays (images, labels)"
+        if self._training:
+            allowed += ", or a function of the first step that returns a Dataset"
+        advice = ""
+        if isinstance(value, Iterator):
+            advice = "; an iterator can be read only once, and training reads again"
+        raise errors.UsageError(
+            f"{self._name} takes {allowed}; got {_kind(value)}{advice}"
+        )
+
+    def _refuse_length(self) -> None:
+        if self.cardinality == 0:
+            raise errors.UsageError(f"{self._name} is empty: pass at least one batch")
+        infinite = self.cardinality == tf.data.INFINITE_CARDINALITY
+        if not self._training and infinite:
+            raise errors.UsageError(
+                f"{self._name} has no end, and validation reads all of it: leave out"
+                " repeat(), or add take(N)"
+            )
+
+    def _look_at(self, dataset: tf.data.Dataset) -> caller_elements.FirstBatch:
+        try:
+            element = next(iter(dataset.take(1)), None)
+        except tf.errors.OpError as error:
+            raise errors.UsageError(
+                f"{self._name}: reading its first batch raised {_cause(error)}"
+            ) from error
+        if element is None:
+            raise errors.UsageError(f"{self._name} is empty: pass at least one batch")
+        batch = self._parse.first_batch(element)
+        found, size = len(batch.images), self.wanted.batch_size
+        if self._training and found != size:
+            raise errors.UsageError(
+                f"{self._name} is batched by {found}, and --global_batch_size is"
+                f" {size}: make them equal, .batch({size}) or"
+                f" global_batch_size={found}"
+            )
+        return batch
+
+    def _look_at_arrays(self) -> caller_elements.FirstBatch:
+        assert self._arrays is not None  # noqa: S101 (the caller has just set them)
+        images, labels = self._arrays
+        if not len(images):
+            raise errors.UsageError(f"{self._name} is empty: pass at least one image")
+        # All of the labels, because arrays are often sorted by them.
+        caller_elements.check_labels(labels, self.wanted, self._name)
+        caller_elements.check_images(images[:256], self.wanted, self._name)
+        size = min(len(images), self.wanted.batch_size)
+        return caller_elements.FirstBatch(
+            images[:size], {n: v[:size] for n, v in labels.items()}
+        )
+
+    def _full_batches(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if self._parse.static_batch == self.wanted.batch_size:
+            return dataset
+        # The last batch of a pass may be smaller; a smaller step would have too small
+        # a gradient, and its examples would not divide over the replicas.
+        return dataset.rebatch(self.wanted.batch_size, drop_remainder=True)
+
+    def _shuffled(self, first_step: int) -> tf.data.Dataset:
+        """Arrays in the order in which records would be read: shuffled anew each pass.
+
+        As ``model.fit`` does it with arrays; they are often sorted by their labels.
+        """
+        assert self._arrays is not None  # noqa: S101 (the caller has checked)
+        size, count = self.wanted.batch_size, len(self._arrays[0])
+        stream = order.Order(count, self.wanted.seed)
+        steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max // size)
+        places = tf.range(size, dtype=tf.int64)
+        dataset = steps.map(
+            lambda step: self._gather(stream.records(step * size + places))
+        )
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def _gather(self, rows: tf.Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Examples by their positions in the arrays."""
+        assert self._arrays is not None  # noqa: S101 (the caller has checked)
+        images, labels = self._arrays
+        columns = [images, *labels.values()]
+        # Arrays as constants of the graph would be limited to 2 GiB.
+        taken = tf.numpy_function(
+            lambda at: [np.ascontiguousarray(c[at]) for c in columns],
+            [rows],
+            [tf.as_dtype(c.dtype) for c in columns],
+            stateful=False,
+        )
+        for tensor, column in zip(taken, columns, strict=True):
+            tensor.set_shape([rows.shape[0], *column.shape[1:]])
+        found = dict(zip(labels, taken[1:], strict=True))
+        return self._parse.converted(taken[0], found)
+
+
+@contextlib.contextmanager
+def readable_errors(own_data: bool) -> Iterator[None]:
+    """Turns errors from a caller's pipeline into one line.
+
+    Args:
+      own_data: Whether batches are a caller's; nothing is changed otherwise.
+
+    Raises:
+      DataError: A later batch is not what the first one was, or there is none.
+    """
+    try:
+        yield
+    except (tf.errors.OutOfRangeError, StopIteration) as error:
+        if not own_data:
+            raise
+        raise errors.DataError(
+            "the training data set ended before the training did: it must have no end;"
+            " return dataset.repeat().skip(first_step)"
+        ) from error
+    except tf.errors.InvalidArgumentError as error:
+        text = str(error.message)
+        if not own_data or caller_elements.MARK not in text:
+            raise
+        text = text.partition(caller_elements.MARK)[2].partition(caller_elements.END)[0]
+        raise errors.DataError(errors.one_line(text)) from error
+
+
+def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
+    """Images and labels where the caller passed a pair of arrays, else None."""
+    if not (isinstance(value, list | tuple) and len(value) in (2, 3)):
+        return None
+    if len(value) == 3:
+        raise errors.UsageError(
+            f"{name} takes a pair of arrays (images, labels); got 3 parts: weights do"
+            " not act here; multiply a loss of your own by them"
+        )
+    if any(isinstance(part, tf.data.Dataset) for part in value):
+        raise errors.UsageError(
+            f"{name} takes one tf.data.Dataset of pairs; got a pair of data sets: join"
+            " them with tf.data.Dataset.zip"
+        )
+
+    def as_array(part: Any) -> np.ndarray:
+        try:
+            array = np.asarray(part)
+        except Exception as error:  # Objects of the caller's may raise anything.
+            raise errors.UsageError(
+                f"{name} takes a pair of arrays (images, labels); got {_kind(part)}"
+            ) from error
+        if array.dtype == object:
+            raise errors.UsageError(
+                f"{name} takes a pair of arrays (images, labels); got {_kind(part)},"
+                " whose parts have different shapes or are no numbers"
+            )
+        return array
+
+    return tuple(
+        {key: as_array(v) for key, v in part.items()}
+        if isinstance(part, Mapping)
+        else as_array(part)
+        for part in value
+    )  # type: ignore[return-value]
+
+
+def _pad(
+    features: dict[str, tf.Tensor], labels: dict[str, tf.Tensor], size: int
+) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """Fills a batch up with zeros; the mask is False there."""
+    features, count = dict(features), tf.shape(features["image"])[0]
+    features.setdefault("mask", tf.ones([count], tf.bool))
+
+    def filled(value: tf.Tensor) -> tf.Tensor:
+        more = [[0, size - count], *([[0, 0]] * (value.shape.rank - 1))]
+        if value.dtype == tf.string:
+            value = tf.pad(value, more, constant_values="")
+        elif value.dtype == tf.bool:
+            value = tf.pad(value, more, constant_values=False)
+        else:
+            value = tf.pad(value, more)
+        return tf.ensure_shape(value, [size, *value.shape[1:]])
+
+    return tf.nest.map_structure(filled, (features, labels))
+
+
+def _spec_of(array: np.ndarray) -> tf.TensorSpec:
+    kind = array.dtype if array.dtype.kind not in "USO" else tf.string
+    return tf.TensorSpec([None, *array.shape[1:]] if array.ndim else [], kind)
+
+
+def _cause(error: Exception) -> str:
+    lines = [x.strip() for x in str(error).splitlines() if x.strip()]
+    text = lines[-1] if lines else ""
+    return f"{type(error).__name__}: {errors.one_line(text)}"
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__name__}"

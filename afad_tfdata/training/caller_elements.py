@@ -1,0 +1,392 @@
+"""The elements of a caller's data set: where image and labels are, and their values.
+
+What can be said from shapes and dtypes is said before anything is read, and what needs
+values from the first batch.  Each later batch is checked again as it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.storage import schema
+
+# Marks the text of our own assertions in TensorFlow's longer messages.
+MARK, END = "afad_tfdata: ", " (end)"
+_HIGHEST_LEVEL = 255.0
+# Rounding and interpolation may leave [0, 255] by so many levels.
+_LEVEL_SLACK = 1.0
+# The highest level of images in [0, 1], with the same kind of slack.
+_UNIT = 1.01
+_HIGHEST_AGE = 150.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the examples of a data set must be.
+
+    Attributes:
+      task: Decides which labels are needed.
+      batch_size: Of the global batch.
+      sides: Height and width that the model takes; None where any will do.
+      ages: Range of the ages that the age head knows; None where any will do.
+      all_labels: Whether labels that the task does not need are kept, too, which a
+        loss of the caller's may use.
+      seed: Of the order in which arrays are read.
+    """
+
+    task: str
+    batch_size: int
+    sides: tuple[int | None, int | None] = (None, None)
+    ages: tuple[int, int] | None = None
+    all_labels: bool = False
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstBatch:
+    """The first batch, as the caller's data set gives it.
+
+    Attributes:
+      images: ``[n, H, W, 3]``.
+      labels: ``age`` and/or ``gender``, ``[n]`` or ``[n, 1]``, and others if wanted.
+    """
+
+    images: np.ndarray
+    labels: dict[str, np.ndarray]
+
+
+class Parser:
+    """Finds image and labels in the elements of a data set, and converts them."""
+
+    def __init__(self, spec: Any, name: str, wanted: Wanted, *, training: bool) -> None:
+        self._name, self.wanted, self._training = name, wanted, training
+        features, labels = self._pair(spec)
+        self._image_key, self._has_mask = self._find_image(features)
+        self._label_keys = self._find_labels(labels)
+        image = self._image(features)
+        for part, value in {"image": image, **self._named(labels)}.items():
+            if not isinstance(value, tf.TensorSpec):
+                raise errors.UsageError(
+                    f"{name}: the {part} is a {type(value).__name__}, and a plain"
+                    " tensor is wanted: convert it with .map()"
+                )
+        self.static_batch = self._check_static(image)
+        self._check_label_specs(labels)
+
+    # From an element to its parts.
+
+    def _pair(self, spec: Any) -> tuple[Any, Any]:
+        if isinstance(spec, list | tuple) and len(spec) == 2:
+            return spec[0], spec[1]
+        wanted = f"{self._name} takes pairs (images, labels)"
+        if isinstance(spec, list | tuple) and len(spec) == 3:
+            raise errors.UsageError(
+                f"{wanted}; got (images, labels, weights): weights do not act here;"
+                " multiply a loss of your own by them, and mark padding in"
+                ' features["mask"]'
+            )
+        if isinstance(spec, dict):
+            raise errors.UsageError(
+                f"{wanted}; got one dict with {_listed(spec)}: map it to"
+                ' ({"image": ...}, {"age": ..., "gender": ...})'
+            )
+        raise errors.UsageError(f"{wanted}; got elements {_short(spec)}")
+
+    def _find_image(self, features: Any) -> tuple[str | None, bool]:
+        if not isinstance(features, Mapping):
+            if isinstance(features, list | tuple):
+                raise errors.UsageError(
+                    f"{self._name}: features are one image tensor or a dict with the"
+                    f' key "image"; got {len(features)} parts'
+                )
+            return None, False
+        has_mask = "mask" in features
+        if has_mask and self._training:
+            raise errors.UsageError(
+                f'{self._name} has features["mask"], which marks padding in'
+                " validation; training would train on the padding: leave it out"
+            )
+        rest = [key for key in features if key != "mask"]
+        if "image" in rest:
+            return "image", has_mask
+        if len(rest) == 1:
+            return rest[0], has_mask
+        raise errors.UsageError(
+            f'{self._name}: features have no key "image"; got {_listed(features)}'
+        )
+
+    def _find_labels(self, labels: Any) -> dict[str, Any]:
+        needed = schema.labels_of(self.wanted.task)
+        if not isinstance(labels, Mapping):
+            if isinstance(labels, list | tuple) or len(needed) > 1:
+                raise errors.UsageError(
+                    f"{self._name}: labels of --task={self.wanted.task} are a dict"
+                    f" with {_listed(needed)}; got {_short(labels)}, which does not"
+                    " say which is which"
+                )
+            return {needed[0]: None}
+        keys: dict[str, Any] = {}
+        for name in ("age", "gender"):
+            for key in (name, f"{name}_output"):
+                if key in labels and (name in needed or self.wanted.all_labels):
+                    keys.setdefault(name, key)
+        for name in needed:
+            if name not in keys:
+                raise errors.UsageError(
+                    f'{self._name}: labels have no key "{name}", which'
+                    f" --task={self.wanted.task} needs; got {_listed(labels)}"
+                )
+        if self.wanted.all_labels:
+            taken = {"age_output", "gender_output"}
+            keys.update({k: k for k in labels if k not in keys and k not in taken})
+        return keys
+
+    def _image(self, features: Any) -> Any:
+        return features if self._image_key is None else features[self._image_key]
+
+    def _named(self, labels: Any) -> dict[str, Any]:
+        return {
+            name: labels if key is None else labels[key]
+            for name, key in self._label_keys.items()
+        }
+
+    # What can be said before anything is read.
+
+    def _check_static(self, image: tf.TensorSpec) -> int | None:
+        if image.dtype == tf.string:
+            raise errors.UsageError(
+                f"{self._name}: images are strings; decode them to uint8 [B, H, W, 3]"
+            )
+        if not (image.dtype.is_floating or image.dtype.is_integer):
+            raise errors.UsageError(
+                f"{self._name}: images are {image.dtype.name}; wanted uint8 or float32"
+                " in [0, 255]"
+            )
+        if image.shape.rank is None:
+            return None
+        self._check_image_shape(image.shape.as_list())
+        return image.shape[0]
+
+    def _check_image_shape(self, shape: Sequence[int | None]) -> None:
+        shown = "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+        high, wide = (s or "H" for s in self.wanted.sides)
+        high, wide = (high, "W") if high == "H" else (high, wide)
+        wanted = f"[B, {high}, {wide}, 3]"
+        if len(shape) == 3:
+            size = self.wanted.batch_size
+            raise errors.UsageError(
+                f"{self._name}: an element has one image {shown}, and batches {wanted}"
+                f" are wanted: add .batch({size})"
+            )
+        fits = len(shape) == 4 and shape[3] in (3, None)
+        if fits:
+            for found, side in zip(shape[1:3], self.wanted.sides, strict=True):
+                fits &= side is None or found in (side, None)
+        if fits:
+            return
+        advice = "resize them, or use another image_size"
+        if len(shape) != 4 or shape[3] != 3:
+            advice = "the last axis is red, green, blue"
+            if len(shape) == 4 and shape[1] == 3:
+                advice += ": transpose channels-first images"
+            elif len(shape) == 4 and shape[3] == 1:
+                advice += ": tf.image.grayscale_to_rgb repeats a gray one"
+        raise errors.UsageError(
+            f"{self._name}: images have shape {shown}; wanted {wanted}: {advice}"
+        )
+
+    def _check_label_specs(self, labels: Any) -> None:
+        for name, spec in self._named(labels).items():
+            if name not in ("age", "gender"):
+                continue
+            where = f"{self._name}: the labels {name}"
+            if spec.dtype == tf.string:
+                raise errors.UsageError(
+                    f"{where} are strings; wanted numbers: {_MEANING[name]}"
+                )
+            shape = spec.shape
+            if shape.rank is not None:
+                _check_label_shape(where, shape.as_list(), name)
+
+    # What is read.
+
+    def first_batch(self, element: Any) -> FirstBatch:
+        """Checks the first element of a data set."""
+        features, labels = self._pair(element)
+        images = np.asarray(self._image(features))
+        found = {name: np.asarray(v) for name, v in self._named(labels).items()}
+        return self._checked(images, found)
+
+    def columns(
+        self, images: np.ndarray, labels: Any
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The arrays that are needed, checked for their shapes."""
+        images = np.asarray(self._image(images))
+        found = {name: np.asarray(v) for name, v in self._named(labels).items()}
+        self._check_image_shape(images.shape)
+        for name, value in found.items():
+            _check_length(self._name, name, value, len(images))
+        return images, found
+
+    def _checked(self, images: np.ndarray, labels: dict[str, np.ndarray]) -> FirstBatch:
+        self._check_image_shape(images.shape)
+        for name, value in labels.items():
+            _check_length(self._name, name, value, len(images))
+        check_images(images, self.wanted, self._name)
+        check_labels(labels, self.wanted, self._name)
+        return FirstBatch(images, labels)
+
+    def example(self, *element: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """One batch in our form; to be mapped over the data set."""
+        features, labels = self._pair(element)
+        converted, found = self.converted(self._image(features), self._named(labels))
+        if self._has_mask:
+            converted["mask"] = tf.reshape(tf.cast(features["mask"], tf.bool), [-1])
+        return converted, found
+
+    def converted(
+        self, image: tf.Tensor, labels: Mapping[str, tf.Tensor]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Image and labels with our dtypes and shapes, their values checked."""
+        batch = image.shape[0] if image.shape.rank else None
+        sides = self.wanted.sides
+        image = tf.ensure_shape(image, [batch, *sides, 3])
+        if image.dtype != tf.uint8:
+            image = self._levels(image)
+        found = {}
+        for name, label in labels.items():
+            if name == "gender":
+                label = tf.cast(self._genders(_flat(label, batch)), tf.int32)
+            elif name == "age":
+                label = self._ages(tf.cast(_flat(label, batch), tf.float32))
+            found[name] = label
+        return {"image": image}, found
+
+    def _levels(self, image: tf.Tensor) -> tf.Tensor:
+        # NaN is let through: the loss shows it, and the run says in which step.
+        levels = tf.cast(image, tf.float32)
+        low, high = -_LEVEL_SLACK, _HIGHEST_LEVEL + _LEVEL_SLACK
+        fine = ~tf.reduce_any((levels < low) | (levels > high))
+        text = f"{self._name}: a later batch has image levels outside [0, 255]"
+        with tf.control_dependencies([tf.debugging.Assert(fine, [MARK + text + END])]):
+            return tf.identity(levels)
+
+    def _genders(self, label: tf.Tensor) -> tf.Tensor:
+        label = tf.cast(label, tf.float32)
+        fine = tf.reduce_all((label == 0) | (label == 1))
+        text = f"{self._name}: a later batch has genders other than 0 and 1"
+        with tf.control_dependencies([tf.debugging.Assert(fine, [MARK + text + END])]):
+            return tf.identity(label)
+
+    def _ages(self, label: tf.Tensor) -> tf.Tensor:
+        low, high = self.wanted.ages or (0, _HIGHEST_AGE)
+        fine = ~tf.reduce_any((label < low) | (label > high))
+        text = f"{self._name}: a later batch has ages outside [{low}, {high}]"
+        with tf.control_dependencies([tf.debugging.Assert(fine, [MARK + text + END])]):
+            return tf.identity(label)
+
+
+_MEANING = {
+    "age": "age is in years",
+    "gender": "gender is 0 or 1, in the order of the class names",
+}
+
+
+def check_images(images: np.ndarray, wanted: Wanted, name: str) -> None:
+    """Refuses images that are not in [0, 255]."""
+    del wanted
+    if not images.size:
+        raise errors.UsageError(f"{name}: the first batch has no image")
+    low, high = float(np.nanmin(images)), float(np.nanmax(images))
+    where = f"{name}: images are {images.dtype.name} in [{low:.4g}, {high:.4g}]"
+    usual = "wanted RGB in [0, 255], which train normalises by itself"
+    if low < -_LEVEL_SLACK or (low < 0 and high <= _UNIT * 2):
+        raise errors.UsageError(
+            f"{where}; {usual}: pass them before they are normalised"
+        )
+    if high > _HIGHEST_LEVEL + _LEVEL_SLACK:
+        raise errors.UsageError(f"{where}; {usual}: divide them down to that range")
+    if high <= _UNIT:
+        raise errors.UsageError(f"{where}; {usual}: multiply them by 255")
+
+
+def check_labels(labels: Mapping[str, np.ndarray], wanted: Wanted, name: str) -> None:
+    """Refuses genders that are not 0 and 1, and ages that no head can learn."""
+    if "gender" in labels:
+        values = np.unique(labels["gender"].astype(np.float64))
+        if not np.isin(values, (0, 1)).all():
+            shown = ", ".join(f"{v:g}" for v in values[:6])
+            least = f"{values[0]:g}"
+            advice = f"subtract {least}" if len(values) <= 2 else ""
+            if set(values.tolist()) <= {-1.0, 1.0}:
+                advice = "(x + 1) / 2 maps -1 and 1"
+            raise errors.UsageError(
+                f"{name}: the labels gender are {shown}; wanted 0 and 1, in the order"
+                f" of the class names{f': {advice}' if advice else ''}"
+            )
+    if "age" in labels:
+        values = labels["age"].astype(np.float64)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        if np.isnan(low):
+            return  # The loss will be NaN, which has an error of its own.
+        if low < 0 or high > _HIGHEST_AGE:
+            raise errors.UsageError(
+                f"{name}: the labels age are from {low:g} to {high:g}; wanted years"
+                f" from 0 to {_HIGHEST_AGE:g}"
+            )
+        if wanted.ages and (low < wanted.ages[0] or high > wanted.ages[1]):
+            raise errors.UsageError(
+                f"{name}: the labels age are from {low:g} to {high:g}, and the age head"
+                f" knows {wanted.ages[0]} to {wanted.ages[1]} only: leave other ages"
+                " out, use --age_head=regression, or pass a model whose ModelConfig has"
+                " your min_age and max_age"
+            )
+
+
+def _check_length(name: str, part: str, value: np.ndarray, count: int) -> None:
+    if not value.ndim or len(value) != count:
+        raise errors.UsageError(
+            f"{name}: the labels {part} have shape {list(value.shape)} for {count}"
+            f" images; wanted [{count}], one for each image"
+        )
+    if part in ("age", "gender"):
+        where = f"{name}: the labels {part}"
+        _check_label_shape(where, value.shape, part)
+        if not (np.issubdtype(value.dtype, np.number) or value.dtype == bool):
+            raise errors.UsageError(
+                f"{where} are {value.dtype.name}; wanted numbers: {_MEANING[part]}"
+            )
+
+
+def _check_label_shape(where: str, shape: Sequence[int | None], name: str) -> None:
+    if not shape:
+        raise errors.UsageError(
+            f"{where} have shape [] in an element, which is one example; wanted"
+            " batches: add .batch(global_batch_size)"
+        )
+    if all(size in (1, None) for size in shape[1:]):
+        return
+    shown = ", ".join(["B", *("?" if s is None else str(s) for s in shape[1:])])
+    advice = "one number for each image"
+    if len(shape) == 2 and name == "gender" and shape[1] == 2:
+        advice = "tf.argmax(label, axis=1) is the class of a one-hot label"
+    raise errors.UsageError(f"{where} have shape [{shown}]; wanted [B]: {advice}")
+
+
+def _flat(label: tf.Tensor, batch: int | None) -> tf.Tensor:
+    return tf.ensure_shape(tf.reshape(label, [-1]), [batch])
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f'"{name}"' for name in names) or "nothing"
+
+
+def _short(spec: Any) -> str:
+    text = errors.one_line(str(spec))
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,86 @@
+"""Options that would not act, because the caller passes the object that they describe.
+
+An option that is logged and does nothing is worse than one that is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afad_tfdata.common import errors, options
+from afad_tfdata.training import config as train_config
+
+_OF_LOSS = (
+    *("class_weight", "age_class_weight"),
+    *("age_loss", "age_weight", "gender_weight"),
+)
+_OF_MODEL = (
+    *("hidden_units", "age_dropout", "gender_dropout"),
+    *("pooling", "normalization"),
+)
+_OF_ORDER = ("balance", "shuffle_window")
+_OF_RECORDS = (
+    *(*_OF_ORDER, "cache", "cache_dir", "data_service"),
+    *("engine", "max_bad_records"),
+)
+
+
+def refuse_idle(
+    config: train_config.TrainConfig,
+    *,
+    model: bool,
+    known_model: bool,
+    train_dataset: bool,
+    augment: bool,
+    loss: bool,
+) -> None:
+    """Refuses options that cannot act.
+
+    Args:
+      config: The options.
+      model: Whether the caller passes a model, and so for the others.
+      known_model: Whether it is one of `networks.build_model`.
+      train_dataset: Whether the caller passes training data.
+      augment: Whether the caller passes an augmentation.
+      loss: Whether the caller passes a loss.
+
+    Raises:
+      UsageError: One is set; the text names it.
+    """
+    given, usual = options.to_dict(config), options.defaults(train_config.TrainConfig)
+
+    def refuse(names: tuple[str, ...], what: str, advice: str) -> None:
+        for name in names:
+            if given[name] != usual[name]:
+                raise errors.UsageError(
+                    f"--{name}={_shown(given[name])} cannot act, because {what}:"
+                    f" {advice}"
+                )
+
+    if loss:
+        refuse(_OF_LOSS, "the loss is your own", "leave it out, or weigh in your loss")
+    if augment and config.augment not in ("none", usual["augment"]):
+        refuse(("augment",), "the augmentation is your own", "leave it out")
+    if augment:
+        refuse(("augment_preview",), "the augmentation is your own", "leave it out")
+    if model:
+        advice = "leave it out, or change the model"
+        refuse(_OF_MODEL, "the model was passed to train", advice)
+        if not known_model:
+            refuse(
+                ("trainable_layers",),
+                "the model is not one of models.build_model",
+                "set trainable=False on the layers that should stay",
+            )
+            refuse(
+                ("age_head",),
+                "the model is not one of models.build_model",
+                "leave it out, or pass a loss",
+            )
+    if train_dataset:
+        names = _OF_ORDER if config.input.records_dir else _OF_RECORDS
+        refuse(names, "the training data set is your own", "leave it out")
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,414 @@
+"""A caller's loss and augmentation, called once on a batch before anything trains.
+
+Most mistakes in them raise no error: a loss of shape ``[B, B]`` is summed up as well as
+one of shape ``[B]``, and images in [0, 1] are normalised once more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.training import caller_model
+
+# Levels that images must at least span, to be told from images in [0, 1] or [-2, 2].
+_SPAN = 16.0
+# More than any change of brightness or contrast leaves.
+_FAR_LEVEL = 1000.0
+_PARTS = ("age_loss", "gender_loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelForms:
+    """How a caller's data set gives its labels, and so how a caller's loss takes them.
+
+    Attributes:
+      dtypes: By name.
+      columns: Names of those of shape ``[B, 1]``.
+    """
+
+    dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+
+    def restored(self, labels: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Labels as the caller's data set gave them."""
+        found = dict(labels)
+        for name in ("age", "gender"):
+            if name in found and name in self.dtypes:
+                found[name] = tf.cast(found[name], self.dtypes[name])
+                if name in self.columns:
+                    found[name] = found[name][:, tf.newaxis]
+        return found
+
+
+def forms_of(labels: Mapping[str, np.ndarray]) -> LabelForms:
+    """The forms of a first batch."""
+    return LabelForms(
+        dtypes={name: value.dtype.name for name, value in labels.items()},
+        columns=tuple(name for name, value in labels.items() if value.ndim == 2),
+    )
+
+
+class OwnLoss:
+    """A caller's loss as the training step calls it.
+
+    Args:
+      loss: ``(outputs, labels)`` to losses ``[B]``, or to a dict of them with the key
+        ``loss``.
+      forms: How the labels of the caller's data set look.
+
+    Raises:
+      UsageError: It is no function.
+    """
+
+    def __init__(self, loss: Callable[..., Any], forms: LabelForms) -> None:
+        if not callable(loss) or isinstance(loss, keras.losses.Loss | type):
+            raise errors.UsageError(
+                "loss takes a function (outputs, labels) to a dict of losses [B];"
+                f" got {_kind(loss)}: call it in such a function, one loss for each"
+                " example"
+            )
+        self._loss, self._forms = loss, forms
+
+    def __call__(
+        self,
+        outputs: Mapping[str, tf.Tensor],
+        labels: Mapping[str, tf.Tensor],
+        **_: Any,
+    ) -> dict[str, tf.Tensor]:
+        """Losses ``[B]`` by name, as `losses.build` returns them."""
+        found = self.raw(outputs, labels)
+        if not isinstance(found, Mapping):
+            found = {"loss": found}
+        kept = ("loss", *_PARTS)
+        return {n: tf.reshape(found[n], [-1]) for n in kept if n in found}
+
+    def raw(
+        self, outputs: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
+    ) -> Any:
+        """What the caller's function returns."""
+        return self._loss(outputs, self._forms.restored(labels))
+
+
+def own_augmentation(augment: Callable[..., Any]) -> Callable[..., Any]:
+    """A caller's augmentation as the training step calls it.
+
+    Args:
+      augment: ``(images, seed=, step=, offset=)``; it may take fewer keywords.
+
+    Raises:
+      UsageError: It is no function, or takes other arguments.
+    """
+    wanted = "augment takes a function (images, seed=, step=, offset=)"
+    if isinstance(augment, keras.layers.Layer):
+        raise errors.UsageError(
+            f"{wanted}; got the Keras layer {augment.name}, whose random state is not"
+            " saved, so that a run would not continue exactly: write a function with"
+            " tf.image.stateless_random_*, or put the layer into the model"
+        )
+    if not callable(augment) or isinstance(augment, type):
+        raise errors.UsageError(f"{wanted}; got {_kind(augment)}")
+    try:
+        parameters = list(inspect.signature(augment).parameters.values())
+    except (TypeError, ValueError):  # Some built-in functions do not tell.
+        return augment
+    keywords = ("seed", "step", "offset")
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = {p.name for p in parameters}
+    taken = [name for name in keywords if takes_all or name in named]
+    places = [
+        p
+        for p in parameters
+        if p.name not in keywords and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    needed = [p.name for p in places if p.default is p.empty]
+    by_place = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if len(needed) > 1 or (not places and not by_place) or _keyword_only(places):
+        raise errors.UsageError(
+            f"{wanted}, of which it may leave out the last three; this one takes"
+            f" ({', '.join(p.name for p in parameters)})"
+        )
+
+    def called(images: Any, **given: Any) -> Any:
+        return augment(images, **{name: given[name] for name in taken})
+
+    return called
+
+
+def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
+    """Calls an augmentation once.
+
+    Args:
+      augment: From `own_augmentation`.
+      images: ``[n, H, W, 3]`` in [0, 255].
+
+    Raises:
+      UsageError: It fails, or returns other images than the step needs.
+    """
+    number = tf.constant(0, tf.int64)
+
+    # Traced, as in training: NumPy and OpenCV work on values only.
+    @tf.function
+    def once(values: tf.Tensor) -> Any:
+        return augment(values, seed=0, step=number, offset=tf.constant(0))
+
+    try:
+        found = once(tf.constant(images))
+    except Exception as error:  # The caller's code may raise anything.
+        raise errors.UsageError(
+            f"augment raised {cause(error)}; it gets a tensor {images.dtype.name}"
+            f" {list(images.shape)} inside a tf.function, and seed=, step=, offset="
+        ) from error
+    wanted = f"wanted images {list(images.shape)} in [0, 255]"
+    if not tf.is_tensor(found) or not found.dtype.is_floating | found.dtype.is_integer:
+        raise errors.UsageError(f"augment returned {_kind(found)}; {wanted}")
+    if tuple(found.shape) != images.shape:
+        raise errors.UsageError(
+            f"augment returned shape {list(found.shape)}; {wanted}: it gets a batch and"
+            " not one image"
+        )
+    values = found.numpy().astype(np.float64)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if max(-low, high) > _FAR_LEVEL:
+        raise _augmentation_error(low, high, "it gets levels in [0, 255] already")
+    if np.ptp(images.astype(np.float64)) > _SPAN * 2 and high - low < _SPAN:
+        advice = "multiply by 255, or leave out its normalising, which train does"
+        raise _augmentation_error(low, high, advice)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What a step on a small batch showed.
+
+    Attributes:
+      loss_names: Which of ``loss``, ``age_loss`` and ``gender_loss`` there are.
+      unconnected: Weights that the loss does not depend on.
+    """
+
+    loss_names: tuple[str, ...]
+    unconnected: tuple[keras.Variable, ...] = ()
+
+
+def try_step(
+    strategy: tf.distribute.Strategy,
+    network: keras.Model,
+    loss: Callable[..., Mapping[str, tf.Tensor]],
+    inputs: tf.Tensor,
+    labels: Mapping[str, np.ndarray],
+) -> Trial:
+    """Computes outputs, losses and gradients once; nothing is changed.
+
+    Args:
+      strategy: That of the variables.
+      network: Returns a dict of outputs.
+      loss: From `losses.build`, or an `OwnLoss`.
+      inputs: float32 ``[n, H, W, 3]``, normalised.
+      labels: In our form, ``[n]``.
+
+    Raises:
+      UsageError: Outputs, losses or gradients cannot be trained on.
+    """
+    count = int(inputs.shape[0])
+    given = {name: tf.constant(value) for name, value in labels.items()}
+    outputs = _outputs(strategy, network, inputs)
+    for name in ("age_output", "gender_output"):
+        if name in outputs:
+            caller_model.check_shape(name, tuple(outputs[name].shape))
+            if len(tf.reshape(outputs[name], [-1])) != count:
+                raise errors.UsageError(
+                    f"the model's {name} has shape {list(outputs[name].shape)} for"
+                    f" {count} images; wanted [{count}, 1]"
+                )
+    if "gender_output" in outputs:
+        _check_probability(outputs["gender_output"])
+        # A sigmoid stays in its range for any input; a logit near 0 does not.
+        far = _outputs(strategy, network, inputs * 1000.0)
+        _check_probability(far["gender_output"])
+    if isinstance(loss, OwnLoss):
+        _check_losses(loss, outputs, given, count)
+    names: list[str] = []
+    missing: list[int] = []
+    weights = list(network.trainable_variables)
+
+    @tf.function
+    def once() -> tf.Tensor:
+        def replica() -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                found = loss(network(inputs, training=False), given)
+                total = tf.reduce_sum(found["loss"])
+            names[:] = [n for n in ("loss", *_PARTS) if n in found]
+            gradients = tape.gradient(total, [weight.value for weight in weights])
+            missing[:] = [i for i, g in enumerate(gradients) if g is None]
+            return tf.cast(total, tf.float32)
+
+        return strategy.run(replica)
+
+    once.get_concrete_function()
+    if not weights:
+        raise errors.UsageError(
+            "nothing in the model trains: set trainable=True on the layers that should"
+        )
+    if len(missing) == len(weights):
+        raise errors.UsageError(
+            "the loss does not depend on any weight that trains: compute it from the"
+            " outputs by differentiable operations (no argmax, round or comparison)"
+        )
+    return Trial(tuple(names), tuple(weights[i] for i in missing))
+
+
+def cause(error: Exception) -> str:
+    """Class and text of an error on one line, without AutoGraph's stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    # AutoGraph begins with "in user code:", and ends with the text of the error.
+    text = lines[-1] if lines and lines[0].startswith("in user code") else ""
+    text = text or (lines[0] if lines else "")
+    text = text.removeprefix(f"{name}: ").rstrip(":")
+    return f"{name}: {errors.one_line(text)}" if text else name
+
+
+def _outputs(
+    strategy: tf.distribute.Strategy, network: keras.Model, inputs: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    @tf.function(autograph=False)
+    def run() -> Any:
+        return strategy.run(lambda: network(inputs, training=False))
+
+    try:
+        found = run()
+    except Exception as error:  # The caller's layers may raise anything.
+        raise errors.UsageError(
+            f"the model raised {cause(error)} on images {list(inputs.shape)}"
+        ) from error
+    first = {n: strategy.experimental_local_results(v)[0] for n, v in found.items()}
+    return {n: tf.convert_to_tensor(v) for n, v in first.items()}
+
+
+def _check_probability(output: tf.Tensor) -> None:
+    values = tf.cast(output, tf.float32).numpy()
+    values = values[np.isfinite(values)]
+    if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):
+        shown = f"in [{values.min():.3g}, {values.max():.3g}]"
+        raise caller_model.logits_error(shown)
+
+
+def _check_losses(
+    loss: OwnLoss,
+    outputs: Mapping[str, tf.Tensor],
+    labels: Mapping[str, tf.Tensor],
+    count: int,
+) -> None:
+    """Refuses what is no loss for each example."""
+    told = ", ".join(f"{n} {list(v.shape)}" for n, v in outputs.items())
+    told += "; labels: " + ", ".join(f"{n} {list(v.shape)}" for n, v in labels.items())
+
+    @tf.function
+    def once() -> Any:
+        return loss.raw(outputs, labels)
+
+    try:
+        found = once()
+    except Exception as error:  # The caller's code may raise anything.
+        raise errors.UsageError(
+            f"loss raised {cause(error)}; it is called as loss(outputs, labels) with"
+            f" the outputs {told}"
+        ) from error
+    wanted = f"wanted {count} losses, one for each example"
+    if not isinstance(found, Mapping):
+        if not tf.is_tensor(found):
+            raise errors.UsageError(
+                f"loss returned {_kind(found)}; wanted a dict with the key loss"
+            )
+        found = {"loss": found}
+    if "loss" not in found:
+        raise errors.UsageError(
+            "loss returned a dict with"
+            f" {', '.join(map(str, found)) or 'no key'}; wanted the key loss, which is"
+            " minimised"
+        )
+    for name in ("loss", *_PARTS):
+        if name not in found:
+            continue
+        value = tf.convert_to_tensor(found[name])
+        if not value.dtype.is_floating:
+            raise errors.UsageError(
+                f"loss returned {value.dtype.name} for {name}; wanted floats"
+            )
+        shape = list(value.shape)
+        if shape in ([count], [count, 1]):
+            continue
+        if shape == [count, count] and count > 1:
+            raise _broadcast_error(f"{name} has shape {shape}")
+        advice = "reduce all axes but the first"
+        if not shape:
+            advice = "leave out reduce_mean; train takes the mean of the batch"
+        raise errors.UsageError(f"{name} has shape {shape}; {wanted}: {advice}")
+    if count > 1 and (place := _broadcast_in(loss, outputs, labels)):
+        raise _broadcast_error(place)
+
+
+def _broadcast_in(
+    loss: OwnLoss, outputs: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
+) -> str:
+    """The operation in which [B, 1] meets [B] and gives [B, B]; empty if none does.
+
+    Reduced afterwards to [B], such a loss compares each example with all labels.
+    """
+
+    def stand_ins(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {
+            n: tf.compat.v1.placeholder(v.dtype, v.shape) for n, v in values.items()
+        }
+
+    graph, eager = tf.Graph(), tf.config.functions_run_eagerly()
+    try:
+        # Functions of the caller's then add their operations to this graph.
+        tf.config.run_functions_eagerly(True)
+        with graph.as_default():
+            loss.raw(stand_ins(outputs), stand_ins(labels))
+    except Exception:  # A loss that only works in a tf.function is not searched.
+        return ""
+    finally:
+        tf.config.run_functions_eagerly(eager)
+    for operation in graph.get_operations():
+        if len(operation.inputs) != 2 or operation.type in ("MatMul", "BatchMatMulV2"):
+            continue
+        shapes = [t.shape.as_list() for t in operation.inputs if t.shape.rank]
+        if len(shapes) != 2:
+            continue
+        shapes.sort(key=len)
+        for result in operation.outputs:
+            size = shapes[0][0]
+            square = result.shape.rank == 2 and result.shape.as_list() == [size, size]
+            if square and size > 1 and shapes == [[size], [size, 1]]:
+                where = f"in {operation.type}, [{size}, 1] and [{size}]"
+                return f"{where} give [{size}, {size}]"
+    return ""
+
+
+def _broadcast_error(where: str) -> errors.UsageError:
+    return errors.UsageError(
+        f"loss compares each example with the labels of all others ({where}): outputs"
+        " are [B, 1] and labels [B]; take tf.reshape(output, [-1])"
+    )
+
+
+def _augmentation_error(low: float, high: float, advice: str) -> errors.UsageError:
+    return errors.UsageError(
+        f"augment returned levels in [{low:.4g}, {high:.4g}]; wanted [0, 255], which"
+        f" train normalises by itself: {advice}"
+    )
+
+
+def _keyword_only(places: list[inspect.Parameter]) -> bool:
+    return bool(places) and places[0].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__name__}"

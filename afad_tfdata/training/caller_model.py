@@ -1,0 +1,442 @@
+"""A caller's model in the form that the training takes, and what identifies it.
+
+Whatever has one reading is accepted: a model whose only output has another name, a
+``Sequential``, a subclassed model that can be called.  The rest is refused before
+anything trains, in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.models import networks, saved
+from afad_tfdata.storage import schema
+
+_log = logging.getLogger(__name__)
+# A layer that multiplies by less divides pixels: 1 / 255 and 1 / 127.5 do.
+_PIXEL_SCALE = 1 / 50
+# A Normalization whose mean is above this was adapted to pixels and not to our input,
+# which is within [-2, 2].
+_PIXEL_MEAN = 4.0
+
+
+def check_kind(model: Any) -> None:
+    """Refuses what is no model of Keras 3.
+
+    Raises:
+      UsageError: It is a model of tf_keras, a path, a class or anything else.
+    """
+    if isinstance(model, keras.Model):
+        return
+    what = f"{type(model).__module__}.{type(model).__name__}"
+    advice = "build it with keras.Model or models.build_model"
+    if isinstance(model, str):
+        advice = "load the file with models.load(path)"
+    elif isinstance(model, type):
+        advice = f"{model.__name__} is a class: pass an instance, {model.__name__}()"
+    elif type(model).__module__.startswith("tf_keras") or any(
+        base.__module__.startswith("tf_keras") for base in type(model).__mro__
+    ):
+        advice = (
+            "tf_keras is Keras 2: build the model with `import keras`, or save it with"
+            ' model.save("m.h5") and pass models.load("m.h5")'
+        )
+    raise errors.UsageError(f"model takes a model of Keras 3; got {what}: {advice}")
+
+
+def input_sides(model: keras.Model) -> tuple[int | None, int | None]:
+    """Height and width of a model's input; None where the model does not fix them.
+
+    Raises:
+      UsageError: The model does not take one batch of RGB images.
+    """
+    inputs = _inputs_of(model)
+    if inputs is None:
+        return None, None
+    if len(inputs) != 1:
+        names = ", ".join(str(tensor.name) for tensor in inputs)
+        raise errors.UsageError(
+            f"a model takes one input, images [n, S, S, 3]; this one takes"
+            f" {len(inputs)}: {names}"
+        )
+    shape = tuple(inputs[0].shape)
+    if len(shape) != 4 or shape[3] not in (3, None):
+        raise errors.UsageError(
+            "a model takes images [n, S, S, 3]; the input of this one is"
+            f" {_text(shape)}"
+        )
+    dtype = keras.backend.standardize_dtype(inputs[0].dtype)
+    if "float" not in dtype:
+        raise errors.UsageError(
+            f"the input of the model is {dtype}; wanted float32, because train passes"
+            " (x - mean) / 127.5: leave the dtype out, and any rescaling of pixels"
+        )
+    return shape[1], shape[2]
+
+
+def adapted(
+    model: keras.Model, task: str, sides: tuple[int, int], *, batch: int | None
+) -> keras.Model:
+    """The model itself, or a functional one around it with outputs that have our names.
+
+    Args:
+      model: From `check_kind`.
+      task: One of `schema.TASKS`.
+      sides: Height and width of the images that it is going to take.
+      batch: Examples of a replica's part of a batch.
+
+    Returns:
+      A functional model or ``Sequential`` with ``age_output`` and/or ``gender_output``,
+      of the same variables.
+
+    Raises:
+      UsageError: It cannot be called on such images, or its outputs are not those of
+        the task.
+    """
+    inputs = _inputs_of(model)
+    if inputs is None:
+        return _called(model, task, sides)
+    fixed = inputs[0].shape[0]
+    if fixed is not None and fixed != batch:
+        raise errors.UsageError(
+            f"the model takes batches of {fixed}, and each device gets {batch} images:"
+            " leave batch_size out of keras.Input, or change --global_batch_size"
+        )
+    _refuse_pixels(model)
+    wanted = [f"{name}_output" for name in schema.labels_of(task)]
+    found = networks.named_outputs(model)
+    if not set(wanted) <= set(found):
+        names = list(map(str, found))
+        if len(wanted) > 1 or len(names) > 1 or set(names) & set(networks.OUTPUTS):
+            raise _names_error(task, wanted, names)
+        _log.info("the only output of the model, %s, is %s", names[0], wanted[0])
+        found = {wanted[0]: found[names[0]]}
+        model = keras.Model(model.inputs[0], found, name="afad_own")
+    for name in ("age_output", "gender_output"):
+        if name in found:
+            check_shape(name, tuple(found[name].shape))
+    if "gender_output" in wanted:
+        _refuse_linear(found["gender_output"])
+    return model
+
+
+def check_shape(name: str, shape: tuple[int | None, ...]) -> None:
+    """Refuses an output that is not one number for each image.
+
+    Raises:
+      UsageError: The text says how to change the model.
+    """
+    if all(size in (1, None) for size in shape[1:]):
+        return
+    advice = "keras.layers.Dense(1)"
+    if name == "gender_output":
+        advice = "keras.layers.Dense(1, activation='sigmoid')"
+        if len(shape) == 2 and shape[1] == 2:
+            advice += ", or take column 1 of a softmax over two classes"
+    raise errors.UsageError(
+        f"the model's {name} has shape {_text(shape)}; wanted [n, 1],"
+        f" {_MEANING[name]}: end it with {advice}"
+    )
+
+
+def for_task(network: keras.Model, task: str) -> keras.Model:
+    """The part of `networks.training_model` that a task needs.
+
+    The other head then neither trains nor changes its statistics.
+    """
+    labels = schema.labels_of(task)
+    outputs = network.output
+    kept = {n: t for n, t in outputs.items() if n.partition("_")[0] in labels}
+    if len(kept) == len(outputs):
+        return network
+    return keras.Model(network.inputs[0], kept, name=network.name)
+
+
+def check_can_be_saved(model: keras.Model) -> None:
+    """Refuses a model that Keras cannot write, and names classes it will not find.
+
+    Raises:
+      UsageError: Keras raises an error when it describes the model.
+    """
+    try:
+        keras.saving.serialize_keras_object(model)
+    except Exception as error:  # A caller's get_config may raise anything.
+        raise errors.UsageError(
+            f"Keras cannot save the model ({errors.one_line(error)}), and a run saves"
+            " it: give its classes a get_config method"
+        ) from error
+    unknown = sorted(
+        {
+            type(layer).__name__
+            for layer in model._flatten_layers()
+            if type(layer).__module__.partition(".")[0] not in ("keras", "afad_tfdata")
+            and keras.saving.get_registered_name(type(layer)) == type(layer).__name__
+        }
+    )
+    if unknown:
+        _log.warning(
+            "%s not registered with Keras: best.keras loads only after a program has"
+            " imported them with @keras.saving.register_keras_serializable()",
+            f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'}",
+        )
+
+
+def precision(model: keras.Model) -> str:
+    """Name of the dtype policy that a model's layers have, for the most part."""
+    computes = {x.compute_dtype for x in model._flatten_layers() if x.weights}
+    for dtype in ("float16", "bfloat16"):
+        if dtype in computes:
+            return f"mixed_{dtype}"
+    return "float64" if computes == {"float64"} else "float32"
+
+
+def frozen(model: keras.Model) -> list[keras.layers.Layer]:
+    """Layers with weights whose ``trainable`` is False."""
+    return [x for x in model._flatten_layers() if x.weights and not x.trainable]
+
+
+def copy_flags(source: keras.Model, target: keras.Model) -> None:
+    """Gives a copy the ``trainable`` flags of its original."""
+    set_flags(target, [layer.trainable for layer in source._flatten_layers()])
+
+
+def set_flags(model: keras.Model, flags: list[bool]) -> None:
+    """Sets the ``trainable`` flag of each layer, in Keras' order of the layers."""
+    # A model comes before its layers in that order, and setting its flag sets theirs.
+    for layer, flag in zip(model._flatten_layers(), flags, strict=True):
+        if layer.trainable != flag:
+            layer.trainable = flag
+
+
+@contextlib.contextmanager
+def flags_restored(model: keras.Model | None) -> Iterator[None]:
+    """Leaves the ``trainable`` flags of a caller's model as they were."""
+    if not isinstance(model, keras.Model):
+        yield
+        return
+    layers = model._flatten_layers()
+    before = [(layer, layer.trainable) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, flag in before:
+            if layer.trainable != flag:
+                layer.trainable = flag
+
+
+def fingerprint(model: keras.Model) -> str:
+    """A digest of the layers and how they are connected; names do not count.
+
+    Keras numbers layers through the process, so that the same code gives other names
+    the second time.
+    """
+    try:
+        description = keras.saving.serialize_keras_object(model)
+    except Exception:  # Refused elsewhere, with its reason.
+        description = {"class_name": type(model).__qualname__}
+    places: dict[str, str] = {}
+    value = {
+        "layers": _canonical(description, places),
+        "weights": [list(weight.shape) for weight in model.weights],
+        "trained": [list(w.shape) for w in model.trainable_weights],
+        "lambdas": [
+            layer.function.__code__.co_code.hex()
+            for layer in model._flatten_layers()
+            if hasattr(getattr(layer, "function", None), "__code__")
+        ],
+    }
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_MEANING = {"age_output": "years", "gender_output": "the probability of class 1"}
+# Keys whose values are names of layers, or say nothing of what is computed.
+_DROPPED = ("compile_config", "shared_object_id", "build_config", "registered_name")
+
+
+def _canonical(value: Any, places: dict[str, str], key: str = "") -> Any:
+    """A description with the names of layers replaced by their order."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return "lambda"  # `fingerprint` adds what it computes.
+        return {
+            k: _canonical(v, places, k) for k, v in value.items() if k not in _DROPPED
+        }
+    if isinstance(value, list | tuple):
+        return [_canonical(v, places, key) for v in value]
+    if isinstance(value, str) and key in _NAME_KEYS:
+        return places.setdefault(value, f"layer {len(places)}")
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value
+
+
+_NAME_KEYS = ("name", "keras_history", "input_layers", "output_layers")
+
+
+def _inputs_of(model: keras.Model) -> list[Any] | None:
+    """Symbolic inputs; None for a subclassed model, and one that is not built."""
+    try:
+        inputs = getattr(model, "inputs", None)
+    except (AttributeError, ValueError):  # A Sequential without an Input layer.
+        return None
+    return list(inputs) if inputs and _is_graph(model) else None
+
+
+def _is_graph(layer: Any) -> bool:
+    """Whether a model is a graph of layers, whose outputs Keras knows."""
+    # Functional is no public name of Keras.  A subclassed model that was called once
+    # has an `output`, too, which is that of the call.
+    if isinstance(layer, keras.Sequential):
+        return bool(layer.built)
+    return any(base.__name__ == "Functional" for base in type(layer).__mro__)
+
+
+def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Model:
+    """A functional model around one that can only be called."""
+    image = keras.Input((*sides, 3), dtype="float32", name=networks.INPUT_NAME)
+    try:
+        result = model(image)
+    except Exception as error:  # The caller's code may raise anything.
+        lines = [x.strip() for x in str(error).splitlines() if x.strip()]
+        text = errors.one_line(lines[0] if lines else "")
+        raise errors.UsageError(
+            f"the model cannot be called on images {_text((None, *sides, 3))}:"
+            f" {type(error).__name__}: {text}"
+        ) from error
+    wanted = [f"{name}_output" for name in schema.labels_of(task)]
+    if isinstance(result, dict):
+        found = {name: result[name] for name in networks.OUTPUTS if name in result}
+        if not set(wanted) <= set(found):
+            raise _names_error(task, wanted, [str(name) for name in result])
+    elif isinstance(result, list | tuple) or len(wanted) > 1:
+        raise errors.UsageError(
+            f"a call of the model returns {type(result).__name__}; wanted a dict with"
+            f" {' and '.join(wanted)}, which says what is what"
+        )
+    else:
+        found = {wanted[0]: result}
+    for name in ("age_output", "gender_output"):
+        if name in found:
+            check_shape(name, tuple(found[name].shape))
+    wrapped = keras.Model(image, found, name="afad_own")
+    _refuse_pixels(wrapped)
+    if "gender_output" in wanted:
+        _refuse_linear(found["gender_output"])
+    return wrapped
+
+
+def _names_error(task: str, wanted: list[str], names: list[str]) -> errors.UsageError:
+    return errors.UsageError(
+        f"--task={task} needs a model with outputs named {' and '.join(wanted)}; this"
+        f" one has {', '.join(names) or 'none'}: name the last layers so, or return a"
+        " dict with these keys"
+    )
+
+
+def _refuse_linear(output: keras.KerasTensor) -> None:
+    """Refuses a gender that is the plain sum of a layer: a logit."""
+    layer = getattr(output, "_keras_history", (None,))[0]
+    while isinstance(layer, keras.Model) and _is_graph(layer):
+        # `outputs` of a model are inside it, and its `output` may be that of a call.
+        if len(layer.outputs) != 1:
+            return
+        inside = layer.outputs[0]._keras_history[0]
+        if inside is layer:
+            return
+        layer = inside
+    if getattr(layer, "activation", None) is keras.activations.linear:
+        raise logits_error()
+
+
+def logits_error(found: str = "a layer without an activation") -> errors.UsageError:
+    """The error for a gender that is no probability.
+
+    Args:
+      found: What it is instead.
+    """
+    return errors.UsageError(
+        f"the model's gender_output is {found}; wanted a probability in [0, 1]: end it"
+        " with activation='sigmoid', and name the layer before it gender_logits if your"
+        " loss takes logits"
+    )
+
+
+def _refuse_pixels(model: keras.Model) -> None:
+    """Refuses a foreign model that expects pixels: train passes (x - mean) / 127.5."""
+    if saved.info(model):
+        return
+    for layer in _first_layers(model):
+        name = ""
+        if isinstance(layer, keras.layers.Rescaling):
+            scale = np.max(np.abs(np.asarray(layer.scale, np.float64)))
+            if scale < _PIXEL_SCALE:
+                name = f"Rescaling({scale:.4g})"
+        elif isinstance(layer, keras.layers.Normalization):
+            mean = getattr(layer, "mean", None)
+            if mean is not None and float(np.max(np.abs(mean))) > _PIXEL_MEAN:
+                name = "Normalization of pixels"
+        if name:
+            raise errors.UsageError(
+                f"the model begins with {layer.name}, a {name}, and train passes"
+                " (x - mean) / 127.5 and not pixels: leave that layer out, or put"
+                " Rescaling(127.5, offset=mean) before it"
+            )
+
+
+def _first_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that take the input, also of a model that takes it."""
+    found: list[keras.layers.Layer] = []
+    inputs = [id(tensor) for tensor in _inputs_of(model) or ()]
+    for layer in model.layers:
+        for node in getattr(layer, "_inbound_nodes", ()):
+            if any(id(tensor) in inputs for tensor in node.input_tensors):
+                found.append(layer)
+                if isinstance(layer, keras.Model):
+                    found += _first_layers(layer)
+                break
+    return found
+
+
+def _text(shape: tuple[int | None, ...]) -> str:
+    return "[" + ", ".join("n" if s is None else str(s) for s in shape) + "]"
+
+
+def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Model:
+    """The model itself if the strategy has its variables, else a mirrored copy.
+
+    Raises:
+      UsageError: Keras cannot copy it.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return model
+    # A Keras variable wraps the TensorFlow variable, which knows its strategy; one that
+    # was created outside of any scope has no such attribute.
+    if all(
+        getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
+        for v in model.variables
+    ):
+        return model
+    _log.info("the model was created outside the strategy's scope: training a copy")
+    try:
+        with strategy.scope():
+            copy = keras.models.clone_model(model)
+            # Normalization layers compute with copies of their weights.
+            saved.copy_weights(model, copy)
+    except Exception as error:  # A caller's get_config may raise anything.
+        raise errors.UsageError(
+            f"the model cannot be copied to {strategy.num_replicas_in_sync} devices"
+            f" ({type(error).__name__}: {errors.one_line(error)}): give its classes a"
+            " get_config method, or train on one device, such as --devices=cpu"
+        ) from error
+    copy_flags(model, copy)
+    return copy
