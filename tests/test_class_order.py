@@ -241,7 +241,7 @@ def test_no_data_set_writes_its_order_over_the_models(handed, data, form):
         model_facts.collect(source, class_names=ORDERS[handed.order][::-1])
 
 
-@pytest.mark.parametrize("form", ["run", "keras", "checkpoint", "h5"])
+@pytest.mark.parametrize("form", ["keras", "checkpoint"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_training_that_starts_from_either_order_knows_the_genders(handed, form, order):
     if form == "checkpoint":  # It is not best.keras, but of the same training.
@@ -313,11 +313,10 @@ def test_a_copied_checkpoint_needs_no_run(handed):
     assert source.facts == stored
 
 
+@pytest.mark.slow
 def test_a_frozen_graph_and_a_saved_model_say_it_too(
     handed, data, sample_tree, tmp_path_factory
 ):
-    if handed.order == "male_first":
-        pytest.skip("the order that would be right by chance; the slow part tries it")
     handed.freeze(tmp_path_factory.mktemp("frozen"))
     rows = predicted(handed.paths["graph"], sample_tree)
     names = ORDERS[handed.order]

@@ -98,7 +98,7 @@ def test_every_format_gives_the_model_s_outputs(ending, frozen, source, sample_t
     for row, values in zip(result.rows, expected(source, names), strict=True):
         assert row["age"] == pytest.approx(values["age"], abs=0.006 + 50 * tolerance)
         assert row["probability"] == pytest.approx(values["gender"], abs=tolerance)
-        assert row["gender"] == ("female" if row["probability"] >= 0.5 else "male")
+        assert row["gender"] == ("male" if row["probability"] >= 0.5 else "female")
 
 
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])

@@ -30,8 +30,9 @@ def build(**changes):
     model = models.build_model(
         models.ModelConfig(**{**values, "mean": MEAN, "hidden_units": 16, **changes})
     )
-    # As training does; freezing asks for them otherwise.
-    known = dataclasses.replace(facts.of(model), class_names=("male", "female"))
+    # As training does; freezing asks for them otherwise.  Not the usual order, which
+    # could be right by chance.
+    known = dataclasses.replace(facts.of(model), class_names=("female", "male"))
     facts.attach(model, known)
     return shaken(model)
 
@@ -88,7 +89,7 @@ def frozen(source):
     fetches = {label: NODES[label] for label in source.labels}
     graph = build_graph.build(source, fetches)
     return export_formats.FrozenGraph(
-        graph, "root_input", fetches, source.image_size, MEAN
+        graph, "root_input", fetches, source.image_size, MEAN, facts=source.facts
     )
 
 

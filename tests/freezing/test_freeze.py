@@ -22,7 +22,7 @@ from afad_tfdata.freezing import (
     verification,
     verification_images,
 )
-from afad_tfdata.models import age_heads
+from afad_tfdata.models import age_heads, facts
 from afad_tfdata.reading import record_index
 from tests.freezing import small_graphs
 
@@ -114,7 +114,8 @@ def test_the_description_says_how_to_use_it(result):
     assert [f["label"] for f in about["fetches"]] == ["age", "gender"]
     assert [f["shape"] for f in about["fetches"]] == [[None, 1], [None, 1]]
     assert about["mean"] == dict(zip("RGB", small_graphs.MEAN, strict=True))
-    assert about["class_names"] == ["male", "female"] and about["threshold"] == 0.5
+    assert about["class_names"] == ["female", "male"] and about["threshold"] == 0.5
+    assert about["fetches"][1]["meaning"] == "probability of male"
     assert about["age_range"] == [15, 72]
     assert about["model"]["backbone"] == "small_cnn"
     assert about["graph"]["flops_per_image"] > 1e5
@@ -261,6 +262,9 @@ def test_other_formats_equal_the_model(kind, model, tmp_path):
     feed, fetches = export_format.names("root_input", small_graphs.NODES)
     comparison = small_graphs.compared(path, source, fetches, feed)
     assert comparison.failure(1.0) is None
+    if kind == "saved_model":
+        again = model_source.open_source(path)
+        assert again.facts == facts.of(model)
 
 
 def test_litert_runs_tflite_files_where_it_is_installed(monkeypatch):
