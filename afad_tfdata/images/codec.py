@@ -399,6 +399,12 @@ def _library() -> _OpenCvLibrary | _PillowLibrary:
             f"OpenCV is installed, but cannot be loaded ({errors.one_line(error)}):"
             " install opencv-python-headless, or uninstall OpenCV, and Pillow is used"
         ) from error
+    if not hasattr(cv2, "imdecode"):
+        where = getattr(cv2, "__file__", None) or ", ".join(cv2.__path__)
+        raise errors.UsageError(
+            f"the module cv2 in {where} is not OpenCV: give it another name, or call"
+            " the program from another folder"
+        )
     # The pipeline has threads of its own; more threads in each would only compete.
     cv2.setNumThreads(0)
     return _OpenCvLibrary(cv2)

@@ -527,3 +527,18 @@ def test_too_many_open_files_are_no_fault_of_the_image(monkeypatch, tmp_path):
     monkeypatch.setattr(codec.os, "open", refuse)
     with pytest.raises(errors.UsageError, match="Too many open files; raise the limit"):
         codec.read_file(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["cv2.py", "cv2/__init__.py", "cv2/notes.txt"])
+def test_a_users_own_cv2_is_named(name, monkeypatch, tmp_path):
+    (tmp_path / "cv2").mkdir()
+    (tmp_path / name).write_text("")
+    if name == "cv2/notes.txt":  # A package without __init__ loses to OpenCV.
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    else:
+        monkeypatch.syspath_prepend(tmp_path)
+    if name == "cv2.py":
+        (tmp_path / "cv2").rmdir()
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    with pytest.raises(errors.UsageError, match="is not OpenCV: give it another name"):
+        codec._library.__wrapped__()
