@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from afad_tfdata.common import errors, files, io_extra, resources
+from afad_tfdata.common import errors, files, io_extra, resources, stores
 from afad_tfdata.reading import (
     bad_records,
     engine_graph,
@@ -99,7 +99,7 @@ def _check_service_reads(records_dir: str) -> None:
     if not files.is_remote(records_dir):
         return
     try:
-        io_extra.require_scheme(records_dir)
+        stores.gfile(records_dir)
     except errors.UsageError as error:
         raise errors.UsageError(
             f"--data_service: TensorFlow's data servers read the shards themselves, and"

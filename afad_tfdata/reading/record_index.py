@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, io_extra
+from afad_tfdata.common import errors, files, stores
 from afad_tfdata.reading import shard_cache
 from afad_tfdata.storage import schema, tfrecord
 
@@ -199,7 +199,8 @@ def fractional_ages(ages: Sequence[float] | np.ndarray) -> np.ndarray | None:
 def _needed_cache(records_dir: str) -> str:
     """Empty if TensorFlow's operations can read there; else the user's own cache."""
     try:
-        io_extra.require_scheme(records_dir)
+        # It also records the use of S3, after which the process must end specially.
+        stores.gfile(records_dir)
     except errors.UsageError:
         directory = files.join(files.user_cache(), "shards")
         _log.info(

@@ -121,3 +121,17 @@ def test_wrong_flags_of_the_command_are_one_line():
     )
     with pytest.raises(errors.UsageError, match="--work_dir is for a dispatcher"):
         data_service.DataServiceConfig(dispatcher="grpc://a:1", work_dir="w")
+
+
+def test_a_data_server_knows_the_stores_that_tensorflow_io_opens(monkeypatch):
+    opened = []
+    monkeypatch.setattr(data_service.stores, "gfile", opened.append)
+    monkeypatch.setattr(data_service.io_extra, "why_no_scheme", lambda _: "")
+    dispatcher = data_service.DataServiceConfig()
+    _, server = data_service._start_server(dispatcher)
+    assert not opened  # It reads nothing.
+    server_config = data_service.DataServiceConfig(
+        dispatcher=f"grpc://{server.target.split('://')[1]}"
+    )
+    data_service._start_server(server_config)
+    assert opened == ["s3://"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import types
 
 import numpy as np
 import pytest
 
 from afad_tfdata import input_fn
-from afad_tfdata.common import errors, files
-from afad_tfdata.reading import record_index, shard_cache
+from afad_tfdata.common import errors, files, stores
+from afad_tfdata.reading import engines, record_index, shard_cache
 from afad_tfdata.storage import schema
 
 _numbers = itertools.count()
@@ -123,3 +124,35 @@ def test_local_records_are_not_copied(sample_records, tmp_path):
     source = record_index.load(sample_records, "train", str(tmp_path / "cache"))
     assert source.paths[0].startswith(sample_records)
     assert not (tmp_path / "cache").exists()
+
+
+def test_records_that_tensorflow_cannot_open_are_copied_to_the_users_cache(
+    remote, fetched, tmp_path, monkeypatch, caplog
+):
+    def refuse(path):
+        raise errors.UsageError(f"{path} needs the file system")
+
+    own = types.SimpleNamespace(gfile=refuse)
+    monkeypatch.setattr(record_index, "stores", own)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level("INFO"):
+        index = record_index.load(remote, "train")
+    assert index.local and fetched
+    assert all(path.startswith(str(tmp_path)) for path in index.paths)
+    assert "the shards are copied to" in caplog.text
+    # Data servers on other machines would not find the copies.
+    monkeypatch.setattr(engines, "stores", own)
+    config = input_fn.InputConfig(records_dir=remote, data_service="grpc://a:5000")
+    with pytest.raises(
+        errors.UsageError, match="--data_service.*--cache_dir"
+    ) as caught:
+        engines.open_index(config, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_reading_from_s3_is_remembered_for_the_end_of_the_process(monkeypatch):
+    """tensorflow-io aborts in an ordinary exit after its operations used S3."""
+    monkeypatch.setattr(stores, "_used", set())
+    monkeypatch.setattr(stores.io_extra, "require_scheme", lambda path: None)
+    assert record_index._needed_cache("s3://bucket/records") == ""
+    assert stores.aborts_at_exit()

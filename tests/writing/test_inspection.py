@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import records
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, files
 from afad_tfdata.storage import schema
 from afad_tfdata.writing import inspection
 
@@ -227,3 +227,23 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(
     with pytest.raises(errors.UsageError, match=os.strerror(number)) as caught:
         inspection.verify(directory)
     assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["sample_records", "hdf5_records"])
+def test_a_remote_data_set_is_verified_too(source, request):
+    directory = f"ram://inspected-{source}"
+    local = request.getfixturevalue(source)
+    for name in os.listdir(local):
+        if os.path.isfile(os.path.join(local, name)):
+            content = files.read_bytes(os.path.join(local, name))
+            files.write_atomic(f"{directory}/{name}", content)
+    assert inspection.verify(directory) == []
+    shards = schema.load_manifest(directory).splits["train"].shards
+    content = bytearray(files.read_bytes(f"{directory}/{shards[0].name}"))
+    content[len(content) // 2] ^= 1
+    files.write_atomic(f"{directory}/{shards[0].name}", bytes(content))
+    import tensorflow as tf
+
+    tf.io.gfile.remove(f"{directory}/{schema.MEAN_NAME}")
+    faults = inspection.verify(directory)
+    assert {fault.file for fault in faults} == {shards[0].name, schema.MEAN_NAME}
