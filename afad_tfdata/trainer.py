@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from afad_tfdata import input_fn
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, preemption, progress
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import (
     assembly,
@@ -104,6 +104,8 @@ def train(
         input_fn.readable_errors(),
         caller_data.readable_errors(own_data=not own.builds_data()),
         caller_model.flags_restored(model),
+        preemption.interruptible(),
+        progress.lines_shown(),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         phases = recipe.phases(config, pretrained=pretrained)

@@ -103,6 +103,8 @@ def parse(
         rest = values(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # ValueError comes for --noFLAG=VALUE.
         text = errors.one_line(error)
+        if hint := _hint(error, values):
+            text = f"{text.partition('. Did you mean')[0]}; use --{hint}"
         raise errors.UsageError(f"{text} (--help lists the flags)") from error
     given = {s.name: values[s.name].value for s in options.specs(config_class)}
     # The fields of a frozen config are tuples, so that it has a hash.
@@ -110,6 +112,65 @@ def parse(
     names = [field.name for field in dataclasses.fields(CommonFlags)]
     common: dict[str, Any] = {name: values[name].value for name in names}
     return fields, CommonFlags(**common), rest
+
+
+# What other programs call a flag -> what ours do; the first that a command has.
+_GUESSES = {
+    "lr": ("learning_rate",),
+    "rate": ("learning_rate",),
+    "batch": ("global_batch_size", "batch_size"),
+    "batch_size": ("global_batch_size",),
+    "bs": ("global_batch_size", "batch_size"),
+    "global_batch_size": ("batch_size",),
+    "num_epochs": ("epochs",),
+    "n_epochs": ("epochs",),
+    "data": ("data_dir", "records_dir"),
+    "dataset": ("data_dir", "records_dir"),
+    "input": ("data_dir", "records_dir", "graph"),
+    "input_dir": ("data_dir", "records_dir"),
+    "data_dir": ("records_dir",),
+    "records": ("records_dir",),
+    "out": ("output_dir", "run_dir"),
+    "output": ("output_dir", "run_dir"),
+    "output_dir": ("run_dir",),
+    "out_dir": ("output_dir", "run_dir"),
+    "model_dir": ("run_dir",),
+    "log_dir": ("run_dir",),
+    "checkpoint": ("model", "init_from"),
+    "resume": ("run_dir",),
+    "model": ("graph", "backbone"),
+    "arch": ("backbone",),
+    "pretrained": ("weights", "init_from"),
+    "gpu": ("devices",),
+    "gpus": ("devices",),
+    "num_gpus": ("devices",),
+    "device": ("devices",),
+    "workers": ("num_workers", "num_parallel_calls", "num_threads"),
+    "num_workers": ("num_parallel_calls", "num_threads"),
+    "num_threads": ("threads", "num_workers"),
+    "jobs": ("num_workers", "num_threads"),
+    "size": ("image_size",),
+    "img_size": ("image_size",),
+    "image_shape": ("image_size",),
+    "amp": ("precision",),
+    "fp16": ("precision",),
+    "mixed_precision": ("precision",),
+    "random_seed": ("seed",),
+    "class_weights": ("class_weight",),
+    "augmentation": ("augment",),
+    "early_stopping": ("patience",),
+    "opt": ("optimizer",),
+    "wd": ("weight_decay",),
+    "name": ("output_name",),
+}
+
+
+def _hint(error: Exception, values: flags.FlagValues) -> str:
+    """The flag of this command that an unknown flag probably means; else empty."""
+    if not isinstance(error, flags.UnrecognizedFlagError):
+        return ""
+    guesses = _GUESSES.get(error.flagname.replace("-", "_"), ())
+    return next((name for name in guesses if name in values), "")
 
 
 def define(config_class: type) -> flags.FlagValues:

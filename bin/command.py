@@ -68,7 +68,8 @@ def run(
       example: One or more command lines, for ``--help``.
       arguments: What follows the flags, such as ``IMAGE ...``; empty if the command
         takes flags only.
-      stops_on_signal: Whether SIGTERM and SIGUSR1 ask the command to save and stop.
+      stops_on_signal: Whether SIGTERM, SIGUSR1 and Ctrl-C ask the command to save and
+        stop.
     """
     # This comes first: a signal during the imports that follow must not be lost.
     if stops_on_signal:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 ask a command to finish its step, save, and end with status 75.
+"""SIGTERM, SIGUSR1 and Ctrl-C ask a command to finish its step, save and end with 75.
 
 A batch system sends one of them some time before it kills a job.  The command installs
 the handler before it imports TensorFlow, so that a signal during the slow start is not
@@ -7,17 +7,50 @@ lost; the training loop calls `requested` between steps.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
+from collections.abc import Iterator
 
 _requested = threading.Event()
 _received: list[str] = []
 
 
 def install() -> None:
-    """Turns SIGTERM and SIGUSR1 into a request.  A second call does nothing."""
+    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a request.
+
+    A second Ctrl-C ends the process at once.  Main thread only; safe to repeat.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _handle)
+    # A process that was started in the background ignores Ctrl-C, and still should.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _handle_first_interrupt)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns Ctrl-C within the block into a request, in a program without `install`.
+
+    The second Ctrl-C raises KeyboardInterrupt, as it does outside of the block.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        _ask_to_stop(frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if reason() == _INTERRUPT:
+            clear()  # The next training of this program shall not stop at once.
 
 
 def keep() -> None:
@@ -50,6 +83,24 @@ def clear() -> None:
     """Forgets a request; for programs that train again in one process."""
     _requested.clear()
     _received.clear()
+
+
+_INTERRUPT = "Ctrl-C"
+
+
+def _handle_first_interrupt(number: int, frame: object) -> None:
+    # The system's own handler, because Python's waits until TensorFlow returns.
+    signal.signal(number, signal.SIG_DFL)
+    _ask_to_stop(frame)
+
+
+def _ask_to_stop(frame: object) -> None:
+    del frame
+    request(_INTERRUPT)
+    # Not by print: the signal may have come while something was printed.
+    text = "\nstopping after this step; Ctrl-C again ends at once, without saving\n"
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
 
 
 def _handle(number: int, frame: object) -> None:

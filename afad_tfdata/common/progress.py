@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def lines_shown() -> Iterator[None]:
+    """Shows this package's log lines on stderr in a program that set up no logging.
+
+    Python would show warnings only.
+    """
+    ours = logging.getLogger("afad_tfdata")
+    if ours.hasHandlers() or ours.level != logging.NOTSET:
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(logging.NOTSET)
 
 
 class Progress:
@@ -43,7 +65,8 @@ class Progress:
         stream = stream or sys.stderr
         self._bar = None
         # Imported only where a bar is drawn: batch jobs start without it.
-        if stream.isatty():
+        # A notebook's stream is no terminal, and draws bars all the same.
+        if stream.isatty() or type(stream).__module__.startswith("ipykernel"):
             import tqdm
 
             self._bar = tqdm.tqdm(

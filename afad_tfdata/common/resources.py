@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 
@@ -12,6 +13,12 @@ _LIMITS = (
         "/sys/fs/cgroup/memory/memory.limit_in_bytes",
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
     ),
+)
+# CPU time in microseconds, and the period in which it may be used, likewise.
+_CPU_MAX = "/sys/fs/cgroup/cpu.max"
+_CPU_CFS = (
+    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+    "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
 )
 
 
@@ -33,12 +40,15 @@ def available_bytes() -> int:
 
 
 def cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may use: the machine's, or the container's quota."""
     # Batch systems and containers pin a process to a part of the machine's cores.
     try:
-        return len(os.sched_getaffinity(0))
+        count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS has no affinity.
-        return os.cpu_count() or 1
+        count = os.cpu_count() or 1
+    quota = _cpu_quota()
+    # A part of a core is used as well: 1.5 are two threads.
+    return max(1, min(count, math.ceil(quota))) if quota else count
 
 
 def own_memory_bytes() -> int:
@@ -58,6 +68,19 @@ def own_memory_bytes() -> int:
 def mib(num_bytes: float) -> str:
     """A number of bytes in MiB, for a message."""
     return f"{num_bytes / (1 << 20):,.0f} MiB"
+
+
+def _cpu_quota() -> float:
+    """Cores that a control group allows on average; 0 for no limit."""
+    try:
+        with open(_CPU_MAX) as f:
+            quota, period = f.read().split()
+        return 0.0 if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        pass  # No control groups, or those of version 1.
+    allowed, period_1 = (_number(path) for path in _CPU_CFS)
+    # -1 stands for no limit.
+    return allowed / period_1 if allowed and period_1 and allowed > 0 else 0.0
 
 
 def _file_cache(group: str) -> int:

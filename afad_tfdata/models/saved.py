@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -61,6 +62,12 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:  # Files of other versions make Keras raise anything.
+        if found := re.search(r"Could not locate class '([^']+)'", str(error)):
+            raise errors.UsageError(
+                f"{path} has a layer of the class {found[1]}, which Keras does not"
+                " know: decorate it with @keras.saving.register_keras_serializable()"
+                " and import its module in the program that loads the file"
+            ) from error
         raise errors.UsageError(
             f"{path} cannot be loaded by Keras {keras.__version__}"
             f" ({errors.one_line(error)})"

@@ -113,7 +113,10 @@ class EpochLoop:
                     rows,
                     rate=rates[-1],
                     waiting=waited / max(time.monotonic() - began, _SMALLEST_SECS),
-                    images_per_second=bar.rate(),
+                    # Of the bar, the first rate would be 0: it moves on below.
+                    images_per_second=(state.step - first_step)
+                    * batch
+                    / max(time.monotonic() - began, _SMALLEST_SECS),
                 )
                 bar.update(len(rates) * batch, **notes)
                 # The end of the epoch is saved with its validation, by the run.

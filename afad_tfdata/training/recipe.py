@@ -87,6 +87,21 @@ class PhaseProgress:
         out_of_patience = bool(phase.patience) and self.waited >= phase.patience
         return self.epochs >= phase.epochs or out_of_patience
 
+    def why_over(self, phases: tuple[Phase, ...]) -> str:
+        """Why the present phase is over, and the run if it is; for a log."""
+        phase = phases[self.phase]
+        if self.epochs >= phase.epochs:
+            text = f"{phase.stage} ends: all of its {phase.epochs} epochs are done"
+        else:
+            text = f"{phase.stage} ends: no improvement in {self.waited} epochs"
+        if self.next_phase(phases) is not None:
+            return text
+        if len(phases) == 1:
+            return f"{text}; so does the run"
+        if phase.must_help and not self.helped:
+            return f"{text}; the run ends, because this rate brought no improvement"
+        return f"{text}; the run ends, because this was the last phase"
+
     def next_phase(self, phases: tuple[Phase, ...]) -> int | None:
         """The phase after the present one, which is over; None at the end."""
         if phases[self.phase].must_help and not self.helped:

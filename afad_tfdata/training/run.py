@@ -119,7 +119,11 @@ class Run:
 
     def next_phase(self) -> int | None:
         """The phase to go on with; None at the end."""
-        return self.state.course.current_or_next_phase(self._phases)
+        course = self.state.course
+        following = course.current_or_next_phase(self._phases)
+        if following != course.phase:
+            _log.info("%s", course.why_over(self._phases))
+        return following
 
     def begin_phase(self, phase: int) -> None:
         """Goes on from the best epoch, with the next rate and set of layers.

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from afad_tfdata.common import resources
 
 
@@ -39,3 +41,28 @@ def test_cores_are_those_that_the_process_is_pinned_to(monkeypatch):
     assert resources.cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert resources.cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    "content, cores",
+    [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("torn", 8)],
+)
+def test_cores_are_those_of_the_containers_quota(tmp_path, monkeypatch, content, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(resources, "_CPU_CFS", ("/nowhere", "/nowhere"))
+    (tmp_path / "cpu.max").write_text(content)
+    monkeypatch.setattr(resources, "_CPU_MAX", str(tmp_path / "cpu.max"))
+    assert resources.cores() == cores
+
+
+@pytest.mark.parametrize("quota, cores", [("-1", 8), ("300000", 3)])
+def test_cores_are_those_of_an_old_containers_quota(
+    tmp_path, monkeypatch, quota, cores
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(resources, "_CPU_MAX", "/nowhere")
+    paths = (tmp_path / "quota", tmp_path / "period")
+    for path, text in zip(paths, (quota, "100000"), strict=True):
+        path.write_text(text)
+    monkeypatch.setattr(resources, "_CPU_CFS", tuple(map(str, paths)))
+    assert resources.cores() == cores

@@ -1,0 +1,64 @@
+"""Ctrl-C, log lines in programs without logging, and why a phase ends."""
+
+import logging
+import os
+import signal
+
+import pytest
+
+from afad_tfdata import trainer
+from afad_tfdata.bin import absl_flags
+from afad_tfdata.common import errors, preemption, progress
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import recipe
+
+
+def test_the_first_ctrl_c_asks_to_stop_and_the_second_interrupts(capfd):
+    with pytest.raises(KeyboardInterrupt), preemption.interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.requested() and preemption.reason() == "Ctrl-C"
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not preemption.requested()
+    assert "Ctrl-C again ends at once" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_lines_are_shown_where_a_program_set_up_no_logging(capsys, monkeypatch):
+    ours, root = logging.getLogger("afad_tfdata"), logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    with progress.lines_shown():
+        logging.getLogger("afad_tfdata.trainer").info("a line")
+    assert "a line" in capsys.readouterr().err
+    assert not ours.handlers and ours.level == logging.NOTSET
+
+
+def test_lines_are_not_doubled_where_it_did(monkeypatch):
+    ours, root = logging.getLogger("afad_tfdata"), logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
+    with progress.lines_shown():
+        assert not ours.handlers
+
+
+def test_a_log_says_why_a_phase_and_the_recipe_end():
+    config = trainer.TrainConfig(run_dir="run", epochs=9, patience=2)
+    phases = recipe.phases(config, pretrained=False)
+    waiting = recipe.PhaseProgress(0, epochs=3, waited=2, helped=True)
+    assert waiting.why_over(phases) == "tuning ends: no improvement in 2 epochs"
+    done = recipe.PhaseProgress(0, epochs=9)
+    assert done.why_over(phases) == "tuning ends: all of its 9 epochs are done"
+    last = recipe.PhaseProgress(1, epochs=2, waited=2)
+    assert "this rate brought no improvement" in last.why_over(phases)
+
+
+@pytest.mark.parametrize(
+    "guess, flag",
+    [
+        ("--lr=1", "--learning_rate"),
+        ("--batch_size=8", "--global_batch_size"),
+        ("--gpus=2", "--devices"),
+        ("--data_dir=x", "--records_dir"),
+    ],
+)
+def test_common_guesses_of_a_flag_get_the_right_name(guess, flag):
+    with pytest.raises(errors.UsageError, match=f"use {flag} "):
+        absl_flags.parse(train_config.TrainConfig, ["afad-train", guess])
