@@ -44,7 +44,7 @@ _MODULES = {
     "codec": "images.codec",
     "errors": "common.errors",
     "files": "common.files",
-    "foreign_files": "reading.foreign_files",
+    "foreign_names": "reading.foreign_names",
     "input_config": "reading.config",
     "schema": "storage.schema",
     "selection": "writing.selection",
@@ -260,7 +260,7 @@ def _flags(afad: Any, place: str) -> Target:
             for parse in (
                 afad.augment.parse,
                 afad.source.parse_gender_codes,
-                afad.foreign_files.parse_names,
+                afad.foreign_names.parse,
             ):
                 with contextlib.suppress(afad.errors.UsageError):
                     parse(argument)
