@@ -37,6 +37,7 @@ from afad_tfdata.reading import (
     engine_graph,
     engines,
     order,
+    record_dataset,
     record_index,
     record_numbers,
     tracing,
@@ -45,6 +46,9 @@ from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import schema, sharding
 
 InputConfig = input_config.InputConfig
+# For programs that do not use TensorFlow, which these do not import.
+open_records = record_dataset.RecordDataset
+Batches = record_dataset.Batches
 
 # How many passes of a tf.data service have orders of their own, before these repeat.
 _SERVED_ORDERS = 16

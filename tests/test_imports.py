@@ -53,7 +53,7 @@ _PUBLIC = {
     "afad_tfdata.records": {"WriteConfig", "write_records"},
     "afad_tfdata.input_fn": {
         *("InputConfig", "train_input_fn", "eval_input_fn"),
-        *("num_examples", "readable_errors"),
+        *("num_examples", "readable_errors", "open_records", "Batches"),
     },
     "afad_tfdata.trainer": {"TrainConfig", "TrainResult", "train"},
     "afad_tfdata.freeze": {"FreezeConfig", "freeze"},

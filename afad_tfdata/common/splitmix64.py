@@ -16,8 +16,8 @@ from afad_tfdata.common.lazy_imports import tf
 # 2^64 divided by the golden ratio, odd: multiples of it are spread evenly.
 GAMMA = 0x9E3779B97F4A7C15
 # Right shifts, each with the factor that follows it; a last shift ends the mixing.
-_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-_LAST_SHIFT = 31
+ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+LAST_SHIFT = 31
 
 
 def word(value: int) -> tf.Tensor:
@@ -27,9 +27,9 @@ def word(value: int) -> tf.Tensor:
 
 def mix(value: tf.Tensor) -> tf.Tensor:
     """Mixes uint64 values of any shape; a one-to-one map."""
-    for shift, factor in _ROUNDS:
+    for shift, factor in ROUNDS:
         value = _xor_shift(value, shift) * word(factor)
-    return _xor_shift(value, _LAST_SHIFT)
+    return _xor_shift(value, LAST_SHIFT)
 
 
 def _xor_shift(value: tf.Tensor, shift: int) -> tf.Tensor:

@@ -32,6 +32,7 @@ import numpy as np
 
 from afad_tfdata.common import splitmix64
 from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.reading import order_numpy
 
 # Fewer rounds leave correlations between epochs; see above.
 ROUNDS = 8
@@ -81,6 +82,33 @@ class Order:
         found = tf.reshape(found, tf.shape(positions))
         # The reshape loses the static shape, and batches get theirs from this tensor.
         return tf.ensure_shape(found, positions.shape)
+
+    def numbers(self, positions: np.ndarray) -> np.ndarray:
+        """`records` by numpy, for programs that do not use TensorFlow.
+
+        Args:
+          positions: int64 ``[n]``, 0 or more.
+
+        Returns:
+          int64 ``[n]``.
+        """
+        if not self.groups:
+            epoch, place = np.divmod(positions, self.num_examples)
+            return order_numpy.permute(
+                place, self.num_examples, self.seed, _RECORDS, epoch, ROUNDS
+            )
+        # As `_balanced`.
+        sizes = np.array([len(group) for group in self.groups], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        round_, place = np.divmod(positions, len(sizes))
+        group = order_numpy.swap_or_not(
+            place, len(sizes), self.seed, _GROUPS, round_, _SWAP_ROUNDS
+        )
+        epoch, place = np.divmod(round_, sizes[group])
+        member = order_numpy.swap_or_not(
+            place, sizes[group], self.seed, group + _MEMBERS, epoch, _SWAP_ROUNDS
+        )
+        return np.concatenate(self.groups)[starts[group] + member]
 
     def _balanced(self, positions: tf.Tensor) -> tf.Tensor:
         sizes = np.array([len(group) for group in self.groups], np.int64)

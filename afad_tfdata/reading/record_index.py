@@ -115,6 +115,18 @@ class RecordIndex:
         file = f", file {name}" if name else ""
         return f"record {row} of {self.paths[shard]} (index {record}{file})"
 
+    def filename(self, record: int) -> str:
+        """The name of a record's image file; empty if the record does not tell it.
+
+        Args:
+          record: Record number.
+        """
+        shard = int(self.entries["shard"][record])
+        row = record - int(self.shard_starts()[shard])
+        return self._filename(
+            shard, row if self.rows is None else self.rows[record], record
+        )
+
     def _filename(self, shard: int, row: int, record: int) -> str:
         """The name of the image's file; empty if the record does not tell it.
 
