@@ -268,7 +268,8 @@ def test_the_run_of_another_network_says_nothing_about_a_model(
 
 
 def test_own_data_do_not_get_names_that_nobody_gave(tmp_path):
-    images = np.zeros((8, SIZE, SIZE, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.uint8)
     labels = {"age": np.full(8, 30, np.float32), "gender": np.arange(8) % 2}
     own = tf.data.Dataset.from_tensor_slices(({"image": images}, labels)).batch(8)
     trainer.train(
