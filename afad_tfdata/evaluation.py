@@ -15,16 +15,18 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
-from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.freezing import config as freeze_config
+from afad_tfdata.freezing import graph_description, loaded_graph, model_source
 from afad_tfdata.images import contact_sheet, preprocess
-from afad_tfdata.models import facts, networks, saved
+from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
@@ -49,11 +51,31 @@ class EvaluateConfig(options.Config):
 
     model: str = options.option(
         "",
-        "Model to evaluate: a .keras or .h5 file with an output named age_output or"
-        " gender_output, or both.",
+        "Model to evaluate: a .keras file, an .h5 file of Keras 3 or 2, a checkpoint"
+        " step-*.ckpt, a SavedModel, a run directory, or the NAME.pb that afad-freeze"
+        " wrote, with its NAME.json.",
     )
     run_dir: str = options.option(
-        "", "Run whose best model is evaluated, instead of --model."
+        "", "Run directory whose model is evaluated, instead of --model."
+    )
+    which: str = options.option(
+        "best",
+        "Which model of a run directory to evaluate: best.keras or final.keras.",
+        choices=("best", "final"),
+    )
+    epoch: int = options.option(
+        0,
+        "Evaluate the checkpoint after this epoch of a run directory, instead of the"
+        " model that --which names; 0 for none.",
+    )
+    outputs: tuple[str, ...] = options.option(
+        (),
+        "Labels of the model's outputs in the model's order, such as age,gender.  They"
+        " are needed if the names of the output layers contain neither age nor gender."
+        "  gender_logits is a gender output before its sigmoid, which is then added.",
+    )
+    input_range: str = options.option(
+        "auto", input_range.HELP, choices=input_range.CHOICES
     )
     input: input_config.InputConfig = options.part(
         input_config.InputConfig,
@@ -114,16 +136,16 @@ class EvaluateConfig(options.Config):
                 "evaluation takes one of --model and --run_dir; got"
                 f" {'both' if self.model else 'neither'}"
             )
-        if self.model.endswith(".pb"):
-            raise errors.UsageError(
-                f"--model={self.model} is a frozen graph, which afad-predict runs; name"
-                " the .keras or .h5 that it was made from"
-            )
         if self.model and not self.input.records_dir:
             raise errors.UsageError(
                 "--model needs --records_dir: the data set to evaluate it on"
             )
         facts.check_class_names(self.class_names, "--class_names")
+        freeze_config.check_outputs(self.outputs)
+        if self.epoch < 0:
+            raise errors.UsageError(
+                f"--epoch takes a number from 0 up; got {self.epoch}"
+            )
         if self.batch_size < 1 or self.bootstrap_samples < 0:
             raise errors.UsageError(
                 "--batch_size is at least 1 and --bootstrap_samples at least 0; got"
@@ -146,10 +168,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     path, records_dir, output_dir = _places(config)
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
-    model, network = _load(path, strategy, unsafe=config.unsafe_load)
-    known = run_dir.known_facts(facts.of(model), run_dir.config_of(path))
-    mean = known.mean or manifest.mean_rgb
-    task = _task(network)
+    model = _load(config, path, strategy)
+    known = model.facts
+    normalization = input_range.normalization(
+        known.input_range, known.mean or manifest.mean_rgb
+    )
+    task = "_".join(model.labels)
     # As the data set writes them, because its counts have these names.
     names = manifest.class_names
     swapped = "gender" in schema.labels_of(task) and facts.is_swapped(
@@ -163,9 +187,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         records_dir=records_dir,
         task=task,
         global_batch_size=config.batch_size,
-        image_size=_image_size(model, path),
+        image_size=model.image_size,
     )
-    columns = _predict(strategy, network, mean, data, config.split)
+    columns = _predict(strategy, model.network, normalization, data, config.split)
+    output_values.check({n: columns[n] for n in model.labels}, what=path)
     if swapped:
         names = names[::-1]
         _log.info(
@@ -241,58 +266,124 @@ _TITLES = {
 def _places(config: EvaluateConfig) -> tuple[str, str, str]:
     """The model's path, the data set and the directory of the results."""
     if config.model:
-        output = config.output_dir or os.path.dirname(config.model) or "."
+        folder = config.model.rstrip("/")
+        # The results of a run belong into it, those of a SavedModel next to it.
+        if not os.path.exists(os.path.join(folder, run_dir.CONFIG_NAME)):
+            folder = os.path.dirname(folder)
+        output = config.output_dir or folder or "."
         return config.model, config.input.records_dir, output
     stored = run_dir.read_config(config.run_dir)
-    path = os.path.join(config.run_dir, run_dir.BEST_NAME)
-    if not os.path.exists(path):
-        raise errors.UsageError(
-            f"{config.run_dir} has no {run_dir.BEST_NAME} yet: no epoch of it is done;"
-            " continue it with afad-train"
-        )
-    records = config.input.records_dir or stored["train"].get("records_dir", "")
+    path = model_source.file_of_run(config.run_dir, config.which, config.epoch)
+    trained_on = stored["train"].get("records_dir", "")
+    records = config.input.records_dir or run_dir.data_set(config.run_dir, trained_on)
     if not records:
+        why = f"{trained_on} is not there" if trained_on else "data of the caller's own"
         raise errors.UsageError(
-            f"{config.run_dir} was trained on data of the caller's own: name a data set"
-            " with --records_dir"
+            f"the data set that {config.run_dir} was trained on is not known here"
+            f" ({why}): name one with --records_dir"
         )
     return path, records, config.output_dir or config.run_dir
 
 
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """A model to be evaluated, whatever it was loaded from.
+
+    Attributes:
+      network: Maps a batch of its input to ``age_output`` and ``gender_output``.
+      labels: ``age``, ``gender`` or both.
+      image_size: Side of its input in pixels.
+      facts: What its file and its run say about it.
+      owner: What owns the weights and must live as long.
+    """
+
+    network: Callable[..., dict[str, tf.Tensor]]
+    labels: tuple[str, ...]
+    image_size: int
+    facts: facts.Facts
+    owner: Any
+
+
 def _load(
-    path: str, strategy: tf.distribute.Strategy, *, unsafe: bool
-) -> tuple[keras.Model, keras.Model]:
-    """The model on the strategy's devices, and the same with named outputs."""
+    config: EvaluateConfig, path: str, strategy: tf.distribute.Strategy
+) -> _Model:
+    """The model on the strategy's devices."""
+    if path.endswith(".pb"):
+        return _load_graph(config, path)
     with strategy.scope():
-        model = saved.load(path, unsafe=unsafe)
-        saved.check_finite(
-            strategies.local_values(strategy, model.variables),
-            origin=path,
+        source = model_source.open_source(
+            path,
+            which=config.which,
+            # A run directory's checkpoint was found already.
+            epoch=config.epoch if os.path.isdir(path) else 0,
+            outputs=config.outputs,
+            unsafe_load=config.unsafe_load,
             advice="evaluate another model",
         )
-        if _is_mixed(model):
-            # A frozen graph computes in float32; evaluate the same numbers.
-            model = saved.rebuild_float32(model)
-        return model, networks.training_model(model)
-
-
-def _is_mixed(model: keras.Model) -> bool:
-    return any(
-        layer.compute_dtype in ("float16", "bfloat16")
-        for layer in model._flatten_layers()
+    known = run_dir.known_facts(source.facts, source.run)
+    chosen = input_range.choose(
+        known.input_range or source.input_range, config.input_range, what=path
     )
+
+    def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        del training  # A source computes in inference only.
+        return {f"{k}_output": v for k, v in source.call(images).items()}
+
+    return _Model(
+        network,
+        source.labels,
+        source.image_size,
+        dataclasses.replace(known, input_range=chosen),
+        source.owner,
+    )
+
+
+def _load_graph(config: EvaluateConfig, path: str) -> _Model:
+    """A frozen graph with its NAME.json, as a function that strategies can run."""
+    description = graph_description.load_description(path)
+    if os.path.basename(path) != description["graph"]["file"]:
+        raise errors.UsageError(
+            f"{path} takes image files or pixels; evaluate"
+            f" {description['graph']['file']}, which contains the same network"
+        )
+    if config.outputs or config.epoch:
+        flag = "outputs" if config.outputs else "epoch"
+        raise errors.UsageError(f"--{flag} does not apply to a frozen graph: {path}")
+    known = facts.from_dict(
+        {
+            "class_names": description["class_names"],
+            "mean": description["mean"],
+            "age_range": description["age_range"],
+            # Graphs of version 0.1.0 take normalised images and do not say so.
+            "input_range": description.get("input_range", "normalized"),
+        },
+        where=path,
+    )
+    input_range.choose(known.input_range, config.input_range, what=path)
+    fetches = {f["label"]: f["name"] for f in description["fetches"]}
+    function = loaded_graph.as_function(path, description["feeds"][0]["name"], fetches)
+
+    def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        del training  # A graph has inference only.
+        return {f"{k}_output": v for k, v in function(images).items()}
+
+    return _Model(network, tuple(fetches), description["image_size"], known, function)
 
 
 def _predict(
     strategy: tf.distribute.Strategy,
-    network: keras.Model,
-    mean: tuple[float, ...],
+    network: Callable[..., Mapping[str, tf.Tensor]],
+    normalization: tuple[Sequence[float] | None, float],
     data: input_config.InputConfig,
     split: str,
 ) -> dict[str, np.ndarray]:
     """Predictions and labels of every example, by name (`step.Predictor.run`)."""
+    mean, divisor = normalization
     predictor = step.Predictor(
-        strategy, network, None, lambda images: preprocess.normalize(images, mean)
+        strategy,
+        network,
+        None,
+        lambda images: preprocess.normalize(images, mean or (0, 0, 0), divisor),
     )
     with input_fn.readable_errors():
         return predictor.run(
@@ -300,21 +391,6 @@ def _predict(
                 lambda context: input_fn.eval_input_fn(data, split, context)
             )
         )
-
-
-def _task(network: keras.Model) -> str:
-    """The task whose labels the network predicts."""
-    found = [n for n in ("age", "gender") if f"{n}_output" in network.output]
-    return "_".join(found)
-
-
-def _image_size(model: keras.Model, path: str) -> int:
-    shape = tuple(model.inputs[0].shape)
-    if len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
-        raise errors.UsageError(
-            f"{path} takes {shape}, wanted square RGB images [n, size, size, 3]"
-        )
-    return int(shape[1])
 
 
 def _measure(

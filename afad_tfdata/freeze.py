@@ -112,16 +112,24 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
         source = _load_model(config, model)
         fetches = _fetches(config.output_nodes, source.labels)
         facts = model_facts.collect(
-            source, config.records_dir, config.mean_json, config.class_names
+            source,
+            config.records_dir,
+            config.mean_json,
+            config.class_names,
+            config.input_range,
         )
         images = verification_images.choose(facts.records_dir, source.image_size)
-        cases = {"graph": verification_images.cases(source, images, facts.mean)}
+        cases = {
+            "graph": verification_images.cases(
+                source, images, facts.mean, facts.divisor
+            )
+        }
         name = config.output_name or source.name or "model"
         if config.verify_only:
             path = files.join(config.output_dir, f"{name}.pb")
             return _compare_existing(path, source, cases["graph"], config.tolerance)
         if config.with_preprocessing:
-            cases |= _preprocessing_cases(source, images, facts.mean)
+            cases |= _preprocessing_cases(source, images, facts)
         # This follows the checks, so that a refused call leaves no directory behind.
         files.make_dirs(config.output_dir)
         # When the block ends, files that do not have their final names are removed.
@@ -223,16 +231,19 @@ def _fetches(names: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
 def _preprocessing_cases(
     source: model_source.Source,
     images: verification_images.Images,
-    mean: Sequence[float] | None,
+    facts: model_facts.ModelFacts,
 ) -> dict[str, list[verification.Case]]:
     """What the graphs with preprocessing are verified on, by format."""
+    mean = facts.mean
     if mean is None:
         raise errors.UsageError(
             "--with_preprocessing needs the mean that the model was trained with, and"
             " the model file does not contain it: name --records_dir or --mean_json"
         )
     return {
-        kind: verification_images.preprocessing_cases(source, images, mean, kind)
+        kind: verification_images.preprocessing_cases(
+            source, images, mean, kind, facts.divisor
+        )
         for kind in preprocessing_graph.INPUTS
     }
 
@@ -275,6 +286,7 @@ def _write_verified(
             source.image_size,
             facts.mean,
             config.tf1_compatible,
+            facts.divisor,
             facts.stored,
         )
         output.write(graph, formats)

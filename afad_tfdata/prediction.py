@@ -30,6 +30,7 @@ from afad_tfdata.common import errors, files, options, progress, resources
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import export_formats, graph_description, loaded_graph
 from afad_tfdata.images import codec, contact_sheet
+from afad_tfdata.models import output_values
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -174,6 +175,10 @@ def predict(
                 if item.error:
                     bad.append((item.path, item.error))
                     on_error(item.path, item.error)
+                    continue
+                if reason := _fault(outputs):
+                    bad.append((item.path, reason))
+                    on_error(item.path, reason)
                     continue
                 rows.append(_row(item.path, outputs, description))
                 if item.picture is not None and len(pictures) < _SHEET_IMAGES:
@@ -391,6 +396,12 @@ def _why_refused(data: bytes, error: loaded_graph.InputError) -> str:
     except codec.ImageError as reason:
         return str(reason)
     return f"cannot be decoded: {errors.one_line(error)}"
+
+
+def _fault(outputs: dict[str, float]) -> str:
+    """Why a graph's outputs for an image mean nothing; empty if they do."""
+    found = [output_values.fault(label, value) for label, value in outputs.items()]
+    return next((reason for reason in found if reason), "")
 
 
 def _by_image(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ SIZE = 16
 
 def save_model(path, task="age_gender", size=SIZE):
     keras.utils.set_random_seed(2)
-    image = keras.Input((size, size, 3), name="anything")
+    image = keras.Input((size, size, 3), name="root_input")
     x = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(image))
     outputs = []
     if "age" in schema.labels_of(task):
@@ -196,10 +196,10 @@ def test_what_is_missing_is_named(sample_records, tmp_path):
     with pytest.raises(errors.UsageError, match="config.json.*--run_dir names"):
         evaluation.evaluate(evaluation.EvaluateConfig(run_dir=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"train": {}}')
-    with pytest.raises(errors.UsageError, match="no best.keras yet"):
+    with pytest.raises(errors.UsageError, match="holds no best.keras yet"):
         evaluation.evaluate(evaluation.EvaluateConfig(run_dir=str(tmp_path)))
     missing = {"model": str(tmp_path / "no.keras"), "records_dir": sample_records}
-    with pytest.raises(errors.UsageError, match="no model at"):
+    with pytest.raises(errors.UsageError, match="no.keras is not there"):
         evaluation.evaluate(evaluation.EvaluateConfig(**missing))
 
 
@@ -208,7 +208,7 @@ def test_an_image_that_is_not_square_is_refused(sample_records, tmp_path):
     age = keras.layers.Dense(1, name="age_output")(keras.layers.Flatten()(image))
     keras.Model(image, age).save(tmp_path / "odd.keras")
     values = {"model": str(tmp_path / "odd.keras"), "records_dir": sample_records}
-    with pytest.raises(errors.UsageError, match="wanted square RGB images"):
+    with pytest.raises(errors.UsageError, match="a square of a known size is"):
         evaluation.evaluate(evaluation.EvaluateConfig(**values))
     assert tf.io.gfile.exists(values["model"])
 

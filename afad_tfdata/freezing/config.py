@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 from afad_tfdata.common import errors, options
 from afad_tfdata.freezing import graphdef
-from afad_tfdata.models import facts
+from afad_tfdata.models import facts, input_range
 
 # Names that programs of the original project look up; they must not change.
 DEFAULT_NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
+OUTPUT_LABELS = ("age", "gender", "gender_logits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,11 @@ class FreezeConfig:
     outputs: tuple[str, ...] = options.option(
         (),
         "Labels of the model's outputs in the model's order, such as age,gender.  They"
-        " are needed if the names of the output layers contain neither age nor gender.",
+        " are needed if the names of the output layers contain neither age nor gender."
+        "  gender_logits is a gender output before its sigmoid, which is then added.",
+    )
+    input_range: str = options.option(
+        "auto", input_range.HELP, choices=input_range.CHOICES
     )
     class_names: tuple[str, ...] = options.option(
         (),
@@ -148,6 +154,13 @@ class FreezeConfig:
                 f"--input_node and --output_nodes must differ; got {', '.join(every)}"
             )
         facts.check_class_names(self.class_names, "--class_names")
-        for name in self.outputs:
-            if name not in DEFAULT_NODES:
-                raise errors.UsageError(f"--outputs takes age and gender; got {name!r}")
+        check_outputs(self.outputs)
+
+
+def check_outputs(outputs: Sequence[str]) -> None:
+    """Raises `UsageError` for a label that ``--outputs`` does not take."""
+    for name in outputs:
+        if name not in OUTPUT_LABELS:
+            raise errors.UsageError(
+                f"--outputs takes {', '.join(OUTPUT_LABELS)}; got {name!r}"
+            )

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, preprocessing_graph
+from afad_tfdata.images import preprocess
 from afad_tfdata.models import facts
 
 # The operators of 2020: ONNX runtimes since 1.6 know them, and no network of this
@@ -41,6 +42,7 @@ class FrozenGraph:
       image_size: Side of its input in pixels.
       mean: Channel means R, G, B in [0, 255]; None where they are unknown.
       tf1_compatible: Whether other graphs made of it must load in 1.15 too.
+      divisor: It is fed ``(x - mean) / divisor``, x in [0, 255].
       facts: What files without a NAME.json of their own say about the outputs.
     """
 
@@ -50,6 +52,7 @@ class FrozenGraph:
     image_size: int
     mean: Sequence[float] | None = None
     tf1_compatible: bool = True
+    divisor: float = preprocess.DIVISOR
     facts: facts.Facts = dataclasses.field(default_factory=lambda: facts.Facts())
 
 
@@ -96,6 +99,7 @@ def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
         fetches=list(frozen.fetches.values()),
         size=frozen.image_size,
         mean=frozen.mean,
+        divisor=frozen.divisor,
     )
     if frozen.tf1_compatible:
         graph = graphdef.for_tf1(graph)

@@ -25,7 +25,6 @@ from afad_tfdata.freezing import (
     verification,
     verified_files,
 )
-from afad_tfdata.images import preprocess
 from afad_tfdata.models import facts
 
 FORMAT = "afad_tfdata frozen graph"
@@ -77,7 +76,8 @@ def describe(
         "mean": None
         if frozen.mean is None
         else dict(zip("RGB", frozen.mean, strict=True)),
-        "divisor": preprocess.DIVISOR,
+        "divisor": frozen.divisor,
+        "input_range": frozen.facts.input_range or "normalized",
         **_image_reading(),
         "class_names": list(known.class_names),
         "threshold": GENDER_THRESHOLD,
@@ -192,7 +192,10 @@ def _feed(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
         "value": "(x - mean) / divisor, x in [0, 255]",
         "value_range": None
         if mean is None
-        else [-max(mean) / preprocess.DIVISOR, (255 - min(mean)) / preprocess.DIVISOR],
+        else [
+            -max(mean) / frozen.divisor,
+            (255 - min(mean)) / frozen.divisor,
+        ],
     }
 
 

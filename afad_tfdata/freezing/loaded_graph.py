@@ -77,6 +77,29 @@ class LoadedGraph:
         return {label: np.asarray(v) for label, v in outputs.items()}
 
 
+def as_function(
+    path: str, feed: str, fetches: Mapping[str, str]
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """A GraphDef as a function that a ``tf.function`` can call on any device.
+
+    Args:
+      path: A ``.pb`` file.
+      feed: Name of the input.
+      fetches: Names of the outputs by label.
+
+    Raises:
+      UsageError: The file is not a graph, or has no node of one of the names.
+    """
+    graph_def = _checked_graph_def(path, [feed, *fetches.values()])
+    imported = tf.compat.v1.wrap_function(
+        lambda: tf.import_graph_def(graph_def, name=""), []
+    )
+    get = imported.graph.get_tensor_by_name
+    return imported.prune(
+        get(f"{feed}:0"), {label: get(f"{name}:0") for label, name in fetches.items()}
+    )
+
+
 def read_graph_def(path: str) -> tf.compat.v1.GraphDef:
     """A GraphDef from a file.
 
@@ -102,19 +125,25 @@ def read_graph_def(path: str) -> tf.compat.v1.GraphDef:
     return graph
 
 
-def _load_graph_def(
-    path: str, feed: str, fetches: dict[str, str], device: str
-) -> _Call:
+def _checked_graph_def(path: str, wanted: list[str]) -> tf.compat.v1.GraphDef:
+    """A GraphDef that only computes, and has the wanted nodes."""
     graph_def = read_graph_def(path)
     # Before TensorFlow sees it: a graph may come from anybody.
     graphdef.refuse_effects(graphdef.all_nodes(graph_def), path)
     names = {node.name for node in graph_def.node}
-    for name in (feed, *fetches.values()):
+    for name in wanted:
         if name not in names:
             raise errors.UsageError(
                 f"{path} has no node {name!r}: does the .json next to it belong to"
                 " another graph?"
             )
+    return graph_def
+
+
+def _load_graph_def(
+    path: str, feed: str, fetches: dict[str, str], device: str
+) -> _Call:
+    graph_def = _checked_graph_def(path, [feed, *fetches.values()])
     config = tf.compat.v1.ConfigProto(
         device_count={"GPU": 0} if device == "cpu" else {}
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from afad_tfdata.common import files
 from afad_tfdata.freezing import model_source
-from afad_tfdata.models import facts
+from afad_tfdata.models import facts, input_range
 from afad_tfdata.storage import schema
 from afad_tfdata.training import run_dir
 
@@ -35,14 +35,16 @@ class ModelFacts:
       age_range: Youngest and oldest age in the training data; None where unknown.
       records_dir: The data set to take images from; empty for none.
       metrics: The results of ``evaluate`` for this model file; empty if it was not run.
+      divisor: Images are fed as ``(x - mean) / divisor``, x in [0, 255].
       stored: The same facts, as the files of the graph contain them.
     """
 
-    mean: tuple[float, float, float] | None
+    mean: tuple[float, ...] | None
     class_names: tuple[str, ...]
     age_range: tuple[int, int] | None
     records_dir: str
     metrics: dict[str, Any]
+    divisor: float
     stored: facts.Facts
 
 
@@ -51,6 +53,7 @@ def collect(
     records_dir: str = "",
     mean_json: str = "",
     class_names: Sequence[str] = (),
+    given_range: str = "auto",
 ) -> ModelFacts:
     """Collects the facts from the model, its run, flags, and the data set.
 
@@ -60,10 +63,11 @@ def collect(
         still exists.
       mean_json: The flag; this file is believed before all other sources.
       class_names: The flag, for a model of which neither file nor run says them.
+      given_range: The flag ``--input_range``.
 
     Raises:
       UsageError: A file that a flag names does not exist or is something else, or the
-        class names are not known.
+        class names or the input's range are not known.
     """
     stored = run_dir.known_facts(source.facts, source.run)
     # Asked for, and not taken from a data set: which class the model was trained to
@@ -75,7 +79,18 @@ def collect(
         )
     records_dir = records_dir or _data_set_of_run(source)
     manifest = schema.load_manifest(records_dir) if records_dir else None
-    mean = _mean(source, stored, manifest, mean_json)
+    chosen_range = input_range.choose(
+        stored.input_range or source.input_range,
+        given_range,
+        normalized=bool(mean_json),
+        what=source.path or "the model",
+    )
+    # Only normalised input has a mean, so only there is it looked for.
+    wanted = chosen_range == "normalized"
+    mean, divisor = input_range.normalization(
+        chosen_range,
+        _mean(source, stored, manifest, mean_json) if wanted else None,
+    )
     ages = _age_range(stored, manifest)
     return ModelFacts(
         mean=mean,
@@ -83,8 +98,13 @@ def collect(
         age_range=ages,
         records_dir=records_dir,
         metrics=_metrics(source),
+        divisor=divisor,
         stored=dataclasses.replace(
-            stored, mean=mean, class_names=names, age_range=ages
+            stored,
+            mean=mean,
+            class_names=names,
+            age_range=ages,
+            input_range=chosen_range,
         ),
     )
 
@@ -92,9 +112,14 @@ def collect(
 def _data_set_of_run(source: model_source.Source) -> str:
     """The data set that the run was trained on, where it still exists; else empty."""
     trained_on = source.run.get("train", {}).get("records_dir", "")
-    if trained_on and files.exists(files.join(trained_on, schema.MANIFEST_NAME)):
-        return trained_on
-    return ""
+    found = run_dir.data_set(source.run.get("directory", "."), trained_on)
+    if trained_on and not found:
+        _log.warning(
+            "the data set %s of the run is not there: the graph is verified on drawn"
+            " faces (--records_dir names a data set)",
+            trained_on,
+        )
+    return found
 
 
 def _mean(
@@ -102,7 +127,7 @@ def _mean(
     stored: facts.Facts,
     manifest: schema.Manifest | None,
     mean_json: str,
-) -> tuple[float, float, float] | None:
+) -> tuple[float, ...] | None:
     """The mean that the model was trained with.
 
     What the user says comes first.  After it, sources that surely belong to this model

@@ -22,11 +22,13 @@ import numpy as np
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import keras2_files, safe_saved_model
-from afad_tfdata.models import facts
+from afad_tfdata.models import facts, input_range
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
 _LABELS = ("age", "gender")
+# Ending of a label in --outputs whose output is not yet a probability.
+LOGITS = "_logits"
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,8 @@ class Source:
       name: Default name of its graph.
       path: The file or directory that it came from; empty for an object.
       layers: Names of its layers, nested ones too; empty for a SavedModel.
+      input_range: One of `facts.INPUT_RANGES` if its input or first layers prove it;
+        else empty.
       facts: What the model or its file says about its input and outputs; what its run
         says is in `run`.
       run: ``config.json`` of its run, with the key ``directory``; empty for none.
@@ -57,6 +61,7 @@ class Source:
     name: str
     path: str
     layers: tuple[str, ...]
+    input_range: str
     facts: facts.Facts
     run: dict[str, Any]
     owner: Any
@@ -70,6 +75,7 @@ def open_source(
     outputs: Sequence[str] = (),
     image_size: int = 0,
     unsafe_load: bool = False,
+    advice: str = "freeze another model",
 ) -> Source:
     """Opens a model file, a checkpoint, a run directory or a SavedModel.
 
@@ -81,6 +87,7 @@ def open_source(
       outputs: Labels of the model's outputs in order, where their names do not tell.
       image_size: Side of the input in pixels, for a model that takes any size.
       unsafe_load: Run code that the file contains (Lambda layers).
+      advice: What to do instead if the weights are not finite.
 
     Raises:
       UsageError: The path does not exist, is not a model, or the model does not fit.
@@ -102,14 +109,16 @@ def open_source(
                 f"{path} is neither a run directory (it has no {run_dir.CONFIG_NAME})"
                 " nor a SavedModel (it has no saved_model.pb)"
             )
-        path = _file_of_run(path, which, epoch)
+        path = file_of_run(path, which, epoch)
     elif epoch:
         raise errors.UsageError(
             "--epoch can only be used with a run directory; this is a file"
         )
     run = run_dir.config_of(path)
     model = _load(path, run, unsafe_load)
-    source = from_model(model, outputs=outputs, image_size=image_size, origin=path)
+    source = from_model(
+        model, outputs=outputs, image_size=image_size, origin=path, advice=advice
+    )
     return dataclasses.replace(source, name=name, path=path, run=run)
 
 
@@ -119,6 +128,7 @@ def from_model(
     outputs: Sequence[str] = (),
     image_size: int = 0,
     origin: str = "the model that was passed to freeze",
+    advice: str = "freeze another model",
 ) -> Source:
     """A source from a model object of Keras 3 or tf-keras.
 
@@ -127,6 +137,7 @@ def from_model(
       outputs: As for `open_source`.
       image_size: As for `open_source`.
       origin: Where the model is from, for messages.
+      advice: As for `open_source`.
 
     Raises:
       UsageError: Its input or outputs are not those of a face model.
@@ -138,7 +149,7 @@ def from_model(
         # tf-keras names a variable by `name`, Keras 3 by `path`.
         ((getattr(v, "path", v.name), np.asarray(v)) for v in model.variables),
         origin=origin,
-        advice="freeze another model",
+        advice=advice,
     )
     known = facts.of(model)
     model = _in_float32(model)
@@ -159,11 +170,12 @@ def from_model(
                 " image; one number is expected"
             )
     labels = labels_of(list(first), outputs, known.network.get("task", ""))
+    logits = logits_of(list(first), outputs)
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         values = _by_name(model, model(images, training=False)).values()
         return {
-            label: tf.cast(value, tf.float32)
+            label: _probability(value, label in logits)
             for label, value in zip(labels, values, strict=True)
         }
 
@@ -175,6 +187,7 @@ def from_model(
         name=re.sub(r"\W+", "_", model.name),
         path="",
         layers=tuple(_layer_names(model)),
+        input_range=input_range.of_layers(model),
         facts=known,
         run={},
         owner=model,
@@ -222,12 +235,13 @@ def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str
       UsageError: The labels cannot be told, or the flag does not fit.
     """
     if given:
-        if len(given) != len(names) or len(set(given)) != len(given):
+        plain = {name.removesuffix(LOGITS) for name in given}
+        if len(given) != len(names) or len(plain) != len(given):
             raise errors.UsageError(
                 f"--outputs names {','.join(given)}, and the model has {len(names)}"
                 f" outputs: {', '.join(names)}"
             )
-        return list(given)
+        return [name.removesuffix(LOGITS) for name in given]
     labels = []
     for name in names:
         # Whole words only: "image" contains "age".
@@ -243,6 +257,28 @@ def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str
             " one of them), or name the layers age_output and gender_output"
         )
     return labels
+
+
+def logits_of(names: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Labels of the outputs that are logits: by the flag, or else by their names.
+
+    Args:
+      names: Names of the model's outputs, in order.
+      given: The flag ``--outputs``; empty to go by the names.
+    """
+    if given:
+        return ("gender",) if f"gender{LOGITS}" in given else ()
+    for name in names:
+        words = re.split(r"[^a-z]+", name.lower())
+        if "gender" in words and {"logits", "logit"} & set(words):
+            return ("gender",)
+    return ()
+
+
+def _probability(value: tf.Tensor, is_logits: bool) -> tf.Tensor:
+    """An output in float32, and as a probability if it is logits."""
+    value = tf.cast(value, tf.float32)
+    return tf.sigmoid(value) if is_logits else value
 
 
 def _by_name(model: Any, value: Any) -> dict[str, Any]:
@@ -294,7 +330,17 @@ def _layer_names(model: Any) -> list[str]:
     return names
 
 
-def _file_of_run(directory: str, which: str, epoch: int) -> str:
+def file_of_run(directory: str, which: str, epoch: int) -> str:
+    """The model file or checkpoint of a run directory.
+
+    Args:
+      directory: The run directory.
+      which: ``best`` or ``final``.
+      epoch: The epoch at whose end the checkpoint was saved; 0 for the model.
+
+    Raises:
+      UsageError: There is none.
+    """
     if not epoch:
         name = run_dir.BEST_NAME if which == "best" else run_dir.FINAL_NAME
         path = os.path.join(directory, name)
@@ -349,11 +395,15 @@ def _saved_model(
     shape = None if spec.shape.rank is None else tuple(spec.shape.as_list())
     names = sorted(function.structured_outputs)  # A dict without an order of its own.
     labels = labels_of(names, outputs, "")
+    logits = logits_of(names, outputs)
     by_label = dict(zip(labels, names, strict=True))
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        results = function(**{feed: images})
-        return {k: tf.cast(results[n], tf.float32) for k, n in by_label.items()}
+        results = function(**{feed: tf.cast(images, spec.dtype)})
+        return {
+            label: _probability(results[name], label in logits)
+            for label, name in by_label.items()
+        }
 
     return Source(
         call=call,
@@ -363,7 +413,15 @@ def _saved_model(
         name=name,
         path=path,
         layers=(),
+        input_range=_range_of_spec(feed, spec),
         facts=facts.read_saved_model(path),
         run=run_dir.config_of(path),
         owner=module,
     )
+
+
+def _range_of_spec(feed: str, spec: tf.TensorSpec) -> str:
+    """What a signature's input proves about its range; empty for nothing."""
+    if spec.dtype.is_integer:
+        return "pixels"
+    return "normalized" if feed == "root_input" else ""

@@ -45,6 +45,7 @@ def build(
     fetches: Collection[str],
     size: int,
     mean: Sequence[float],
+    divisor: float = preprocess.DIVISOR,
 ) -> tf.compat.v1.GraphDef:
     """A frozen graph with decoding, resizing and normalisation before it.
 
@@ -55,6 +56,7 @@ def build(
       fetches: Names of its outputs, which they keep.
       size: Side of the network's input in pixels.
       mean: Channel means R, G, B in [0, 255].
+      divisor: What the difference to them is divided by.
     """
     # Loops of TensorFlow 2 are functions in a library, which a graph of constants does
     # not have.  The switch is global; "enabled" is TensorFlow 2's default.
@@ -63,7 +65,8 @@ def build(
         with tf.Graph().as_default() as whole:
             given = image_input.placeholder(image_input.feed)
             pixels = image_input.resize(given, size)
-            inputs = tf.identity(preprocess.normalize(pixels, mean), name=feed)
+            value = preprocess.normalize(pixels, mean, divisor)
+            inputs = tf.identity(value, name=feed)
             tf.import_graph_def(graph, {f"{feed}:0": inputs}, name="")
             result = whole.as_graph_def()
     finally:
@@ -71,10 +74,15 @@ def build(
     return graphdef.reachable(result, fetches)
 
 
-def reference(encoded: bytes, size: int, mean: Sequence[float]) -> np.ndarray:
+def reference(
+    encoded: bytes,
+    size: int,
+    mean: Sequence[float],
+    divisor: float = preprocess.DIVISOR,
+) -> np.ndarray:
     """What the network sees of an image file: float32 ``[size, size, 3]``."""
     pixels = preprocess.decode_and_resize(tf.constant(encoded), size)
-    return preprocess.normalize(pixels, mean).numpy()
+    return preprocess.normalize(pixels, mean, divisor).numpy()
 
 
 def _bytes_placeholder(name: str) -> tf.Tensor:

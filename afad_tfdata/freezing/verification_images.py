@@ -18,6 +18,7 @@ from afad_tfdata import input_fn
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import model_source, preprocessing_graph, verification
 from afad_tfdata.images import codec, drawn_faces, preprocess
+from afad_tfdata.models import output_values
 from afad_tfdata.storage import schema
 
 # One image, as most programs feed it; the smallest real batch; and an odd number, whose
@@ -77,7 +78,10 @@ def choose(records_dir: str, size: int) -> Images:
 
 
 def cases(
-    source: model_source.Source, images: Images, mean: Sequence[float] | None
+    source: model_source.Source,
+    images: Images,
+    mean: Sequence[float] | None,
+    divisor: float = preprocess.DIVISOR,
 ) -> list[verification.Case]:
     """Normalised images, then random input, each in batches of `BATCH_SIZES`.
 
@@ -85,6 +89,10 @@ def cases(
       source: The model, whose outputs are expected.
       images: From `choose`.
       mean: Channel means of the model's input; None takes the middle of the range.
+      divisor: What the difference to them is divided by.
+
+    Raises:
+      DataError: What the model returns for the images means nothing.
     """
     size = source.image_size
     rng = np.random.default_rng(0)  # The same input for every graph of a size.
@@ -98,15 +106,21 @@ def cases(
             if is_image:
                 pixels = images.pixels[start : start + batch]
                 start += batch
-            value = ((pixels - center) / preprocess.DIVISOR).astype(np.float32)
+            value = ((pixels - center) / divisor).astype(np.float32)
             name = f"{kind}, batch of {batch}"
             outputs = expected(source, value)
+            if is_image:
+                output_values.check(outputs, what=source.path or "the model")
             result.append(verification.Case(name, value, outputs, is_image))
     return result
 
 
 def preprocessing_cases(
-    source: model_source.Source, images: Images, mean: Sequence[float], kind: str
+    source: model_source.Source,
+    images: Images,
+    mean: Sequence[float],
+    kind: str,
+    divisor: float = preprocess.DIVISOR,
 ) -> list[verification.Case]:
     """Images as a graph with preprocessing is fed them, in batches of `BATCH_SIZES`.
 
@@ -115,11 +129,12 @@ def preprocessing_cases(
       images: From `choose`.
       mean: Channel means of the model's input.
       kind: A key of `preprocessing_graph.INPUTS`.
+      divisor: What the difference to the means is divided by.
     """
     result = []
     for batch in BATCH_SIZES:
         value, seen = _PREPROCESSING_BATCHES[kind](
-            images, batch, source.image_size, mean
+            images, batch, source.image_size, mean, divisor
         )
         name = f"{kind}, batch of {batch}"
         result.append(verification.Case(name, value, expected(source, seen)))
@@ -155,20 +170,20 @@ def own_difference(
 
 
 def _encoded_batch(
-    images: Images, count: int, size: int, mean: Sequence[float]
+    images: Images, count: int, size: int, mean: Sequence[float], divisor: float
 ) -> tuple[list[bytes], np.ndarray]:
     """Image files, and what the network sees of them."""
     encoded = list(images.encoded[:count])
-    seen = [preprocessing_graph.reference(one, size, mean) for one in encoded]
+    seen = [preprocessing_graph.reference(one, size, mean, divisor) for one in encoded]
     return encoded, np.array(seen)
 
 
 def _pixel_batch(
-    images: Images, count: int, size: int, mean: Sequence[float]
+    images: Images, count: int, size: int, mean: Sequence[float], divisor: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of another size than the network's, and what the network sees of them."""
     pixels = images.pixels_of_size(size * 4 // 3, count)
-    seen = preprocess.normalize(preprocess.resize(pixels, size), mean)
+    seen = preprocess.normalize(preprocess.resize(pixels, size), mean, divisor)
     return pixels, np.array(seen)
 
 

@@ -15,18 +15,21 @@ from afad_tfdata.common.lazy_imports import tf
 DIVISOR = 127.5
 
 
-def normalize(images: tf.Tensor, mean_rgb: Sequence[float]) -> tf.Tensor:
-    """A model's input: ``(images - mean) / 127.5``.
+def normalize(
+    images: tf.Tensor, mean_rgb: Sequence[float], divisor: float = DIVISOR
+) -> tf.Tensor:
+    """A model's input: ``(images - mean) / divisor``.
 
     Args:
       images: ``[..., 3]`` RGB in [0, 255], uint8 or floating.
       mean_rgb: Three numbers in [0, 255].
+      divisor: `DIVISOR` for models of this package.
 
     Returns:
-      float32 of the same shape, within [-2, 2].
+      float32 of the same shape, within [-2, 2] for models of this package.
     """
     mean = tf.constant(tuple(mean_rgb), tf.float32)
-    return (tf.cast(images, tf.float32) - mean) / DIVISOR
+    return (tf.cast(images, tf.float32) - mean) / divisor
 
 
 def decode_and_resize(

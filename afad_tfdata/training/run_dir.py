@@ -270,6 +270,29 @@ def facts_of(run: Mapping[str, Any]) -> facts.Facts:
     )
 
 
+def data_set(directory: str, records_dir: str) -> str:
+    """The data set that a run was trained on, where it exists; else empty.
+
+    Args:
+      directory: The run directory.
+      records_dir: As its configuration names it.  A relative path is tried from here,
+        and from the folders above the run directory, since the command that trained it
+        may have run in any of them.
+    """
+    if not records_dir:
+        return ""
+    places = [records_dir]
+    if not os.path.isabs(records_dir) and not files.is_remote(records_dir):
+        above = os.path.abspath(directory)
+        while above != (parent := os.path.dirname(above)):
+            above = parent
+            places.append(os.path.join(above, records_dir))
+    for place in places:
+        if files.exists(files.join(place, schema.MANIFEST_NAME)):
+            return place
+    return ""
+
+
 def records_digest(manifest: schema.Manifest | None) -> str:
     """What identifies a data set's content; empty for data of the caller's own."""
     if manifest is None:

@@ -114,6 +114,6 @@ def compared(path, source, fetches, feed="root_input"):
 
 def dense(shape, units=1, batch=None):
     """A model of one layer, with any input shape and number of outputs."""
-    image = keras.Input(shape, batch_size=batch)
+    image = keras.Input(shape, batch_size=batch, name="root_input")
     x = keras.layers.GlobalAveragePooling2D()(image)
     return keras.Model(image, keras.layers.Dense(units, name="age_output")(x))

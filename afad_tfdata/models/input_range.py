@@ -1,0 +1,126 @@
+"""What a model's input receives, and how images become that.
+
+Networks of this package take ``(x - mean) / 127.5``.  A model of another program may
+take pixels in [0, 255] or in [0, 1]::
+
+    found = input_range.of_model(model, "", what="face.keras")     # "pixels"
+    mean, divisor = input_range.normalization(found, mean)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from afad_tfdata.common import errors
+from afad_tfdata.images import preprocess
+from afad_tfdata.models import facts
+
+CHOICES = ("auto", *facts.INPUT_RANGES)
+HELP = (
+    "What the model's input receives: normalized is (x - mean) / 127.5, pixels is x,"
+    " unit is x / 255, with x in [0, 255]; auto takes what the model file or its layers"
+    " say, and is an error where they do not say it."
+)
+# The name of the input in models of this package and of the original project.
+_ROOT_INPUT = "root_input"
+# A first layer that scales by less than this expects pixels: 1/127.5, 1/255, 1/std.
+_SMALL_SCALE = 0.1
+# A Normalization layer with a larger mean was adapted to pixels.
+_MEAN_OF_PIXELS = 2.0
+
+
+def choose(
+    known: str, given: str, model: Any = None, *, normalized: bool = False, what: str
+) -> str:
+    """One of `facts.INPUT_RANGES`: what is known, what the flag says, what layers say.
+
+    Args:
+      known: What the model's file or run says; empty for nothing.
+      given: The flag ``--input_range``.
+      model: The model, to look at its input and its first layers; None for a SavedModel
+        or a graph.
+      normalized: Whether something else says that images are normalised: the input's
+        name, or a ``--mean_json`` that the user named.
+      what: The model, for the message.
+
+    Raises:
+      UsageError: The flag contradicts what the model proves, or nothing says it.
+    """
+    proved = known or of_layers(model)
+    if given not in ("", "auto"):
+        if proved and proved != given:
+            raise errors.UsageError(
+                f"--input_range={given}: {what} takes {proved}, as its file or first"
+                " layers say; leave the flag out"
+            )
+        return given
+    if not proved and normalized:
+        return "normalized"
+    if not proved:
+        raise errors.UsageError(
+            f"nothing says what images {what} takes: name it with"
+            " --input_range=normalized for (x - mean) / 127.5, =pixels for [0, 255], or"
+            " =unit for [0, 1]"
+        )
+    return proved
+
+
+def of_layers(model: Any) -> str:
+    """What a model's input and first layers prove about its input; empty for nothing.
+
+    Args:
+      model: Of Keras 3 or tf-keras.
+    """
+    inputs = getattr(model, "inputs", None) or ()
+    for tensor in inputs:
+        name = str(getattr(tensor, "name", "")).partition(":")[0]
+        if "int" in str(getattr(tensor, "dtype", "")):
+            return "pixels"  # Normalised values are no whole numbers.
+        if name == _ROOT_INPUT:
+            return "normalized"
+    for layer in _first_layers(model):
+        kind = type(layer).__name__
+        if kind == "Rescaling":
+            scale = _largest(getattr(layer, "scale", 1))
+            return "pixels" if scale < _SMALL_SCALE else ""
+        if kind == "Normalization":
+            mean = getattr(layer, "mean", None)
+            if mean is not None and _largest(mean) > _MEAN_OF_PIXELS:
+                return "pixels"
+            return ""
+        if kind in ("Conv2D", "Dense", "DepthwiseConv2D", "SeparableConv2D"):
+            return ""  # What comes after a product says nothing about the input.
+    return ""
+
+
+def normalization(
+    input_range: str, mean: Sequence[float] | None
+) -> tuple[tuple[float, ...] | None, float]:
+    """The channel means and the divisor that turn pixels into a model's input.
+
+    Args:
+      input_range: One of `facts.INPUT_RANGES`.
+      mean: Channel means R, G, B in [0, 255]; None where they are unknown.  Only
+        ``normalized`` uses them.
+    """
+    if input_range == "pixels":
+        return (0.0, 0.0, 0.0), 1.0
+    if input_range == "unit":
+        return (0.0, 0.0, 0.0), 255.0
+    return (None if mean is None else tuple(mean)), preprocess.DIVISOR
+
+
+def _first_layers(model: Any) -> Iterator[Any]:
+    """A model's layers in its order, those of models inside of it in their place."""
+    for layer in getattr(model, "layers", ()):
+        if getattr(layer, "layers", None):
+            yield from _first_layers(layer)
+        else:
+            yield layer
+
+
+def _largest(value: Any) -> float:
+    import numpy as np
+
+    return float(np.max(np.abs(np.asarray(value, np.float64)), initial=0.0))
