@@ -340,6 +340,8 @@ def _load(
 
 def _load_graph(config: EvaluateConfig, path: str) -> _Model:
     """A frozen graph with its NAME.json, as a function that strategies can run."""
+    if not files.exists(path):
+        raise errors.UsageError(f"--model: {path} is not there; name a model or graph")
     description = graph_description.load_description(path)
     if os.path.basename(path) != description["graph"]["file"]:
         raise errors.UsageError(

@@ -29,6 +29,8 @@ _SHOWN_BY = {
     "input_fn": ("afad-train", "afad-evaluate", "afad-benchmark-input"),
     "models": ("afad-train",),
     "models.facts": ("afad-evaluate", "afad-freeze"),
+    "models.input_range": ("afad-evaluate", "afad-freeze"),
+    "models.output_values": ("afad-evaluate", "afad-freeze"),
     "models.saved": ("afad-train", "afad-evaluate", "afad-freeze"),
     "prediction": ("afad-predict",),
     "reading": ("afad-train", "afad-evaluate", "afad-benchmark-input"),
