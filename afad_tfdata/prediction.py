@@ -103,20 +103,52 @@ class Predictions:
 
     def text(self, output_format: str) -> str:
         """The rows as ``table``, ``json`` (lines) or ``csv``."""
-        if output_format == "json":
-            return "\n".join(json.dumps(row) for row in self.rows)
-        names = list(self.rows[0]) if self.rows else ["image"]
-        if output_format == "csv":
+        if not self.rows:
+            return "" if output_format == "json" else "image"
+        form = _RowFormat(
+            output_format,
+            [row["image"] for row in self.rows],
+            [row.get("gender", "") for row in self.rows],
+        )
+        return "\n".join(form.lines(row) for row in self.rows)
+
+
+class _RowFormat:
+    """Turns rows into lines of text, one row at a time.
+
+    Args:
+      output_format: ``table``, ``json`` or ``csv``.
+      images: Every path that a row may have; they decide the width of a column.
+      class_names: Every class name that a row may have, for the same purpose.
+    """
+
+    def __init__(
+        self, output_format: str, images: Iterable[str], class_names: Iterable[str]
+    ) -> None:
+        self._format = output_format
+        # Three digits, a point and one more digit for an age.
+        self._widths = {
+            "image": max(map(len, map(_cell, images)), default=0),
+            "age": 5,
+            "gender": max(map(len, class_names), default=0),
+        }
+        self._is_first = True
+
+    def lines(self, row: dict[str, Any]) -> str:
+        """The line of a row; the first row has a header before it, except in JSON."""
+        if self._format == "json":
+            return json.dumps(row)
+        lines = [list(row)] if self._is_first else []
+        self._is_first = False
+        if self._format == "csv":
             out = io.StringIO()
-            writer = csv.DictWriter(out, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+            csv.writer(out, lineterminator="\n").writerows([*lines, row.values()])
             return out.getvalue().rstrip("\n")
-        cells = [names, *([_cell(row[n]) for n in names] for row in self.rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+        lines.append([_cell(value) for value in row.values()])
+        widths = [max(len(name), self._widths.get(name, 0)) for name in row]
         return "\n".join(
             "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in cells
+            for line in lines
         )
 
 
@@ -141,6 +173,7 @@ def predict(
     paths: Iterable[str],
     *,
     on_error: Callable[[str, str], None] = lambda path, reason: None,
+    on_row: Callable[[dict[str, Any], str], None] = lambda row, text: None,
 ) -> Predictions:
     """Runs images through a graph.
 
@@ -149,6 +182,8 @@ def predict(
       paths: Images, folders, globs, or ``-`` for names on standard input.
       on_error: Called with path and reason for each image that cannot be used, as soon
         as it is known.
+      on_row: Called with each row, and with its text in the config's format, as soon as
+        it is known.  The text of the first row begins with a header, except in JSON.
 
     Raises:
       UsageError: The graph cannot be used, or no image is named.
@@ -162,6 +197,7 @@ def predict(
     # Now: an impossible path for the sheet is an error before the work, not after it.
     if config.sheet:
         files.make_dirs(os.path.dirname(config.sheet) or ".")
+    form = _RowFormat(config.output_format, names, description["class_names"] or ())
     rows: list[dict[str, Any]] = []
     bad: list[tuple[str, str]] = []
     pictures: list[np.ndarray] = []
@@ -181,6 +217,7 @@ def predict(
                     on_error(item.path, reason)
                     continue
                 rows.append(_row(item.path, outputs, description))
+                on_row(rows[-1], form.lines(rows[-1]))
                 if item.picture is not None and len(pictures) < _SHEET_IMAGES:
                     pictures.append(item.picture)
             bar.update(len(loaded))
@@ -199,19 +236,21 @@ def expand(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str
 
     Args:
       paths: Files, folders, globs, or ``-``.  A file that is named is used whatever
-        its name ends in.
+        its name ends in.  A remote path names one file.
       lines: Read in the place of ``-``, one path per line; default: standard input.
 
     Raises:
       UsageError: Nothing is named, or a folder or glob contains no image.
     """
     names: list[str] = []
-    for path in paths:
+    for path in map(files.local_path, paths):
         if path == "-":
             stream = sys.stdin if lines is None else lines
             names += [n for line in stream if (n := line.strip())]
         elif os.path.isdir(path):
             names += _images_below(path)
+        elif files.is_remote(path):
+            names.append(path)  # A "?" or "*" in it belongs to the name.
         # A file that exists may have a "[" or "*" in its name.
         elif glob.has_magic(path) and not os.path.exists(path):
             found = sorted(glob.glob(path, recursive=True))
@@ -313,6 +352,9 @@ def _loader(
             return _Loaded(path, None, None, str(error))
         except OSError as error:
             reason = error.strerror or errors.one_line(error)
+            return _Loaded(path, None, None, f"cannot be read: {reason}")
+        except Exception as error:  # The library of a remote store may raise anything.
+            reason = errors.one_line(error)
             return _Loaded(path, None, None, f"cannot be read: {reason}")
         return _Loaded(path, value, picture, "")
 

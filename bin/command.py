@@ -40,14 +40,31 @@ class Output:
     """What a command prints at its end, and its exit status.
 
     Attributes:
-      text: Text for people, on standard output.
+      text: Text for people, on standard output; None if `emit` has printed everything.
       value: JSON values for programs; with ``--json`` they are printed instead.
-      exit_status: 0, or 2 if a check found bad data.
+      exit_status: 0; 1 if an input could not be used; 2 if a check found bad data.
     """
 
-    text: str
-    value: dict[str, Any] | list[dict[str, Any]]
+    text: str | None
+    value: dict[str, Any] | list[dict[str, Any]] | None
     exit_status: int = 0
+
+
+# Where results go with --json; None without the flag.
+_results: streams.ResultStream | None = None
+
+
+def emit(text: str, value: dict[str, Any]) -> None:
+    """Prints a result as soon as it is known.
+
+    Args:
+      text: For people; empty to print nothing.
+      value: With ``--json`` it is printed instead, as one line of JSON.
+    """
+    if _results:
+        _results.write(json.dumps(value))
+    elif text:
+        print(text, flush=True)
 
 
 def run(
@@ -128,6 +145,8 @@ def _run(
     takes_arguments: bool,
 ) -> int:
     """Runs the command and prints its output, or its error; returns the exit status."""
+    global _results
+    _results = None
     try:
         config, rest, common = _parse(
             config_class, sys.argv, takes_arguments=takes_arguments
@@ -135,15 +154,16 @@ def _run(
         if common.only_check_args:
             return 0
         streams.apply_log_flags(name, common)
-        stream = streams.ResultStream() if common.json else None
+        _results = streams.ResultStream() if common.json else None
         with _debugger(common.pdb_post_mortem):
             output = main(config, rest)
         if (job := multi_worker.joined()) and not job.is_chief:
             return output.exit_status  # The chief prints it.
-        if stream:
-            stream.write(json.dumps(output.value))
-        else:
-            print(output.text, flush=True)
+        if output.text is not None:
+            if _results:
+                _results.write(json.dumps(output.value))
+            else:
+                print(output.text, flush=True)
         return output.exit_status
     except errors.AfadError as error:
         return _say(name, str(error), error.exit_status)

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Predicts the age and gender of images with a frozen graph.
 
-IMAGE is a file, a folder or a pattern, or - for names on standard input.  A bad image
-gives an error line and exit status 2.  The probability is that of the second class.
+IMAGE is a file, a folder or a pattern, or - for names on standard input.  Results are
+printed as soon as they are known, with --json as one line of JSON for each image.  An
+image that cannot be used gives an error line, and exit status 1 at the end.  The
+probability is that of the second class.
 """
 
 import sys
+from typing import Any
 
 from afad_tfdata import prediction
 from afad_tfdata.bin import command
@@ -18,16 +21,18 @@ find faces -name '*.jpg' | afad-predict --graph=frozen/face.pb --output_format=c
 
 
 def main(config: prediction.PredictConfig, arguments: list[str]) -> command.Output:
-    """Predicts; the exit status is 2 if an image could not be used."""
+    """Predicts; the exit status is 1 if an image could not be used."""
 
     def on_error(path: str, reason: str) -> None:
         text = errors.printable(f"{path}: {reason}")
-        print(f"afad-predict: error: {text}", file=sys.stderr)
+        print(f"afad-predict: error: {text}", file=sys.stderr, flush=True)
+        command.emit("", {"image": path, "error": reason})
 
-    result = prediction.predict(config, arguments, on_error=on_error)
-    bad = [{"image": path, "error": reason} for path, reason in result.bad]
-    value = {"images": result.rows, "bad": bad, "images_per_sec": result.images_per_sec}
-    return command.Output(result.text(config.output_format), value, 2 if bad else 0)
+    def on_row(row: dict[str, Any], text: str) -> None:
+        command.emit(text, row)
+
+    result = prediction.predict(config, arguments, on_error=on_error, on_row=on_row)
+    return command.Output(None, None, 1 if result.bad else 0)
 
 
 def run() -> None:

@@ -129,6 +129,61 @@ def test_a_bad_image_is_reported_and_skipped(ending, frozen, sample_tree, tmp_pa
     )
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("the server has gone"),
+        RuntimeError("from a store's library"),
+        errors.UsageError("needs the file system hdfs://"),
+    ],
+)
+def test_a_remote_path_that_fails_costs_no_other_result(
+    error, frozen, sample_tree, monkeypatch
+):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(prediction.files.stores, "read_bytes", fail)
+    names = prediction.expand([sample_tree])[:3]
+    remote = "http://127.0.0.1/faces/a.jpg?size=*"
+    said, printed = [], []
+    config = prediction.PredictConfig(
+        graph=os.path.join(frozen, "face.pb"), batch_size=2, output_format="csv"
+    )
+    result = prediction.predict(
+        config,
+        [names[0], remote, *names[1:]],
+        on_error=lambda path, reason: said.append((path, reason)),
+        on_row=lambda row, text: printed.append(text),
+    )
+    assert [row["image"] for row in result.rows] == names
+    assert [path for path, _ in said] == [remote] and str(error) in said[0][1]
+    assert "\n".join(printed) == result.text("csv")
+    assert printed[0].startswith("image,age,gender,probability\n")
+
+
+def test_rows_are_printed_before_the_last_image_is_read(frozen, sample_tree):
+    names = prediction.expand([sample_tree])[:1]
+    # Images are read ahead, but not this far.
+    paths = names * 600
+    config = prediction.PredictConfig(
+        graph=os.path.join(frozen, "face.pb"), batch_size=4, threads=1
+    )
+    read, printed = [], []
+    load = prediction.codec.read_file
+
+    def reading(path):
+        read.append(path)
+        return load(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction.codec, "read_file", reading)
+        prediction.predict(
+            config, paths, on_row=lambda row, text: printed.append(len(read))
+        )
+    assert len(printed) == 600 and printed[0] < 300
+
+
 def test_all_images_bad(frozen, tmp_path):
     (tmp_path / "x.png").write_bytes(b"")
     result = predict(frozen, [str(tmp_path / "x.png")])
