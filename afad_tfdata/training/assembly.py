@@ -210,7 +210,6 @@ def train_step_of(
     with parts.strategy.scope():
         optimizer = optimizers.build(
             phase.optimizer,
-            ema_decay=config.ema_decay,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
@@ -229,6 +228,7 @@ def train_step_of(
             clip_norm=config.clip_norm,
             loss_scaling=parts.loss_scaling,
             jit=config.jit,
+            ema_decay=config.ema_decay,
         ),
     )
 

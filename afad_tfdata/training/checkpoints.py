@@ -212,7 +212,7 @@ def variable_paths(
     They are for people and other programs, and need not be unique.
     """
     return {
-        f"{group}/{i}": _COUNTED.sub(r"\1", variable.path)
+        f"{group}/{i}": _COUNTED.sub(r"\1", _path(variable))
         for group, variables in groups.items()
         for i, variable in enumerate(variables)
     }
@@ -246,7 +246,7 @@ def assign(
         if name not in arrays or tuple(variable.shape) != arrays[name].shape:
             found = arrays[name].shape if name in arrays else "nothing"
             raise errors.UsageError(
-                f"{where} does not fit this network: {variable.path} has shape"
+                f"{where} does not fit this network: {_path(variable)} has shape"
                 f" {tuple(variable.shape)}, stored is {found}; use the flags that it"
                 " was trained with"
             )
@@ -258,3 +258,8 @@ def assign(
     with strategy.scope():
         for name, variable in pairs:
             variable.assign(arrays[name])
+
+
+def _path(variable: keras.Variable | tf.Variable) -> str:
+    """Keras' path of a variable; TensorFlow's own variables have only a name."""
+    return getattr(variable, "path", "") or variable.name

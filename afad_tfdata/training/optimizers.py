@@ -57,13 +57,12 @@ class Schedule:
 
 
 def build(
-    name: str, *, ema_decay: float = 0.0, weight_decay: float = 1e-4, momentum: float
+    name: str, *, weight_decay: float = 1e-4, momentum: float
 ) -> keras.optimizers.Optimizer:
     """A Keras optimizer.  Its learning rate is set anew at each step by the loop.
 
     Args:
       name: One of `NAMES`.
-      ema_decay: Decay of an exponential moving average of the weights; 0 for none.
       weight_decay: For ``adamw`` only.
       momentum: For ``sgd`` only.
 
@@ -76,8 +75,6 @@ def build(
         )
     # A plain number, which Keras stores in a variable that the loop can assign.
     common: dict[str, Any] = {"learning_rate": 0.0}
-    if ema_decay:
-        common.update(use_ema=True, ema_momentum=ema_decay)
     if name == "sgd":
         return keras.optimizers.SGD(momentum=momentum, **common)
     if name == "adamw":

@@ -6,7 +6,6 @@ what comes next is in the state, which checkpoints contain.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from afad_tfdata.training import (
     run_dir,
     run_state,
     step,
+    weight_average,
 )
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import multi_worker
@@ -91,6 +91,7 @@ class Run:
             path = self._dir.join(run_dir.PREVIEW_NAME)
             assembly.draw_preview(self._config, self._parts, path)
         self._mark_stage()
+        self._warn_of_decay()
         self._iterator = self._parts.train_data(0)
         self._save_checkpoint()  # Something to go back to from the first epoch.
 
@@ -104,9 +105,8 @@ class Run:
         if self._built_phase != self.state.course.phase:
             self._enter(self.state.course.phase)
         where = f"the checkpoint of step {self.state.step} in {self._dir.path}"
-        checkpoints.assign(
-            self._parts.strategy, self._variables(), snapshot.arrays, where=where
-        )
+        arrays = self._upgraded(snapshot.arrays)
+        checkpoints.assign(self._parts.strategy, self._variables(), arrays, where=where)
         self._dir.cut(self.state.step)
         self.history.save(self._dir.path, picture=False)
         self._write_config()
@@ -140,7 +140,8 @@ class Run:
         at = "the last epoch"
         if arrays is not None and state.best is not None:
             at = f"epoch {state.best['epoch']}"
-            groups = self._variables()
+            arrays, groups = self._upgraded(arrays), self._variables()
+            groups.pop("average", None)  # It begins anew with each phase.
             if state.best["stage"] != now.stage:
                 del groups["optimizer"]  # It belongs to another set of layers.
             checkpoints.assign(self._parts.strategy, groups, arrays, where=at)
@@ -153,6 +154,7 @@ class Run:
         else:
             text = f"from {at}, rate {now.rate:g}"
             self.history.event(state.step, "restart", text)
+        self._warn_of_decay()
 
     def _best_arrays(self) -> Any:
         """Variables of the best epoch; None if its checkpoint is gone or damaged."""
@@ -168,6 +170,12 @@ class Run:
         phase = self._phases[self.state.course.phase]
         text = f"{phase.stage}, rate {phase.rate:g}"
         self.history.event(self.state.step, "stage", text)
+
+    def _warn_of_decay(self) -> None:
+        phase = self._phases[self.state.course.phase]
+        steps = phase.epochs * self._parts.steps_per_epoch
+        if text := weight_average.too_long(self._config.ema_decay, steps):
+            _log.warning("%s", text)
 
     def _enter(self, phase: int) -> None:
         self._built_phase = phase
@@ -248,7 +256,7 @@ class Run:
         """The epoch's validation, and whether it is the best so far."""
         best, task = self.state.best or {}, self._config.input.task
         validation: dict[str, float] = {}
-        with self._averaged():
+        with self._train_step.averaged():
             if self._parts.validation_data is not None:
                 columns = self._predictor.run(self._parts.validation_data)
                 _check_probabilities(columns)
@@ -261,20 +269,28 @@ class Run:
                 self._dir.save_model(self._parts.model, run_dir.BEST_NAME)
         return validation, is_better
 
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        """What is evaluated and saved: the average of the weights, if there is one."""
-        if self._config.ema_decay:
-            return self._train_step.averaged()
-        return contextlib.nullcontext()
-
     # Saving, stopping, going back.
 
     def _variables(self) -> dict[str, Any]:
         """What a checkpoint contains, by group."""
-        return {
+        groups: dict[str, Any] = {
             "model": networks.stored_variables(self._parts.model),
             "optimizer": self._train_step.optimizer.variables,
         }
+        if self._train_step.average is not None:
+            groups["average"] = self._train_step.average.variables
+        return groups
+
+    def _upgraded(self, arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """A checkpoint's arrays, where an older version may have written them."""
+        average = self._train_step.average
+        if average is None:
+            return arrays
+        return average.with_keras_averages(
+            arrays,
+            self._train_step.optimizer,
+            networks.stored_variables(self._parts.model),
+        )
 
     def _save_checkpoint(self) -> None:
         # Every worker reads its values: some may have to be asked of all of them.
@@ -355,7 +371,7 @@ class Run:
         Args:
           callers_model: It gets the weights, where a copy of it was trained.
         """
-        with self._averaged():
+        with self._train_step.averaged():
             self._dir.save_model(self._parts.model, run_dir.FINAL_NAME)
             if callers_model not in (None, self._parts.model):
                 callers_model.set_weights(self._parts.model.get_weights())

@@ -33,6 +33,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.training import weight_average
 from afad_tfdata.training.distributed import strategies
 
 # What `TrainStep.run` sums up, in this order.  The sums are float64, because an epoch
@@ -59,6 +60,7 @@ class StepConfig:
       clip_norm: Largest global norm of the summed gradient; 0 for no limit.
       loss_scaling: Whether the loss is scaled, which float16 needs.
       jit: Whether XLA compiles the forward and backward pass.
+      ema_decay: Decay of a running average of the weights; 0 for none.
     """
 
     global_batch_size: int
@@ -66,6 +68,7 @@ class StepConfig:
     clip_norm: float = 0.0
     loss_scaling: bool = False
     jit: bool = False
+    ema_decay: float = 0.0
 
 
 class TrainStep:
@@ -108,6 +111,11 @@ class TrainStep:
         self.optimizer = optimizer
         _part_replica_seeds(model, strategy)
         self._weights = list(model.trainable_variables)
+        self.average = (
+            weight_average.WeightAverage(strategy, model, config.ema_decay)
+            if config.ema_decay
+            else None
+        )
         self._forward_backward = (
             tf.function(self._gradients, jit_compile=True)
             if config.jit
@@ -148,18 +156,9 @@ class TrainStep:
             tf.constant(len(rates)),
         )
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Replaces the weights by the optimizer's moving average, inside the block."""
-        own = [strategies.local_value(self._strategy, w) for w in self._weights]
-        with self._strategy.scope():
-            self.optimizer.finalize_variable_values(self._weights)
-        try:
-            yield
-        finally:
-            with self._strategy.scope():
-                for weight, value in zip(self._weights, own, strict=True):
-                    weight.assign(value)
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Replaces the weights by their average, if there is one, inside the block."""
+        return self.average.applied() if self.average else contextlib.nullcontext()
 
     def _steps(
         self,
@@ -265,7 +264,12 @@ class TrainStep:
                 gradients, _ = tf.clip_by_global_norm(gradients, limit)
             replicas = tf.cast(context.num_replicas_in_sync, gradients[0].dtype)
             gradients = [gradient / replicas for gradient in gradients]
+        before = tf.convert_to_tensor(self.optimizer.iterations)
         self.optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+        if self.average is not None:
+            # Loss scaling skips a step whose gradient is infinite.
+            after = tf.convert_to_tensor(self.optimizer.iterations)
+            self.average.update(after - before)
 
 
 class Predictor:

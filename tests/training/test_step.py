@@ -73,14 +73,16 @@ def make_trainer(
 ):
     model = model or make_model(strategy)
     with strategy.scope():
-        built = optimizers.build(optimizer, ema_decay=ema, momentum=0.9)
-    config = step.StepConfig(global_batch_size=BATCH, **k)
+        built = optimizers.build(optimizer, momentum=0.9)
+    config = step.StepConfig(global_batch_size=BATCH, ema_decay=ema, **k)
     trainer = step.TrainStep(strategy, model, built, loss_fn, prepare, config)
     return model, trainer
 
 
 def values(strategy, model, trainer):
     groups = {"model": model.variables, "optimizer": trainer.optimizer.variables}
+    if trainer.average is not None:
+        groups["average"] = trainer.average.variables
     return checkpoints.variable_values(strategy, groups)
 
 
