@@ -15,6 +15,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
     constant_folding,
     graphdef,
+    grouped_convolutions,
     model_source,
     variables_to_constants,
 )
@@ -35,7 +36,8 @@ def build(
       fetches: Names for the outputs by label.
       feed: Name for the input.
       fold_constants: Fold constants and batch normalisation into the weights.
-      tf1_compatible: Refuse what TensorFlow 1.15 does not know.
+      tf1_compatible: Express grouped convolutions otherwise, which TensorFlow 1.15
+        cannot run on a CPU, and refuse what it does not know.
 
     Returns:
       A graph of constants, float32, from ``feed``, ``[n, size, size, 3]``, to
@@ -64,6 +66,7 @@ def build(
     _refuse_half_precision(graph, source.layers)
     # Last: this step drops attributes that the steps before read.
     if tf1_compatible:
+        graph = grouped_convolutions.without_groups(graph, layers=source.layers)
         return graphdef.for_tf1(graph, layers=source.layers)
     return graphdef.without_private(graph)
 

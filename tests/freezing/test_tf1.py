@@ -23,7 +23,14 @@ from tests.freezing import small_graphs
 from tests.robustness import dump_tf1_ops, tf1_runtime
 
 pytestmark = pytest.mark.tf1
-BACKBONES = ("VGG19", "ResNet50", "InceptionV3", "EfficientNetB0", "MobileNetV2")
+BACKBONES = (
+    "VGG19",
+    "ResNet50",
+    "InceptionV3",
+    "EfficientNetB0",
+    "MobileNetV2",
+    "ConvNeXtTiny",
+)
 
 
 @pytest.fixture(scope="module")
