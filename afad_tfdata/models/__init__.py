@@ -1,7 +1,7 @@
 """Networks: built by `build_model`, with fixed names at both ends.
 
-The public face of this folder.  Within the package, its modules are imported one by
-one.
+Programs import this folder's public names from here.  Modules of this package import
+the modules of the folder one by one.
 """
 
 from afad_tfdata.models.networks import (

@@ -2,13 +2,13 @@
 
 The layers of a head are built in `networks`, and its loss is in `losses`.  An age in
 ``[min_age, max_age]`` is one of ``K = max_age - min_age + 1`` classes.  There are three
-families, by what a logit stands for:
+families, which differ in the meaning of a logit:
 
 * ``regression``: there are no logits, the network outputs years;
 * distributions (`DISTRIBUTIONS`): a softmax over the K ages, decoded to its mean;
 * ranks (`RANKS`): K - 1 answers to "older than min_age + k?", decoded to min_age plus
-  the sum of their probabilities.  This is the mean, too: the mean of a whole number is
-  the sum of its survival function.
+  the sum of their probabilities.  This is also the mean, because the mean of a whole
+  number is the sum of its survival function.
 
 Decoding uses only operations that TensorFlow 1.15 has, because frozen graphs run there.
 """
@@ -25,7 +25,7 @@ NAMES = ("regression", *DISTRIBUTIONS, *RANKS)
 
 # Years: scale of the logistic distribution that an untrained head predicts.
 _INITIAL_SPREAD = 4.0
-# Limits of the initial biases: neither a saturated sigmoid nor the logarithm of 0.
+# Limits of the initial biases: they avoid a saturated sigmoid and the logarithm of 0.
 _MAX_SCORE, _MIN_SHARE, _MAX_CONDITIONAL = 6, 1e-4, 1 - 1e-3
 
 
@@ -63,11 +63,12 @@ def initial_logits(
 ) -> np.ndarray:
     """Biases with which an untrained head predicts about `initial_age`.
 
-    Without them, a rank head begins at the middle of the range (CORN: a year above its
-    lower end), tens of years away from most faces.
+    Without them, a rank head begins at the middle of the range, tens of years away
+    from most faces.  A CORN head begins one year above the lower end.
 
     Returns:
-      float32 ``[num_logits]``, those of a logistic distribution around `initial_age`.
+      float32 ``[num_logits]``: the logits of a logistic distribution around
+      `initial_age`.
     """
     thresholds = np.arange(min_age, max_age) + 0.5
     score = np.clip(

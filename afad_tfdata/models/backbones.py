@@ -1,8 +1,9 @@
 """Backbones: those of ``keras.applications`` by exact name, and two small ones.
 
 A backbone is a Keras model from an image to a feature map, without its classifier.
-What its weights expect (BGR without scaling, or a range of [-1, 1]) is measured with
-Keras' own ``preprocess_input`` and becomes one affine map after ``root_input``.
+This module measures what its weights expect (BGR without scaling, or a range of
+[-1, 1]) with Keras' own ``preprocess_input``, and builds one affine map from that,
+which follows ``root_input``.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ _MIN_SMALL_SIZE = 16  # Pixels: one stride and three poolings leave a map of 1 x
 _GROUP_SIZE = 8  # Channels in a group of `small_cnn_no_bn`; divides all of the above.
 
 # The first EfficientNets divide by 255 and then normalise inside of the network, with
-# variables, and differently with weights named "imagenet" than with the same weights
-# from a file.  Here that layer becomes an identity, and the map after ``root_input``
-# does its work.
+# variables.  They normalise differently if the weights are named "imagenet" than if the
+# same weights come from a file.  Here that layer becomes an identity, and the map after
+# ``root_input`` normalises instead.
 _EFFICIENTNET = re.compile(r"EfficientNetB\d$")
 # What their weights were trained with: channels of ImageNet in [0, 1], as in Keras'
 # ``preprocess_input`` in its mode "torch".
 _TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 _TORCH_STD = np.array([0.229, 0.224, 0.225])
 
-# Names under which Keras keeps a download, where they differ from the address's.
+# File names of Keras' downloads, where they differ from the name in the address.
 _CACHE_NAMES = {
     "NASNet-mobile-no-top.h5": "nasnet_mobile_no_top.h5",
     "NASNet-large-no-top.h5": "nasnet_large_no_top.h5",
 }
-# Without a limit, a machine behind a firewall would wait for ever.
+# Seconds.  Without a limit, a machine behind a firewall would wait for ever.
 _DOWNLOAD_TIMEOUT_SECS = 30.0
 
 
@@ -76,7 +77,7 @@ def names() -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raises `UsageError` for a name that is not exactly a backbone's."""
+    """Raises `UsageError` unless the name is exactly that of a backbone."""
     known = names()
     if name in known:
         return
@@ -95,7 +96,7 @@ def build(name: str, size: int, *, raw_input: bool) -> keras.Model:
     Args:
       name: One of `names()`.
       size: Side of the image in pixels.
-      raw_input: Whether the network keeps the preprocessing that it may have inside.
+      raw_input: Whether the network keeps its own preprocessing layers, if it has any.
 
     Returns:
       A model from float32 ``[n, size, size, 3]`` to ``[n, h, w, channels]``.
@@ -120,7 +121,7 @@ def build(name: str, size: int, *, raw_input: bool) -> keras.Model:
             include_top=False, weights=None, input_shape=(size, size, 3), **kwargs
         )
     except ValueError as error:
-        # Keras refuses nothing else here than an image that is too small; networks
+        # Here Keras refuses only images that are too small; networks
         # without a stated limit fail at the first empty feature map.
         least = re.search(r"at least (\d+)", str(error))
         wanted = f"{least[1]} pixels" if least else "more pixels"
@@ -175,13 +176,13 @@ def load_imagenet(backbone: keras.Model, name: str) -> None:
       name: Its name.
 
     Raises:
-      UsageError: They are not in Keras' cache and cannot be downloaded; the text says
-        which file to copy where.
+      UsageError: The weights are not in Keras' cache and cannot be downloaded; the
+        text says which file to copy where.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECS)
     try:
-        # Built at Keras' own size: some networks refuse ImageNet weights at any other.
+        # At Keras' own size, because some networks refuse ImageNet weights at others.
         donor = getattr(keras.applications, name)(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises a bare Exception for a failed download.
         raise errors.UsageError(_download_advice(name, error)) from error
@@ -213,8 +214,8 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
     if path.endswith(".keras") or _is_model(path):
         _copy_from_model(backbone, name, path, saved.load(path))
     else:
-        # Keras skips weights that a file does not have, with a warning only: those are
-        # still NaN afterwards.
+        # If a file lacks some weights, Keras only warns and skips them: they are still
+        # NaN afterwards.
         unset = [np.full_like(w, np.nan) for w in backbone.get_weights()]
         try:
             backbone.set_weights(unset)
@@ -224,7 +225,7 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
             missing = sum(np.isnan(w).any() for w in backbone.get_weights())
             if missing:
                 raise ValueError(f"{missing} of {len(unset)} weights are not in it")
-        except Exception as error:  # Unfit files make h5py and Keras raise anything.
+        except Exception as error:  # h5py and Keras raise many kinds.
             raise errors.UsageError(
                 f"--weights={path} does not fit {name} without its classifier: name"
                 " the file whose name ends in notop.h5, or a .keras with this"
@@ -237,8 +238,8 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
 def _small(name: str, size: int) -> keras.Model:
     """Five convolutions with normalisation, ReLU and pooling: 0.2 million weights.
 
-    Group normalisation (Wu and He, ECCV 2018) uses each example alone, so that a batch
-    gives the same results whole and divided over replicas.
+    Group normalisation (Wu and He, ECCV 2018) uses each example alone, so that the
+    results of a batch do not change when it is divided over replicas.
     """
     image = keras.Input((size, size, 3), name="image")
     x = image
@@ -253,8 +254,8 @@ def _small(name: str, size: int) -> keras.Model:
             name=f"block{i}_conv",
         )(x)
         if name == "small_cnn":
-            # Keras' default of 0.99 needs hundreds of steps to forget the start: too
-            # many for runs of a few epochs on a small data set.
+            # With Keras' default of 0.99, the initial values still count after hundreds
+            # of steps: too long for runs of a few epochs on a small data set.
             x = keras.layers.BatchNormalization(momentum=0.9, name=f"block{i}_bn")(x)
         else:
             x = keras.layers.GroupNormalization(
@@ -271,7 +272,7 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
     if _has_option(getattr(keras.applications, name), "include_preprocessing"):
         return np.eye(3), np.zeros(3)  # The network preprocesses inside.
     for module in vars(keras.applications).values():
-        # Each module of keras.applications has its networks and their preprocessing.
+        # Each module of keras.applications contains networks and their preprocessing.
         if inspect.ismodule(module) and hasattr(module, name):
             # Black and the three pure colours determine an affine map.
             pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)])
@@ -279,8 +280,8 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
             out = np.asarray(out, np.float64)[0, 0]
             matrix = ((out[1:] - out[0]) / 255).T
             order = np.abs(matrix).argmax(axis=1).tolist()
-            # One factor for each channel, in the order RGB or BGR: all that
-            # `Conversion` can express.
+            # `Conversion` can express only one factor for each channel, in the order
+            # RGB or BGR.
             if np.count_nonzero(matrix) == 3 and order in ([0, 1, 2], [2, 1, 0]):
                 return matrix, out[0]
     raise errors.UsageError(
@@ -290,7 +291,7 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _neutralise(backbone: keras.Model) -> None:
-    """Makes the normalisation inside of an EfficientNet an identity.
+    """Turns the normalisation inside of an EfficientNet into an identity.
 
     Raises:
       UsageError: The network does not begin as `conversion` assumes.
@@ -307,7 +308,7 @@ def _neutralise(backbone: keras.Model) -> None:
         )
     mean, variance, count = normalizations[0].get_weights()
     normalizations[0].set_weights([0 * mean, 1 + 0 * variance, 0 * count])
-    # The layer computes with copies of its weights, which are taken here.
+    # The layer computes with copies of its weights; this makes the copies again.
     normalizations[0].finalize_state()
 
 
@@ -327,14 +328,14 @@ def _copy_from_model(
 
 
 def _is_model(path: str) -> bool:
-    """Whether an HDF5 file holds a whole model and not weights only."""
+    """Whether an HDF5 file contains a whole model and not only weights."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             hdf5.refuse_outside(file, f"--weights={path}")
             return "model_config" in file.attrs
-    # The last two are what h5py raises for files that are damaged further inside.
+    # h5py raises the last two for files that are damaged further inside.
     except (OSError, RuntimeError, KeyError) as error:
         raise errors.UsageError(
             f"--weights={path} is neither HDF5 nor a .keras file"

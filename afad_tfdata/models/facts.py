@@ -1,13 +1,13 @@
-"""Facts: what a model's input and outputs mean, kept with it in memory and in files.
+"""Facts: what a model's input and outputs mean, stored with it in memory and in files.
 
 ::
 
-    facts.of(model).class_names     # ("male", "female"); () where nothing says it
+    facts.of(model).class_names     # ("male", "female"); () if they are not known
     facts.attach(model, facts.Facts(class_names=("male", "female")))
     facts.read_file("best.keras")   # what `saved.save` stored, without loading it
 
-A ``.keras`` file keeps them as the comment of its ZIP archive, and an ``.h5`` file as
-an attribute, both as JSON.  Keras reads neither, so that it loads such files without
+They are stored as JSON: in a ``.keras`` file as the comment of its ZIP archive, in an
+``.h5`` file as an attribute.  Keras reads neither, so that it loads such files without
 this package.  Checkpoints and SavedModels contain the same JSON values.
 """
 
@@ -27,7 +27,7 @@ from afad_tfdata.images import preprocess
 # What a model's input receives: (x - mean) / 127.5, x in [0, 255], or x / 255.
 INPUT_RANGES = ("normalized", "pixels", "unit")
 
-# The name in files: never change it.
+# Files contain this name: never change it.
 _FORMAT = "afad_tfdata model facts"
 _FORMAT_VERSION = 1
 _HDF5_ATTRIBUTE = "afad_tfdata"
@@ -42,7 +42,7 @@ _MEANINGS = {"age": "age in years", "gender": "probability of {}"}
 class Facts:
     """What is known about a model in addition to its weights.
 
-    An empty value means that nothing says it.
+    An empty value means that the fact is not known.
 
     Attributes:
       network: The `networks.ModelConfig` of a network of this package, as plain values.
@@ -63,12 +63,12 @@ class Facts:
         return self != Facts()
 
     def or_else(self, others: Facts) -> Facts:
-        """These facts, with those of `others` where nothing is known."""
+        """These facts; what is not known in them is taken from `others`."""
         fields = (field.name for field in dataclasses.fields(self))
         return Facts(**{n: getattr(self, n) or getattr(others, n) for n in fields})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, from which `from_dict` makes the same facts."""
+        """The facts as JSON values, from which `from_dict` makes the same facts."""
         return {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
@@ -87,14 +87,14 @@ class Facts:
 
 
 def from_dict(value: Any, *, where: str) -> Facts:
-    """The facts of `Facts.to_dict`, or of a part of it.
+    """The facts in JSON values from `Facts.to_dict`, some of which may be absent.
 
     Args:
       value: JSON values; None or an empty object for nothing.
       where: The file, for the message.
 
     Raises:
-      DataError: It is something else.
+      DataError: The value is something else.
     """
     if not value:
         return Facts()
@@ -122,18 +122,18 @@ def from_dict(value: Any, *, where: str) -> Facts:
 
 
 def meaning(label: str, class_names: Sequence[str]) -> str:
-    """What an output says: ``age in years`` or ``probability of female``."""
+    """Meaning of an output: ``age in years`` or ``probability of female``."""
     second = class_names[1] if class_names else "class 1"
     return _MEANINGS[label].format(second)
 
 
 def of(model: Any) -> Facts:
     """The facts of a model in memory; empty for one that Keras itself loaded."""
-    # Absent in models that `attach` has not seen, those of tf_keras among them.
+    # Models that `attach` was not called for, such as those of tf_keras, have none.
     found = getattr(model, _ATTRIBUTE, None)
     if isinstance(found, Facts):
         return found
-    # Version 0.1.0 kept the ModelConfig in this layer.  A subclassed model may have no
+    # Version 0.1.0 stored the ModelConfig in this layer.  Subclassed models may have no
     # layers.
     for layer in getattr(model, "layers", ()):
         if type(layer).__name__ == "InputConversion":
@@ -148,7 +148,7 @@ def of(model: Any) -> Facts:
 
 
 def attach(model: keras.Model, facts: Facts) -> None:
-    """Sets the facts of a model in memory.  Neither its config nor weights change."""
+    """Sets the facts of a model in memory; its config and weights do not change."""
     setattr(model, _ATTRIBUTE, facts)
 
 
@@ -161,8 +161,8 @@ def write_file(path: str, facts: Facts) -> None:
     """
     text = json.dumps(facts.to_dict())
     if zipfile.is_zipfile(path):
-        # Not a member: if there are more members than Keras' own three, it unpacks the
-        # whole archive into a temporary directory when it loads the model.
+        # A comment and not a member: if an archive has more members than Keras' own
+        # three, Keras unpacks all of it into a temporary directory to load the model.
         with zipfile.ZipFile(path, "a") as archive:
             archive.comment = text.encode()
         return
@@ -194,7 +194,7 @@ def read_file(path: str) -> Facts:
     try:
         value = json.loads(text)
     except ValueError:
-        return Facts()  # Another program's comment.
+        return Facts()  # Another program wrote this comment.
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
         return Facts()
     return from_dict(value, where=path)
@@ -241,17 +241,17 @@ def is_swapped(
     """Whether two orders of class names differ.
 
     Args:
-      names: Those of a model.
-      others: Those of a data set.
+      names: Class names of a model.
+      others: Class names of a data set.
       what: The model, for the message.
       other: The data set, for the message.
       flag: The flag that names the model's classes.
 
     Returns:
-      False for equal orders, True for inverse ones; case does not count.
+      False for equal orders, True for inverse ones.  Upper and lower case are equal.
 
     Raises:
-      UsageError: They are not the same two names.
+      UsageError: The two names are not the same in both.
     """
     first, second = _keys(names), _keys(others)
     if first == second:
@@ -282,10 +282,12 @@ def chosen_class_names(
       flag: The flag.
 
     Returns:
-      The given names, which may be other words for the known ones; else the known.
+      The given names, which may be other words for the known ones.  Without given
+      names, the known ones.
 
     Raises:
-      UsageError: There are none, or the flag turns the known ones round.
+      UsageError: There are no names, or the flag gives the known ones in the inverse
+        order.
     """
     if known and given and _keys(known) == _keys(given)[::-1]:
         raise errors.UsageError(

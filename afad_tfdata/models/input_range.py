@@ -1,4 +1,4 @@
-"""What a model's input receives, and how images become that.
+"""Which values a model's input takes, and how images are converted to them.
 
 Networks of this package take ``(x - mean) / 127.5``.  A model of another program may
 take pixels in [0, 255] or in [0, 1]::
@@ -33,16 +33,19 @@ _MEAN_OF_PIXELS = 2.0
 def choose(
     known: str, given: str, model: Any = None, *, normalized: bool = False, what: str
 ) -> str:
-    """One of `facts.INPUT_RANGES`: what is known, what the flag says, what layers say.
+    """The input range, from what is known, from the flag, or from the model's layers.
 
     Args:
-      known: What the model's file or run says; empty for nothing.
+      known: What the model's file or run says; empty if they say nothing.
       given: The flag ``--input_range``.
       model: The model, to look at its input and its first layers; None for a SavedModel
         or a graph.
       normalized: Whether something else says that images are normalised: the input's
         name, or a ``--mean_json`` that the user named.
       what: The model, for the message.
+
+    Returns:
+      One of `facts.INPUT_RANGES`.
 
     Raises:
       UsageError: The flag contradicts what the model proves, or nothing says it.
@@ -67,16 +70,16 @@ def choose(
 
 
 def of_layers(model: Any) -> str:
-    """What a model's input and first layers prove about its input; empty for nothing.
+    """What a model's input and first layers prove about its input; empty if nothing.
 
     Args:
-      model: Of Keras 3 or tf-keras.
+      model: A model of Keras 3 or tf-keras.
     """
     inputs = getattr(model, "inputs", None) or ()
     for tensor in inputs:
         name = str(getattr(tensor, "name", "")).partition(":")[0]
         if "int" in str(getattr(tensor, "dtype", "")):
-            return "pixels"  # Normalised values are no whole numbers.
+            return "pixels"  # Normalised values are not whole numbers.
         if name == _ROOT_INPUT:
             return "normalized"
     for layer in _first_layers(model):
@@ -90,7 +93,7 @@ def of_layers(model: Any) -> str:
                 return "pixels"
             return ""
         if kind in ("Conv2D", "Dense", "DepthwiseConv2D", "SeparableConv2D"):
-            return ""  # What comes after a product says nothing about the input.
+            return ""  # Layers after a product say nothing about the input.
     return ""
 
 
@@ -112,7 +115,7 @@ def normalization(
 
 
 def _first_layers(model: Any) -> Iterator[Any]:
-    """A model's layers in its order, those of models inside of it in their place."""
+    """A model's layers in order; a model inside of it is replaced by its own layers."""
     for layer in getattr(model, "layers", ()):
         if getattr(layer, "layers", None):
             yield from _first_layers(layer)

@@ -1,7 +1,7 @@
-"""Keras layers in the models of version 0.1.0, registered so that those still load.
+"""Keras layers in the models of version 0.1.0, registered so that these still load.
 
 New networks consist of Keras' own layers (`standard_layers`).  Importing this module
-imports Keras; others import it inside functions.
+imports Keras; therefore other modules import it inside functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import age_heads
 
-# Files name our layers "afad_tfdata>InputConversion": never change it.
+# In files, our layers have names like "afad_tfdata>InputConversion": never change it.
 _PACKAGE = "afad_tfdata"
 
 _Shape = tuple[int | None, ...]
@@ -24,14 +24,14 @@ _Shape = tuple[int | None, ...]
 class InputConversion(keras.layers.Layer):
     """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
 
-    A fixed affine map by channel, in float32 under every precision.  It also keeps the
-    model's configuration, which `facts.of` reads from it.
+    This is a fixed affine map for each channel, in float32 under every precision.  The
+    layer also stores the model's configuration, which `facts.of` reads from it.
 
     Args:
       scale: Factors of the three channels, in the order of the output.
       offset: Added after the multiplication.
       reverse: Whether RGB becomes BGR.
-      info: JSON values to keep: the `networks.ModelConfig` of the model.
+      info: JSON values to store: the `networks.ModelConfig` of the model.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class InputConversion(keras.layers.Layer):
         info: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        # Not the policy's dtype: bfloat16 would lose levels of the pixels.  Both values
-        # are also in the config of a saved layer, which is passed in here again.
+        # The policy's dtype is not used: bfloat16 would lose levels of the pixels.  The
+        # config of a saved layer also contains both, and is passed in here again.
         kwargs |= {"dtype": "float32", "trainable": False}
         super().__init__(**kwargs)
         self.scale = [float(v) for v in scale]
@@ -53,7 +53,7 @@ class InputConversion(keras.layers.Layer):
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Converts float32 images ``[n, h, w, 3]``."""
-        # An identity adds no operation: frozen graphs stay small.
+        # For an identity, no operation is added, so that frozen graphs stay small.
         if self.reverse:
             images = tf.reverse(images, [-1])
         if self.scale != [1.0] * 3:
@@ -88,7 +88,7 @@ class AgeDecoder(keras.layers.Layer):
     """
 
     def __init__(self, head: str, min_age: int, max_age: int, **kwargs: Any) -> None:
-        # 16 bits hold whole years at best.
+        # 16 bits can represent whole years at best.
         kwargs["dtype"] = _at_least_float32(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.head, self.min_age, self.max_age = head, int(min_age), int(max_age)

@@ -5,11 +5,13 @@
     loss_fn = losses.build(losses.LossConfig(task="age_gender", age_head="corn"))
     losses_by_example = loss_fn(outputs, labels)      # {"loss", "age_loss", ...}, [B]
 
-Nothing here divides by the batch: the training step sums the examples and divides by
-the global batch.  What must be divided by a sum over the batch (class weights, CORN) is
-multiplied by ``examples / sum`` instead, with both taken over the global batch.  After
-the step's division, the sum is the denominator, for any number of replicas.
-The math is in float32, also where the network's is not (float64 stays float64).
+Nothing here divides by the batch size: the training step sums over the examples and
+divides by the global batch size.  Class weights and CORN need a division by a sum over
+the batch.  Here they are multiplied by ``examples / sum`` instead, with both taken over
+the global batch.  After the step's division, the sum is the denominator, for any number
+of replicas.
+All losses are computed in float32, even if the network computes in 16 bits; float64
+stays float64.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from afad_tfdata.storage import schema
 
 AGE_LOSSES = ("mae", "mse", "huber")
 
-HUBER_DELTA = 1.0  # Years at which the Huber loss turns from square to straight.
+HUBER_DELTA = 1.0  # Years at which the Huber loss changes from square to linear.
 DLDL_SIGMA = 2.0  # Years: standard deviation of the label distribution.
-DLDL_V2_WEIGHT = 1.0  # Weight of the expectation's error; the divergence has 1.
+DLDL_V2_WEIGHT = (
+    1.0  # Weight of the expectation's error; the weight of the divergence is 1.
+)
 MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Mean-Variance: section 4.2 of the paper.
 
 # Keeps the logarithm of a saturated probability finite; Keras' own epsilon.
@@ -146,7 +150,7 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
 
 
 class _Parts(NamedTuple):
-    """What the loss of a label consists of, each ``[B]``.
+    """What the loss of a label consists of; each attribute is ``[B]``.
 
     Attributes:
       losses: The losses of the examples, summed over their terms, without weights.
@@ -162,16 +166,16 @@ class _Parts(NamedTuple):
 def _normalizer(
     parts: _Parts, labels: Tensors, config: LossConfig, dtype: tf.DType
 ) -> tf.Tensor:
-    """Examples of a batch, divided by the sum of the weights of all their terms."""
+    """Number of examples, divided by the sum of the weights of all their terms."""
     total = parts.weights(labels, config, dtype)
     examples = tf.cast(tf.size(total), dtype)
     total *= parts.terms(labels, config, dtype)
-    # If all weights of a batch are 0, its losses are 0, too, and not NaN.
+    # If all weights of a batch are 0, its losses are also 0, and not NaN.
     return tf.math.divide_no_nan(examples, tf.reduce_sum(total))
 
 
 def _gender_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Binary cross-entropy; from logits, where nothing saturates, if there are any."""
+    """Binary cross-entropy; from logits if there are any, as they do not saturate."""
     del config
     if "gender_logits" in outputs:
         logits = _flat(outputs["gender_logits"])
@@ -307,7 +311,8 @@ def _orcnn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
 def _coral(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     """Loss of `coral`: that of `orcnn`.
 
-    The questions share one weight vector, so that the answers never contradict.
+    The questions share one weight vector, so that the answers never contradict each
+    other.
 
     Cao, Mirjalili and Raschka, "Rank consistent ordinal regression for neural networks
     with application to age estimation", Pattern Recognition Letters 2020.
@@ -316,11 +321,12 @@ def _coral(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
 
 
 def _corn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Loss of `corn`: cross-entropy of questions, each asked if the last was passed.
+    """Loss of `corn`: cross-entropy of questions; a "no" ends an example's questions.
 
     Shi, Cao and Raschka, "Deep neural networks for rank-consistent ordinal regression
     based on conditional probabilities", Pattern Analysis and Applications 2023.  The
-    sum over an example's questions; the normaliser is the number of all questions.
+    loss is the sum over an example's questions; the normaliser is the number of all
+    questions.
     """
     terms = _rank_terms(outputs, labels, config)
     asked = tf.sequence_mask(
@@ -359,7 +365,7 @@ def _rank_terms(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Ten
 
 
 def _classes(labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """int32 ``[B]``; an age out of the range counts as its nearest end."""
+    """Classes, int32 ``[B]``; an age out of the range counts as the nearest end."""
     index = tf.cast(tf.round(labels["age"]), tf.int32) - config.min_age
     return tf.clip_by_value(index, 0, config.max_age - config.min_age)
 

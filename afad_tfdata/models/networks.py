@@ -1,10 +1,10 @@
-"""Networks of a backbone and a task's heads, with fixed names of input and outputs.
+"""Networks: a backbone and a task's heads, with fixed names of input and outputs.
 
 ::
 
     config = models.ModelConfig(backbone="VGG19", image_size=150, mean=(132, 111, 101))
     model = models.build_model(config)        # root_input -> age_output, gender_output
-    network = models.training_model(model)    # the same weights; a dict with the logits
+    network = models.training_model(model)    # the same weights; returns a dict
 
 Every model takes ``root_input``, float32 RGB ``[n, size, size, 3]`` of
 ``(x - mean) / 127.5``.  A fixed layer after it converts the input to what the
@@ -263,16 +263,16 @@ def age_branch(
 
 
 def training_model(model: keras.Model) -> keras.Model:
-    """A model with the same variables whose call returns a dict with the logits.
+    """A model with the same variables that returns a dict, which includes the logits.
 
     Args:
       model: From `build_model` or `saved.load`, or a foreign functional model whose
         outputs are named ``age_output`` and/or ``gender_output``.
 
     Returns:
-      A model that returns a dict of those of ``age_output``, ``gender_output``,
-      ``age_logits`` and ``gender_logits`` that exist; plain regression has no
-      ``age_logits``.
+      A model that returns a dict with the keys ``age_output``, ``gender_output``,
+      ``age_logits`` and ``gender_logits``, as far as the model has these outputs; plain
+      regression has no ``age_logits``.
 
     Raises:
       UsageError: The model has no outputs of these names.
@@ -293,9 +293,9 @@ def training_model(model: keras.Model) -> keras.Model:
 
 
 def stored_variables(model: keras.Model) -> list[keras.Variable]:
-    """What a checkpoint contains: all variables except those that never change.
+    """The variables that a checkpoint contains: all except those that never change.
 
-    They are the same as in version 0.1.0, whose networks had no fixed layer.
+    The list is the same as in version 0.1.0, whose networks had no fixed layer.
     """
     fixed = {id(v) for layer in _fixed_layers(model) for v in layer.variables}
     return [v for v in model.variables if id(v) not in fixed]
@@ -321,12 +321,12 @@ def set_trainable(
     mode, and its statistics do not change.
 
     Args:
-      model: From `build_model` or `saved.load`.  The layers of a foreign model train
-        as their ``trainable`` flags say, which stay as they are.
+      model: From `build_model` or `saved.load`.  In a foreign model, the ``trainable``
+        flags of the layers decide what trains, and are not changed.
       stage: One of `STAGES`.
       trainable_layers: Layers from the top of the backbone, as Keras lists them in
-        ``backbone.layers`` (activations and additions count too); -1 for all, None for
-        `DEFAULT_TRAINABLE_LAYERS`, or all where nothing is pre-trained.
+        ``backbone.layers`` (with activations and additions); -1 for all.  None means
+        `DEFAULT_TRAINABLE_LAYERS`, or all if nothing is pre-trained.
 
     Returns:
       The number of parameters that train, and a line for the log.
@@ -356,8 +356,8 @@ def set_trainable(
     total = len(backbone.layers)
     count, reason = _top_layers(settings["weights"] != "none", stage, trainable_layers)
     count = total if count < 0 else min(count, total)
-    # The backbone before its layers, because setting a model's flag also sets the flags
-    # of its layers.
+    # The backbone's flag is set before those of its layers, because setting a model's
+    # flag also sets the flags of its layers.
     _set_flags(backbone, count > 0)
     for layer in backbone.layers[: total - count]:
         _set_flags(layer, False)
@@ -376,7 +376,7 @@ def set_trainable(
 def _top_layers(
     pretrained: bool, stage: str, trainable_layers: int | None
 ) -> tuple[int, str]:
-    """How many layers of a backbone train (-1: all), and why."""
+    """The number of a backbone's layers that train (-1: all), and the reason."""
     if pretrained and stage == "warmup":
         return 0, "its weights are pre-trained"
     if trainable_layers is not None:
@@ -391,7 +391,7 @@ def _resolve(config: ModelConfig) -> ModelConfig:
     changes: dict[str, Any] = {}
     small = config.backbone in backbones.SMALL
     if small and config.weights == "imagenet":
-        changes["weights"] = "none"  # The small ones have no ImageNet weights.
+        changes["weights"] = "none"  # The small networks have no ImageNet weights.
     if small and config.normalization == "backbone":
         raise errors.UsageError(
             f"--normalization=backbone: {config.backbone} expects nothing of its own;"
@@ -419,13 +419,13 @@ def _hidden(x: keras.KerasTensor, name: str, config: ModelConfig) -> keras.Keras
 
 
 def _output_dtype() -> str:
-    """float32 under mixed policies too: 16 bits cannot hold fractions of an age."""
+    """float32 also under mixed policies: 16 bits cannot represent parts of a year."""
     return "float64" if keras.config.dtype_policy().name == "float64" else "float32"
 
 
 def _set_flags(model: keras.layers.Layer, value: bool) -> None:
-    # Each layer by itself: on TensorFlow, Keras ignores an assignment that does not
-    # change the model's own flag, and the flags of its layers would stay as they are.
+    # Each layer's flag is set by itself: on TensorFlow, Keras ignores an assignment
+    # that does not change the model's own flag, and the layers keep their flags.
     for layer in model._flatten_layers():
         layer.trainable = value
 
@@ -433,8 +433,8 @@ def _set_flags(model: keras.layers.Layer, value: bool) -> None:
 def _fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Layers of a network of this package whose weights never change.
 
-    They are known by themselves, and not by the model's facts: a model that Keras
-    itself loaded has none.
+    They are recognised without the model's facts, because a model that Keras itself
+    loaded has no facts.
     """
     return [layer for layer in model.layers if standard_layers.is_fixed(layer)]
 
@@ -445,14 +445,18 @@ def _output_names(model: keras.Model) -> list[str]:
     # `output_names`.
     structure = getattr(model, "output", None)
     if isinstance(structure, dict):
-        return sorted(structure)  # The order in which Keras flattens a dict.
-    if isinstance(model, keras.Sequential):  # Keras has no names for its output.
+        return sorted(structure)  # Keras flattens a dict in this order.
+    if isinstance(
+        model, keras.Sequential
+    ):  # Keras has no name for the output of such a model.
         return [model.layers[-1].name]
     return list(getattr(model, "output_names", ()))
 
 
 def _flat_outputs(model: keras.Model) -> list[keras.KerasTensor]:
-    structure = getattr(model, "output", None)  # None as in `_output_names`.
+    structure = getattr(
+        model, "output", None
+    )  # None for the models that `_output_names` explains.
     if isinstance(structure, dict):
         return [structure[name] for name in sorted(structure)]
     return list(getattr(model, "outputs", None) or ())

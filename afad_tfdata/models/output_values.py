@@ -18,7 +18,7 @@ _ROUNDING = 1e-5
 
 
 def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
-    """Refuses predictions that mean nothing.
+    """Refuses predictions that cannot be right.
 
     Args:
       values: Predictions by label, ``age`` in years or ``gender`` as probabilities.
@@ -39,7 +39,7 @@ def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
 
 
 def fault(label: str, value: float) -> str:
-    """Why a prediction means nothing; empty if it does mean something.
+    """Why a prediction cannot be right; empty if nothing is wrong with it.
 
     Args:
       label: ``age`` or ``gender``.

@@ -1,9 +1,9 @@
-"""Models that exist already: loading them safely, and copying weights between them.
+"""Loads existing models safely, saves models, and copies weights between them.
 
 ::
 
     model = saved.load("runs/first/best.keras")     # refuses files that contain code
-    saved.info(model)["backbone"]                   # what `build_model` was asked for
+    saved.info(model)["backbone"]                   # from the config of `build_model`
     saved.save(model, "face.keras")                 # with the model's facts
 
 A model file may come from anybody.  Before Keras reads one, this module looks for
@@ -27,12 +27,12 @@ from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import age_heads, facts, standard_layers
 from afad_tfdata.storage import hdf5
 
-# Layers with a weight for each age or threshold.
+# Names of the layers with a weight for each age or threshold.
 _AGE_LOGITS = ("age_logits", "age_biases")
-# Layers of version 0.1.0 by their present names.
+# From names of layers in version 0.1.0 to their present names.
 _FORMER_NAMES = {"age_biases": "age_logits"}
-# Class names under which Keras stores code: a layer, and a function inside of any
-# other layer (an activation, say).
+# Class names under which Keras stores code: one is a layer, the other a function inside
+# of any layer, such as an activation.
 _CODE_CLASSES = ("Lambda", "__lambda__")
 
 
@@ -40,7 +40,7 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     """Loads a whole model, and the facts that its file contains (`facts.of`).
 
     Args:
-      path: ``.keras``, or ``.h5`` as Keras 3 (and mostly Keras 2) writes it.
+      path: ``.keras``, or ``.h5`` from Keras 3.  Most ``.h5`` files of Keras 2 load.
       unsafe: Whether the file may contain Python code (Lambda layers), which then runs
         with all the rights of this process.
 
@@ -61,7 +61,9 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
-    except Exception as error:  # Files of other versions make Keras raise anything.
+    except (
+        Exception
+    ) as error:  # For files of other versions, Keras may raise any exception.
         if found := re.search(r"Could not locate class '([^']+)'", str(error)):
             raise errors.UsageError(
                 f"{path} has a layer of the class {found[1]}, which Keras does not"
@@ -85,7 +87,7 @@ def save(model: keras.Model, path: str, *, class_names: Sequence[str] = ()) -> N
       model: From `networks.build_model` or `load`, or any other.
       path: ``.keras`` or ``.h5``.
       class_names: Names of the gender labels 0 and 1 that the model was trained with,
-        if it does not know them yet (`trainer.train` tells it).
+        if they are not in its facts (`trainer.train` adds them).
 
     Raises:
       UsageError: The model has other class names.
@@ -133,7 +135,7 @@ def refuse_code(description: Any, path: str) -> None:
       path: The file, for the message.
 
     Raises:
-      UsageError: A Lambda layer or a serialized lambda function is in it.
+      UsageError: It contains a Lambda layer or a serialized lambda function.
     """
     if _contains_code(description):
         raise errors.UsageError(
@@ -146,13 +148,13 @@ def refuse_code(description: Any, path: str) -> None:
 def check_finite(
     weights: Iterable[tuple[str, np.ndarray]], *, origin: str, advice: str
 ) -> None:
-    """Refuses a model that computes nothing of use.
+    """Refuses a model with weights that are NaN or infinite.
 
-    Its outputs may look right all the same: on a CPU a ReLU turns NaN into 0.
+    The outputs of such a model may look right: on a CPU, a ReLU turns NaN into 0.
 
     Args:
       weights: Paths and values of the model's variables.
-      origin: Where the weights are from, for the message.
+      origin: Where the weights come from, for the message.
       advice: What to do instead, for the message.
 
     Raises:
@@ -167,15 +169,16 @@ def check_finite(
 
 
 def info(model: keras.Model) -> dict[str, Any]:
-    """The `networks.ModelConfig` of one of our models as plain values, else ``{}``.
+    """The `networks.ModelConfig` of one of our models as plain values.
 
-    ``auto`` is resolved in it, and ``weights`` is ``none`` where none were loaded.
+    It is ``{}`` for any other model.  Instead of ``auto`` it has the value that was
+    chosen, and ``weights`` is ``none`` if none were loaded.
     """
     return dict(facts.of(model).network)
 
 
 def backbone_of(model: keras.Model) -> keras.Model | None:
-    """The backbone of one of our models: the only model inside; else None."""
+    """The backbone of one of our models: the only model inside it; None if absent."""
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     return nested[0] if len(nested) == 1 else None
 
@@ -187,11 +190,11 @@ def rebuild_float32(model: keras.Model) -> keras.Model:
       UsageError: A layer stays in 16 bits.
     """
     values = keras.saving.serialize_keras_object(model)
-    # Safe mode would refuse the lambdas of a model that is in memory already.
+    # Safe mode would refuse lambdas, which are safe in a model already in memory.
     rebuilt = keras.saving.deserialize_keras_object(
         _in_float32(values), safe_mode=False
     )
-    # This Keras, or a layer of the caller's, may serialize its dtype in another form.
+    # This Keras, or a caller's layer, may serialize its dtype in another form.
     half = [
         layer.name
         for layer in rebuilt._flatten_layers()
@@ -210,7 +213,7 @@ def rebuild_float32(model: keras.Model) -> keras.Model:
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies weights between models of one form, and what layers derive from them."""
+    """Copies weights between models of the same form, and updates derived values."""
     target.set_weights(source.get_weights())
     update_derived(target)
 
@@ -221,8 +224,8 @@ def update_derived(model: keras.Model) -> None:
     A Normalization layer computes with copies of its mean and variance, which
     `set_weights` and assignments to its variables do not touch.
     """
-    # Private in Keras, but the only way to layers at any depth; not guarded, so that a
-    # Keras without it raises instead of leaving stale copies behind.
+    # This method is private in Keras, but the only way to layers at any depth.  A Keras
+    # without it must raise an error here, or stale copies would remain.
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
@@ -233,10 +236,10 @@ def transfer(
 ) -> tuple[int, list[str]]:
     """Copies the weights of another model that have the same place and shape.
 
-    The weights of the two backbones are compared as one list, by order: some networks
-    number their layers through the process, so that names say nothing.  The layers of
-    the heads are compared by name.  Logits of an age head are left out if they stand
-    for other ages in the two models.
+    The weights of the two backbones are compared by their order in one list, and not by
+    name: Keras counts the layers of some networks in the whole process.  The layers of
+    the heads are compared by name.  Logits of an age head are not copied if they stand
+    for other ages in the other model.
 
     Args:
       source: A model as `load` returns it.
@@ -259,7 +262,7 @@ def transfer(
             kept += [weight.path for weight in ours.weights]
     by_name = {layer.name: layer for layer in source.layers if layer is not theirs}
     for layer in target.layers:
-        # The fixed layer belongs to the target's mean.
+        # The fixed layer of the target depends on the target's mean.
         if layer is ours or not layer.weights or standard_layers.is_fixed(layer):
             continue
         other = by_name.get(layer.name)
@@ -278,7 +281,7 @@ def transfer(
 
 
 def _same_ages(source: keras.Model, target: keras.Model) -> bool:
-    """Whether each logit of two age heads stands for the same; True if not known."""
+    """Whether the logits of two age heads mean the same; True if that is not known."""
     theirs, ours = info(source), info(target)
     if not (theirs and ours):
         return True
@@ -291,7 +294,7 @@ def _same_ages(source: keras.Model, target: keras.Model) -> bool:
 def _with_swapped_classes(
     name: str, values: list[np.ndarray], model: keras.Model
 ) -> list[np.ndarray]:
-    """Weights of a layer of the heads for the probability p of the other class."""
+    """Weights of a head's layer after the two classes are swapped."""
     if name == "gender_logits":
         return [-value for value in values]
     layers = {layer.name for layer in model.layers}
@@ -327,7 +330,7 @@ def _hdf5_config(path: str) -> bytes | str:
         with h5py.File(path, "r") as file:
             hdf5.refuse_outside(file, path)
             text = file.attrs.get("model_config")
-    # The last two are what h5py raises for files that are damaged further inside.
+    # h5py raises the last two for files that are damaged further inside.
     except (OSError, RuntimeError, KeyError) as error:
         raise errors.UsageError(
             f"{path} is neither a .keras file nor HDF5 ({errors.one_line(error)})"
@@ -341,7 +344,7 @@ def _hdf5_config(path: str) -> bytes | str:
 
 
 def _refuse_outside(archive: zipfile.ZipFile, path: str) -> None:
-    """Refuses weights that point to other files of this machine."""
+    """Refuses a file whose weights are links to other files of this machine."""
     import h5py
 
     for name in archive.namelist():

@@ -1,13 +1,13 @@
-"""The parts of a network that Keras has no layer for, made of Keras' own layers.
+"""Parts of a network for which Keras has no layer, built from Keras' own layers.
 
-A saved model contains nothing but these, so that ``keras.saving.load_model`` loads it
+A saved model contains only Keras' layers, so that ``keras.saving.load_model`` loads it
 in a program without this package::
 
     x = standard_layers.convert_input(image, **conversion._asdict())
     age = standard_layers.decode_age(logits, "corn", 15, 72, dtype="float32")
 
-Layers without weights are used wherever possible: there is nothing in them that
-training, a copy of weights or another precision could change.
+Layers without weights are used wherever possible, because training, a copy of weights
+or another precision cannot change them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import age_heads
 
-# The one layer here with weights, which never change.
+# Name of the only layer here that has weights.  They never change.
 CONVERSION_NAME = "input_conversion"
 
 
@@ -32,7 +32,8 @@ def convert_input(
 ) -> keras.KerasTensor:
     """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
 
-    In float32 under every precision: bfloat16 would lose levels of the pixels.
+    It computes in float32 under every precision: bfloat16 would lose levels of the
+    pixels.
 
     Args:
       image: float32 RGB ``[n, h, w, 3]``.
@@ -86,7 +87,7 @@ def decode_age(
       head: One of `age_heads.DISTRIBUTIONS` or `age_heads.RANKS`.
       min_age: Years of the first class.
       max_age: Years of the last class.
-      dtype: Of the layers: float32, or float64.
+      dtype: Dtype of the layers: float32 or float64.
 
     Returns:
       Years, ``[n, 1]``.
@@ -94,7 +95,7 @@ def decode_age(
     count = age_heads.num_logits(head, min_age, max_age)
     if head in age_heads.DISTRIBUTIONS:
         shares = keras.layers.Softmax(dtype=dtype, name="age_shares")(logits)
-        # Times the number of classes, because the sum is taken as a mean.
+        # Multiplied by the number of classes, because the sum is computed as a mean.
         ages = [float(count * age) for age in range(min_age, max_age + 1)]
         parts = keras.layers.Rescaling(ages, dtype=dtype, name="age_parts")(shares)
         return _mean(parts, count, dtype=dtype, name="age_output")
@@ -114,8 +115,8 @@ def add_biases(
     Args:
       score: ``[n, 1]``.
       initial: The biases at the start.
-      dtype: Of the layers.
-      name: Of the last layer.
+      dtype: Dtype of the layers.
+      name: Name of the last layer.
 
     Returns:
       ``[n, thresholds]``.
@@ -123,9 +124,8 @@ def add_biases(
     count = len(initial)
     x = keras.layers.RepeatVector(count, dtype=dtype, name="age_repeated")(score)
     scores = keras.layers.Flatten(dtype=dtype, name="age_scores")(x)
-    # The bias of a Dense layer would bring a matrix with it.  PReLU multiplies what is
-    # negative by its trained vector and has no other weights: from -1 it makes minus
-    # the biases.
+    # A Dense layer with a bias would also have a matrix.  PReLU has only one vector of
+    # weights, and multiplies negative inputs by it: from -1 it makes minus the biases.
     ones = keras.layers.Rescaling(0.0, -1.0, dtype=dtype, name="age_minus_ones")(scores)
     biases = keras.layers.PReLU(
         alpha_initializer=keras.initializers.Constant(list(initial)),
@@ -136,19 +136,19 @@ def add_biases(
 
 
 def _shortest(values: Sequence[float]) -> float | list[float]:
-    """One number for equal ones: freezing removes a factor of 1 and a summand of 0."""
+    """One number instead of equal ones: freezing removes ``* 1`` and ``+ 0``."""
     return values[0] if len(set(values)) == 1 else list(values)
 
 
 def _probabilities(
     logits: keras.KerasTensor, head: str, count: int, *, dtype: str
 ) -> keras.KerasTensor:
-    """Of being older than each threshold, ``[n, count]``."""
+    """Probabilities of being older than each threshold, ``[n, count]``."""
     if head != "corn":
         return keras.layers.Activation("sigmoid", dtype=dtype, name="age_older")(logits)
-    # CORN's logits mean "older than k, given older than k - 1": their probabilities
-    # are multiplied up to each threshold, as a sum of logarithms.  The sum is the mean
-    # over a window that reaches back to the first threshold and beyond it to zeros.
+    # CORN's logits mean "older than k, given older than k - 1": the probabilities up to
+    # each threshold are multiplied, as a sum of logarithms.  The sum is computed as a
+    # mean over a window that ends at the threshold; zeros fill it at the beginning.
     x = keras.layers.Activation("log_sigmoid", dtype=dtype, name="age_logarithms")(
         logits
     )
