@@ -32,9 +32,7 @@ AGE_LOSSES = ("mae", "mse", "huber")
 
 HUBER_DELTA = 1.0  # Years at which the Huber loss changes from square to linear.
 DLDL_SIGMA = 2.0  # Years: standard deviation of the label distribution.
-DLDL_V2_WEIGHT = (
-    1.0  # Weight of the expectation's error; the weight of the divergence is 1.
-)
+DLDL_V2_WEIGHT = 1.0  # Weight of the expectation's error; the divergence has 1.
 MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Mean-Variance: section 4.2 of the paper.
 
 # Keeps the logarithm of a saturated probability finite; Keras' own epsilon.

@@ -446,17 +446,13 @@ def _output_names(model: keras.Model) -> list[str]:
     structure = getattr(model, "output", None)
     if isinstance(structure, dict):
         return sorted(structure)  # Keras flattens a dict in this order.
-    if isinstance(
-        model, keras.Sequential
-    ):  # Keras has no name for the output of such a model.
+    if isinstance(model, keras.Sequential):  # Keras has no name for its output.
         return [model.layers[-1].name]
     return list(getattr(model, "output_names", ()))
 
 
 def _flat_outputs(model: keras.Model) -> list[keras.KerasTensor]:
-    structure = getattr(
-        model, "output", None
-    )  # None for the models that `_output_names` explains.
+    structure = getattr(model, "output", None)  # None as in `_output_names`.
     if isinstance(structure, dict):
         return [structure[name] for name in sorted(structure)]
     return list(getattr(model, "outputs", None) or ())

@@ -61,9 +61,7 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
-    except (
-        Exception
-    ) as error:  # For files of other versions, Keras may raise any exception.
+    except Exception as error:  # Keras raises many kinds for other versions.
         if found := re.search(r"Could not locate class '([^']+)'", str(error)):
             raise errors.UsageError(
                 f"{path} has a layer of the class {found[1]}, which Keras does not"

@@ -1,9 +1,9 @@
 """A caller's data sets in the form that the training step takes.
 
 A caller may pass what ``model.fit`` takes: a ``tf.data.Dataset`` of pairs, or a pair of
-arrays.  The first batch is looked at before anything trains, because most
+arrays.  The first batch is checked before anything trains, because most
 mistakes (images in [0, 1], labels 1 and 2, batches of another size) raise no error and
-only give wrong numbers.  What a value must be is checked again in each batch.
+only give wrong numbers.  The values of each later batch are also checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from afad_tfdata.training import caller_elements
 
 
 class CallerData:
-    """A data set of the caller's, checked and brought into our form.
+    """A caller's data set, checked and converted to our form.
 
     Args:
       value: What the caller passed: ``tf.data.Dataset``, a pair of arrays, or (for
@@ -32,11 +32,11 @@ class CallerData:
       training: Whether the data set is read without end, in full batches.
 
     Attributes:
-      wanted: The same, with the size of the images.
-      first_batch: As the caller's data set gives it.
+      wanted: The argument of this name, with the size of the images added.
+      first_batch: The first batch, as the caller's data set gives it.
 
     Raises:
-      UsageError: It cannot be used; the text says what was wanted.
+      UsageError: The data set cannot be used; the text says what was wanted.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CallerData:
         self._parse.wanted = self.wanted
 
     def num_examples(self, steps_per_epoch: int) -> int:
-        """Examples of a pass, or of an epoch of so many steps (0: a pass).
+        """Number of examples in an epoch of so many steps, or in one pass if that is 0.
 
         Raises:
           UsageError: The length is not known.
@@ -82,7 +82,7 @@ class CallerData:
         return self.cardinality * size
 
     def endless(self, first_step: int) -> tf.data.Dataset:
-        """Full batches without end, from a step on."""
+        """An endless data set of full batches, from a step on."""
         if self._arrays is not None:
             return self._shuffled(first_step)
         if callable(self._value):
@@ -91,8 +91,8 @@ class CallerData:
         dataset = self._value
         if int(dataset.cardinality()) != tf.data.INFINITE_CARDINALITY:
             dataset = dataset.repeat()
-        # Before the batches are divided anew, examples may be added up to a batch from
-        # the end of one pass and the beginning of the next.
+        # The batches are formed again: a batch may contain examples from the end of one
+        # pass and from the beginning of the next.
         dataset = self._full_batches(dataset.map(self._parse.example))
         return dataset.skip(first_step)
 
@@ -100,7 +100,7 @@ class CallerData:
         """Refuses a function whose data set ends before so many steps.
 
         Raises:
-          UsageError: It does.
+          UsageError: The data set ends before.
         """
         if callable(self._value) and 0 <= self.cardinality < steps:
             raise errors.UsageError(
@@ -110,7 +110,7 @@ class CallerData:
             )
 
     def padded(self) -> tf.data.Dataset:
-        """Every example once, in full batches; a mask is False on padding."""
+        """Every example once, in full batches; the mask is False on padding."""
         size = self.wanted.batch_size
         if self._arrays is not None:
             images, labels = self._arrays
@@ -204,14 +204,14 @@ class CallerData:
     def _full_batches(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         if self._parse.static_batch == self.wanted.batch_size:
             return dataset
-        # The last batch of a pass may be smaller; a smaller step would have too small
-        # a gradient, and its examples would not divide over the replicas.
+        # The last batch of a pass may be smaller.  A step on it would have too small a
+        # gradient, and its examples could not be divided over the replicas.
         return dataset.rebatch(self.wanted.batch_size, drop_remainder=True)
 
     def _shuffled(self, first_step: int) -> tf.data.Dataset:
-        """Arrays in the order in which records would be read: shuffled anew each pass.
+        """Examples of arrays, shuffled as records are: each pass in another order.
 
-        As ``model.fit`` does it with arrays; they are often sorted by their labels.
+        ``model.fit`` also shuffles arrays, because they are often sorted by labels.
         """
         assert self._arrays is not None  # noqa: S101 (the caller has checked)
         size, count = self.wanted.batch_size, len(self._arrays[0])
@@ -224,7 +224,7 @@ class CallerData:
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def _gather(self, rows: tf.Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Examples by their positions in the arrays."""
+        """The examples at these positions of the arrays."""
         assert self._arrays is not None  # noqa: S101 (the caller has checked)
         images, labels = self._arrays
         columns = [images, *labels.values()]
@@ -246,10 +246,10 @@ def readable_errors(own_data: bool) -> Iterator[None]:
     """Turns errors from a caller's pipeline into one line.
 
     Args:
-      own_data: Whether batches are a caller's; nothing is changed otherwise.
+      own_data: Whether a caller passed the data; if not, errors are not changed.
 
     Raises:
-      DataError: A later batch is not what the first one was, or there is none.
+      DataError: A later batch differs in kind from the first one, or there is none.
     """
     try:
         yield
@@ -269,7 +269,7 @@ def readable_errors(own_data: bool) -> Iterator[None]:
 
 
 def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
-    """Images and labels where the caller passed a pair of arrays, else None."""
+    """Images and labels if the caller passed a pair of arrays; otherwise None."""
     if not (isinstance(value, list | tuple) and len(value) in (2, 3)):
         return None
     if len(value) == 3:
@@ -286,7 +286,7 @@ def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
     def as_array(part: Any) -> np.ndarray:
         try:
             array = np.asarray(part)
-        except Exception as error:  # Objects of the caller's may raise anything.
+        except Exception as error:  # The caller's objects may raise anything.
             raise errors.UsageError(
                 f"{name} takes a pair of arrays (images, labels); got {_kind(part)}"
             ) from error
@@ -308,7 +308,7 @@ def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
 def _pad(
     features: dict[str, tf.Tensor], labels: dict[str, tf.Tensor], size: int
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """Fills a batch up with zeros; the mask is False there."""
+    """Fills a batch up with zeros; the mask is False for them."""
     features, count = dict(features), tf.shape(features["image"])[0]
     features.setdefault("mask", tf.ones([count], tf.bool))
 

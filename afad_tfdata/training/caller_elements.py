@@ -1,7 +1,7 @@
 """The elements of a caller's data set: where image and labels are, and their values.
 
-What can be said from shapes and dtypes is said before anything is read, and what needs
-values from the first batch.  Each later batch is checked again as it is read.
+Shapes and dtypes are checked before anything is read, and values in the first batch.
+Each later batch is checked again when it is read.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.storage import schema
 
-# Marks the text of our own assertions in TensorFlow's longer messages.
+# Marks the text of our own assertions inside TensorFlow's longer messages.
 MARK, END = "afad_tfdata: ", " (end)"
 _HIGHEST_LEVEL = 255.0
-# Rounding and interpolation may leave [0, 255] by so many levels.
+# Levels: rounding and interpolation may leave [0, 255] by so many.
 _LEVEL_SLACK = 1.0
 # The highest level of images in [0, 1], with the same kind of slack.
 _UNIT = 1.01
@@ -32,12 +32,12 @@ class Wanted:
 
     Attributes:
       task: Decides which labels are needed.
-      batch_size: Of the global batch.
-      sides: Height and width that the model takes; None where any will do.
-      ages: Range of the ages that the age head knows; None where any will do.
-      all_labels: Whether labels that the task does not need are kept, too, which a
-        loss of the caller's may use.
-      seed: Of the order in which arrays are read.
+      batch_size: Number of examples in the global batch.
+      sides: Height and width in pixels that the model takes; None if it takes any.
+      ages: First and last age that the age head knows, in years; None for no limits.
+      all_labels: Whether to keep also labels that the task does not need, because the
+        caller's loss may use them.
+      seed: Seed of the order in which arrays are read.
     """
 
     task: str
@@ -54,7 +54,8 @@ class FirstBatch:
 
     Attributes:
       images: ``[n, H, W, 3]``.
-      labels: ``age`` and/or ``gender``, ``[n]`` or ``[n, 1]``, and others if wanted.
+      labels: ``age`` and/or ``gender``, ``[n]`` or ``[n, 1]``, and with `all_labels`
+        any others.
     """
 
     images: np.ndarray
@@ -156,7 +157,7 @@ class Parser:
             for name, key in self._label_keys.items()
         }
 
-    # What can be said before anything is read.
+    # Checks before anything is read.
 
     def _check_static(self, image: tf.TensorSpec) -> int | None:
         if image.dtype == tf.string:
@@ -214,7 +215,7 @@ class Parser:
             if shape.rank is not None:
                 _check_label_shape(where, shape.as_list(), name)
 
-    # What is read.
+    # Checks of what is read.
 
     def first_batch(self, element: Any) -> FirstBatch:
         """Checks the first element of a data set."""
@@ -226,7 +227,7 @@ class Parser:
     def columns(
         self, images: np.ndarray, labels: Any
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The arrays that are needed, checked for their shapes."""
+        """The arrays of an element that are needed, after a check of their shapes."""
         images = np.asarray(self._image(images))
         found = {name: np.asarray(v) for name, v in self._named(labels).items()}
         self._check_image_shape(images.shape)
@@ -243,7 +244,7 @@ class Parser:
         return FirstBatch(images, labels)
 
     def example(self, *element: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """One batch in our form; to be mapped over the data set."""
+        """One batch in our form; a function to map over the data set."""
         features, labels = self._pair(element)
         converted, found = self.converted(self._image(features), self._named(labels))
         if self._has_mask:
@@ -253,7 +254,7 @@ class Parser:
     def converted(
         self, image: tf.Tensor, labels: Mapping[str, tf.Tensor]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Image and labels with our dtypes and shapes, their values checked."""
+        """Image and labels with our dtypes and shapes; their values are checked."""
         batch = image.shape[0] if image.shape.rank else None
         sides = self.wanted.sides
         image = tf.ensure_shape(image, [batch, *sides, 3])
@@ -269,7 +270,7 @@ class Parser:
         return {"image": image}, found
 
     def _levels(self, image: tf.Tensor) -> tf.Tensor:
-        # NaN is let through: the loss shows it, and the run says in which step.
+        # NaN is not refused here: the loss shows it, and the run reports the step.
         levels = tf.cast(image, tf.float32)
         low, high = -_LEVEL_SLACK, _HIGHEST_LEVEL + _LEVEL_SLACK
         fine = ~tf.reduce_any((levels < low) | (levels > high))

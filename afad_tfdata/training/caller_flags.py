@@ -1,6 +1,7 @@
 """Options that would not act, because the caller passes the object that they describe.
 
-An option that is logged and does nothing is worse than one that is refused.
+These options are refused, because an option without effect misleads whoever reads the
+log.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def refuse_idle(
 
     Args:
       config: The options.
-      model: Whether the caller passes a model, and so for the others.
-      known_model: Whether it is one of `networks.build_model`.
+      model: Whether the caller passes a model.
+      known_model: Whether that model is from `networks.build_model`.
       train_dataset: Whether the caller passes training data.
       augment: Whether the caller passes an augmentation.
       loss: Whether the caller passes a loss.
 
     Raises:
-      UsageError: One is set; the text names it.
+      UsageError: Such an option is set; the text names it.
     """
     given, usual = options.to_dict(config), options.defaults(train_config.TrainConfig)
 

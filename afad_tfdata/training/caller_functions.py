@@ -1,7 +1,7 @@
 """A caller's loss and augmentation, called once on a batch before anything trains.
 
-Most mistakes in them raise no error: a loss of shape ``[B, B]`` is summed up as well as
-one of shape ``[B]``, and images in [0, 1] are normalised once more.
+Most mistakes in them raise no error: a loss of shape ``[B, B]`` can be summed just like
+one of shape ``[B]``, and images that are in [0, 1] already are normalised once more.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import caller_model
 
-# Levels that images must at least span, to be told from images in [0, 1] or [-2, 2].
+# Images must span at least so many levels, which images in [0, 1] or [-2, 2] do not.
 _SPAN = 16.0
-# More than any change of brightness or contrast leaves.
+# No change of brightness or contrast leads to levels as far from 0 as this.
 _FAR_LEVEL = 1000.0
 _PARTS = ("age_loss", "gender_loss")
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelForms:
-    """How a caller's data set gives its labels, and so how a caller's loss takes them.
+    """Forms of the labels in a caller's data set, which the caller's loss also takes.
 
     Attributes:
-      dtypes: By name.
-      columns: Names of those of shape ``[B, 1]``.
+      dtypes: Dtypes of the labels by name.
+      columns: Names of the labels of shape ``[B, 1]``.
     """
 
     dtypes: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -48,7 +48,7 @@ class LabelForms:
 
 
 def forms_of(labels: Mapping[str, np.ndarray]) -> LabelForms:
-    """The forms of a first batch."""
+    """The forms of the labels of a first batch."""
     return LabelForms(
         dtypes={name: value.dtype.name for name, value in labels.items()},
         columns=tuple(name for name, value in labels.items() if value.ndim == 2),
@@ -61,10 +61,10 @@ class OwnLoss:
     Args:
       loss: ``(outputs, labels)`` to losses ``[B]``, or to a dict of them with the key
         ``loss``.
-      forms: How the labels of the caller's data set look.
+      forms: Dtypes and shapes of the labels in the caller's data set.
 
     Raises:
-      UsageError: It is no function.
+      UsageError: The loss is not a function.
     """
 
     def __init__(self, loss: Callable[..., Any], forms: LabelForms) -> None:
@@ -103,7 +103,7 @@ def own_augmentation(augment: Callable[..., Any]) -> Callable[..., Any]:
       augment: ``(images, seed=, step=, offset=)``; it may take fewer keywords.
 
     Raises:
-      UsageError: It is no function, or takes other arguments.
+      UsageError: It is not a function, or takes other arguments.
     """
     wanted = "augment takes a function (images, seed=, step=, offset=)"
     if isinstance(augment, keras.layers.Layer):
@@ -116,7 +116,7 @@ def own_augmentation(augment: Callable[..., Any]) -> Callable[..., Any]:
         raise errors.UsageError(f"{wanted}; got {_kind(augment)}")
     try:
         parameters = list(inspect.signature(augment).parameters.values())
-    except (TypeError, ValueError):  # Some built-in functions do not tell.
+    except (TypeError, ValueError):  # Some built-in functions have no signature.
         return augment
     keywords = ("seed", "step", "offset")
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -153,7 +153,7 @@ def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
     """
     number = tf.constant(0, tf.int64)
 
-    # Traced, as in training: NumPy and OpenCV work on values only.
+    # The call is traced as in training, where NumPy and OpenCV cannot be used.
     @tf.function
     def once(values: tf.Tensor) -> Any:
         return augment(values, seed=0, step=number, offset=tf.constant(0))
@@ -187,7 +187,7 @@ class Trial:
     """What a step on a small batch showed.
 
     Attributes:
-      loss_names: Which of ``loss``, ``age_loss`` and ``gender_loss`` there are.
+      loss_names: Those of ``loss``, ``age_loss`` and ``gender_loss`` that exist.
       unconnected: Weights that the loss does not depend on.
     """
 
@@ -205,11 +205,11 @@ def try_step(
     """Computes outputs, losses and gradients once; nothing is changed.
 
     Args:
-      strategy: That of the variables.
-      network: Returns a dict of outputs.
+      strategy: The strategy of the variables.
+      network: A model that returns a dict of outputs.
       loss: From `losses.build`, or an `OwnLoss`.
       inputs: float32 ``[n, H, W, 3]``, normalised.
-      labels: In our form, ``[n]``.
+      labels: Labels in our form, ``[n]``.
 
     Raises:
       UsageError: Outputs, losses or gradients cannot be trained on.
@@ -266,7 +266,7 @@ def cause(error: Exception) -> str:
     """Class and text of an error on one line, without AutoGraph's stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
-    # AutoGraph begins with "in user code:", and ends with the text of the error.
+    # AutoGraph's text begins with "in user code:", and ends with that of the error.
     text = lines[-1] if lines and lines[0].startswith("in user code") else ""
     text = text or (lines[0] if lines else "")
     text = text.removeprefix(f"{name}: ").rstrip(":")
@@ -304,7 +304,7 @@ def _check_losses(
     labels: Mapping[str, tf.Tensor],
     count: int,
 ) -> None:
-    """Refuses what is no loss for each example."""
+    """Refuses anything but one loss for each example."""
     told = ", ".join(f"{n} {list(v.shape)}" for n, v in outputs.items())
     told += "; labels: " + ", ".join(f"{n} {list(v.shape)}" for n, v in labels.items())
 
@@ -356,9 +356,10 @@ def _check_losses(
 def _broadcast_in(
     loss: OwnLoss, outputs: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
 ) -> str:
-    """The operation in which [B, 1] meets [B] and gives [B, B]; empty if none does.
+    """The operation that makes [B, B] of [B, 1] and [B]; empty if there is none.
 
-    Reduced afterwards to [B], such a loss compares each example with all labels.
+    Such a loss may be reduced to [B] afterwards, but it compares each example with all
+    labels.
     """
 
     def stand_ins(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -368,11 +369,11 @@ def _broadcast_in(
 
     graph, eager = tf.Graph(), tf.config.functions_run_eagerly()
     try:
-        # Functions of the caller's then add their operations to this graph.
+        # The caller's functions then add their operations to this graph.
         tf.config.run_functions_eagerly(True)
         with graph.as_default():
             loss.raw(stand_ins(outputs), stand_ins(labels))
-    except Exception:  # A loss that only works in a tf.function is not searched.
+    except Exception:  # A loss that works only in a tf.function is not searched.
         return ""
     finally:
         tf.config.run_functions_eagerly(eager)

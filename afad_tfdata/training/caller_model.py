@@ -1,8 +1,8 @@
 """A caller's model in the form that the training takes, and what identifies it.
 
-Whatever has one reading is accepted: a model whose only output has another name, a
-``Sequential``, a subclassed model that can be called.  The rest is refused before
-anything trains, in one line.
+Every model with a clear meaning is accepted: also one whose only output has another
+name, a ``Sequential``, and a subclassed model that can be called.  Any other is refused
+before anything trains, with one line.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from afad_tfdata.models import networks, saved
 from afad_tfdata.storage import schema
 
 _log = logging.getLogger(__name__)
-# A layer that multiplies by less divides pixels: 1 / 255 and 1 / 127.5 do.
+# A layer that multiplies by less than this (1 / 255, 1 / 127.5) takes pixels.
 _PIXEL_SCALE = 1 / 50
-# A Normalization whose mean is above this was adapted to pixels and not to our input,
+# A Normalization layer with a larger mean was adapted to pixels and not to our input,
 # which is within [-2, 2].
 _PIXEL_MEAN = 4.0
 
 
 def check_kind(model: Any) -> None:
-    """Refuses what is no model of Keras 3.
+    """Refuses anything but a model of Keras 3.
 
     Raises:
       UsageError: It is a model of tf_keras, a path, a class or anything else.
@@ -54,7 +54,7 @@ def check_kind(model: Any) -> None:
 
 
 def input_sides(model: keras.Model) -> tuple[int | None, int | None]:
-    """Height and width of a model's input; None where the model does not fix them.
+    """Height and width of a model's input in pixels; None if the model does not fix it.
 
     Raises:
       UsageError: The model does not take one batch of RGB images.
@@ -86,21 +86,21 @@ def input_sides(model: keras.Model) -> tuple[int | None, int | None]:
 def adapted(
     model: keras.Model, task: str, sides: tuple[int, int], *, batch: int | None
 ) -> keras.Model:
-    """The model itself, or a functional one around it with outputs that have our names.
+    """The model itself, or a functional model around it whose outputs have our names.
 
     Args:
       model: From `check_kind`.
       task: One of `schema.TASKS`.
-      sides: Height and width of the images that it is going to take.
-      batch: Examples of a replica's part of a batch.
+      sides: Height and width in pixels of the images that the model will get.
+      batch: Number of examples in one replica's part of a batch.
 
     Returns:
-      A functional model or ``Sequential`` with ``age_output`` and/or ``gender_output``,
-      of the same variables.
+      A functional model or ``Sequential`` with ``age_output`` and/or ``gender_output``
+      and the same variables.
 
     Raises:
-      UsageError: It cannot be called on such images, or its outputs are not those of
-        the task.
+      UsageError: The model cannot be called on such images, or its outputs are not
+        those of the task.
     """
     inputs = _inputs_of(model)
     if inputs is None:
@@ -133,7 +133,7 @@ def check_shape(name: str, shape: tuple[int | None, ...]) -> None:
     """Refuses an output that is not one number for each image.
 
     Raises:
-      UsageError: The text says how to change the model.
+      UsageError: The shape is another one; the text says how to change the model.
     """
     if all(size in (1, None) for size in shape[1:]):
         return
@@ -162,7 +162,7 @@ def for_task(network: keras.Model, task: str) -> keras.Model:
 
 
 def check_can_be_saved(model: keras.Model) -> None:
-    """Refuses a model that Keras cannot write, and names classes it will not find.
+    """Refuses a model that Keras cannot save; warns of classes that loading will miss.
 
     Raises:
       UsageError: Keras raises an error when it describes the model.
@@ -191,7 +191,7 @@ def check_can_be_saved(model: keras.Model) -> None:
 
 
 def precision(model: keras.Model) -> str:
-    """Name of the dtype policy that a model's layers have, for the most part."""
+    """Name of a model's dtype policy; weights in a 16-bit layer make it a mixed one."""
     computes = {x.compute_dtype for x in model._flatten_layers() if x.weights}
     for dtype in ("float16", "bfloat16"):
         if dtype in computes:
@@ -211,7 +211,7 @@ def copy_flags(source: keras.Model, target: keras.Model) -> None:
 
 def set_flags(model: keras.Model, flags: list[bool]) -> None:
     """Sets the ``trainable`` flag of each layer, in Keras' order of the layers."""
-    # A model comes before its layers in that order, and setting its flag sets theirs.
+    # In that order a model comes before its layers: setting its flag also sets theirs.
     for layer, flag in zip(model._flatten_layers(), flags, strict=True):
         if layer.trainable != flag:
             layer.trainable = flag
@@ -234,14 +234,14 @@ def flags_restored(model: keras.Model | None) -> Iterator[None]:
 
 
 def fingerprint(model: keras.Model) -> str:
-    """A digest of the layers and how they are connected; names do not count.
+    """A digest of the layers and their connections, without their names.
 
-    Keras numbers layers through the process, so that the same code gives other names
+    Keras counts layers in the whole process, so that the same code gives other names
     the second time.
     """
     try:
         description = keras.saving.serialize_keras_object(model)
-    except Exception:  # Refused elsewhere, with its reason.
+    except Exception:  # Another check refuses such a model and gives the reason.
         description = {"class_name": type(model).__qualname__}
     places: dict[str, str] = {}
     value = {
@@ -259,7 +259,7 @@ def fingerprint(model: keras.Model) -> str:
 
 
 _MEANING = {"age_output": "years", "gender_output": "the probability of class 1"}
-# Keys whose values are names of layers, or say nothing of what is computed.
+# Keys whose values are names of layers, or do not affect what is computed.
 _DROPPED = ("compile_config", "shared_object_id", "build_config", "registered_name")
 
 
@@ -267,7 +267,7 @@ def _canonical(value: Any, places: dict[str, str], key: str = "") -> Any:
     """A description with the names of layers replaced by their order."""
     if isinstance(value, dict):
         if value.get("class_name") == "__lambda__":
-            return "lambda"  # `fingerprint` adds what it computes.
+            return "lambda"  # `fingerprint` adds what the object computes.
         return {
             k: _canonical(v, places, k) for k, v in value.items() if k not in _DROPPED
         }
@@ -284,7 +284,7 @@ _NAME_KEYS = ("name", "keras_history", "input_layers", "output_layers")
 
 
 def _inputs_of(model: keras.Model) -> list[Any] | None:
-    """Symbolic inputs; None for a subclassed model, and one that is not built."""
+    """Symbolic inputs; None for a subclassed model and for one that is not built."""
     try:
         inputs = getattr(model, "inputs", None)
     except (AttributeError, ValueError):  # A Sequential without an Input layer.
@@ -294,15 +294,15 @@ def _inputs_of(model: keras.Model) -> list[Any] | None:
 
 def _is_graph(layer: Any) -> bool:
     """Whether a model is a graph of layers, whose outputs Keras knows."""
-    # Functional is no public name of Keras.  A subclassed model that was called once
-    # has an `output`, too, which is that of the call.
+    # Functional is not a public name of Keras.  A subclassed model that was called once
+    # also has an `output`, which is the one of that call.
     if isinstance(layer, keras.Sequential):
         return bool(layer.built)
     return any(base.__name__ == "Functional" for base in type(layer).__mro__)
 
 
 def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Model:
-    """A functional model around one that can only be called."""
+    """A functional model around a model that can only be called."""
     image = keras.Input((*sides, 3), dtype="float32", name=networks.INPUT_NAME)
     try:
         result = model(image)
@@ -344,10 +344,10 @@ def _names_error(task: str, wanted: list[str], names: list[str]) -> errors.Usage
 
 
 def _refuse_linear(output: keras.KerasTensor) -> None:
-    """Refuses a gender that is the plain sum of a layer: a logit."""
+    """Refuses a gender output that is a layer's sum without activation: a logit."""
     layer = getattr(output, "_keras_history", (None,))[0]
     while isinstance(layer, keras.Model) and _is_graph(layer):
-        # `outputs` of a model are inside it, and its `output` may be that of a call.
+        # A model's `outputs` are inside it, and its `output` may be that of a call.
         if len(layer.outputs) != 1:
             return
         inside = layer.outputs[0]._keras_history[0]
@@ -359,10 +359,10 @@ def _refuse_linear(output: keras.KerasTensor) -> None:
 
 
 def logits_error(found: str = "a layer without an activation") -> errors.UsageError:
-    """The error for a gender that is no probability.
+    """The error for a gender output that is not a probability.
 
     Args:
-      found: What it is instead.
+      found: What the output is instead, for the message.
     """
     return errors.UsageError(
         f"the model's gender_output is {found}; wanted a probability in [0, 1]: end it"
@@ -394,7 +394,7 @@ def _refuse_pixels(model: keras.Model) -> None:
 
 
 def _first_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that take the input, also of a model that takes it."""
+    """The layers that take the input, also inside of a model that takes it."""
     found: list[keras.layers.Layer] = []
     inputs = [id(tensor) for tensor in _inputs_of(model) or ()]
     for layer in model.layers:
@@ -415,12 +415,12 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
     """The model itself if the strategy has its variables, else a mirrored copy.
 
     Raises:
-      UsageError: Keras cannot copy it.
+      UsageError: Keras cannot copy the model.
     """
     if strategy.num_replicas_in_sync == 1:
         return model
-    # A Keras variable wraps the TensorFlow variable, which knows its strategy; one that
-    # was created outside of any scope has no such attribute.
+    # A Keras variable wraps a TensorFlow variable, which refers to its strategy.  If it
+    # was created outside of any scope, it has no such attribute.
     if all(
         getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
         for v in model.variables

@@ -1,6 +1,6 @@
 """What follows from the parts that a caller passes: refusals, sizes, a trial.
 
-`assembly` builds the rest.
+`assembly` builds all other parts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from afad_tfdata.training import (
 )
 from afad_tfdata.training import config as train_config
 
-# Examples of the trial of a caller's parts: some of each gender, and cheap.
+# Number of examples in the trial of a caller's parts: cheap, and some of each gender.
 _TRIED_EXAMPLES = 8
 
 
@@ -34,7 +34,8 @@ def refuse_unusable(
     """Refuses a model of another library, and options that cannot act.
 
     Returns:
-      The `networks.ModelConfig` of the caller's model; empty if it is not one of ours.
+      The `networks.ModelConfig` of the caller's model, as plain values; empty if the
+      model is not one of ours.
     """
     known: dict[str, Any] = {}
     if own.model is not None:
@@ -86,7 +87,7 @@ def wanted(
         task=config.input.task,
         batch_size=config.input.global_batch_size,
         sides=sides,
-        # A regression learns any age; the other heads would count it as their nearest.
+        # A regression learns any age; other heads would take their nearest age instead.
         ages=ages if age_head != "regression" and own.loss is None else None,
         all_labels=own.loss is not None,
         seed=config.input.seed,
@@ -148,7 +149,7 @@ def _examples(
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Some of the caller's examples, or drawn ones in the same form."""
+    """Some of the caller's examples, or random ones in the same form."""
     if batch is None:
         draw = np.random.default_rng(seed)
         images = draw.integers(0, 256, (count, *sides, 3)).astype(np.uint8)
@@ -175,10 +176,10 @@ def frozen(
 
     Raises:
       UsageError: A stage would train layers of the backbone that the caller froze, and
-        no flag says which of the two counts.
+        no flag decides between the two.
     """
     if own.model is None or not saved.info(model):
-        return ()  # The flags of a foreign model stay as they are.
+        return ()  # The flags of a foreign model are not changed.
     backbone = saved.backbone_of(model)
     inside = {id(layer) for layer in backbone._flatten_layers()} if backbone else set()
     frozen = caller_model.frozen(model)

@@ -1,7 +1,7 @@
 """One process's share of a run: its state, checkpoints, phases and epochs.
 
-`trainer.train` tells the story; this is what it consists of.  Everything that decides
-what comes next is in the state, which checkpoints contain.
+`trainer.train` is the outline of a run, and this module has its parts.  Everything that
+decides what comes next is in the state, and checkpoints contain the state.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import multi_worker
 
 _log = logging.getLogger(__name__)
-# A rate that made the loss diverge is most often too large by less than this.
+# A rate at which the loss diverges is in most cases too large by less than this factor.
 _RECOVERY_FACTOR = 0.5
-# Drawing takes about a second, which short epochs would spend on nothing else.
+# Drawing takes about a second: in each short epoch, that would be most of the time.
 _PICTURE_SECS = 30.0
 
 
@@ -46,11 +46,11 @@ class Run:
 
     Args:
       config: The options.
-      parts: What it trains, on what.
+      parts: The model, the data and everything else that training needs.
       phases: From `recipe.phases`.
-      directory: Where everything goes.
+      directory: The run directory, into which everything is written.
       workers: The workers of the job.
-      snapshot: What to go on from; None at the beginning.
+      snapshot: The snapshot to go on from; None at the beginning.
     """
 
     def __init__(
@@ -93,14 +93,15 @@ class Run:
         self._mark_stage()
         self._warn_of_decay()
         self._iterator = self._parts.train_data(0)
-        self._save_checkpoint()  # Something to go back to from the first epoch.
+        # A run that diverges in its first epoch goes back to this checkpoint.
+        self._save_checkpoint()
 
     def _continue_from(self, snapshot: run_state.Snapshot) -> None:
         self._restore(snapshot)
         logbook.start(f"continuing after step {self.state.step}", self._parts.facts)
 
     def _restore(self, snapshot: run_state.Snapshot) -> None:
-        """Puts state, variables, files and input back to a snapshot."""
+        """Returns state, variables, files and input to those of a snapshot."""
         self.state, self.history = snapshot.state, snapshot.history
         if self._built_phase != self.state.course.phase:
             self._enter(self.state.course.phase)
@@ -118,7 +119,7 @@ class Run:
     # Phases.
 
     def next_phase(self) -> int | None:
-        """The phase to go on with; None at the end."""
+        """The phase to go on with; None at the end of the run."""
         course = self.state.course
         following = course.current_or_next_phase(self._phases)
         if following != course.phase:
@@ -129,7 +130,7 @@ class Run:
         """Goes on from the best epoch, with the next rate and set of layers.
 
         Args:
-          phase: Position in the phases; nothing happens in the present one.
+          phase: Position in the phases; if it is the present one, nothing is done.
         """
         state, now = self.state, self._phases[phase]
         if phase == state.course.phase:
@@ -143,10 +144,11 @@ class Run:
             arrays, groups = self._upgraded(arrays), self._variables()
             groups.pop("average", None)  # It begins anew with each phase.
             if state.best["stage"] != now.stage:
-                del groups["optimizer"]  # It belongs to another set of layers.
+                # The optimizer's state belongs to another set of layers.
+                del groups["optimizer"]
             checkpoints.assign(self._parts.strategy, groups, arrays, where=at)
         state.course = recipe.PhaseProgress(phase, first_step=state.step)
-        # Another rate has losses of another size.
+        # At another rate, the losses are of another size.
         state.loss_mean, state.loss_steps = 0.0, 0
         _log.info("%s from %s, rate %g", now.stage, at, now.rate)
         if now.stage != before.stage:
@@ -182,7 +184,7 @@ class Run:
         self._train_step, self._loop = self._build(phase)
 
     def _build(self, phase: int) -> tuple[step.TrainStep, epoch_loop.EpochLoop]:
-        """What takes the steps of a phase, with a new optimizer."""
+        """The object that takes the steps of a phase, with a new optimizer."""
         train_step = assembly.train_step_of(
             self._parts, self._config, self._phases[phase]
         )
@@ -202,7 +204,7 @@ class Run:
     # Epochs.
 
     def train_epoch(self) -> None:
-        """Takes the rest of an epoch; goes back to a checkpoint if it diverges."""
+        """Trains the rest of an epoch; goes back to a checkpoint if it diverges."""
         try:
             speed = self._loop.run(self.state, self._iterator)
             self._close_epoch(speed)
@@ -253,7 +255,7 @@ class Run:
         )
 
     def _validate_and_save_best(self) -> tuple[dict[str, float], bool]:
-        """The epoch's validation, and whether it is the best so far."""
+        """The epoch's validation metrics, and whether the epoch is the best so far."""
         best, task = self.state.best or {}, self._config.input.task
         validation: dict[str, float] = {}
         with self._train_step.averaged():
@@ -264,8 +266,9 @@ class Run:
             value = validation.get(epoch_metrics.metric(task))
             is_better = epoch_metrics.is_better(task, value, best.get("value"))
             if is_better:
-                # Before the checkpoint that says so: killed in between, the steps
-                # since the last checkpoint are repeated, and so is this.
+                # The model is saved before the checkpoint that names this epoch.  If
+                # the process is killed in between, the next start repeats both the
+                # steps and this.
                 self._dir.save_model(self._parts.model, run_dir.BEST_NAME)
         return validation, is_better
 
@@ -293,7 +296,7 @@ class Run:
         )
 
     def _save_checkpoint(self) -> None:
-        # Every worker reads its values: some may have to be asked of all of them.
+        # Every worker reads the values, because some can only be read by all together.
         groups = self._variables()
         snapshot = run_state.Snapshot(
             self.state,
@@ -303,7 +306,7 @@ class Run:
             paths=checkpoints.variable_paths(groups),
         )
         if not snapshot.is_finite():
-            at = max(0, self.state.step - 1)  # The step that was taken last.
+            at = max(0, self.state.step - 1)  # This is the last step that was taken.
             raise divergence.DivergedError(at, "the weights are not finite")
         if self._workers.is_chief:
             snapshot.save(self._dir.checkpoints)
@@ -320,7 +323,7 @@ class Run:
     def _save_and_stop(self) -> None:
         self._save_checkpoint()
         self.history.save(self._dir.path)
-        # No worker may leave before the chief has saved.
+        # No worker may end before the chief has saved.
         self._workers.meet()
         reason = preemption.reason() or "a signal to another worker"
         raise errors.PreemptedError(
@@ -335,7 +338,7 @@ class Run:
                 lambda: run_state.to_plain(run_state.newest(self._dir.checkpoints))
             )
         )
-        # A checkpoint that was changed by another program may be no better.
+        # The checkpoint may be just as bad, if another program changed it.
         if (
             newest is None
             or not newest.is_finite()
@@ -348,7 +351,7 @@ class Run:
                 examples=self._parts.examples,
                 directory=self._dir,
             ) from error
-        # Of this state: the checkpoint's own may be from before the last recovery.
+        # From this state: the checkpoint may be older than the last recovery.
         scale = self.state.scale * _RECOVERY_FACTOR
         recoveries = self.state.recoveries + 1
         self._restore(newest)
@@ -362,14 +365,16 @@ class Run:
             recoveries,
             self._config.max_recoveries,
         )
-        # Killed now, the run goes on at the lower rate and counts this recovery.
+        # If the process is killed after this, the run goes on at the lower rate, and
+        # this recovery is counted.
         self._save_checkpoint()
 
     def finish(self, callers_model: keras.Model | None) -> None:
         """Saves the last model and the picture, and waits for the other workers.
 
         Args:
-          callers_model: It gets the weights, where a copy of it was trained.
+          callers_model: The caller's model, which gets the weights if a copy of it was
+            trained.
         """
         with self._train_step.averaged():
             self._dir.save_model(self._parts.model, run_dir.FINAL_NAME)
@@ -380,7 +385,7 @@ class Run:
 
 
 def _check_probabilities(columns: Mapping[str, np.ndarray]) -> None:
-    """Refuses a model whose gender turned out to be no probability."""
+    """Refuses a model whose gender output is not a probability in validation."""
     values = columns.get("gender", np.zeros(0))
     values = values[np.isfinite(values)]
     if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):

@@ -33,22 +33,22 @@ EVENTS_NAME = "tensorboard"
 BEST_NAME = "best.keras"
 FINAL_NAME = "final.keras"
 PREVIEW_NAME = "augmentation.png"
-# What the command names at its end, after the models.
+# Files that the command names at its end, after the models.
 BESIDE = (
     *(CONFIG_NAME, history.JSON_NAME, history.PICTURE_NAME, history.LINES_NAME),
     *(f"{CHECKPOINTS_NAME}/", f"{EVENTS_NAME}/"),
 )
-# What the trainer writes into the directory itself, where evaluation may write, too.
+# Files of the trainer directly in the directory, where evaluation may also write.
 _OWN = (
     r"(config|history)\.json|flags\.txt|history\.png|metrics\.jsonl|(best|final)\.keras"
 )
 
 
 class RunDir:
-    """One run's directory, held by this process until `close`.
+    """One run's directory, which this process locks until `close`.
 
     Args:
-      path: Where it is; it is created.
+      path: The directory; it is created if necessary.
 
     Raises:
       UsageError: It cannot be created, or another process trains in it.
@@ -58,13 +58,13 @@ class RunDir:
         self.path = path
         files.make_dirs(self.checkpoints)
         self._lock = _lock(self.join(".lock"))
-        # Without a lock, a temporary file may be one that another process writes.
+        # Under the lock, no other process can be writing the temporary files.
         if self._lock.works:
             files.remove_temporary(self.path, _OWN)
             files.remove_temporary(self.checkpoints)
 
     def join(self, name: str) -> str:
-        """Path of a file in it."""
+        """Path of a file in the directory."""
         return os.path.join(self.path, name)
 
     @property
@@ -73,11 +73,11 @@ class RunDir:
         return self.join(CHECKPOINTS_NAME)
 
     def close(self) -> None:
-        """Unlocks it, so that another process can train in it."""
+        """Unlocks the directory, so that another process can train in it."""
         self._lock.release()
 
     def stored(self) -> dict[str, Any] | None:
-        """Content of ``config.json``; None where no run has begun."""
+        """Content of ``config.json``; None if no run has begun here."""
         if not os.path.exists(self.join(CONFIG_NAME)):
             return None
         return read_config(self.path)
@@ -89,7 +89,7 @@ class RunDir:
 
         Args:
           stored: From `stored`.
-          config: Of the command.
+          config: The command's config.
           records: `records_digest` of the data set.
         """
         differing = train_config.differences(stored["train"], config)
@@ -103,7 +103,7 @@ class RunDir:
             )
 
     def check_parts(self, parts: dict[str, Any]) -> None:
-        """Raises `UsageError` if these parts of a caller's do not continue the run.
+        """Raises `UsageError` if the caller's parts do not continue the run.
 
         Args:
           parts: `CallerObjects.described`.
@@ -129,7 +129,7 @@ class RunDir:
         files.write_json(self.join(CONFIG_NAME), files.seal(value))
         try:
             lines = options.flag_lines(config)
-        except ValueError:  # Only a program, not the command, can start such a run.
+        except ValueError:  # Only programs, not the command, can start such a run.
             files.remove_if_there(self.join(FLAGS_NAME))
             return
         text = "".join(f"{line}\n" for line in lines)
@@ -142,9 +142,9 @@ class RunDir:
         return all(os.path.exists(self.join(n)) for n in (BEST_NAME, FINAL_NAME))
 
     def save_model(self, model: Any, name: str) -> None:
-        """Saves a Keras model and its facts, whole or not at all."""
+        """Saves a Keras model and its facts, completely or not at all."""
         path = self.join(name)
-        # Keras chooses the format by the ending of the name.
+        # Keras chooses the format by the end of the file's name.
         temporary = f"{path}.tmp-{os.getpid()}.keras"
         try:
             saved.save(model, temporary)
@@ -154,7 +154,7 @@ class RunDir:
             raise files.write_error(path, error) from error
 
     def cut(self, step: int) -> None:
-        """Removes lines and events of steps after this one."""
+        """Removes the log lines and TensorBoard events of later steps."""
         history.cut_lines(self.path, step)
         for part in ("train", "validation"):
             event_file.cut(self.events(part), step)
@@ -168,15 +168,15 @@ class RunDir:
 def hold(path: str, workers: multi_worker.Workers) -> Iterator[RunDir]:
     """The run's directory, locked by the chief; a temporary one for other workers.
 
-    Saving a model may read values that all workers have to be asked for, so that all
-    of them save it.
+    Saving a model may read values that can only be read by all workers together, so
+    that all of them save it.
 
     Args:
-      path: Where it is.
+      path: The run directory.
       workers: The job's workers.
 
     Raises:
-      UsageError: As `RunDir` does, on every worker.
+      UsageError: `RunDir` raised it on the chief; every worker raises it.
     """
     held: list[RunDir] = []
     scratch = ""
@@ -196,7 +196,7 @@ def read_config(path: str) -> dict[str, Any]:
     """``config.json`` of a run.
 
     Raises:
-      UsageError: The directory holds no run.
+      UsageError: The directory contains no run.
       DataError: The file is damaged.
     """
     value = files.read_json(
@@ -213,7 +213,7 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def config_of(path: str) -> dict[str, Any]:
-    """The config of the run that a file belongs to, with its directory; or empty.
+    """Config and directory of the run that a file belongs to; empty if there is none.
 
     Args:
       path: A model, or a checkpoint, which is one folder deeper.
@@ -229,7 +229,7 @@ def config_of(path: str) -> dict[str, Any]:
             except errors.DataError:
                 if os.path.isdir(os.path.join(candidate, CHECKPOINTS_NAME)):
                     raise
-                continue  # config.json is a common name; this is another program's.
+                continue  # Other programs also write a config.json.
             return {**value, "directory": candidate}
     return {}
 
@@ -237,12 +237,12 @@ def config_of(path: str) -> dict[str, Any]:
 def known_facts(own: facts.Facts, run: Mapping[str, Any]) -> facts.Facts:
     """What a model's file says, and what its run's ``config.json`` adds to it.
 
-    The files of a run say the same, except for those of version 0.1.0.
+    Both say the same, except in runs of version 0.1.0.
 
     Args:
-      own: From the file.
-      run: As `config_of` returns it.  It is left out if it trained another network:
-        the file was copied into its directory.
+      own: Facts from the file.
+      run: From `config_of`.  It is ignored if the run trained another network, because
+        then the file was copied into the run's directory.
     """
     network = run.get("model")
     if network and own.network and dict(own.network) != network:
@@ -254,9 +254,9 @@ def facts_of(run: Mapping[str, Any]) -> facts.Facts:
     """What a run's ``config.json`` says about its models.
 
     Args:
-      run: As `read_config` returns it; empty for no run.
+      run: From `read_config`; empty if there is no run.
     """
-    # Without records, version 0.1.0 wrote default names that nobody had asked for.
+    # Without records, version 0.1.0 wrote default names that nobody had given.
     names = run.get("class_names") if run.get("train", {}).get("records_dir") else ()
     return facts.from_dict(
         {
@@ -271,13 +271,13 @@ def facts_of(run: Mapping[str, Any]) -> facts.Facts:
 
 
 def data_set(directory: str, records_dir: str) -> str:
-    """The data set that a run was trained on, where it exists; else empty.
+    """Path of the data set that a run was trained on; empty if it is not found.
 
     Args:
       directory: The run directory.
-      records_dir: As its configuration names it.  A relative path is tried from here,
-        and from the folders above the run directory, since the command that trained it
-        may have run in any of them.
+      records_dir: The path in its configuration.  A relative path is tried from the
+        working directory, and from the folders above the run directory, because the
+        training command may have been started in any of them.
     """
     if not records_dir:
         return ""
@@ -294,7 +294,7 @@ def data_set(directory: str, records_dir: str) -> str:
 
 
 def records_digest(manifest: schema.Manifest | None) -> str:
-    """What identifies a data set's content; empty for data of the caller's own."""
+    """A text that identifies a data set's content; empty for the caller's own data."""
     if manifest is None:
         return ""
     return hashlib.sha256(schema.manifest_bytes(manifest)).hexdigest()

@@ -23,10 +23,10 @@ class State:
     """The outer loop's numbers: plain JSON values.
 
     Attributes:
-      step: Steps done.
-      epoch: Epochs done.
-      sums: What the steps of the present epoch summed up, as `step.SUMS`.
-      course: How far the phases have come; this name is in checkpoint files.
+      step: Number of steps done.
+      epoch: Number of epochs done.
+      sums: Sums over the steps of the present epoch, in the order of `step.SUMS`.
+      course: Progress in the phases; checkpoint files contain this name.
       best: ``epoch``, ``step``, ``value`` and ``stage`` of the best epoch, or None.
       scale: Factor of the rates: the product of the recoveries' factors.
       recoveries: Number of recoveries.
@@ -52,7 +52,7 @@ class State:
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether the last epoch is done and nothing of the next one."""
+        """Whether an epoch is done and the next one has not begun."""
         return not any(self.sums)
 
 
@@ -61,8 +61,8 @@ class Snapshot:
     """A run at a step.
 
     Attributes:
-      state: Numbers.
-      history: Epochs and events up to there.
+      state: The outer loop's numbers.
+      history: Epochs and events up to this step.
       arrays: Variables by ``group/position``.
       facts: What the model's input and outputs mean, as JSON values
         (`facts.Facts.to_dict`); empty in checkpoints of 0.1.0.
@@ -85,7 +85,7 @@ class Snapshot:
         )
 
     def values(self) -> dict[str, Any]:
-        """What a checkpoint contains beside the arrays, as JSON values."""
+        """The JSON values that a checkpoint contains in addition to the arrays."""
         return {
             "state": dataclasses.asdict(self.state),
             "history": self.history.to_dict(),
@@ -93,7 +93,7 @@ class Snapshot:
         }
 
     def is_finite(self) -> bool:
-        """Whether no variable holds an infinity or NaN."""
+        """Whether no variable contains infinity or NaN."""
         return all(
             np.isfinite(array).all()
             for array in self.arrays.values()
@@ -102,7 +102,7 @@ class Snapshot:
 
 
 def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
-    """What a checkpoint file holds."""
+    """The snapshot in a checkpoint file."""
     return Snapshot(
         state=_state_of(checkpoint.state["state"]),
         history=history.History(**checkpoint.state["history"]),
@@ -124,7 +124,7 @@ def to_plain(snapshot: Snapshot | None) -> dict[str, Any] | None:
 
 
 def of_plain(value: Mapping[str, Any] | None) -> Snapshot | None:
-    """The snapshot that `to_plain` was given."""
+    """The snapshot from which `to_plain` made these values."""
     return None if value is None else read(checkpoints.Checkpoint(**value))
 
 
@@ -143,17 +143,17 @@ def find(
     config: train_config.TrainConfig,
     manifest: schema.Manifest | None,
 ) -> Snapshot | None:
-    """What to continue from, after going back to ``--start_epoch`` if it is given.
+    """The snapshot to continue from; goes back to ``--start_epoch`` if it is given.
 
     Args:
-      directory: Of the run.
-      config: Of the command.
-      manifest: Of the records, or None.
+      directory: The run's directory.
+      config: The command's config.
+      manifest: Manifest of the records, or None.
 
     Raises:
-      UsageError: The run there is of another configuration, or the epoch to go back to
-        is not kept.
-      DataError: There are checkpoints, and none is whole.
+      UsageError: The run there has another configuration, or the checkpoint of the
+        epoch to go back to was not kept.
+      DataError: There are checkpoints, but all are damaged.
     """
     stored = directory.stored()
     found = None
@@ -173,7 +173,7 @@ def find(
         for name in ("start_epoch", *sorted(train_config.RESTART_FIELDS))
     }
     if found.state.restart == asked:
-        return found  # Applied before; the same command goes on.
+        return found  # The restart was done before, and the same command goes on.
     return go_back(directory.checkpoints, epoch, asked)
 
 
@@ -189,7 +189,7 @@ def epoch_ends(directory: str) -> dict[int, int]:
             stored = checkpoints.load_state(checkpoints.path_of(directory, at))
             state = _state_of(stored["state"])
         except (errors.DataError, LookupError, TypeError):
-            continue  # Another one may do.
+            continue  # Another checkpoint may be good.
         if state.ends_epoch:
             ends[state.epoch] = at
     return ends
@@ -199,10 +199,10 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     """Makes the end of an earlier epoch the newest checkpoint.
 
     Args:
-      directory: Of the checkpoints.
+      directory: Directory of the checkpoints.
       epoch: The epoch to go back to.
-      asked: What the restart was asked with; it is recorded, so that the same command
-        does not go back again.
+      asked: The flags of the restart; they are recorded, so that the same command does
+        not go back again.
 
     Raises:
       UsageError: The end of that epoch was not kept.
@@ -217,7 +217,8 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     snapshot = read(checkpoints.load(checkpoints.path_of(directory, ends[epoch])))
     state, there = snapshot.state, set(checkpoints.steps(directory))
     if state.best is not None and state.best["step"] not in there:
-        # Better epochs have replaced it since; the next epoch becomes the best.
+        # A later, better epoch has replaced the best one of that time: from here on,
+        # the next epoch counts as the best.
         state.best = None
     state.restart, state.scale, state.recoveries = asked, 1.0, 0
     state.course.waited = state.course.plateau_waited = 0
@@ -227,8 +228,9 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
         text += f", rate {asked['learning_rate']:g}"
     snapshot.history.event(state.step, "restart", text)
     snapshot.history.trim(epoch)
-    # Saved first, because its state says that the restart was done.  If the process is
-    # killed before the later ones are removed, the same command does it again.
+    # This checkpoint is saved first, because its state says that the restart was done.
+    # If the process is killed before later checkpoints are removed, the same command
+    # goes back again.
     snapshot.save(directory)
     for at in there:
         if at > state.step:
@@ -237,11 +239,11 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
 
 
 def best_arrays(directory: str, state: State) -> dict[str, np.ndarray] | None:
-    """Variables at the end of the best epoch; None if there was none yet.
+    """Variables at the end of the best epoch; None if there is no best epoch yet.
 
     Raises:
-      UsageError: The file is gone.
-      DataError: It is damaged.
+      UsageError: The checkpoint is gone.
+      DataError: The checkpoint is damaged.
     """
     if state.best is None:
         return None
