@@ -1,4 +1,4 @@
-"""What a training consists of, built from its config and the caller's objects."""
+"""Builds the parts of a training from its config and the caller's objects."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import strategies
 
 _log = logging.getLogger(__name__)
-# Without records nothing is known of the images and ages.
+# Used without records, when nothing is known about the images and ages.
 _MIDDLE_GRAY, _AFAD_AGES = 127.5, (15, 72)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingParts:
-    """A training, ready to run.
+    """The parts of a training, ready to run.
 
     Attributes:
       strategy: ``tf.distribute.Strategy``.
       model: Keras model that is saved.
-      network: The same variables; returns a dict of outputs
+      network: A model with the same variables that returns a dict of outputs
         (`networks.training_model`).
       loss: Per-example losses.
       loss_names: Which of ``loss``, ``age_loss`` and ``gender_loss`` it returns.
       unconnected: Weights that the loss does not depend on.
-      frozen: Layers that the caller froze and no stage trains.
+      frozen: Layers that the caller froze; no stage trains them.
       prepare: ``(images, step, offset)`` to the network's input.
       normalize: ``(images)`` to the network's input.
       data: Where the batches come from.
-      train_data: Function of the first step: an iterator of distributed batches.
+      train_data: Function from the first step to an iterator of distributed batches.
       validation_data: A distributed data set, or None.
       examples: ``(first, end)``: names of the training examples at these positions
         of the endless stream.
-      steps_per_epoch: Steps that are called an epoch.
+      steps_per_epoch: Number of steps that count as an epoch.
       loss_scaling: Whether the precision is float16.
-      manifest: Of the records, or None.
+      manifest: Manifest of the records, or None.
       facts: What ``config.json`` records besides the flags.
     """
 
@@ -90,14 +90,14 @@ def assemble(
     Args:
       config: The options.
       own: The caller's objects.
-      begun: A checkpoint will be restored: pre-trained weights are not looked for.
-      strategy: The one of several workers; None for the one of `config`'s devices.
+      begun: Whether a checkpoint will be restored: no pre-trained weights are needed.
+      strategy: The strategy of several workers; None for that of `config`'s devices.
 
     Raises:
       UsageError: Records that do not fit the task, a batch that the replicas do not
         divide, a device, backbone or file that does not exist.
     """
-    # First: nothing may have started TensorFlow before its threads are set.
+    # This comes first: the threads must be set before TensorFlow starts.
     threads = runtime.set_threads(config.threads)
     strategy = strategy or strategies.create_strategy(
         config.devices, all_reduce=config.all_reduce
@@ -164,7 +164,8 @@ def assemble(
             batch_size,
             num_examples,
         )
-    # Batches straddle epochs: an epoch is as many steps as come nearest to one pass.
+    # A batch may contain the end of one pass and the beginning of the next: an epoch is
+    # the number of steps that is nearest to one pass.
     steps_per_epoch = config.steps_per_epoch or max(1, round(num_examples / batch_size))
     recorded = {
         "model": saved.info(model),
@@ -202,7 +203,7 @@ def assemble(
 def train_step_of(
     parts: TrainingParts, config: train_config.TrainConfig, phase: recipe.Phase
 ) -> step.TrainStep:
-    """Sets which layers a phase trains, and what takes its steps; a new optimizer."""
+    """Sets which layers a phase trains; returns its steps, with a new optimizer."""
     trained = networks.set_trainable(parts.model, phase.stage, config.trainable_layers)
     for layer in parts.frozen:
         layer.trainable = False
@@ -214,7 +215,7 @@ def train_step_of(
             momentum=config.momentum,
         )
         if parts.unconnected and phase.optimizer == "adamw":
-            # A weight without a gradient must not shrink either.
+            # The weight decay must not shrink a weight without a gradient.
             optimizer.exclude_from_weight_decay(var_list=list(parts.unconnected))
     return step.TrainStep(
         parts.strategy,
@@ -263,7 +264,7 @@ def set_initial_weights(
 
 
 def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
-    """The manifest of ``--records_dir``; None where there is no such flag."""
+    """The manifest of ``--records_dir``; None if the flag is not set."""
     path = config.input.records_dir
     return schema.load_manifest(path) if path else None
 
@@ -298,10 +299,10 @@ def _facts(
       mean: What is subtracted from the images.
 
     Raises:
-      UsageError: The caller's model tells other classes, or in another order.
+      UsageError: The caller's model has other classes, or the same in another order.
     """
     result = dataclasses.replace(known, mean=mean, input_range="normalized")
-    if manifest is None:  # Nothing says what the labels of the caller's data mean.
+    if manifest is None:  # It is not known what the labels of the caller's data mean.
         return result
     names = manifest.class_names
     learns_gender = "gender" in schema.labels_of(config.input.task)
@@ -319,7 +320,7 @@ def _facts(
 
 
 def _mean(manifest: schema.Manifest | None, known: facts.Facts) -> tuple[float, ...]:
-    """Channel means: what the caller's model was built for, else of the records."""
+    """Channel means: those of the caller's model if it has any, or of the records."""
     # Layers of one of our models convert its input by the mean that it was built with.
     if known.mean:
         return known.mean
@@ -329,7 +330,7 @@ def _mean(manifest: schema.Manifest | None, known: facts.Facts) -> tuple[float, 
 def _ages(
     manifest: schema.Manifest | None, known: Mapping[str, Any], task: str
 ) -> tuple[int, int]:
-    """Range of the ages: of the caller's model, else of the records."""
+    """Range of the ages: of the caller's model if it has one, or of the records."""
     if known:
         return known["min_age"], known["max_age"]
     return _age_range(manifest, task) if manifest is not None else _AFAD_AGES
@@ -350,7 +351,7 @@ def _record_facts(
 def _machine_facts(
     strategy: tf.distribute.Strategy, global_batch_size: int, precision: str
 ) -> dict[str, Any]:
-    """What ``config.json`` tells of devices and versions, on which rounding depends."""
+    """Devices and versions for ``config.json``; rounding depends on them."""
     replicas = strategy.num_replicas_in_sync
     return {
         "devices": strategies.describe(strategy),
@@ -472,13 +473,13 @@ def _weights(
 def _augmentation(
     config: train_config.TrainConfig, own: train_data.CallerObjects
 ) -> tuple[Callable[..., Any] | None, str]:
-    """The function and what it is called in the record."""
+    """The augmentation, and its name in ``config.json``."""
     if own.augment is not None:
         return caller_functions.own_augmentation(own.augment), "own"
     settings = augment.parse(config.augment)
     if settings is None:
         return None, "none"
-    # Fixed here, for the whole run.
+    # It does not change during the run.
     form = augment.resolve_form(settings)
     settings = dataclasses.replace(settings, form=form)
 
@@ -491,7 +492,7 @@ def _augmentation(
 def draw_preview(
     config: train_config.TrainConfig, parts: TrainingParts, path: str
 ) -> None:
-    """Writes a sheet of training images and what augmentation makes of them."""
+    """Writes a sheet of training images and their augmented versions."""
     settings = augment.parse(config.augment)
     if settings is None:
         _log.info("--augment=none leaves nothing to preview")

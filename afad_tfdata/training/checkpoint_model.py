@@ -1,4 +1,4 @@
-"""The network of a checkpoint, built from what it and its run recorded."""
+"""Builds the network of a checkpoint from what the file and its run recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from afad_tfdata.training import checkpoints, run_dir, run_state
 
 
 def run_directory(path: str) -> str:
-    """The run directory of a checkpoint, which is one folder above its own."""
+    """The run directory of a checkpoint: the parent of the checkpoint's folder."""
     return os.path.dirname(os.path.dirname(os.path.abspath(path)))
 
 
@@ -31,7 +31,7 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
       The model with its facts (`facts.of`).
 
     Raises:
-      UsageError: What network it is, is not recorded, or it is another one.
+      UsageError: The network is not recorded, or the weights belong to another one.
       DataError: The checkpoint is damaged.
     """
     stored = checkpoints.load(path)
@@ -44,7 +44,7 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
             f" the run trained a model of your own; name the run's {run_dir.BEST_NAME}"
         )
     config = options.from_dict(networks.ModelConfig, known.network, where=path)
-    # The checkpoint has every weight: pre-trained ones need not be looked for.
+    # The checkpoint has every weight, so that no pre-trained weights are needed.
     model = networks.build_model(config, load_weights=False)
     groups = {"model": networks.stored_variables(model)}
     checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)

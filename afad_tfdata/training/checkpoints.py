@@ -1,10 +1,10 @@
-"""Checkpoints: one self-checking file each, the same for any number of replicas.
+"""Checkpoints: each is one file with a digest, the same for any number of replicas.
 
 A file contains named arrays and the outer loop's state, in the safetensors format with
 a digest (`sealed_arrays`): other programs open it with ``safetensors``.  The arrays are
-called ``group/position path``, such as ``model/0000 conv2d/kernel``, after the paths
-that Keras gives the variables.  They are found again by group and position, because
-Keras numbers the names of layers anew in each process.
+called ``group/position path``, such as ``model/0000 conv2d/kernel``, where the path is
+Keras' path of the variable.  Reading uses only group and position, because Keras counts
+layers, and so chooses their names, in each process.
 
 A mirrored variable is stored once and restored to every replica, however many there
 are.  ``tf.train.Checkpoint`` would leave out the dropout seeds of a Keras model, and
@@ -30,18 +30,18 @@ from afad_tfdata.training.distributed import strategies
 _NAME = re.compile(r"step-(\d{10})\.ckpt")
 _KEY = re.compile(r"([^/]+)/(0|[1-9][0-9]*)")
 _STORED_NAME = re.compile(r"([^/]+)/([0-9]{4,})(?: (.*))?", re.DOTALL)
-# Keras counts these objects in each process.
+# Keras counts such objects in each process, and their names contain the number.
 _COUNTED = re.compile(r"(seed_generator)_\d+")
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-      arrays: By ``group/position``.
-      state: The outer loop's, as JSON values.
+      arrays: Arrays by ``group/position``.
+      state: The outer loop's state, as JSON values.
       paths: Keras' paths of the variables, by ``group/position``; empty in a file of
         version 0.1.0.
     """
@@ -71,13 +71,13 @@ def save(
     state: Mapping[str, Any],
     paths: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a checkpoint, whole or not at all.
+    """Writes a checkpoint, completely or not at all.
 
     Args:
-      path: Where to.
+      path: The file.
       arrays: Arrays of numbers, by ``group/position``.
       state: JSON values.
-      paths: What the arrays are called for readers, by ``group/position``.
+      paths: Names of the arrays for other programs, by ``group/position``.
 
     Raises:
       UsageError: The disk is full or the directory cannot be written.
@@ -112,7 +112,7 @@ def load(path: str) -> Checkpoint:
 def load_state(path: str) -> dict[str, Any]:
     """Reads the state of a checkpoint without its arrays, which may be gigabytes.
 
-    A damaged array is therefore not noticed; `load` checks before anything is used.
+    Damage in an array is therefore not noticed here; `load` checks the whole file.
 
     Raises:
       DataError: The file cannot be read, is torn, or its header is damaged.
@@ -157,12 +157,12 @@ def _of_content(content: sealed_arrays.Content) -> Checkpoint:
 
 
 def load_newest(directory: str) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none.
+    """The newest checkpoint that is not damaged; None if there are no checkpoints.
 
-    A damaged one is named in the log, and the one before is taken.
+    If a checkpoint is damaged, the log names it, and the one before is taken.
 
     Raises:
-      DataError: There are checkpoints, and none is whole.
+      DataError: There are checkpoints, but all are damaged.
     """
     found = steps(directory)
     for step in reversed(found):
@@ -182,9 +182,9 @@ def prune(directory: str, keep: Sequence[int], *, last: int) -> None:
     """Removes all checkpoints but the last few and the named ones.
 
     Args:
-      directory: Where they are.
-      keep: Steps whose checkpoints stay: the best, and every few epochs.
-      last: How many of the newest stay.
+      directory: Directory of the checkpoints.
+      keep: Steps whose checkpoints are kept: the best, and every few epochs.
+      last: Number of the newest checkpoints that are kept.
     """
     found = steps(directory)
     staying = {*keep, *found[-last:]}
@@ -228,10 +228,10 @@ def assign(
     """Puts stored values into variables, on every replica.
 
     Args:
-      strategy: That of the variables.
-      groups: As they were saved.
-      arrays: From a `Checkpoint`.
-      where: What was read, for the message.
+      strategy: The strategy of the variables.
+      groups: Lists of variables by group, as for `variable_values`.
+      arrays: Arrays of a `Checkpoint`.
+      where: Where the arrays come from, for the message.
 
     Raises:
       UsageError: The variables are not those that were saved; nothing is changed.

@@ -24,7 +24,7 @@ MAGIC = b"AFADCKP1"
 # Plain numbers, as `numpy.dtype.str` names them: no objects and no structures.
 _DTYPE = re.compile(r"[<>|=][biufcV]\d+")
 _DIGEST_BYTES = 32
-# After the magic and the 8 bytes that hold the header's length.
+# The header begins after the magic and the 8 bytes of its length.
 _HEADER_START = len(MAGIC) + 8
 _PARSE_ERRORS = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
 

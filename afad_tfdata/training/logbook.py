@@ -1,4 +1,4 @@
-"""What people and programs can follow while a training runs."""
+"""Reports of a running training, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training import event_file, history, run_dir
 
-# A day's run then has less than 10,000 lines of steps, a few MB.
+# Seconds.  In a day, a run then writes less than 10,000 lines of steps, a few MB.
 _LINE_SECS = 10.0
 _log = logging.getLogger(__name__)
 
 
 class Logbook:
-    """Lines in ``metrics.jsonl`` and TensorBoard, notes for the progress bar.
+    """Writes ``metrics.jsonl`` and TensorBoard events, and notes for the progress bar.
 
     Args:
-      directory: Of the run.
+      directory: The run's directory.
       tensorboard: Whether event files are written.
     """
 
@@ -41,11 +41,11 @@ class Logbook:
         """Records the steps of a call, unless it recorded some a moment ago.
 
         Args:
-          step: Steps done after them.
-          rows: As `step.TrainStep.run` returns them.
+          step: Number of steps done after the call.
+          rows: The steps' sums, from `step.TrainStep.run`.
           rate: Learning rate.
-          waiting: Share of the time in which the epoch waited for input.
-          images_per_second: Of the epoch so far.
+          waiting: Share of the epoch's time that was spent waiting for input.
+          images_per_second: Mean speed of the epoch so far.
 
         Returns:
           Notes for the progress bar.

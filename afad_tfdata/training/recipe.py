@@ -1,11 +1,12 @@
 """The phases of a run: which comes next, at which rate, and when the run ends.
 
-A stage alone is one phase.  The recipe does what the original project's author did by
-hand: a warm-up of the head, then tuning; when validation turns, back to the best epoch
-and on at a lower rate; an end when a lower rate brought no better epoch.
+A single stage is one phase.  The recipe repeats what the original project's author did
+by hand.  It trains the head (warm-up), and then tunes.  When validation gets worse, it
+goes back to the best epoch and continues at a lower rate.  It ends when a lower rate
+brings no better epoch.
 
-Pure arithmetic: what happened so far is a `PhaseProgress`, plain numbers that a
-checkpoint contains, and what comes next follows from it and the config alone.
+This module only computes.  `PhaseProgress` has the numbers of what happened so far,
+which checkpoints contain; they and the config decide what comes next.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from afad_tfdata.training import optimizers
 
 WARMUP_EPOCHS = 24
 TUNING_EPOCHS = 50
-# Lower rates after the first one of tuning.  After four, the rate is so small that an
-# epoch hardly changes the weights.
+# Number of lower rates after the first rate of tuning.  After four, the rate is so
+# small that an epoch hardly changes the weights.
 LOWERINGS = 4
 
 
@@ -32,8 +33,8 @@ class Phase:
       epochs: The phase ends after so many epochs at the latest.
       rate: Peak learning rate.
       optimizer: One of `optimizers.NAMES`.
-      patience: The phase ends after so many epochs without an improvement; 0: it
-        runs for all of its `epochs`.
+      patience: The phase ends after so many epochs without an improvement; with 0 it
+        has all of its `epochs`.
       must_help: The run ends with this phase if no epoch of it was an improvement.
     """
 
@@ -45,20 +46,20 @@ class Phase:
     must_help: bool = False
 
     def __str__(self) -> str:
-        """For a log: how long at most, and what may end it sooner."""
+        """The phase's longest duration and what may end it sooner, for a log."""
         text = f"{self.stage} of up to {self.epochs} epochs at rate {self.rate:g}"
         return text + (" if that still helps" if self.must_help else "")
 
 
 @dataclasses.dataclass
 class PhaseProgress:
-    """How far a run has come, as far as the recipe must know.
+    """Progress of a run: all that the recipe needs to know.
 
     Attributes:
       phase: Position in `phases`.
       first_step: The step at which the phase began.
-      epochs: Epochs of the phase that are done.
-      waited: Epochs of the phase since the last improvement.
+      epochs: Number of epochs of the phase that are done.
+      waited: Number of epochs of the phase since the last improvement.
       helped: Whether an epoch of the phase was an improvement.
       plateau_scale: Factor by which the plateau schedule has lowered the rate.
       plateau_waited: Epochs since that factor changed, or since the last improvement.
@@ -88,7 +89,7 @@ class PhaseProgress:
         return self.epochs >= phase.epochs or out_of_patience
 
     def why_over(self, phases: tuple[Phase, ...]) -> str:
-        """Why the present phase is over, and the run if it is; for a log."""
+        """Why the present phase is over, and whether the run is; a text for a log."""
         phase = phases[self.phase]
         if self.epochs >= phase.epochs:
             text = f"{phase.stage} ends: all of its {phase.epochs} epochs are done"
@@ -116,16 +117,17 @@ class PhaseProgress:
 
 
 def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase, ...]:
-    """The phases of a run, in their order; the last ones may not be reached.
+    """The phases of a run, in order; a run may end before the last ones.
 
     Args:
-      config: Its stage, task, epochs, rate and optimizer.
+      config: Its stage, task, epochs, rate and optimizer are used.
       pretrained: Whether the backbone has pre-trained weights, so that a warm-up of
         the head over them makes sense.
 
     Returns:
-      One phase, or those of the recipe.  The original's two: gender 24 epochs at 1e-3,
-      50 at 5e-4, then 1e-4 from the best; age 24 and more at 1e-3, then 5e-4.
+      One phase, or those of the recipe.  The original project trained gender for 24
+      epochs at 1e-3, 50 at 5e-4, and then from the best epoch at 1e-4; it trained age
+      for 24 epochs and more at 1e-3, and then at 5e-4.
     """
     gender = config.input.task == "gender"
     rate = config.learning_rate
@@ -171,12 +173,12 @@ def rates(
     """Learning rates of the next steps.
 
     Args:
-      config: Its schedule.
+      config: Its schedule is used.
       phases: From `recipe.phases`.
-      course: What happened so far.
+      course: The run's progress so far.
       first_step: Number of the first of these steps in the run.
       count: Number of rates to return.
-      steps_per_epoch: Of the run.
+      steps_per_epoch: Number of the run's steps in an epoch.
       scale: Factor of all rates: the product of the recoveries' factors.
     """
     phase = phases[course.phase]

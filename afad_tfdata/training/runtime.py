@@ -11,32 +11,32 @@ from afad_tfdata.common import resources
 from afad_tfdata.common.lazy_imports import keras, tf
 
 _log = logging.getLogger(__name__)
-# From this compute capability on, GPUs have units of their own for float16 products;
-# before it, float16 saves memory but no time.
+# GPUs of this compute capability or a higher one have units for float16 products; on
+# older ones, float16 saves memory but no time.
 _FLOAT16_CAPABILITY = (7, 0)
 
 
 def set_threads(wanted: int) -> dict[str, int]:
     """Sets host threads from the flag, the batch system's allocation, or the cores.
 
-    Rounding depends on their number, so that a run records it.
+    A run records the number of threads, because rounding depends on it.
 
     Args:
       wanted: ``--threads``; 0 for the allocation or the cores.
 
     Returns:
-      ``intra_op`` and ``inter_op`` threads as TensorFlow has them, which stay so once
-      it runs; and ``cores``.
+      TensorFlow's numbers of ``intra_op`` and ``inter_op`` threads, which cannot change
+      after it has started; and ``cores``.
     """
     cores = resources.cores()
-    # Slurm's allocation may be smaller than what this process is allowed to run on.
+    # Slurm may allocate fewer cores than this process is allowed to run on.
     allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
     count = wanted or (int(allocated) if allocated.isdigit() else cores)
     threading = tf.config.threading
     try:
         threading.set_intra_op_parallelism_threads(count)
         threading.set_inter_op_parallelism_threads(count)
-    except RuntimeError:  # TensorFlow runs already, and keeps what it has.
+    except RuntimeError:  # TensorFlow has started already, and keeps its threads.
         if wanted and wanted != threading.get_intra_op_parallelism_threads():
             _log.warning("--threads=%d comes too late in this process", wanted)
     return {
@@ -52,7 +52,7 @@ def resolve_precision(name: str) -> str:
         return name
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    # A GPU that does not tell counts as an old one.
+    # A GPU without this entry counts as an old one.
     capable = [
         d.get("compute_capability", (0, 0)) >= _FLOAT16_CAPABILITY for d in details
     ]
@@ -67,5 +67,5 @@ def dtype_policy(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # The policy is global: the caller's own layers must not change theirs.
+        # The policy is global, and must not reach the caller's later layers.
         keras.config.set_dtype_policy(before)
