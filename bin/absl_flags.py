@@ -114,7 +114,7 @@ def parse(
     return fields, CommonFlags(**common), rest
 
 
-# What other programs call a flag -> what ours do; the first that a command has.
+# Name of a flag in other programs -> names here, of which the command's first is meant.
 _GUESSES = {
     "lr": ("learning_rate",),
     "rate": ("learning_rate",),
@@ -186,7 +186,8 @@ def define(config_class: type) -> flags.FlagValues:
 def help_asked(argv: Sequence[str]) -> str:
     """The flag of a command line that asks for help or the version; else empty.
 
-    Found before the other flags are parsed, so that help is shown next to wrong flags.
+    It is found before the other flags are parsed, so that wrong flags do not prevent
+    the help.
     """
     argv = list(argv)
     argv = argv[: argv.index("--")] if "--" in argv else argv

@@ -158,7 +158,7 @@ def _run(
         with _debugger(common.pdb_post_mortem):
             output = main(config, rest)
         if (job := multi_worker.joined()) and not job.is_chief:
-            return output.exit_status  # The chief prints it.
+            return output.exit_status  # Only the chief prints the output.
         if output.text is not None:
             if _results:
                 _results.write(json.dumps(output.value))
@@ -244,7 +244,7 @@ def _help(
 ) -> str:
     lines = [f"{name} {__version__}", "", textwrap.dedent(about or "").strip(), ""]
     lines += [f"usage: {name} [flags] {arguments}".rstrip()]
-    part = None  # No part yet, not even the config's own fields.
+    part = None  # No part has begun yet, not even that of the config's own fields.
     for spec in [*options.specs(config_class), absl_flags.JSON]:
         if spec.part != part:
             own = "flags:" if part is None else "more flags:"
@@ -255,7 +255,7 @@ def _help(
         lines += ["", "flags of every command:"]
         for spec in absl_flags.shown():
             lines += _flag_help(spec)
-    lines += ["", "example:"]  # Last, where a terminal shows it.
+    lines += ["", "example:"]  # The last lines are those that a terminal shows.
     lines += [f"  {line}" for line in example.strip().splitlines()]
     return "\n".join(lines)
 

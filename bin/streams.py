@@ -35,11 +35,11 @@ def apply_log_flags(name: str, common: absl_flags.CommonFlags) -> None:
     """
     root = logging.getLogger()
     level = _LEVELS[max(-2, min(common.verbosity, 1))]
-    # Debugging lines of ours only: those of Matplotlib alone would hide them.
+    # Only our own debugging lines are shown: Matplotlib alone writes too many.
     root.setLevel(max(level, logging.INFO))
     logging.getLogger("afad_tfdata").setLevel(min(level, logging.INFO))
     if level > logging.INFO:
-        # Progress bars are progress, as the lines of a batch log are.
+        # Progress bars have the same level as progress lines.
         os.environ["TQDM_DISABLE"] = "1"
     if common.log_dir and not common.logtostderr:
         if not common.alsologtostderr:
@@ -60,7 +60,7 @@ class ResultStream:
 
     def __init__(self) -> None:
         sys.stdout.flush()
-        # Not inherited by other programs, which would keep a pipe open after our end.
+        # Other programs do not inherit it: they would keep a pipe open after our end.
         self._real = os.dup(1)
         try:
             os.dup2(2, 1)
@@ -87,7 +87,7 @@ def _file_handler(name: str, directory: str) -> logging.Handler:
         os.path.join(directory, file_name), encoding="utf-8", errors="backslashreplace"
     )
     handler.setFormatter(_FORMAT)
-    # A convenience only: some file systems have no links.
+    # The link is only a convenience: some file systems have no links.
     with contextlib.suppress(OSError):
         path = os.path.join(directory, f"{link}.INFO")
         if os.path.islink(path):

@@ -7,7 +7,7 @@
     class_weights.parse_ages("effective", manifest, 15, 72)    # one weight an age
 
 In the original project a list was passed where a dict was expected, and was ignored.
-Here anything that is not understood is an error, and `describe` says what will act.
+Here an unknown value is an error, and `describe` says which weights will be used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def parse(text: str, manifest: schema.Manifest) -> tuple[float, float]:
       manifest: Of the data set.
 
     Raises:
-      UsageError: Anything else, or a class without training examples to balance.
+      UsageError: The text is something else, or ``balanced`` is asked for and a class
+        has no training examples.
     """
     if text == "none":
         return 1.0, 1.0
@@ -74,7 +75,7 @@ def parse_ages(
       max_age: Years of the last.
 
     Returns:
-      ``max_age - min_age + 1`` weights, or none at all.
+      ``max_age - min_age + 1`` weights; an empty tuple for ``none``.
     """
     if text == "none":
         return ()
@@ -104,7 +105,7 @@ def describe(
     manifest: schema.Manifest,
     age_weights: tuple[float, ...] = (),
 ) -> str:
-    """One line for the log: which weights will act."""
+    """One line for the log: which weights will be used."""
     text = ", ".join(
         f"{name} {weight:.4g}"
         for name, weight in zip(manifest.class_names, weights, strict=True)

@@ -16,8 +16,8 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = (*optimizers.SCHEDULES, "plateau")
 OPTIMIZERS = ("auto", *optimizers.NAMES)
 
-# What may differ when a run continues: nothing that changes a number beyond rounding
-# (another machine, number of replicas or input engine).  There are two exceptions:
+# Options that may differ when a run continues.  Except for rounding, they change no
+# result (another machine, number of replicas or input engine).  Two exceptions:
 # under --jit dropout draws other masks, and a run that met a damaged record could never
 # go on without --max_bad_records.  --balance, --shuffle_window and --memory_budget_mib
 # are not here, because they decide the order of the examples.
@@ -49,7 +49,7 @@ FREE_FIELDS = frozenset(
         "profile",
     }
 )
-# What a restart from an earlier epoch may change in addition.
+# Options that a restart from an earlier epoch may also change.
 RESTART_FIELDS = frozenset(
     {
         "learning_rate",
@@ -69,7 +69,7 @@ RESTART_FIELDS = frozenset(
 
 @dataclasses.dataclass(frozen=True, init=False)
 class TrainConfig(options.Config):
-    """What to train, on what, how, and where the result goes.
+    """The model, the data, the method and the run directory of a training.
 
     The fields of `input` and `model` are flat keywords, too.  A value of 0 or ``auto``
     stands for the original project's, which `recipe.phases` looks up by stage and task.
@@ -82,7 +82,7 @@ class TrainConfig(options.Config):
     )
     input: input_config.InputConfig = options.part(
         input_config.InputConfig,
-        # Training needs a data set with a manifest: its counts, means and ages.
+        # Training needs a manifest, because it uses its counts, means and ages.
         leave_out=("as_supervised", "files", "features", "mean_file"),
         help={
             "seed": "Seed of the first weights, the order of the examples, the"
@@ -311,7 +311,7 @@ class TrainConfig(options.Config):
             ("age_weight", 0),
             ("gender_weight", 0),
         ):
-            if not getattr(self, name) >= low:  # Refuses NaN too.
+            if not getattr(self, name) >= low:  # Also refuses NaN.
                 raise errors.UsageError(
                     f"--{name} is at least {low}; got {getattr(self, name)}"
                 )
@@ -335,7 +335,7 @@ class TrainConfig(options.Config):
                 "--folds takes at least 3 (train, validate, test rotate); got"
                 f" {self.folds}"
             )
-        self.profile_steps()  # Refuses a text that is no A:B now, not in hours.
+        self.profile_steps()  # Refuses a wrong text before the training.
 
     def profile_steps(self) -> tuple[int, int]:
         """First step to be profiled and the one after the last; (0, 0) for none."""
@@ -366,7 +366,9 @@ def differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
     if config.start_epoch:
         free |= RESTART_FIELDS
     elif config.stage != "recipe" and config.schedule != "cosine":
-        free |= {"epochs"}  # Longer or shorter: the epochs before are the same.
+        free |= {
+            "epochs"
+        }  # The run may be longer or shorter, because earlier epochs stay the same.
     return [
         f"--{name} ({stored[name]!r} there, {value!r} here)"
         for name, value in now.items()

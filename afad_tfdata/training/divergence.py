@@ -1,4 +1,4 @@
-"""When a training has diverged, and what is reported if it does so again and again."""
+"""Checks whether a training has diverged, and reports repeated divergence."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.training import run_dir, run_state
 
 REPORT_NAME = "failure.json"
-# The running mean of the loss follows a change within about 1 / 0.02 = 50 steps, and
-# says little before it has seen as many.
+# The running mean of the loss follows a change within about 1 / 0.02 = 50 steps; before
+# the 50th step it is not used.
 _MEAN_SHARE, _MEAN_STEPS = 0.02, 50
-# Names of examples in the error; the file has all of them.
+# Number of examples that the error names; the file names all of them.
 _SHOWN_EXAMPLES = 3
 
 
 class DivergedError(errors.DataError):
-    """The loss or the weights are not what they should be, at a step.
+    """The loss or the weights of a step are wrong.
 
     Attributes:
-      step: The step whose loss or weights they are.
+      step: The step with this loss or these weights.
       what: What is wrong with them.
     """
 
@@ -39,7 +39,7 @@ def check_losses(
     Args:
       rows: float64 ``[steps, len(step.SUMS)]`` of the steps that follow `state.step`.
       state: Its ``loss_mean`` and ``loss_steps`` are updated.
-      spike_factor: A loss that is so many times the mean is a spike; 0: none is.
+      spike_factor: A loss that is so many times the mean is a spike; 0 for no check.
 
     Raises:
       DivergedError: A loss is not finite, or a spike.
@@ -54,7 +54,7 @@ def check_losses(
                 state.step + i, f"the loss leapt from {mean:.4g} to {loss:.4g}"
             )
         count += 1
-        # A plain mean at first, which becomes an exponential one.
+        # The mean is plain at first, and becomes an exponential one.
         mean += (loss - mean) * max(1 / count, _MEAN_SHARE)
     state.loss_mean, state.loss_steps = mean, count
 
@@ -71,12 +71,12 @@ def final_error(
 
     Args:
       error: What is wrong, and at which step.
-      recoveries: How often the run went back before.
-      global_batch_size: Examples of a step.
+      recoveries: How often the run has gone back before.
+      global_batch_size: Number of examples in a step.
       examples: ``(first, end)``: names of the examples at these positions.
       directory: Where ``failure.json`` is written.
     """
-    # The step before may have spoilt the weights, and this one only showed it.
+    # The step before may have damaged the weights; this step is where it was noticed.
     first = max(0, error.step - 1)
     names = examples(first * global_batch_size, (error.step + 1) * global_batch_size)
     path = directory.join(REPORT_NAME)

@@ -19,20 +19,20 @@ _OF_LABEL = {"age": {"age_loss", "mae"}, "gender": {"gender_loss", "accuracy"}}
 
 
 def metric(task: str) -> str:
-    """What decides which epoch is best: ``accuracy``, ``mae`` or ``loss``."""
+    """The metric that decides on the best epoch: ``accuracy``, ``mae`` or ``loss``."""
     return _METRICS[task][0]
 
 
 def training(
     sums: Sequence[float], task: str, loss_names: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Means over an epoch's training examples, those of the task.
+    """Means over an epoch's training examples, for the metrics of the task.
 
     Args:
       sums: As `step.SUMS`.
       task: One of `schema.TASKS`.
-      loss_names: The losses that the loss function returns; None for all.  The sums of
-        others are 0, which is no loss.
+      loss_names: The losses that the loss function returns; None for all.  Others are
+        left out, because their sums are 0 without a meaning.
     """
     kept = {"loss"}.union(*(_OF_LABEL[label] for label in schema.labels_of(task)))
     if loss_names is not None:

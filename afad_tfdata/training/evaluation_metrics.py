@@ -50,7 +50,7 @@ def evaluate(
       recall of the classes), ``auc`` and ``confusion`` (``[label][prediction]``, at
       the threshold 0.5, from which on the class is 1); for age ``mae``, ``rmse``,
       ``cs5`` (share of errors up to 5 years) and ``bias`` (mean of prediction minus
-      label); ``by_gender`` and ``by_age_group`` hold the same for the examples of each
+      label); ``by_gender`` and ``by_age_group`` have the same for the examples of each
       group that has any.  None where a value is not defined, such as the AUC of one
       class.
     """
@@ -140,10 +140,10 @@ def constant(
     *,
     class_names: Sequence[str] = schema.CLASS_NAMES,
 ) -> dict[str, Any]:
-    """What a predictor reaches that ignores the image.
+    """Metrics of a predictor that ignores the image.
 
-    It says the median age of the training split, which no constant beats there in
-    absolute error, and its more frequent gender.
+    It predicts the median age of the training split, which has the least absolute error
+    of all constants there, and the more frequent gender.
 
     Args:
       counts: Of the training split: ``{class name: {age: number}}``.
@@ -217,7 +217,8 @@ class _Resampler:
         self._age = self._gender = None
         if "age" in columns:
             error = columns["age"] - columns["label_age"]
-            near = np.abs(error) <= CS_YEARS + 1e-6  # float32 predictions round.
+            # Predictions in float32 are rounded.
+            near = np.abs(error) <= CS_YEARS + 1e-6
             self._age = np.stack([np.abs(error), error**2, near, error])
         if "gender" in columns:
             label = columns["label_gender"] > 0

@@ -20,7 +20,7 @@ LINES_NAME = "metrics.jsonl"
 
 @dataclasses.dataclass
 class History:
-    """Epochs in their order, and what happened between them.
+    """Epochs in order, and what happened between them.
 
     Attributes:
       epochs: One dict for each epoch: ``epoch`` (from 1), ``stage``, ``step`` (at its
@@ -33,11 +33,11 @@ class History:
     events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def event(self, step: int, kind: str, text: str) -> None:
-        """Notes something that the picture marks."""
+        """Records an event that the picture marks."""
         self.events.append({"step": step, "kind": kind, "text": text})
 
     def trim(self, epoch: int) -> None:
-        """Forgets the epochs after this one, as a restart from it does."""
+        """Removes later epochs, for a restart from this one."""
         self.epochs = [row for row in self.epochs if row["epoch"] <= epoch]
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class History:
         ends = [(row["step"], row["epoch"]) for row in self.epochs]
         for event in self.events:
             before = [epoch for step, epoch in ends if step <= event["step"]]
-            # Half an epoch on: between the points of two epochs.
+            # Half an epoch further: between the points of two epochs.
             at = (before[-1] if before else self.epochs[0]["epoch"] - 1) + 0.5
             axes.axvline(at, color=colors[event["kind"]], ls="--", lw=1)
             axes.annotate(

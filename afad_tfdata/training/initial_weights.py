@@ -12,7 +12,7 @@ from afad_tfdata.models import backbones, facts, networks, saved
 from afad_tfdata.training import checkpoint_model, run_dir
 
 _log = logging.getLogger(__name__)
-# Paths of weights that a log line names.
+# Number of paths of weights that a log line names.
 _SHOWN = 4
 
 
@@ -22,8 +22,8 @@ def backbone_is_pretrained(
     """Whether the backbone has weights that a warm-up of the head keeps frozen.
 
     Args:
-      config: What network is built where there is no `model`.
-      model: The caller's own; a foreign one has no backbone that could be frozen.
+      config: Config of the network that is built if there is no `model`.
+      model: The caller's model; a foreign one has no backbone that could be frozen.
     """
     if model is not None:
         return saved.info(model).get("weights", "none") != "none"
@@ -39,18 +39,18 @@ def copy_from(
 ) -> None:
     """Copies the weights of another model that have the same place and shape.
 
-    A gender head whose classes are in the other order is turned round.
+    If the other model has the classes in the other order, its gender head is inverted.
 
     Args:
       path: ``--init_from``: a ``.keras`` or ``.h5`` file, a run directory (its best
         model), or a checkpoint.
       model: The model to be trained, with its facts; changed in place.
-      strategy: That of its variables.
+      strategy: The strategy of its variables.
       class_names: ``--init_class_names``.
 
     Raises:
-      UsageError: There is no such model, none of its weights fits, or nothing says what
-        its gender output means.
+      UsageError: There is no such model, none of its weights fits, or it is not known
+        what its gender output means.
     """
     if os.path.isdir(path):
         path = os.path.join(path, run_dir.BEST_NAME)
@@ -83,7 +83,7 @@ def _is_swapped(
         for one in (source, model)
     ]
     if not all(heads):
-        return False  # No gender head is taken over.
+        return False  # No gender head is copied.
     flag, ours = "--init_class_names", facts.of(model).class_names
     known = run_dir.known_facts(facts.of(source), run_dir.config_of(path))
     theirs = facts.chosen_class_names(

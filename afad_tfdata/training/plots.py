@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: which class was taken for which, how far ages are off."""
+"""Pictures of an evaluation: the confusion of the classes, and the errors by age."""
 
 from __future__ import annotations
 

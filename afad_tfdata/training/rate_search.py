@@ -1,8 +1,8 @@
 """The learning rate range test: growing rates, the loss by rate, and a suggestion.
 
-One step at each of a row of rates from very small to large; where the loss falls
-fastest is a good rate, where it rises again too large a one (Smith, 2017,
-arXiv:1506.01186, section 3.3).  The weights are put back.
+The test trains one step at each of many rates, from very small to large.  The rate at
+which the loss falls fastest is a good one; a rate at which it rises again is too large
+(Smith, 2017, arXiv:1506.01186, section 3.3).  Then the weights are restored.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ PICTURE_NAME = "learning_rate.png"
 _STEPS = 100
 _LOWEST, _HIGHEST = 1e-6, 1.0
 _SMOOTHING = 0.9  # A mean over about ten steps.
-# The test ends where the smoothed loss is so many times its smallest value.
+# The test ends when the smoothed loss is so many times its smallest value.
 _DIVERGED = 4.0
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What was tried.
+    """The rates that were tried, and their losses.
 
     Attributes:
       rates: Learning rates, ascending.
-      losses: Mean loss of the step at each.
-      smoothed: The same, smoothed over neighbours.
-      suggestion: Where the loss falls fastest; None where it never falls.
-      picture: The curve.
+      losses: Mean loss of the step at each rate.
+      smoothed: The losses, smoothed over neighbours.
+      suggestion: The rate at which the loss falls fastest; None if it never falls.
+      picture: Path of the curve.
     """
 
     rates: tuple[float, ...]
@@ -85,7 +85,7 @@ def search(
     train_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset] | None = None,
     loss: Callable[..., Any] | None = None,
 ) -> SearchResult:
-    """Tries growing rates, and puts the weights back.
+    """Tries growing rates, and restores the weights.
 
     Args:
       config: As for `trainer.train`; the first phase of its stage is tried.
@@ -133,7 +133,7 @@ def search(
 def _climb(
     train_step: step.TrainStep, iterator: Iterator[Any]
 ) -> tuple[list[float], list[float]]:
-    """One step at each rate, until the loss has clearly left its smallest value."""
+    """Trains a step at each rate, until the loss is far above its smallest value."""
     planned = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
     losses: list[float] = []
     for i, rate in enumerate(planned):
@@ -171,7 +171,7 @@ def _steepest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None
     if len(rates) < 3:
         return None
     slopes = np.gradient(np.asarray(smoothed), np.log(np.asarray(rates)))
-    # The first values are of few steps each.
+    # Each of the first values is a mean of few steps.
     start = min(10, len(rates) - 2)
     at = start + int(np.argmin(slopes[start:]))
     return float(rates[at]) if slopes[at] < 0 else None

@@ -1,4 +1,4 @@
-"""Where a training's batches come from: the records, or the caller."""
+"""The source of a training's batches: the records, or the caller."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from afad_tfdata.training.distributed import strategies
 
 @dataclasses.dataclass(frozen=True)
 class CallerObjects:
-    """What a caller passes instead of what the config builds; None: the config's.
+    """Parts that a caller passes; for None, the part is built from the config.
+
+    All are described at `trainer.train`.
 
     Attributes:
-      model: As `trainer.train` takes it, and so are the others.
+      model: Model.
       train_dataset: Training data.
       validation_dataset: Validation data.
       augment: Augmentation.
@@ -50,7 +52,7 @@ class CallerObjects:
         return {"model": model, **passed}
 
     def builds_data(self) -> bool:
-        """Whether the data sets are the config's."""
+        """Whether the data sets are built from the config."""
         return self.train_dataset is None and self.validation_dataset is None
 
 
@@ -116,7 +118,7 @@ class TrainData:
             self._input = dataclasses.replace(self._config.input, image_size=image_size)
 
     def num_examples(self) -> int:
-        """Examples of the training data."""
+        """Number of examples in the training data."""
         if self._train is None:
             return input_fn.num_examples(self._input, "train")
         return self._train.num_examples(self._config.steps_per_epoch)
@@ -127,7 +129,7 @@ class TrainData:
             self._train.refuse_short(steps)
 
     def engine(self) -> str:
-        """What reads the records, for the record."""
+        """Name of what reads the records, for ``config.json``."""
         if self._train is not None:
             return "own"
         index = engines.open_index(self._input, sharding.TRAIN)

@@ -14,17 +14,18 @@ from afad_tfdata.training import run_dir as run_directory
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What came out of a training.
+    """The result of a training.
 
     Attributes:
-      run_dir: Where everything is.
-      metric: What decided which epoch is best: ``accuracy``, ``mae`` or ``loss``.
+      run_dir: The run directory, which contains all files.
+      metric: The metric that decides on the best epoch: ``accuracy``, ``mae`` or
+        ``loss``.
       best_epoch: Counted from 1; 0 if there was none.
-      best_value: Of the metric, on the validation split.
-      epochs: Epochs of the whole run.
-      steps: Steps of the whole run.
-      best_path: The model of the best epoch.
-      final_path: The model of the last epoch.
+      best_value: Value of the metric on the validation split.
+      epochs: Number of epochs of the whole run.
+      steps: Number of steps of the whole run.
+      best_path: Path of the model of the best epoch.
+      final_path: Path of the model of the last epoch.
       history: As in ``history.json``.
     """
 
@@ -61,7 +62,7 @@ def of(
     state: run_state.State,
     history: run_history.History,
 ) -> TrainResult:
-    """The result of a run that has come to this state."""
+    """The result of a run in this state."""
     best = state.best or {"epoch": 0, "value": None}
     return TrainResult(
         run_dir=config.run_dir,
