@@ -200,8 +200,8 @@ class TrainConfig(options.Config):
     ema_decay: float = options.option(
         0.0,
         "Decay of a running average of the weights, which is then evaluated and saved:"
-        " 0.998 averages over about the last 500 steps, and in the first 4,500 steps of"
-        " a stage over about the last tenth of them. 0 means no average.",
+        " 0.998 averages over about the last 500 steps, and in the first 9,500 steps of"
+        " a stage over about the last twentieth of them. 0 means no average.",
     )
     precision: str = options.option(
         "auto",

@@ -65,7 +65,7 @@ def twin(history, decay):
     """The average of the weights after each step, in float64."""
     average = np.zeros_like(history[0], np.float64)
     for t, weights in enumerate(history):
-        average += (1 - min(decay, t / (9 + t))) * (weights - average)
+        average += (1 - min(decay, t / (19 + t))) * (weights - average)
     return average
 
 

@@ -89,7 +89,7 @@ def test_one_process_is_no_job(environment):
         ({"TF_CONFIG": tf_config(["a:1", "b:1"], 2)}, "an index within the job"),
         ({"TF_CONFIG": tf_config(["a:1", "a:1"], 0)}, "each address once"),
         ({"TF_CONFIG": tf_config(["a", "b"], 0)}, "host:port"),
-        ({"TF_CONFIG": tf_config(["a:1"], 0, ps=["b:1"])}, "got ps besides"),
+        ({"TF_CONFIG": tf_config(["a:1"], 0, ps=["b:1"])}, "got also ps"),
         (_SLURM, "do not say where they run"),
     ],
 )
