@@ -137,9 +137,9 @@ def refuse_code(description: Any, path: str) -> None:
     """
     if _contains_code(description):
         raise errors.UsageError(
-            f"{path} holds a Lambda layer, which is Python code that loading would run:"
-            " if you trust the author of the file, afad-evaluate and afad-freeze load"
-            " it with --unsafe_load"
+            f"{path} contains a Lambda layer, which is Python code that loading would"
+            " run: if you trust the author of the file, afad-evaluate and afad-freeze"
+            " load it with --unsafe_load"
         )
 
 

@@ -252,7 +252,7 @@ def assign(
             )
     if len(stored) != len(pairs):
         raise errors.UsageError(
-            f"{where} does not fit this network: it holds {len(stored)} variables,"
+            f"{where} does not fit this network: it has {len(stored)} variables,"
             f" this network has {len(pairs)}; use the flags that it was trained with"
         )
     with strategy.scope():

@@ -318,7 +318,8 @@ class TrainConfig(options.Config):
         for name in ("momentum", "ema_decay", "decay_factor"):
             if not 0 <= getattr(self, name) < 1:
                 raise errors.UsageError(
-                    f"--{name} lies in [0, 1); got {getattr(self, name)}"
+                    f"--{name} takes a number from 0 to below 1;"
+                    f" got {getattr(self, name)}"
                 )
         if self.trainable_layers is not None and self.trainable_layers < -1:
             raise errors.UsageError(

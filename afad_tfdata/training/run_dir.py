@@ -97,7 +97,7 @@ class RunDir:
             differing.insert(0, "the content of --records_dir")
         if differing:
             raise errors.UsageError(
-                f"{self.path} holds a run of another configuration; differing:"
+                f"{self.path} contains a run of another configuration; differing:"
                 f" {', '.join(differing)}; take its flags, another --run_dir,"
                 " or --start_epoch=N, from which rates and epochs may be others"
             )
@@ -119,8 +119,8 @@ class RunDir:
             else:
                 came = f"{'a' if before.get(name) else 'no'} {what}"
             raise errors.UsageError(
-                f"{self.path} holds a run with {came}: pass the same {name} as there,"
-                " or take another --run_dir"
+                f"{self.path} contains a run with {came}: pass the same {name} as"
+                " there, or take another --run_dir"
             )
 
     def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:

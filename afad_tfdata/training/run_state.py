@@ -165,7 +165,7 @@ def find(
         return found
     if found is None:
         raise errors.UsageError(
-            f"--start_epoch={epoch} goes back within a run, and {directory.path} holds"
+            f"--start_epoch={epoch} goes back within a run, and {directory.path} has"
             " no checkpoint: leave it out to start from the beginning"
         )
     asked = {

@@ -315,4 +315,4 @@ def test_what_the_chief_finds_wrong_ends_all_alike(sample_records, alone, tmp_pa
     (run / "config.json").write_text('{"train": {"task": "age"}}')
     statuses, texts = job(2, sample_records, run)
     assert statuses == [1, 1], texts
-    assert all("holds a run of another configuration" in text for text in texts)
+    assert all("contains a run of another configuration" in text for text in texts)
