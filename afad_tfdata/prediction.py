@@ -171,9 +171,8 @@ class _Loaded(NamedTuple):
 def predict(
     config: PredictConfig,
     paths: Iterable[str],
-    *,
     on_error: Callable[[str, str], None] = lambda path, reason: None,
-    on_row: Callable[[dict[str, Any], str], None] = lambda row, text: None,
+    on_row: Callable[[str, dict[str, Any]], None] = lambda text, row: None,
 ) -> Predictions:
     """Runs images through a graph.
 
@@ -182,8 +181,8 @@ def predict(
       paths: Images, folders, globs, or ``-`` for names on standard input.
       on_error: Called with path and reason for each image that cannot be used, as soon
         as it is known.
-      on_row: Called with each row, and with its text in the config's format, as soon as
-        it is known.  The text of the first row begins with a header, except in JSON.
+      on_row: Called with the text of each row in the config's format, and with the row,
+        as soon as it is known.  The first text begins with a header, except in JSON.
 
     Raises:
       UsageError: The graph cannot be used, or no image is named.
@@ -217,7 +216,7 @@ def predict(
                     on_error(item.path, reason)
                     continue
                 rows.append(_row(item.path, outputs, description))
-                on_row(rows[-1], form.lines(rows[-1]))
+                on_row(form.lines(rows[-1]), rows[-1])
                 if item.picture is not None and len(pictures) < _SHEET_IMAGES:
                     pictures.append(item.picture)
             bar.update(len(loaded))

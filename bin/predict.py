@@ -2,13 +2,11 @@
 """Predicts the age and gender of images with a frozen graph.
 
 IMAGE is a file, a folder or a pattern, or - for names on standard input.  Results are
-printed as soon as they are known, with --json as one line of JSON for each image.  An
-image that cannot be used gives an error line, and exit status 1 at the end.  The
-probability is that of the second class.
+printed as they come, with --json as one line of JSON each.  An image that cannot be
+used gives an error line, and exit status 1.  Probabilities are of the second class.
 """
 
 import sys
-from typing import Any
 
 from afad_tfdata import prediction
 from afad_tfdata.bin import command
@@ -28,10 +26,7 @@ def main(config: prediction.PredictConfig, arguments: list[str]) -> command.Outp
         print(f"afad-predict: error: {text}", file=sys.stderr, flush=True)
         command.emit("", {"image": path, "error": reason})
 
-    def on_row(row: dict[str, Any], text: str) -> None:
-        command.emit(text, row)
-
-    result = prediction.predict(config, arguments, on_error=on_error, on_row=on_row)
+    result = prediction.predict(config, arguments, on_error, command.emit)
     return command.Output(None, None, 1 if result.bad else 0)
 
 

@@ -154,7 +154,7 @@ def test_a_remote_path_that_fails_costs_no_other_result(
         config,
         [names[0], remote, *names[1:]],
         on_error=lambda path, reason: said.append((path, reason)),
-        on_row=lambda row, text: printed.append(text),
+        on_row=lambda text, row: printed.append(text),
     )
     assert [row["image"] for row in result.rows] == names
     assert [path for path, _ in said] == [remote] and str(error) in said[0][1]
@@ -179,7 +179,7 @@ def test_rows_are_printed_before_the_last_image_is_read(frozen, sample_tree):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prediction.codec, "read_file", reading)
         prediction.predict(
-            config, paths, on_row=lambda row, text: printed.append(len(read))
+            config, paths, on_row=lambda text, row: printed.append(len(read))
         )
     assert len(printed) == 600 and printed[0] < 300
 
