@@ -15,7 +15,8 @@ from afad_tfdata.common import preemption
 
 @pytest.fixture
 def handlers():
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
     preemption.clear()
     yield
     preemption.clear()
