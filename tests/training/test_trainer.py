@@ -83,7 +83,7 @@ def tiny_data(batches=4, poison=None):
         ({"task": "height"}, "--task takes one of"),
         ({"epochs": -1}, "--epochs is at least 0"),
         ({"learning_rate": math.nan}, "--learning_rate takes a finite number"),
-        ({"ema_decay": 1.0}, "--ema_decay lies in"),
+        ({"ema_decay": 1.0}, "--ema_decay takes a number from 0 to below 1"),
         ({"folds": 2}, "--folds takes at least 3"),
         ({"profile": "5"}, "--profile takes A:B"),
         ({"profile": "7:5"}, "--profile takes A:B"),
