@@ -14,7 +14,8 @@ Elements are ``({"image": uint8 [B, S, S, 3]}, {"age": float32 [B], "gender": in
 padding.  B is the batch of one replica: with an input context each global batch is cut
 into contiguous slices, one for each replica in order.
 
-`engines` chooses what reads the records, and `order` decides which record is where.
+`engines` chooses the engine that reads the records.  `order` says which record is at
+which position.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import schema, sharding
 
 InputConfig = input_config.InputConfig
-# For programs that do not use TensorFlow, which these do not import.
+# These two are for programs that do not use TensorFlow, and do not import it.
 open_records = record_dataset.RecordDataset
 Batches = record_dataset.Batches
 
-# How many passes of a tf.data service have orders of their own, before these repeat.
+# After this many passes over the data, the orders of a tf.data service repeat.
 _SERVED_ORDERS = 16
 
 _log = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ def train_input_fn(
 
     Args:
       config: What to read.
-      input_context: Which pipeline this is, of how many; None for one pipeline and one
-        replica.
+      input_context: How many pipelines there are, and which of them this is; None for
+        one pipeline and one replica.
       start_step: How many global steps to skip; their records are not read.
 
     Returns:
@@ -97,12 +98,12 @@ def train_input_fn(
     else:
         dataset = record_numbers.of_batches(shuffle, slices, start_step)
     # One map over whole batches turns records into finished batches.  A map costs the
-    # same for a batch as for an image, so that reading, decoding, resizing and naming
-    # share one map instead of having one each.
+    # same for a batch as for an image.  Therefore one map reads, decodes, resizes and
+    # names, instead of one map for each.
     dataset = _parallel_map(
         dataset, lambda *batch: element(*engine.read_train(*batch)), engine.num_threads
     )
-    # Prefetching comes last, so that the batches that wait for the device are finished.
+    # Prefetching comes last, so that it stores finished batches for the device.
     return _prefetch(dataset, config.prefetch)
 
 
@@ -118,9 +119,9 @@ def eval_input_fn(
     of batches of the same size; ``features["mask"]`` is False on padding.
 
     With `InputConfig.as_supervised`, which Keras takes, the last batch is shorter
-    instead, and bad records are left out: Keras would count padding in its metrics and
-    predict it.  Only an input context with several replicas gets padded batches here,
-    too, with ``sample_weight`` 0 on padding.
+    instead, and bad records are left out: Keras would include padding in its metrics
+    and its predictions.  If an input context has several replicas, the batches are
+    padded even then, and ``sample_weight`` is 0 on padding.
 
     Args:
       config: What to read; `InputConfig.balance` and `InputConfig.seed` have no effect.
@@ -149,8 +150,8 @@ def eval_input_fn(
         dataset = engine.stream.in_order(slices, num_steps)
         read = engine.read
     else:
-        # The numbers of this pipeline's batches.  The map below turns them into record
-        # numbers, because only the positions show where the data set ends.
+        # This data set contains the numbers of this pipeline's batches.  The map below
+        # turns them into record numbers, and pads at the end of the data set.
         dataset = tf.data.Dataset.range(num_steps * slices.num_local_replicas)
 
         def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -163,7 +164,7 @@ def eval_input_fn(
         dataset, lambda *batch: element(*read(*batch)), engine.num_threads
     )
     if config.as_supervised and config.max_bad_records:
-        # Keras makes NaN of a batch whose records are all bad.
+        # Keras computes NaN from an empty batch, of which all records were bad.
         dataset = dataset.filter(
             tracing.without_autograph(lambda image, *_: tf.shape(image)[0] > 0)
         )
@@ -186,11 +187,11 @@ def num_examples(config: InputConfig, split: str) -> int:
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns TensorFlow's error from a pipeline into this package's error behind it.
+    """Turns an error that TensorFlow raises in a pipeline into one of this package.
 
     Raises:
       DataError: A record or shard is damaged; the text is one line.
-      UsageError: The pipeline cannot do what it was asked for; the text is one line.
+      UsageError: The pipeline cannot do what the user asked for; the text is one line.
     """
     try:
         yield
@@ -211,10 +212,10 @@ def readable_errors() -> Iterator[None]:
 
 
 def order_of(config: InputConfig, index: record_index.RecordIndex) -> order.Order:
-    """Which record is at which position of the endless training stream.
+    """Returns which record is at which position of the endless training stream.
 
     Raises:
-      UsageError: The records lack the label that balances them.
+      UsageError: The records do not have the label that `InputConfig.balance` names.
     """
     if config.balance == "none":
         return order.Order(len(index), config.seed)
@@ -252,7 +253,7 @@ def _served_batches(
     slices: batch_slices.BatchSlices,
     element: Callable[..., Any],
 ) -> tf.data.Dataset:
-    """Training batches that a ``tf.data`` service reads."""
+    """Returns the training batches that a ``tf.data`` service reads."""
     _log.warning(
         "input: batches come from %s, in an order that depends on its machines: a"
         " stopped training continues with a new pass over the examples, and repeats"
@@ -283,10 +284,10 @@ def _served_batches(
 def _element(
     config: InputConfig, index: record_index.RecordIndex, *, pads: bool = True
 ) -> Callable[..., Any]:
-    """A function of images, ages, genders and maybe a mask that makes an element.
+    """Returns a function that makes an element of images, ages, genders and a mask.
 
-    Only evaluation passes a mask.  Without `pads`, elements for Keras are made of what
-    is True in it.
+    Only evaluation passes a mask.  Without `pads`, elements for Keras contain only the
+    examples whose mask is True.
     """
     if config.as_supervised:
         return _supervised(schema.labels_of(config.task), index.mean_rgb, pads)
@@ -309,10 +310,10 @@ def _element(
 def _supervised(
     labels: tuple[str, ...], mean_rgb: tuple[float, float, float] | None, pads: bool
 ) -> Callable[..., Any]:
-    """A function that makes elements ``(image, label)``, with normalised images.
+    """Returns a function that makes elements ``(image, label)``, normalising images.
 
     Padded batches have a third part, the ``sample_weight``, which is 0 on padding.
-    Others have none, because Keras refuses ``class_weight`` together with weights.
+    Other batches do not, because Keras refuses ``class_weight`` together with it.
     """
     if mean_rgb is None:
         raise errors.UsageError(
@@ -350,8 +351,8 @@ def _parallel_map(
 ) -> tf.data.Dataset:
     return dataset.map(
         tracing.without_autograph(function),
-        # The number of threads is given, not tuned: the tuner takes seconds to find
-        # what is known already, and changes the threads during a measurement.
+        # The number of threads is fixed.  TensorFlow's tuner would take seconds to find
+        # this number, and would change it during a measurement.
         num_parallel_calls=num_threads,
         # The order is guaranteed.  Waiting for the next batch in order costs little,
         # because all batches take the same time.
@@ -364,9 +365,9 @@ def _prefetch(dataset: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
         dataset = dataset.prefetch(num_batches)
     options = tf.data.Options()
     options.deterministic = True
-    # All numbers of threads and elements are given, so that there is nothing to tune.
-    # There is nothing to optimise in the graph either, and trying to would cost a tenth
-    # of a second at the start.
+    # All numbers of threads and elements are fixed, so there is nothing to tune.
+    # There is nothing to optimise in the graph either, and the attempt would cost a
+    # tenth of a second at the start.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.with_options(options)

@@ -1,1 +1,1 @@
-"""From a data set to batches: the parts of `afad_tfdata.input_fn`."""
+"""The parts of `afad_tfdata.input_fn`, which makes batches of a data set."""

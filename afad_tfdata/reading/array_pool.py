@@ -9,9 +9,9 @@ import threading
 
 import numpy as np
 
-# TensorFlow's EIGEN_MAX_ALIGN_BYTES: it copies arrays that are aligned to less.
+# This is EIGEN_MAX_ALIGN_BYTES.  TensorFlow copies arrays that are aligned to less.
 _ALIGNMENT = 64
-# Memory that may stay unused: the arrays of the next pipeline, or of the one that takes
+# So much unused memory is kept, for the next pipeline, or for a second one that takes
 # turns with this one.
 _UNUSED_BYTES = 256 << 20
 
@@ -19,18 +19,20 @@ _UNUSED_BYTES = 256 << 20
 class ArrayPool:
     """Aligned arrays that are used again when nothing else refers to them.
 
-    Fresh arrays of the size of a batch come from the operating system, which costs a
-    page fault for every 4 KiB: as much time as copying the batch.
+    A new array of the size of a batch comes from the operating system and costs a page
+    fault for every 4 KiB.  These faults take as long as copying the batch.
     """
 
     def __init__(self) -> None:
         # Two threads must not take the same array.
         self._lock = threading.Lock()
-        # Arrays that own memory, and where in each the aligned part begins.
+        # The arrays that own memory, and the byte at which the aligned part of each
+        # begins.
         self._owners: list[np.ndarray] = []
         self._starts: list[int] = []
-        # What getrefcount returns for an array that only the list refers to: measured,
-        # since how many references a call adds differs between versions of Python.
+        # What getrefcount returns for an array that only the list refers to.  It is
+        # measured, because a call adds different numbers of references in different
+        # versions of Python.
         self._owners.append(np.empty(0, np.uint8))
         self._unused = sys.getrefcount(self._owners[0])
         self._owners.clear()
@@ -39,7 +41,7 @@ class ArrayPool:
         return len(self._owners)
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An uninitialised uint8 array of that shape, 64-byte aligned.
+        """Returns an uninitialised uint8 array of that shape, 64-byte aligned.
 
         It goes back to the pool when the last view of it is gone; TensorFlow's tensors
         that share its memory count as views.
@@ -48,7 +50,7 @@ class ArrayPool:
         owners = self._owners
         with self._lock:
             for i in range(len(owners)):
-                # In this form, without a local name for the array, which would count.
+                # The array has no local name here: that would count as a reference.
                 if (
                     sys.getrefcount(owners[i]) == self._unused
                     and owners[i].size == num_bytes + _ALIGNMENT
@@ -59,14 +61,14 @@ class ArrayPool:
                 i = len(owners)
                 owners.append(np.empty(num_bytes + _ALIGNMENT, np.uint8))
                 self._starts.append(-owners[i].ctypes.data % _ALIGNMENT)
-            # A view of a view refers to the array that owns the memory, and not to the
-            # view between: the owner's count says whether anything uses the memory.
+            # A view of a view refers directly to the array that owns the memory.  The
+            # owner's count therefore says whether anything uses the memory.
             start = self._starts[i]
             return owners[i][start : start + num_bytes].reshape(shape)
 
     def trim(self) -> None:
         """Gives unused memory beyond a limit back to the system."""
-        # Without waiting: the garbage collector may call this inside `take`.
+        # It must not wait for the lock: the garbage collector may call this in `take`.
         if self._lock.acquire(blocking=False):
             try:
                 self._remove_unused()
@@ -75,8 +77,9 @@ class ArrayPool:
 
     def _remove_unused(self) -> None:
         owners, unused_bytes = self._owners, 0
-        # Backwards: positions before a removed one stay, and the newest arrays are
-        # likely to be of a size that is still asked for.
+        # The loop runs backwards, so that a removal does not move the arrays that it
+        # has yet to visit.  It also keeps the newest arrays, because their sizes are
+        # likely to be asked for again.
         for i in range(len(owners) - 1, -1, -1):
             if sys.getrefcount(owners[i]) == self._unused:
                 unused_bytes += owners[i].size
@@ -86,12 +89,12 @@ class ArrayPool:
 
 @functools.cache
 def shared() -> ArrayPool:
-    """The pool of this process: a new pipeline finds the arrays of earlier ones."""
+    """Returns the pool of this process, so that pipelines share their arrays."""
     return ArrayPool()
 
 
 def aligned_zeros(size: int) -> np.ndarray:
-    """Zeros, uint8 ``[size]``, aligned as TensorFlow asks for shared memory."""
+    """Returns zeros, uint8 ``[size]``, aligned so that TensorFlow can share them."""
     owner = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -owner.ctypes.data % _ALIGNMENT
     return owner[start : start + size]

@@ -12,8 +12,8 @@ from afad_tfdata.reading import record_index
 
 # The reason of a record whose bytes changed after they were written.
 WRONG_CHECKSUM = "its bytes do not fit its checksum"
-# The end of TensorFlow's traceback, where an exception of ours was raised in a Python
-# function of a pipeline: its class, with or without its module, and its one line.
+# Finds an error of this package at the end of TensorFlow's traceback, if a Python
+# function of the pipeline raised it.  The module's name may precede the class.
 _OWN_ERROR = re.compile(r"\b(Data|Usage)Error: ([^\n]+)")
 
 _log = logging.getLogger(__name__)
@@ -31,15 +31,15 @@ class BadRecords:
     """
 
     def __init__(self, index: record_index.RecordIndex, budget: int) -> None:
-        # Those that were left out of the index count, too.
+        # The records that were left out of the index use up the budget as well.
         self._index, self._budget = index, max(0, budget - index.num_skipped)
-        # Threads that read different batches may find records at the same time; the
-        # budget must not be exceeded between the comparison and the entry.
+        # Several threads may find damaged records at the same time.  No other thread
+        # may add one between the comparison with the budget and the entry in the list.
         self._lock = threading.Lock()
         self.listed: dict[int, str] = {}
 
     def add(self, record: int, reason: str) -> None:
-        """Notes a damaged record; one that is listed already does not count again.
+        """Lists a damaged record, unless it is listed already.
 
         Raises:
           DataError: The budget is used up; the text names the record.
@@ -69,10 +69,10 @@ class BadRecords:
 
 
 def own_error(error: tf.errors.OpError) -> errors.AfadError | None:
-    """The error of this package that TensorFlow's error wraps; None if there is none.
+    """Returns the error of this package that TensorFlow's error wraps, or None.
 
-    TensorFlow turns an exception of a Python function into one of its own, with the
-    traceback as its text.
+    If a Python function raises an exception, TensorFlow raises one of its own classes,
+    whose text is the traceback.
     """
     found = _OWN_ERROR.search(str(error.message))
     if not found:

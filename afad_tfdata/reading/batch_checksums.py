@@ -1,9 +1,9 @@
 """Checksums of several rows at once, from the checksums of the rows.
 
 CRC-32 is linear: the checksum of two strings, one after the other, follows from the
-checksums of both and the length of the second.  One call, which needs no interpreter
-lock, therefore compares a whole block of rows.  (Mark Adler's ``crc32_combine`` in zlib
-is based on the same fact.)
+checksums of both and the length of the second.  One call can therefore check a whole
+block of rows, without the interpreter lock.  (Mark Adler's ``crc32_combine`` in zlib is
+based on the same fact.)
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import functools
 
 import numpy as np
 
-# Rows of a block: long enough that a call costs little, and short enough that the rows
-# are still in the processor's cache after they were copied.  A power of two.
+# The number of rows in a block, a power of two.  A block is so long that the call costs
+# little, and so short that its rows are still in the processor's cache after the copy.
 BLOCK_ROWS = 16
-_POLYNOMIAL = 0xEDB88320  # Of CRC-32, with the bits reversed.
+_POLYNOMIAL = 0xEDB88320  # The polynomial of CRC-32, with the bits reversed.
 
 
 def of_blocks(checksums: np.ndarray, row_bytes: int) -> np.ndarray:
-    """The CRC-32 of each block of `BLOCK_ROWS` rows; the last block may be shorter.
+    """Returns the CRC-32 of each block of `BLOCK_ROWS` rows; the last may be shorter.
 
     Args:
       checksums: uint32 ``[n]``: ``zlib.crc32`` of each row.
@@ -33,7 +33,7 @@ def of_blocks(checksums: np.ndarray, row_bytes: int) -> np.ndarray:
     if whole == len(checksums):
         return found
     last = np.zeros((1, BLOCK_ROWS), np.uint32)
-    # The checksum of nothing is 0, so that rows of nothing can be put in front.
+    # The checksum of an empty string is 0, so the rows are padded with zeros in front.
     last[0, BLOCK_ROWS - (len(checksums) - whole) :] = checksums[whole:]
     return np.concatenate([found, _combined(last, row_bytes)])
 
@@ -53,7 +53,7 @@ def _combined(blocks: np.ndarray, row_bytes: int) -> np.ndarray:
 
 @functools.lru_cache(64)
 def _tables(length: int) -> np.ndarray:
-    """uint32 ``[4, 256]``: what each byte of a checksum adds to the moved checksum.
+    """Returns uint32 ``[4, 256]``: what each byte adds to a moved checksum.
 
     Args:
       length: Bytes by which the checksum is moved.
@@ -69,7 +69,7 @@ def _tables(length: int) -> np.ndarray:
 
 
 def _power(exponent: int) -> int:
-    """The polynomial x to that power, modulo the polynomial of CRC-32."""
+    """Returns the polynomial x to that power, modulo the polynomial of CRC-32."""
     result, square = 1 << 31, 1 << 30  # 1 and x: the highest bit is x to the power 0.
     while exponent:
         if exponent & 1:
@@ -80,7 +80,7 @@ def _power(exponent: int) -> int:
 
 
 def _product(first: int, second: int) -> int:
-    """The product of two polynomials, modulo the polynomial of CRC-32."""
+    """Returns the product of two polynomials, modulo the polynomial of CRC-32."""
     result = 0
     for bit in range(31, -1, -1):
         if first >> bit & 1:

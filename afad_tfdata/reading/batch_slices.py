@@ -37,16 +37,18 @@ class BatchSlices:
         *,
         pad: bool,
     ) -> BatchSlices:
-        """The slices of one input pipeline.
+        """Returns the slices of one input pipeline.
 
         Args:
           global_batch_size: Examples of a step over all replicas.
           input_context: Says which pipeline this is; None for one pipeline and one
             replica.
-          pad: Whether a batch that cannot be divided grows until it can.
+          pad: Whether a batch that the replicas cannot divide is enlarged until they
+            can.
 
         Raises:
-          UsageError: The batch, or the pipelines, cannot be divided by the replicas.
+          UsageError: The number of replicas does not divide the batch, or the number of
+            pipelines does not divide the replicas.
         """
         replicas = input_context.num_replicas_in_sync if input_context else 1
         pipelines = input_context.num_input_pipelines if input_context else 1
@@ -55,7 +57,7 @@ class BatchSlices:
             raise errors.UsageError(
                 f"{pipelines} input pipelines do not divide {replicas} replicas"
             )
-        # A context that a program builds itself may count pipelines only.
+        # A context that a program builds may give only the number of pipelines.
         replicas = max(replicas, pipelines)
         if not pad and global_batch_size % replicas:
             raise errors.UsageError(
@@ -72,7 +74,7 @@ class BatchSlices:
         return self.global_batch_size // self.per_replica_batch_size
 
     def positions(self, batches: tf.Tensor) -> tf.Tensor:
-        """Positions of a pipeline's batches in the stream of all examples.
+        """Returns the positions of batches in the stream of all examples.
 
         Args:
           batches: int64 of any shape: numbers of this pipeline's batches.
@@ -88,7 +90,7 @@ class BatchSlices:
         return first[..., tf.newaxis] + within
 
     def padded_positions(self, batches: tf.Tensor, num_examples: int) -> tf.Tensor:
-        """`positions` in a stream of `num_examples`; -1 after its end."""
+        """Returns `positions` in a stream of `num_examples`, and -1 after its end."""
         positions = self.positions(batches)
         padding = tf.constant(-1, tf.int64)
         return tf.where(positions < num_examples, positions, padding)

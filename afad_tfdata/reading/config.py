@@ -118,13 +118,13 @@ class InputConfig:
 
     def __post_init__(self) -> None:
         options.check_choices(self)
-        # Neither is no fault yet: a training on the caller's own data has neither.
+        # A config may name neither: a training on a caller's own data needs none.
         if self.records_dir and self.files:
             raise errors.UsageError(_ONE_SOURCE.format("both"))
         if self.data_service:
             data_service.parse(self.data_service)
-            # Data servers read whole shards by TensorFlow operations: they cannot draw
-            # single records, nor keep a list of bad ones that all of them share.
+            # Data servers read whole shards by TensorFlow operations.  They cannot draw
+            # single records, and they cannot share a list of bad records.
             for name, value in (
                 ("engine=mapped", self.engine == "mapped"),
                 ("cache", self.cache != "none"),
@@ -142,8 +142,8 @@ class InputConfig:
                     f"--{name} describes --files; a data set in --records_dir has it"
                     " in its manifest"
                 )
-        # The upper limits catch typing errors before memory is taken; the seed's limits
-        # are those of the int64 that TensorFlow's stateless operations take.
+        # The upper limits catch typing errors before memory is allocated.  The seed is
+        # limited to the int64 that TensorFlow's stateless operations take.
         for name, low, high in (
             ("global_batch_size", 1, 1 << 20),
             ("image_size", 0, 4096),
@@ -162,6 +162,6 @@ class InputConfig:
                 )
 
     def check_source(self) -> None:
-        """Raises `UsageError` if there is nothing to read, when data is opened."""
+        """Raises `UsageError` if the config names nothing to read."""
         if not (self.records_dir or self.files):
             raise errors.UsageError(_ONE_SOURCE.format("neither"))

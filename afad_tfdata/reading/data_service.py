@@ -7,10 +7,11 @@ batches from all data servers::
     afad-data-service --host=b --port=5001 --dispatcher=grpc://a:5000   # data server
     afad-train --data_service=grpc://a:5000 ...
 
-A data server asks for the next shard when it has read one: without failures each
-example comes once in an epoch, from the data server that was free.
+When a data server has read a shard, it asks for the next one.  If no server fails, each
+example comes exactly once in an epoch.
 
-TensorFlow calls data servers workers; here a worker is a process of a training.
+TensorFlow calls a data server a worker.  In this package, a worker is a process of a
+training job.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from afad_tfdata.common import errors, io_extra, options, preemption, stores
 from afad_tfdata.common.lazy_imports import tf
 
-# How often the main thread looks whether a signal came.
+# The main thread checks for a signal at this interval.
 _POLL_SECS = 0.2
 _log = logging.getLogger(__name__)
 
@@ -64,11 +65,11 @@ class DataServiceConfig:
 
 
 def parse(address: str, *, flag: str = "data_service") -> str:
-    """``host:port`` of ``grpc://host:port``.
+    """Returns the ``host:port`` in ``grpc://host:port``.
 
     Args:
       address: As the user gave it.
-      flag: The flag that it came from, for the error.
+      flag: The flag that contains the address, for the error.
 
     Raises:
       UsageError: The address has another form.
@@ -84,7 +85,7 @@ def serve(config: DataServiceConfig) -> str:
     """Runs a server until a signal asks the process to stop.
 
     Returns:
-      Which server ran and why it stopped, for people.
+      A summary: which server ran, and why it stopped.
 
     Raises:
       UsageError: The port is taken.
@@ -99,7 +100,7 @@ def serve(config: DataServiceConfig) -> str:
     _log.info("%s; SIGTERM stops it", what)
     while not preemption.requested():
         time.sleep(_POLL_SECS)
-    # TensorFlow's servers stop when their object is deleted.
+    # A server of TensorFlow stops when its object is deleted.
     del server
     return f"{what}: stopped by {preemption.reason()}"
 
@@ -111,7 +112,7 @@ def _start_server(
     tf.data.experimental.service.DispatchServer
     | tf.data.experimental.service.WorkerServer,
 ]:
-    """A name for the server, for people, and the server, which runs."""
+    """Starts a server, and returns its name for messages and the server."""
     service = tf.data.experimental.service
     if not config.dispatcher:
         server = service.DispatchServer(
@@ -124,11 +125,11 @@ def _start_server(
         )
         port = server.target.rpartition(":")[2]
         return f"dispatcher at grpc://{config.host}:{port}", server
-    # Which records it will read, trainings say later: TensorFlow must then know s3://.
-    # Without tensorflow-io, a data server reads what TensorFlow itself can open.
+    # Trainings say later which records to read.  TensorFlow must know s3:// by then.
+    # Without tensorflow-io, a data server reads only what TensorFlow itself can open.
     if not io_extra.why_no_scheme("s3"):
         stores.gfile("s3://")
-    # TensorFlow replaces %port% by the port that it found free.
+    # TensorFlow replaces %port% with the free port that it found.
     port = config.port or "%port%"
     address = f"{config.host}:{port}"
     server = service.WorkerServer(
@@ -137,7 +138,7 @@ def _start_server(
             worker_address=address,
             port=config.port,
             protocol="grpc",
-            # Otherwise trainings are told the name localhost.
+            # Without this, trainings get the name localhost.
             data_transfer_address=address,
         )
     )
@@ -145,21 +146,21 @@ def _start_server(
 
 
 def distribute(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.Dataset:
-    """Epochs that the service's data servers read, one after the other, endlessly.
+    """Returns endless epochs, one after the other, that the data servers read.
 
     Args:
-      epochs: Data sets whose first transformation has one element for each shard;
-        TensorFlow operations only.
+      epochs: Data sets whose first transformation has one element for each shard.  They
+        consist of TensorFlow operations only.
       address: ``grpc://host:port`` of the dispatcher.
 
     Returns:
-      The same elements; within an epoch in another order.
+      The same elements, in another order within each epoch.
     """
     service = tf.data.experimental.service
     read = service.distribute(
         processing_mode=service.ShardingPolicy.DYNAMIC,
         service=f"grpc://{parse(address)}",
-        # It takes time on both sides, and pixels hardly get smaller.
+        # Compression takes time on both machines, and hardly makes pixels smaller.
         compression=None,
     )
     served = [epoch.apply(read) for epoch in epochs]

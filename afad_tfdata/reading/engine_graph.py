@@ -1,14 +1,15 @@
-"""The graph engine: TensorFlow operations only, for what the mapped engine cannot read.
+"""The graph engine, which consists of TensorFlow operations only.
 
-Shards on remote file systems, machines without simplejpeg and OpenCV, ``tf.data``
-service, and machines with more cores than one Python process can feed.
+It works where the mapped engine cannot: with shards on remote file systems, on machines
+without simplejpeg and OpenCV, and in a ``tf.data`` service.  It is also used on
+machines with more cores than one Python process can feed.
 
-A global shuffle needs access to any record.  `MemoryEngine` has it where the stored
-images fit in memory, and its order is the mapped engine's.  `StreamEngine` decodes the
-streams of `record_stream` where they do not fit.
+A global shuffle needs access to any record.  If the stored images fit in memory,
+`MemoryEngine` reads them in the same order as the mapped engine.  If they do not fit,
+`StreamEngine` decodes the streams of `record_stream`.
 
-Both read a batch in one function, which the pipeline maps once: a transformation costs
-the same for a batch as for an image.
+Both read a whole batch in one function, which the pipeline maps once, because a
+transformation costs the same for a batch as for an image.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ class MemoryEngine:
     def read(
         self, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """As `mapped_reader.Reader.read`; masked records are -1 or bad ones."""
+        """Reads like `mapped_reader.Reader.read`; masks -1 and bad records."""
         wanted = tf.maximum(records, 0)
         good = tf.gather(self._store.substitute, wanted)
         mask = (records >= 0) & (good == wanted)
         return _masked(self._images(good), *self._labels.of(good), mask)
 
     def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """`read` without a mask: the next good record replaces a bad one."""
+        """Reads without a mask: the next good record replaces a bad one."""
         good = tf.gather(self._store.substitute, records)
         return self._images(good), *self._labels.of(good)
 
@@ -74,7 +75,7 @@ class StreamEngine:
       num_threads: Batches that are decoded at the same time.
 
     Attributes:
-      stream: That argument.
+      stream: The argument `stream`.
     """
 
     def __init__(
@@ -107,13 +108,13 @@ class StreamEngine:
     def read_train(
         self, data: tf.Tensor, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """`read` without a mask, of a stream without padding."""
+        """Decodes a batch of a stream without padding, and returns no mask."""
         return self._images(data), *self._labels.of(records)
 
     def _images(self, data: tf.Tensor) -> tf.Tensor:
         index = self._index
         if index.format == "tfrecord":
-            # One parse for the batch: one for each record takes several times as long.
+            # One call parses the batch: a call per record takes several times as long.
             name = index.features["image"]
             spec = {name: tf.io.FixedLenFeature([], tf.string)}
             data = tf.io.parse_example(data, spec)[name]
@@ -128,14 +129,14 @@ class _Labels:
         self._genders = index.entries["gender"].astype(np.int32)
 
     def of(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Ages float32 ``[B]`` and genders int32 ``[B]``."""
+        """Returns ages, float32 ``[B]``, and genders, int32 ``[B]``."""
         return tf.gather(self._ages, records), tf.gather(self._genders, records)
 
 
 def _masked(
     image: tf.Tensor, age: tf.Tensor, gender: tf.Tensor, mask: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """A batch with zeros where the mask is False."""
+    """Returns the batch with zeros where the mask is False."""
     zero = tf.zeros([], tf.uint8)
     image = tf.where(mask[:, tf.newaxis, tf.newaxis, tf.newaxis], image, zero)
     return image, tf.where(mask, age, 0.0), tf.where(mask, gender, 0), mask
@@ -144,7 +145,7 @@ def _masked(
 def decode(
     data: tf.Tensor, pixel: dict[str, Any], side: int, image_size: int
 ) -> tf.Tensor:
-    """Images of stored bytes.
+    """Decodes stored bytes to images.
 
     Args:
       data: string ``[B]``: encoded images or rows of pixels; or the pixels themselves.
@@ -161,8 +162,8 @@ def decode(
         lambda one: preprocess.decode_and_resize(one, image_size, stored_size=side),
         data,
         fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.uint8),
-        # The pipeline decodes as many batches at a time as there are cores; more
-        # parallelism within a batch would only add switches between threads.
+        # The pipeline already decodes one batch on each core at a time.  Parallelism
+        # within a batch would only add switches between threads.
         parallel_iterations=1,
     )
 
@@ -170,7 +171,7 @@ def decode(
 def pixels(
     data: tf.Tensor, pixel: dict[str, Any], side: int, image_size: int
 ) -> tf.Tensor:
-    """Images of stored pixels.
+    """Turns stored pixels into images.
 
     Args:
       data: string ``[B]``: rows of pixels; or the pixels themselves.
@@ -200,13 +201,13 @@ def pixels(
         values = tf.reshape(values, [-1, side, side, 3])
     values = tf.ensure_shape(values, [data.shape[0], side, side, 3])
     if "black" in pixel:
-        # In float64, as the mapped engine does, so that both round alike.
+        # The mapped engine computes in float64 too, so that both round in the same way.
         scale = 255 / (pixel["white"] - pixel["black"])
         values = (tf.cast(values, tf.float64) - pixel["black"]) * scale
     if values.dtype != tf.uint8:
-        # Rounded before they are resized, as the mapped engine does.
+        # Pixels are rounded before they are resized, because the mapped engine does so.
         rounded = tf.round(values) if values.dtype.is_floating else values
-        # TensorFlow cannot clip all types of integers.
+        # TensorFlow's clip_by_value does not support all types of integers.
         rounded = rounded if values.dtype.is_floating else tf.cast(rounded, tf.float64)
         values = tf.cast(tf.clip_by_value(rounded, 0, 255), tf.uint8)
     return values if side == image_size else preprocess.resize(values, image_size)

@@ -1,7 +1,7 @@
 """The mapped engine: `mapped_reader` as an operation of a ``tf.data`` pipeline.
 
-For local shards; images are decoded by simplejpeg and OpenCV, which is the fastest way
-on a machine whose cores one Python process can feed.
+It reads local shards, and decodes images by simplejpeg and OpenCV.  This is the fastest
+way on a machine whose cores one Python process can feed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import mapped_reader, shutdown_guard
 
-# Threads beyond which one process gains nothing: about 5 us of each image are spent
+# With more threads one process reads no faster, because each image takes about 5 us
 # under the interpreter lock.  Rows that TensorFlow gathers do not take that lock.
 MAX_THREADS = 22
 
@@ -23,11 +23,11 @@ MAX_THREADS = 22
 class Engine:
     """Reads batches by record number.
 
-    Python functions read, decode and check.  Stored pixels that are checked are
-    gathered by TensorFlow from the same mapped memory, without the interpreter lock.
+    Python functions read, check and decode records.  Once stored pixels are checked,
+    TensorFlow gathers them from the same mapped memory, without the interpreter lock.
 
     Args:
-      reader: What reads.
+      reader: Reads, checks and decodes the records.
       image_size: Side of the images that the reader returns, pixels.
       num_threads: Batches that are read at the same time.
     """
@@ -39,7 +39,7 @@ class Engine:
         self.num_threads = num_threads
         self._rows: _Gather | None = None
         rows = reader.stored_rows
-        # In a graph of TensorFlow 1, memory cannot be passed as a tensor.
+        # A graph in the style of TensorFlow 1 cannot take memory as a tensor.
         if rows and tf.compat.v1.executing_eagerly_outside_functions():
             with tf.init_scope():
                 self._rows = _Gather(rows, image_size)
@@ -47,13 +47,13 @@ class Engine:
     def read(
         self, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """`mapped_reader.Reader.read` on tensors, with static shapes."""
+        """Calls `mapped_reader.Reader.read`; the tensors have static shapes."""
         types = [tf.uint8, tf.float32, tf.int32, tf.bool]
         python = functools.partial(self._call, self._reader.read, records, types)
         return self._gathered_or(python, records, lambda rows: rows.padded(records))
 
     def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """`mapped_reader.Reader.read_train` on tensors, with static shapes."""
+        """Calls `mapped_reader.Reader.read_train`; the tensors have static shapes."""
         types = [tf.uint8, tf.float32, tf.int32]
         python = functools.partial(self._call, self._reader.read_train, records, types)
         return self._gathered_or(python, records, lambda rows: rows.batch(records))
@@ -64,12 +64,12 @@ class Engine:
         records: tf.Tensor,
         gather: Callable[[_Gather], Any],
     ) -> Any:
-        """What TensorFlow gathers if it may, and otherwise what Python reads."""
+        """Gathers by TensorFlow if all records are checked; else reads by Python."""
         rows = self._rows
         if rows is None:
             return python()
         if rows.all_checked:
-            # A branch that is never taken would double the time to the first batch.
+            # A branch that never runs would double the time to the first batch.
             return gather(rows)
         return tf.cond(rows.may_gather(records), lambda: gather(rows), python)
 
@@ -79,8 +79,8 @@ class Engine:
         records: tf.Tensor,
         types: list[tf.DType],
     ) -> tuple[tf.Tensor, ...]:
-        # The guard refers to the reader weakly: whatever maps this engine's method over
-        # a data set keeps the engine, and the engine keeps the reader.
+        # The guard refers to the reader weakly.  The data set that maps this engine's
+        # method keeps the engine alive, and the engine keeps the reader alive.
         result = tf.numpy_function(shutdown_guard.guard(function), [records], types)
         batch_size = records.shape[0]
         image, *labels = result
@@ -91,16 +91,16 @@ class Engine:
 
 
 class _Gather:
-    """Batches of stored pixels by TensorFlow operations alone.
+    """Gathers batches of stored pixels by TensorFlow operations alone.
 
     Args:
-      rows: The mapped rows and what is known of them.
+      rows: The mapped rows, their labels, and which of them are unchecked.
       image_size: Side of the images, pixels.
     """
 
     def __init__(self, rows: mapped_reader.StoredRows, image_size: int) -> None:
         self._size, self._pieces, self._blank = image_size, rows.pieces, rows.blank
-        # Marks are only ever removed.
+        # Later, marks are only removed, so this stays True.
         self.all_checked = not rows.unchecked.any()
         self._matrix = _shared(rows.matrix)
         self._unchecked = _shared(rows.unchecked)
@@ -111,7 +111,7 @@ class _Gather:
             self._genders = tf.constant(rows.genders)
 
     def may_gather(self, records: tf.Tensor) -> tf.Tensor:
-        """Bool ``[]``: whether no record is unchecked or damaged."""
+        """Returns bool ``[]``: whether all records are checked and undamaged."""
         marks = tf.gather(self._unchecked, tf.maximum(records, 0))
         return tf.reduce_all((marks == 0) | (records < 0))
 
@@ -131,7 +131,7 @@ class _Gather:
         return images, tf.where(mask, ages, 0.0), tf.where(mask, genders, 0), mask
 
     def _first_pieces(self, records: tf.Tensor) -> tf.Tensor:
-        """int64 ``[B]``: rows of the matrix at which these records begin."""
+        """Returns int64 ``[B]``: the rows of the matrix at which the records begin."""
         shard = tf.searchsorted(self._ends, records, side="right")
         return records * self._pieces + tf.gather(self._shift, shard)
 
@@ -149,8 +149,8 @@ class _Gather:
 
 
 def _shared(array: np.ndarray) -> tf.Tensor:
-    """A tensor of the array's memory, which must be aligned to 64 bytes.
+    """Returns a tensor that shares the array's memory, aligned to 64 bytes.
 
-    It is not copied: the tensor shows what is written into the array later.
+    Nothing is copied: the tensor shows what is written into the array later.
     """
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

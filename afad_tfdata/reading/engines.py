@@ -1,4 +1,4 @@
-"""Which engine reads a split, and everything it needs: records, size, memory."""
+"""Chooses the engine that reads a split, and gives it records, size and memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from afad_tfdata.storage import hdf5, schema
 
 AUTO, MAPPED, GRAPH = input_config.ENGINES
 
-# Encoded images that the graph engine reads with one core, compared to the mapped
-# engine: what was measured on 2 cores, TensorFlow's decoder against simplejpeg.
+# The rate at which the graph engine reads encoded images with one core, divided by that
+# of the mapped engine.  It was measured on 2 cores (TensorFlow's decoder, simplejpeg).
 _GRAPH_SHARE = 0.62
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 def open_index(
     config: input_config.InputConfig, split: str
 ) -> record_index.RecordIndex:
-    """The records of a split, checked against the task.
+    """Returns the records of a split, after checking that they have the task's labels.
 
     Args:
       config: Where the records are, and the task.
@@ -70,7 +70,7 @@ def open_index(
 
 
 def open_labels(config: input_config.InputConfig, split: str) -> tuple[str, ...]:
-    """The labels that a split has, whatever the task."""
+    """Returns the labels that a split has, for any task."""
     return _load_index(config, split).labels
 
 
@@ -95,7 +95,7 @@ def _load_index(
 
 
 def _check_service_reads(records_dir: str) -> None:
-    """Refuses records that only a copy on this machine would make readable."""
+    """Refuses records that TensorFlow could read only from a copy on this machine."""
     if not files.is_remote(records_dir):
         return
     try:
@@ -116,12 +116,12 @@ def choose(
     """Chooses the engine.
 
     Args:
-      config: What was asked for.
+      config: The configuration of the input.
       index: The records.
-      cores: Chooses as if the process could use so many cores; 0 for those it can.
+      cores: How many cores to assume; 0 for the cores that the process can use.
 
     Raises:
-      UsageError: The engine that was asked for cannot read these records.
+      UsageError: The engine that `InputConfig.engine` names cannot read these records.
     """
     cores = cores or resources.cores()
     if config.data_service:
@@ -141,8 +141,8 @@ def choose(
     resizes = image_size(config, index) != index.stored_size
     if (encoded or resizes) and not _can_decode():
         return Choice(GRAPH, "OpenCV is missing: pip install 'afad-tfdata[fast]'")
-    # The graph engine keeps the images in memory to shuffle them; more than half of it
-    # would be missing in the training.
+    # To shuffle the images, the graph engine keeps them in memory.  They may take half
+    # of it: the training needs the rest.
     fits = index.image_bytes < resources.available_bytes() // 2
     if encoded and fits and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS:
         return Choice(
@@ -174,11 +174,11 @@ def create(
     Args:
       config: What was asked for.
       index: The records.
-      shuffled: Whether they are read in another order than the index has.
+      shuffled: Whether they are read in an order that is not that of the index.
 
     Raises:
-      UsageError: The records cannot be read as it was asked.
-      DataError: They are damaged.
+      UsageError: The records cannot be read as the configuration asks.
+      DataError: The records are damaged.
     """
     engine = _logged_choice(config, index)
     size = image_size(config, index)
@@ -197,8 +197,8 @@ def create(
             bad,
             decoded_size=size if config.cache == "decoded" else 0,
             verify=config.verify,
-            # An image that cannot be decoded ends the pipeline, where TensorFlow's
-            # decoder meets it.  To skip it, it must be known before.
+            # TensorFlow's decoder ends the pipeline at an image that it cannot decode.
+            # Such images must be found in advance to be skipped.
             try_decoding=config.max_bad_records > 0 and not index.pixel,
         )
         return engine_graph.MemoryEngine(index, store, size, threads)
@@ -234,7 +234,7 @@ def _logged_choice(
 
 @contextlib.contextmanager
 def reading_again() -> Iterator[None]:
-    """Does not log the choice of engines that only read the same records again."""
+    """Logs the choice of engines only at level DEBUG: it has been logged already."""
     token = _read_again.set(True)
     try:
         yield
@@ -253,10 +253,10 @@ def _stream_engine(
 def image_size(
     config: input_config.InputConfig, index: record_index.RecordIndex
 ) -> int:
-    """Side in pixels of the images that a pipeline returns.
+    """Returns the side, in pixels, of the images that a pipeline returns.
 
     Raises:
-      UsageError: Neither the configuration nor the data set says it.
+      UsageError: Neither the configuration nor the data set gives a size.
     """
     size = config.image_size or index.image_size
     if not size:
@@ -269,7 +269,7 @@ def image_size(
 def _check_cache(
     config: input_config.InputConfig, index: record_index.RecordIndex, size: int
 ) -> None:
-    """Logs what a cache will take, before it is taken; refuses what is not free."""
+    """Logs how much memory a cache will take; refuses it if that is not free."""
     if config.cache == "none":
         return
     needed = index.image_bytes
@@ -297,20 +297,20 @@ def _keeps_in_memory(
     *,
     shuffled: bool,
 ) -> bool:
-    """Whether the graph engine keeps a split's images in memory.
+    """Returns whether the graph engine keeps a split's images in memory.
 
     Raises:
-      UsageError: It has to, and they do not fit.
+      UsageError: The engine must keep the images, and they do not fit.
     """
     # Only tensorflow-io streams compressed HDF5.
     no_stream = "" if index.contiguous else io_extra.why_no_hdf5()
     if not index.contiguous and index.pixel["dtype"] not in hdf5.DTYPES:
         no_stream = f"tensorflow-io does not read {index.pixel['dtype']}"
-    # A stream cannot name a record, and so cannot skip it.
+    # A stream cannot tell which record is bad, and therefore cannot skip it.
     asked_for = config.cache != "none" or config.max_bad_records > 0
     required = asked_for or no_stream != ""
     if not shuffled and (required or not index.pixel):
-        # In order, encoded images stream as fast as they are decoded.
+        # Without a shuffle, a stream gives encoded images faster than they are decoded.
         return required
     budget = config.memory_budget_mib << 20 or resources.available_bytes() // 2
     if index.image_bytes <= budget:

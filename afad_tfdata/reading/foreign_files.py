@@ -1,13 +1,13 @@
-"""Records that other programs wrote, read under an index that is built here.
+"""Builds an index of records that other programs wrote.
 
-TFRecords of ``tf.train.Example`` with any feature names, and HDF5 files with images and
-labels of any name, among them the ``data``/``labels`` files (float32, contiguous) of
-the original project.  One pass over the files finds where each image is stored, and
-looks at every label and at the range of the pixels; from then on they are read as this
-package's own records are.
+The files are TFRecords of ``tf.train.Example`` with any feature names, or HDF5 files
+with images and labels of any name.  The ``data``/``labels`` files (float32, contiguous)
+of the original project are among them.  One pass over the files finds where each image
+is stored, and checks every label and the range of the pixels.  After that, the files
+are read like this package's own records.
 
-`foreign_labels` says what a label may be, and `foreign_hdf5` and `foreign_tfrecords`
-say what else is looked at.
+`foreign_labels` says what a label may be.  `foreign_hdf5` and `foreign_tfrecords` say
+what else is checked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from afad_tfdata.storage import schema, tfrecord
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 _log = logging.getLogger(__name__)
-# The split under which files were read that belong to no split by their name.
+# For files whose pattern has no {split}: the split under which they were first read.
 _served_as: dict[tuple[str, ...], str] = {}
 
 
@@ -42,7 +42,7 @@ def load(
     task: str,
     max_bad_records: int = 0,
 ) -> record_index.RecordIndex:
-    """Builds the index of files of another program.
+    """Builds the index of files that another program wrote.
 
     Args:
       patterns: Paths or patterns, separated by commas; ``{split}`` in them stands for
@@ -50,12 +50,13 @@ def load(
       split: One of `sharding.SPLITS`.
       features: As for `foreign_names.parse`; empty for the usual names.
       mean_file: JSON file with the channel means; empty if they are not known.
-      task: One of `schema.TASKS`: decides which label ``labels`` in HDF5 files is.
+      task: One of `schema.TASKS`: says which label the data set ``labels`` in HDF5
+        files contains.
       max_bad_records: How many unusable records are left out of the index.
 
     Raises:
-      UsageError: There are no such files, or they lack a feature, or what they contain
-        cannot be read without guessing.
+      UsageError: There are no such files, or they lack a feature, or the meaning of
+        their contents is ambiguous.
       DataError: A file is damaged.
     """
     paths = _paths(patterns, split)
@@ -112,7 +113,7 @@ def _paths(patterns: str, split: str) -> list[str]:
 
 
 def _warn_of_two_splits(patterns: str, paths: Sequence[str], split: str) -> None:
-    """Says so if the same files serve as two splits."""
+    """Logs a warning if the same files are read as two splits."""
     if "{split}" in patterns:
         return
     earlier = _served_as.setdefault(tuple(paths), split)

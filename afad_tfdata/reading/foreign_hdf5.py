@@ -1,4 +1,4 @@
-"""The index of HDF5 files of other programs, which are read once to build it."""
+"""Builds the index of other programs' HDF5 files, in one pass over them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from afad_tfdata.storage import hdf5, schema
 if TYPE_CHECKING:
     import h5py
 
-# Where no name is given for a data set: the first of these that exists.
+# If the user gives no name for a data set, the first of these that exists is read.
 _USUAL_NAMES = {
     "image": ("data", "images", "image"),
     "age": ("age", "labels_0"),
     "gender": ("gender", "labels_1"),
 }
-# Types of pixels that both engines can read; TensorFlow decodes no others.
+# The types of pixels that both engines can read.  TensorFlow decodes no others.
 _PIXEL_DTYPES = (
     *("uint8", "int8", "uint16", "int16", "int32", "int64"),
     *("float16", "float32", "float64"),
 )
-# Pixels in [0, 1] may exceed 1 a little, by sharpening; a face in [0, 255] has brighter
-# pixels than that.
+# Sharpened pixels in [0, 1] may exceed 1 a little.  A face in [0, 255] has pixels above
+# this limit.
 _MAX_UNIT_PIXEL = 1.5
-# Largest part of a range that was named by which pixels may exceed it: resampling
-# overshoots by about as much, and pixels whose mean was subtracted by more.
+# Pixels may exceed the range that the user named by this part of it.  Resampling
+# overshoots by about as much; pixels whose mean was subtracted exceed it by more.
 _OVERSHOOT = 0.25
 
 
@@ -54,14 +54,14 @@ def build_index(
       skipped: Takes the unusable images.
 
     Raises:
-      UsageError: The files cannot be read without guessing.
+      UsageError: The meaning of the files' contents is ambiguous.
       DataError: A file is damaged.
     """
     import h5py
 
     usual = dict(_USUAL_NAMES)
     if len(task_labels) == 1:
-        # The older files have one `labels`, which is what the task is about.
+        # The older files have a single data set `labels`, with the label of the task.
         (label,) = task_labels
         usual[label] = (*usual[label], "labels", "label")
     parts: list[_Hdf5Part] = []
@@ -75,7 +75,7 @@ def build_index(
                 part = _index_file(f, names, path, given.pixels, skipped)
         except (OSError, KeyError, RuntimeError) as error:
             if isinstance(error, OSError) and error.errno:
-                # The operating system refused it: that says nothing about its bytes.
+                # The operating system refused access, so the file may well be intact.
                 error.filename, error.strerror = path, os.strerror(error.errno)
                 raise
             raise errors.DataError(
@@ -116,7 +116,7 @@ def build_index(
         exact_ages=record_index.fractional_ages(ages),
         rows=np.concatenate([part.rows for part in parts]) if skipped.count else None,
         num_skipped=skipped.count,
-        # Maps of the same files with other images or rows are not these.
+        # The hash differs if the same files are indexed with other images or rows.
         identity=hashlib.sha256(entries.tobytes()).hexdigest(),
     )
 
@@ -140,7 +140,7 @@ class _Hdf5Part(NamedTuple):
 
 
 def _data_sets(file: h5py.File) -> set[str]:
-    """foreign_names.Names of all data sets, those in groups with their path."""
+    """Returns the names of all data sets; those in groups include their path."""
     import h5py
 
     found: set[str] = set()
@@ -150,7 +150,7 @@ def _data_sets(file: h5py.File) -> set[str]:
             found.add(name)
 
     file.visititems(look_at)
-    # `visititems` shows an item once, although it may have several names.
+    # `visititems` visits an item only once, even if it has several names.
     found.update(name for name in file if isinstance(file.get(name), h5py.Dataset))
     return found
 
@@ -207,9 +207,9 @@ def _index_file(
 def _rows(
     data: h5py.Dataset, path: str, pixel: Mapping[str, Any], row_bytes: int
 ) -> Iterator[tuple[int, bytes | OSError]]:
-    """Number and stored bytes of each image; the error in place of unreadable ones."""
+    """Yields each image's number and stored bytes, or the error if it is unreadable."""
     if pixel["compression"] == "none":
-        # Read as plain bytes: h5py takes several times as long for row after row.
+        # Rows are read as plain bytes: h5py takes several times as long for each row.
         with open(path, "rb") as f:
             f.seek(data.id.get_offset() or 0)
             for i in range(len(data)):
@@ -217,7 +217,7 @@ def _rows(
         return
     for i in range(len(data)):
         try:
-            # Of the unpacked bytes, as the reader of compressed rows checks them.
+            # The checksum is that of the unpacked bytes, which the reader checks.
             yield i, data[i].tobytes()
         except OSError as error:
             yield i, error
@@ -231,7 +231,7 @@ def _check_range(
     path: str,
     bad: dict[int, str],
 ) -> None:
-    """Compares the pixels of a file with the range that they are to have.
+    """Checks that the pixels of a file are in the range that they should have.
 
     Args:
       lows: Smallest stored value of each image.
@@ -239,7 +239,7 @@ def _check_range(
       data: The images.
       limits: Values of black and white that the user named.
       path: The file.
-      bad: Takes the images that are out of line with the others, with the reason.
+      bad: Takes the images whose pixels differ from the others', with the reason.
 
     Raises:
       UsageError: The file has pixels of another range.
@@ -293,11 +293,11 @@ def _hdf5_labels(
     path: str,
     bad: dict[int, str],
 ) -> np.ndarray:
-    """One label for each image, float64; 0 where there is none that can be used.
+    """Returns one label for each image, float64; 0 for images without a usable label.
 
     Args:
       file: The open file.
-      name: As the user gave it, or a usual one.
+      name: The label's name, given by the user or one of the usual names.
       field: ``age`` or ``gender``.
       count: Number of images.
       path: The file, for messages.
@@ -305,7 +305,7 @@ def _hdf5_labels(
 
     Raises:
       DataError: There are more or fewer labels than images.
-      UsageError: What the labels mean cannot be known.
+      UsageError: The meaning of the labels is ambiguous.
     """
     label = foreign_labels.Label(field, name, _data_sets(file))
     data = file[label.name]
@@ -333,10 +333,10 @@ def _hdf5_labels(
 
 
 def _pixel_layout(data: h5py.Dataset, path: str) -> tuple[dict[str, Any], int]:
-    """`schema.Manifest.pixel` of a data set, and the side of its images.
+    """Returns `schema.Manifest.pixel` of a data set, and the side of its images.
 
     Raises:
-      UsageError: It does not hold square RGB images of a type that can be read.
+      UsageError: It does not contain square RGB images of a type that can be read.
     """
     shape, dtype = data.shape, data.dtype
     wanted = (
@@ -361,8 +361,8 @@ def _pixel_layout(data: h5py.Dataset, path: str) -> tuple[dict[str, Any], int]:
             f"{wanted}: resize or crop them to squares, or store them as image files"
             " and write records with afad-write-records --labels_csv, which resizes"
         )
-    # Without an offset the rows are compact or never written: they have no bytes that
-    # a memory map could reach.
+    # Without an offset, the rows are compact (in the object header) or were never
+    # written.  A memory map cannot reach such rows.
     contiguous = data.chunks is None and data.id.get_offset() is not None
     big = dtype.byteorder == ">"
     return {

@@ -1,7 +1,7 @@
-"""What labels in files of other programs may be: numbers, texts, words, one-hot rows.
+"""Reads labels in files of other programs: numbers, texts, words and one-hot rows.
 
-Whatever has one meaning is read; everything else is refused with what to say in
-``--features``::
+A label that has one meaning is read.  Any other is refused with an error that says what
+to write in ``--features``::
 
     age=NAME          years
     age=NAME+15       class numbers, of which class 0 is 15 years
@@ -19,9 +19,9 @@ import numpy as np
 
 from afad_tfdata.common import errors
 
-# Years.  A larger number is no age but, for example, a year of birth.
+# In years.  A larger number is not an age, but a year of birth, for example.
 MAX_AGE = 200
-# The package's own class names, of which male is 0, and their initials.
+# The package's own class names and their initials; male is 0.
 _WORDS = {"male": 0, "m": 0, "female": 1, "f": 1}
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
@@ -31,12 +31,12 @@ class LabelError(Exception):
 
 
 class Label:
-    """Reads one label of each record.
+    """Reads one label, the age or the gender, of each record.
 
     Args:
       field: ``age`` or ``gender``.
       text: The name in ``--features``, perhaps with ``[POSITION]`` and ``+YEARS``.
-      existing: Names in the file.  One that has these characters is taken as it is.
+      existing: Names in the file.  If `text` is one of them, all of it is the name.
 
     Attributes:
       name: Name of the feature or data set.
@@ -61,7 +61,7 @@ class Label:
             )
 
     def read(self, value: Any, where: str) -> float:
-        """The label as a number: years, or the gender's class.
+        """Returns the label as a number: years, or the gender's class.
 
         Args:
           value: What the file has: a number, a text, or several of them.
@@ -69,7 +69,7 @@ class Label:
 
         Raises:
           LabelError: This record's label cannot be used.
-          UsageError: What the labels of the file mean cannot be known.
+          UsageError: The meaning of the file's labels is ambiguous.
         """
         if value is None:
             raise LabelError(f"it has no {self._field} in {self.name!r}")
@@ -85,14 +85,15 @@ class Label:
         return self._checked(value)
 
     def check_all(self, ages: Sequence[float] | np.ndarray, path: str) -> None:
-        """Refuses ages that begin at 0, as numbers of classes do.
+        """Refuses ages that begin at 0, because they may be numbers of classes.
 
         Args:
           ages: Of all records.
           path: The first file.
 
         Raises:
-          UsageError: The smallest is below 1, and nobody said that they are years.
+          UsageError: The smallest age is below 1, and ``--features`` does not say that
+            the numbers are years.
         """
         if self._plus is None and len(ages) and min(ages) < 1:
             raise errors.UsageError(
@@ -103,7 +104,7 @@ class Label:
             )
 
     def _one_of(self, values: list[Any], where: str) -> Any:
-        """The value that counts, of a record that has several."""
+        """Returns the value to read, of a record that has several."""
         if self._position is not None:
             if self._position >= len(values):
                 raise errors.UsageError(

@@ -1,4 +1,4 @@
-"""Names of features in files of other programs, and their unusable records."""
+"""The names of features in files of other programs, and the unusable records there."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from afad_tfdata.reading import foreign_labels
 
 LABELS = ("age", "gender")
 _FIELDS = ("image", *LABELS)
-# Wrong labels that may be damage: so many, or such a part of all.
+# Up to this number of wrong labels, or this part of all labels, may be damage.
 _FEW_LABELS, _WRONG_SHARE = 2, 0.1
 
 _log = logging.getLogger(__name__)
 
 
 class Names(NamedTuple):
-    """What `InputConfig.features` says.
+    """The parsed form of `InputConfig.features`.
 
     Attributes:
       features: Name of the feature or data set, by field.
@@ -37,7 +37,7 @@ class Skipped:
       budget: How many are left out; one more is an error.
 
     Attributes:
-      budget: That argument.
+      budget: The argument `budget`.
       count: How many were left out.
     """
 
@@ -46,12 +46,12 @@ class Skipped:
         self._wrong_labels: list[str] = []
 
     def add(self, reason: str, number: int = 1, *, label: bool = False) -> None:
-        """Notes unusable records; the text names the first of them.
+        """Counts unusable records, and logs the first of them.
 
         Args:
           reason: The first record, and what is wrong with it.
-          number: How many.
-          label: Whether it is their label that cannot be used.
+          number: How many records are unusable.
+          label: Whether they are unusable because of their label.
 
         Raises:
           DataError: The budget is used up.
@@ -70,10 +70,10 @@ class Skipped:
         )
 
     def check_labels(self, num_good: int) -> None:
-        """Refuses files in which wrong labels are no exception.
+        """Refuses files in which many labels are wrong.
 
-        Labels of another meaning, such as 1 and 2 for genders, would otherwise lose one
-        class and keep the other under a wrong name.
+        Otherwise labels with another meaning, such as 1 and 2 for genders, would lose
+        one class and give the other a wrong name.
 
         Raises:
           UsageError: More than a few labels, and more than a tenth, cannot be used.
@@ -90,7 +90,7 @@ def parse(text: str) -> Names:
     """Parses ``image=image/encoded,age=label+15,pixels=0..1``.
 
     Raises:
-      UsageError: The text has another form, or names another field.
+      UsageError: The text has another form, or names a field that does not exist.
     """
     names: dict[str, str] = {}
     pixels = None
@@ -126,10 +126,10 @@ def resolve(
     usual: Mapping[str, Sequence[str]],
     path: str,
 ) -> dict[str, str]:
-    """The names that were given, and for other fields a usual name that exists.
+    """Returns the given names, and for every other field a usual name that exists.
 
     Raises:
-      UsageError: A name that was given does not exist, or no name fits the image.
+      UsageError: A given name does not exist, or no usual name exists for the image.
     """
     for field, name in names.items():
         plain = name

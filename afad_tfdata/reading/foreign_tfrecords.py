@@ -1,4 +1,4 @@
-"""The index of TFRecord files of other programs, which are read once to build it."""
+"""Builds the index of other programs' TFRecord files, in one pass over them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from afad_tfdata.images import codec
 from afad_tfdata.reading import foreign_labels, foreign_names, record_index
 from afad_tfdata.storage import schema, tfrecord
 
-# Where no name is given for a feature: the first of these that exists.
+# If the user gives no name for a feature, the first of these that exists is read.
 _USUAL_NAMES = {
     "image": (schema.IMAGE_ENCODED, "image", "image_raw"),
     "age": (schema.LABEL_AGE, "age"),
     "gender": (schema.LABEL_GENDER, "gender"),
 }
-# Bytes that are searched for the next sound record behind a damaged one.
+# So many bytes after a damaged record are searched for the next good one.
 _SEARCHED_BYTES = 16 << 20
 _COMPRESSIONS = {
     b"\x1f\x8b": ("GZIP", "gunzip FILE.gz, or "),
@@ -52,7 +52,7 @@ def build_index(
       skipped: Takes the unusable records.
 
     Raises:
-      UsageError: The files cannot be read without guessing.
+      UsageError: The meaning of the files' contents is ambiguous.
       DataError: A file is damaged.
     """
     rows: list[tuple] = []
@@ -89,7 +89,7 @@ def build_index(
             ages.append(age)
             rows.append(
                 (
-                    # `place` is 0: it orders records while they are written.
+                    # `place` stays 0: only the writer uses it, to order records.
                     *(offset, offset + framed.index(image), 0, len(framed)),
                     *(len(image), crc32.crc32(image), shard),
                     *(header.height, header.width, int(age), values.get("gender", 0)),
@@ -123,7 +123,7 @@ def build_index(
         features=dict(names),
         exact_ages=record_index.fractional_ages(ages),
         num_skipped=skipped.count,
-        # Maps of the same files with other images or records are not these.
+        # The hash differs if the same files are indexed with other images or records.
         identity=hashlib.sha256(entries.tobytes()).hexdigest(),
     )
 
@@ -135,7 +135,7 @@ class _UnusableError(Exception):
 def _records(
     path: str, skipped: foreign_names.Skipped
 ) -> Iterator[tuple[int, int, bytes]]:
-    """``(number, offset, framed record)`` of the sound records of a file.
+    """Yields ``(number, offset, framed record)`` of each good record of a file.
 
     Raises:
       UsageError: The file is compressed or no TFRecord file.
@@ -145,7 +145,7 @@ def _records(
     if size and not tfrecord.starts_record(path):
         _refuse_other_format(path)
     offset = number = 0
-    # In a loop, because the generator ends at a record whose length is damaged.
+    # A loop is needed, because the generator ends at a record with a damaged length.
     while offset < size:
         try:
             for start, framed in tfrecord.framed_records(path, offset):
@@ -165,7 +165,7 @@ def _records(
                 raise
             found = tfrecord.next_record(path, offset + 1, _SEARCHED_BYTES)
             lost = (size if found is None else found) - offset
-            # What the lost bytes held, by the size of the records before.
+            # The number of lost records is estimated from the size of the earlier ones.
             many = max(1, round(lost * number / offset)) if offset else 1
             skipped.add(
                 f"record {number} of {path} and what follows it, {lost} bytes, about"
@@ -178,11 +178,11 @@ def _records(
 
 
 def _refuse_other_format(path: str) -> None:
-    """Says what a file is that does not begin with a record.
+    """Raises an error that says what kind of file this is instead.
 
     Raises:
       UsageError: It is compressed, or of another known kind.
-      DataError: Its first record is damaged or it is no TFRecord file.
+      DataError: Its first record is damaged, or it is not a TFRecord file.
     """
     with open(path, "rb") as f:
         start = f.read(1 << 16)
@@ -190,7 +190,7 @@ def _refuse_other_format(path: str) -> None:
         (v for magic, v in _COMPRESSIONS.items() if start.startswith(magic)), ("", "")
     )
     if not name and start[0] & 15 == 8 and int.from_bytes(start[:2], "big") % 31 == 0:
-        # A header of zlib is two bytes, which a damaged record could have too.
+        # A header of zlib has only two bytes.  A damaged record could begin with them.
         with contextlib.suppress(zlib.error):
             if zlib.decompressobj().decompress(start, 16):
                 name = "ZLIB"
@@ -208,10 +208,10 @@ def _refuse_other_format(path: str) -> None:
 
 
 def _parse_example(framed: bytes) -> dict[str, Any]:
-    """Features by name: a value, a list of several, or None for none.
+    """Returns the features by name: a value, a list of several, or None for none.
 
     Raises:
-      _UnusableError: The record holds something else.
+      _UnusableError: The record contains something else.
     """
     try:
         example = tf.train.Example.FromString(tfrecord.unchecked_data(framed))
@@ -226,10 +226,10 @@ def _parse_example(framed: bytes) -> dict[str, Any]:
 
 
 def _image(example: Mapping[str, Any], name: str) -> tuple[bytes, codec.ImageHeader]:
-    """An encoded image and its header.
+    """Returns an encoded image and its header.
 
     Raises:
-      _UnusableError: There is none that can be used.
+      _UnusableError: The record has no image that can be used.
     """
     image = example.get(name)
     if not isinstance(image, bytes):

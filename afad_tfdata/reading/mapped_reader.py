@@ -1,9 +1,9 @@
-"""Batches of examples from memory-mapped shards, by numpy: no TensorFlow here.
+"""Reads batches of examples from memory-mapped shards by numpy, without TensorFlow.
 
 A batch is a list of record numbers.  The index says where each image is stored in its
-shard; its bytes are decoded and resized straight into the batch's array by libraries
-that release the interpreter lock meanwhile, so that batches in several threads do not
-wait for one another.  Nothing is parsed, and no memory grows with the data set.
+shard.  Libraries decode and resize its bytes straight into the batch's array.  They
+release the interpreter lock meanwhile, so that threads do not wait for one another.
+Nothing is parsed, and the memory that is used does not grow with the data set.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from afad_tfdata.reading import (
 )
 from afad_tfdata.storage import hdf5, schema
 
-# How a record becomes a row of a batch: not at all; by decoding and resizing; by
-# decoding alone; by the reader's `_fill`.
+# What makes a row of a batch from a record: nothing, for padding; decoding and
+# resizing; decoding alone; the reader's `_fill`.
 _PADDING, _RESIZED, _AT_SIZE, _OTHER = range(4)
 _LINEAR = 1  # cv2.INTER_LINEAR: OpenCV is imported only where it is needed.
 
@@ -37,7 +37,7 @@ _Filler = Callable[[np.ndarray, np.ndarray, int], None]
 
 
 class StoredRows(NamedTuple):
-    """Stored pixels that are rows of a batch as they are.
+    """Stored pixels that need no conversion to be rows of a batch.
 
     Attributes:
       matrix: uint8 ``[m, piece]``: mapped memory.  Record r in shard s is stored in the
@@ -93,12 +93,12 @@ class Reader:
         self._row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
         self._arrays = array_pool.shared()
         self._scratch = threading.local()
-        # Whether the checksums are those of the bytes in the shards.
+        # Whether the checksums are of the stored bytes, and not of unpacked ones.
         self._checks_stored_bytes = True
-        # Functions of simplejpeg and OpenCV; None where no JPEG is stored.
+        # Functions of simplejpeg and OpenCV; None if no JPEG is stored.
         self._decode: Any = None
         self._resize: Any = None
-        # Whether stored rows are rows of a batch as they are.
+        # Whether stored rows need no conversion to be rows of a batch.
         self._copies_rows = (
             bool(index.pixel)
             and index.contiguous
@@ -106,13 +106,13 @@ class Reader:
             and index.stored_size == image_size
         )
         self._stack = _stacking_function() if self._copies_rows else None
-        # Arrays of the shards' bytes; None where a shard has not been needed yet.
+        # The bytes of each shard; None if the shard has not been needed yet.
         self._opened: list[Any] = [None] * len(index.paths)
         self._opening = threading.Lock()
         self._maps: shard_maps.ShardMaps | None = None
         self._rows: shard_maps.Rows | None = None
         if cache == "encoded" or not index.contiguous:
-            # The bytes that are read here are not those of the maps.
+            # This reader copies the bytes, so that checks of mapped bytes do not apply.
             self._unchecked = _unchecked(len(index))
         else:
             known = shard_maps.remembered(
@@ -131,7 +131,7 @@ class Reader:
         self._decoded: np.ndarray | None = None
         self._is_decoded = np.zeros(len(index) if keeps_decoded else 0, bool)
         if keeps_decoded:
-            # Not zeros: pages are taken as the images come.
+            # np.empty takes memory only as images are written to it.
             self._decoded = np.empty((len(index), image_size, image_size, 3), np.uint8)
         if self._maps is not None:
             self._maps.populate(self)
@@ -151,7 +151,7 @@ class Reader:
         return shard_maps.Known(maps, _unchecked(len(index)))
 
     def _are_rows(self) -> bool:
-        """Whether the images of each shard follow one another without gaps."""
+        """Returns whether the images of each shard follow one another without gaps."""
         num_bytes = self._row.num_bytes
         for shard, path in enumerate(self._index.paths):
             start, end = self._starts[shard], self._starts[shard + 1]
@@ -167,7 +167,7 @@ class Reader:
 
     @property
     def stored_rows(self) -> StoredRows | None:
-        """The stored pixels, if they can be gathered as they are."""
+        """The stored pixels, if they can be gathered without conversion."""
         if self._rows is None or self._decoded is not None:
             return None
         matrix, first, pieces, blank = self._rows
@@ -212,7 +212,7 @@ class Reader:
     def read_train(
         self, records: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`read` without a mask: the next good record replaces a bad one."""
+        """Reads without a mask: the next good record replaces a bad one."""
         images, ages, genders, mask = self.read(records)
         if mask.all():
             return images, ages, genders
@@ -238,7 +238,7 @@ class Reader:
         out: np.ndarray,
         wanted: np.ndarray,
     ) -> np.ndarray:
-        """`_fill_rows`, with images that were decoded before taken from memory."""
+        """Does `_fill_rows`, but takes images that were decoded earlier from memory."""
         decoded = self._decoded
         if decoded is None:
             return self._fill_rows(records, entries, out, wanted)
@@ -253,7 +253,7 @@ class Reader:
         for position in np.flatnonzero(good & ~have).tolist():
             record = records[position]
             decoded[record] = out[position]
-            # After the pixels: another thread that sees the mark takes them.
+            # The mark is set after the pixels, because other threads rely on it.
             self._is_decoded[record] = True
         return good
 
@@ -264,7 +264,7 @@ class Reader:
         out: np.ndarray,
         wanted: np.ndarray,
     ) -> np.ndarray:
-        """Fills the wanted rows of `out`; True where that went well."""
+        """Fills the wanted rows of `out`; returns which of them are good."""
         unchecked = self._unchecked[records]
         shards = entries["shard"].tolist()
         for shard in set(shards):
@@ -274,15 +274,15 @@ class Reader:
             try:
                 return self._copy_rows(records, entries, out, unchecked)
             except (TypeError, ValueError):
-                pass  # A shard is too short: below, one record at a time.
+                pass  # A shard is too short: find its bad records one by one.
         begins = entries["image_offset"].astype(np.int64)
         ends = begins + entries["image_length"]
         begins, ends = begins.tolist(), ends.tolist()
         if self._maps is not None and not self._maps.fits:
             self._maps.will_need(shards, begins, ends)
         good = wanted.copy()
-        # Plain lists and local names: this loop runs under the interpreter lock, and
-        # what it costs for each image decides how many threads one process can use.
+        # The loop uses plain lists and local names, because it holds the interpreter
+        # lock.  Its time for an image limits how many threads one process can use.
         opened, fill = self._opened, self._fill
         decode, resize, linear = self._decode, self._resize, _LINEAR
         shape, crc_of = (self._size, self._size), crc32.crc32
@@ -308,8 +308,8 @@ class Reader:
                         raise codec.ImageError(bad_records.WRONG_CHECKSUM)
                     self._unchecked[records[position]] = 0
                 # Arguments of simplejpeg: accurate DCT and upsampling (False, False),
-                # no downscaling (0, 0, 1.0), where to, and strict: libjpeg's warnings
-                # about damaged data are errors.
+                # no downscaling (0, 0, 1.0), the target, and strict, which makes
+                # libjpeg's warnings about damaged data errors.
                 if kind == _RESIZED:
                     image = decode(view, "RGB", False, False, 0, 0, 1.0, scratch, True)
                     resize(image, shape, row, 0, 0, linear)
@@ -319,12 +319,12 @@ class Reader:
                     fill(view, row, int(records[position]))
             except (codec.ImageError, ValueError, zlib.error) as error:
                 self._bad.add(int(records[position]), errors.one_line(error))
-                row[:] = 0  # What was decoded before the damage must not show.
+                row[:] = 0  # A partly decoded image must not show.
                 good[position] = False
         return good
 
     def _kinds(self, entries: np.ndarray) -> np.ndarray | int:
-        """How each record becomes a row of a batch."""
+        """Returns how each record becomes a row of a batch."""
         if self._index.pixel:
             return _OTHER
         at_size = (entries["height"] == self._size) & (entries["width"] == self._size)
@@ -332,14 +332,14 @@ class Reader:
         return np.where(is_jpeg, np.where(at_size, _AT_SIZE, _RESIZED), _OTHER)
 
     def _scratch_image(self, entries: np.ndarray) -> np.ndarray:
-        """Memory for decoded images before they are resized, one for each thread.
+        """Returns this thread's memory for a decoded image that is to be resized.
 
-        Memory that is allocated for each image costs page faults.
+        Allocating memory for each image would cost page faults.
         """
-        # Sides are uint16, whose product would overflow.
+        # Sides are uint16, and their product would overflow.
         pixels = entries["height"].astype(np.int64) * entries["width"]
         needed = int(pixels.max(initial=0)) * 3
-        image = getattr(self._scratch, "image", None)  # Each thread begins without.
+        image = getattr(self._scratch, "image", None)  # New threads have none.
         if image is None or len(image) < needed:
             image = self._scratch.image = np.empty(needed, np.uint8)
         return image
@@ -351,7 +351,7 @@ class Reader:
         out: np.ndarray,
         unchecked: np.ndarray,
     ) -> np.ndarray:
-        """`_fill_rows` for rows that are stored as the batch has them.
+        """Does `_fill_rows` for stored rows that need no conversion.
 
         Raises:
           ValueError: A shard is too short.
@@ -368,7 +368,7 @@ class Reader:
             self._copy_block(records[part], entries[part], out[part])
             if not unchecked[part].any():
                 continue
-            # What was copied is checked, while it is still in the processor's cache.
+            # The copy is checked now, while it is still in the processor's cache.
             if crc32.crc32(out[part]) == expected[block]:
                 self._unchecked[records[part]] = 0
                 continue
@@ -387,7 +387,7 @@ class Reader:
     def _copy_block(
         self, records: np.ndarray, entries: np.ndarray, out: np.ndarray
     ) -> None:
-        """Copies rows, without the interpreter lock where the library allows it."""
+        """Copies rows, without the interpreter lock if the library allows that."""
         num_bytes, shards = self._row.num_bytes, entries["shard"]
         if self._rows is not None:
             matrix, first, pieces, _ = self._rows
@@ -410,8 +410,8 @@ class Reader:
 
     def _open(self, shard: int) -> None:
         """Reads a whole shard into memory, unless it is there already."""
-        # So that threads that meet do not all read a whole shard; those that find it
-        # open take no lock.
+        # One thread reads the shard, and others wait for it.  Threads that find the
+        # shard open do not take the lock.
         with self._opening:
             if self._opened[shard] is not None:
                 return
@@ -422,7 +422,7 @@ class Reader:
                 raise files.read_error(path, error) from error
 
     def _image_filler(self) -> _Filler:
-        """For encoded images: JPEGs are decoded in place, others by `codec`."""
+        """Prepares simplejpeg for JPEGs; returns the filler for other image formats."""
         size = self._size
         cv2 = errors.require("cv2", extra="fast", purpose="--engine=mapped")
         import simplejpeg
@@ -437,7 +437,7 @@ class Reader:
         return fill
 
     def _pixel_filler(self) -> _Filler:
-        """For stored pixels: rows are copied, or unpacked and resized."""
+        """Returns the filler for stored pixels: it copies, or unpacks and resizes."""
         row, size = self._row, self._size
         if not self._index.contiguous:
             return self._unpacking_filler(row)
@@ -454,12 +454,12 @@ class Reader:
         return fill
 
     def _unpacking_filler(self, row: hdf5.RowLayout) -> _Filler:
-        """For compressed pixels, whose bytes the index cannot point to."""
+        """Returns the filler for compressed pixels, whose place is not in the index."""
         stores = [
             hdf5.RowReader(path, self._index.dataset) for path in self._index.paths
         ]
-        # The checksum is that of the unpacked bytes: it is compared here, and the view
-        # that `_fill_rows` has, which is empty, is not looked at.
+        # The checksum is that of the unpacked bytes, and is therefore compared here.
+        # `_fill_rows` has only an empty view, which is not used.
         self._checks_stored_bytes = False
         self._opened = [np.empty(0, np.uint8)] * len(stores)
 
@@ -478,10 +478,9 @@ class Reader:
 
 
 def _unchecked(count: int) -> np.ndarray:
-    """Marks that no record has been checked.
+    """Returns marks that say that no record has been checked.
 
-    There is no lock: two threads that meet check the same record twice, which harms
-    nothing.
+    No lock is needed: if two threads check the same record, nothing is harmed.
     """
     marks = array_pool.aligned_zeros(count)
     marks[:] = 1
@@ -489,10 +488,10 @@ def _unchecked(count: int) -> np.ndarray:
 
 
 def _stacking_function() -> Callable[..., Any] | None:
-    """OpenCV's vconcat, which copies rows in one call without the interpreter lock.
+    """Returns OpenCV's vconcat, which copies rows without the interpreter lock.
 
-    np.concatenate, which is used without OpenCV, takes the lock again for each row, and
-    threads then wait for one another.
+    Without OpenCV, np.concatenate copies them.  It takes the lock again for each row,
+    so that threads wait for one another.
     """
     try:
         import cv2

@@ -1,4 +1,4 @@
-"""A split's stored images kept in memory as one tensor of strings.
+"""Keeps a split's stored images in memory, as one tensor of strings.
 
 The graph engine reads from it: ``tf.gather`` reaches any record, which a stream over
 files cannot.
@@ -22,14 +22,15 @@ from afad_tfdata.images import codec
 from afad_tfdata.reading import bad_records, record_index
 from afad_tfdata.storage import hdf5
 
-# Records that go from Python to TensorFlow together: one at a time, the call would
-# cost more than the record; all at once would keep a second copy of all of them.
+# The number of records that one call passes from Python to TensorFlow.  If it passed
+# one, the call would cost more than the record; if it passed all, it would copy all.
 _CHUNK = 256
 
 _log = logging.getLogger(__name__)
 
 
-# Compared by identity: dataclass equality would compare arrays, which has no one truth.
+# Compared by identity: dataclass equality would compare arrays, and comparing two
+# arrays gives an array, which is neither true nor false.
 @dataclasses.dataclass(frozen=True, eq=False)
 class MemoryStore:
     """Stored images in memory.
@@ -38,7 +39,7 @@ class MemoryStore:
       data: string ``[n]``: the encoded image, or the row of pixels, of each record.
       substitute: int64 ``[n]``: the record itself, or for a bad one the next good one.
       pixel: As in `schema.Manifest.pixel`, of `data`; empty for encoded images.
-      side: Side of the rows of pixels; 0 where encoded images differ in size.
+      side: Side of the rows of pixels; 0 if encoded images differ in size.
     """
 
     data: tf.Tensor
@@ -82,8 +83,8 @@ def load(
         output_signature=tf.TensorSpec([None], tf.string),
     )
     try:
-        # A tf.constant of a list would need all strings in Python, and copy them; this
-        # way each string is moved into its place in the one tensor.
+        # A tf.constant of a list would need all strings in Python, and would copy them.
+        # Here each string is moved to its place in the tensor.
         data = strings.unbatch().batch(len(index)).get_single_element()
     except tf.errors.OpError as error:
         raise bad_records.own_error(error) or errors.DataError(
@@ -102,7 +103,7 @@ def _checked_images(
     verify: bool,
     try_decoding: bool,
 ) -> Iterator[bytes]:
-    """The bytes to keep of each record; none of a bad one."""
+    """Yields the bytes to keep of each record; they are empty for a bad one."""
     row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
     for record, data in enumerate(stored_images(index)):
         try:
@@ -120,7 +121,7 @@ def _checked_images(
                     data = codec.resize(image, decoded_size).tobytes()
         except codec.ImageError as error:
             bad.add(record, str(error))
-            # An empty string keeps the places of the others.
+            # An empty string, so that the other records keep their places.
             data = b""
         yield data
 
@@ -128,10 +129,10 @@ def _checked_images(
 def stored_images(
     index: record_index.RecordIndex,
 ) -> Iterator[bytes | ValueError | zlib.error]:
-    """The stored bytes of each record, in order.
+    """Yields the stored bytes of each record, in order.
 
-    A record whose bytes cannot be unpacked gives the exception in their place, since a
-    generator that raised would end there.
+    If the bytes of a record cannot be unpacked, the exception is yielded instead.  It
+    is not raised, because that would end the generator.
 
     Raises:
       DataError: A shard cannot be read at all.
@@ -160,7 +161,7 @@ def _shard_bytes(path: str) -> np.ndarray | bytes:
     try:
         if files.is_remote(path):
             return files.read_bytes(path)
-        # A shard without records has no bytes, and those cannot be mapped.
+        # A shard without records may be an empty file, which cannot be mapped.
         return np.memmap(path, np.uint8, "r") if os.path.getsize(path) else b""
     except OSError as error:
         raise files.read_error(path, error) from error
@@ -176,8 +177,8 @@ def _chunks(items: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def _next_good(good: np.ndarray) -> np.ndarray:
-    """int64 ``[n]``: each good record itself, for a bad one the next good one."""
+    """Returns int64 ``[n]``: a good record itself; for a bad one, the next good one."""
     numbers = np.flatnonzero(good)
     following = np.searchsorted(numbers, np.arange(len(good)))
-    # After the last good one comes the first.
+    # The first good record follows the last one.
     return numbers[following % len(numbers)].astype(np.int64)

@@ -6,19 +6,19 @@ The stream of training examples is one endless sequence of positions::
     epoch    = position // n
     record   = permutation of [0, n) under (seed, epoch), at position % n
 
-Nothing is remembered between batches.  A stream can therefore start at any step, by
-counting from that step; any number of readers can each count through their own share;
-and a batch that straddles two epochs drops nothing.
+Nothing is remembered between batches.  A stream can therefore start at any step.  Any
+number of readers can each compute their own share of the positions.  A batch that spans
+two epochs drops nothing.
 
 The permutation is a block cipher over the record numbers (Simon, applied again until
 the result is inside [0, n)): TensorFlow's ``RandomIndexShuffle``.  With its default of
 four rounds, the orders of different epochs are visibly alike at the size of this data
 set (correlations of 0.4 to 0.6); with eight rounds, they cannot be told from chance.
 
-The blocks of that cipher have at least 16 bits, so for a small n it would have to be
+The blocks of that cipher have at least 16 bits.  For a small n, it would have to be
 applied very often.  Balanced sampling permutes many small groups, and therefore uses a
-shuffle whose blocks fit any n: swap-or-not (Hoang, Morris, Rogaway: An Enciphering
-Scheme Based on a Card Shuffle, CRYPTO 2012).
+shuffle that fits any n: swap-or-not (Hoang, Morris, Rogaway: An Enciphering Scheme
+Based on a Card Shuffle, CRYPTO 2012).
 
 The order for a seed is an interface, because a training that one version started can
 be continued by another.  Every constant here is part of that interface.
@@ -36,7 +36,7 @@ from afad_tfdata.reading import order_numpy
 
 # Fewer rounds leave correlations between epochs; see above.
 ROUNDS = 8
-# Rounds of swap-or-not: enough that all permutations of four come up equally often.
+# With this many rounds, swap-or-not gives all permutations of four equally often.
 _SWAP_ROUNDS = 48
 # Each purpose has its own stream of keys, so that the draws for one say nothing about
 # those for another.  The members of group g use the stream `_MEMBERS` + g, so that
@@ -54,7 +54,7 @@ class Order:
       num_examples: Records in the split, 1 or more.
       seed: Any 64-bit integer.
       groups: For balanced sampling: int64 arrays of record numbers, none empty.  Every
-        ``len(groups)`` positions hold one record of each group, in an order that is
+        ``len(groups)`` positions contain one record of each group, in an order that is
         drawn for these positions.  Each group's records appear in one permutation
         after another.  Empty for the plain order.
     """
@@ -64,7 +64,7 @@ class Order:
     groups: tuple[np.ndarray, ...] = ()
 
     def records(self, positions: tf.Tensor) -> tf.Tensor:
-        """Record numbers at positions of the stream.
+        """Returns the record numbers at positions of the stream.
 
         Args:
           positions: int64 of any shape, 0 or more.
@@ -80,11 +80,11 @@ class Order:
             epoch, place = _divide(flat, self.num_examples)
             found = _permute(place, self.num_examples, self.seed, _RECORDS, epoch)
         found = tf.reshape(found, tf.shape(positions))
-        # The reshape loses the static shape, and batches get theirs from this tensor.
+        # The reshape loses the static shape, which batches take from this tensor.
         return tf.ensure_shape(found, positions.shape)
 
     def numbers(self, positions: np.ndarray) -> np.ndarray:
-        """`records` by numpy, for programs that do not use TensorFlow.
+        """Computes `records` by numpy, for programs that do not use TensorFlow.
 
         Args:
           positions: int64 ``[n]``, 0 or more.
@@ -97,7 +97,7 @@ class Order:
             return order_numpy.permute(
                 place, self.num_examples, self.seed, _RECORDS, epoch, ROUNDS
             )
-        # As `_balanced`.
+        # The same computation as in `_balanced`.
         sizes = np.array([len(group) for group in self.groups], np.int64)
         starts = np.cumsum(sizes) - sizes
         round_, place = np.divmod(positions, len(sizes))
@@ -120,15 +120,15 @@ class Order:
         # number of earlier visits to any group.
         epoch, place = _divide(round_, size)
         member = _swap_or_not(place, size, self.seed, group + _MEMBERS, epoch)
-        # Made outside the function that is being traced.  Inside it, a long array would
-        # become a constant that is serialized and parsed with each data set's graph.
+        # The constant is made outside the function that is being traced.  Inside it, a
+        # long array would be serialized and parsed with each data set's graph.
         with tf.init_scope():
             members = tf.constant(np.concatenate(self.groups))
         return tf.gather(members, tf.gather(starts, group) + member)
 
 
 def groups_of(labels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Record numbers by label value, in ascending order of both.
+    """Groups record numbers by label value; both are in ascending order.
 
     Args:
       labels: Integers ``[n]``.
@@ -138,7 +138,7 @@ def groups_of(labels: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def permutation(size: int, seed: int, stream: int, epoch: tf.Tensor) -> tf.Tensor:
-    """A whole permutation: int64 ``[size]``.
+    """Returns a whole permutation: int64 ``[size]``.
 
     Args:
       size: 1 or more.
@@ -151,7 +151,7 @@ def permutation(size: int, seed: int, stream: int, epoch: tf.Tensor) -> tf.Tenso
 
 
 def permutation_keys(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Keys of permutations: uint32 ``[n, 3]``, mixed from all of the arguments.
+    """Returns keys of permutations: uint32 ``[n, 3]``, mixed from all arguments.
 
     Args:
       seed: Any 64-bit integer.
@@ -166,7 +166,7 @@ def permutation_keys(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf
 
 
 def _key(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """uint64 ``[n]``, mixed from all of the arguments."""
+    """Returns uint64 ``[n]``, mixed from all of the arguments."""
     gamma = splitmix64.word(splitmix64.GAMMA)
     key = splitmix64.mix(splitmix64.word(seed) + gamma)
     stream = tf.cast(tf.convert_to_tensor(stream, tf.int64), tf.uint64)
@@ -177,7 +177,7 @@ def _key(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
 def _permute(
     place: tf.Tensor, size: int, seed: int, stream: int, epoch: tf.Tensor
 ) -> tf.Tensor:
-    """Where permutations of [0, size) move each `place`: int64 ``[n]``."""
+    """Returns where permutations of [0, size) move each `place`: int64 ``[n]``."""
     return tf.raw_ops.RandomIndexShuffle(
         index=place,
         seed=permutation_keys(seed, stream, epoch),

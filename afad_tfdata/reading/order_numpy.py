@@ -1,4 +1,4 @@
-"""`order` without TensorFlow: the same record numbers, computed by numpy.
+"""Computes the same record numbers as `order`, by numpy and without TensorFlow.
 
 ``RandomIndexShuffle`` is the block cipher Simon (Beaulieu et al., "The SIMON and SPECK
 Families of Lightweight Block Ciphers", 2013, section 3) over words of 8 bits or more,
@@ -14,18 +14,18 @@ import numpy as np
 from afad_tfdata.common import splitmix64
 
 _ALL_BITS = (1 << 64) - 1
-# The constant sequence of Simon's key schedule, and its other constant, which is not
-# extended to words of more than 32 bits.
+# The two constants of Simon's key schedule.  The second is not extended to words of
+# more than 32 bits.
 _SEQUENCE, _CONSTANT = 0x7369F885192C0EF5, 0xFFFFFFFC
 _SMALLEST_BLOCK = 16
-# Sizes below which a table of the cipher is faster than the cipher.
+# Below this size, a table of the cipher is faster than the cipher.
 _SMALL = 2048
 
 
 def permute(
     place: np.ndarray, size: int, seed: int, stream: int, epoch: np.ndarray, rounds: int
 ) -> np.ndarray:
-    """Where permutations of [0, size) move each place.
+    """Returns where permutations of [0, size) move each place.
 
     Args:
       place: int64 ``[n]``.
@@ -33,7 +33,7 @@ def permute(
       seed: Any 64-bit integer.
       stream: What the permutation is for.
       epoch: int64 ``[n]``.
-      rounds: Of the cipher.
+      rounds: Rounds of the cipher.
 
     Returns:
       int64 ``[n]``.
@@ -70,7 +70,7 @@ def swap_or_not(
 
 
 def key(seed: int, stream: np.ndarray | int, epoch: np.ndarray) -> np.ndarray:
-    """The keys of permutations: uint64 ``[n]``, mixed from all of the arguments."""
+    """Returns the keys of permutations: uint64 ``[n]``, mixed from all arguments."""
     gamma = np.uint64(splitmix64.GAMMA)
     mixed = np.uint64(_mix_integer(seed + splitmix64.GAMMA))
     streams = np.atleast_1d(np.asarray(stream, np.int64)).astype(np.uint64)
@@ -83,7 +83,7 @@ def _mix_integer(value: int) -> int:
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """`splitmix64.mix`; arrays of numpy wrap around without a warning."""
+    """Computes `splitmix64.mix`; numpy's arrays wrap around without a warning."""
     for shift, factor in splitmix64.ROUNDS:
         value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
     return value ^ (value >> np.uint64(splitmix64.LAST_SHIFT))
@@ -111,8 +111,8 @@ def _encrypt(
         return left << half | right
 
     if largest < _SMALL:
-        # The cipher must be applied up to 65,536 times: from a table, and once for each
-        # place.
+        # The cipher may be applied up to 65,536 times to a place.  A table makes this
+        # fast, and each place is computed only once.
         table = encrypted(np.arange(1 << _SMALLEST_BLOCK, dtype=np.uint64)).tolist()
         places, inverse = np.unique(place, return_inverse=True)
         return np.array(

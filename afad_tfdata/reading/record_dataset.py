@@ -1,4 +1,4 @@
-"""Records as a map-style data set, for programs that do not use TensorFlow.
+"""A map-style data set of records, for programs that do not use TensorFlow.
 
 ::
 
@@ -24,7 +24,7 @@ from afad_tfdata.reading import bad_records, mapped_reader, order, record_index
 
 
 class RecordDataset:
-    """The examples of a split, by number; it can be pickled, and used after a fork.
+    """The examples of a split, by number.  It can be pickled, and used after a fork.
 
     An example has ``image``, uint8 ``[S, S, 3]`` RGB; ``age``, float32; ``gender``,
     int32; and ``key``, the image's path. A batch has arrays of these, and a list of
@@ -34,7 +34,7 @@ class RecordDataset:
       records_dir: Directory of the data set, on a local disk.
       split: One of `sharding.SPLITS`.
       image_size: Side of the images in pixels; 0 takes the data set's size.
-      keys: Whether examples have their key, which is read from the record itself.
+      keys: Whether examples contain their key, which is read from the record itself.
 
     Raises:
       UsageError: There is no such data set or split, or OpenCV is needed and missing.
@@ -64,7 +64,7 @@ class RecordDataset:
         self._reader = self._new_reader()
 
     def _new_reader(self) -> mapped_reader.Reader:
-        # Locks and the memory of threads must not be taken over from another process.
+        # A process must not use the locks and thread memory of another process.
         self._process = os.getpid()
         bad = bad_records.BadRecords(self._index, 0)
         return mapped_reader.Reader(self._index, self._size, bad)
@@ -80,7 +80,7 @@ class RecordDataset:
         return len(self._index)
 
     def __getitem__(self, number: int | Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """An example, or the batch of several numbers.
+        """Returns the example of a number, or the batch of several numbers.
 
         Raises:
           IndexError: A number is not in [-n, n).
@@ -101,7 +101,7 @@ class RecordDataset:
         return {name: values[0] for name, values in batch.items()}
 
     def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """The examples of a batch, as PyTorch's DataLoader asks for them."""
+        """Returns the examples of a batch; PyTorch's DataLoader calls this."""
         batch = self[np.asarray(numbers, np.int64)]
         return [
             {name: values[i] for name, values in batch.items()}
@@ -162,10 +162,10 @@ class Batches:
         )
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Lists of record numbers."""
+        """Yields lists of record numbers."""
         step = self._start
         end = None if self._num_steps is None else step + self._num_steps
-        # Many at a time: a call of numpy costs microseconds even if it does little.
+        # Many are computed at a time: a numpy call costs microseconds even for a few.
         many = max(1, 8192 // self._size)
         while end is None or step < end:
             count = many if end is None else min(many, end - step)
@@ -176,10 +176,10 @@ class Batches:
             step += count
 
     def __len__(self) -> int:
-        """Batches.
+        """Returns the number of batches.
 
         Raises:
-          TypeError: They are endless.
+          TypeError: The batches are endless.
         """
         if self._num_steps is None:
             raise TypeError("the batches are endless: give num_steps")

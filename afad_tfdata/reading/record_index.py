@@ -17,7 +17,8 @@ from afad_tfdata.storage import schema, tfrecord
 _log = logging.getLogger(__name__)
 
 
-# Compared by identity: dataclass equality would compare arrays, which has no one truth.
+# Compared by identity: dataclass equality would compare arrays, and comparing two
+# arrays gives an array, which is neither true nor false.
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordIndex:
     """The records of one split: where they are stored, and their labels.
@@ -27,20 +28,20 @@ class RecordIndex:
       entries: ``[n]`` of `schema.INDEX_DTYPE`, ordered by shard; entry i describes
         record number i.
       format: One of `schema.FORMATS`.
-      stored_size: Side of the stored images in pixels; 0 where they differ.
-      image_size: Side in pixels at which the data set is meant to be used; 0 where
-        nothing says it.
+      stored_size: Side of the stored images in pixels; 0 if they differ in size.
+      image_size: Side in pixels at which the data set is meant to be used; 0 if it is
+        not known.
       pixel: As in `schema.Manifest.pixel`; empty for encoded images.
       dataset: Name of the pixels in HDF5 files; empty for TFRecord.
       labels: Which of ``age`` and ``gender`` the entries have.
       mean_rgb: Channel means in [0, 255]; None if they are not known.
       split: Name of the split.
       features: Names in TFRecord examples, by ``image``, ``age``, ``gender``.
-      identity: SHA-256 of the index file, or of the entries where there is no file.
-      exact_ages: float32 ``[n]``: ages with fractions of a year; None if the entries
-        have them whole.
-      rows: int64 ``[n]``: the row of each record in its HDF5 file, where some were left
-        out; None if none was.
+      identity: SHA-256 of the index file, or of the entries if there is no file.
+      exact_ages: float32 ``[n]``: ages with fractions of a year; None if the ages in
+        the entries are exact.
+      rows: int64 ``[n]``: the row of each record in its HDF5 file, if some rows were
+        left out of the entries; None if none was.
       num_skipped: Bad records that were left out of the entries.
     """
 
@@ -95,7 +96,7 @@ class RecordIndex:
         return np.arange(len(self)) - self.shard_starts()[self.entries["shard"]]
 
     def shard_starts(self) -> np.ndarray:
-        """Record number at which each shard begins, and at last the number of records.
+        """The record number at which each shard begins, then the number of records.
 
         Returns:
           int64 ``[num_shards + 1]``.
@@ -104,7 +105,7 @@ class RecordIndex:
         return np.searchsorted(self.entries["shard"], shards).astype(np.int64)
 
     def describe(self, record: int) -> str:
-        """Place in its shard, record number and image file of a record, for messages.
+        """Describes a record in messages: place in its shard, number and image file.
 
         Args:
           record: Record number.
@@ -116,7 +117,7 @@ class RecordIndex:
         return f"record {row} of {self.paths[shard]} (index {record}{file})"
 
     def filename(self, record: int) -> str:
-        """The name of a record's image file; empty if the record does not tell it.
+        """Returns the name of a record's image file; empty if that is not known.
 
         Args:
           record: Record number.
@@ -128,10 +129,10 @@ class RecordIndex:
         )
 
     def _filename(self, shard: int, row: int, record: int) -> str:
-        """The name of the image's file; empty if the record does not tell it.
+        """Returns the name of the image's file; empty if that is not known.
 
-        It is read from the record itself, which may be damaged, since the index holds
-        no names: they would be most of its bytes.
+        The name is read from the record itself, which may be damaged.  The index
+        contains no names, because they would be most of its bytes.
         """
         try:
             if self.format == "hdf5":
@@ -143,28 +144,29 @@ class RecordIndex:
             with open(self.paths[shard], "rb") as file:
                 file.seek(int(entry["record_offset"]))
                 framed = file.read(int(entry["record_length"]))
-            # The checksum is not asked: a damaged image leaves the name readable.
+            # The checksum is not compared: if only the image is damaged, the name is
+            # readable.
             example = tfrecord.parse_example(tfrecord.unchecked_data(framed))
             return os.fsdecode(bytes(example[schema.IMAGE_FILENAME]))
-        except Exception:  # It is damaged in ways that cannot be listed.
+        except Exception:  # A damaged record can raise any exception.
             return ""
 
 
 def load(
     records_dir: str, split: str, cache_dir: str = "", cache_dir_gib: float = 0.0
 ) -> RecordIndex:
-    """The index of a split of a data set that ``write_records`` wrote.
+    """Loads the index of a split of a data set that ``write_records`` wrote.
 
     Args:
       records_dir: Where the data set is.
       split: One of `sharding.SPLITS`.
-      cache_dir: Local directory for shards that are remote. If empty, they stay there
-        if TensorFlow can read them, and are copied to the user's cache otherwise.
+      cache_dir: Local directory for copies of remote shards.  If empty, TensorFlow
+        reads the remote shards; if it cannot, they are copied to the user's cache.
       cache_dir_gib: As for `shard_cache.localize`.
 
     Raises:
       UsageError: There is no such data set, or the split is empty.
-      DataError: The manifest, the index or a shard is not what was written.
+      DataError: The manifest, the index or a shard is missing, damaged or changed.
     """
     if not files.is_remote(records_dir):
         # Absolute, so that the files are found after a change of the directory.
@@ -203,15 +205,15 @@ def load(
 
 
 def fractional_ages(ages: Sequence[float] | np.ndarray) -> np.ndarray | None:
-    """Ages as float32 if one has a fraction of a year, which the index cannot hold."""
+    """Returns ages as float32 if one has a fraction, which the index cannot store."""
     exact = np.asarray(ages, np.float32)
     return exact if (exact != np.floor(exact)).any() else None
 
 
 def _needed_cache(records_dir: str) -> str:
-    """Empty if TensorFlow's operations can read there; else the user's own cache."""
+    """Returns the user's cache if TensorFlow cannot read there, and otherwise ''."""
     try:
-        # It also records the use of S3, after which the process must end specially.
+        # This call also records that S3 is used: the process must then end specially.
         stores.gfile(records_dir)
     except errors.UsageError:
         directory = files.join(files.user_cache(), "shards")
@@ -226,13 +228,14 @@ def _needed_cache(records_dir: str) -> str:
 
 
 def _check_size(path: str, expected: int) -> None:
-    """Refuses a shard of another size: one cut at a record's end reads as a whole one.
+    """Refuses a shard of another size, such as one that was cut between two records.
 
     Raises:
       DataError: The shard cannot be read, or has another size.
     """
     if files.is_remote(path):
-        # It would cost a request for each shard; the graph engine counts the records.
+        # A check would cost a request for each shard.  The graph engine counts the
+        # records instead.
         return
     try:
         size = os.path.getsize(path)

@@ -1,7 +1,7 @@
-"""The record numbers of a pipeline's training batches, as a stream.
+"""Streams the record numbers of a pipeline's training batches.
 
-The shuffle is a permutation that is computed position by position: it mixes the whole
-split, takes no memory, and can begin at any step without reading earlier ones.
+The shuffle is a permutation that is computed position by position.  It mixes the whole
+split, takes no memory, and can begin at any step without computing earlier ones.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import functools
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import batch_slices, order, tracing
 
-# How many positions are looked up together: enough to make the cost of the operations
-# themselves negligible, and few enough for the first batch to come at once.
+# How many positions are looked up together.  With so many, the cost of calling the
+# operations is negligible; with so few, the first batch comes at once.
 _LOOKED_UP = 8192
-# Larger than the number of any batch, and small enough for additions to it.
+# Larger than the number of any batch, and so small that sums do not overflow.
 _ENDLESS = 1 << 62
 
 
 def of_batches(
     shuffle: order.Order, slices: batch_slices.BatchSlices, start_step: int
 ) -> tf.data.Dataset:
-    """The endless stream of a pipeline's batches of record numbers.
+    """Returns the endless stream of a pipeline's batches of record numbers.
 
     Args:
       shuffle: Says which record is at which position.
@@ -29,33 +29,33 @@ def of_batches(
       start_step: First global step.
 
     Returns:
-      int64 ``[per_replica_batch_size]`` each.
+      A data set of elements int64 ``[per_replica_batch_size]``.
     """
     first = start_step * slices.num_local_replicas
     if not tf.executing_eagerly():
-        # In a graph nothing can be computed now, and nothing can be kept.
+        # While a graph is being built, nothing can be computed or kept.
         return _stream(shuffle, slices, first)
-    # To start the stream takes longer than to read a batch.  The first batches are
+    # Starting the stream takes longer than reading a batch.  The first batches are
     # therefore looked up here, and the stream starts when they are used up.
     many = _num_looked_up(slices)
     found = _look_up(shuffle, slices, tf.constant(first, tf.int64))
-    # A stream with groups depends on their members, which are not in the key.
+    # A stream with groups depends on their members, which are not in the cache's key.
     stream = _stream if shuffle.groups else _kept_stream
     rest = stream(shuffle, slices, first + many)
     return tf.data.Dataset.from_tensor_slices(found).concatenate(rest)
 
 
 def _num_looked_up(slices: batch_slices.BatchSlices) -> int:
-    """How many batches are looked up together."""
-    # Many at a time: every operation costs microseconds even if it does little, and a
-    # whole batch takes a few hundred.
+    """Returns how many batches are looked up together."""
+    # Each call of an operation costs microseconds, for one batch as for many, and a
+    # batch must take only a few hundred.
     return max(1, _LOOKED_UP // slices.per_replica_batch_size)
 
 
 def _look_up(
     shuffle: order.Order, slices: batch_slices.BatchSlices, batch: tf.Tensor
 ) -> tf.Tensor:
-    """Record numbers from this batch on: int64 ``[many, per_replica_batch_size]``."""
+    """Returns record numbers from a batch on: int64 [many, per_replica_batch_size]."""
     batches = batch + tf.range(_num_looked_up(slices), dtype=tf.int64)
     return shuffle.records(slices.positions(batches))
 
@@ -65,7 +65,7 @@ def _stream(
 ) -> tf.data.Dataset:
     # This map turns numbers of batches into numbers of records.
     numbers = tf.data.Dataset.range(first, _ENDLESS, _num_looked_up(slices))
-    # It never repeats, but this is how tf.data knows that the stream is infinite.
+    # The range never ends, but `repeat` tells tf.data that the stream is infinite.
     numbers = numbers.repeat()
     records = numbers.map(
         tracing.without_autograph(functools.partial(_look_up, shuffle, slices))
@@ -73,7 +73,7 @@ def _stream(
     return records.unbatch()
 
 
-# Tracing the stream takes longer than all else that a second pipeline needs.
+# Cached, because tracing the stream takes most of the time of a second pipeline.
 @functools.lru_cache(16)
 def _traced_stream(
     num_examples: int, seed: int, slices: batch_slices.BatchSlices, first: int

@@ -1,13 +1,13 @@
-"""Records as streams over the shards, for what can be read in sequence only.
+"""Streams the records of shards that can be read only in sequence.
 
-Shards on remote file systems and splits that do not fit in memory.  Shards and a window
-of records are shuffled instead of all records, deterministically, in an order that is
-this module's own; a stream that starts in the middle of an epoch reads the part of the
-epoch before it too.
+These are shards on remote file systems, and splits that do not fit in memory.  Instead
+of all records, the shards and a window of records are shuffled.  The order is
+deterministic, but differs from that of `order`.  A stream that starts in the middle of
+an epoch also reads the earlier part of that epoch.
 
-Streams are made of ``(stored bytes or serialized example, record number)``.  They are
-not decoded here: encoded images take a tenth of the memory of pixels while they wait in
-a shuffle window.
+Elements are ``(stored bytes or serialized example, record number)``.  They are not
+decoded here, because encoded images take a tenth of the memory of pixels while they are
+in a shuffle window.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import batch_slices, order, record_index, tracing
 from afad_tfdata.storage import hdf5
 
-# Shards that are read in turn, and records that are taken from each at a time: enough
-# of both that neighbours in a window come from many shards, while each file is still
-# read in long pieces.
+# The number of shards that are read in turn, and of records that are taken from each at
+# a time.  A window then has records of many shards, and files are read in long pieces.
 _CYCLE_LENGTH, _BLOCK_LENGTH = 8, 16
-# A request to a remote file system takes milliseconds, whatever it asks for.
+# Reads are large: a request to a remote file system takes milliseconds for any size.
 _BUFFER_BYTES = 8 << 20
-# A stream of permutation keys of its own, apart from those of `order`.
+# The permutations of shards have their own stream of keys, which `order` does not use.
 _SHARDS = -1
 
 
@@ -47,7 +46,7 @@ class RecordStream:
     def shuffled(
         self, shuffle: order.Order, slices: batch_slices.BatchSlices, start_step: int
     ) -> tf.data.Dataset:
-        """One pipeline's batches, epoch after epoch, each epoch in its own order.
+        """Returns a pipeline's batches of all epochs, each epoch in its own order.
 
         Args:
           shuffle: Its seed decides the order.
@@ -60,7 +59,7 @@ class RecordStream:
         start = start_step * slices.global_batch_size
         first_epoch, num_skipped = divmod(start, len(self._index))
         table, seed = self._shard_table(), shuffle.seed
-        # Built once: tensorflow-io opens the files each time.
+        # This is built once, because tensorflow-io opens the files each time.
         unpacked = None if self._index.contiguous else self._unpacked_rows()
 
         def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -72,11 +71,11 @@ class RecordStream:
             rows = rows.shuffle(
                 self._window,
                 seed=tf.cast(keys[0], tf.int64),
-                # The epoch's number is in the seed: an epoch that is read again, after
-                # a restart for example, has the same order.
+                # The seed depends on the epoch's number, so that an epoch has the same
+                # order when it is read again, for example after a restart.
                 reshuffle_each_iteration=False,
             )
-            # After the shuffle: which records come first is known only there.
+            # Records are skipped after the shuffle, which decides which come first.
             skipped = tf.where(epoch == first_epoch, num_skipped, 0)
             return rows.skip(tf.cast(skipped, tf.int64))
 
@@ -87,11 +86,11 @@ class RecordStream:
     def in_order(
         self, slices: batch_slices.BatchSlices, num_steps: int
     ) -> tf.data.Dataset:
-        """One pipeline's batches of every record once, in the data set's order.
+        """Returns a pipeline's batches of every record once, in the data set's order.
 
         Args:
           slices: Which part of each batch is this pipeline's.
-          num_steps: Global steps.  After the last record black images follow, with
+          num_steps: Global steps.  The last record is followed by black images with
             the record number -1.
         """
         padding = num_steps * slices.global_batch_size - len(self._index)
@@ -102,13 +101,13 @@ class RecordStream:
         return self._slices_of(rows, slices)
 
     def epoch(self, batch_size: int, seed: int) -> tf.data.Dataset:
-        """Every record once, shuffled in a window.
+        """Returns every record once, shuffled in a window.
 
         The first transformation has one element for each shard, which a ``tf.data``
         service distributes over its data servers.
 
         Args:
-          batch_size: Records of an element; the last one is smaller.
+          batch_size: Records in an element; the last element may have fewer.
           seed: Seed of the window.
 
         Raises:
@@ -123,11 +122,15 @@ class RecordStream:
         return rows.shuffle(self._window, seed=seed).batch(batch_size)
 
     def _shard_table(self) -> np.ndarray:
-        """int64 ``[shards, 4]``: shard, first record, end, byte offset of the first."""
+        """Returns int64 ``[shards, 4]``: a row for each shard that has records.
+
+        A row contains the shard, its first record, the record after its last one, and
+        the byte offset of its first image.
+        """
         starts = self._index.shard_starts()
         shards = np.arange(len(self._index.paths))
         offsets = np.zeros(len(shards), np.int64)
-        # An empty shard has no first record to ask for.
+        # An empty shard has no first record.
         filled = starts[:-1] < starts[1:]
         first = starts[:-1][filled]
         offsets[filled] = self._index.entries["image_offset"][first]
@@ -141,10 +144,10 @@ class RecordStream:
         *,
         mixed: bool = False,
     ) -> tf.data.Dataset:
-        """Records of the shards of a table, several shards in turn.
+        """Returns the records of the shards in a table; several are read in turn.
 
         Args:
-          table: As `_shard_table` returns it.
+          table: A table that `_shard_table` returned.
           cycle_length: Shards that are read in turn.
           mixed: Whether each pass takes the shards in another order.
         """
@@ -169,7 +172,7 @@ class RecordStream:
                 )
             else:
                 data = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES)
-            # A shard that lost its last records would otherwise end early, silently.
+            # Otherwise nobody would notice if a shard lost its last records.
             data = data.apply(tf.data.experimental.assert_cardinality(end - first))
             return tf.data.Dataset.zip((data, tf.data.Dataset.range(first, end)))
 
@@ -185,13 +188,13 @@ class RecordStream:
         )
 
     def _unpacked_rows(self) -> tf.data.Dataset:
-        """All records of compressed HDF5, by tensorflow-io, in the files' order."""
+        """Returns all records of compressed HDF5, read in order by tensorflow-io."""
         import tensorflow_io as tfio
 
         pixels = None
         for path in self._index.paths:
-            # tensorflow-io ends the process on a file that h5py refuses with an error:
-            # open it by h5py first.
+            # h5py opens each file first: it raises an error for damaged files, where
+            # tensorflow-io would end the process.
             hdf5.RowReader(path, self._index.dataset)
             name = f"/{self._index.dataset}"
             one = tfio.IODataset.from_hdf5(path, dataset=name)
@@ -205,8 +208,8 @@ class RecordStream:
         """Cuts a stream into global batches, and keeps this pipeline's part of each."""
         first = slices.first_replica * slices.per_replica_batch_size
         last = first + slices.num_local_replicas * slices.per_replica_batch_size
-        # Each pipeline reads whole global batches: only so do all pipelines see the
-        # same ones.
+        # Each pipeline reads whole global batches, so that all pipelines see the same
+        # batches.
         rows = rows.batch(slices.global_batch_size, drop_remainder=True)
         if slices.num_local_replicas == 1:
             return rows.map(
@@ -233,9 +236,9 @@ def _file_sizes(paths: tuple[str, ...]) -> np.ndarray:
 
 
 def _blank(index: record_index.RecordIndex) -> tf.Tensor | bytes:
-    """A black image as the split's records store it."""
+    """Returns a black image in the form in which the split's records store images."""
     if not index.contiguous:
-        # tensorflow-io gives pixels instead of bytes.
+        # tensorflow-io returns pixels instead of bytes.
         shape = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size).shape
         return tf.zeros(shape, index.pixel["dtype"])
     if index.pixel:

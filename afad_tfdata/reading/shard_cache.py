@@ -1,8 +1,8 @@
-"""Copies of remote shards on a local disk: bounded, checked, shared by processes.
+"""Keeps copies of remote shards on a local disk.
 
-A copy is named by the SHA-256 that the manifest gives for the shard, so that a file
-whose content differs from its name is recognised, and data sets share the shards that
-they have in common::
+The cache has a largest size, checks the copies, and can be used by several processes.
+The name of a copy contains the SHA-256 that the manifest gives for the shard.  The name
+therefore shows whether the content is right, and data sets share equal shards::
 
     CACHE_DIR/shard-<sha256>        CACHE_DIR/.lock
 
@@ -24,9 +24,9 @@ from afad_tfdata.common import errors, files, locks, progress, resources, stores
 from afad_tfdata.storage import schema
 
 _PREFIX, _TEMPORARY = "shard-", "fetching-"
-# One request to a remote file system: few requests, and little memory.
+# The size of one request to a remote file system: few requests, and little memory.
 _CHUNK_BYTES = 8 << 20
-# Part of the free disk that is used where the user sets no limit: a full disk would
+# The part of the free disk that is used if the user sets no limit.  A full disk would
 # stop other programs.
 _SHARE = 0.9
 
@@ -73,14 +73,14 @@ def localize(
                     _make_room(cache_dir, limit - shard.num_bytes, wanted)
                     _fetch(files.join(records_dir, shard.name), path, shard)
                     bar.update(shard.num_bytes >> 20)
-                # Its time of change says when it was used: the time of access is not
-                # kept on many file systems.
+                # The time of change says when the copy was used last.  Many file
+                # systems do not keep the time of access.
                 os.utime(path)
     return tuple(paths)
 
 
 def _is_good(path: str, shard: schema.Shard) -> bool:
-    """Whether a complete copy exists; a damaged one is logged, and fetched again."""
+    """Returns whether a complete copy exists, and logs it if a copy is damaged."""
     try:
         found = os.stat(path)
     except OSError:
@@ -136,8 +136,8 @@ def _make_room(cache_dir: str, limit: int, wanted: set[str]) -> None:
     entries = []
     for entry in os.scandir(cache_dir):
         if entry.name.startswith(_TEMPORARY):
-            # Left by a process that was killed: this one holds the lock, so that no
-            # other fetches now.
+            # A process that was killed left this file.  No process fetches now, because
+            # this one holds the lock.
             os.remove(entry.path)
         elif entry.name.startswith(_PREFIX):
             found = entry.stat()
@@ -152,7 +152,7 @@ def _make_room(cache_dir: str, limit: int, wanted: set[str]) -> None:
 
 
 def _free_bytes(cache_dir: str) -> int:
-    """Bytes that the cache may take: what it takes now, and most of the free disk."""
+    """Returns how large the cache may be: its size now, and most of the free disk."""
     used = sum(
         entry.stat().st_size
         for entry in os.scandir(cache_dir)

@@ -1,12 +1,12 @@
-"""The shards of a split in one range of addresses, and what is known of them.
+"""Maps the shards of a split into one range of addresses.
 
 All files are mapped, not read, into one reserved range.  The gaps between them are
 chosen so that all rows of pixels begin at multiples of one number of bytes.  The range
-is then one matrix, and one operation gathers a batch of rows, whichever shards they are
-in: numpy's ``take`` or TensorFlow's ``gather``, both without the interpreter lock.
+is then one matrix.  One operation gathers a batch of rows from any shards: numpy's
+``take`` or TensorFlow's ``gather``, both without the interpreter lock.
 
 A process remembers the maps of the splits that it read last, and which of their records
-it has checked.  The next pipeline on the same files begins with them.
+it has checked.  The next pipeline on the same files reuses both.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ import numpy as np
 
 from afad_tfdata.common import errors, files, resources
 
-# Numbers that the module `mmap` does not export on all systems (linux/mman.h).
+# Constants of linux/mman.h that the module `mmap` does not export on all systems.
 _PROT_NONE, _MAP_FIXED, _MAP_NORESERVE = 0, 0x10, 0x4000
 _WILLNEED, _POPULATE_READ = 3, 22
 _FAILED = ctypes.c_void_p(-1).value
-# Pages that one call brings in: long reads, and short enough to stop between them.
+# Bytes that one call loads: enough for long reads, and few enough to stop in between.
 _POPULATED_BYTES = 16 << 20
 # A row is gathered in pieces if it cannot begin at a multiple of its size.  Pieces
 # that are shorter than this cost more than copying row by row.
 _SMALLEST_PIECE = 1024
-# Splits whose maps are kept: those of a training with its evaluation, and some more.
+# The number of splits whose maps are kept.  A training with evaluation needs fewer.
 _KEPT_SPLITS = 8
 
 
@@ -62,7 +62,7 @@ class ShardMaps:
     Args:
       paths: Local files.
       row_bytes: Size of a row of pixels; 0 if the files do not contain rows.
-      offsets: Byte at which the rows begin in each file; not used without rows.
+      offsets: Byte at which the rows begin in each file; not used if `row_bytes` is 0.
 
     Attributes:
       shards: uint8 ``[size of the file]`` for each file.
@@ -88,7 +88,7 @@ class ShardMaps:
             self._range.map_zeros(blank * piece, row_bytes)
         for path, start, size in zip(paths, starts, sizes, strict=True):
             self._range.map_file(path, start, size)
-        # Arrays refer to the range, which is given back when the last of them is gone.
+        # Arrays refer to the range.  It is unmapped when the last of them is deleted.
         whole = np.asarray(self._range)
         self.shards = [
             whole[start : start + size]
@@ -113,19 +113,19 @@ class ShardMaps:
         return self._num_bytes < resources.available_bytes() // 2
 
     def populate(self, user: object) -> None:
-        """Brings all pages into memory, in the background, if they fit.
+        """Loads all pages into memory, in the background, if they fit.
 
-        Page faults one by one take several times as long.
+        Loading them one by one, in page faults, takes several times as long.
 
         Args:
-          user: The work stops when this object is gone.
+          user: The loading stops when this object is deleted.
         """
         if not self.fits or not self._populating.acquire(blocking=False):
             return
         if self._populated:
             self._populating.release()
             return
-        # Daemon: a slow disk must not keep a process that wants to end.
+        # A daemon thread, because a slow disk must not delay the end of the process.
         threading.Thread(
             target=self._populate,
             args=(weakref.ref(user),),
@@ -142,14 +142,15 @@ class ShardMaps:
                         return
                     length = min(_POPULATED_BYTES, len(shard) - start)
                     if _advise(address + start, length, _POPULATE_READ):
-                        # Before Linux 5.14, or the disk fails: the reader will see it.
+                        # Linux before 5.14 refuses this.  If the disk failed, the
+                        # reader raises the error.
                         _advise(address + start, length, _WILLNEED)
             self._populated = True
         finally:
             self._populating.release()
 
     def will_need(self, shards: list[int], begins: list[int], ends: list[int]) -> None:
-        """Starts to read parts of files, so that the disk gets many requests at once.
+        """Starts reading parts of files, so that the disk gets many requests at once.
 
         Args:
           shards: Positions in `shards`.
@@ -163,9 +164,9 @@ class ShardMaps:
 
 
 class _AddressRange:
-    """Reserved addresses, in which files are mapped; read-only.
+    """A reserved, read-only range of addresses, into which files are mapped.
 
-    numpy takes it as an array of bytes, which keeps it alive.
+    numpy makes an array of bytes from it, and the array keeps the range alive.
     """
 
     def __init__(self, num_bytes: int) -> None:
@@ -181,8 +182,8 @@ class _AddressRange:
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        # Not marked as read-only, which the exchange with TensorFlow would refuse; a
-        # write would end the process.
+        # The memory is not marked as read-only, because the exchange with TensorFlow
+        # would refuse that.  Nevertheless, a write would end the process.
         return {
             "version": 3,
             "typestr": "|u1",
@@ -203,11 +204,12 @@ class _AddressRange:
             address = self._address + start
             _map(address, size, mmap.PROT_READ, flags, descriptor, path)
         finally:
-            # The map does not need it: only so can any number of shards be open.
+            # The map does not need the descriptor.  The system limits their number, but
+            # a data set can have any number of shards.
             os.close(descriptor)
 
     def map_zeros(self, start: int, size: int) -> None:
-        """Makes the pages of a part of the range readable; they contain zeros."""
+        """Maps pages of zeros into a part of the range."""
         address = self._address + start
         first = address - address % mmap.PAGESIZE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
@@ -215,13 +217,13 @@ class _AddressRange:
         _map(first, size, mmap.PROT_READ, flags, -1, "the shards")
 
     def __del__(self) -> None:
-        # While the process ends, threads of TensorFlow may still read.
+        # While the process ends, threads of TensorFlow may still read the range.
         if hasattr(self, "_address") and not sys.is_finalizing():
             _libc().munmap(self._address, self._num_bytes)
 
 
 class Known(NamedTuple):
-    """What the process knows of the shards of a split.
+    """What the process remembers about the shards of a split.
 
     Attributes:
       maps: Their maps.
@@ -241,13 +243,13 @@ _lock = threading.Lock()
 def remembered(
     identity: str, paths: Sequence[str], num_records: int, create: Callable[[], Known]
 ) -> Known:
-    """What is known of these files; it is created if they are new or have changed.
+    """Returns what is known about these files, created if they are new or changed.
 
     Args:
       identity: Identifies the index by its content; empty to remember nothing.
       paths: Local shard files.
       num_records: Records in them.
-      create: Creates it.
+      create: Maps the files.
 
     Raises:
       DataError: A file cannot be read.
@@ -272,7 +274,7 @@ def forget_all() -> None:
 
 
 def _forget(paths: Sequence[str]) -> None:
-    """Forgets earlier contents of these paths, whose disk space the maps would keep."""
+    """Forgets earlier contents of these paths: their maps would keep the disk space."""
     names = {os.path.abspath(path) for path in paths}
     stale = [k for k in _known if any(name in names for name, *_ in k[2])]
     stale += [k for k in _known if any(not os.path.exists(name) for name, *_ in k[2])]
@@ -281,7 +283,7 @@ def _forget(paths: Sequence[str]) -> None:
 
 
 def _identity(path: str) -> tuple[str, int, int, int, int]:
-    """A path with what changes when the file's content does."""
+    """Returns a path, with properties that change when the file's content changes."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -309,10 +311,10 @@ def _unreadable(path: str, error: OSError) -> errors.AfadError:
 
 
 def _piece_bytes(row_bytes: int, offsets: Sequence[int]) -> int:
-    """The largest divisor of a row's size to whose multiples all rows can be moved.
+    """Returns the largest divisor of a row's size that can align all rows.
 
-    A file is moved by whole pages, so that the remainder of its offset by the common
-    divisor of piece and page cannot change, and must be 0.
+    Files can be moved only by whole pages.  Moving a file therefore does not change its
+    offset modulo the greatest common divisor of piece and page.  This must be 0.
 
     Returns:
       Bytes; 0 if only short pieces can be aligned.
@@ -328,16 +330,16 @@ def _piece_bytes(row_bytes: int, offsets: Sequence[int]) -> int:
 def _places(
     sizes: Sequence[int], piece: int, offsets: Sequence[int]
 ) -> tuple[list[int], int]:
-    """Where each file is mapped in the range, and where its last page ends."""
+    """Returns where each file is mapped in the range, and the size of the range."""
     starts, end = [], 0
     page = mmap.PAGESIZE
-    # Files can be moved by this without moving their rows within a piece.
+    # Moving a file by this distance does not change the alignment of its rows.
     period = math.lcm(page, piece) if piece else page
     for number, size in enumerate(sizes):
         start = end
         if piece:
             step = math.gcd(page, piece)
-            # start + k * page + offset must be a multiple of the piece: solved for k.
+            # This solves for k: start + k * page + offset is a multiple of the piece.
             rest = -(start + offsets[number]) // step
             modulus = piece // step
             k = rest * pow(page // step, -1, modulus) % modulus if modulus > 1 else 0
@@ -349,8 +351,8 @@ def _places(
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
-    # Python's own `mmap` neither maps at a given address nor releases the interpreter
-    # lock in `madvise`.
+    # Python's own `mmap` cannot map at a given address, and its `madvise` does not
+    # release the interpreter lock.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [
@@ -377,5 +379,5 @@ def _map(
 
 
 def _advise(address: int, size: int, advice: int) -> int:
-    """`madvise`; 0 if it went well.  The address is that of a page."""
+    """Calls `madvise` for the address of a page; returns 0 if it succeeds."""
     return _libc().madvise(address, size, advice)

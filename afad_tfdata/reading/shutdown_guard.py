@@ -18,10 +18,11 @@ from typing import Any
 
 from afad_tfdata.common.lazy_imports import tf
 
-# The pipelines count as quiet when no call has come for this long: a few times what
-# TensorFlow's threads take from the end of one call to the start of the next.
+# The pipelines count as quiet if no call came for this long.  This is a few times as
+# long as TensorFlow's threads take from the end of one call to the start of the next.
 _QUIET_SECS = 0.03
-# A call that hangs, on a dead network disk for example, must not keep the process.
+# A call that never returns, for example from a dead network disk, must not keep the
+# process from ending.
 _LIMIT_SECS = 5.0
 _POLL_SECS = 0.005
 
@@ -44,8 +45,8 @@ class _GuardedCalls:
         start = time.monotonic()
         seen, quiet_since = -1, start
         while (now := time.monotonic()) < start + _LIMIT_SECS:
-            # Refused calls count too: a pipeline runs into the refusal and stops, and
-            # only then no thread of it asks for the interpreter lock any more.
+            # Refused calls count too.  A pipeline stops at a refused call, and only
+            # then do its threads no longer ask for the interpreter lock.
             if self.running or self.started != seen:
                 seen, quiet_since = self.started, now
             elif now - quiet_since > _QUIET_SECS:
@@ -53,7 +54,7 @@ class _GuardedCalls:
             time.sleep(_POLL_SECS)
 
 
-# One for the process, since there is one interpreter to shut down.
+# The process has one, because it has one interpreter to shut down.
 _calls = _GuardedCalls()
 atexit.register(_calls.refuse_and_wait)
 
@@ -73,16 +74,16 @@ def guard(function: Callable[..., Any]) -> Callable[..., Any]:
       function: A function, or a bound method, of numpy arrays.
 
     Raises:
-      RuntimeError: By the wrapper, when it is called while the program ends or after
-        its pipeline is gone.
+      RuntimeError: The wrapper raises it if it is called while the program ends or
+        after its pipeline is deleted.
     """
     if not tf.compat.v1.executing_eagerly_outside_functions():
 
         def refer() -> Any:
             return function
     elif hasattr(function, "__self__"):
-        # A plain weak reference to a bound method is dead at once: each access to a
-        # method creates a new object.
+        # A plain weak reference to a bound method would be dead at once, because each
+        # access to a method creates a new object.
         refer = weakref.WeakMethod(function)
     else:
         refer = weakref.ref(function)

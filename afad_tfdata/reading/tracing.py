@@ -1,4 +1,4 @@
-"""How Python functions become the graphs of an input pipeline's transformations."""
+"""Controls how Python functions become graphs of an input pipeline."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _Result = TypeVar("_Result")
 
 
 def eagerly(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """The function, run as if it were called outside of every ``tf.function``.
+    """Makes a function run as if it were called outside of every ``tf.function``.
 
-    A program may build its data set in a ``tf.function`` or in ``interleave``, where
-    AutoGraph would rewrite the code that reads indexes, and operations would have no
+    A program may build its data set in a ``tf.function`` or in ``interleave``.  There,
+    AutoGraph would rewrite the code that reads indexes, and tensors would have no
     values.
     """
 
@@ -36,22 +36,23 @@ def eagerly(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _
 def _keep_with_graphs(value: Any) -> None:
     """Keeps an object for as long as the graphs that are being traced.
 
-    TensorFlow keeps only the tensor of a data set there, not the object, to which the
-    Python functions in it belong.
+    In a graph, TensorFlow keeps only the tensor of a data set.  The Python functions of
+    the data set belong to its object, which would be deleted.
     """
     if tf.executing_eagerly():
         return
     graph = tf.compat.v1.get_default_graph()
-    # Graphs of functions have the graph around them; the last one is the process's.
+    # The graph of a function refers to the graph around it.  The outermost graph is
+    # that of the process.
     while outer := getattr(graph, "outer_graph", None):
         graph.add_to_collection("afad_tfdata", value)
         graph = outer
 
 
 def without_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as ``tf.data`` is to trace it: as it is, without AutoGraph.
+    """Makes ``tf.data`` trace a function without AutoGraph.
 
-    AutoGraph rewrites Python's ``if`` and ``for`` over tensors.  The functions here
-    have none, and rewriting them takes longer than the first batch.
+    AutoGraph rewrites Python's ``if`` and ``for`` over tensors.  The functions of this
+    package have none, and rewriting them takes longer than the first batch.
     """
     return tf.autograph.experimental.do_not_convert(function)

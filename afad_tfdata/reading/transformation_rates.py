@@ -1,4 +1,4 @@
-"""Rates of an input pipeline's transformations, each alone in one thread."""
+"""Measures each transformation of an input pipeline alone, in one thread."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from afad_tfdata.reading import (
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import schema
 
-# What a pipeline does in several threads at a time.
+# The transformations that a pipeline runs in several threads at a time.
 THREADED = frozenset(("read", "gather", "parse", "decode", "resize", "batch", "order"))
-# The transformation that only the first pass over the data has.
+# The transformation that runs only in the first pass over the data.
 FIRST_PASS = "check"
-# Records that are measured: their bytes are kept in memory, so that a rate is that of
-# the transformation and not of the disk.
+# The number of records that are measured.  Their bytes are kept in memory, so that the
+# disk does not limit the rates.
 _NUM_SAMPLED = 1024
-# Batches that are taken in turn: with one alone, all it needs would be in the cache.
+# The number of batches that are used in turn.  A single batch would stay in the
+# processor's cache.
 _NUM_BATCHES = 16
 
-# A transformation takes record numbers, int64 [B], and works off that many images.
+# A transformation takes record numbers, int64 [B], and processes B images.
 Transformations = dict[str, Callable[[np.ndarray], Any]]
 
 
@@ -46,11 +47,11 @@ def measure(
     engine: str,
     seconds: float,
 ) -> dict[str, float]:
-    """Measures each transformation.
+    """Measures the rate of each transformation.
 
     Args:
       index: The records.
-      config: Of the pipeline: image size and batch size.
+      config: The configuration of the pipeline: image size and batch size.
       engine: Whose transformations: `engines.MAPPED` or `engines.GRAPH`.
       seconds: How long each is measured.
 
@@ -59,12 +60,12 @@ def measure(
       through: ``order`` (position to record), ``read`` (bytes out of the page cache),
       ``check`` (checksum, first pass only), ``gather`` (rows of pixels, or of what is
       kept in memory), ``parse``, ``decode``, ``resize``, ``batch`` (what ``tf.data``
-      takes for a batch), ``copy`` (to the device).  What a pipeline does not do is left
-      out.
+      takes for a batch), ``copy`` (to the device).  Transformations that the pipeline
+      does not have are left out.
     """
     size = engines.image_size(config, index)
     batch_size = config.global_batch_size
-    # The same sample in each run: rates are compared between runs.
+    # Each run draws the same sample, because rates are compared between runs.
     rng = np.random.default_rng(0)
     num_sampled = min(_NUM_SAMPLED, len(index))
     sample = np.sort(rng.choice(len(index), num_sampled, replace=False))
@@ -93,7 +94,7 @@ def measure(
 
 
 class _StoredSample:
-    """Stored bytes of a sample of records."""
+    """The stored bytes of a sample of records."""
 
     def __init__(self, index: record_index.RecordIndex, sample: np.ndarray) -> None:
         self._index = index
@@ -138,11 +139,11 @@ def _of_mapped_engine(
     import cv2
     import simplejpeg
 
-    cv2.setNumThreads(0)  # One thread is what is measured.
+    cv2.setNumThreads(0)  # Rates are measured in one thread.
     jpeg = schema.IMAGE_FORMATS.index("jpeg")
     formats = index.entries["image_format"]
     heights = index.entries["height"].astype(np.int64)
-    # As in `mapped_reader`: memory that is used again.
+    # This memory is used again, as in `mapped_reader`.
     scratch = np.empty(int((heights * index.entries["width"]).max()) * 3, np.uint8)
     out = np.empty((size, size, 3), np.uint8)
 
@@ -181,8 +182,8 @@ def _of_graph_engine(
         return tf.gather(data, [place[record] for record in batch.tolist()])
 
     found: Transformations = {"gather": gather}
-    # The functions below work on one batch, which is part of their graphs: what they
-    # are given would be measured with them.
+    # The functions below always process the same batch, which is part of their graphs.
+    # If they took a batch as argument, passing it would be measured too.
     chosen = gather(np.resize(np.array(records), batch_size))
     if index.format == "tfrecord":
         name = index.features["image"]
@@ -199,8 +200,8 @@ def _of_graph_engine(
         return found
 
     def decoded_size(one: tf.Tensor) -> tf.Tensor:
-        # As `preprocess.decode_and_resize` decodes.  The number of values alone is
-        # returned, since images of different sizes cannot be stacked.
+        # This decodes like `preprocess.decode_and_resize`.  It returns only the number
+        # of values, because images of different sizes cannot be stacked.
         return tf.size(
             tf.io.decode_jpeg(
                 one,
@@ -255,8 +256,8 @@ def _copy_to_device(image: np.ndarray) -> np.generic:
 
 
 def _rate(batches: Iterator[Any], batch_size: int, seconds: float) -> float:
-    """Images per second of an iterator whose elements are worked off batches."""
-    for _ in range(2):  # Tracing, and first touches of memory.
+    """Returns images per second of an iterator that processes a batch per element."""
+    for _ in range(2):  # The first calls trace, and touch new memory.
         next(batches)
     count, start = 0, time.perf_counter()
     while (now := time.perf_counter()) < start + seconds or not count:
