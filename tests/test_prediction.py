@@ -312,7 +312,7 @@ def test_the_mean_of_a_foreign_model(tmp_path):
     )
     facts = model_facts.collect(source, mean_json=str(tmp_path / "mean.json"))
     assert facts.mean == small_graphs.MEAN and facts.age_range is None
-    with pytest.raises(errors.UsageError, match="holds no channel means"):
+    with pytest.raises(errors.UsageError, match="has no channel means"):
         files.write_json(str(tmp_path / "bad.json"), {"R": 1})
         model_facts.collect(source, mean_json=str(tmp_path / "bad.json"))
 

@@ -7,11 +7,11 @@
     codec.check_header(header, as_stored=False)
     pixels = codec.resize(codec.decode(content, header), 150)    # uint8 [150, 150, 3]
 
-Decoding is the accurate kind everywhere (slow-but-accurate DCT, fancy upsampling), and
-resizing is bilinear with half-pixel centres.  simplejpeg decodes JPEGs.  OpenCV does
-the rest if it is installed (the ``fast`` extra); otherwise Pillow does, more slowly: it
-decodes to the same pixels and resizes to pixels that differ by one level at most.
-TensorFlow is not needed for any of it, so that the processes of the writer stay small.
+Decoding is always accurate (slow-but-accurate DCT, fancy upsampling), and resizing is
+bilinear with half-pixel centres.  simplejpeg decodes JPEGs.  OpenCV does the rest if it
+is installed (the ``fast`` extra); otherwise Pillow does it more slowly.  Both decode to
+the same pixels, and their resized pixels differ by one level at most.  This module does
+not load TensorFlow, so that the processes of the writer stay small.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.images import image_header
 
-# A part of this module's face: who decodes needs them.
+# Exported from here as well, because callers that decode need them.
 from afad_tfdata.images.image_header import ImageError, ImageHeader, read_header
 
 # Large enough for any photo, small enough that a decoded image fits into memory.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 << 20
-# The longest side that a JPEG can have, and that the index can hold (2 bytes).
+# The longest side that a JPEG can have, and that the index can store (2 bytes).
 _MAX_SIDE = 65_535
 _SHORTAGES = (errno.EMFILE, errno.ENFILE)
-# New rows that `_average_rows` computes together.
+# Number of new rows that `_average_rows` computes at a time.
 _AVERAGED_ROWS = 16
-# Alpha of a pixel that hides all behind it.
+# Alpha of an opaque pixel.
 _OPAQUE = 255
-# Baseline, extended and progressive, each with Huffman codes: what libjpeg always had.
+# Baseline, extended and progressive with Huffman codes, which every libjpeg decodes.
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
 def load_library() -> None:
-    """Imports the library that decodes; the first image would pay for it otherwise."""
+    """Imports the library that decodes, which would otherwise delay the first image."""
     _simplejpeg()
     _library()
 
@@ -78,14 +78,14 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
             if size > largest:
                 raise too_large(size, largest)
             content = os.read(descriptor, size + 1)
-            # A read may return less than was asked for, on network file systems say.
+            # A read may return less than was asked for, as on network file systems.
             while len(content) < size and (more := os.read(descriptor, size)):
                 content += more
             return content
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno in _SHORTAGES:  # It says nothing about the image.
+        if error.errno in _SHORTAGES:  # The image itself may be usable.
             raise errors.UsageError(
                 f"cannot open {os.fsdecode(path)}: {error.strerror}; raise the limit"
                 " (ulimit -n), and run the same command again"
@@ -126,16 +126,16 @@ def check_header(
     if header.format == "jpeg" and header.bits != 8:
         raise ImageError(f"{header.bits}-bit JPEG")
     if header.format == "jpeg" and header.frame not in _JPEG_FRAMES:
-        # Some versions of libjpeg-turbo read some of them, and TensorFlow none.
+        # Some versions of libjpeg-turbo read some of them; TensorFlow reads none.
         raise ImageError("a lossless, hierarchical or arithmetic-coded JPEG")
     if header.format == "jpeg" and header.channels not in (1, 3):
         raise ImageError(f"a JPEG of {header.channels} channels")
     if as_stored and header.bits == 16:
-        raise ImageError("16-bit PNG: only image_encoding jpeg or raw can hold it")
+        raise ImageError("16-bit PNG: only image_encoding jpeg or raw can store it")
     if as_stored and header.orientation != 1:
         raise ImageError(
             f"EXIF orientation {header.orientation}: only image_encoding jpeg or raw"
-            " can hold it upright"
+            " can store it upright"
         )
 
 
@@ -147,14 +147,14 @@ def decode(
     Args:
       data: The whole file.
       header: From `read_header`, if that was called already.
-      stored: Whether it comes from a record.  It was checked when it was written, and
-        is shown as plain decoders show it, which do not turn it.
+      stored: Whether the image comes from a record.  Such an image was checked when it
+        was written.  It is not rotated, because plain decoders do not rotate it.
 
     Returns:
       uint8 ``[height, width, 3]`` RGB, upright.
 
     Raises:
-      ImageError: It cannot be decoded whole, or has transparent pixels.
+      ImageError: It cannot be decoded completely, or has transparent pixels.
     """
     header = header or read_header(data)
     if header.format == "jpeg":
@@ -169,9 +169,9 @@ def decode(
 
 
 def check_whole(data: bytes, header: ImageHeader) -> tuple[int, int]:
-    """Decodes an image as far as is needed to know that it is whole.
+    """Decodes only as much of an image as shows whether it is whole.
 
-    All scans of a JPEG are read, which is where damage shows, but its colours are not
+    All scans of a JPEG are read, because damage shows there.  Its colours are not
     computed, which saves a third of the time.
 
     Args:
@@ -219,12 +219,12 @@ def resize(
 
 
 def channel_sums(image: np.ndarray) -> tuple[int, int, int]:
-    """Sums of the red, green and blue values of a uint8 image, exact."""
+    """Exact sums of the red, green and blue values of a uint8 image."""
     return _library().channel_sums(image)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """A JPEG with 4:2:0 chroma of a uint8 RGB image."""
+    """Encodes a uint8 RGB image as a JPEG with 4:2:0 chroma."""
     return _simplejpeg().encode_jpeg(
         np.ascontiguousarray(image), quality=quality, colorsubsampling="420"
     )
@@ -234,7 +234,7 @@ def _decode_jpeg(data: bytes, colors: str) -> np.ndarray:
     """Decodes a JPEG to ``RGB`` or ``GRAY``; `ImageError` if it is not whole."""
     simplejpeg = _simplejpeg()
     try:
-        # Strict: what libjpeg only warns of, such as missing scans, is damage here.
+        # Strict, because libjpeg only warns of some damage, such as missing scans.
         return simplejpeg.decode_jpeg(
             data, colors, fastdct=False, fastupsample=False, strict=True
         )
@@ -296,17 +296,17 @@ class _OpenCvLibrary:
 
 
 class _PillowLibrary:
-    """The same by Pillow and numpy, which the base installation has."""
+    """PNG decoding, resizing and sums by Pillow and numpy, without any extra."""
 
     def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
         from PIL import PngImagePlugin
 
         try:
-            # The class and not Image.open, which refuses by a limit of its own what
-            # `check_header` lets through on request.
+            # Image.open has a limit of its own, and would refuse large images that
+            # `check_header` accepts on request.
             image = PngImagePlugin.PngImageFile(io.BytesIO(data))
             image.load()
-        # Which error a damaged file leads to depends on the chunk that is damaged.
+        # The type of the error depends on which chunk is damaged.
         except (OSError, SyntaxError, ValueError, zlib.error, struct.error) as error:
             raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
         if header.transparency:
@@ -315,7 +315,8 @@ class _PillowLibrary:
                 raise ImageError("transparent pixels: viewers show them differently")
             return np.ascontiguousarray(pixels[..., :3])
         if image.mode.startswith("I"):
-            # 16-bit gray: the upper byte, as OpenCV and Pillow's own colours have it.
+            # 16-bit gray is reduced to its upper byte.  OpenCV does the same, and so
+            # does Pillow with 16-bit colours.
             gray = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=2)
         return np.array(image.convert("RGB"))
@@ -329,7 +330,7 @@ class _PillowLibrary:
         if antialias and height >= size and width >= size:
             resized = _area_averages(image, size)
         else:
-            # `transform` and not `resize`, which always averages where it shrinks.
+            # Pillow's `resize` always averages when it shrinks; `transform` does not.
             whole = (0, 0, width, height)
             square = Image.fromarray(np.ascontiguousarray(image)).transform(
                 (size, size), Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR
@@ -346,7 +347,7 @@ class _PillowLibrary:
 
 
 def _area_averages(image: np.ndarray, size: int) -> np.ndarray:
-    """Averages over the area of each new pixel, as OpenCV's INTER_AREA.
+    """Averages over the area of each new pixel, as OpenCV's INTER_AREA does.
 
     Pillow's box filter weighs a pixel by its centre, not by the part that is covered.
     """
@@ -379,7 +380,7 @@ def _average_rows(image: np.ndarray, size: int) -> np.ndarray:
 @functools.lru_cache(maxsize=2)
 def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
     """For each channel, its positions in the rows of an RGB image of this shape."""
-    # OpenCV takes any value but 0 for "count this one".
+    # OpenCV counts the positions at which the mask is not 0.
     masks = np.zeros((3, *shape, 3), np.uint8)
     for channel, mask in enumerate(masks):
         mask[..., channel] = 255
@@ -393,8 +394,8 @@ def _library() -> _OpenCvLibrary | _PillowLibrary:
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cv2":
             return _PillowLibrary()
-        # Not silently: resized pixels would depend on why it could not be loaded, which
-        # may be a shortage of memory in one of several processes.
+        # Pillow must not replace OpenCV silently.  One of several processes may be
+        # short of memory, and would then resize to other pixels than the rest.
         raise errors.UsageError(
             f"OpenCV is installed, but cannot be loaded ({errors.one_line(error)}):"
             " install opencv-python-headless, or uninstall OpenCV, and Pillow is used"
@@ -405,7 +406,7 @@ def _library() -> _OpenCvLibrary | _PillowLibrary:
             f"the module cv2 in {where} is not OpenCV: give it another name, or call"
             " the program from another folder"
         )
-    # The pipeline has threads of its own; more threads in each would only compete.
+    # The pipeline runs its own threads; OpenCV's would only compete with them.
     cv2.setNumThreads(0)
     return _OpenCvLibrary(cv2)
 

@@ -1,7 +1,8 @@
-"""What the bytes of an image say without being decoded.
+"""Reads the header of an image without decoding the image.
 
-A header is read by walking a JPEG's markers or a PNG's chunks.  It has what decides
-whether an image can be used, EXIF orientation included, wherever programs write it.
+`read_header` goes through a JPEG's markers or a PNG's chunks.  The header contains
+everything that decides whether an image can be used.  `read_header` looks for the EXIF
+orientation in all places where programs write it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_BYTES = 12
 # Channels by a PNG's colour type: gray, RGB, palette (decoded to RGB), both with alpha.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
-# Bits of a channel by colour type, and what else the PNG specification fixes.
+# Bits of a channel that the PNG specification allows, by colour type.
 _PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_PNG_PALETTE = 3  # The colour type.
+_PNG_PALETTE = 3  # A colour type.
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_PNG_ANCILLARY = 0x20  # Of the first letter: decoders may ignore the chunk.
+_PNG_ANCILLARY = 0x20  # Bit of the first letter: decoders may ignore the chunk.
 _PNG_LAST_FILTER = 4
-# Of Adam7: first column and row, and the distance of columns and rows.
+# Passes of Adam7: first column and row, and the distance of columns and rows.
 _PNG_PASSES = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
@@ -79,7 +80,7 @@ class ImageHeader(NamedTuple):
 
 
 def pointer_kind(start: bytes) -> str:
-    """What a file is that only points to its content, and how to get that.
+    """Says what a file is that only points to its content, and how to get the content.
 
     Args:
       start: The file's first bytes.
@@ -99,7 +100,7 @@ def read_header(data: bytes) -> ImageHeader:
 
     Args:
       data: The whole file.  All checksums of a PNG are compared, because decoders
-        silently show the first part of one that is torn.
+        silently show the first part of a truncated one.
 
     Raises:
       ImageError: It is not a JPEG or PNG, or its structure is broken.
@@ -119,7 +120,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def check_png_pixels(data: bytes, header: ImageHeader) -> None:
-    """Refuses what one decoder refuses and another one shows in part.
+    """Refuses a PNG that one decoder refuses and another one shows in part.
 
     Raises:
       ImageError: There are fewer pixels than the header says, or they are damaged.
@@ -131,7 +132,7 @@ def check_png_pixels(data: bytes, header: ImageHeader) -> None:
         elif kind == b"IDAT":
             pieces.append(body)
     samples = 1 if color == _PNG_PALETTE else header.channels
-    rows: list[tuple[int, int]] = []  # Number and bytes of the rows of each pass.
+    rows: list[tuple[int, int]] = []  # For each pass: number of rows, bytes of a row.
     for left, top, across, down in _PNG_PASSES if interlaced else ((0, 0, 1, 1),):
         width = -(-(header.width - left) // across)
         height = -(-(header.height - top) // down)
@@ -140,7 +141,7 @@ def check_png_pixels(data: bytes, header: ImageHeader) -> None:
     expected = sum(number * size for number, size in rows)
     stream = zlib.decompressobj()
     try:
-        # One byte more, so that the checksum at the end is read and compared.
+        # One byte more is requested, so that the checksum at the end is compared.
         pixels = stream.decompress(b"".join(pieces), expected + 1)
     except zlib.error as error:
         raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error
@@ -159,7 +160,7 @@ def check_png_pixels(data: bytes, header: ImageHeader) -> None:
 def _read_jpeg_header(data: bytes) -> ImageHeader:
     """Walks the markers (ITU-T T.81, annex B) to the first scan.
 
-    The frame header has the size; EXIF may be before or behind it.
+    The frame header has the size; EXIF may be before or after it.
     """
     position, end, orientation = 2, len(data), None
     header = None
@@ -174,7 +175,7 @@ def _read_jpeg_header(data: bytes) -> ImageHeader:
             position += 2
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        # All frame headers, but not DHT, JPG and DAC, whose numbers are among them.
+        # All frame headers.  DHT, JPG and DAC have numbers in the same range.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if position + 10 > end:
                 break
@@ -186,7 +187,7 @@ def _read_jpeg_header(data: bytes) -> ImageHeader:
             header = ImageHeader("jpeg", height, width, channels, bits, frame=marker)
         if marker in (0xD9, 0xDA):  # The end of the image, or its first scan.
             break
-        # The first one counts, as for most viewers.
+        # The first EXIF segment counts, as in most viewers.
         if (
             marker == 0xE1
             and orientation is None
@@ -226,7 +227,7 @@ def _orientation(exif: bytes) -> int:
 
 
 def _png_orientation(header: ImageHeader, kind: bytes, body: bytes) -> ImageHeader:
-    """The header with the orientation that a chunk names, if it does."""
+    """The header, with the orientation that a chunk names if it names one."""
     exif = b""
     if kind == b"eXIf":
         exif = body
@@ -238,9 +239,9 @@ def _png_orientation(header: ImageHeader, kind: bytes, body: bytes) -> ImageHead
 
 
 def _raw_profile(kind: bytes, body: bytes) -> bytes:
-    """EXIF in a text chunk of a PNG, as ImageMagick writes it: in hexadecimal.
+    """The EXIF that ImageMagick writes in hexadecimal into a text chunk of a PNG.
 
-    Empty if the chunk has none, or if it cannot be read.
+    The result is empty if the chunk has no EXIF, or if it cannot be read.
     """
     keyword, _, text = body.partition(b"\0")
     if keyword not in (b"Raw profile type exif", b"Raw profile type APP1"):
@@ -250,7 +251,7 @@ def _raw_profile(kind: bytes, body: bytes) -> bytes:
         packed, text = text[:1] == b"\1", text[2:]
         text = text.partition(b"\0")[2].partition(b"\0")[2]  # Language, translation.
     elif packed:
-        text = text[1:]  # The method; there is only one.
+        text = text[1:]  # The first byte is the method of compression: there is one.
     try:
         if packed:
             text = zlib.decompressobj().decompress(text, _LARGEST_PROFILE)

@@ -1,4 +1,4 @@
-"""HDF5 shards: contiguous pixels and labels, under the names older programs read.
+"""HDF5 shards: contiguous pixels and labels, under the names that older programs use.
 
 `write` writes a shard; `RowLayout` says what the bytes of one stored image mean, for
 the writer and for all readers; `RowReader` reads rows whose bytes are compressed.
@@ -39,7 +39,7 @@ class RowLayout:
       side: Height and width of the image, pixels.
       dtype: One of `DTYPES`; in files of other programs another number type.
       channels: Where the axis of the colours is: one of `CHANNELS`.
-      limits: Values of black and white, where they are not 0 and 255.
+      limits: Values of black and white, if they are not 0 and 255.
 
     Attributes:
       shape: Shape of a row.
@@ -63,11 +63,11 @@ class RowLayout:
 
     @classmethod
     def of_pixel(cls, pixel: Mapping[str, Any], side: int) -> RowLayout:
-        """The layout that `schema.Manifest.pixel` describes; empty: the default.
+        """The layout that a `schema.Manifest.pixel` describes.
 
         Args:
-          pixel: That; for files of other programs it may have ``black`` and ``white``,
-            the values of these.
+          pixel: The description; empty for the default layout.  For files of other
+            programs it may have ``black`` and ``white``, the values of these colours.
           side: Height and width of the image, pixels.
         """
         limits = (pixel["black"], pixel["white"]) if "black" in pixel else None
@@ -80,7 +80,7 @@ class RowLayout:
         return self._dtype
 
     def to_image(self, data: bytes | memoryview | np.ndarray) -> np.ndarray:
-        """uint8 ``[side, side, 3]`` from the bytes of a row."""
+        """Converts the bytes of a row to uint8 ``[side, side, 3]``."""
         values = np.frombuffer(data, self._dtype).reshape(self.shape)
         if self._channels_first:
             values = values.transpose(1, 2, 0)
@@ -89,12 +89,12 @@ class RowLayout:
             black, white = self._limits
             values = (values.astype(np.float64) - black) * (255 / (white - black))
         if self._limits or self._dtype != np.uint8:
-            # Files of other programs may hold fractions and values out of the range.
+            # Files of other programs may contain fractions and values out of the range.
             values = np.clip(np.rint(values), 0, 255)
         return np.ascontiguousarray(values, np.uint8)
 
     def to_rows(self, images: np.ndarray) -> np.ndarray:
-        """``[n, *shape]`` as stored, from uint8 ``[n, side, side, 3]``."""
+        """Converts uint8 ``[n, side, side, 3]`` to rows as stored: ``[n, *shape]``."""
         if self._channels_first:
             images = images.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(images, self._dtype)
@@ -115,8 +115,9 @@ def write(
 
     Args:
       path: The file to write; the caller renames it when it is whole.
-      blocks: Images, uint8 ``[n, side, side, 3]`` each, together as many as `ages`.
-      layout: How each of them is stored.
+      blocks: Blocks of images, each uint8 ``[n, side, side, 3]``.  Together they have
+        one image for each of `ages`.
+      layout: How each image is stored.
       ages: Integers ``[num_examples]``, years.
       genders: Integers ``[num_examples]``, 0 or 1.
       filenames: ``[num_examples]`` relative paths.
@@ -134,12 +135,12 @@ def write(
         storage = {
             "compression": "gzip",
             "compression_opts": _GZIP_LEVEL,
-            # One image to a chunk, so that a reader inflates no image in vain.
+            # A chunk has one image, so that a reader inflates only the images it needs.
             "chunks": (1, *layout.shape),
         }
     longest = max((len(name) for name in filenames), default=1)
     num_bytes = num_examples * layout.num_bytes
-    # The versions bound what old readers must know, and keep the bytes the same.
+    # These versions limit what old readers must know, and keep the bytes the same.
     with h5py.File(
         path,
         "w",
@@ -193,7 +194,7 @@ class RowReader:
             self._chunks = _chunk_table(self._data)
         except (OSError, KeyError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-                # The system refused the file: that says nothing about its bytes.
+                # The system did not open the file, so its bytes may be undamaged.
                 reason = OSError(error.errno, os.strerror(error.errno))
                 raise files.read_error(path, reason) from error
             raise errors.DataError(
@@ -201,8 +202,8 @@ class RowReader:
             ) from error
         self._path = path
         if self._chunks is not None:
-            # Each row opens the file itself: thousands of shards must not need as many
-            # descriptors at a time.
+            # `row` opens the file for each row, because thousands of shards must not
+            # need thousands of descriptors at a time.
             self._file.close()
 
     def row(self, number: int) -> bytes:
@@ -210,7 +211,7 @@ class RowReader:
 
         Raises:
           ValueError, zlib.error: They cannot be read.
-          UsageError: The system does not open the file.
+          UsageError: The system refuses to open the file.
         """
         if self._chunks is None:
             try:
@@ -230,14 +231,14 @@ class RowReader:
 
 
 def refuse_outside(file: h5py.File, path: str) -> None:
-    """Refuses a file that takes data from other files, which nobody named.
+    """Refuses a file that takes data from other files, which the user did not name.
 
     Args:
       file: The open file.
       path: Its name, for the message.
 
     Raises:
-      UsageError: It has an external link, or a data set stored elsewhere.
+      UsageError: It has an external link, or a data set stored in another file.
     """
     import h5py
 
@@ -297,7 +298,7 @@ def _chunk_table(data: h5py.Dataset) -> np.ndarray | None:
     table = np.zeros((len(data), 2), np.int64)
     for i in range(data.id.get_num_chunks()):
         info = data.id.get_chunk_info(i)
-        if info.filter_mask:  # A chunk whose filter was left out.
+        if info.filter_mask:  # This chunk was stored without its filter.
             return None
         table[info.chunk_offset[0]] = info.byte_offset, info.size
     return table

@@ -16,20 +16,21 @@ _log = logging.getLogger(__name__)
 def staging_dir(output_dir: str, work_dir: str) -> str:
     """The local directory in which a remote data set is written first.
 
-    The same `output_dir` has the same one, so that a run finds what a killed one left.
+    The same `output_dir` always gets the same local directory, so that a run finds what
+    a killed run left.
 
     Args:
       output_dir: Remote directory.
       work_dir: The parent that the user chose; empty for the user's cache.
     """
     name = hashlib.sha256(output_dir.encode()).hexdigest()[:16]
-    # A directory of its own, because it is removed when everything is uploaded.
+    # A separate directory, because it is removed when everything is uploaded.
     parent = work_dir or files.user_cache()
     return os.path.join(parent, f"writing-{name}")
 
 
 def stored(output_dir: str) -> schema.Manifest | None:
-    """The manifest of the data set in a directory; None where there is none.
+    """The manifest of the data set in a directory; None if there is none.
 
     Raises:
       UsageError: The file system cannot be reached.
@@ -47,11 +48,11 @@ def stored(output_dir: str) -> schema.Manifest | None:
 def upload(directory: str, output_dir: str) -> None:
     """Copies a finished data set, the manifest last, and removes the local one.
 
-    Files that exist there with the right size are copied again, because equal sizes do
+    Remote files that have the right size already are replaced, because equal sizes do
     not mean equal content.
 
     Raises:
-      UsageError: A file cannot be written there; the local ones stay.
+      UsageError: A remote file cannot be written; the local files stay.
     """
     names = sorted(
         name

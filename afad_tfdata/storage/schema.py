@@ -50,10 +50,8 @@ INDEX_DTYPE = np.dtype(
         ("place", "<u8"),  # sharding.places_of(keys): ascending over the whole split
         ("record_length", "<u4"),  # bytes, framing included
         ("image_length", "<u4"),  # bytes; 0 if the rows are compressed (gzip)
-        (
-            "crc32",
-            "<u4",
-        ),  # CRC-32 as zlib's of those image bytes (uncompressed for gzip)
+        # zlib's CRC-32 of those image bytes; of the uncompressed bytes for gzip
+        ("crc32", "<u4"),
         ("shard", "<u2"),
         ("height", "<u2"),  # pixels of the stored image
         ("width", "<u2"),
@@ -108,7 +106,7 @@ class Manifest:
       format: One of `FORMATS`.
       image_encoding: One of `ENCODINGS`.
       image_size: Side in pixels of stored ``jpeg`` and ``raw`` images; for
-        ``original`` the size at which the mean was taken.
+        ``original`` the size at which the mean was computed.
       config: The part of the writer's configuration that determines the bytes.
       class_names: Names of labels 0 and 1.
       gender_codes: ``{folder or CSV value: label}``.
@@ -117,7 +115,7 @@ class Manifest:
       pixel: Layout of raw pixels, e.g. ``{"dtype": "uint8", "channels": "last",
         "compression": "none"}`` (`hdf5.RowLayout`); empty for encoded images.
       mean: ``{"R":, "G":, "B":}`` over the training split, in [0, 255].
-      found: Files that the source has; ``written + rejected + passed_over``.
+      found: Files in the source: ``written + rejected + passed_over``.
       written: Records in all splits.
       rejected: Files named in ``rejected.jsonl``.
       passed_over: Files that are skipped because they are not meant to be images.
@@ -210,12 +208,12 @@ def read_mean(path: str) -> tuple[float, float, float]:
     try:
         red, green, blue = (float(value[name]) for name in "RGB")
     except (KeyError, TypeError, ValueError) as error:
-        raise errors.UsageError(f"{path} holds no channel means: {wanted}") from error
+        raise errors.UsageError(f"{path} has no channel means: {wanted}") from error
     return red, green, blue
 
 
 def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
-    """The index of a split: memory-mapped on a local disk, else read into memory.
+    """The index of a split: memory-mapped if local, otherwise read into memory.
 
     Args:
       records_dir: The data set's directory.
@@ -251,17 +249,17 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
             index = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
-            # The system refused the file: that says nothing about its bytes.
+            # The system did not open the file, so its bytes may be undamaged.
             raise files.read_error(path, error) from error
         raise _damaged(path, errors.one_line(error)) from error
     except errors.UsageError:
-        raise  # A store that cannot be reached.
+        raise  # The remote store cannot be reached.
     except Exception as error:  # np.load may raise any error for a damaged header.
         raise _damaged(path, errors.one_line(error)) from error
     if index.dtype != INDEX_DTYPE or index.shape != (expected.num_examples,):
         raise _damaged(
             path,
-            f"it holds {index.shape} of {index.dtype}, wanted"
+            f"it contains {index.shape} of {index.dtype}, wanted"
             f" ({expected.num_examples},) of {INDEX_DTYPE}",
         )
     return index

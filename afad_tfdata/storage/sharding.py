@@ -22,9 +22,10 @@ import numpy as np
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 _PHOTO = re.compile(r"(?:^|/)(\d+)-\d+\.[A-Za-z]+$")
-# In `untrusted_photos`: all of them.
+# In the result of `untrusted_photos` this means every photo id.
 EVERY_PHOTO = "*"
-# The most faces of a photo that an average face may be in; in AFAD it is below 2.
+# Limit of the mean, over all faces, of the number of faces in the same photo.  In AFAD
+# the mean is below 2.
 _MEAN_FACES = 5
 # A photo may have 8 faces in the smallest data set, 100 in the largest, and 5 % of the
 # images in between.
@@ -56,7 +57,9 @@ def group_key(key: str, split_by: str, untrusted: Collection[str] = ()) -> str:
 def untrusted_photos(
     photos: Sequence[str | None], labels: Sequence[Sequence[object]]
 ) -> tuple[str, ...]:
-    """Photo ids that are none: their groups are too large, or are whole labels.
+    """Numbers in names that look like photo ids but are not.
+
+    Too many images share such a number, or its images are exactly those of a label.
 
     ``22-001.jpg``, ``22-002.jpg``, ... look like faces of one photo, but the number may
     be an age, a date or a person.  As a group they would put all faces of an age into
@@ -67,12 +70,12 @@ def untrusted_photos(
       labels: Columns of labels, such as the ages and the genders of the images.
 
     Returns:
-      The ids, sorted; `EVERY_PHOTO` alone if no name can be taken for that of a photo.
+      The numbers, sorted; only `EVERY_PHOTO` if no number can be trusted.
     """
     sizes = collections.Counter(photo for photo in photos if photo is not None)
     if not sizes:
         return ()
-    # Of the group that an average image is in, and not of an average group.
+    # The mean over images of the size of their group, not the mean over groups.
     mean = sum(size * size for size in sizes.values()) / sum(sizes.values())
     if mean > _MEAN_FACES or any(_are_labels(photos, column) for column in labels):
         return (EVERY_PHOTO,)
@@ -81,9 +84,10 @@ def untrusted_photos(
 
 
 def _are_labels(photos: Sequence[str | None], labels: Sequence[object]) -> bool:
-    """Whether most images have a label all of whose images, two or more, are a group.
+    """Whether, for most images, the images with their label are exactly one photo.
 
-    Not in AFAD, where only a rare age may consist of one photo.
+    A label counts only if it has two images or more.  In AFAD the result is False: only
+    a rare age may consist of one photo.
     """
     sizes = collections.Counter(labels)
     pairs = set(zip(labels, photos, strict=True))
@@ -108,7 +112,7 @@ def salted_hashes(seed: int, salt: str, keys: Iterable[str]) -> np.ndarray:
     Returns:
       uint64 ``[n]``.
     """
-    # Setting up the keyed hash is half of the work; copies of it start from there.
+    # Setting up the keyed hash is half of the work, so it is done once and then copied.
     start = hashlib.blake2b(digest_size=8, key=f"{salt}:{seed}".encode())
     digests = bytearray()
     for key in keys:
@@ -159,7 +163,7 @@ def shards_of(places: np.ndarray, num_shards: int) -> np.ndarray:
     Returns:
       uint64 ``[n]``: ``place * num_shards >> 64``.
     """
-    # The product has up to 80 bits: each half of the place is multiplied on its own.
+    # The product has up to 80 bits, so each half of the place is multiplied separately.
     half = np.uint64(32)
     high, low = places >> half, places & np.uint64(0xFFFFFFFF)
     count = np.uint64(num_shards)

@@ -1,6 +1,6 @@
 """The JSON files by which ``tensorflow_datasets.builder_from_directory`` opens shards.
 
-They are written by hand, so that TFDS need not be installed where records are written.
+This module writes them without TFDS, which therefore need not be installed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write(directory: str, manifest: schema.Manifest) -> None:
     info = {
         "name": manifest.name,
         "version": "1.0.0",
-        # No version: other versions of this package write the same bytes.
+        # Without this package's version, so that all versions write the same bytes.
         "description": "Faces with age and gender, by afad-tfdata",
         "fileFormat": "tfrecord",
         "moduleName": "",

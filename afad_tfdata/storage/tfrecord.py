@@ -1,13 +1,13 @@
-"""TFRecord framing and ``tf.train.Example``, by hand, without TensorFlow.
+"""TFRecord framing and ``tf.train.Example``, without TensorFlow.
 
 A record on disk (tensorflow/core/lib/io/record_writer.h)::
 
     length (8 bytes, little-endian) | masked CRC-32C of it (4) | data | masked CRC-32C
 
 An example is a protocol buffer: a map from feature names to lists of bytes or integers
-(tensorflow/core/example/example.proto).  Writing it here takes a few microseconds,
-tells at which byte of the file the image begins, and spares the writer processes
-TensorFlow's memory.
+(tensorflow/core/example/example.proto).  This module writes one in a few microseconds,
+and knows at which byte of the file the image begins.  The writer processes stay small,
+because they do not load TensorFlow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MASK_DELTA = 0xA282EAD8
 
 
 class RecordError(Exception):
-    """A record whose framing or checksum does not fit; the text is the reason."""
+    """A record whose framing or checksum is wrong; the text is the reason."""
 
 
 class Record(NamedTuple):
@@ -85,7 +85,7 @@ def encode_record(
 
 
 def frame(data: bytes) -> bytes:
-    """Any bytes as one record of a file: length and checksums around them."""
+    """Frames bytes as one record of a file: adds the length and the checksums."""
     length = struct.pack("<Q", len(data))
     return b"".join(
         (
@@ -116,7 +116,7 @@ def framed_records(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
             whole = len(header) == HEADER_BYTES
             length = struct.unpack("<Q", header[:8])[0] if whole else size
             rest = length + FOOTER_BYTES
-            # Before the read: a damaged length may say exabytes.
+            # Checked before the read, because a damaged length may be exabytes.
             if offset + HEADER_BYTES + rest > size:
                 raise errors.DataError(
                     f"{path} is cut short or no TFRecord file: the record at byte"
@@ -134,7 +134,7 @@ def starts_record(path: str) -> bool:
 
 
 def sound_length(framed: bytes) -> bool:
-    """Whether the checksum of a framed record's length fits."""
+    """Whether the checksum of a framed record's length is right."""
     if len(framed) < HEADER_BYTES:
         return False
     return masked_crc32c(framed[:8]) == struct.unpack("<I", framed[8:HEADER_BYTES])[0]
@@ -172,7 +172,7 @@ def check_record(framed: bytes) -> bytes:
     """The data of a framed record.
 
     Raises:
-      RecordError: A length or checksum does not fit.
+      RecordError: A length or checksum is wrong.
     """
     if len(framed) < HEADER_BYTES + FOOTER_BYTES:
         raise RecordError("the record is cut short")
@@ -188,7 +188,7 @@ def check_record(framed: bytes) -> bytes:
 
 
 def unchecked_data(framed: bytes) -> bytes:
-    """The data of a framed record that may be damaged, to tell what it was."""
+    """The data of a record that may be damaged, to find out which image it is."""
     return framed[HEADER_BYTES:-FOOTER_BYTES]
 
 
@@ -214,7 +214,7 @@ def parse_example(data: bytes) -> dict[str, Any]:
 
 def masked_crc32c(data: bytes) -> int:
     """CRC-32C, rotated and offset as in TFRecord files."""
-    # In here, so that --help of the commands does not load it.
+    # Imported here, so that --help of the commands does not load it.
     import google_crc32c
 
     crc = google_crc32c.value(data)
@@ -227,10 +227,11 @@ def _name_prefix(name: str) -> bytes:
     return b"\n" + _varint(len(encoded)) + encoded
 
 
-# Lengths repeat from image to image; more of them than AFAD has sizes of files.
+# Lengths repeat from image to image.  The cache has more entries than AFAD has
+# different file sizes.
 @functools.lru_cache(1 << 15)
 def _bytes_prefix(name: str, length: int) -> bytes:
-    """Everything of a map entry before its one bytes value."""
+    """The bytes of a map entry that precede its only value."""
     item = b"\n" + _varint(length)  # BytesList.value
     items = b"\n" + _varint(len(item) + length)  # Feature.bytes_list
     value = b"\x12" + _varint(len(items) + len(item) + length)  # entry.value
@@ -242,7 +243,7 @@ def _bytes_feature(name: str, value: bytes) -> bytes:
     return _bytes_prefix(name, len(value)) + value
 
 
-# Ages, genders and sides: few values, in every record.
+# Cached, because the ages, genders and sides of all records take few values.
 @functools.lru_cache(4096)
 def _int_feature(name: str, value: int) -> bytes:
     item = _varint(value)
@@ -269,7 +270,7 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if byte < 0x80:
             return value, position
-        if shift > 63:  # Also ends the loop for damaged bytes.
+        if shift > 63:  # This also ends the loop for damaged bytes.
             raise ValueError("a number of more than 64 bits")
 
 
