@@ -71,8 +71,8 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     config = _from_here(config)
     if files.is_remote(config.output_dir):
         return _write_remote(config)
-    # Started before the scan, so that the processes import their libraries while this
-    # one lists files.
+    # The processes start before the scan, so that they import their libraries while
+    # this process lists files.
     with runners.start(
         config.runner,
         num_processes=config.num_workers or resources.cores(),
@@ -91,7 +91,7 @@ def companion_names(manifest: schema.Manifest) -> tuple[str, ...]:
 
 
 def _from_here(config: WriteConfig) -> WriteConfig:
-    """The config with absolute paths: a program may change its directory meanwhile."""
+    """The config with absolute paths, because a program may change its directory."""
     names = ("data_dir", "labels_csv", "output_dir", "work_dir", "split_file")
     paths = {name: getattr(config, name) for name in names}
     local = {n: p for n, p in paths.items() if p and not files.is_remote(p)}
@@ -112,7 +112,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     if manifest := _finished(config, work_plan):
         return manifest
     work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
-    # Writers of different shard ranges may work at the same time, all others must not.
+    # Only writers of different shard ranges may work at the same time.
     with work_directory.lock(work_dir, shared=bool(config.shard_range)) as lock_fd:
         # Checked again, because the writer that had the lock may have finished.
         if manifest := _finished(config, work_plan):
@@ -136,7 +136,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
                 config.shard_range,
                 len(work_plan.tasks),
             )
-            return None  # The last run has all payloads, and does the rest.
+            return None  # The last run has all payloads and finishes the data set.
         # This needs all payloads, because copies of an image may be in any shard.
         keep, copies = rejections.duplicates(work_plan, found)
         unusable = rejections.unusable(work_plan, found)
@@ -165,7 +165,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
 
 
 def not_written(output_dir: str, manifest: schema.Manifest) -> str:
-    """Why files were not written, in one line, if more than a tenth was not.
+    """Says in one line why files were not written; empty if a tenth or less was not.
 
     Args:
       output_dir: The data set's directory.
@@ -207,7 +207,7 @@ def _scan(config: WriteConfig) -> source.Listing:
         return source.scan_csv(config.labels_csv, root, codes)
     if not config.data_dir:
         raise errors.UsageError(
-            "--data_dir is missing: name the folder that holds AGE/GENDER/IMAGE, or"
+            "--data_dir is missing: name the folder that contains AGE/GENDER/IMAGE, or"
             " give --labels_csv"
         )
     if parts := archive.find_parts(config.data_dir):
@@ -265,7 +265,7 @@ def _nothing_found(
 
 
 def _finished(config: WriteConfig, work_plan: plan.Plan) -> schema.Manifest | None:
-    """The manifest if the data set is finished; says so in the log."""
+    """The manifest, and a line in the log, if the data set is finished; else None."""
     manifest = work_directory.finished(config.output_dir, work_plan)
     if manifest is not None:
         _log.info("%s is finished already", config.output_dir)
@@ -288,8 +288,8 @@ def _check_rejected(
             output_dir=config.output_dir,
         )
     except errors.DataError:
-        # A file may be repaired without a change of its name and size, and then the
-        # plan stays the same.
+        # The plan does not show whether a file was repaired, because the file may keep
+        # its name and size.
         work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
         for task, payload in zip(work_plan.tasks, found, strict=True):
             if payload.rejected:

@@ -1,11 +1,10 @@
 """Images in an archive, which may be in parts, such as ``AFAD-Full.tar.xzaa``.
 
-The parts are read as one stream, twice: first for the names and
-sizes, from which the plan is made, then for the images.  These come in the archive's
-order but are needed in the plan's, so each is appended to the spool file of its shard.
-A spool is removed as soon as the shard's payload is written.  Nothing is extracted
-under a name from the archive; names that point elsewhere, links and devices are
-rejected.
+The parts are read as one stream, twice: first for the names and sizes, from which the
+plan is made, then for the images.  The images come in the archive's order but are
+needed in the plan's order, so each is appended to the spool file of its shard.  A spool
+is removed as soon as the shard's payload is written.  Nothing is extracted under a name
+from the archive.  Names that lead out of the archive, links and devices are rejected.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ from afad_tfdata.writing import archive_members, archive_names, plan, source
 
 # The data set's page names this MD5 for the 46 parts together.
 _KNOWN_MD5 = {("AFAD-Full.tar.xz", 46): "22ff8bcf4acf6e5911ff75a537d5ba91"}
-# A file or two elsewhere are rejected by name; half of the images are not.
+# A few images in other folders are rejected by name.  If there are more, the user must
+# name the folder.
 _NEARLY_ALL = 0.9
-# Spooled images in memory before they are appended to their files.
+# Bytes of images that are collected in memory before they are appended to the spools.
 _WAITING_BYTES = 64 << 20
 
 
@@ -38,11 +38,11 @@ def find_parts(path: str) -> list[str]:
 
     Returns:
       Their paths in order; empty if there is no archive, or if the folder has a
-      subfolder named by an age: it is then a tree, whatever else is in it.
+      subfolder named by an age.  The folder is then a tree, whatever else is in it.
 
     Raises:
       UsageError: A part is missing, or there are several archives.
-      DataError: In the place of a part there is a Git LFS pointer.
+      DataError: A part is a Git LFS pointer.
     """
     directory, only = path, ""
     if os.path.isfile(path):
@@ -58,12 +58,12 @@ def find_parts(path: str) -> list[str]:
         archives = {stem: found for stem, found in archives.items() if only in found}
         if not archives:
             raise errors.UsageError(
-                f"--data_dir={path} is a file, and not named as an archive is:"
+                f"--data_dir={path} is a file, but its name is not that of an archive:"
                 f" {archive_names.KNOWN}"
             )
     if len(archives) > 1:
         raise errors.UsageError(
-            f"--data_dir={directory} holds several archives ({', '.join(archives)}):"
+            f"--data_dir={directory} has several archives ({', '.join(archives)}):"
             " name the one to write, such as"
             f" --data_dir={os.path.join(directory, min(archives))}"
         )
@@ -71,7 +71,7 @@ def find_parts(path: str) -> list[str]:
         if stem in found:
             if len(found) > 1 and only != stem:
                 raise errors.UsageError(
-                    f"--data_dir={directory} holds {stem} and parts of it: put one of"
+                    f"--data_dir={directory} has {stem} and parts of it: put one of"
                     " the two into a folder of its own"
                 )
             parts = [stem]
@@ -121,7 +121,7 @@ def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
             reason = "a path that leaves the archive"
             refused.append(source.Rejection(member.name, reason))
         elif source.is_skipped(member.name.lstrip("/")):
-            listing.skipped += 1  # Before links: ``._NAME`` may be of any kind.
+            listing.skipped += 1  # Checked before links: ``._NAME`` may be a link.
         elif not member.is_file:
             reason = "a link or device in the archive"
             refused.append(source.Rejection(member.name, reason))
@@ -175,13 +175,12 @@ def spool(
         for number, task in enumerate(tasks)
         for row in range(task.first, task.last)
     }
-    # For each image the offset in its spool and the length; -1 and the length if it is
-    # too large.
+    # For each image its offset in the spool, or -1 if it is too large, and its length.
     tables = [np.zeros((task.num_images, 2), np.int64) for task in tasks]
     paths = [spool_path(directory, task) for task in tasks]
     ends = [0] * len(tasks)
-    # Collected in memory and appended one file after the other: there may be more
-    # shards than file descriptors.
+    # The images are collected in memory and appended to one file after the other,
+    # because there may be more shards than file descriptors.
     waiting: list[list[bytes]] = [[] for _ in tasks]
     for path in paths:
         files.remove_if_there(path)
@@ -213,7 +212,7 @@ def spool(
             f" {len(places)} images are missing, the first {os.fsdecode(min(places))};"
             " run the same command again"
         )
-    # The tables last: a spool without one is not whole.
+    # The tables are written last: a spool without a table is incomplete.
     for task, table in zip(tasks, tables, strict=True):
         buffer = io.BytesIO()
         np.save(buffer, table)
@@ -267,7 +266,7 @@ def spool_path(directory: str, task: plan.ShardTask) -> str:
 
 
 def _append(paths: Sequence[str], waiting: list[list[bytes]]) -> None:
-    """Appends what waits for each file, and empties the lists."""
+    """Appends to each file the images that wait for it, and empties the lists."""
     for path, pieces in zip(paths, waiting, strict=True):
         try:
             with open(path, "ab") as f:
@@ -278,17 +277,17 @@ def _append(paths: Sequence[str], waiting: list[list[bytes]]) -> None:
 
 
 def _prefix(names: Sequence[str], part: str, gender_codes: dict[str, int]) -> str:
-    """What precedes AGE/GENDER/IMAGE in the names, whatever else is in the archive.
+    """The folder, with a slash, that precedes AGE/GENDER/IMAGE in nearly all names.
 
     Raises:
-      UsageError: There are several folders with images, none of which has nearly all.
+      UsageError: Several folders have images, and none has nearly all of them.
     """
     counts: collections.Counter[str] = collections.Counter()
     for name in names:
         *above, age, gender, image = ["", "", *name.split("/")]
         if source.may_be_image(f"{age}/{gender}/{image}", gender_codes):
             counts["".join(f"{folder}/" for folder in above[2:])] += 1
-    if not counts:  # Nothing can be written; the names are those of one folder still.
+    if not counts:  # No image can be written, but all names may be below one folder.
         tops = {name.partition("/")[0] for name in names}
         top = tops.pop() if len(tops) == 1 else ""
         return f"{top}/" if top and all("/" in name for name in names) else ""

@@ -1,7 +1,7 @@
 """The files in an archive, one after the other: tar, plain or compressed, and ZIP.
 
-The first bytes decide what it is, and not its name.  A damaged archive is an error:
-what is missing at its end would otherwise never be noticed.
+The first bytes of an archive decide what it is; its name does not.  A damaged archive
+is an error, because nobody would otherwise notice that its end is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _XZ, _GZIP, _BZIP2, _ZIP = b"\xfd7zXZ\0", b"\x1f\x8b", b"BZh", b"PK"
 
 
 class Member(NamedTuple):
-    """A file, or something else that is no folder, in an archive.
+    """A file, a link or a device in an archive.
 
     Attributes:
       name: Its path; a leading ``./`` is removed.
@@ -46,14 +46,15 @@ def members(
 ) -> Iterator[tuple[Member, Callable[[], bytes]]]:
     """Yields every member but directories, with a function that reads it.
 
-    The function works until the next member is asked for: a stream has no way back.
+    The function must be called before the next member is requested, because a stream
+    cannot go back.
 
     Args:
       parts: The files that are the archive, one after the other.
-      digest: Updated with every byte; of a tar only.
+      digest: Updated with every byte of a tar; not used for a ZIP.
 
     Raises:
-      DataError: The archive is damaged, or is none.
+      DataError: The archive is damaged, or the file is not an archive.
       UsageError: A part cannot be opened or read.
     """
     with _damage(parts):
@@ -66,7 +67,7 @@ def members(
         for member, content in found:
 
             def checked(content: Callable[[], bytes] = content) -> bytes:
-                with _damage(parts):  # The caller calls it, outside of this block.
+                with _damage(parts):  # The caller reads outside of the outer block.
                     return content()
 
             yield member, checked
@@ -81,7 +82,7 @@ def _damage(parts: Sequence[str]) -> Iterator[None]:
         *(lzma.LZMAError, EOFError, OSError, tarfile.TarError, zlib.error),
         *(zipfile.BadZipFile, NotImplementedError, RuntimeError),
     ) as error:
-        if isinstance(error, OSError) and error.errno:  # Decoders raise it without one.
+        if isinstance(error, OSError) and error.errno:  # Decoders do not set `errno`.
             raise errors.UsageError(
                 f"cannot read the archive {error.filename or parts[0]}:"
                 f" {error.strerror}"
@@ -99,8 +100,8 @@ def _tar_members(
     stream = _Parts(parts, digest)
     try:
         with _decompressed(start, stream) as plain:
-            # With what follows the first end: archives may be joined one behind the
-            # other, and every one of them ends with blocks of zeros.
+            # Zeros are ignored, because several archives may be joined in one file, and
+            # each of them ends with blocks of zeros.
             with tarfile.open(
                 fileobj=plain, mode="r|", tarinfo=_StrictInfo, ignore_zeros=True
             ) as tar:
@@ -115,7 +116,7 @@ def _tar_members(
                     name = info.name.removeprefix("./")
                     yield Member(name, info.size, info.isfile()), content
             while plain.read(_CHUNK_BYTES):
-                pass  # The digest is of the whole.
+                pass  # The digest is that of the whole file.
         while stream.read(_CHUNK_BYTES):
             pass
     finally:
@@ -133,8 +134,8 @@ def _zip_members(
             def content(info: zipfile.ZipInfo = info) -> bytes:
                 return z.read(info)
 
-            # Other kinds than files have a mode; programs of Windows write none, and
-            # some of them separate folders their own way.
+            # Links and devices have a mode.  Programs of Windows write no mode, and
+            # some of them separate folders by backslashes.
             kind = stat.S_IFMT(info.external_attr >> 16)
             name = info.filename.replace("\\", "/").removeprefix("./")
             yield Member(name, info.file_size, kind in (0, stat.S_IFREG)), content
@@ -152,10 +153,10 @@ _LARGEST_HEADER = 1 << 20  # Bytes; names and attributes need a few hundred.
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """Headers as `tarfile` reads them, but a bad one is an error.
+    """Headers as `tarfile` reads them, but a damaged header is an error.
 
     `tarfile` takes a damaged header for the end of the archive.  It would also read a
-    long name of gigabytes, which compresses to nothing, into memory.
+    name of gigabytes, which a small compressed file can contain, into memory.
     """
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
@@ -165,16 +166,16 @@ class _StrictInfo(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
-        ended = getattr(archive, "ended_regularly", False)  # Not before the first.
+        ended = getattr(archive, "ended_regularly", False)  # Unset at the first header.
         archive.ended_regularly = False  # type: ignore[attr-defined]
         try:
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            # A block of zeros: the end, unless something follows.
+            # A block of zeros is the end, unless another archive follows.
             archive.ended_regularly = True  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
-            # Less than a header follows: padding, or nothing.
+            # Only padding shorter than a header follows, or nothing.
             short = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
             if ended and isinstance(error, short):
                 raise

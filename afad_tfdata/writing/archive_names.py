@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from afad_tfdata.common import errors
 
-# What errors say is known.
+# The known names, for errors.
 KNOWN = (
     ".tar, .tar.xz, .tar.gz, .tar.bz2 or .zip, or parts such as .tar.xzaa, .tar.xz.00"
 )
 _ENDING = r"\.(?:tar(?:\.(?:xz|gz|bz2))?|txz|tgz|tbz2?|zip)"
 _WHOLE = re.compile(rf".+{_ENDING}", re.IGNORECASE)
-# As the command split and other programs number parts: behind the ending, ...
+# The number of a part after the ending, as the command split and others write it, ...
 _BEHIND = re.compile(
     rf"(?P<stem>.+?{_ENDING})(?P<dash>[._-]?(?:part[._-]?)?)(?P<number>[a-z]{{2,4}}|\d{{1,5}})",
     re.IGNORECASE,
@@ -32,7 +32,7 @@ def group(names: Sequence[str]) -> dict[str, list[str]]:
       names: File names, sorted.
 
     Returns:
-      For each archive its name without the numbers of parts, and its files.
+      The files of each archive, by its name without the numbers of parts.
     """
     archives: dict[str, list[str]] = {}
     for name in names:
@@ -69,7 +69,7 @@ def ordered(names: Sequence[str], directory: str) -> list[str]:
                 " are the same part: remove one of them"
             )
         by_number[number] = name
-    # Letters begin with aa, and digits with 0 or 1.
+    # Parts in letters begin with aa, parts in digits with 0 or 1.
     first = by_number[min(by_number)]
     start = 1 if _match(first)["number"].isdigit() and 0 not in by_number else 0
     for number in range(start, start + len(names)):
@@ -84,7 +84,7 @@ def ordered(names: Sequence[str], directory: str) -> list[str]:
 def _match(name: str) -> re.Match[str]:
     match = _BEFORE.fullmatch(name) or _BEHIND.fullmatch(name)
     if match is None:
-        raise ValueError(name)  # Not from `group`.
+        raise ValueError(name)  # The name does not come from `group`.
     return match
 
 
@@ -100,7 +100,7 @@ def _number(name: str) -> int:
 
 
 def _named(number: int, like: str) -> str:
-    """The name of a part by its position, in the form of another one."""
+    """The name of the part at a position, in the form of another part's name."""
     match = _match(like)
     width = len(match["number"])
     if match["number"].isdigit():

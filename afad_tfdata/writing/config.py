@@ -172,7 +172,7 @@ class WriteConfig:
         options.check_choices(self)
         source.parse_gender_codes(self.gender_codes)
         for name, low, high in (
-            ("image_size", 1, 4096),  # 48 MiB of pixels an image.
+            ("image_size", 1, 4096),  # Up to 48 MiB of pixels in an image.
             ("jpeg_quality", 1, 100),
             ("num_workers", 0, 1024),
             ("max_faces_per_photo", 0, 1 << 31),

@@ -1,8 +1,8 @@
-"""The options that decide the bytes of a data set, in parts for those that read them.
+"""The options that decide the bytes of a data set, grouped by the code that reads them.
 
-They are in the writer's plan and in the manifest, as one flat JSON object whose names
-are those of the flags.  What does not decide bytes (number of processes, paths, limits
-on rejected files) is in `config.WriteConfig` only.
+The plan and the manifest contain them as one flat JSON object with the names of the
+flags.  Options that do not decide bytes (number of processes, paths, limits on rejected
+files) are in `config.WriteConfig` only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ImageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """What decides an image's split and its place in it.
+    """What decides an image's split and its place in that split.
 
     Attributes:
       seed: Salts the hashes of keys.
@@ -65,7 +65,7 @@ class SelectionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Hdf5Config:
-    """What decides the form of HDF5 shards, and of nothing else.
+    """What decides the form of HDF5 shards only.
 
     Attributes:
       labels: The label that the link ``labels`` points to, one of `hdf5.LABELS`.
@@ -82,7 +82,7 @@ class Hdf5Config:
 
 @dataclasses.dataclass(frozen=True)
 class DataSetConfig:
-    """Everything that decides the bytes of a data set, its source apart.
+    """Everything but the source that decides the bytes of a data set.
 
     Attributes:
       format: One of `schema.FORMATS`.
@@ -153,7 +153,7 @@ class DataSetConfig:
             images=ImageConfig(
                 encoding=value["image_encoding"],
                 size=value["image_size"],
-                jpeg_quality=value.get("jpeg_quality"),  # Of ``jpeg`` images only.
+                jpeg_quality=value.get("jpeg_quality"),  # Only ``jpeg`` images have it.
                 max_pixels=value["max_pixels"],
                 max_file_bytes=value["max_file_bytes"],
             ),

@@ -1,6 +1,6 @@
 """Pictures of a data set: a histogram of its ages, and a sample of its faces.
 
-Drawn with Pillow and not with matplotlib, for the reason that `contact_sheet` gives.
+Pillow draws them instead of matplotlib, for the reason that `contact_sheet` gives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MARGIN_LEFT, _MARGIN_TOP, _MARGIN = 60, 24, 20
 _AXIS = 24
 _COLORS = ("#1f77b4", "#ff7f0e")
 _GRID = "#dddddd"
-_GRID_LINES = 5  # About as many in each panel.
+_GRID_LINES = 5  # Each panel has about as many.
 _LABEL_EVERY = 5  # Years.
 
 
@@ -153,7 +153,7 @@ def draw_sample(
       directory: The data set's directory.
       manifest: The data set's manifest.
       split: One of `sharding.SPLITS`.
-      count: At most so many faces.
+      count: Largest number of faces.
       columns: Faces in a row.
 
     Raises:
@@ -169,7 +169,7 @@ def draw_sample(
         before = sum(shard.num_examples for shard in shards[: row["shard"]])
         try:
             pictures.append(_picture(shard, row, position - before, manifest))
-        # The latter two for pixels: of h5py's filters, and of a file that was cut.
+        # h5py's filters raise OSError, and a truncated file of pixels a ValueError.
         except (codec.ImageError, OSError, ValueError) as error:
             raise errors.DataError(
                 f"{shard}, record {position - before}: {errors.one_line(error)};"
@@ -191,7 +191,7 @@ def _picture(
       manifest: The data set's manifest.
     """
     pixels = hdf5.RowLayout.of_pixel(manifest.pixel, manifest.image_size)
-    # The index has no offsets for compressed rows: HDF5 itself must find them.
+    # The index has no offsets for compressed rows, so HDF5 itself must find them.
     if manifest.pixel.get("compression", "none") != "none":
         import h5py
 

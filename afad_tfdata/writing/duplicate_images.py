@@ -1,8 +1,8 @@
 """Which of the images with the same bytes are kept.
 
-An image that is twice in the source, under the same labels, is one face.  It is kept
-once, so that no copy of a training image is in the test split.  The same bytes under
-different labels are a contradiction that no rule can resolve.
+If the source contains an image twice under the same labels, both are one face.  One
+copy is kept, so that no copy of a training image is in the test split.  If the labels
+differ, no rule can say which of them is right.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def decide(
     everywhere = np.arange(count)
     if not count:
         return np.ones(0, bool), everywhere, np.zeros(0, bool)
-    # As opaque 32-byte values: sorting them is much faster than sorting rows.
+    # Opaque 32-byte values are sorted much faster than rows.
     digests = np.ascontiguousarray(sha256).view("V32").reshape(-1)
     _, group = np.unique(digests, return_inverse=True)
-    group = group.reshape(-1)  # NumPy 2.0 returned it in the shape of its input.
-    # By group and, in each group, by key: the first of a group is the one to keep.
+    group = group.reshape(-1)  # NumPy 2.0 keeps the shape of the input.
+    # Sorted by group and, in each group, by key: the first of a group is kept.
     order = np.lexsort((key_order, group))
     starts = np.flatnonzero(np.r_[True, group[order][1:] != group[order][:-1]])
     first_of_group = order[starts]
     first = first_of_group[group]
     differs = (labels != labels[first]).any(axis=1)
     conflicting = np.zeros(len(starts), bool)
-    np.logical_or.at(conflicting, group, differs)  # Unlike `|=`, for equal indices too.
+    np.logical_or.at(conflicting, group, differs)  # `|=` skips repeated indices.
     in_conflict = conflicting[group]
     is_first = first == everywhere
     keep_in_conflict = {

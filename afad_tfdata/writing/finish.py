@@ -1,8 +1,8 @@
 """The last part of writing: from the payloads to everything but the manifest file.
 
-Shards and indexes come first, since the means, the counts and the pictures are of what
-is in them.  The caller writes the manifest that `finish` returns: without that file
-there is no data set.
+Shards and indexes are written first, because the means, the counts and the pictures
+describe their content.  The caller writes the manifest that `finish` returns.  Without
+that file a directory is not a data set.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def finish(
       num_skipped: Number of files that were never meant to be images.
       work_dir: Directory of the payloads.
       output_dir: The data set's directory.
-      num_threads: Shards that are written at a time.
+      num_threads: Number of shards that are written at a time.
 
     Returns:
       The manifest, which the caller writes last.
@@ -121,7 +121,7 @@ def _write_shards(
 
 
 def _check_numbers(manifest: schema.Manifest) -> None:
-    """Nothing is lost silently: every file that was found is accounted for."""
+    """Checks that every file that was found is written, rejected or skipped."""
     if manifest.written + manifest.rejected + manifest.passed_over != manifest.found:
         raise errors.DataError(
             f"counts do not add up: {manifest.found} files were found,"
@@ -137,7 +137,7 @@ def _mean(
 ) -> dict[str, float]:
     """Channel means of `plan.Plan.mean_splits` in [0, 255].
 
-    From integer sums, so that they do not depend on the order of the images.
+    They come from integer sums, and so do not depend on the order of the images.
     """
     total, count = [0, 0, 0], 0
     for task, payload, kept in zip(work_plan.tasks, found, keep, strict=True):
@@ -170,7 +170,7 @@ def _pixel(config: data_set_config.DataSetConfig) -> dict[str, str]:
 def _write_indexes(
     directory: str, work_plan: plan.Plan, shards: Sequence[shard_writer.Written]
 ) -> dict[str, schema.Split]:
-    """Writes the index of each split; the splits as the manifest describes them."""
+    """Writes the index of each split; returns the splits for the manifest."""
     class_names = source.class_names(work_plan.config.gender_codes)
     splits = {}
     for split in sharding.SPLITS:

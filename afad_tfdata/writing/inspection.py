@@ -1,4 +1,4 @@
-"""What is in a data set, whether it is as written, and how it differs from another.
+"""What a data set contains, whether it is damaged, and how it differs from another.
 
 `verify` reads every byte once.  It checks the size and the SHA-256 of each file, the
 framing and the checksum of each record, its labels against the index, and each image by
@@ -25,9 +25,9 @@ from afad_tfdata.storage import schema, sharding, tfrecord
 from afad_tfdata.writing import dataset_pictures, summary
 
 _SHEET_FACES, _SHEET_COLUMNS = 80, 10
-# One request to a remote store.
+# Bytes of one request to a remote store.
 _CHUNK_BYTES = 8 << 20
-# The system refuses to open a file, whatever is in it.
+# With these errors the system refuses to open a file, whatever the file contains.
 _REFUSED = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM)
 _WRONG_CHECKSUM = "the image's checksum is not that of the index"
 
@@ -54,7 +54,7 @@ class InspectConfig(options.Config):
     num_threads: int = options.option(
         0,
         "Number of threads that read with --verify; 0 starts one for each core.",
-        aliases=("num_workers",),  # Its name in 0.1.
+        aliases=("num_workers",),  # The name of this flag in 0.1.
     )
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class InspectResult:
     Attributes:
       summary: Text for people.
       values: The same as JSON values, for programs.
-      faults: From `verify`; empty if there is none, or if `verify` was not asked for.
+      faults: From `verify`; empty if there are none, or without ``--verify``.
     """
 
     summary: str
@@ -109,11 +109,11 @@ class InspectResult:
 
 
 def inspect_records(config: InspectConfig) -> InspectResult:
-    """Summarizes a data set, and does what else the config asks for.
+    """Summarizes a data set; verifies, compares and draws it if the config says so.
 
     Raises:
       UsageError: The directory is not a data set.
-      DataError: Its manifest is damaged and `verify` was not asked for.
+      DataError: Its manifest is damaged, and ``--verify`` is not set.
     """
     faults: list[Fault] = []
     if config.verify:
@@ -146,7 +146,7 @@ def inspect_records(config: InspectConfig) -> InspectResult:
 def _draw(
     config: InspectConfig, manifest: schema.Manifest, faults: list[Fault]
 ) -> list[str]:
-    """Draws what ``--histogram`` and ``--sheet`` ask for; lines that name the files."""
+    """Draws ``--histogram`` and ``--sheet``; returns lines that name the files."""
     lines = []
     if config.histogram:
         dataset_pictures.draw_histogram(config.histogram, manifest)
@@ -172,14 +172,13 @@ def verify(records_dir: str, *, num_threads: int = 0) -> list[Fault]:
 
     Args:
       records_dir: The data set's directory.
-      num_threads: Shards that are read at a time; 0 for one for each core.
+      num_threads: Number of shards that are read at a time; 0 takes one for each core.
 
     Returns:
       The faults, by file and position; empty for a sound data set.
 
     Raises:
-      UsageError: There is no manifest, or a file cannot be opened or read: then nothing
-        is known of its bytes.
+      UsageError: There is no manifest, or the system refuses to open or read a file.
     """
     records_dir = files.local_path(records_dir)
     try:
@@ -196,7 +195,7 @@ def verify(records_dir: str, *, num_threads: int = 0) -> list[Fault]:
         if not index_faults and split.num_examples:
             try:
                 index = schema.load_index(records_dir, manifest, name)
-            except errors.DataError as error:  # It was changed in the meantime.
+            except errors.DataError as error:  # It has changed since `_check_file`.
                 faults.append(Fault(split.index.name, None, None, str(error)))
         for number, shard in enumerate(split.shards):
             rows = None if index is None else index[index["shard"] == number]
@@ -219,7 +218,7 @@ def diff(records_dir: str, other_dir: str) -> list[str]:
       other_dir: "there" in the lines.
 
     Returns:
-      Nothing for data sets with the same configuration and the same shards.
+      The lines; empty for data sets with the same configuration and the same shards.
     """
     one, other = schema.load_manifest(records_dir), schema.load_manifest(other_dir)
     lines = []
@@ -259,7 +258,7 @@ def diff(records_dir: str, other_dir: str) -> list[str]:
 
 
 def _check_file(directory: str, expected: schema.Shard) -> Iterator[Fault]:
-    """Yields a fault if a file does not have the size and digest of the manifest."""
+    """Yields a fault if a file's size or digest is not that of the manifest."""
     try:
         with _local_copy(files.join(directory, expected.name)) as path:
             found = list(_check_content(path, expected))
@@ -274,7 +273,7 @@ def _local_copy(path: str) -> Iterator[str]:
     """The file itself, or a temporary copy of a remote one.
 
     Raises:
-      OSError: The remote one cannot be read.
+      OSError: The remote file cannot be read.
     """
     if not files.is_remote(path):
         yield path
@@ -328,7 +327,7 @@ def _check_shard(
     try:
         with _local_copy(files.join(directory, shard.name)) as path:
             yield from _check_content(path, shard)
-            # A damaged index is a fault by itself, which was found already.
+            # A damaged index is a fault of its own, which `verify` has already found.
             if rows is not None:
                 yield from _check_rows(path, manifest, shard, rows)
     except OSError as error:
@@ -339,7 +338,7 @@ def _missing(name: str, directory: str, error: OSError) -> Fault:
     """The fault of a file that is not there.
 
     Raises:
-      UsageError: It is there, and the system does not let this process read it.
+      UsageError: The file is there, but the system refuses to let this process read it.
     """
     if error.errno == errno.ENOENT:
         return Fault(name, None, None, f"is missing: {error.strerror or error}")
@@ -418,7 +417,7 @@ def _check_hdf5(
     path: str, name: str, manifest: schema.Manifest, rows: np.ndarray
 ) -> Iterator[Fault]:
     """Yields the faults of the records of an HDF5 shard."""
-    del manifest  # Its rows are pixels of one size, which the checksums cover.
+    del manifest  # Not needed: the checksums cover the pixels, which have one size.
     import h5py
 
     try:
@@ -441,7 +440,7 @@ def _check_hdf5(
                             " index"
                         )
                         yield Fault(name, position, key, fault)
-    except Exception as error:  # h5py raises many kinds for damaged files.
+    except Exception as error:  # h5py raises errors of many types for damaged files.
         if isinstance(error, OSError) and error.errno in _REFUSED:
             raise
         fault = f"cannot be read as HDF5: {errors.one_line(error)}"

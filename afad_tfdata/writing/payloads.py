@@ -1,10 +1,10 @@
 """One shard's payload: its images, read, checked and stored, duplicates included.
 
-Byte-identical images are only known when every image of the data set has been read.
-Writing is therefore cut in two: `write` reads the images of a shard once and stores
-them as a payload; `shard_writer.write` later makes the shard from it, without the
-images that were dropped.  A payload depends on the plan and on the images only, not on
-the process that writes it.
+The writer knows which images are byte-identical only after it has read every image of
+the data set.  Writing therefore has two parts.  `write` reads the images of a shard
+once and stores them as a payload.  Later `shard_writer.write` makes the shard from the
+payload, without the images that were dropped.  A payload depends only on the plan and
+the images, not on the process that writes it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, tfrecord
 from afad_tfdata.writing import archive, data_set_config, plan
 
-_PROGRESS_EVERY = 64  # Images; a message for each would cost more than it tells.
-_BUFFER_BYTES = 1 << 20  # Few large writes: images are a few kilobytes each.
+_PROGRESS_EVERY = 64  # Images; one message for each image would cost too much time.
+_BUFFER_BYTES = 1 << 20  # Joins images, of a few kilobytes each, into large writes.
 
 
 @dataclasses.dataclass(frozen=True)
 class Payload:
-    """What is known of a shard whose images were read.
+    """What the writer knows of a shard after it has read the shard's images.
 
     Attributes:
       index: ``[n]`` rows of `schema.INDEX_DTYPE`; offsets are those in the payload.
@@ -52,7 +52,7 @@ class Payload:
 
 
 def prepare() -> None:
-    """Imports the libraries that `write` uses, before there is anything to write."""
+    """Imports the libraries that `write` uses, while there is nothing to write yet."""
     codec.load_library()
     tfrecord.masked_crc32c(b"")
 
@@ -80,9 +80,9 @@ def write(
     target = path(directory, task)
     with locked(target):
         if load(directory, work_plan, task) is not None:
-            progress(task.num_images)  # Another process wrote it in the meantime.
+            progress(task.num_images)  # Another process has written the payload.
             return
-        # Removed and not truncated: a finished shard may be a second link to it.
+        # The file is not truncated, because a finished shard may be a link to it.
         files.remove_if_there(target)
         _write_new(root, work_plan, task, directory, progress)
     archive.remove_spool(directory, task)
@@ -105,7 +105,7 @@ def _write_new(
     as_record = work_plan.config.format == "tfrecord"
     stored = _PayloadTable(task.shard)
     target = path(directory, task)
-    pending = 0  # Images that `progress` does not know of yet.
+    pending = 0  # Images that are not yet reported to `progress`.
     try:
         with open(target, "wb", buffering=_BUFFER_BYTES) as out:
             for entry in work_plan.entries(task):
@@ -132,8 +132,8 @@ def _write_new(
         files.remove_if_there(target)
         raise files.write_error(target, error) from error
     progress(pending)
-    # Without waiting for the disk: a payload that a crash tore is recognized by its
-    # digest.  `shard_writer.write` waits before the shard gets its name.
+    # There is no need to wait for the disk here: the digest shows whether a crash
+    # damaged the payload.  `shard_writer.write` waits before the shard gets its name.
     known = stored.to_npz(work_plan.digest)
     files.write_atomic(_known_path(directory, task), known, durable=False)
 
@@ -145,7 +145,7 @@ def locked(target: str) -> Iterator[None]:
     Raises:
       UsageError: Another process is writing it.
     """
-    # A lock file of its own, since the file itself is removed and written anew.
+    # The lock is a separate file, because the payload is removed and written anew.
     try:
         lock = locks.FileLock(f"{target}.lock")
     except BlockingIOError as error:
@@ -184,7 +184,7 @@ def load(
             )
             if known["plan"].tobytes() != work_plan.digest:
                 return None
-    except Exception:  # A torn archive raises whatever its first bad byte leads to.
+    except Exception:  # A damaged archive may raise an error of any type.
         return None
     target = path(directory, task)
     if not os.path.exists(target):
@@ -205,7 +205,7 @@ def path(directory: str, task: plan.ShardTask) -> str:
 
 
 def _known_path(directory: str, task: plan.ShardTask) -> str:
-    """File of everything else that is known of the shard, written last."""
+    """File of the shard's `Payload`, which is written after the images."""
     return os.path.join(directory, f"{task.name}.npz")
 
 
@@ -216,16 +216,16 @@ class _Image(NamedTuple):
     height: int
     width: int
     content: bytes  # The bytes to store.
-    sha256: bytes  # Of those bytes.
+    sha256: bytes  # The digest of those bytes.
     source_sha256: bytes
-    pixels: np.ndarray | None  # Decoded, if asked for.
+    pixels: np.ndarray | None  # Decoded; None if they are not needed.
 
 
 class _PayloadTable:
-    """The table next to a payload: what is known of its images, while it is written.
+    """The table of a payload's images, which grows while the payload is written.
 
-    Plain lists, which become arrays at the end: storing one row of a structured array
-    costs microseconds.
+    It consists of plain lists, which become arrays at the end, because storing one row
+    of a structured array costs microseconds.
     """
 
     def __init__(self, shard: int) -> None:
@@ -280,7 +280,7 @@ class _PayloadTable:
 
 
 def _tree_reader(root: str, max_file_bytes: int) -> Callable[[int, bytes], bytes]:
-    """A function like that of `archive.reader`, for a folder."""
+    """Returns a function like that of `archive.reader`, for a folder."""
     folder = os.fsencode(root) + b"/"
 
     def read(row: int, key: bytes) -> bytes:
@@ -323,9 +323,9 @@ def _checked(
         return _Image(header.format, height, width, content, digest, digest, pixels)
     size = config.size
     pixels = codec.resize(codec.decode(content, header), size, antialias=True)
-    if config.jpeg_quality is not None:  # That is, for the encoding "jpeg".
+    if config.jpeg_quality is not None:  # Only the encoding "jpeg" has a quality.
         kind, stored = "jpeg", codec.encode_jpeg(pixels, config.jpeg_quality)
-        if keep_pixels:  # The mean is of the pixels that readers will see.
+        if keep_pixels:  # The mean is that of the pixels that readers will see.
             pixels = codec.decode(stored)
     else:
         kind, stored = "raw", pixels.tobytes()

@@ -1,8 +1,8 @@
-"""The writer's plan: which image goes where, fixed before any image is looked at.
+"""The writer's plan: which image goes where, decided before any image is opened.
 
 The plan is saved in the work directory.  It takes a few megabytes, which all writer
-processes map.  A run that continues a killed one compares its own plan with the saved
-one, to find out whether both write the same data set.
+processes map into memory.  A run that continues a killed run compares its own plan with
+the saved plan, to find out whether both write the same data set.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CONFIG_NAME = "plan.json"
 _ROWS_NAME, _KEYS_NAME = "plan.npy", "plan.keys"
 # Large enough for sequential reads, small enough for a bucket or a batch task.
 _TARGET_SHARD_BYTES = 128 << 20
-# Small data sets get a few shards, too: writer processes and readers share the work by
-# shard.
+# Small data sets also get a few shards, because writer processes and readers divide
+# the work by shards.
 _FEW_SHARDS, _FEW_EXAMPLES = 8, 512
 
 _ROW_DTYPE = np.dtype(
@@ -111,9 +111,9 @@ class Plan:
 
     @functools.cached_property
     def mean_splits(self) -> tuple[str, ...]:
-        """The splits whose images the channel means are of.
+        """The splits over which the channel means are computed.
 
-        That is the training split or, in a data set that is meant to have none, all.
+        This is the training split, or all splits if none is planned for training.
         """
         if any(task.split == sharding.TRAIN for task in self.tasks):
             return (sharding.TRAIN,)
@@ -135,7 +135,7 @@ class Plan:
             "num_shards": self.num_shards,
             "source_sha256": self.source_sha256,
         }
-        if self.untrusted_photos:  # Not there for AFAD, whose manifests stay the same.
+        if self.untrusted_photos:  # Left out if empty, so that old manifests still fit.
             values["untrusted_photos"] = list(self.untrusted_photos)
         return values
 
@@ -148,7 +148,8 @@ class Plan:
     def entries(self, task: ShardTask) -> Iterator[Entry]:
         """The images of a shard, in order."""
         rows = self.rows[task.first : task.last]
-        # Whole columns as lists: a field of a single structured row costs microseconds.
+        # Lists of whole columns, because a field of one structured row costs
+        # microseconds.
         columns = [
             rows[name].tolist()
             for name in ("key_offset", "key_length", "place", "age", "gender")
@@ -189,8 +190,8 @@ def make(
         photos = [sharding.photo_id(key) for key in keys]
         untrusted = sharding.untrusted_photos(photos, [ages, genders])
     rows["split"] = _splits(keys, given, config.splits, untrusted)
-    # Items are sorted by key, so that two keys with the same place are ordered by key
-    # and not by the scan.
+    # Items are sorted by key.  The order of two keys with the same place is therefore
+    # that of the keys, and does not depend on the scan.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
     counts = _shard_counts(
         rows["split"], np.array(sizes, np.int64), config.images, num_shards
@@ -251,7 +252,7 @@ def load(directory: str) -> Plan:
         num_shards=stored["num_shards"],
         source_sha256=stored["source_sha256"],
         tasks=_tasks(rows, stored["num_shards"], stored["format"]),
-        untrusted_photos=tuple(stored.get("untrusted_photos", ())),  # Mostly none.
+        untrusted_photos=tuple(stored.get("untrusted_photos", ())),  # Stored if any.
     )
 
 
@@ -313,7 +314,7 @@ def _shard_counts(
     """
     largest = np.iinfo(schema.INDEX_DTYPE["shard"]).max
     counts: dict[str, int] = {}
-    # Without a training split, the shards that are asked for are those of all splits.
+    # Without a training split, `num_shards` is the number for all splits together.
     in_train = int((splits == sharding.SPLITS.index("train")).sum()) or len(splits)
     for number, split in enumerate(sharding.SPLITS):
         inside = splits == number
@@ -324,7 +325,7 @@ def _shard_counts(
             counts[split] = max(-(-size // _TARGET_SHARD_BYTES), few)
         else:
             share = num_shards * examples / in_train
-            # No more than there are examples, of which each is in one shard.
+            # A split has at most as many shards as examples.
             counts[split] = min(max(1, round(share)), examples)
         if counts[split] > largest:
             raise errors.UsageError(
@@ -342,7 +343,7 @@ def _stored_bytes(
     if images.encoding == "original":
         return source_bytes
     if images.encoding == "jpeg":
-        return pixels // 3  # About 2.7 bits a pixel at quality 95.
+        return pixels // 3  # Quality 95 takes about 2.7 bits for each pixel.
     return pixels * 3
 
 

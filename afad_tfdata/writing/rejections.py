@@ -1,4 +1,4 @@
-"""Which images are not written after all, why, and how many are too many."""
+"""Which images are not written and why, and how many of them are too many."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from afad_tfdata.storage import sharding
 from afad_tfdata.writing import duplicate_images, payloads, plan, source
 
 FILE_NAME = "rejected.jsonl"
-_SHOWN_REASONS = 5  # In a message; the file has all of them.
+_SHOWN_REASONS = 5  # Number of reasons in a message; the file has all of them.
 _CHANCE = 3
-_KIND_LENGTH = 60  # Decoders quote what they found after this.
+_KIND_LENGTH = 60  # Characters; after them, decoders quote what the file contains.
 _log = logging.getLogger(__name__)
 
 
@@ -43,8 +43,8 @@ def duplicates(
       found: The payloads of all shards.
 
     Returns:
-      bool ``[n]`` for each shard, True for the records that stay, and the others with
-      their reason.
+      A bool array ``[n]`` for each shard, True for the records that stay; and the
+      rejections of the other records.
     """
     rows = np.concatenate([payload.rows for payload in found])
     labels = np.stack([work_plan.rows["age"][rows], work_plan.rows["gender"][rows]], 1)
@@ -66,7 +66,7 @@ def duplicates(
     for position in np.flatnonzero(~keep):
         other = first[position]
         if other == position:
-            # It has the lowest key of its copies: name the next one, not itself.
+            # This copy has the lowest key, so its reason names the next copy.
             copies = first == position
             copies[position] = False
             other = np.flatnonzero(copies)[0]
@@ -81,7 +81,7 @@ def duplicates(
 
 def write(directory: str, rejected: Sequence[source.Rejection]) -> None:
     """Writes the file that names every rejected file and its reason."""
-    # Names that are not valid UTF-8 are escaped by JSON itself.
+    # JSON itself escapes names that are not valid UTF-8.
     lines = [json.dumps(rejection._asdict()) + "\n" for rejection in sorted(rejected)]
     files.write_atomic(os.path.join(directory, FILE_NAME), "".join(lines))
 
@@ -105,8 +105,8 @@ def check(
       output_dir: Directory of the file that names them, for the message.
 
     Raises:
-      DataError: There are more, or a folder of images cannot be listed, so that nobody
-        knows how many.
+      DataError: More files cannot be used; or a folder of images cannot be listed, so
+        that their number is unknown.
     """
     unusable_rows = [row for payload in found for row, _ in payload.rejected]
     bad = len(listing.rejected) + len(unusable_rows)
@@ -136,7 +136,7 @@ def check(
             " images are lost; make it readable, or give --max_rejected to do without"
         )
     for what, lost, count in _parts(listing, work_plan, unusable_rows):
-        # A few more, since a tenth of a small split is soon reached by chance.
+        # A few more are allowed, because a small split can lose a tenth by chance.
         limit = min(count // 10 + _CHANCE, count - 1)
         if by_default and lost > max(limit, 1):
             raise errors.DataError(
@@ -156,7 +156,7 @@ def frequent(reasons: Sequence[str]) -> str:
 
 
 def summary(directory: str, found: int, skipped: int, written: int) -> str:
-    """What became of the rest, if more than a tenth of the files was not written.
+    """Says why files were not written, if more than a tenth of them was not.
 
     Args:
       directory: A finished data set, local or remote.
@@ -165,7 +165,7 @@ def summary(directory: str, found: int, skipped: int, written: int) -> str:
       written: How many of them are in the data set.
 
     Returns:
-      One line; empty if less than a tenth is missing.
+      One line; empty if a tenth or less is missing.
     """
     total = found - skipped
     if 10 * (total - written) <= total:
@@ -180,7 +180,7 @@ def summary(directory: str, found: int, skipped: int, written: int) -> str:
 
 
 def _kind(reason: str) -> str:
-    """A reason without what it says of a single file."""
+    """A reason without the part that is about one file only."""
     if reason.startswith("same bytes as "):
         labels = ", under different labels"
         return "same bytes as another" + (labels if reason.endswith(labels) else "")
@@ -190,7 +190,7 @@ def _kind(reason: str) -> str:
 def _parts(
     listing: source.Listing, work_plan: plan.Plan, unusable_rows: Sequence[int]
 ) -> Iterator[tuple[str, int, int]]:
-    """Yields for each class and split its name, its lost files and all its files."""
+    """Yields the name, the number of lost files and of all files by class and split."""
     rows = work_plan.rows
     unusable_of = rows[np.array(unusable_rows, np.int64)]
     for label, name in enumerate(source.class_names(work_plan.config.gender_codes)):

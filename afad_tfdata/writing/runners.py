@@ -1,8 +1,8 @@
 """What runs the tasks that write payloads: processes of this machine, or Apache Beam.
 
-Both call `payloads.write` for each shard, so the bytes are the same.  On Beam, and so
-on Dataflow, Flink or Spark, source and output must be on a file system that all of
-Beam's processes can reach.
+Both call `payloads.write` for each shard, so the bytes are the same.  With Beam, which
+includes Dataflow, Flink and Spark, all processes of Beam must reach the file system of
+the source and of the output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAMES = ("local", "beam")
 
 
 class Runner(Protocol):
-    """Runs shard tasks, once; a context manager that ends what it started."""
+    """Runs shard tasks once; a context manager that ends the processes it started."""
 
     def __enter__(self) -> Runner:
         """Returns itself."""
@@ -45,7 +45,7 @@ class Runner(Protocol):
           tasks: The shards.
           directory: The work directory.
           lock_fd: The writer's lock, which every process that writes must have.
-          num_done: Images that an earlier run has written, for the progress.
+          num_done: Number of images that an earlier run has written, for the progress.
 
         Raises:
           UsageError: The runner could not finish; the next run continues.
@@ -98,7 +98,7 @@ class BeamRunner:
     """Runs tasks on Apache Beam.
 
     Args:
-      options: Of the Beam pipeline, such as
+      options: Options of the Beam pipeline, such as
         ``--runner=DirectRunner --direct_num_workers=2``.
     """
 
@@ -139,14 +139,14 @@ class BeamRunner:
                 (
                     pipeline
                     | "shards" >> beam.Create(numbers)
-                    # Otherwise Beam may fuse the steps and write all shards in one
-                    # process.
+                    # Without this, Beam may fuse the steps and write all shards in
+                    # one process.
                     | "spread" >> beam.Reshuffle()
                     | "write" >> beam.Map(write)
                 )
         except errors.AfadError:
             raise
-        except Exception as error:  # Beam wraps what its processes raise.
+        except Exception as error:  # Beam wraps the errors of its processes.
             raise errors.UsageError(
                 f"Beam could not write the shards: {_reason(error)}; run the same"
                 " command again: it continues"
@@ -154,14 +154,14 @@ class BeamRunner:
 
 
 class _WriteShard:
-    """Writes one shard's payload; picklable, and loads the plan once in a process."""
+    """Writes one shard's payload; picklable.  Each process loads the plan once."""
 
     def __init__(self, root: str, directory: str) -> None:
         self._root, self._directory = root, directory
         self._plan: plan.Plan | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without the plan: megabytes that each process can map itself.
+        # The plan is left out, because it has megabytes, and each process can map it.
         return {"_root": self._root, "_directory": self._directory, "_plan": None}
 
     def __call__(self, number: int) -> int:
@@ -175,7 +175,7 @@ class _WriteShard:
 
 
 def _reason(error: Exception) -> str:
-    """The package's own error inside of Beam's, if there is one."""
+    """The text of this package's own error inside of Beam's, if there is one."""
     text = str(error)
     for line in text.splitlines():
         if "errors.UsageError:" in line:
@@ -188,8 +188,8 @@ def start(name: str, *, num_processes: int, beam_options: str) -> Runner:
 
     Args:
       name: One of `NAMES`.
-      num_processes: Of the local runner.
-      beam_options: Of the Beam runner.
+      num_processes: Number of processes of the local runner.
+      beam_options: Options of the Beam runner.
 
     Raises:
       UsageError: A process could not be started.
@@ -214,7 +214,7 @@ def write_payloads(
       runner: Runs the tasks.
       listing: The source.
       work_plan: The plan; saved in `work_dir`.
-      tasks: The shards that are asked for.
+      tasks: The shards to write.
       work_dir: Directory of the payloads.
       lock_fd: The writer's lock.
 
@@ -229,8 +229,8 @@ def write_payloads(
     missing = [task for task in tasks if found[task.number] is None]
     with contextlib.ExitStack() as stack:
         if listing.parts and missing:
-            # Locked until all is written: a second process would spool into the same
-            # files.
+            # The spools stay locked until everything is written.  A second process
+            # would otherwise write into the same files.
             for task in missing:
                 stack.enter_context(payloads.locked(archive.spool_path(work_dir, task)))
             with progress.Progress(num_images(missing), "reading the archive") as bar:
@@ -278,7 +278,7 @@ def num_images(tasks: Sequence[plan.ShardTask]) -> int:
 def _written(
     work_dir: str, work_plan: plan.Plan, task: plan.ShardTask
 ) -> payloads.Payload:
-    """A payload that this run wrote, so that its digest need not be checked."""
+    """A payload that this run wrote.  Its digest is therefore not checked."""
     payload = payloads.load(work_dir, work_plan, task, check=False)
     if payload is None:
         raise errors.DataError(

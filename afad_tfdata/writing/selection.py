@@ -1,4 +1,4 @@
-"""Which listed images the flags ask for: ages, crowded photos, published protocols."""
+"""Which listed images the flags select: ages, crowded photos, published protocols."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def select(
     *,
     splits: Mapping[str, str] | None,
 ) -> tuple[list[source.Item], list[source.Rejection]]:
-    """Divides the listed images into those to write and those that flags leave out.
+    """Separates the listed images to write from those that flags leave out.
 
     Args:
       listing: From a scan.
       config: The flags.
-      splits: From `load_split_file`, which also gives the images their splits; images
-        that it does not name are left out.  None for no such file.
+      splits: From `load_split_file`; None without such a file.  The images get these
+        splits, and images without one are left out.
 
     Returns:
-      The items to write, sorted by key, and the others with the flag that is the
-      reason.
+      The items to write, sorted by key; and the others, each with the flag that left
+      it out.
     """
     if splits is not None:
         _warn_of_unmatched(listing, splits)
@@ -124,7 +124,7 @@ def _read_pairs(path: str) -> list[tuple[Any, Any]]:
         content = files.read_bytes(path)
     except errors.AfadError:
         raise
-    except Exception as error:  # Each remote file system has errors of its own.
+    except Exception as error:  # Each remote file system raises its own errors.
         reason = getattr(error, "strerror", None) or errors.one_line(error)
         raise errors.UsageError(f"cannot read --split_file={path}: {reason}") from error
     try:
@@ -136,7 +136,7 @@ def _read_pairs(path: str) -> list[tuple[Any, Any]]:
         if isinstance(value, dict):
             return list(value.items())
         return [(row["path"], row["split"]) for row in value]
-    # The last one for JSON that is nested thousands deep.
+    # JSON that is nested thousands deep raises RecursionError.
     except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
         raise errors.UsageError(
             f"--split_file={path} must be a CSV with the columns path and split, or"
@@ -145,7 +145,7 @@ def _read_pairs(path: str) -> list[tuple[Any, Any]]:
 
 
 def warn_of_untrusted_photos(work_plan: plan.Plan) -> None:
-    """Warns if numbers in the names look like photos, and cannot be any."""
+    """Warns if numbers in the names look like photo ids but cannot be."""
     untrusted = work_plan.untrusted_photos
     if not untrusted:
         return

@@ -13,16 +13,16 @@ from afad_tfdata.common import crc32, files
 from afad_tfdata.storage import hdf5, schema
 from afad_tfdata.writing import data_set_config, payloads, plan
 
-_BLOCK_ROWS = 64  # Pixels that are in memory at a time, in rows of an HDF5 shard.
-_BUFFER_BYTES = 1 << 20  # Few large writes: records are a few kilobytes each.
+_BLOCK_ROWS = 64  # Number of rows of an HDF5 shard that are in memory at a time.
+_BUFFER_BYTES = 1 << 20  # Joins records, of a few kilobytes each, into large writes.
 
 
 class Written(NamedTuple):
     """A shard that is in the data set's directory.
 
     Attributes:
-      rows: Of the index, of `schema.INDEX_DTYPE`, with the offsets in the shard.
-      shard: As the manifest describes it.
+      rows: Rows of the index, of `schema.INDEX_DTYPE`, with the offsets in the shard.
+      shard: The manifest's description of the shard.
     """
 
     rows: np.ndarray
@@ -38,7 +38,7 @@ def write(
     work_dir: str,
     output_dir: str,
 ) -> Written:
-    """Writes a shard under its name, whole or not at all.
+    """Writes a shard.  The file gets its name only when it is whole.
 
     Args:
       work_plan: The plan that the payload belongs to.
@@ -67,7 +67,7 @@ def write(
             _link_or_copy(source, part)
         else:
             _copy_records(source, part, kept, index)
-        # The rename must not reach the disk before the content does.
+        # The content must reach the disk before the rename does.
         with open(part, "rb") as f:
             os.fsync(f.fileno())
         size = os.path.getsize(part)
@@ -82,8 +82,8 @@ def write(
 def _link_or_copy(source: str, part: str) -> None:
     """Gives the payload a second name.
 
-    The payload itself stays until the manifest is written, for a run that continues
-    after a kill in between.
+    The payload itself stays until the manifest is written.  If the writer is killed
+    before that, the next run needs the payload.
     """
     try:
         os.link(source, part)
@@ -136,7 +136,7 @@ def _write_hdf5(
             compression=config.compression,
             labels=config.labels,
         )
-        # The payload's checksums are of uint8 pixels with the channels last.
+        # The payload has the checksums of uint8 pixels with the channels last.
         if not layout.plain:
             rows = (
                 row
@@ -150,7 +150,7 @@ def _write_hdf5(
         at = offset + np.arange(len(index), dtype=np.uint64) * np.uint64(stride)
         index["record_offset"] = index["image_offset"] = at
         index["record_length"] = index["image_length"] = stride
-    else:  # A compressed row does not have its own bytes in the file.
+    else:  # The pixels of a compressed row are not in the file as they are.
         index["record_offset"] = index["image_offset"] = 0
         index["record_length"] = index["image_length"] = 0
 

@@ -1,9 +1,9 @@
 """Where images come from: a tree filed as AGE/GENDER/IMAGE, or a CSV of labels.
 
-A scan lists every file once, in the order of the keys, and opens none: the name of a
-file decides its labels.  Files that were never meant to be images (hidden files,
-``Thumbs.db``, ``README*``, lists of labels) are skipped and counted; every other file
-that cannot be used is rejected by name.
+A scan lists every file once, in the order of the keys.  It opens no image, because the
+name of a file or the CSV gives the labels.  Files that were never meant to be images
+(hidden files, ``Thumbs.db``, ``README*``, lists of labels) are skipped and counted.
+Every other file that cannot be used is rejected by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
-MAX_AGE = 150  # Years; a larger number is no age of a person but a mistake.
+MAX_AGE = 150  # Years; a larger number cannot be the age of a person.
 _SKIPPED = re.compile(
     r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
 )
@@ -29,7 +29,7 @@ _CSV_COLUMNS = ("path", "age", "gender")
 _SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
 _FRACTION = re.compile(r"[0-9]{1,9}\.[0-9]*[1-9][0-9]*")
 _ZERO_FRACTION = re.compile(r"(?<=[0-9])\.0*\Z")
-# Folders of an age and, in each, of a gender.
+# Number of folders in a key: that of the age and, in it, that of the gender.
 _FOLDERS = 2
 
 
@@ -41,7 +41,7 @@ class Item(NamedTuple):
       age: Years.
       gender: 0 or 1.
       num_bytes: Size of the file.
-      split: From a CSV or a split file; None if the hash of the key decides.
+      split: From a CSV or a split file; None if the hash of the key decides the split.
     """
 
     key: str
@@ -71,7 +71,7 @@ class Listing:
       root: Directory that the keys are relative to.
       items: Images that may be usable, sorted by key.
       rejected: Files that cannot be used, sorted by path.
-      lost: Gender and split of the rejected files, each None where it is not known.
+      lost: Gender and split of the rejected files; each is None if it is not known.
       unlisted: Folders that should contain images and cannot be listed.
       skipped: Number of files whose names say that they are not images; the manifest
         calls it ``passed_over``.
@@ -90,7 +90,7 @@ class Listing:
 
     @property
     def found(self) -> int:
-        """Number of all files, however they were classified."""
+        """Number of all files: usable, rejected and skipped."""
         return len(self.items) + len(self.rejected) + self.skipped
 
 
@@ -124,7 +124,7 @@ def class_names(text: str) -> tuple[str, str]:
 
 
 def split_name(text: str) -> str | None:
-    """The split that a label file or a protocol names; None if there is no such one."""
+    """The split that a label file or a protocol names; None if it does not exist."""
     name = text.strip().lower()
     name = _SPLIT_ALIASES.get(name, name)
     return name if name in sharding.SPLITS else None
@@ -140,24 +140,23 @@ def scan_tree(
     Args:
       root: The folder.
       gender_codes: From `parse_gender_codes`.
-      follow_links: Whether to list what is in linked folders.  Otherwise each file in
-        them is rejected.  A folder that is listed already is not listed again, so that
-        loops end.
+      follow_links: Whether to list the files in linked folders.  If not, each of these
+        files is rejected.  No folder is listed twice, so that loops end.
 
     Raises:
       UsageError: The root is not a directory.
     """
     if not os.path.isdir(root):
         raise errors.UsageError(
-            f"--data_dir={root} is not a directory: name the folder that holds"
+            f"--data_dir={root} is not a directory: name the folder that contains"
             " AGE/GENDER/IMAGE"
         )
     listing = Listing(root, [], [], 0)
     walk = _Walk(listing, gender_codes)
     for entry, key in walk.below(""):
         _add_entry(listing, entry, key, gender_codes)
-    # After all real folders and in order: which of two names of one folder is listed
-    # must not depend on the file system.
+    # Links are followed after all real folders, and in order.  Thus the file system
+    # does not decide which of two names of one folder is listed.
     while walk.links:
         key = min(walk.links)
         walk.links.remove(key)
@@ -179,7 +178,7 @@ def _add_entry(
 ) -> None:
     try:
         size = entry.stat().st_size if entry.is_file() else None
-    except OSError:  # For example a loop of links.
+    except OSError:  # The entry is, for example, a loop of links.
         size = None
     add_file(listing, key, gender_codes, size)
 
@@ -187,9 +186,9 @@ def _add_entry(
 def _reject_linked(
     listing: Listing, walk: _Walk, link: str, gender_codes: dict[str, int]
 ) -> None:
-    """Counts what is lost by not following a link to a folder, file by file."""
+    """Rejects each file in a linked folder that is not followed."""
     count = 0
-    # No deeper than images can be: the link may lead to a whole disk.
+    # The link may lead to a whole disk, so only the depth of images is searched.
     for _, key in walk.below(link, depth=_FOLDERS):
         if not is_skipped(key):
             count += 1
@@ -203,7 +202,7 @@ def _reject_linked(
 def _reject(
     listing: Listing, rejection: Rejection, gender_codes: dict[str, int]
 ) -> None:
-    """Adds a rejected file, and its gender if its path has one."""
+    """Adds a rejected file, with its gender if the path contains it."""
     listing.rejected.append(rejection)
     parts = rejection.path.split("/")
     if len(parts) == _FOLDERS + 1:
@@ -232,7 +231,7 @@ def add_file(
 
 
 def is_skipped(key: str) -> bool:
-    """Whether a name says that this is not an image, or the folder is hidden."""
+    """Whether a file's name says that it is not an image, or a folder is hidden."""
     if "/." in key or key.startswith((".", "__MACOSX/")) or "/__MACOSX/" in key:
         return True
     return _SKIPPED.match(key, key.rfind("/") + 1) is not None
@@ -294,12 +293,12 @@ class _Walk:
     """Walks through a tree, once through each folder.
 
     Args:
-      listing: Its root is the tree; gets the folders that cannot be listed.
+      listing: Its root is the tree.  Folders that cannot be listed are added to it.
       gender_codes: From `parse_gender_codes`.
     """
 
     def __init__(self, listing: Listing, gender_codes: dict[str, int]) -> None:
-        self.links: set[str] = set()  # To folders, found and not followed yet.
+        self.links: set[str] = set()  # Links to folders that are not followed yet.
         self._listing, self._codes = listing, gender_codes
         self._seen: set[tuple[int, int]] = set()
 
@@ -316,11 +315,11 @@ class _Walk:
           start: Key of the folder; empty for the root.
           depth: The most folders in the keys; None for any number.
         """
-        # A list and no recursion: folders may be nested deeper than Python recurses.
+        # A list replaces recursion: folders may be nested deeper than Python recurses.
         waiting = [start]
         while waiting:
             folder = waiting.pop()
-            # A link to a folder above: the real folders are listed already.
+            # If the link leads to a folder above, this folder is listed already.
             if start and folder != start and not self.is_new(folder):
                 reason = "in a linked folder, and listed already"
                 self._listing.rejected.append(Rejection(folder, reason))
@@ -353,13 +352,13 @@ class _Walk:
     def _identity(self, key: str) -> tuple[int, int]:
         try:
             about = os.stat(os.path.join(self._listing.root, key))
-        except OSError:  # It cannot be listed either, which is reported then.
+        except OSError:  # `_entries` cannot list it either, and reports that.
             return (-1, hash(key))
         return about.st_dev, about.st_ino
 
 
 def _may_have_images(folder: str, gender_codes: dict[str, int]) -> bool:
-    """Whether a folder is one of an age, or of a gender in it."""
+    """Whether a folder is named by an age, or by a gender in such a folder."""
     parts = folder.split("/")
     return (
         len(parts) <= _FOLDERS
@@ -416,13 +415,13 @@ def _csv_item(
 def _age(text: str) -> int | str:
     """The age, or the reason why the text is not an age.
 
-    Cached, since few texts occur for very many images.
+    The result is cached, because few texts occur for very many images.
     """
     if _FRACTION.fullmatch(text):
         return f"age {text[:20]!r} is not a whole number of years"
-    # As programs write it that keep ages as floating-point numbers.
+    # Programs that store ages as floating-point numbers write "25.0".
     text = _ZERO_FRACTION.sub("", text)
-    # The length too: Python refuses to convert texts of thousands of digits.
+    # The length matters, because Python refuses to convert thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         return f"age {text[:20]!r} is not a number"
     if int(text) > MAX_AGE:

@@ -17,7 +17,7 @@ def heading(manifest: schema.Manifest) -> str:
 
 
 def table(manifest: schema.Manifest) -> str:
-    """Numbers of examples by split and class, and what became of the files found."""
+    """Numbers of examples by split and class, and of files by what became of them."""
     head = ("split", "shards", "examples", *manifest.class_names, "ages", "MB")
     rows = [head]
     for name, split in manifest.splits.items():

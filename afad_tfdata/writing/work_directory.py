@@ -1,7 +1,7 @@
 """The work directory: the plan and the lock of a data set that is being written.
 
-It is ``.work`` in the data set's directory.  A run that finds one continues there, if
-its own plan is the same; a finished data set has none.
+It is ``.work`` in the data set's directory.  A run that finds it continues there, if
+its own plan is the same.  A finished data set has no work directory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from afad_tfdata.storage import schema
 from afad_tfdata.writing import plan
 
 WORK_NAME = ".work"
-# A killed writer's processes have the lock for a moment longer than the writer itself.
+# The processes of a killed writer keep the lock for a moment after the writer ended.
 LOCK_SECS = 5.0
 _LOCK_NAME = "lock"
 
@@ -41,7 +41,7 @@ def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
                     f"{output_dir} has a manifest, but {part.name} is missing or of"
                     " another size: remove the directory and write it again"
                 )
-    # The writer may have been killed after the manifest and before this.
+    # The writer may have been killed after it wrote the manifest and before this line.
     remove_work(os.path.join(output_dir, WORK_NAME))
     return manifest
 
@@ -56,8 +56,8 @@ def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
     if stored is not None:
         directory = os.path.dirname(work_dir)
         refuse_other(directory, stored, work_plan, "an unfinished data set")
-    # Writer processes trust these files, and a crash or a bad disk may have changed
-    # them: every byte is compared.
+    # Every byte is compared, because a crash or a bad disk may have changed these
+    # files, and writer processes do not check them.
     if stored is None or not plan.is_saved(work_plan, work_dir):
         plan.save(work_plan, work_dir)
 
@@ -68,8 +68,8 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
 
     Args:
       work_dir: Work directory; it is created.
-      shared: Whether other writers that say so may work there at the same time: those
-        that write different shard ranges.
+      shared: Whether other writers with ``shared`` may work there at the same time.
+        Writers of different shard ranges set it.
 
     Yields:
       The lock's file descriptor, for processes that must have the lock as well.
@@ -87,16 +87,17 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
             " or end it; what it has written is kept"
         ) from error
     with file_lock:
-        # What a killed writer had not renamed yet; no other writer is at work here.
+        # These are files that a killed writer had not renamed.  No other writer is at
+        # work here.
         files.remove_temporary(os.path.dirname(work_dir))
         yield file_lock.descriptor
 
 
 def remove_work(work_dir: str) -> None:
-    """Removes what a finished data set does not need, the plan and the lock last.
+    """Removes the work directory of a finished data set, the plan and the lock last.
 
-    While the lock exists a second writer waits, and while the plan exists a writer
-    that continues knows what the rest belongs to.
+    While the lock exists, a second writer waits.  While the plan exists, a writer that
+    continues can check that the other files belong to its data set.
     """
     last = (plan.CONFIG_NAME, _LOCK_NAME)
     try:
@@ -107,7 +108,7 @@ def remove_work(work_dir: str) -> None:
             files.remove_if_there(os.path.join(work_dir, name))
         os.rmdir(work_dir)
     except OSError:
-        pass  # Another process uses the directory; the next run removes the rest.
+        pass  # Another process uses the directory.  The next run removes the rest.
 
 
 def refuse_other(
@@ -117,20 +118,20 @@ def refuse_other(
 
     Args:
       directory: The data set's directory, for the message.
-      stored: `plan.Plan.to_json` of the data set that is there.
+      stored: `plan.Plan.to_json` of the data set in the directory.
       work_plan: The plan of this run.
       what: The state of the stored data set, for the message.
 
     Raises:
       UsageError: They differ; the message names the options.
     """
-    # Through JSON, as the stored values went: a tuple becomes a list.
+    # Converted through JSON like the stored values, because tuples become lists.
     own = json.loads(json.dumps(work_plan.to_json()))
     names = sorted({*stored, *own})
     differing = [name for name in names if stored.get(name) != own.get(name)]
     if differing:
         hint = "the source's files" if differing == ["source_sha256"] else ""
         raise errors.UsageError(
-            f"{directory} holds {what} of another configuration; it differs in"
+            f"{directory} contains {what} of another configuration; it differs in"
             f" {hint or ', '.join(differing)}: take another --output_dir, or remove it"
         )

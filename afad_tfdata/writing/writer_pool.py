@@ -16,18 +16,18 @@ from typing import Any
 from afad_tfdata.common import child_process, errors
 from afad_tfdata.writing import payloads, plan, writer_process
 
-# The number of a process, and its answer; None after its last one.
+# The number of a process and its answer, which is None after its last answer.
 _Answers = queue.Queue[tuple[int, dict[str, Any] | None]]
 _LAST_WORDS_SECS = 5.0
-_LAST_BYTES = 4096  # Of what a process prints; the message quotes one line of it.
+_LAST_BYTES = 4096  # Kept of a process's output; the message quotes its last line.
 _LOOK_EVERY_SECS = 10.0
 
 
 class WriterPool:
     """Processes that write payloads, until `stop`.
 
-    They start before there is anything to write, so that they import what they need
-    while their parent lists the source.
+    They start early, so that they import their libraries while their parent lists the
+    source.
 
     Args:
       count: Number of processes; with 1 or less, `run` works in this process.
@@ -42,7 +42,7 @@ class WriterPool:
         try:
             for number in range(count if count > 1 else 0):
                 self._processes.append(_WriterProcess(number, self._answers))
-        except (OSError, RuntimeError) as error:  # The latter for threads.
+        except (OSError, RuntimeError) as error:  # Threads raise RuntimeError.
             self.stop()
             reason = getattr(error, "strerror", None) or errors.one_line(error)
             raise errors.UsageError(
@@ -67,8 +67,8 @@ class WriterPool:
           work_plan: Saved in `directory` already.
           tasks: Shards that are still to be written.
           directory: Where payloads are stored.
-          lock_fd: The writer's lock. The processes hold it too, so that the next
-            writer waits for those that outlive a killed one.
+          lock_fd: The writer's lock.  The processes share it, so that the next writer
+            waits until all processes of a killed writer have ended.
           progress: Called with numbers of images done.
 
         Raises:
@@ -78,8 +78,8 @@ class WriterPool:
             for task in tasks:
                 payloads.write(root, work_plan, task, directory, progress)
             return
-        # The disk writes shard by shard while the next ones are made, instead of
-        # everything at the end; not for HDF5, whose payloads never become shard files.
+        # Each payload goes to the disk while the next payloads are made, instead of all
+        # at the end.  HDF5 does not need this: its payloads never become shard files.
         flush = work_plan.config.format == "tfrecord"
         by_number = {task.number: task for task in tasks}
         with _Flusher() as flusher:
@@ -93,7 +93,7 @@ class WriterPool:
                 self.stop()
 
     def stop(self) -> None:
-        """Ends the processes; the next run writes the shards they were at."""
+        """Ends the processes.  The next run writes their unfinished shards."""
         for process in self._processes:
             process.stop()
         self._processes = []
@@ -102,15 +102,15 @@ class WriterPool:
         self, tasks: Sequence[plan.ShardTask], progress: Callable[[int], None]
     ) -> Iterator[int]:
         """Hands out the shards; yields the number of each when it is written."""
-        # Handed out from the end: the largest first, so that all processes end at
-        # about the same time.
+        # `hand_out` takes the last and thus largest shard first, so that all processes
+        # end at about the same time.
         waiting = sorted(tasks, key=lambda task: task.num_images)
         busy = sum(process.hand_out(waiting) for process in self._processes)
         while busy:
             try:
                 number, answer = self._answers.get(timeout=_LOOK_EVERY_SECS)
             except queue.Empty:
-                # Should a listener have died, nothing would ever come from it.
+                # If a listener thread has ended, no answer will come from it.
                 deaf = [p for p in self._processes if not p.is_heard()]
                 if not deaf:
                     continue
@@ -148,13 +148,13 @@ class _WriterProcess:
                 ),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Both are for people, whatever a library prints where.
+                # Libraries print messages for people to either of them.
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # numpy's matrix library, which nothing here needs, starts a thread for
-                # each core, and hangs if there is no memory for one.
+                # numpy's matrix library is not needed here.  It starts a thread for
+                # each core, and hangs if there is no memory for a thread.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-                # A signal to the terminal's process group reaches the parent only,
+                # A signal to the terminal's process group must reach only the parent,
                 # which ends its processes in order.
                 start_new_session=True,
             )
@@ -163,7 +163,7 @@ class _WriterProcess:
             raise
         finally:
             theirs.close()
-        # A thread for the pipe, too: a process that waits for a full one never ends.
+        # A thread empties the pipe, because a process that writes to a full pipe waits.
         self._print_reader = threading.Thread(target=self._read_printed, daemon=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         try:
@@ -174,43 +174,43 @@ class _WriterProcess:
             raise
 
     def open(self, root: str, directory: str, lock_fd: int) -> None:
-        """Tells it where to work, and shares the lock with it."""
-        # If it is dead already, `_listen` reports that.
+        """Sends the directories to the process, and shares the lock with it."""
+        # If the process has ended already, `_listen` reports that.
         with contextlib.suppress(ConnectionError):
             socket.send_fds(self._socket, [writer_process.LOCK_BYTE], [lock_fd])
             self._send(json.dumps([root, directory]))
 
     def hand_out(self, waiting: list[plan.ShardTask]) -> int:
-        """Gives it the last of the waiting shards; returns 1 if there was one."""
+        """Gives the process the last waiting shard; returns 1, or 0 if none waits."""
         if not waiting:
             return 0
         try:
             self._send(str(waiting[-1].number))
         except ConnectionError:
-            return 1  # It died; `_listen` reports that in a moment.
+            return 1  # The process has ended; `_listen` will report that.
         waiting.pop()
         return 1
 
     def wait(self) -> int:
-        """Its exit status, when it ends."""
+        """Waits for the end of the process; returns its exit status."""
         return self._process.wait()
 
     def is_heard(self) -> bool:
-        """Whether somebody still listens to it."""
+        """Whether the thread that reads its answers still runs."""
         return self._listener.is_alive()
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Ends the process at once."""
         self._process.kill()
 
     def last_words(self) -> str:
-        """The last line that it printed before it ended."""
+        """The last line that the process printed before it ended."""
         lines = self._printed.decode(errors="replace").split("\n")
         spoken = [line for line in lines if line.strip()]
         return errors.one_line(spoken[-1]) if spoken else "killed, or out of memory?"
 
     def stop(self) -> None:
-        """Kills it; the next run writes the shard it was at."""
+        """Kills the process.  The next run writes its unfinished shard."""
         self._socket.close()
         self._process.kill()
         self._process.wait()
@@ -219,30 +219,30 @@ class _WriterProcess:
         self._socket.sendall(f"{line}\n".encode())
 
     def _listen(self) -> None:
-        """Passes its answers on, and then its end, whatever comes in between."""
+        """Passes on the answers of the process, and reports its end in any case."""
         try:
-            # A copy: `stop` closes the socket, which this thread may be reading.
+            # A copy is read, because `stop` closes the socket in another thread.
             with self._socket.dup() as channel, channel.makefile("rb") as lines:
                 for line in lines:
                     self._answers.put((self._number, json.loads(line)))
         except (OSError, ValueError):
-            self._process.kill()  # Nobody would hear it any more.
+            self._process.kill()  # No thread would read its answers any more.
         finally:
-            # So that `last_words` has them when the end is reported.
+            # `last_words` needs the whole output when the end is reported.
             self._print_reader.join(timeout=_LAST_WORDS_SECS)
             self._answers.put((self._number, None))
 
     def _read_printed(self) -> None:
-        """Keeps the end of what it prints, in whatever encoding and length of line."""
+        """Keeps the end of the output as bytes, in any encoding."""
         pipe = self._process.stdout
         while pipe and (piece := os.read(pipe.fileno(), _LAST_BYTES)):
             self._printed = (self._printed + piece)[-_LAST_BYTES:]
 
 
 class _Flusher:
-    """A thread that makes files durable; a context that does not wait for it.
+    """A thread that makes files durable; the end of the context does not wait for it.
 
-    Its errors do not count: `shard_writer.write` waits for the disk again.
+    Its errors are ignored, because `shard_writer.write` makes the shards durable again.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 It gets the number of its parent and the descriptor of a socket, on which the parent
 sends
 
-1. the writer's lock, which the process has from then on, until it ends;
+1. the writer's lock, which the process keeps until it ends;
 2. a line of JSON, ``[root, work_dir]``;
 3. the numbers of shards, one a line.
 
@@ -12,8 +12,8 @@ It answers on the same socket with lines of JSON: ``{"images": n}`` while it wor
 Libraries may print what they like on its standard output.
 
 It is a new process and not a fork, so that it loads only numpy and the library that
-decodes, whatever its parent has loaded.  It ends when its parent does: the next run
-writes what is missing.
+decodes, whatever its parent has loaded.  It ends when its parent ends.  The next run
+writes the missing shards.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ def main(argv: list[str]) -> int:
     parent, descriptor = map(int, argv)
     payloads.prepare()
     channel = socket.socket(fileno=descriptor)
-    # The descriptor that comes here stays open, and with it the lock is held, until
-    # this process ends.
+    # The received descriptor stays open until this process ends, and keeps the lock.
     if socket.recv_fds(channel, len(LOCK_BYTE), 1)[0] != LOCK_BYTE:
         return 0  # There was nothing to write.
     lines = channel.makefile()
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> int:
     work_plan = plan.load(directory)
 
     def send(**value: Any) -> None:
-        # A killed parent leaves its children to another process.
+        # If the parent was killed, this process has another parent.
         if os.getppid() != parent:
             os._exit(1)
         try:
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> int:
         except MemoryError:
             send(error=f"a writer process ran out of memory in {task.name}")
             return 1
-        except Exception as error:  # For example a library that cannot be loaded.
+        except Exception as error:  # A library cannot be loaded, for example.
             reason = errors.one_line(repr(error))
             send(error=f"a writer process failed in {task.name}: {reason}")
             return 1

@@ -406,5 +406,5 @@ def test_a_damaged_zip_is_an_error(tmp_path):
 
 def test_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "faces.rar").write_bytes(b"Rar!")
-    with pytest.raises(errors.UsageError, match="not named as an archive is"):
+    with pytest.raises(errors.UsageError, match="its name is not that of an archive"):
         write(tmp_path / "faces.rar", tmp_path / "out")
