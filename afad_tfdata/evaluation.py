@@ -68,12 +68,7 @@ class EvaluateConfig(options.Config):
         "Evaluate the checkpoint after this epoch of a run directory, instead of the"
         " model that --which names; 0 for none.",
     )
-    outputs: tuple[str, ...] = options.option(
-        (),
-        "Labels of the model's outputs in the model's order, such as age,gender.  They"
-        " are needed if the names of the output layers contain neither age nor gender."
-        "  gender_logits is a gender output before its sigmoid, which is then added.",
-    )
+    outputs: tuple[str, ...] = options.option((), freeze_config.OUTPUTS_HELP)
     input_range: str = options.option(
         "auto", input_range.HELP, choices=input_range.CHOICES
     )
@@ -95,12 +90,7 @@ class EvaluateConfig(options.Config):
             "prefetch": "Number of finished batches that wait for the model.",
         },
     )
-    class_names: tuple[str, ...] = options.option(
-        (),
-        "Names of the model's gender labels 0 and 1, such as male,female if its gender"
-        " output is the probability of female.  They are needed if neither the model"
-        " file nor its run says them, as for models of other programs.",
-    )
+    class_names: tuple[str, ...] = options.option((), freeze_config.CLASS_NAMES_HELP)
     split: str = options.option(
         "test", "Which split of the data set is evaluated.", choices=sharding.SPLITS
     )

@@ -75,3 +75,22 @@ def one_line(error: object) -> str:
     """An error's text folded into one line of at most 300 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def cause(error: Exception) -> str:
+    """Class and text of an error in a user's code, in one line.
+
+    AutoGraph's text begins with "in user code:", and ends with that of the error.
+    Other texts have the reason in their first line.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    text = lines[-1] if lines and lines[0].startswith("in user code") else ""
+    text = text or (lines[0] if lines else "")
+    text = text.removeprefix(f"{name}: ").rstrip(":")
+    return f"{name}: {one_line(text)}" if text else name
+
+
+def kind(value: object) -> str:
+    """The class of a value with its module, such as ``keras.src.models.Model``."""
+    return f"{type(value).__module__}.{type(value).__name__}"

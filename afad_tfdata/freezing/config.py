@@ -13,6 +13,17 @@ from afad_tfdata.models import facts, input_range
 # Names that programs of the original project look up; they must not change.
 DEFAULT_NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
 OUTPUT_LABELS = ("age", "gender", "gender_logits")
+# Help texts of the options with which a model is described, here and in evaluation.
+OUTPUTS_HELP = (
+    "Labels of the model's outputs in the model's order, such as age,gender.  They are"
+    " needed if the names of the output layers contain neither age nor gender. "
+    " gender_logits is a gender output before its sigmoid, which is then added."
+)
+CLASS_NAMES_HELP = (
+    "Names of the model's gender labels 0 and 1, such as male,female if its gender"
+    " output is the probability of female.  They are needed if neither the model file"
+    " nor its run says them, as for models of other programs."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +68,11 @@ class FreezeConfig:
         "Names of the outputs in the graph, age before gender.  Default:"
         " age_output/BiasAdd and gender_output/Sigmoid, as far as the model has them.",
     )
-    outputs: tuple[str, ...] = options.option(
-        (),
-        "Labels of the model's outputs in the model's order, such as age,gender.  They"
-        " are needed if the names of the output layers contain neither age nor gender."
-        "  gender_logits is a gender output before its sigmoid, which is then added.",
-    )
+    outputs: tuple[str, ...] = options.option((), OUTPUTS_HELP)
     input_range: str = options.option(
         "auto", input_range.HELP, choices=input_range.CHOICES
     )
-    class_names: tuple[str, ...] = options.option(
-        (),
-        "Names of the gender labels 0 and 1, such as male,female if the gender output"
-        " is the probability of female.  They are needed if neither the model file nor"
-        " its run says them, as for models of other programs.",
-    )
+    class_names: tuple[str, ...] = options.option((), CLASS_NAMES_HELP)
     image_size: int = options.option(
         0,
         "Side of the input in pixels, for a model that takes images of any size; 0 for"

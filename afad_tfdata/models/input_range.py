@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from afad_tfdata.common import errors
 from afad_tfdata.images import preprocess
 from afad_tfdata.models import facts
@@ -24,10 +26,15 @@ HELP = (
 )
 # The name of the input in models of this package and of the original project.
 _ROOT_INPUT = "root_input"
-# A first layer that scales by less than this expects pixels: 1/127.5, 1/255, 1/std.
-_SMALL_SCALE = 0.1
-# A Normalization layer with a larger mean was adapted to pixels.
-_MEAN_OF_PIXELS = 2.0
+# After one of these layers, the values have no relation to the input's range.
+_DECISIVE = frozenset(
+    """Rescaling Normalization Conv2D Dense DepthwiseConv2D SeparableConv2D""".split()
+)
+# A first layer that multiplies by less than this (1 / 127.5, 1 / 255) takes pixels.
+_PIXEL_SCALE = 0.1
+# A Normalization layer with a larger mean was adapted to pixels and not to normalised
+# values, which are within [-2, 2].
+_PIXEL_MEAN = 2.0
 
 
 def choose(
@@ -83,17 +90,26 @@ def of_layers(model: Any) -> str:
         if name == _ROOT_INPUT:
             return "normalized"
     for layer in _first_layers(model):
-        kind = type(layer).__name__
-        if kind == "Rescaling":
-            scale = _largest(getattr(layer, "scale", 1))
-            return "pixels" if scale < _SMALL_SCALE else ""
-        if kind == "Normalization":
-            mean = getattr(layer, "mean", None)
-            if mean is not None and _largest(mean) > _MEAN_OF_PIXELS:
-                return "pixels"
-            return ""
-        if kind in ("Conv2D", "Dense", "DepthwiseConv2D", "SeparableConv2D"):
-            return ""  # Layers after a product say nothing about the input.
+        if scaling_of_pixels(layer):
+            return "pixels"
+        if type(layer).__name__ in _DECISIVE:
+            return ""  # Later layers say nothing about the input.
+    return ""
+
+
+def scaling_of_pixels(layer: Any) -> str:
+    """Describes a layer that can only take pixels; empty if it is another layer.
+
+    Args:
+      layer: A layer of Keras 3 or tf-keras that takes the model's input.
+    """
+    kind = type(layer).__name__
+    if kind == "Rescaling":
+        scale = _largest(getattr(layer, "scale", 1))
+        return f"Rescaling({scale:.4g})" if scale < _PIXEL_SCALE else ""
+    mean = getattr(layer, "mean", None) if kind == "Normalization" else None
+    if mean is not None and _largest(mean) > _PIXEL_MEAN:
+        return "Normalization of pixels"
     return ""
 
 
@@ -124,6 +140,4 @@ def _first_layers(model: Any) -> Iterator[Any]:
 
 
 def _largest(value: Any) -> float:
-    import numpy as np
-
     return float(np.max(np.abs(np.asarray(value, np.float64)), initial=0.0))

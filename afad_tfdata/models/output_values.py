@@ -28,13 +28,12 @@ def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
       DataError: A value is NaN or infinite, or a probability is outside of [0, 1].
     """
     for label, array in values.items():
-        reasons = [
-            reason for value in np.ravel(array) if (reason := fault(label, value))
-        ]
-        if reasons:
+        wrong = np.ravel(array)[_is_wrong(label, np.ravel(array))]
+        if len(wrong):
             raise errors.DataError(
-                f"the {label} output of {what} is wrong for {len(reasons)} of"
-                f" {np.size(array)} images: {reasons[0]}{_ADVICE.get(label, '')}"
+                f"the {label} output of {what} is wrong for {len(wrong)} of"
+                f" {np.size(array)} images: {fault(label, wrong[0])}"
+                f"{_ADVICE.get(label, '')}"
             )
 
 
@@ -45,11 +44,19 @@ def fault(label: str, value: float) -> str:
       label: ``age`` or ``gender``.
       value: Its prediction.
     """
+    if not _is_wrong(label, np.asarray(value)):
+        return ""
     if not np.isfinite(value):
         return f"the {label} is {value:.3g}, which is not finite"
-    if label == "gender" and not -_ROUNDING <= value <= 1 + _ROUNDING:
-        return f"the gender is {value:.3g}, which is no probability in [0, 1]"
-    return ""
+    return f"the {label} is {value:.3g}, which is no probability in [0, 1]"
+
+
+def _is_wrong(label: str, values: np.ndarray) -> np.ndarray:
+    """Bools in the shape of the values."""
+    good = np.isfinite(values)
+    if label == "gender":
+        good &= (values >= -_ROUNDING) & (values <= 1 + _ROUNDING)
+    return ~good
 
 
 _ADVICE = {

@@ -140,14 +140,14 @@ class CallerData:
             except Exception as error:  # The caller's code may raise anything.
                 raise errors.UsageError(
                     f"{self._name} is called with the first step ({first_step}) and"
-                    f" raised {_cause(error)}; pass a tf.data.Dataset, or a function of"
-                    " the first step that returns one"
+                    f" raised {errors.cause(error)}; pass a tf.data.Dataset, or a"
+                    " function of the first step that returns one"
                 ) from error
             if isinstance(made, tf.data.Dataset):
                 return made
             raise errors.UsageError(
                 f"{self._name} is a function, which must return a tf.data.Dataset for"
-                f" the first step; got {_kind(made)}"
+                f" the first step; got {errors.kind(made)}"
             )
         allowed = "a tf.data.Dataset or a pair of arrays (images, labels)"
         if self._training:
@@ -156,7 +156,7 @@ class CallerData:
         if isinstance(value, Iterator):
             advice = "; an iterator can be read only once, and training reads again"
         raise errors.UsageError(
-            f"{self._name} takes {allowed}; got {_kind(value)}{advice}"
+            f"{self._name} takes {allowed}; got {errors.kind(value)}{advice}"
         )
 
     def _refuse_length(self) -> None:
@@ -174,7 +174,7 @@ class CallerData:
             element = next(iter(dataset.take(1)), None)
         except tf.errors.OpError as error:
             raise errors.UsageError(
-                f"{self._name}: reading its first batch raised {_cause(error)}"
+                f"{self._name}: reading its first batch raised {errors.cause(error)}"
             ) from error
         if element is None:
             raise errors.UsageError(f"{self._name} is empty: pass at least one batch")
@@ -288,12 +288,14 @@ def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
             array = np.asarray(part)
         except Exception as error:  # The caller's objects may raise anything.
             raise errors.UsageError(
-                f"{name} takes a pair of arrays (images, labels); got {_kind(part)}"
+                f"{name} takes a pair of arrays (images, labels); got"
+                f" {errors.kind(part)}"
             ) from error
         if array.dtype == object:
             raise errors.UsageError(
-                f"{name} takes a pair of arrays (images, labels); got {_kind(part)},"
-                " whose parts have different shapes or are no numbers"
+                f"{name} takes a pair of arrays (images, labels); got"
+                f" {errors.kind(part)}, whose parts have different shapes or are no"
+                " numbers"
             )
         return array
 
@@ -328,13 +330,3 @@ def _pad(
 def _spec_of(array: np.ndarray) -> tf.TensorSpec:
     kind = array.dtype if array.dtype.kind not in "USO" else tf.string
     return tf.TensorSpec([None, *array.shape[1:]] if array.ndim else [], kind)
-
-
-def _cause(error: Exception) -> str:
-    lines = [x.strip() for x in str(error).splitlines() if x.strip()]
-    text = lines[-1] if lines else ""
-    return f"{type(error).__name__}: {errors.one_line(text)}"
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__name__}"

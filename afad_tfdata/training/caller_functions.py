@@ -71,8 +71,8 @@ class OwnLoss:
         if not callable(loss) or isinstance(loss, keras.losses.Loss | type):
             raise errors.UsageError(
                 "loss takes a function (outputs, labels) to a dict of losses [B];"
-                f" got {_kind(loss)}: call it in such a function, one loss for each"
-                " example"
+                f" got {errors.kind(loss)}: call it in such a function, one loss for"
+                " each example"
             )
         self._loss, self._forms = loss, forms
 
@@ -113,7 +113,7 @@ def own_augmentation(augment: Callable[..., Any]) -> Callable[..., Any]:
             " tf.image.stateless_random_*, or put the layer into the model"
         )
     if not callable(augment) or isinstance(augment, type):
-        raise errors.UsageError(f"{wanted}; got {_kind(augment)}")
+        raise errors.UsageError(f"{wanted}; got {errors.kind(augment)}")
     try:
         parameters = list(inspect.signature(augment).parameters.values())
     except (TypeError, ValueError):  # Some built-in functions have no signature.
@@ -162,12 +162,13 @@ def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
         found = once(tf.constant(images))
     except Exception as error:  # The caller's code may raise anything.
         raise errors.UsageError(
-            f"augment raised {cause(error)}; it gets a tensor {images.dtype.name}"
-            f" {list(images.shape)} inside a tf.function, and seed=, step=, offset="
+            f"augment raised {errors.cause(error)}; it gets a tensor"
+            f" {images.dtype.name} {list(images.shape)} inside a tf.function, and"
+            " seed=, step=, offset="
         ) from error
     wanted = f"wanted images {list(images.shape)} in [0, 255]"
     if not tf.is_tensor(found) or not found.dtype.is_floating | found.dtype.is_integer:
-        raise errors.UsageError(f"augment returned {_kind(found)}; {wanted}")
+        raise errors.UsageError(f"augment returned {errors.kind(found)}; {wanted}")
     if tuple(found.shape) != images.shape:
         raise errors.UsageError(
             f"augment returned shape {list(found.shape)}; {wanted}: it gets a batch and"
@@ -262,17 +263,6 @@ def try_step(
     return Trial(tuple(names), tuple(weights[i] for i in missing))
 
 
-def cause(error: Exception) -> str:
-    """Class and text of an error on one line, without AutoGraph's stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    name = type(error).__name__
-    # AutoGraph's text begins with "in user code:", and ends with that of the error.
-    text = lines[-1] if lines and lines[0].startswith("in user code") else ""
-    text = text or (lines[0] if lines else "")
-    text = text.removeprefix(f"{name}: ").rstrip(":")
-    return f"{name}: {errors.one_line(text)}" if text else name
-
-
 def _outputs(
     strategy: tf.distribute.Strategy, network: keras.Model, inputs: tf.Tensor
 ) -> dict[str, tf.Tensor]:
@@ -284,7 +274,7 @@ def _outputs(
         found = run()
     except Exception as error:  # The caller's layers may raise anything.
         raise errors.UsageError(
-            f"the model raised {cause(error)} on images {list(inputs.shape)}"
+            f"the model raised {errors.cause(error)} on images {list(inputs.shape)}"
         ) from error
     first = {n: strategy.experimental_local_results(v)[0] for n, v in found.items()}
     return {n: tf.convert_to_tensor(v) for n, v in first.items()}
@@ -316,14 +306,14 @@ def _check_losses(
         found = once()
     except Exception as error:  # The caller's code may raise anything.
         raise errors.UsageError(
-            f"loss raised {cause(error)}; it is called as loss(outputs, labels) with"
-            f" the outputs {told}"
+            f"loss raised {errors.cause(error)}; it is called as loss(outputs, labels)"
+            f" with the outputs {told}"
         ) from error
     wanted = f"wanted {count} losses, one for each example"
     if not isinstance(found, Mapping):
         if not tf.is_tensor(found):
             raise errors.UsageError(
-                f"loss returned {_kind(found)}; wanted a dict with the key loss"
+                f"loss returned {errors.kind(found)}; wanted a dict with the key loss"
             )
         found = {"loss": found}
     if "loss" not in found:
@@ -409,7 +399,3 @@ def _augmentation_error(low: float, high: float, advice: str) -> errors.UsageErr
 
 def _keyword_only(places: list[inspect.Parameter]) -> bool:
     return bool(places) and places[0].kind is inspect.Parameter.KEYWORD_ONLY
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__name__}"

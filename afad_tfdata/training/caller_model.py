@@ -18,15 +18,10 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import networks, saved
+from afad_tfdata.models import input_range, networks, saved
 from afad_tfdata.storage import schema
 
 _log = logging.getLogger(__name__)
-# A layer that multiplies by less than this (1 / 255, 1 / 127.5) takes pixels.
-_PIXEL_SCALE = 1 / 50
-# A Normalization layer with a larger mean was adapted to pixels and not to our input,
-# which is within [-2, 2].
-_PIXEL_MEAN = 4.0
 
 
 def check_kind(model: Any) -> None:
@@ -37,7 +32,7 @@ def check_kind(model: Any) -> None:
     """
     if isinstance(model, keras.Model):
         return
-    what = f"{type(model).__module__}.{type(model).__name__}"
+    what = errors.kind(model)
     advice = "build it with keras.Model or models.build_model"
     if isinstance(model, str):
         advice = "load the file with models.load(path)"
@@ -307,11 +302,9 @@ def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Mode
     try:
         result = model(image)
     except Exception as error:  # The caller's code may raise anything.
-        lines = [x.strip() for x in str(error).splitlines() if x.strip()]
-        text = errors.one_line(lines[0] if lines else "")
         raise errors.UsageError(
             f"the model cannot be called on images {_text((None, *sides, 3))}:"
-            f" {type(error).__name__}: {text}"
+            f" {errors.cause(error)}"
         ) from error
     wanted = [f"{name}_output" for name in schema.labels_of(task)]
     if isinstance(result, dict):
@@ -376,16 +369,7 @@ def _refuse_pixels(model: keras.Model) -> None:
     if saved.info(model):
         return
     for layer in _first_layers(model):
-        name = ""
-        if isinstance(layer, keras.layers.Rescaling):
-            scale = np.max(np.abs(np.asarray(layer.scale, np.float64)))
-            if scale < _PIXEL_SCALE:
-                name = f"Rescaling({scale:.4g})"
-        elif isinstance(layer, keras.layers.Normalization):
-            mean = getattr(layer, "mean", None)
-            if mean is not None and float(np.max(np.abs(mean))) > _PIXEL_MEAN:
-                name = "Normalization of pixels"
-        if name:
+        if name := input_range.scaling_of_pixels(layer):
             raise errors.UsageError(
                 f"the model begins with {layer.name}, a {name}, and train passes"
                 " (x - mean) / 127.5 and not pixels: leave that layer out, or put"

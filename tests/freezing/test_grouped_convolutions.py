@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import build_graph, graphdef, model_source
+from afad_tfdata.freezing import (
+    build_graph,
+    graphdef,
+    grouped_convolutions,
+    model_source,
+)
 from tests.freezing import small_graphs
 
 
@@ -69,4 +74,5 @@ def test_newer_runtimes_get_the_grouped_convolution():
 
 def test_other_graphs_stay_as_they_are():
     frozen = small_graphs.frozen(model_source.from_model(small_graphs.build()))
-    assert not any(node.op == "Split" for node in frozen.graph.node)
+    assert any(node.op == "Conv2D" for node in frozen.graph.node)
+    assert grouped_convolutions.without_groups(frozen.graph) is frozen.graph
