@@ -141,6 +141,10 @@ def _make_possible(forms: dict[str, str], task: str, wrong: set[str]) -> None:
     # A mask, one dict and three parts need features with names.
     if forms["data"] in ("mask", "one_dict") and forms["images"] == "bare":
         forms["images"] = "uint8"
+    # These models take images of any size, so that no size is wrong.
+    sizeless = ("any_size", "subclassed", "unbuilt")
+    if forms["images"] == "one_size_off" and forms["model"] in sizeless:
+        forms["images"] = "gray"
     # `other_key` is the only key, and a mask or one dict adds others.
     if forms["data"] in ("one_dict",) and forms["images"] == "other_key":
         forms["images"] = "uint8"
