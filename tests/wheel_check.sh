@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Builds the wheel and, for each EXTRA, installs it with that extra in a new environment
 # and does there what the extra promises.  `bare` is the wheel without any extra: every
-# command with --help and with a wrong flag, and then the whole flow of the README.
+# command with --help and with a wrong flag, and then the whole flow of the README; it
+# takes the pinned versions.  `latest` is the same with the newest ones.
 #   wheel_check.sh BUILD_PYTHON BASE_PYTHON [EXTRA...]
-#   EXTRA: bare (the default), fast, remote, io, tfds, export, beam, tensorboard
+#   EXTRA: bare (the default), latest, fast, remote, io, tfds, export, beam, tensorboard
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build_python=$1 base_python=$2
@@ -11,7 +12,7 @@ shift 2
 [ "$#" -gt 0 ] || set -- bare
 for extra in "$@"; do
 	case $extra in
-	bare | fast | remote | io | tfds | export | beam | tensorboard) ;;
+	bare | latest | fast | remote | io | tfds | export | beam | tensorboard) ;;
 	*) echo "no such extra: $extra"; exit 1 ;;
 	esac
 done
@@ -34,6 +35,16 @@ quietly() {
 	"$@" >"$work/output" 2>&1 || { echo "failed: $*"; cat "$work/output"; exit 1; }
 }
 
+# as_json COMMAND FLAG...: with --json, standard output is lines of JSON and nothing else.
+as_json() {
+	local command=$1
+	shift
+	"$command" --json "$@" >"$work/result" 2>"$work/output" ||
+		{ echo "failed: $command --json $*"; cat "$work/output"; exit 1; }
+	python -c 'import json; assert [json.loads(line) for line in open("result")]' ||
+		{ cat "$work/result"; fail "$command --json prints something else"; }
+}
+
 # The wheel with an extra (or none) in an environment of its own, first on the PATH.
 install() {
 	work=$place/$1
@@ -41,12 +52,12 @@ install() {
 	cd "$work"
 	"$base_python" -m venv "$work/venv"
 	PATH=$work/venv/bin:$base_path
-	if [ "$1" = bare ]; then
-		set -- -c "$constraints" "$wheel"
-	else
-		# The newest versions, as users get them.
-		set -- "$wheel[$1]"
-	fi
+	case $1 in
+	bare) set -- -c "$constraints" "$wheel" ;;
+	# The newest versions, as users get them.
+	latest) set -- "$wheel" ;;
+	*) set -- "$wheel[$1]" ;;
+	esac
 	quietly python -m pip --disable-pip-version-check --quiet install "$@"
 	python -m pip --disable-pip-version-check check
 }
@@ -98,17 +109,27 @@ check_bare() {
 	if python -c 'import cv2' 2>/dev/null; then
 		fail "OpenCV is installed: this is not the plain installation"
 	fi
-	faces
+	as_json afad-make-sample --output_dir=faces --num_images=200
 	for format in hdf5 tfrecord; do
-		write "$format" --format="$format"
-		quietly afad-inspect-records --records_dir="$format" --verify
+		as_json afad-write-records --data_dir=faces --output_dir="$format" \
+			--image_size=64 --format="$format"
+		as_json afad-inspect-records --records_dir="$format" --verify
 	done
-	train tfrecord
-	quietly afad-evaluate --run_dir=run
-	quietly afad-freeze --run_dir=run --records_dir=tfrecord --output_dir=graph \
+	as_json afad-train --records_dir=tfrecord --run_dir=run --backbone=small_cnn \
+		--stage=tuning --epochs=1 --global_batch_size=16
+	as_json afad-evaluate --run_dir=run
+	as_json afad-freeze --run_dir=run --records_dir=tfrecord --output_dir=graph \
 		--output_name=faces
-	quietly afad-predict --graph=graph/faces.pb faces/*/111
+	as_json afad-predict --graph=graph/faces.pb faces/*/111
+	as_json afad-benchmark-input --records_dir=hdf5 --batch_size=16
+	as_json afad-doctor
+	[ -z "$(afad-inspect-records -v=-1 --records_dir=hdf5 2>&1 >/dev/null)" ] ||
+		fail "-v=-1 does not silence the log"
 	echo "without any extra it writes, verifies, trains, evaluates, freezes and predicts"
+}
+
+check_latest() {
+	check_bare
 }
 
 check_fast() {
@@ -216,7 +237,10 @@ check_tensorboard() {
 for extra in "$@"; do
 	start=$SECONDS
 	install "$extra"
-	[ "$extra" = bare ] || doctor_agrees "$extra"
+	case $extra in
+	bare | latest) ;;
+	*) doctor_agrees "$extra" ;;
+	esac
 	"check_$extra"
 	python -c 'import importlib.metadata as m, sys
 found = ["Python " + sys.version.split()[0]]
