@@ -21,6 +21,7 @@ which position.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from afad_tfdata.reading import (
     batch_slices,
     data_service,
     engine_graph,
+    engine_mapped,
     engines,
     order,
     record_dataset,
@@ -96,7 +98,10 @@ def train_input_fn(
         # after that, so that the window holds small encoded images.
         dataset = engine.stream.shuffled(shuffle, slices, start_step)
     else:
-        dataset = record_numbers.of_batches(shuffle, slices, start_step)
+        announce = None
+        if isinstance(engine, engine_mapped.Engine):
+            announce = functools.partial(engine.read_ahead, train=True)
+        dataset = record_numbers.of_batches(shuffle, slices, start_step, announce)
     # One map over whole batches turns records into finished batches.  A map costs the
     # same for a batch as for an image.  Therefore one map reads, decodes, resizes and
     # names, instead of one map for each.
@@ -157,6 +162,9 @@ def eval_input_fn(
         def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return engine.read(slices.padded_positions(batch, len(index)))
 
+        if isinstance(engine, engine_mapped.Engine):
+            first = slices.padded_positions(tf.constant(0, tf.int64), len(index))
+            engine.read_ahead(first, train=False)
         read = read_padded
     # One map over whole batches, as in training.  Each batch carries its mask, so that
     # each example counts once, for any batch size and any number of replicas.

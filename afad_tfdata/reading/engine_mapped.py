@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.reading import mapped_reader, shutdown_guard
+from afad_tfdata.reading import mapped_reader, read_ahead, shutdown_guard
 
 # With more threads one process reads no faster, because each image takes about 5 us
 # under the interpreter lock.  Rows that TensorFlow gathers do not take that lock.
@@ -35,7 +35,8 @@ class Engine:
     def __init__(
         self, reader: mapped_reader.Reader, image_size: int, num_threads: int
     ) -> None:
-        self._reader, self._size = reader, image_size
+        self._size = image_size
+        self._reader = read_ahead.ReadAhead(reader, image_size)
         self.num_threads = num_threads
         self._rows: _Gather | None = None
         rows = reader.stored_rows
@@ -57,6 +58,16 @@ class Engine:
         types = [tf.uint8, tf.float32, tf.int32]
         python = functools.partial(self._call, self._reader.read_train, records, types)
         return self._gathered_or(python, records, lambda rows: rows.batch(records))
+
+    def read_ahead(self, records: tf.Tensor, *, train: bool) -> None:
+        """Starts reading the first batch, if reading it takes much time.
+
+        Args:
+          records: int64 ``[B]``, with a value.
+          train: Whether `read_train` will be called with these records, and not `read`.
+        """
+        if self._rows is None and tf.executing_eagerly():
+            self._reader.start(records.numpy(), train=train)
 
     def _gathered_or(
         self,
@@ -102,11 +113,16 @@ class _Gather:
         self._size, self._pieces, self._blank = image_size, rows.pieces, rows.blank
         # Later, marks are only removed, so this stays True.
         self.all_checked = not rows.unchecked.any()
-        self._matrix = _shared(rows.matrix)
+        matrix = rows.matrix
+        if self._pieces == 1:
+            # Gathered rows then have the shape of images.  Each operation that is saved
+            # here makes the start of every pipeline shorter.
+            matrix = matrix.reshape(-1, image_size, image_size, 3)
+        self._matrix = _shared(matrix)
         self._unchecked = _shared(rows.unchecked)
         with tf.device("CPU:0"):
             self._shift = tf.constant(rows.shift)
-            self._ends = tf.constant(rows.ends)
+            self._ends = tf.constant(rows.ends[np.newaxis])
             self._ages = tf.constant(rows.ages)
             self._genders = tf.constant(rows.genders)
 
@@ -132,12 +148,17 @@ class _Gather:
 
     def _first_pieces(self, records: tf.Tensor) -> tf.Tensor:
         """Returns int64 ``[B]``: the rows of the matrix at which the records begin."""
-        shard = tf.searchsorted(self._ends, records, side="right")
-        return records * self._pieces + tf.gather(self._shift, shard)
+        first = records * self._pieces if self._pieces > 1 else records
+        # This is tf.searchsorted, which takes ten operations more to be called.
+        shard = tf.raw_ops.UpperBound(
+            sorted_inputs=self._ends, values=tf.expand_dims(records, 0)
+        )
+        return first + tf.squeeze(tf.gather(self._shift, shard), [0])
 
     def _images(self, first: tf.Tensor) -> tf.Tensor:
-        if self._pieces > 1:
-            first = first[:, tf.newaxis] + tf.range(self._pieces, dtype=tf.int64)
+        if self._pieces == 1:
+            return tf.gather(self._matrix, first)
+        first = first[:, tf.newaxis] + tf.range(self._pieces, dtype=tf.int64)
         shape = [first.shape[0], self._size, self._size, 3]
         return tf.reshape(tf.gather(self._matrix, first), shape)
 

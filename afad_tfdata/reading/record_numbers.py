@@ -7,6 +7,7 @@ split, takes no memory, and can begin at any step without computing earlier ones
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import batch_slices, order, tracing
@@ -19,7 +20,10 @@ _ENDLESS = 1 << 62
 
 
 def of_batches(
-    shuffle: order.Order, slices: batch_slices.BatchSlices, start_step: int
+    shuffle: order.Order,
+    slices: batch_slices.BatchSlices,
+    start_step: int,
+    announce: Callable[[tf.Tensor], None] | None = None,
 ) -> tf.data.Dataset:
     """Returns the endless stream of a pipeline's batches of record numbers.
 
@@ -27,6 +31,7 @@ def of_batches(
       shuffle: Says which record is at which position.
       slices: Says which positions are this pipeline's.
       start_step: First global step.
+      announce: Called with the first batch of record numbers, if it is known already.
 
     Returns:
       A data set of elements int64 ``[per_replica_batch_size]``.
@@ -39,6 +44,8 @@ def of_batches(
     # therefore looked up here, and the stream starts when they are used up.
     many = _num_looked_up(slices)
     found = _look_up(shuffle, slices, tf.constant(first, tf.int64))
+    if announce is not None:
+        announce(found[0])
     # A stream with groups depends on their members, which are not in the cache's key.
     stream = _stream if shuffle.groups else _kept_stream
     rest = stream(shuffle, slices, first + many)

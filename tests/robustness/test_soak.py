@@ -20,7 +20,7 @@ _MEMORY_BYTES = 40 << 20
 
 
 def _resources() -> dict[str, int]:
-    """Resident memory, open files and threads of this process."""
+    """Resident memory, open files, maps of files and threads of this process."""
     gc.collect()
     with open("/proc/self/statm") as f:
         resident = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -28,13 +28,21 @@ def _resources() -> dict[str, int]:
         "memory": resident,
         "files": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
+        "maps": _mapped_records(),
     }
+
+
+def _mapped_records() -> int:
+    """How many maps of records this process has."""
+    with open("/proc/self/maps") as f:
+        return sum("/soak" in line for line in f)
 
 
 def _assert_flat(before: dict[str, int], after: dict[str, int]) -> None:
     assert after["memory"] - before["memory"] < _MEMORY_BYTES, (before, after)
     assert after["files"] <= before["files"] + 2, (before, after)
     assert after["threads"] <= before["threads"] + 2, (before, after)
+    assert after["maps"] <= before["maps"], (before, after)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,37 @@ def test_pipelines_that_come_and_go(engine, small_records):
     before = _resources()
     for _ in range(50):
         whole()
+    _assert_flat(before, _resources())
+
+
+@pytest.mark.parametrize("form", ["original", "hdf5"])
+def test_two_hundred_trainings_of_three_epochs(form, sample_tree, tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("soak") / "records")
+    fields = {"format": "hdf5"} if form == "hdf5" else {}
+    records.write_records(
+        records.WriteConfig(
+            data_dir=sample_tree,
+            output_dir=directory,
+            image_size=24,
+            num_shards=3,
+            **fields,
+        )
+    )
+    config = input_fn.InputConfig(
+        records_dir=directory, global_batch_size=32, engine="mapped"
+    )
+    steps = -(-input_fn.num_examples(config, "train") * 3 // 32)
+
+    def train() -> None:
+        batches = iter(input_fn.train_input_fn(config))
+        for _ in range(steps):
+            next(batches)
+
+    for _ in range(20):
+        train()
+    before = _resources()
+    for _ in range(200):
+        train()
     _assert_flat(before, _resources())
 
 
