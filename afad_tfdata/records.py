@@ -43,6 +43,8 @@ from afad_tfdata.writing import (
     work_directory,
 )
 from afad_tfdata.writing.config import WriteConfig
+from afad_tfdata.writing.labels import scan as label_scan
+from afad_tfdata.writing.labels import values
 
 __all__ = ["WriteConfig", "companion_names", "write_records"]
 
@@ -200,11 +202,15 @@ def _write_remote(config: WriteConfig) -> schema.Manifest | None:
 
 
 def _scan(config: WriteConfig) -> source.Listing:
-    """Lists the source that the flags name: a CSV, an archive or a tree."""
+    """Lists the source that the flags name: a label file, an archive or a tree."""
     codes = source.parse_gender_codes(config.gender_codes)
     if config.labels_csv:
-        root = config.data_dir or os.path.dirname(config.labels_csv) or "."
-        return source.scan_csv(config.labels_csv, root, codes)
+        return label_scan.scan(
+            config.labels_csv,
+            config.data_dir,
+            values.Genders(config.gender_codes),
+            age_ranges=config.age_ranges,
+        )
     if not config.data_dir:
         raise errors.UsageError(
             "--data_dir is missing: name the folder that contains AGE/GENDER/IMAGE, or"
@@ -239,6 +245,7 @@ def _plan(
             "the training split is empty: there are too few images for these fractions;"
             " lower --test_fraction and --validation_fraction (--test_fraction=1 writes"
             " a data set that is only a test set)"
+            + (f"; also, {listing.first_fault}" if listing.first_fault else "")
         )
     return work_plan, left_out
 
@@ -259,6 +266,8 @@ def _nothing_found(
     because = (
         f"; the first one refused is {first.path}: {first.reason}" if first else ""
     )
+    if listing.first_fault:
+        because = f"; the first fault: {listing.first_fault}"
     return errors.UsageError(
         f"{where} has no image to write: expected {expected}, found {found}{because}"
     )

@@ -9,6 +9,7 @@ from afad_tfdata.common import errors, options
 from afad_tfdata.images import codec
 from afad_tfdata.storage import hdf5, schema
 from afad_tfdata.writing import data_set_config, duplicate_images, runners, source
+from afad_tfdata.writing.labels import values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,16 @@ class WriteConfig:
     )
     labels_csv: str = options.option(
         "",
-        "CSV file with the columns path, age, gender and, optionally, split, which"
-        " replaces the folder names as the source of labels. Its paths are relative to"
-        " --data_dir or, without that flag, to the CSV's own folder.",
+        "Label file, which replaces the folder names as the source of labels: a table"
+        " with the columns path, age, gender and, optionally, split and group, as CSV,"
+        " TSV, JSON lines, Parquet or .xlsx. Its paths are relative to --data_dir or,"
+        " without that flag, to the label file's own folder; they may be absolute.",
+    )
+    age_ranges: str = options.option(
+        "refuse",
+        "What an age such as (25, 32) in the label file means. refuse: the row is"
+        " rejected. middle: the middle of the range, a half rounded upwards.",
+        choices=values.AGE_RANGES,
     )
     follow_links: bool = options.option(
         False,

@@ -177,7 +177,7 @@ def make(
     Raises:
       UsageError: There would be too many shards.
     """
-    keys, ages, genders, sizes, given = zip(*items, strict=True)
+    keys, ages, genders, sizes, given, _ = zip(*items, strict=True)
     encoded = [os.fsencode(key) for key in keys]
     lengths = np.array([len(key) for key in encoded], np.int64)
     rows = np.zeros(len(items), _ROW_DTYPE)

@@ -120,6 +120,8 @@ def check(
         " are added or removed, remove the output directory first). Most frequent:"
         f" {frequent(reasons)}"
     )
+    if listing.first_fault:
+        advice += f"; the first: {listing.first_fault}"
     total = listing.found - listing.skipped
     by_default = max_rejected is None
     if max_rejected is None:

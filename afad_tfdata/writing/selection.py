@@ -13,6 +13,7 @@ from typing import Any
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import data_set_config, plan, source
+from afad_tfdata.writing.labels import values
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def load_split_file(path: str) -> dict[str, str]:
     """
     splits: dict[str, str] = {}
     for key, split in _read_pairs(path):
-        named = source.split_name(split) if isinstance(split, str) else None
+        named = values.split(split) if isinstance(split, str) else None
         if not isinstance(key, str) or named is None:
             raise errors.UsageError(
                 f"--split_file={path} puts {key} into {split!r}; expected one of"

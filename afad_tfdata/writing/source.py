@@ -1,14 +1,14 @@
-"""Where images come from: a tree filed as AGE/GENDER/IMAGE, or a CSV of labels.
+"""Where images come from: a tree filed as AGE/GENDER/IMAGE, and what a scan returns.
 
 A scan lists every file once, in the order of the keys.  It opens no image, because the
-name of a file or the CSV gives the labels.  Files that were never meant to be images
-(hidden files, ``Thumbs.db``, ``README*``, lists of labels) are skipped and counted.
-Every other file that cannot be used is rejected by name.
+names of the folders give the labels (`labels.scan` reads them from a file).  Files that
+were never meant to be images (hidden files, ``Thumbs.db``, ``README*``, lists of
+labels) are skipped and counted.  Every other file that cannot be used is rejected by
+name.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import os
@@ -17,16 +17,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from afad_tfdata.common import errors
-from afad_tfdata.storage import sharding
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 MAX_AGE = 150  # Years; a larger number cannot be the age of a person.
 _SKIPPED = re.compile(
     r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
 )
-_CSV_COLUMNS = ("path", "age", "gender")
-# Published protocols often use these names.
-_SPLIT_ALIASES = {"val": "validation", "valid": "validation"}
 _FRACTION = re.compile(r"[0-9]{1,9}\.[0-9]*[1-9][0-9]*")
 _ZERO_FRACTION = re.compile(r"(?<=[0-9])\.0*\Z")
 # Number of folders in a key: that of the age and, in it, that of the gender.
@@ -38,10 +34,11 @@ class Item(NamedTuple):
 
     Attributes:
       key: Path relative to the root, with forward slashes.
-      age: Years.
-      gender: 0 or 1.
+      age: Years; -1 for an image without this label.
+      gender: 0 or 1; -1 for an image without this label.
       num_bytes: Size of the file.
-      split: From a CSV or a split file; None if the hash of the key decides the split.
+      split: From a label file or a protocol; None if a hash decides the split.
+      group: What all images of one person, photo or video share; None if unknown.
     """
 
     key: str
@@ -49,6 +46,7 @@ class Item(NamedTuple):
     gender: int
     num_bytes: int
     split: str | None = None
+    group: str | None = None
 
 
 class Rejection(NamedTuple):
@@ -77,6 +75,8 @@ class Listing:
         calls it ``passed_over``.
       parts: Files of the archive that contains the images; empty for a folder.
       prefix: What precedes every key in the archive.
+      first_fault: The first row of a label file that cannot be used: file, row, column
+        and reason; empty if there is none.
     """
 
     root: str
@@ -87,6 +87,7 @@ class Listing:
     prefix: str = ""
     lost: list[tuple[int | None, str | None]] = dataclasses.field(default_factory=list)
     unlisted: list[Rejection] = dataclasses.field(default_factory=list)
+    first_fault: str = ""
 
     @property
     def found(self) -> int:
@@ -121,13 +122,6 @@ def class_names(text: str) -> tuple[str, str]:
     parse_gender_codes(text)
     names = list(dict.fromkeys(p.partition(":")[2].strip() for p in text.split(",")))
     return names[0], names[1]
-
-
-def split_name(text: str) -> str | None:
-    """The split that a label file or a protocol names; None if it does not exist."""
-    name = text.strip().lower()
-    name = _SPLIT_ALIASES.get(name, name)
-    return name if name in sharding.SPLITS else None
 
 
 def scan_tree(
@@ -247,48 +241,6 @@ def may_be_image(key: str, gender_codes: dict[str, int]) -> bool:
     return isinstance(_tree_item(key, gender_codes, 0), Item)
 
 
-def scan_csv(path: str, root: str, gender_codes: dict[str, int]) -> Listing:
-    """Lists the images that a CSV names.
-
-    Args:
-      path: The CSV.  Its header names the columns ``path``, ``age``, ``gender`` and,
-        optionally, ``split``.
-      root: Directory that the paths are relative to.
-      gender_codes: From `parse_gender_codes`; the column ``gender`` has these codes.
-
-    Raises:
-      UsageError: The file cannot be read or lacks a column.
-    """
-    items: dict[str, Item] = {}
-    rejected: list[Rejection] = []
-    lost: list[tuple[int | None, str | None]] = []
-    try:
-        # Spreadsheets begin a CSV with a byte order mark, which "-sig" removes.
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            reader = csv.DictReader(f)
-            missing = [c for c in _CSV_COLUMNS if c not in (reader.fieldnames or ())]
-            if missing:
-                raise errors.UsageError(
-                    f"--labels_csv={path} has no column {', '.join(missing)}; its first"
-                    " line must name path, age, gender and, optionally, split"
-                )
-            for row in reader:
-                item = _csv_item(row, root, gender_codes)
-                if isinstance(item, Item) and item.key in items:
-                    item = Rejection(item.key, "named twice in the CSV")
-                if isinstance(item, Item):
-                    items[item.key] = item
-                else:
-                    rejected.append(item)
-                    gender = gender_codes.get((row["gender"] or "").strip())
-                    lost.append((gender, split_name(row.get("split") or "")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise errors.UsageError(
-            f"cannot read --labels_csv={path}: {errors.one_line(error)}"
-        ) from error
-    return Listing(root, sorted(items.values()), sorted(rejected), 0, lost=lost)
-
-
 class _Walk:
     """Walks through a tree, once through each folder.
 
@@ -383,32 +335,6 @@ def _tree_item(
     if num_bytes is None:
         return Rejection(key, "not a file: a broken link or a device")
     return Item(key, age, gender_codes[parts[1]], num_bytes)
-
-
-def _csv_item(
-    row: dict[str, str | None], root: str, gender_codes: dict[str, int]
-) -> Item | Rejection:
-    key = (row["path"] or "").strip().replace(os.sep, "/")
-    key = key.removeprefix("./")
-    if not key or key.startswith("/") or ".." in key.split("/"):
-        return Rejection(key or "(empty)", "not a path below --data_dir")
-    age = _age((row["age"] or "").strip())
-    if isinstance(age, str):
-        return Rejection(key, age)
-    gender = gender_codes.get((row["gender"] or "").strip())
-    if gender is None:
-        return Rejection(key, f"gender {row['gender']!r} is not one of --gender_codes")
-    text = (row.get("split") or "").strip()
-    split = split_name(text)
-    if text and split is None:
-        return Rejection(key, f"split {text!r} is none of {', '.join(sharding.SPLITS)}")
-    path = os.path.join(root, key)
-    try:
-        if not os.path.isfile(path):
-            return Rejection(key, "no such file")
-        return Item(key, age, gender, os.path.getsize(path), split)
-    except OSError as error:
-        return Rejection(key, f"cannot be read: {error.strerror}")
 
 
 @functools.lru_cache(4096)

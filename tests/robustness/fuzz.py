@@ -46,6 +46,8 @@ _MODULES = {
     "files": "common.files",
     "foreign_names": "reading.foreign_names",
     "input_config": "reading.config",
+    "label_scan": "writing.labels.scan",
+    "label_values": "writing.labels.values",
     "schema": "storage.schema",
     "selection": "writing.selection",
     "source": "writing.source",
@@ -231,11 +233,18 @@ def _labels_csv(afad: Any, place: str) -> Target:
     def read(data: bytes) -> None:
         with open(path, "wb") as f:
             f.write(data)
-        afad.source.scan_csv(path, place, {"111": 0, "112": 1})
+        afad.label_scan.scan(
+            path, place, afad.label_values.Genders("111:male,112:female")
+        )
 
     return Target(
         read,
-        [b"path,age,gender,split\na.jpg,18,111,train\n", b"path,age,gender\n\xff,1,2"],
+        [
+            b"path,age,gender,split\na.jpg,18,111,train\n",
+            b"path,age,gender\n\xff,1,2",
+            b"sep=;\r\nPath;Age;Sex\r\nfaces\\a.jpg;25,5;F\r\n;;\r\n",
+            "\ufeffpath\tage\tgender\na.jpg\t(25, 32)\tm\n".encode("utf-16-le"),
+        ],
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.writing import source
+from afad_tfdata.writing.labels import scan, values
 from tests.writing.data_sets import digests, face_file, make_tree, rejected, write
 
 
@@ -39,10 +40,10 @@ def test_a_csv_as_the_source(sample_tree, tmp_path):
     counts = (manifest.found, manifest.written, manifest.rejected)
     assert counts == (64, 60, 4) and manifest.passed_over == 0
     assert rejected(tmp_path / "out") == {
-        "gone.jpg": "no such file",
-        "../up.jpg": "not a path below --data_dir",
-        faces[0]: "named twice in the CSV",
-        "a": "age 'b' is not a number",
+        "gone.jpg": "row 62, column path: no such file",
+        "../up.jpg": "row 63, column path: not a path below --data_dir",
+        faces[0]: "row 64, column path: named in row 2, too",
+        "a": "row 65, column path: no such file",
     }
 
 
@@ -91,8 +92,9 @@ def test_folders_nested_deeper_than_python_recurses(tmp_path):
 def test_an_age_of_thousands_of_digits(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("path,age,gender\na.jpg," + "9" * 5000 + ",111\n")
-    listing = source.scan_csv(str(path), str(tmp_path), {"111": 0})
-    assert listing.rejected[0].reason.endswith("is not a number")
+    (tmp_path / "a.jpg").write_bytes(face_file(1))
+    listing = scan.scan(str(path), str(tmp_path), values.Genders("1:a,111:b"))
+    assert listing.rejected[0].reason.endswith("is not a number of years")
 
 
 def _tree_on_two_disks(tmp_path):

@@ -1,0 +1,1 @@
+"""Label files: tables that say which image has which age and gender."""

@@ -1,0 +1,277 @@
+"""Lists the images that a label file names, with their labels.
+
+    listing = scan.scan("faces.csv", root="", genders=values.Genders("m:male,f:female"))
+    listing.items[0]      # Item(key="a.jpg", age=25, gender=0, ...)
+
+A row that cannot be used is rejected with its number, its column and the reason.  One
+line of the log says how many rows were read in which way.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Sequence
+
+from afad_tfdata.common import errors
+from afad_tfdata.storage import sharding
+from afad_tfdata.writing import source
+from afad_tfdata.writing.labels import columns, paths, table, values
+
+FLAG = "labels_csv"
+MISSING_LABELS = ("refuse", "keep")
+_SHOWN_COLUMNS = 8
+_AGE_FOLDER = re.compile(r"(?:^|/)(\d{1,3})/[^/]+/[^/]+\Z", re.ASCII)
+# Fewer rows may differ from their folders by the same number by chance.
+_FEW_ITEMS = 3
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """One row of the file, by field; a field without a column is empty."""
+
+    number: int
+    cells: dict[str, str]
+
+    def __getitem__(self, field: str) -> str:
+        return self.cells.get(field, "")
+
+
+class _BadRow(Exception):
+    """A row that is not used; the texts are the column's field and the reason."""
+
+
+def scan(
+    path: str,
+    root: str,
+    genders: values.Genders,
+    *,
+    age_ranges: str = "refuse",
+    missing_labels: str = "refuse",
+) -> source.Listing:
+    """Lists the images that a label file names.
+
+    Args:
+      path: The label file, in a form that `table.read` reads.
+      root: Directory that the paths are relative to; empty for the folder of the label
+        file or, if all its paths are absolute, for the folder that contains them all.
+      genders: Reads the column ``gender``.
+      age_ranges: One of `values.AGE_RANGES`.
+      missing_labels: Whether a row without one of the two labels is written (``keep``)
+        or rejected (``refuse``).  A file that has no value at all for one of the labels
+        is written without that label in both cases.
+
+    Raises:
+      UsageError: The file cannot be read, or lacks a column.
+    """
+    found = table.read(path, flag=FLAG)
+    where = columns.find(
+        found.header, name=found.name, required=("path", "age", "gender")
+    )
+    reader = _Reader(found, where, genders, age_ranges)
+    if not root:
+        cells = [reader.row(*row)["path"] for row in found.rows]
+        root = paths.common_root(cells) or os.path.dirname(path) or "."
+    return reader.listing(paths.Paths(root, found.encoding), root)
+
+
+class _Reader:
+    """Reads the rows of one label file."""
+
+    def __init__(
+        self,
+        found: table.Table,
+        where: columns.Columns,
+        genders: values.Genders,
+        age_ranges: str,
+    ) -> None:
+        self._table, self._where = found, where
+        self._genders, self._ranges = genders, age_ranges
+        self._may_lack: set[str] = set()
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    def row(self, number: int, cells: Sequence[str]) -> _Row:
+        """The cells of a row by field."""
+        return _Row(
+            number,
+            {
+                field: cells[position].strip()
+                for field, position in self._where.positions.items()
+                if position < len(cells)
+            },
+        )
+
+    def allow_missing(self, missing_labels: str) -> None:
+        """Decides which labels a row may lack: those that the whole file lacks."""
+        rows = [self.row(*row) for row in self._table.rows]
+        for field in ("age", "gender"):
+            lacking = all(values.is_missing(row[field]) for row in rows)
+            if field == "gender" and lacking:
+                lacking = all(
+                    self._genders.label(row["gender"]) == values.MISSING for row in rows
+                )
+            if lacking or missing_labels == "keep":
+                self._may_lack.add(field)
+            if lacking and rows:
+                other = "gender" if field == "age" else "age"
+                _log.warning(
+                    "%s has no %s: the data set is written with the label %s alone, for"
+                    " --task=%s",
+                    self._table.name,
+                    field,
+                    other,
+                    other,
+                )
+
+    def listing(self, keys: paths.Paths, root: str) -> source.Listing:
+        """Reads all rows."""
+        items: dict[str, source.Item] = {}
+        rows: dict[str, int] = {}
+        result = source.Listing(root, [], [], 0)
+        for number, cells in self._table.rows:
+            row = self.row(number, cells)
+            try:
+                item = self._item(row, cells, keys)
+                if item.key in items:
+                    raise _BadRow("path", f"named in row {rows[item.key]}, too")
+            except _BadRow as bad:
+                field, reason = bad.args
+                column = f", column {self._named(field)}" if field else ""
+                fault = source.Rejection(
+                    errors.printable(row["path"]) or "(empty)",
+                    f"row {number}{column}: {reason}",
+                )
+                result.rejected.append(fault)
+                result.lost.append(self._lost(row))
+                if not result.first_fault:
+                    result.first_fault = f"{self._table.name}, {fault.reason}"
+            else:
+                items[item.key], rows[item.key] = item, number
+        result.items = sorted(items.values())
+        result.rejected.sort()
+        self._refuse_class_numbers(result.items)
+        self._say(result)
+        return result
+
+    def _refuse_class_numbers(self, items: Sequence[source.Item]) -> None:
+        """Refuses ages that count from the youngest age of the data set.
+
+        The published lists of CORAL, CORN and RLEL are like that.  Nothing else in them
+        says so, but their paths contain the ages, as AFAD's do.
+        """
+        shifts = {
+            int(found[1]) - item.age
+            for item in items
+            if item.age >= 0 and (found := _AGE_FOLDER.search(item.key))
+        }
+        if len(items) >= _FEW_ITEMS and len(shifts) == 1 and (shift := shifts.pop()):
+            key, age = items[0].key, items[0].age
+            raise errors.UsageError(
+                f"{self._table.name}, column {self._named('age')}: the ages are not"
+                f" years, because every one is {shift} less than the folder in its path"
+                f" says ({age} for {key}): for the ages of the folders, leave"
+                " --labels_csv out and give the file as --split_file"
+            )
+
+    def _item(self, row: _Row, cells: Sequence[str], keys: paths.Paths) -> source.Item:
+        """The item of a row.
+
+        Raises:
+          _BadRow: The row cannot be used.
+        """
+        width = len(self._where.header)
+        if any(cell.strip() for cell in cells[width:]):
+            raise _BadRow(
+                "",
+                f"{len(cells)} cells, but the header has {width}: put quotes around a"
+                " cell that contains the separator",
+            )
+        found = keys.find(row["path"])
+        if isinstance(found, str):
+            raise _BadRow("path", found)
+        key, about = found
+        return source.Item(
+            key,
+            self._age(row),
+            self._gender(row),
+            about.st_size,
+            self._split(row),
+            self._group(row),
+        )
+
+    def _age(self, row: _Row) -> int:
+        age = values.age(row["age"], ranges=self._ranges)
+        if isinstance(age, str):
+            raise _BadRow("age", age)
+        self._counts["rounded"] += age.rounded and not age.middle
+        self._counts["middle"] += age.middle
+        return self._present("age", age.years)
+
+    def _gender(self, row: _Row) -> int:
+        label = self._genders.label(row["gender"])
+        if isinstance(label, str):
+            raise _BadRow("gender", label)
+        return self._present("gender", label)
+
+    def _present(self, field: str, label: int) -> int:
+        if label == values.MISSING:
+            if field not in self._may_lack:
+                raise _BadRow(field, "no value")
+            self._counts[f"no {field}"] += 1
+        return label
+
+    def _split(self, row: _Row) -> str | None:
+        text = row["split"]
+        split = values.split(text)
+        if split is None and not values.is_missing(text):
+            raise _BadRow(
+                "split", f"{text[:20]!r} is none of {', '.join(sharding.SPLITS)}"
+            )
+        return split
+
+    def _group(self, row: _Row) -> str | None:
+        text = row["group"]
+        return None if values.is_missing(text) else text.removesuffix(".0")
+
+    def _named(self, field: str) -> str:
+        return self._where.named(field) if field in self._where.positions else field
+
+    def _lost(self, row: _Row) -> tuple[int | None, str | None]:
+        """Gender and split of a rejected row, as far as they can be read."""
+        label = self._genders.label(row["gender"])
+        if isinstance(label, str) or label == values.MISSING:
+            return None, values.split(row["split"])
+        return label, values.split(row["split"])
+
+    def _say(self, result: source.Listing) -> None:
+        """Logs what was read in a way that the user might not expect."""
+        name = self._table.name
+        if unknown := self._where.unknown:
+            shown = ", ".join(unknown[:_SHOWN_COLUMNS])
+            more = ", ..." if len(unknown) > _SHOWN_COLUMNS else ""
+            _log.warning("%s: the columns %s%s are not read", name, shown, more)
+        if count := self._counts["rounded"]:
+            _log.warning(
+                "%s: %d ages have a fraction, and are rounded to the nearest year, a"
+                " half upwards",
+                name,
+                count,
+            )
+        if count := self._counts["middle"]:
+            _log.warning(
+                "%s: %d ages are the middle of a range, a half upwards", name, count
+            )
+        for field in self._may_lack:
+            count = self._counts[f"no {field}"]
+            if 0 < count < len(result.items):
+                _log.warning("%s: %d rows have no %s", name, count, field)
+        if self._table.encoding not in ("utf-8", "utf-8-sig"):
+            _log.info("%s is read as %s", name, self._table.encoding)
+        if result.first_fault:
+            _log.warning(
+                "%s (%d rows cannot be used)", result.first_fault, len(result.rejected)
+            )

@@ -1,0 +1,180 @@
+"""What the cells of a label file mean: ages, genders, splits.  Pure functions.
+
+A cell that has one meaning is read, however it is spelt.  A cell that could mean two
+things is refused, with the reason as the result::
+
+    values.age("25.0")                    # Age(years=25, rounded=False)
+    values.age("25,4")                    # Age(years=25, rounded=True)
+    values.age("(25, 32)")                # "is a range of ages: ..."
+    genders = values.Genders("111:male,112:female")
+    genders.label("F"), genders.label("112.0"), genders.label("1")   # 1, 1, "is ..."
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+from afad_tfdata.storage import sharding
+from afad_tfdata.writing import source
+
+# In an item and in the index: the row has no such label.
+MISSING = -1
+AGE_RANGES = ("refuse", "middle")
+
+# How pandas, R, databases, spreadsheets and people write that there is no value.
+_EMPTY = frozenset(
+    ("", "nan", "none", "null", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "-", "--")
+    + ("?", "unknown", "unk", "missing", "nil", "\\n")
+)
+# A comma is a decimal comma, because no age has thousands.
+_NUMBER = re.compile(r"\+?(\d{1,9})(?:[.,](\d{0,30}))?", re.ASCII)
+_SCIENTIFIC = re.compile(r"\+?\d(?:\.\d{0,20})?e[+-]?0?\d{1,2}", re.ASCII | re.I)
+_YEARS = re.compile(r"\s*(?:y|yr|yrs|year|years|jahre|ans)?(?:[\s-]*old)?\.?\Z", re.I)
+_RANGE = re.compile(
+    r"[(\[]?\s*(\d{1,3})\s*(?:,|-|\u2013|to|\.\.)\s*(\d{1,3})\s*[)\]]?",
+    re.ASCII | re.I,
+)
+_OPEN_RANGE = re.compile(
+    r"(?:more than|over|above|>=?)\s*\d{1,3}|\d{1,3}\s*\+|[(\[]\s*\d{1,3}\s*,?\s*[)\]]"
+    r"|\d{1,3}\s*(?:-|\u2013)",
+    re.ASCII | re.I,
+)
+_SPLITS = {
+    "train": sharding.TRAIN,
+    "training": sharding.TRAIN,
+    "trn": sharding.TRAIN,
+    "tr": sharding.TRAIN,
+    "validation": sharding.VALIDATION,
+    "val": sharding.VALIDATION,
+    "valid": sharding.VALIDATION,
+    "validate": sharding.VALIDATION,
+    "dev": sharding.VALIDATION,
+    "devel": sharding.VALIDATION,
+    "development": sharding.VALIDATION,
+    "test": sharding.TEST,
+    "testing": sharding.TEST,
+    "tst": sharding.TEST,
+}
+_WORDS = {
+    **dict.fromkeys(("m", "male", "man", "men", "boy", "males"), "male"),
+    **dict.fromkeys(
+        ("f", "female", "woman", "women", "girl", "w", "females"), "female"
+    ),
+}
+
+
+class Age(NamedTuple):
+    """An age that a cell says.
+
+    Attributes:
+      years: Whole years; `MISSING` for a cell without a value.
+      rounded: Whether the cell had a fraction of a year.
+      middle: Whether the cell had a range, whose middle this is.
+    """
+
+    years: int
+    rounded: bool = False
+    middle: bool = False
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell says that there is no value."""
+    return text.strip().lower() in _EMPTY
+
+
+@functools.lru_cache(4096)
+def age(text: str, *, ranges: str = "refuse") -> Age | str:
+    """The age in a cell, in whole years.
+
+    A fraction is rounded to the nearest year, a half upwards: 25.4 is 25, 25.5 is 26.
+
+    Args:
+      text: Such as ``25``, ``25.0``, ``25,4``, ``2.5e+01`` or ``25 years``.
+      ranges: ``middle`` takes the middle of a range such as ``(25, 32)`` or ``25-32``,
+        rounded likewise; ``refuse`` does not.
+
+    Returns:
+      The age; or, as a text, why the cell is refused.
+    """
+    if is_missing(text):
+        return Age(MISSING)
+    text = text.strip()
+    quoted = repr(text[:20])
+    number = _NUMBER.match(text)
+    if number and _YEARS.match(text, number.end()):
+        whole, fraction = int(number[1]), number[2] or ""
+        # Digits are compared, because a float of "25.4999999999999999999" is 25.5.
+        result = Age(whole + (fraction[:1] >= "5"), bool(fraction.strip("0")))
+    elif _SCIENTIFIC.fullmatch(text):  # Some programs write every float like this.
+        value = float(text)
+        result = Age(int(value + 0.5), value != int(value))
+    elif spread := _RANGE.fullmatch(text):
+        low, high = int(spread[1]), int(spread[2])
+        if low > high:
+            return f"{quoted} is a range of ages that ends before it begins"
+        if ranges != "middle":
+            return (
+                f"{quoted} is a range of ages, and a record has one age:"
+                " --age_ranges=middle takes the middle"
+            )
+        result = Age((low + high + 1) // 2, (low + high) % 2 == 1, middle=True)
+    elif _OPEN_RANGE.fullmatch(text):
+        return f"{quoted} is a range of ages without an end: write one age"
+    else:
+        return f"{quoted} is not a number of years"
+    if result.years > source.MAX_AGE:
+        return f"{quoted} is not the age of a person, 0 to {source.MAX_AGE} years"
+    return result
+
+
+def split(text: str) -> str | None:
+    """The split that a cell names; None if there is no split of that name."""
+    return _SPLITS.get(text.strip().lower())
+
+
+class Genders:
+    """Reads genders: codes, class names and, if the classes are sexes, their words.
+
+    Args:
+      codes: As `source.parse_gender_codes` takes them.
+    """
+
+    def __init__(self, codes: str) -> None:
+        self._text = codes
+        self._names = source.class_names(codes)
+        self._labels: dict[str, int] = {}
+        sexes = [_WORDS.get(name.lower()) for name in self._names]
+        if None not in sexes and sexes[0] != sexes[1]:
+            for word, sex in _WORDS.items():
+                self._labels[word] = sexes.index(sex)
+        # Later entries replace earlier ones: what the user says counts most.
+        for label, name in enumerate(self._names):
+            self._labels[name.lower()] = label
+        exact = source.parse_gender_codes(codes)
+        for code, label in exact.items():
+            self._labels[code.lower()] = label
+        self._exact = exact
+
+    def label(self, text: str) -> int | str:
+        """The label in a cell: 0, 1, `MISSING`; or, as a text, why it is refused."""
+        text = text.strip()
+        if text in self._exact:  # Even if the code is a word for "no value".
+            return self._exact[text]
+        known = self._labels.get(text.lower())
+        if known is None:
+            # pandas writes the codes 0 and 1 as 0.0 and 1.0 if a value is missing.
+            known = self._labels.get(re.sub(r"[.,]0*\Z", "", text))
+        if known is not None:
+            return known
+        if is_missing(text):
+            return MISSING
+        zero, one = self._names
+        advice = f"0:{zero},1:{one} or 0:{one},1:{zero}"
+        if text not in ("0", "1", "0.0", "1.0"):
+            advice = self._text
+        return (
+            f"{text[:20]!r} is none of {', '.join(self._exact)}, {zero} and {one}: say"
+            f" with --gender_codes which value means which class, such as {advice}"
+        )
