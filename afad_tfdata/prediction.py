@@ -5,7 +5,8 @@
     result.rows[0]     # {"image": ..., "age": 31.2, "gender": "female", ...}
 
 Threads decode and resize the images ahead of the graph.  An image that cannot be used
-is reported and skipped.
+is reported and skipped.  With `PredictConfig.find_faces` the images are photos: there
+is one row for each face, and none for a photo without a face.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from afad_tfdata.common import errors, files, options, progress, resources
-from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import export_formats, graph_description, loaded_graph
-from afad_tfdata.images import codec, contact_sheet
+from afad_tfdata.images import codec, contact_sheet, face_crop, face_detector
 from afad_tfdata.models import output_values
+from afad_tfdata.predicting import face_pictures, image_reader
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -61,6 +62,23 @@ class PredictConfig:
         f"PNG file in which to draw the first {_SHEET_IMAGES} images with their"
         " results; empty for none.",
     )
+    find_faces: bool = options.option(
+        False,
+        "Find the faces in each photo, and predict each face on its own. Without this"
+        " flag an image must show one face, as AFAD's do. Needs the extra: pip install"
+        " 'afad-tfdata[faces]'.",
+    )
+    face_detector: str = options.option(
+        face_detector.MTCNN,
+        "What finds the faces: mtcnn, or MODULE:FUNCTION for a function of yours that"
+        " takes a uint8 photo [height, width, 3] and returns boxes [n, 4] as x1, y1,"
+        " x2, y2.",
+    )
+    draw_dir: str = options.option(
+        "",
+        "Folder for a picture of each photo with the boxes of its faces and their"
+        " results; empty for none. Used with --find_faces only.",
+    )
     batch_size: int = options.option(64, "How many images the graph is fed at once.")
     threads: int = options.option(
         0, "How many threads decode images; 0 for one per core."
@@ -75,6 +93,9 @@ class PredictConfig:
         options.check_choices(self)
         if not self.graph:
             raise errors.UsageError("--graph is missing: name a .pb that freeze wrote")
+        face_detector.check_name(self.face_detector)
+        if self.draw_dir and not self.find_faces:
+            raise errors.UsageError("--draw_dir can only be used with --find_faces")
         if self.batch_size < 1:
             raise errors.UsageError(
                 f"--batch_size takes a number from 1 up; got {self.batch_size}"
@@ -92,14 +113,18 @@ class Predictions:
     Attributes:
       rows: One for each image, in order: ``image`` (its path), ``age`` (years),
         ``gender`` (a class name) and ``probability`` (of the second class), as far as
-        the graph predicts them.
+        the graph predicts them.  With `PredictConfig.find_faces` one for each face,
+        from left to right and then from top to bottom; ``x1``, ``y1``, ``x2``, ``y2``
+        are the square that was cut out, in pixels of the upright photo.
       bad: Path and reason of each image that could not be used.
       images_per_sec: Rate from the first image that was read to the last result.
+      no_face: Paths of the photos in which no face was found.
     """
 
     rows: list[dict[str, Any]]
     bad: list[tuple[str, str]]
     images_per_sec: float
+    no_face: list[str] = dataclasses.field(default_factory=list)
 
     def text(self, output_format: str) -> str:
         """The rows as ``table``, ``json`` (lines) or ``csv``."""
@@ -152,27 +177,14 @@ class _RowFormat:
         )
 
 
-class _Loaded(NamedTuple):
-    """An image that was read, or the reason why it could not be.
-
-    Attributes:
-      path: The path as the user named it.
-      value: What the graph is fed: pixels, or the file's bytes.
-      picture: uint8 thumbnail for the sheet, or None.
-      error: Why the image cannot be used; empty if it can.
-    """
-
-    path: str
-    value: Any
-    picture: np.ndarray | None
-    error: str
-
-
 def predict(
     config: PredictConfig,
     paths: Iterable[str],
     on_error: Callable[[str, str], None] = lambda path, reason: None,
     on_row: Callable[[str, dict[str, Any]], None] = lambda text, row: None,
+    on_no_face: Callable[[str], None] = lambda path: None,
+    *,
+    detector: face_detector.Detector | None = None,
 ) -> Predictions:
     """Runs images through a graph.
 
@@ -183,51 +195,132 @@ def predict(
         as it is known.
       on_row: Called with the text of each row in the config's format, and with the row,
         as soon as it is known.  The first text begins with a header, except in JSON.
+      on_no_face: Called with the path of each photo in which no face is found.
+      detector: Finds the faces in the place of `PredictConfig.face_detector`; see
+        `faces.find_faces`.
 
     Raises:
-      UsageError: The graph cannot be used, or no image is named.
+      UsageError: The graph cannot be used, no image is named, or the detector of faces
+        is not installed or fails.
       DataError: The graph is not the one that was verified.
     """
     names = expand(paths)
     description = graph_description.load_description(config.graph)
+    finder = _finder(config, description, detector)
     kind, graph = _open(config.graph, description, config.device)
     threads = config.threads or resources.cores()
-    load = _loader(kind, description, bool(config.sheet))
-    # Now: an impossible path for the sheet is an error before the work, not after it.
+    reader = _reader(kind, description, _SHEET_SIDE if config.sheet else 0, finder)
+    # Now: an impossible path for pictures is an error before the work, not after it.
     if config.sheet:
         files.make_dirs(os.path.dirname(config.sheet) or ".")
-    form = _RowFormat(config.output_format, names, description["class_names"] or ())
-    rows: list[dict[str, Any]] = []
-    bad: list[tuple[str, str]] = []
-    pictures: list[np.ndarray] = []
+    results = _Results(config, names, description, on_error, on_row, on_no_face)
     started = time.perf_counter()
     with (
         concurrent.futures.ThreadPoolExecutor(threads) as pool,
         progress.Progress(len(names), "predicting") as bar,
     ):
-        for loaded in _batches(pool, load, names, config.batch_size, threads):
+        for loaded in _batches(pool, reader.read, names, config.batch_size, threads):
             for item, outputs in _run(graph, kind, loaded):
-                if item.error:
-                    bad.append((item.path, item.error))
-                    on_error(item.path, item.error)
-                    continue
-                if reason := _fault(outputs):
-                    bad.append((item.path, reason))
-                    on_error(item.path, reason)
-                    continue
-                rows.append(_row(item.path, outputs, description))
-                on_row(form.lines(rows[-1]), rows[-1])
-                if item.picture is not None and len(pictures) < _SHEET_IMAGES:
-                    pictures.append(item.picture)
-            bar.update(len(loaded))
+                results.add(item, outputs)
+            bar.update(sum(item.is_last for item in loaded))
     elapsed = time.perf_counter() - started
-    if config.sheet and pictures:
-        captions = [_caption(row) for row in rows[: len(pictures)]]
-        contact_sheet.draw(
-            config.sheet, pictures, captions, columns=min(10, len(pictures))
+    results.draw_sheet()
+    return Predictions(results.rows, results.bad, len(names) / elapsed, results.no_face)
+
+
+class _Results:
+    """Collects the results, and reports and draws each as soon as it is known."""
+
+    def __init__(
+        self,
+        config: PredictConfig,
+        names: Sequence[str],
+        description: dict[str, Any],
+        on_error: Callable[[str, str], None],
+        on_row: Callable[[str, dict[str, Any]], None],
+        on_no_face: Callable[[str], None],
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.bad: list[tuple[str, str]] = []
+        self.no_face: list[str] = []
+        self._config, self._description = config, description
+        self._on_error, self._on_row, self._on_no_face = on_error, on_row, on_no_face
+        self._form = _RowFormat(
+            config.output_format, names, description["class_names"] or ()
         )
-        _log.info("images with their results: %s", config.sheet)
-    return Predictions(rows, bad, len(names) / elapsed)
+        self._thumbnails: list[np.ndarray] = []
+        self._pictures = (
+            face_pictures.FacePictures(config.draw_dir) if config.draw_dir else None
+        )
+        # Squares and captions of the photo whose faces are not all known yet.
+        self._faces: list[tuple[face_crop.Square, str]] = []
+
+    def add(self, item: image_reader.LoadedImage, outputs: dict[str, float]) -> None:
+        """Adds what is known of one image or face."""
+        if item.is_empty:
+            self.no_face.append(item.path)
+            self._on_no_face(item.path)
+            return
+        if reason := item.error or _fault(outputs):
+            self._refuse(item.path, reason)
+        else:
+            row = _row(item, outputs, self._description)
+            self.rows.append(row)
+            self._on_row(self._form.lines(row), row)
+            if item.picture is not None and len(self._thumbnails) < _SHEET_IMAGES:
+                self._thumbnails.append(item.picture)
+            if item.square is not None:
+                self._faces.append((item.square, _caption(row)))
+        if item.is_last:
+            self._draw_faces(item.path)
+
+    def draw_sheet(self) -> None:
+        """Draws the first images, if the config names a file for them."""
+        pictures = self._thumbnails
+        if not pictures:
+            return
+        captions = [_caption(row) for row in self.rows[: len(pictures)]]
+        contact_sheet.draw(
+            self._config.sheet, pictures, captions, columns=min(10, len(pictures))
+        )
+        _log.info("images with their results: %s", self._config.sheet)
+
+    def _refuse(self, path: str, reason: str) -> None:
+        self.bad.append((path, reason))
+        self._on_error(path, reason)
+
+    def _draw_faces(self, path: str) -> None:
+        found, self._faces = self._faces, []
+        if not (self._pictures and found):
+            return
+        squares, captions = zip(*found, strict=True)
+        try:
+            target = self._pictures.draw(path, squares, captions)
+            _log.info("faces of %s: %s", path, target)
+        except (codec.ImageError, OSError) as error:
+            self._refuse(path, f"cannot be drawn: {errors.one_line(error)}")
+
+
+def _finder(
+    config: PredictConfig,
+    description: dict[str, Any],
+    detector: face_detector.Detector | None,
+) -> image_reader.FaceFinder | None:
+    """What finds the faces; None if the images are used as they are."""
+    if not config.find_faces:
+        if description.get("face_crop"):
+            _log.warning(
+                "%s was trained on faces that were cut out of photos: --find_faces"
+                " finds and cuts them in the same way, if these are whole photos",
+                config.graph,
+            )
+        return None
+    finder, warning = image_reader.face_finder(
+        description, detector or config.face_detector
+    )
+    if warning:
+        _log.warning("%s", warning)
+    return finder
 
 
 def expand(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str]:
@@ -311,85 +404,60 @@ def _open(
     return kind, loaded_graph.LoadedGraph(graph_path, feed, fetches, device=device)
 
 
-def _loader(
-    kind: str, description: dict[str, Any], with_picture: bool
-) -> Callable[[str], _Loaded]:
-    """A function that reads one image as the graph is fed it.
-
-    It runs in threads and raises no error: one bad image must not stop the others.
-    """
-    size = description["image_size"]
+def _reader(
+    kind: str,
+    description: dict[str, Any],
+    thumbnail: int,
+    faces: image_reader.FaceFinder | None,
+) -> image_reader.ImageReader:
     mean = description["mean"]
-    # The description of a graph that is fed files or pixels may have no mean.
-    center = np.array([mean[c] for c in "RGB"] if mean else [0] * 3, np.float32)
-    divisor = np.float32(description["divisor"])
-
-    def read(path: str) -> tuple[Any, np.ndarray | None]:
-        data = (
-            files.read_bytes(path) if files.is_remote(path) else codec.read_file(path)
-        )
-        header = codec.read_header(data)
-        codec.check_header(header, as_stored=False)
-        plain = header.orientation == 1 and header.bits == 8 and not header.transparency
-        if kind == "bytes" and plain and not with_picture:
-            return data, None
-        image = codec.decode(data, header)
-        picture = codec.resize(image, _SHEET_SIDE) if with_picture else None
-        if kind == "pixels":
-            return image, picture
-        if kind == "bytes":
-            # The graph's decoder ignores EXIF orientation, transparency and 16 bits: it
-            # gets the image as people see it, as PNG, which loses nothing.
-            return data if plain else tf.io.encode_png(image).numpy(), picture
-        pixels = codec.resize(image, size)
-        return (pixels.astype(np.float32) - center) / divisor, picture
-
-    def load(path: str) -> _Loaded:
-        try:
-            value, picture = read(path)
-        except codec.ImageError as error:
-            return _Loaded(path, None, None, str(error))
-        except OSError as error:
-            reason = error.strerror or errors.one_line(error)
-            return _Loaded(path, None, None, f"cannot be read: {reason}")
-        except Exception as error:  # The library of a remote store may raise anything.
-            reason = errors.one_line(error)
-            return _Loaded(path, None, None, f"cannot be read: {reason}")
-        return _Loaded(path, value, picture, "")
-
-    return load
+    return image_reader.ImageReader(
+        kind=kind,
+        size=description["image_size"],
+        # The description of a graph that is fed files or pixels may have no mean.
+        mean=tuple(mean[c] for c in "RGB") if mean else None,
+        divisor=description["divisor"],
+        thumbnail=thumbnail,
+        faces=faces,
+    )
 
 
 def _batches(
     pool: concurrent.futures.Executor,
-    load: Callable[[str], _Loaded],
+    read: Callable[[str], list[image_reader.LoadedImage]],
     names: Sequence[str],
     batch_size: int,
     threads: int,
-) -> Iterator[list[_Loaded]]:
-    """Batches in order; a bounded number of images is read ahead."""
-    waiting: collections.deque[concurrent.futures.Future[_Loaded]] = collections.deque()
+) -> Iterator[list[image_reader.LoadedImage]]:
+    """Batches in order; a bounded number of files is read ahead."""
+    waiting: collections.deque[
+        concurrent.futures.Future[list[image_reader.LoadedImage]]
+    ] = collections.deque()
     remaining = iter(names)
     # With small batches, still enough to keep every thread busy.
     limit = max(_BATCHES_AHEAD * batch_size, 2 * threads)
     done = False
+    ready: list[image_reader.LoadedImage] = []
     while waiting or not done:
         while len(waiting) < limit and not done:
             name = next(remaining, None)
             if name is None:
                 done = True
             else:
-                waiting.append(pool.submit(load, name))
-        count = min(batch_size, len(waiting))
-        if count:
-            yield [waiting.popleft().result() for _ in range(count)]
+                waiting.append(pool.submit(read, name))
+        while waiting and len(ready) < batch_size:
+            ready += waiting.popleft().result()
+        # A photo of many faces fills more than one batch.
+        while len(ready) >= batch_size or (ready and done and not waiting):
+            yield ready[:batch_size]
+            del ready[:batch_size]
 
 
 def _run(
-    graph: loaded_graph.LoadedGraph, kind: str, loaded: list[_Loaded]
-) -> Iterator[tuple[_Loaded, dict[str, float]]]:
+    graph: loaded_graph.LoadedGraph, kind: str, loaded: list[image_reader.LoadedImage]
+) -> Iterator[tuple[image_reader.LoadedImage, dict[str, float]]]:
     """The images of a batch in order, each with its outputs by label."""
-    good = [item for item in loaded if not item.error]
+    good = [item for item in loaded if not (item.error or item.is_empty)]
     # Pixels of different sizes cannot be one array: they are run one by one.
     whole = kind == "normalized" or (
         kind == "pixels" and len({item.value.shape for item in good}) == 1
@@ -404,7 +472,7 @@ def _run(
         results = _run_bytes(graph, [item.value for item in good])
     by_path = iter(results)
     for item in loaded:
-        outputs = {} if item.error else next(by_path)
+        outputs = {} if item.error or item.is_empty else next(by_path)
         if isinstance(outputs, str):
             item, outputs = item._replace(error=outputs), {}
         yield item, outputs
@@ -453,10 +521,14 @@ def _by_image(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:
 
 
 def _row(
-    path: str, outputs: dict[str, float], description: dict[str, Any]
+    item: image_reader.LoadedImage,
+    outputs: dict[str, float],
+    description: dict[str, Any],
 ) -> dict[str, Any]:
     # Rounded to what the labels and float32 support.
-    row: dict[str, Any] = {"image": path}
+    row: dict[str, Any] = {"image": item.path}
+    if item.square is not None:
+        row |= zip(("x1", "y1", "x2", "y2"), item.square, strict=True)
     if "age" in outputs:
         row["age"] = round(outputs["age"], 2)
     if "gender" in outputs:

@@ -26,6 +26,7 @@ _FLOORS = (
     ("writing", "reading", "models"),
     ("training",),
     ("freezing",),
+    ("predicting",),
     ("commands",),
     ("bin",),
 )
@@ -34,6 +35,7 @@ _FRONT_DOORS = {
     "schema": "storage",
     "preprocess": "images",
     "augment": "images",
+    "faces": "images",
     "records": "writing",
     "input_fn": "reading",
     "trainer": "training",
@@ -42,7 +44,7 @@ _FRONT_DOORS = {
     "doctor": "commands",
     "evaluation": "commands",
     "input_benchmark": "commands",
-    "prediction": "commands",
+    "prediction": "predicting",
 }
 _RANK = {folder: rank for rank, floor in enumerate(_FLOORS) for folder in floor}
 
@@ -62,6 +64,9 @@ _PUBLIC = {
     "afad_tfdata.schema": {"Manifest", "load_manifest", "load_index"},
     "afad_tfdata.preprocess": {"normalize", "resize", "decode_and_resize"},
     "afad_tfdata.augment": {"AugmentConfig", "augment_images"},
+    "afad_tfdata.faces": {
+        *("FaceCrop", "cut_faces", "find_faces", "load_detector"),
+    },
     "afad_tfdata.common.errors": {
         *("AfadError", "UsageError", "DataError"),
         *("PreemptedError", "WorkerLostError"),

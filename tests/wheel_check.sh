@@ -4,7 +4,8 @@
 # command with --help and with a wrong flag, and then the whole flow of the README; it
 # takes the pinned versions.  `latest` is the same with the newest ones.
 #   wheel_check.sh BUILD_PYTHON BASE_PYTHON [EXTRA...]
-#   EXTRA: bare (the default), latest, fast, remote, io, tfds, export, beam, tensorboard
+#   EXTRA: bare (the default), latest, fast, faces, remote, io, tfds, export, beam,
+#   tensorboard
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build_python=$1 base_python=$2
@@ -12,7 +13,7 @@ shift 2
 [ "$#" -gt 0 ] || set -- bare
 for extra in "$@"; do
 	case $extra in
-	bare | latest | fast | remote | io | tfds | export | beam | tensorboard) ;;
+	bare | latest | fast | faces | remote | io | tfds | export | beam | tensorboard) ;;
 	*) echo "no such extra: $extra"; exit 1 ;;
 	esac
 done
@@ -139,6 +140,28 @@ check_fast() {
 	grep -q "input: mapped engine for train" "$work/output" ||
 		{ cat "$work/output"; fail "the mapped engine does not decode"; }
 	echo "the mapped engine decodes images"
+}
+
+# Nothing may be downloaded: without a network, too, a photo without a face says so.
+check_faces() {
+	cat >photo.py <<-'EOF'
+		import numpy as np
+		from PIL import Image
+
+		Image.fromarray(np.full((300, 400, 3), 90, np.uint8)).save("photo.png")
+	EOF
+	python photo.py
+	faces
+	write records
+	train records
+	quietly afad-freeze --run_dir=run --records_dir=records --output_dir=graph \
+		--output_name=faces
+	local offline=
+	if unshare -rn true 2>/dev/null; then offline="unshare -rn"; fi
+	quietly $offline "$(command -v afad-predict)" --graph=graph/faces.pb --find_faces photo.png
+	grep -q "no face in photo.png" "$work/output" ||
+		{ cat "$work/output"; fail "a photo without a face is not named"; }
+	echo "faces are looked for${offline:+ without a network}"
 }
 
 # A whole run on S3, at a server on this machine.

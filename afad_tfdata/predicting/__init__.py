@@ -1,0 +1,1 @@
+"""The parts of `afad_tfdata.prediction`, which runs images through a frozen graph."""

@@ -1,0 +1,187 @@
+"""Reads an image file as a graph is fed it: as a whole, or each of its faces."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.images import codec, face_crop, face_detector
+
+# How many photos are decoded and searched at a time, whatever the number of threads: a
+# photo of 50 megapixels takes 150 MB, and the detector uses every core by itself.
+_PHOTOS_AT_A_TIME = 2
+
+
+class LoadedImage(NamedTuple):
+    """An image or a face that was read, or the reason why it could not be.
+
+    Attributes:
+      path: The path as the user named it.
+      value: What the graph is fed: pixels, or the file's bytes.
+      picture: uint8 thumbnail for the sheet, or None.
+      error: Why the image cannot be used; empty if it can.
+      square: The part of the photo that was cut out; None for a whole image.
+      is_last: Whether nothing of the same file follows.
+    """
+
+    path: str
+    value: Any = None
+    picture: np.ndarray | None = None
+    error: str = ""
+    square: face_crop.Square | None = None
+    is_last: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this stands for a photo without a face."""
+        return self.value is None and not self.error
+
+
+class FaceFinder(NamedTuple):
+    """How faces are found and cut out.
+
+    Attributes:
+      detector: Finds them.
+      crop: Cuts them out.
+    """
+
+    detector: face_detector.Detector
+    crop: face_crop.FaceCrop
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageReader:
+    """Reads image files for one graph; safe to use in several threads.
+
+    Attributes:
+      kind: What the graph is fed: ``normalized``, ``bytes`` or ``pixels``.
+      size: Side in pixels of normalized images.
+      mean: Channel means R, G, B in [0, 255]; None if the graph is fed files or pixels.
+      divisor: Normalized images are ``(x - mean) / divisor``.
+      thumbnail: Side in pixels of the pictures for the sheet; 0 for none.
+      faces: How faces are found; None to feed whole images.
+    """
+
+    kind: str
+    size: int
+    mean: tuple[float, ...] | None
+    divisor: float
+    thumbnail: int
+    faces: FaceFinder | None
+    _few: threading.Semaphore = dataclasses.field(
+        default_factory=lambda: threading.Semaphore(_PHOTOS_AT_A_TIME)
+    )
+
+    def read(self, path: str) -> list[LoadedImage]:
+        """Reads one file: one item, or one for each face of a photo.
+
+        It raises no error for a bad image, because that must not stop the others.
+
+        Args:
+          path: The file, local or remote.
+
+        Raises:
+          UsageError: The face detector failed.
+        """
+        with self._few if self.faces else contextlib.nullcontext():
+            try:
+                found = self._read(path)
+            except codec.ImageError as error:
+                return [LoadedImage(path, error=str(error))]
+            except OSError as error:
+                reason = error.strerror or errors.one_line(error)
+                return [LoadedImage(path, error=f"cannot be read: {reason}")]
+            except Exception as error:  # The library of a remote store may raise any.
+                reason = errors.one_line(error)
+                return [LoadedImage(path, error=f"cannot be read: {reason}")]
+            # Outside of the try: an error of the detector concerns every photo.
+            if self.faces:
+                return self._faces(path, found, self.faces)
+            return [found]
+
+    def _read(self, path: str) -> Any:
+        """One item; the upright pixels if faces are to be found in them."""
+        data = read_bytes(path)
+        header = codec.read_header(data)
+        codec.check_header(header, as_stored=False)
+        if self.faces:
+            return codec.decode(data, header)
+        plain = header.orientation == 1 and header.bits == 8 and not header.transparency
+        if self.kind == "bytes" and plain and not self.thumbnail:
+            return LoadedImage(path, data)
+        image = codec.decode(data, header)
+        # The graph's decoder ignores EXIF orientation, transparency and 16 bits: it
+        # then gets the image as people see it.
+        value = data if self.kind == "bytes" and plain else self._fed(image)
+        return LoadedImage(path, value, self._picture(image))
+
+    def _faces(
+        self, path: str, photo: np.ndarray, finder: FaceFinder
+    ) -> list[LoadedImage]:
+        found = face_detector.cut_faces(photo, finder.crop, finder.detector)
+        items = [
+            LoadedImage(path, self._fed(pixels), self._picture(pixels), "", square)
+            for square, pixels in found
+        ] or [LoadedImage(path)]
+        items[:-1] = [item._replace(is_last=False) for item in items[:-1]]
+        return items
+
+    def _fed(self, image: np.ndarray) -> Any:
+        """What the graph is fed for upright pixels."""
+        if self.kind == "pixels":
+            return image
+        if self.kind == "bytes":
+            return tf.io.encode_png(image).numpy()  # PNG loses nothing.
+        pixels = codec.resize(image, self.size).astype(np.float32)
+        center = np.array(self.mean or [0] * 3, np.float32)
+        return (pixels - center) / np.float32(self.divisor)
+
+    def _picture(self, image: np.ndarray) -> np.ndarray | None:
+        return codec.resize(image, self.thumbnail) if self.thumbnail else None
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a local or remote file; `codec.ImageError` if it is unusable."""
+    return files.read_bytes(path) if files.is_remote(path) else codec.read_file(path)
+
+
+def face_finder(
+    description: dict[str, Any],
+    detector: str | Callable[[np.ndarray], Any],
+) -> tuple[FaceFinder, str]:
+    """Finds faces as in the training of a graph.
+
+    Args:
+      description: Of the graph; its ``face_crop`` says how faces were cut.
+      detector: The name of a detector, or a caller's own.
+
+    Returns:
+      What cuts them out, and a warning; empty if there is nothing to warn of.
+
+    Raises:
+      UsageError: The detector is not installed.
+      DataError: The description is damaged.
+    """
+    crop = face_crop.from_json(description.get("face_crop"))
+    found = detector
+    if isinstance(found, str):
+        found = face_detector.load_detector(found)
+    if crop is None:  # Trained on images that contain one face each, as AFAD's do.
+        return FaceFinder(found, face_crop.FaceCrop(size=description["image_size"])), ""
+    ours = detector
+    if isinstance(ours, str):
+        ours = face_detector.version(ours)
+    warning = ""
+    if crop.found_by and isinstance(ours, str) and crop.found_by != ours:
+        warning = (
+            f"the graph was trained on faces found by {crop.found_by}, and {ours} may"
+            " cut them differently"
+        )
+    return FaceFinder(found, crop), warning
