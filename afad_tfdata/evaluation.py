@@ -26,6 +26,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import config as freeze_config
 from afad_tfdata.freezing import graph_description, loaded_graph, model_source
 from afad_tfdata.images import contact_sheet, preprocess
+from afad_tfdata.metrics import age_decision_pictures, age_decisions
 from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engines
@@ -37,6 +38,9 @@ METRICS_NAME = "metrics.json"
 CONFUSION_NAME = "confusion.png"
 ERROR_NAME = "error_by_age.png"
 WORST_NAME = "worst.png"
+DECISIONS_NAME = "age_decisions.png"
+GROUPS_NAME = "age_groups.png"
+AGE_THRESHOLDS = (18, 21, 25)
 
 _WORST = 32  # Four rows of eight faces, which a screen shows in full.
 _log = logging.getLogger(__name__)
@@ -106,8 +110,16 @@ class EvaluateConfig(options.Config):
         1000,
         "Number of resampled data sets for the 95 % intervals; 0 means no intervals.",
     )
+    age_thresholds: tuple[int, ...] = options.option(
+        (),
+        "Ages in years at which the false positive and false negative rates of a"
+        " decision about age are measured, and the challenge age for each, such as"
+        " 18,21.  Default: 18,21,25 if the model predicts ages.",
+    )
     pictures: bool = options.option(
-        True, "Draw the confusion matrix, the error by age and the worst faces."
+        True,
+        "Draw the confusion matrix, the error by age and by group, the decisions about"
+        " age and the worst faces.",
     )
     devices: str = options.option(
         "",
@@ -132,6 +144,12 @@ class EvaluateConfig(options.Config):
             )
         facts.check_class_names(self.class_names, "--class_names")
         freeze_config.check_outputs(self.outputs)
+        wrong = [years for years in self.age_thresholds if not 1 <= years <= 150]
+        if wrong or len(set(self.age_thresholds)) != len(self.age_thresholds):
+            raise errors.UsageError(
+                "--age_thresholds takes different ages from 1 to 150 years, such as"
+                f" 18,21,25; got {','.join(map(str, self.age_thresholds))}"
+            )
         if self.epoch < 0:
             raise errors.UsageError(
                 f"--epoch takes a number from 0 up; got {self.epoch}"
@@ -149,7 +167,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Returns:
       JSON values: those of `evaluation_metrics.evaluate`; ``intervals``; ``by_age``
       by year; ``constant``, what the training split's median age and majority class
-      reach; and ``model``, ``split``, ``files``.
+      reach; ``age_decisions`` from `age_decisions.measure` if the model predicts ages;
+      and ``model``, ``split``, ``files``.
 
     Raises:
       UsageError: A model or data set that does not exist, or the two do not fit.
@@ -163,6 +182,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     normalization = input_range.normalization(
         known.input_range, known.mean or manifest.mean_rgb
     )
+    if config.age_thresholds and "age" not in model.labels:
+        raise errors.UsageError(
+            f"--age_thresholds: {path} predicts no age; leave the flag out"
+        )
     task = "_".join(model.labels)
     # As the data set writes them, because its counts have these names.
     names = manifest.class_names
@@ -190,6 +213,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
         columns["label_gender"] = 1 - columns["label_gender"]
     result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
+    if "age" in columns:
+        result["age_decisions"] = age_decisions.measure(
+            columns["age"],
+            columns["label_age"],
+            thresholds=sorted(config.age_thresholds) or AGE_THRESHOLDS,
+            groups=evaluation_metrics.groups(columns, class_names=names),
+            samples=config.bootstrap_samples,
+        )
     result.update(model=path, records_dir=records_dir, split=config.split)
     files.make_dirs(output_dir)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
@@ -238,6 +269,7 @@ def summary_text(result: Mapping[str, Any]) -> str:
             if row.get(key) is not None
         )
         lines.append(f"  {name}: {row['examples']:,} examples, {values}")
+    lines += _decision_lines(result.get("age_decisions"))
     lines.append(f"written: {' '.join(result['files'])}")
     return "\n".join(lines)
 
@@ -251,6 +283,44 @@ _TITLES = {
     "cs5": "CS@5",
     "bias": "Bias, years",
 }
+
+
+def _decision_lines(decisions: Mapping[str, Any] | None) -> list[str]:
+    """The decisions about age in a few lines."""
+    if decisions is None:
+        return []
+    lines = []
+    for years, row in decisions["thresholds"].items():
+        parts = [
+            f"{100 * row[rate]:.1f} % of {row[side]:,} {people}"
+            for rate, side, people in (
+                ("false_positive_rate", "younger", "younger faces accepted"),
+                ("false_negative_rate", "older", "others refused"),
+            )
+            if row[rate] is not None
+        ]
+        lines.append(f"At {years} years: {'; '.join([*parts, *_note(row)])}")
+    for years, row in decisions["challenge"].items():
+        if row["challenge_age"] is None:
+            continue  # The lines above say why.
+        low, high = row["interval"]
+        end = "no upper end" if high is None else f"{high:.1f}"
+        lines.append(
+            f"Challenge age for {years}: {row['challenge_age']:.1f} [{low:.1f}, {end}]"
+            f" accepts less than {row['limit']:.0%} of {row['younger']:,} younger faces"
+        )
+    for grouping, gap in decisions["largest_gap"].items():
+        if gap["mae"] is not None:
+            lines.append(
+                f"Largest gap in MAE by {grouping.replace('_', ' ')}:"
+                f" {gap['mae']['years']:.2f} years, {gap['mae']['high']} above"
+                f" {gap['mae']['low']}"
+            )
+    return lines
+
+
+def _note(row: Mapping[str, Any]) -> list[str]:
+    return [row["note"]] if "note" in row else []
 
 
 def _places(config: EvaluateConfig) -> tuple[str, str, str]:
@@ -432,7 +502,10 @@ def _draw(
     """Draws the pictures that the outputs allow; returns their paths by name."""
     paths = {
         name: files.join(output_dir, name)
-        for name in (CONFUSION_NAME, ERROR_NAME, WORST_NAME)
+        for name in (
+            *(CONFUSION_NAME, ERROR_NAME),
+            *(DECISIONS_NAME, GROUPS_NAME, WORST_NAME),
+        )
     }
     if "gender" in columns:
         plots.draw_confusion(paths[CONFUSION_NAME], result["confusion"], names)
@@ -440,8 +513,15 @@ def _draw(
         del paths[CONFUSION_NAME]
     if "age" in columns:
         plots.draw_error_by_age(paths[ERROR_NAME], result["by_age"])
+        decisions = result["age_decisions"]
+        title = f"{os.path.basename(result['model'])} on the {split} split"
+        age_decision_pictures.draw_decisions(
+            paths[DECISIONS_NAME], decisions, title=title
+        )
+        age_decision_pictures.draw_groups(paths[GROUPS_NAME], decisions, title=title)
     else:
-        del paths[ERROR_NAME]
+        for name in (ERROR_NAME, DECISIONS_NAME, GROUPS_NAME):
+            del paths[name]
     worst = _worst(columns)
     faces = _images(data, split, {row for row, _ in worst})
     contact_sheet.draw(

@@ -101,13 +101,54 @@ def test_pictures_are_those_of_the_outputs(sample_records, tmp_path, task):
     )
     drawn = {name for name in os.listdir(tmp_path) if name.endswith(".png")}
     wanted = {evaluation.WORST_NAME}
-    wanted |= {evaluation.ERROR_NAME} if "age" in task else set()
+    ages = {evaluation.ERROR_NAME, evaluation.DECISIONS_NAME, evaluation.GROUPS_NAME}
+    wanted |= ages if "age" in task else set()
     wanted |= {evaluation.CONFUSION_NAME} if "gender" in task else set()
     assert drawn == wanted
     assert {os.path.basename(p) for p in result["files"]} == wanted | {"metrics.json"}
     assert set(result["by_gender"]) == {"male", "female"}
     assert ("mae" in result) == ("age" in task)
     assert "intervals" not in result
+
+
+def test_decisions_about_age_are_in_the_metrics(sample_records, tmp_path):
+    path = save_model(tmp_path / "mine.keras")
+    config = evaluation.EvaluateConfig(
+        model=path,
+        records_dir=sample_records,
+        split="train",
+        devices="cpu",
+        bootstrap_samples=10,
+        pictures=False,
+        age_thresholds=["30", " 24"],  # As the command line passes them.
+    )
+    assert config.age_thresholds == (30, 24)
+    result = evaluation.evaluate(config)
+    ages, _ = by_hand(path, sample_records, "train")
+    manifest = schema.load_manifest(sample_records)
+    label = schema.load_index(sample_records, manifest, "train")["age"]
+    decisions = result["age_decisions"]
+    assert list(decisions["thresholds"]) == ["24", "30"]
+    for years in (24, 30):
+        row = decisions["thresholds"][str(years)]
+        assert row["false_positive_rate"] == (ages >= years)[label < years].mean()
+        assert row["false_negative_rate"] == (ages < years)[label >= years].mean()
+    for name, row in decisions["groups"]["gender"].items():
+        assert row["mae"] == pytest.approx(result["by_gender"][name]["mae"])
+    text = evaluation.summary_text(result)
+    assert "At 24 years: " in text and "Challenge age for 30: " in text
+    with open(tmp_path / evaluation.METRICS_NAME) as f:
+        assert json.load(f)["age_decisions"] == decisions
+
+
+def test_age_thresholds_are_refused_for_a_model_without_age(sample_records, tmp_path):
+    path = save_model(tmp_path / "mine.keras", task="gender")
+    with pytest.raises(errors.UsageError, match=f"{path} predicts no age"):
+        evaluation.evaluate(
+            evaluation.EvaluateConfig(
+                model=path, records_dir=sample_records, age_thresholds=(18,)
+            )
+        )
 
 
 def test_the_worst_faces_are_those_with_the_largest_errors():
@@ -185,6 +226,11 @@ def test_a_model_in_half_precision_is_evaluated_in_float32(sample_records, tmp_p
         ({"model": "m.keras"}, "--model needs --records_dir"),
         ({"run_dir": "r", "split": "all"}, "--split takes one of"),
         ({"run_dir": "r", "batch_size": 0}, "--batch_size is at least 1"),
+        ({"run_dir": "r", "age_thresholds": (0,)}, "--age_thresholds takes different"),
+        ({"run_dir": "r", "age_thresholds": (18, 18)}, "got 18,18"),
+        ({"run_dir": "r", "age_thresholds": (18.5,)}, "takes whole numbers"),
+        ({"run_dir": "r", "age_thresholds": ["18", "x"]}, "takes whole numbers"),
+        ({"run_dir": "r", "age_thresholds": "18,21"}, "takes whole numbers"),
     ],
 )
 def test_contradictions_are_one_line(values, message):

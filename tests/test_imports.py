@@ -23,7 +23,7 @@ _HEAVY = {"tensorflow", "keras", "matplotlib", "h5py", "cv2", "simplejpeg", "abs
 _FLOORS = (
     ("common",),
     ("storage", "images"),
-    ("writing", "reading", "models"),
+    ("writing", "reading", "models", "metrics"),
     ("training",),
     ("freezing",),
     ("predicting",),

@@ -101,7 +101,7 @@ def test_an_old_run_is_evaluated_to_the_same_numbers(expected):
         )
     )
     wanted = expected["evaluation"]
-    assert found.keys() == wanted.keys()
+    assert found.keys() >= wanted.keys()  # Newer versions measure more.
     for name in wanted.keys() - {"model", "records_dir", "files"}:
         _assert_close(found[name], wanted[name], name)
 

@@ -54,7 +54,7 @@ class OptionSpec:
 
     Attributes:
       name: Field and flag name.
-      type: ``str``, ``int``, ``float``, ``bool`` or ``list`` (a tuple of strings).
+      type: ``str``, ``int``, ``float``, ``bool`` or ``list`` (a tuple).
       default: The field's default; None where there is none.
       help: One or two sentences.
       choices: Allowed values, or None.
@@ -285,6 +285,7 @@ def _of_type(value: Any, hint: Any, name: str) -> Any:
         int: (_as_int, "a whole number"),
         float: (_as_float, "a finite number"),
         tuple[str, ...]: (_as_texts, "a tuple or list of strings"),
+        tuple[int, ...]: (_as_ints, "whole numbers, such as 18,21"),
     }
     if hint not in converters:
         return value  # Fields that no flag can set are checked by the config itself.
@@ -317,6 +318,20 @@ def _as_texts(value: Any) -> tuple[str, ...] | None:
     texts = [_as_text(item) for item in value]
     known = tuple(text for text in texts if text is not None)
     return known if len(known) == len(texts) else None
+
+
+def _as_ints(value: Any) -> tuple[int, ...] | None:
+    if not isinstance(value, (tuple, list)):
+        return None
+    # Flags and flag files have texts, which may have spaces after the commas.
+    plain = [v.strip() if isinstance(v, str) else v for v in value]
+    found = [int(v) if _is_whole(v) else _as_int(v) for v in plain]
+    known = tuple(number for number in found if number is not None)
+    return known if len(known) == len(found) else None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[+-]?[0-9]{1,18}", value))
 
 
 # numpy's types are told by their methods, because importing numpy would slow --help.

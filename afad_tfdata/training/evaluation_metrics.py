@@ -61,24 +61,44 @@ def evaluate(
         predicted = (columns["gender"] >= 0.5).astype(np.int64)
         np.add.at(confusion, (columns["label_gender"].astype(np.int64), predicted), 1)
         result["confusion"] = confusion.tolist()
+    for grouping, by_name in groups(columns, class_names=class_names).items():
+        result[f"by_{grouping}"] = {
+            name: _overall(_rows(columns, rows)) for name, rows in by_name.items()
+        }
+    return result
+
+
+def groups(
+    predictions: Mapping[str, np.ndarray],
+    *,
+    class_names: Sequence[str] = schema.CLASS_NAMES,
+) -> dict[str, dict[str, np.ndarray]]:
+    """The examples of each group that has any, by label.
+
+    Args:
+      predictions: As for `evaluate`.
+      class_names: Of labels 0 and 1.
+
+    Returns:
+      Bools ``[num_examples]`` by grouping (``gender``, ``age_group``) and by group.
+    """
+    columns = _columns(predictions)
+    result: dict[str, dict[str, np.ndarray]] = {}
     if "label_gender" in columns:
-        result["by_gender"] = {
-            name: _overall(_rows(columns, columns["label_gender"] == label))
+        result["gender"] = {
+            name: columns["label_gender"] == label
             for label, name in enumerate(class_names)
-            if np.any(columns["label_gender"] == label)
         }
     if "label_age" in columns:
         label_age = np.round(columns["label_age"])
-        inside = {
+        result["age_group"] = {
             group_name(low, high): (label_age >= low) & (label_age <= high)
             for low, high in AGE_GROUPS
         }
-        result["by_age_group"] = {
-            name: _overall(_rows(columns, rows))
-            for name, rows in inside.items()
-            if rows.any()
-        }
-    return result
+    return {
+        grouping: {name: rows for name, rows in by_name.items() if rows.any()}
+        for grouping, by_name in result.items()
+    }
 
 
 def intervals(

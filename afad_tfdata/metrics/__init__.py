@@ -1,0 +1,1 @@
+"""What predictions are worth in use: decisions about age, and error by group."""
