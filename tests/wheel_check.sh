@@ -139,7 +139,25 @@ check_fast() {
 	train records --engine=mapped
 	grep -q "input: mapped engine for train" "$work/output" ||
 		{ cat "$work/output"; fail "the mapped engine does not decode"; }
-	echo "the mapped engine decodes images"
+	quietly afad-freeze --run_dir=run --output_dir=graph --output_name=faces
+	everything_written fast
+	quietly python -m pip --quiet uninstall --yes opencv-python-headless isal
+	everything_written plain
+	diff -r --exclude=writer_log.json fast plain ||
+		fail "without the extra the commands write other bytes"
+	echo "the mapped engine decodes images; without the extra all bytes are the same"
+}
+
+# Drawn faces, records in each encoding, and predictions, in the folder $1.
+everything_written() {
+	local encoding
+	quietly afad-make-sample --output_dir="$1/faces" --num_images=60 --seed=7
+	for encoding in original jpeg raw; do
+		quietly afad-write-records --data_dir=faces --output_dir="$1/$encoding" \
+			--image_encoding="$encoding" --image_size=40
+	done
+	quietly afad-predict --json --graph=graph/faces.pb faces/*/111
+	grep '^{' "$work/output" >"$1/predictions"
 }
 
 # Nothing may be downloaded: without a network, too, a photo without a face says so.

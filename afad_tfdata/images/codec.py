@@ -8,10 +8,10 @@
     pixels = codec.resize(codec.decode(content, header), 150)    # uint8 [150, 150, 3]
 
 Decoding is always accurate (slow-but-accurate DCT, fancy upsampling), and resizing is
-bilinear with half-pixel centres.  simplejpeg decodes JPEGs.  OpenCV does the rest if it
-is installed (the ``fast`` extra); otherwise Pillow does it more slowly.  Both decode to
-the same pixels, and their resized pixels differ by one level at most.  This module does
-not load TensorFlow, so that the processes of the writer stay small.
+bilinear with half-pixel centres.  simplejpeg decodes JPEGs.  OpenCV does the rest if
+it is installed (the ``fast`` extra); otherwise Pillow and numpy do it more slowly, and
+give the same pixels to the last bit.  This module does not load TensorFlow, so that the
+processes of the writer stay small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import functools
 import io
-import math
 import os
 import stat
 import struct
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.images import image_header
+from afad_tfdata.images import image_header, resampling
 
 # Exported from here as well, because callers that decode need them.
 from afad_tfdata.images.image_header import ImageError, ImageHeader, read_header
@@ -41,8 +40,6 @@ MAX_BYTES = 64 << 20
 # The longest side that a JPEG can have, and that the index can store (2 bytes).
 _MAX_SIDE = 65_535
 _SHORTAGES = (errno.EMFILE, errno.ENFILE)
-# Number of new rows that `_average_rows` computes at a time.
-_AVERAGED_ROWS = 16
 # Alpha of an opaque pixel.
 _OPAQUE = 255
 # Baseline, extended and progressive with Huffman codes, which every libjpeg decodes.
@@ -324,18 +321,9 @@ class _PillowLibrary:
     def resize(
         self, image: np.ndarray, size: int, antialias: bool, out: np.ndarray | None
     ) -> np.ndarray:
-        from PIL import Image
-
-        height, width = image.shape[:2]
-        if antialias and height >= size and width >= size:
-            resized = _area_averages(image, size)
-        else:
-            # Pillow's `resize` always averages when it shrinks; `transform` does not.
-            whole = (0, 0, width, height)
-            square = Image.fromarray(np.ascontiguousarray(image)).transform(
-                (size, size), Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR
-            )
-            resized = np.array(square)
+        shrinks = image.shape[0] >= size and image.shape[1] >= size
+        resample = resampling.area if antialias and shrinks else resampling.bilinear
+        resized = resample(image, size)
         if out is None:
             return resized
         np.copyto(out, resized)
@@ -344,37 +332,6 @@ class _PillowLibrary:
     def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
         red, green, blue = image.sum(axis=(0, 1), dtype=np.int64).tolist()
         return red, green, blue
-
-
-def _area_averages(image: np.ndarray, size: int) -> np.ndarray:
-    """Averages over the area of each new pixel, as OpenCV's INTER_AREA does.
-
-    Pillow's box filter weighs a pixel by its centre, not by the part that is covered.
-    """
-    narrow = _average_rows(image, size).transpose(1, 0, 2)
-    square = _average_rows(np.ascontiguousarray(narrow), size).transpose(1, 0, 2)
-    return np.ascontiguousarray(np.rint(square).astype(np.uint8))
-
-
-def _average_rows(image: np.ndarray, size: int) -> np.ndarray:
-    """The image with `size` averaged rows, float32."""
-    averaged = np.empty((size, *image.shape[1:]), np.float32)
-    # A block of new rows needs few old ones: the copy in float32 stays small for large
-    # photos, and most of the zeros in the weights are never multiplied.
-    for first in range(0, size, _AVERAGED_ROWS):
-        last = min(first + _AVERAGED_ROWS, size)
-        edges = np.arange(first, last + 1) * (len(image) / size)
-        low, high = int(edges[0]), min(len(image), math.ceil(edges[-1]))
-        old = np.arange(low, high)
-        covered = np.minimum(edges[1:, None], old + 1) - np.maximum(
-            edges[:-1, None], old
-        )
-        weights = np.clip(covered, 0, None)
-        weights /= weights.sum(axis=1, keepdims=True)
-        rows = image[low:high].reshape(high - low, -1).astype(np.float32)
-        block = weights.astype(np.float32) @ rows
-        averaged[first:last] = block.reshape(-1, *image.shape[1:])
-    return averaged
 
 
 @functools.lru_cache(maxsize=2)
