@@ -22,7 +22,7 @@ READY_LATEST := $(VENV_LATEST)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
-.PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 lint bench \
+.PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 test-tf1-all lint bench \
 	chaos chaos-quick fuzz mutate docs-images wheel-check wheel-check-all clean
 
 help:  ## List the targets
@@ -47,6 +47,9 @@ test-latest-quick: $(READY_LATEST)  ## Run the central tests on the newest Tenso
 
 test-tf1: $(READY) $(VENV)/tf1/.ready  ## Run frozen graphs in TensorFlow 1.15, which is downloaded
 	AFAD_TF1_WHEEL_DIR="$(CURDIR)/$(VENV)/tf1" $(VENV)/bin/python -m pytest -q -m tf1
+
+test-tf1-all: $(READY) $(VENV)/tf1/.ready  ## Run every backbone in TensorFlow 1.15 and in OpenCV
+	$(VENV)/bin/python -m tests.robustness.tf1_backbones --wheel_dir=$(VENV)/tf1
 
 chaos: $(READY)  ## Run the commands under 200 faults: kills, full disks, damaged files
 	$(VENV)/bin/python -m tests.robustness.chaos --faults=200 --minutes=60

@@ -13,10 +13,14 @@ from collections.abc import Mapping, Sequence
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
+    column_means,
     constant_folding,
+    constant_shapes,
     graphdef,
+    group_normalizations,
     grouped_convolutions,
     model_source,
+    own_outputs,
     variables_to_constants,
 )
 
@@ -55,14 +59,18 @@ def build(
     if fold_constants:
         # In this order: folding constants turns a batch normalisation into the factor
         # and the summand that the second step moves into weights.
+        graph = constant_shapes.constant(graph)
         graph = constant_folding.fold_constants(graph, traced_fetches)
         graph = constant_folding.without_neutral(graph, [*traced_fetches, traced_feed])
+        graph = column_means.as_products(graph)
         graph = constant_folding.fold_normalization(graph, traced_fetches)
+        graph = group_normalizations.in_four_axes(graph)
     # After constant folding, whose new nodes get a suffix where they have one of these
     # names.
     wanted = [fetches[label] for label in source.labels]
     names = {**dict(zip(traced_fetches, wanted, strict=True)), traced_feed: feed}
     graph = graphdef.renamed(graph, names)
+    graph = own_outputs.separate(graph, wanted)
     _refuse_half_precision(graph, source.layers)
     # Last: this step drops attributes that the steps before read.
     if tf1_compatible:

@@ -244,6 +244,36 @@ def reachable(
     return result
 
 
+def without_unread(
+    graph: tf.compat.v1.GraphDef, before: tf.compat.v1.GraphDef
+) -> tf.compat.v1.GraphDef:
+    """The graph without nodes that only replaced nodes have read.
+
+    Args:
+      graph: GraphDef in which some nodes of `before` were replaced.
+      before: The graph as it was; its results and inputs stay.
+    """
+    read = {split(r)[0] for node in before.node for r in node.input}
+    return reachable(
+        graph,
+        [n.name for n in before.node if n.name not in read or n.op == "Placeholder"],
+    )
+
+
+def tensor_shapes(
+    graph: tf.compat.v1.GraphDef, references: Iterable[str]
+) -> dict[str, tf.TensorShape]:
+    """Shapes by reference, such as ``"conv"`` or ``"split:1"``, as far as known."""
+    with tf.Graph().as_default() as imported:
+        tf.import_graph_def(graph, name="")
+        return {
+            reference: imported.get_tensor_by_name(
+                "{}:{}".format(*split(reference))
+            ).shape
+            for reference in references
+        }
+
+
 def constant(name: str, value: np.ndarray) -> tf.compat.v1.NodeDef:
     """A Const node."""
     node = tf.compat.v1.NodeDef(name=name, op="Const")
