@@ -380,7 +380,9 @@ def _load(
             unsafe_load=config.unsafe_load,
             advice="evaluate another model",
         )
-    known = run_dir.known_facts(source.facts, source.run)
+    known = run_dir.known_facts(
+        source.facts, source.run, path=source.path, model=source.owner
+    )
     chosen = input_range.choose(
         known.input_range or source.input_range, config.input_range, what=path
     )

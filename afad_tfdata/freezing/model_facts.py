@@ -69,7 +69,9 @@ def collect(
       UsageError: A file that a flag names does not exist or is something else, or the
         class names or the input's range are not known.
     """
-    stored = run_dir.known_facts(source.facts, source.run)
+    stored = run_dir.known_facts(
+        source.facts, source.run, path=source.path, model=source.owner
+    )
     # Asked for, and not taken from a data set: which class the model was trained to
     # call 1 cannot be seen in other images.
     names = tuple(class_names) or stored.class_names

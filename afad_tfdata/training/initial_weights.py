@@ -85,7 +85,9 @@ def _is_swapped(
     if not all(heads):
         return False  # No gender head is copied.
     flag, ours = "--init_class_names", facts.of(model).class_names
-    known = run_dir.known_facts(facts.of(source), run_dir.config_of(path))
+    known = run_dir.known_facts(
+        facts.of(source), run_dir.config_of(path), path=path, model=source
+    )
     theirs = facts.chosen_class_names(
         known.class_names, class_names, what=path, flag=flag
     )

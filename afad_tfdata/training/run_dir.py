@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from afad_tfdata.common import errors, files, locks, options
-from afad_tfdata.models import facts, saved
+from afad_tfdata.models import facts, networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import event_file, history
@@ -42,6 +43,8 @@ BESIDE = (
 _OWN = (
     r"(config|history)\.json|flags\.txt|history\.png|metrics\.jsonl|(best|final)\.keras"
 )
+
+_log = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -234,20 +237,53 @@ def config_of(path: str) -> dict[str, Any]:
     return {}
 
 
-def known_facts(own: facts.Facts, run: Mapping[str, Any]) -> facts.Facts:
+def known_facts(
+    own: facts.Facts, run: Mapping[str, Any], *, path: str = "", model: Any = None
+) -> facts.Facts:
     """What a model's file says, and what its run's ``config.json`` adds to it.
 
-    Both say the same, except in runs of version 0.1.0.
+    Both say the same, except in runs of version 0.1.0.  A file that was copied into the
+    directory of another run gets nothing from it.
 
     Args:
       own: Facts from the file.
-      run: From `config_of`.  It is ignored if the run trained another network, because
-        then the file was copied into the run's directory.
+      run: From `config_of`.
+      path: The file.
+      model: Its Keras model; None for a checkpoint, whose values fit the run's network
+        or are refused.
     """
-    network = run.get("model")
-    if network and own.network and dict(own.network) != network:
+    if own.network:
+        network = run.get("model")
+        return own if network and dict(own.network) != network else _both(own, run)
+    if run and model is not None and not _is_of_run(run, path, model):
+        _log.warning(
+            "%s is not one of the models that the run in %s trained: what the run says"
+            " about its models is not used for it",
+            *(path, run.get("directory", "its folder")),
+        )
         return own
+    return _both(own, run)
+
+
+def _both(own: facts.Facts, run: Mapping[str, Any]) -> facts.Facts:
     return own.or_else(facts_of(run))
+
+
+def _is_of_run(run: Mapping[str, Any], path: str, model: Any) -> bool:
+    """Whether a file that says nothing of itself is one of the run's models.
+
+    It has one of their names and, if the run built the network itself, weights of the
+    same shapes: Keras loses what the file said when it saves a model again.
+    """
+    if os.path.basename(path) not in (BEST_NAME, FINAL_NAME):
+        return False
+    if not run.get("model"):
+        return True
+    # A SavedModel has no such list.
+    found = sorted(tuple(w.shape) for w in getattr(model, "weights", ()))
+    config = options.from_dict(networks.ModelConfig, run["model"], where=path)
+    built = networks.build_model(config, load_weights=False)
+    return found == sorted(tuple(w.shape) for w in built.weights)
 
 
 def facts_of(run: Mapping[str, Any]) -> facts.Facts:

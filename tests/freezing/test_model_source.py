@@ -166,6 +166,46 @@ def test_runs_and_checkpoints(model, tmp_path):
         model_source.open_source(str(tmp_path), which="final")
 
 
+def foreign(image_size):
+    image = keras.Input((image_size, image_size, 3), name="root_input")
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    age = keras.layers.Dense(1, name="age_output")(x)
+    gender = keras.layers.Dense(1, "sigmoid", name="gender_output")(x)
+    return keras.Model(image, [age, gender])
+
+
+@pytest.mark.parametrize(
+    "name", ["best.keras", "final.keras", "face.keras", "face.h5", "saved"]
+)
+def test_a_model_that_was_copied_into_a_run(name, model, tmp_path, caplog):
+    """It has nothing to do with the run, whatever its name is."""
+    make_run(tmp_path, model)
+    path = str(tmp_path / name)
+    other, outputs = foreign(small_graphs.SIZE), ()
+    if name == "saved":
+        other.export(path, verbose=False)
+        outputs = ("age", "gender")
+    else:
+        other.save(path)
+    source = model_source.open_source(path, outputs=outputs)
+    with pytest.raises(errors.UsageError, match="--class_names"):
+        model_facts.collect(source)
+    assert "is not one of the models that the run" in caplog.text
+    known = model_facts.collect(
+        source, class_names=("a", "b"), given_range="normalized"
+    )
+    assert known.class_names == ("a", "b") and known.mean is None
+
+
+def test_the_networks_own_model_under_another_name(model, tmp_path):
+    """Keras lost what it said; another run's network may have the same shapes."""
+    make_run(tmp_path, model)
+    model.save(tmp_path / "mine.keras")
+    source = model_source.open_source(str(tmp_path / "mine.keras"))
+    with pytest.raises(errors.UsageError, match="--class_names"):
+        model_facts.collect(source)
+
+
 @pytest.mark.parametrize(
     ("names", "given", "task", "labels"),
     [
