@@ -1,6 +1,7 @@
 """The k-fold protocol of papers on AFAD: every photo is tested once.
 
-All faces of the data set, from all splits, are divided into k parts by photo.  Run j
+All faces of the data set, from all splits, are divided into k parts, by photo or as
+``--split_by`` says.  Run j
 tests on part j, validates on part j + 1 and trains on the others; the result is the
 mean over the runs and their spread::
 
@@ -252,14 +253,15 @@ def _fold_of(
     try:
         example = tfrecord.parse_example(tfrecord.check_record(framed))
         key = os.fsdecode(bytes(example[schema.IMAGE_FILENAME]))
+        named = os.fsdecode(bytes(example.get(schema.IMAGE_GROUP, b"")))
     except (tfrecord.RecordError, KeyError) as error:
         raise errors.DataError(
             f"a record of split {where} is damaged ({error}): afad-inspect-records"
             " --verify names it"
         ) from error
-    group = sharding.group_key(key, split_by, untrusted)
-    places = sharding.salted_hashes(config.input.seed, "fold", [group])
-    return int(sharding.shards_of(places, config.folds)[0])
+    group = sharding.group_key(key, split_by, untrusted, named)
+    seed, count = config.input.seed, config.folds
+    return int(sharding.folds_of([group], seed=seed, num_folds=count)[0])
 
 
 def _write_split(

@@ -40,6 +40,7 @@ from afad_tfdata.writing import (
     runners,
     selection,
     source,
+    split_assignment,
     work_directory,
 )
 from afad_tfdata.writing.config import WriteConfig
@@ -237,6 +238,9 @@ def _plan(
     items, left_out = selection.select(listing, data_set.selection, splits=splits)
     if not items:
         raise _nothing_found(config, listing, left_out)
+    split_by = split_assignment.resolve(config.split_by, [item.group for item in items])
+    splits_config = dataclasses.replace(data_set.splits, split_by=split_by)
+    data_set = dataclasses.replace(data_set, splits=splits_config)
     work_plan = plan.make(items, data_set, num_shards=config.num_shards)
     only_tested = 1 in (config.test_fraction, config.validation_fraction)
     given = all(item.split is not None for item in items)

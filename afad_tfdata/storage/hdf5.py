@@ -110,6 +110,7 @@ def write(
     filenames: Sequence[bytes],
     compression: str,
     labels: str,
+    groups: Sequence[bytes] = (),
 ) -> int:
     """Writes one shard.
 
@@ -123,6 +124,8 @@ def write(
       filenames: ``[num_examples]`` relative paths.
       compression: One of `COMPRESSIONS`.
       labels: One of `LABELS`: what the name ``labels`` links to.
+      groups: ``[num_examples]`` what each image belongs to; empty if the source does
+        not say it.
 
     Returns:
       Byte offset of the pixels in the file; 0 for chunked (compressed) storage.
@@ -156,6 +159,9 @@ def write(
         data = f.create_dataset(
             "data", (num_examples, *layout.shape), layout.dtype, **storage
         )
+        if groups:
+            longest = max(1, *(len(group) for group in groups))
+            f.create_dataset("group", data=np.asarray(groups, f"S{longest}"))
         f["labels_0"], f["labels_1"] = f["age"], f["gender"]
         f["labels"] = f[labels]
         row = 0

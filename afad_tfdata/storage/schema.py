@@ -36,6 +36,8 @@ IMAGE_HEIGHT = "image/height"
 IMAGE_WIDTH = "image/width"
 IMAGE_FILENAME = "image/filename"
 IMAGE_SHA256 = "image/sha256"
+# Only records of a source with groups have it: a person, a photo or a video.
+IMAGE_GROUP = "image/group"
 LABEL_AGE = "label/age"
 LABEL_GENDER = "label/gender"
 

@@ -40,15 +40,24 @@ def photo_id(key: str) -> str | None:
     return match.group(1) if match else None
 
 
-def group_key(key: str, split_by: str, untrusted: Collection[str] = ()) -> str:
-    """What decides the split: the photo (if the key has one) or the key.
+def group_key(
+    key: str,
+    split_by: str,
+    untrusted: Collection[str] = (),
+    group: str | None = None,
+) -> str:
+    """What decides the split: the group, the photo (if the key has one) or the key.
 
     Args:
       key: Path relative to the root.
-      split_by: ``photo`` or ``image``.
+      split_by: ``photo``, ``image`` or ``group``.  With ``group``, an image without a
+        group belongs to its photo.
       untrusted: From `untrusted_photos`.
+      group: What the image belongs to; None or empty if unknown.
     """
-    photo = photo_id(key) if split_by == "photo" else None
+    if split_by == "group" and group:
+        return f"group:{group}"
+    photo = None if split_by == "image" else photo_id(key)
     if photo is None or photo in untrusted or EVERY_PHOTO in untrusted:
         return key
     return f"photo:{photo}"
@@ -148,6 +157,17 @@ def splits_of(
     ).astype(np.uint8)
 
 
+def folds_of(groups: Iterable[str], *, seed: int, num_folds: int) -> np.ndarray:
+    """The parts of k-fold cross-validation: uint64 ``[n]``, from 0.
+
+    Args:
+      groups: From `group_key`; equal ones get the same part.
+      seed: That of the training.
+      num_folds: Number of parts.
+    """
+    return shards_of(salted_hashes(seed, "fold", groups), num_folds)
+
+
 def places_of(keys: Iterable[str], *, seed: int) -> np.ndarray:
     """Places of keys in their splits: uint64 ``[n]``, uniform in [0, 2**64)."""
     return salted_hashes(seed, "place", keys)
@@ -174,7 +194,7 @@ def shard_name(name: str, split: str, shard: int, num_shards: int, format: str) 
     """File name of a shard.
 
     Args:
-      name: The data set's name, ``afad``.
+      name: The data set's name, such as ``afad``.
       split: One of `SPLITS`.
       shard: From 0.
       num_shards: How many the split has.

@@ -67,15 +67,16 @@ def _image(manifest: schema.Manifest) -> dict[str, Any]:
             image={"shape": {"dimensions": dimensions}, "dtype": "uint8"},
         )
     text = _kind("text_feature.Text", text={})
-    return _dict(
-        {
-            "encoded": pixels,
-            "filename": text,
-            "format": text,
-            "height": _integer(),
-            "width": _integer(),
-        }
-    )
+    features = {
+        "encoded": pixels,
+        "filename": text,
+        "format": text,
+        "height": _integer(),
+        "width": _integer(),
+    }
+    if manifest.config.get("groups"):
+        features["group"] = text
+    return _dict(features)
 
 
 def _label(manifest: schema.Manifest) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def encode_record(
     sha256: bytes,
     age: int,
     gender: int,
+    group: bytes | None = None,
 ) -> Record:
     """A framed example with the features of `schema`.
 
@@ -66,6 +67,8 @@ def encode_record(
       sha256: 32 bytes: digest of `image`.
       age: Years.
       gender: 0 or 1.
+      group: What the image belongs to, empty if unknown; None for a data set without
+        groups.
     """
     head = b"".join(
         (
@@ -76,6 +79,7 @@ def encode_record(
             _bytes_feature(schema.IMAGE_SHA256, sha256),
             _int_feature(schema.LABEL_AGE, age),
             _int_feature(schema.LABEL_GENDER, gender),
+            b"" if group is None else _bytes_feature(schema.IMAGE_GROUP, group),
         )
     )
     # The image is the last entry, so that it ends where the record's data end.

@@ -50,6 +50,10 @@ class WriteConfig:
         "Local directory that the data set is written in before it is uploaded, if"
         " --output_dir is remote. The default is a directory in the user's cache.",
     )
+    name: str = options.option(
+        data_set_config.DEFAULT_NAME,
+        "Name of the data set, with which its file names begin: letters, digits and _.",
+    )
     format: str = options.option(
         "tfrecord", "File format of the shards.", choices=schema.FORMATS
     )
@@ -79,10 +83,12 @@ class WriteConfig:
         " split.",
     )
     split_by: str = options.option(
-        "photo",
+        "",
         "What is assigned to a split as a whole. photo: all faces of one photo stay in"
-        " one split. image: each image is assigned on its own.",
-        choices=("photo", "image"),
+        " one split. group: all images with the same value in the column group of"
+        " --labels_csv. image: each image is assigned on its own. The default is group"
+        " if the source has groups, and photo if not.",
+        choices=("", "photo", "group", "image"),
     )
     split_file: str = options.option(
         "",
@@ -213,6 +219,12 @@ class WriteConfig:
             raise errors.UsageError(
                 "--beam_options can only be used with --runner=beam"
             )
+        # TensorFlow Datasets reads only such names.
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", self.name):
+            raise errors.UsageError(
+                "--name takes a letter and then up to 63 letters, digits and _; got"
+                f" {self.name!r}"
+            )
         if self.shard_range and not re.fullmatch(r"\d+:\d+", self.shard_range):
             raise errors.UsageError(
                 f"--shard_range takes A:B, such as 0:4; got {self.shard_range!r}"
@@ -258,4 +270,5 @@ class WriteConfig:
             conflicts=self.conflicts,
             split_file=bool(self.split_file),
             hdf5=hdf5_config if self.format == "hdf5" else None,
+            name=self.name,
         )

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+DEFAULT_NAME = "afad"
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
@@ -37,7 +39,7 @@ class SplitConfig:
 
     Attributes:
       seed: Salts the hashes of keys.
-      split_by: ``photo`` or ``image``.
+      split_by: ``photo``, ``image`` or ``group``; empty until the source is known.
       test_fraction: Share of all images.
       validation_fraction: Share of the images that are not in ``test``.
     """
@@ -94,6 +96,7 @@ class DataSetConfig:
       conflicts: One of `duplicate_images.CONFLICTS`.
       split_file: Whether a published protocol decided the splits.
       hdf5: For the code that writes HDF5 shards; None for TFRecord.
+      name: The first part of every file name.
     """
 
     format: str
@@ -105,6 +108,7 @@ class DataSetConfig:
     conflicts: str
     split_file: bool
     hdf5: Hdf5Config | None
+    name: str = DEFAULT_NAME
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, whose names and order are those of every manifest."""
@@ -135,6 +139,8 @@ class DataSetConfig:
             value["jpeg_quality"] = self.images.jpeg_quality
         value["image_encoding"] = self.images.encoding
         value["split_file"] = self.split_file
+        if self.name != DEFAULT_NAME:  # Left out, so that old manifests still fit.
+            value["name"] = self.name
         return value
 
     @classmethod
@@ -173,4 +179,5 @@ class DataSetConfig:
             conflicts=value["conflicts"],
             split_file=value["split_file"],
             hdf5=hdf5,
+            name=value.get("name", DEFAULT_NAME),
         )

@@ -72,7 +72,7 @@ def finish(
     )
     config = work_plan.config
     manifest = schema.Manifest(
-        name=plan.DATA_SET_NAME,
+        name=config.name,
         format=config.format,
         image_encoding=config.images.encoding,
         image_size=config.images.size,
@@ -185,7 +185,7 @@ def _write_indexes(
         )
         content = io.BytesIO()
         np.save(content, index)
-        name = sharding.index_name(plan.DATA_SET_NAME, split)
+        name = sharding.index_name(work_plan.config.name, split)
         path = os.path.join(directory, name)
         files.write_atomic(path, content.getvalue())
         splits[split] = schema.Split(

@@ -346,4 +346,5 @@ def _record(image: _Image, entry: plan.Entry) -> tfrecord.Record:
         sha256=image.sha256,
         age=entry.age,
         gender=entry.gender,
+        group=entry.group,
     )

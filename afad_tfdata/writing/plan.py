@@ -20,11 +20,10 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import data_set_config, source
+from afad_tfdata.writing import data_set_config, source, split_assignment
 
-DATA_SET_NAME = "afad"  # The first part of every file name of a data set.
 CONFIG_NAME = "plan.json"
-_ROWS_NAME, _KEYS_NAME = "plan.npy", "plan.keys"
+_ROWS_NAME, _KEYS_NAME, _GROUPS_NAME = "plan.npy", "plan.keys", "plan.groups"
 # Large enough for sequential reads, small enough for a bucket or a batch task.
 _TARGET_SHARD_BYTES = 128 << 20
 # Small data sets also get a few shards, because writer processes and readers divide
@@ -78,6 +77,8 @@ class Entry(NamedTuple):
       place: Number by which the records of a split are ordered.
       age: Years.
       gender: 0 or 1.
+      group: What the image belongs to, empty if unknown; None for a data set without
+        groups.
     """
 
     row: int
@@ -85,6 +86,7 @@ class Entry(NamedTuple):
     place: int
     age: int
     gender: int
+    group: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Plan:
       source_sha256: Hexadecimal digest of the source's keys, labels, sizes and splits.
       tasks: The shards, in order of split and number.
       untrusted_photos: From `sharding.untrusted_photos`.
+      groups: What the image of each row belongs to, empty if unknown; without an
+        element if no image has a group.
     """
 
     rows: np.ndarray
@@ -108,6 +112,7 @@ class Plan:
     source_sha256: str
     tasks: tuple[ShardTask, ...]
     untrusted_photos: tuple[str, ...] = ()
+    groups: tuple[bytes, ...] = ()
 
     @functools.cached_property
     def mean_splits(self) -> tuple[str, ...]:
@@ -137,6 +142,8 @@ class Plan:
         }
         if self.untrusted_photos:  # Left out if empty, so that old manifests still fit.
             values["untrusted_photos"] = list(self.untrusted_photos)
+        if self.groups:
+            values["groups"] = len(set(self.groups) - {b""})
         return values
 
     @functools.cached_property
@@ -158,7 +165,8 @@ class Plan:
         for row, (start, length, place, age, gender) in enumerate(
             zip(*columns, strict=True), task.first
         ):
-            yield Entry(row, keys[start : start + length], place, age, gender)
+            group = self.groups[row] if self.groups else None
+            yield Entry(row, keys[start : start + length], place, age, gender, group)
 
 
 def make(
@@ -177,7 +185,7 @@ def make(
     Raises:
       UsageError: There would be too many shards.
     """
-    keys, ages, genders, sizes, given, _ = zip(*items, strict=True)
+    keys, ages, genders, sizes, given, groups = zip(*items, strict=True)
     encoded = [os.fsencode(key) for key in keys]
     lengths = np.array([len(key) for key in encoded], np.int64)
     rows = np.zeros(len(items), _ROW_DTYPE)
@@ -186,10 +194,16 @@ def make(
     rows["age"], rows["gender"] = ages, genders
     rows["place"] = sharding.places_of(keys, seed=config.splits.seed)
     untrusted: tuple[str, ...] = ()
-    if config.splits.split_by == "photo" and None in given:
-        photos = [sharding.photo_id(key) for key in keys]
+    if config.splits.split_by != "image" and None in given:
+        by_group = config.splits.split_by == "group"
+        photos = [
+            None if by_group and group else sharding.photo_id(key)
+            for key, group in zip(keys, groups, strict=True)
+        ]
         untrusted = sharding.untrusted_photos(photos, [ages, genders])
-    rows["split"] = _splits(keys, given, config.splits, untrusted)
+    rows["split"] = split_assignment.assign(
+        keys, groups, given, config.splits, untrusted
+    )
     # Items are sorted by key.  The order of two keys with the same place is therefore
     # that of the keys, and does not depend on the scan.
     order = np.lexsort((np.arange(len(items)), rows["place"], rows["split"]))
@@ -201,9 +215,10 @@ def make(
         inside = rows["split"] == number
         rows["shard"][inside] = sharding.shards_of(rows["place"][inside], counts[split])
     listed = [
-        b"%b %d %d %d %b\n" % (key, age, gender, size, (split or "").encode())
-        for key, age, gender, size, split in zip(
-            encoded, ages, genders, sizes, given, strict=True
+        b"%b %d %d %d %b%b\n"
+        % (key, age, gender, size, (split or "").encode(), _listed_group(group))
+        for key, age, gender, size, split, group in zip(
+            encoded, ages, genders, sizes, given, groups, strict=True
         )
     ]
     return Plan(
@@ -212,8 +227,9 @@ def make(
         config=config,
         num_shards=counts,
         source_sha256=hashlib.sha256(b"".join(listed)).hexdigest(),
-        tasks=_tasks(rows, counts, config.format),
+        tasks=_tasks(rows, counts, config),
         untrusted_photos=untrusted,
+        groups=_ordered_groups(groups, order),
     )
 
 
@@ -221,6 +237,9 @@ def save(plan: Plan, directory: str) -> None:
     """Writes the plan, its JSON file last: without that file, a plan is incomplete."""
     files.write_atomic(os.path.join(directory, _ROWS_NAME), _rows_bytes(plan))
     files.write_atomic(os.path.join(directory, _KEYS_NAME), plan.keys)
+    if plan.groups:
+        path = os.path.join(directory, _GROUPS_NAME)
+        files.write_atomic(path, _groups_bytes(plan))
     files.write_json(os.path.join(directory, CONFIG_NAME), plan.to_json())
 
 
@@ -229,9 +248,13 @@ def is_saved(plan: Plan, directory: str) -> bool:
     try:
         rows = files.read_bytes(os.path.join(directory, _ROWS_NAME))
         keys = files.read_bytes(os.path.join(directory, _KEYS_NAME))
+        groups = _groups_bytes(plan)
+        if plan.groups:
+            groups = files.read_bytes(os.path.join(directory, _GROUPS_NAME))
     except FileNotFoundError:
         return False
-    return keys == plan.keys and rows == _rows_bytes(plan)
+    whole = keys == plan.keys and rows == _rows_bytes(plan)
+    return whole and groups == _groups_bytes(plan)
 
 
 def load(directory: str) -> Plan:
@@ -243,16 +266,22 @@ def load(directory: str) -> Plan:
     stored = stored_json(directory)
     if stored is None:
         raise errors.UsageError(f"{directory} has no plan: run write_records again")
+    groups: list[str] = []
+    if stored.get("groups"):  # Only the plan of a source with groups has that file.
+        path = os.path.join(directory, _GROUPS_NAME)
+        groups = json.loads(files.read_bytes(path))
+    config = data_set_config.DataSetConfig.from_json(stored)
     # Memory-mapped, so that all writer processes share one copy.
     rows = np.load(os.path.join(directory, _ROWS_NAME), mmap_mode="r")
     return Plan(
         rows=rows,
         keys=files.read_bytes(os.path.join(directory, _KEYS_NAME)),
-        config=data_set_config.DataSetConfig.from_json(stored),
+        config=config,
         num_shards=stored["num_shards"],
         source_sha256=stored["source_sha256"],
-        tasks=_tasks(rows, stored["num_shards"], stored["format"]),
+        tasks=_tasks(rows, stored["num_shards"], config),
         untrusted_photos=tuple(stored.get("untrusted_photos", ())),  # Stored if any.
+        groups=tuple(os.fsencode(group) for group in groups),
     )
 
 
@@ -271,31 +300,23 @@ def _rows_bytes(plan: Plan) -> bytes:
     return rows.getvalue()
 
 
-def _splits(
-    keys: Sequence[str],
-    given: Sequence[str | None],
-    config: data_set_config.SplitConfig,
-    untrusted: Sequence[str],
-) -> np.ndarray:
-    """Positions in `sharding.SPLITS`, by a hash that all faces of a photo share."""
-    numbers: dict[str, int] = {}
-    ignored = frozenset(untrusted)
-    group = [
-        numbers.setdefault(
-            sharding.group_key(key, config.split_by, ignored), len(numbers)
-        )
-        for key in keys
-    ]
-    splits = sharding.splits_of(
-        numbers,
-        seed=config.seed,
-        test_fraction=config.test_fraction,
-        validation_fraction=config.validation_fraction,
-    )[group]
-    for row, split in enumerate(given):
-        if split is not None:
-            splits[row] = sharding.SPLITS.index(split)
-    return splits
+def _listed_group(group: str | None) -> bytes:
+    """A group in the digest of the source; nothing if the image has none."""
+    return b"" if group is None else b" " + os.fsencode(group)
+
+
+def _ordered_groups(
+    groups: Sequence[str | None], order: np.ndarray
+) -> tuple[bytes, ...]:
+    """The groups in the order of the rows; empty if no image has a group."""
+    if not any(groups):
+        return ()
+    encoded = [os.fsencode(group or "") for group in groups]
+    return tuple(encoded[row] for row in order.tolist())
+
+
+def _groups_bytes(plan: Plan) -> bytes:
+    return json.dumps([os.fsdecode(group) for group in plan.groups]).encode()
 
 
 def _shard_counts(
@@ -348,7 +369,9 @@ def _stored_bytes(
 
 
 def _tasks(
-    rows: np.ndarray, num_shards: dict[str, int], format: str
+    rows: np.ndarray,
+    num_shards: dict[str, int],
+    config: data_set_config.DataSetConfig,
 ) -> tuple[ShardTask, ...]:
     tasks: list[ShardTask] = []
     for number, split in enumerate(sharding.SPLITS):
@@ -356,7 +379,7 @@ def _tasks(
         start, stop = np.searchsorted(rows["split"], [number, number + 1])
         edges = np.searchsorted(rows["shard"][start:stop], np.arange(total + 1)) + start
         for shard in range(total):
-            name = sharding.shard_name(DATA_SET_NAME, split, shard, total, format)
+            name = sharding.shard_name(config.name, split, shard, total, config.format)
             first, last = int(edges[shard]), int(edges[shard + 1])
             tasks.append(ShardTask(len(tasks), split, shard, name, first, last))
     return tuple(tasks)

@@ -60,9 +60,11 @@ def write(
     try:
         files.remove_if_there(part)
         if hdf5_config is not None:
-            names = [work_plan.key(int(row)) for row in payload.rows[keep]]
+            numbers = payload.rows[keep].tolist()
+            names = [work_plan.key(row) for row in numbers]
+            groups = [work_plan.groups[row] for row in numbers if work_plan.groups]
             side = work_plan.config.images.size
-            _write_hdf5(source, part, kept, index, names, side, hdf5_config)
+            _write_hdf5(*(source, part, kept, index, names, groups, side, hdf5_config))
         elif unchanged:
             _link_or_copy(source, part)
         else:
@@ -110,6 +112,7 @@ def _write_hdf5(
     kept: np.ndarray,
     index: np.ndarray,
     names: list[bytes],
+    groups: list[bytes],
     side: int,
     config: data_set_config.Hdf5Config,
 ) -> None:
@@ -121,6 +124,7 @@ def _write_hdf5(
       kept: Index rows of the payload that stay.
       index: The same rows, to be changed into those of the shard.
       names: Keys of the kept images.
+      groups: Their groups; empty if the source has none.
       side: Pixels.
       config: How the shard stores them.
     """
@@ -133,6 +137,7 @@ def _write_hdf5(
             ages=kept["age"],
             genders=kept["gender"],
             filenames=names,
+            groups=groups,
             compression=config.compression,
             labels=config.labels,
         )
