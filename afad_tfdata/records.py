@@ -29,6 +29,7 @@ import numpy as np
 
 from afad_tfdata import __version__
 from afad_tfdata.common import errors, files, options, resources
+from afad_tfdata.images import face_detector
 from afad_tfdata.storage import remote, schema, tfds_metadata
 from afad_tfdata.writing import (
     archive,
@@ -72,6 +73,9 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
             "--output_dir is missing: name the data set's directory"
         )
     config = _from_here(config)
+    if config.find_faces:
+        # Now: a detector that is not there is an error before the work.
+        face_detector.check_installed(config.face_detector)
     if files.is_remote(config.output_dir):
         return _write_remote(config)
     # The processes start before the scan, so that they import their libraries while

@@ -79,6 +79,12 @@ def describe(
         "divisor": frozen.divisor,
         "input_range": frozen.facts.input_range or "normalized",
         **_image_reading(),
+        # How faces are cut out of photos, if the training data says so.
+        **(
+            {"face_crop": dict(known.stored.face_crop)}
+            if known.stored.face_crop
+            else {}
+        ),
         "class_names": list(known.class_names),
         "threshold": GENDER_THRESHOLD,
         "age_range": list(known.age_range) if known.age_range else None,

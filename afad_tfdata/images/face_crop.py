@@ -55,15 +55,10 @@ class FaceCrop:
     found_by: str = ""
 
     def __post_init__(self) -> None:
-        # Written so that NaN is refused, too.
-        if not 0 <= self.margin <= MAX_MARGIN:
-            raise errors.UsageError(
-                f"face_margin is a share of the face's side, from 0 to"
-                f" {MAX_MARGIN:g}; got {self.margin}"
-            )
+        check_margin(self.margin)
         if self.border not in BORDERS:
             raise errors.UsageError(
-                f"face_border takes {' or '.join(BORDERS)}; got {self.border!r}"
+                f"--face_border takes {' or '.join(BORDERS)}; got {self.border!r}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -121,6 +116,16 @@ class FaceCrop:
                 else np.pad(inside, pads, constant_values=_GRAY)
             )
         return codec.resize(np.ascontiguousarray(inside), self.size, antialias=True)
+
+
+def check_margin(margin: float) -> None:
+    """Raises `UsageError` unless a number can be the margin of a crop."""
+    # Written so that NaN is refused, too.
+    if not 0 <= margin <= MAX_MARGIN:
+        raise errors.UsageError(
+            "--face_margin is a share of the face's side, from 0 to"
+            f" {MAX_MARGIN:g}; got {margin}"
+        )
 
 
 def from_json(value: Mapping[str, Any] | None) -> FaceCrop | None:

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -61,8 +62,7 @@ def load_detector(name: str) -> Detector:
     module_name, _, function_name = name.partition(":")
     expected = f"--face_detector takes {MTCNN} or MODULE:FUNCTION"
     try:
-        # A console command does not look for modules in the current directory.
-        with _current_directory_on_path():
+        with _callers_modules():
             found = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # The user's module may raise anything.
         raise errors.UsageError(
@@ -80,6 +80,18 @@ def check_name(name: str) -> None:
         raise errors.UsageError(
             f"--face_detector takes {MTCNN} or MODULE:FUNCTION; got {name!r}"
         )
+
+
+def check_installed(name: str) -> None:
+    """Raises `UsageError` unless a detector can be imported; TensorFlow is not loaded.
+
+    Args:
+      name: As for `load_detector`.
+    """
+    if name != MTCNN:
+        load_detector(name)
+    elif importlib.util.find_spec(MTCNN) is None:
+        raise _not_installed("no module named 'mtcnn'")
 
 
 def version(name: str) -> str:
@@ -212,17 +224,25 @@ def _as_afad(box: list[float]) -> face_crop.Box:
     return center[0] - half, center[1] - half, center[0] + half, center[1] + half
 
 
-def _not_installed(error: Exception) -> errors.UsageError:
+def _not_installed(reason: object) -> errors.UsageError:
     return errors.UsageError(
         "--find_faces needs mtcnn, which is not usable here"
-        f" ({errors.one_line(error)}): pip install 'afad-tfdata[{EXTRA}]'"
+        f" ({errors.one_line(reason)}): pip install 'afad-tfdata[{EXTRA}]'"
     )
 
 
 @contextlib.contextmanager
-def _current_directory_on_path() -> Iterator[None]:
-    sys.path.append(os.getcwd())
+def _callers_modules() -> Iterator[None]:
+    """Looks for modules where a script of the caller would.
+
+    A console command does not look in the current directory, and a writer process does
+    not even look in those of PYTHONPATH.
+    """
+    before = list(sys.path)
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # Last, so that no file there takes the place of an installed module.
+    sys.path += [os.getcwd(), *filter(None, given)]
     try:
         yield
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path[:] = before

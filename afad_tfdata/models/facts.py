@@ -51,6 +51,8 @@ class Facts:
       mean: Channel means R, G, B in [0, 255] that are subtracted from images.
       age_range: Youngest and oldest age in the training data, in years.
       input_range: One of `INPUT_RANGES`.
+      face_crop: How faces were cut out of photos, as `face_crop.FaceCrop.to_json`;
+        empty for a model of images that were cut before.
     """
 
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -58,6 +60,7 @@ class Facts:
     mean: tuple[float, ...] | None = None
     age_range: tuple[int, int] | None = None
     input_range: str = ""
+    face_crop: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return self != Facts()
@@ -83,6 +86,8 @@ class Facts:
                 if label in self.network.get("task", "")
             },
             "network": dict(self.network),
+            # Left out if empty, so that the files of other models stay as they were.
+            **({"face_crop": dict(self.face_crop)} if self.face_crop else {}),
         }
 
 
@@ -113,6 +118,7 @@ def from_dict(value: Any, *, where: str) -> Facts:
             mean=tuple(float(mean[channel]) for channel in "RGB") if mean else None,
             age_range=(int(ages[0]), int(ages[1])) if ages else None,
             input_range=input_range,
+            face_crop=dict(value.get("face_crop") or {}),
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise errors.DataError(

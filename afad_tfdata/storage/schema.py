@@ -147,6 +147,11 @@ class Manifest:
         """The mean in channel order, in [0, 255]."""
         return self.mean["R"], self.mean["G"], self.mean["B"]
 
+    @property
+    def face_crop(self) -> dict[str, Any]:
+        """How faces were cut out of the images; empty for whole images."""
+        return self.config.get("face_crop", {})
+
     def split(self, name: str) -> Split:
         """The split of that name; `UsageError` if there is none or it is empty."""
         split = self.splits.get(name)

@@ -304,6 +304,8 @@ def _facts(
     result = dataclasses.replace(known, mean=mean, input_range="normalized")
     if manifest is None:  # It is not known what the labels of the caller's data mean.
         return result
+    # An earlier training of the model may have seen other crops; the last one counts.
+    result = dataclasses.replace(result, face_crop=manifest.face_crop)
     names = manifest.class_names
     learns_gender = "gender" in schema.labels_of(config.input.task)
     if own.model is not None and known.class_names and learns_gender:
@@ -345,6 +347,7 @@ def _record_facts(
         "class_names": list(known.class_names),
         "age_range": list(ages),
         "records_digest": run_dir.records_digest(manifest),
+        **({"face_crop": dict(known.face_crop)} if known.face_crop else {}),
     }
 
 

@@ -301,6 +301,7 @@ def facts_of(run: Mapping[str, Any]) -> facts.Facts:
             "mean": run.get("mean"),
             "age_range": run.get("age_range"),
             "input_range": "normalized" if run else "",
+            "face_crop": run.get("face_crop"),
         },
         where=os.path.join(run.get("directory", "the run"), CONFIG_NAME),
     )

@@ -6,9 +6,15 @@ import dataclasses
 import re
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.images import codec
+from afad_tfdata.images import codec, face_crop, face_detector
 from afad_tfdata.storage import hdf5, schema
-from afad_tfdata.writing import data_set_config, duplicate_images, runners, source
+from afad_tfdata.writing import (
+    data_set_config,
+    duplicate_images,
+    face_images,
+    runners,
+    source,
+)
 from afad_tfdata.writing.labels import values
 
 
@@ -61,7 +67,8 @@ class WriteConfig:
         "",
         "What a record stores of an image. original: the file's own bytes. jpeg: the"
         " image, resized once with antialiasing. raw: uint8 pixels at the image size."
-        " The default is original for tfrecord and raw for hdf5.",
+        " The default is original for tfrecord, or jpeg with --find_faces, and raw for"
+        " hdf5.",
         choices=("", *schema.ENCODINGS),
     )
     image_size: int = options.option(
@@ -71,6 +78,37 @@ class WriteConfig:
     )
     jpeg_quality: int = options.option(
         95, "JPEG quality, 1 to 100; used with --image_encoding=jpeg only."
+    )
+    find_faces: bool = options.option(
+        False,
+        "Find the face in each image and store the square around it, resized to"
+        " --image_size, instead of the whole image. Needs the extra: pip install"
+        " 'afad-tfdata[faces]'.",
+    )
+    face_detector: str = options.option(
+        face_detector.MTCNN,
+        "What finds the faces: mtcnn, or MODULE:FUNCTION for a function of yours that"
+        " takes a uint8 photo [height, width, 3] and returns boxes [n, 4] as x1, y1,"
+        " x2, y2. The module is in the current directory, in one of PYTHONPATH, or"
+        " installed.",
+    )
+    face_rule: str = options.option(
+        "only",
+        "Which images with several faces are written. only: none, each is rejected"
+        " with the number of its faces. largest: all, with their largest face. Images"
+        " without a face are rejected in both cases.",
+        choices=face_images.RULES,
+    )
+    face_margin: float = options.option(
+        0.0,
+        "What is added on each side of a face's box, as a share of its longer side, 0"
+        " to 1. With 0, faces are cut as AFAD's are.",
+    )
+    face_border: str = options.option(
+        "replicate",
+        "What the square shows beyond the image's edge: the pixels of the edge"
+        " (replicate) or gray (constant).",
+        choices=face_crop.BORDERS,
     )
     test_fraction: float = options.option(
         0.2,
@@ -215,6 +253,13 @@ class WriteConfig:
                 "--format=hdf5 stores pixels and can only be used with"
                 f" --image_encoding=raw, not {self.image_encoding}"
             )
+        face_detector.check_name(self.face_detector)
+        face_crop.check_margin(self.face_margin)
+        if self.find_faces and self.encoding == "original":
+            raise errors.UsageError(
+                "--image_encoding=original stores whole files: with --find_faces use"
+                " jpeg or raw"
+            )
         if self.beam_options and self.runner != "beam":
             raise errors.UsageError(
                 "--beam_options can only be used with --runner=beam"
@@ -233,7 +278,9 @@ class WriteConfig:
     @property
     def encoding(self) -> str:
         """The image encoding, with the format's default filled in."""
-        default = "raw" if self.format == "hdf5" else "original"
+        default = "jpeg" if self.find_faces else "original"
+        if self.format == "hdf5":
+            default = "raw"
         return self.image_encoding or default
 
     @property
@@ -253,6 +300,7 @@ class WriteConfig:
                 jpeg_quality=self.jpeg_quality if self.encoding == "jpeg" else None,
                 max_pixels=self.max_pixels,
                 max_file_bytes=self.max_file_bytes,
+                faces=self._faces if self.find_faces else None,
             ),
             splits=data_set_config.SplitConfig(
                 seed=self.seed,
@@ -271,4 +319,21 @@ class WriteConfig:
             split_file=bool(self.split_file),
             hdf5=hdf5_config if self.format == "hdf5" else None,
             name=self.name,
+        )
+
+    @property
+    def _faces(self) -> face_images.FaceConfig:
+        """How faces are found and cut.
+
+        Raises:
+          UsageError: The detector is not installed.
+        """
+        return face_images.FaceConfig(
+            self.face_rule,
+            face_crop.FaceCrop(
+                margin=self.face_margin,
+                border=self.face_border,
+                size=self.image_size,
+                found_by=face_detector.version(self.face_detector),
+            ),
         )

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from afad_tfdata.writing import face_images
+
 DEFAULT_NAME = "afad"
 
 
@@ -24,6 +26,7 @@ class ImageConfig:
       jpeg_quality: 1 to 100 for ``jpeg``, None for other encodings.
       max_pixels: Largest height times width.
       max_file_bytes: Largest file.
+      faces: How the face is cut out of each image; None for whole images.
     """
 
     encoding: str
@@ -31,6 +34,7 @@ class ImageConfig:
     jpeg_quality: int | None
     max_pixels: int
     max_file_bytes: int
+    faces: face_images.FaceConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +141,8 @@ class DataSetConfig:
             }
         if self.images.jpeg_quality is not None:
             value["jpeg_quality"] = self.images.jpeg_quality
+        if self.images.faces is not None:
+            value["face_crop"] = self.images.faces.to_json()
         value["image_encoding"] = self.images.encoding
         value["split_file"] = self.split_file
         if self.name != DEFAULT_NAME:  # Left out, so that old manifests still fit.
@@ -162,6 +168,7 @@ class DataSetConfig:
                 jpeg_quality=value.get("jpeg_quality"),  # Only ``jpeg`` images have it.
                 max_pixels=value["max_pixels"],
                 max_file_bytes=value["max_file_bytes"],
+                faces=face_images.from_json(value.get("face_crop")),
             ),
             splits=SplitConfig(
                 seed=value["seed"],

@@ -23,7 +23,7 @@ import numpy as np
 from afad_tfdata.common import crc32, errors, files, locks
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, tfrecord
-from afad_tfdata.writing import archive, data_set_config, plan
+from afad_tfdata.writing import archive, data_set_config, face_images, plan
 
 _PROGRESS_EVERY = 64  # Images; one message for each image would cost too much time.
 _BUFFER_BYTES = 1 << 20  # Joins images, of a few kilobytes each, into large writes.
@@ -322,7 +322,11 @@ def _checked(
             height, width = codec.check_whole(content, header)
         return _Image(header.format, height, width, content, digest, digest, pixels)
     size = config.size
-    pixels = codec.resize(codec.decode(content, header), size, antialias=True)
+    pixels = codec.decode(content, header)
+    if config.faces is not None:
+        pixels = face_images.cut(pixels, config.faces)
+    else:
+        pixels = codec.resize(pixels, size, antialias=True)
     if config.jpeg_quality is not None:  # Only the encoding "jpeg" has a quality.
         kind, stored = "jpeg", codec.encode_jpeg(pixels, config.jpeg_quality)
         if keep_pixels:  # The mean is that of the pixels that readers will see.

@@ -13,7 +13,13 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
-from afad_tfdata.writing import duplicate_images, payloads, plan, source
+from afad_tfdata.writing import (
+    duplicate_images,
+    face_images,
+    payloads,
+    plan,
+    source,
+)
 
 FILE_NAME = "rejected.jsonl"
 _SHOWN_REASONS = 5  # Number of reasons in a message; the file has all of them.
@@ -108,13 +114,17 @@ def check(
       DataError: More files cannot be used; or a folder of images cannot be listed, so
         that their number is unknown.
     """
-    unusable_rows = [row for payload in found for row, _ in payload.rejected]
+    unusable_rows, reasons = [], [rejection.reason for rejection in listing.rejected]
+    for payload in found:
+        for row, reason in payload.rejected:
+            # Such a photo is not damaged, and how many there are is not known before.
+            if not face_images.is_about_faces(reason):
+                unusable_rows.append(row)
+                reasons.append(reason)
     bad = len(listing.rejected) + len(unusable_rows)
     if not bad:
         return
     names = os.path.join(output_dir, FILE_NAME)
-    reasons = [rejection.reason for rejection in listing.rejected]
-    reasons += [reason for payload in found for _, reason in payload.rejected]
     advice = (
         f"; {names} names each: mend them or raise the limit, and run again (if files"
         " are added or removed, remove the output directory first). Most frequent:"

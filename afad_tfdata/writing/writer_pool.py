@@ -132,6 +132,16 @@ class WriterPool:
                 yield answer["shard"]
 
 
+# A detector of faces loads TensorFlow in each process, which would start a thread for
+# each core and take all memory of a GPU.
+_TENSORFLOW = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
 class _WriterProcess:
     """One process, with a socket to talk to it and a pipe for what it prints."""
 
@@ -153,7 +163,7 @@ class _WriterProcess:
                 stderr=subprocess.STDOUT,
                 # numpy's matrix library is not needed here.  It starts a thread for
                 # each core, and hangs if there is no memory for a thread.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **_TENSORFLOW},
                 # A signal to the terminal's process group must reach only the parent,
                 # which ends its processes in order.
                 start_new_session=True,

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from afad_tfdata import prediction
+from afad_tfdata import prediction, records, trainer
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import model_source
+from afad_tfdata.freezing import model_facts, model_source
 from afad_tfdata.images import codec, face_crop
 from tests import test_prediction
 from tests.freezing import small_graphs
@@ -216,3 +216,53 @@ def test_the_rows_as_csv_and_json(frozen, tmp_path):
     assert len(result.text("csv").splitlines()) == 4
     rows = [json.loads(line) for line in result.text("json").splitlines()]
     assert boxes(rows) == IN_ORDER
+
+
+def test_the_crop_of_the_data_set_reaches_the_graph(tmp_path, monkeypatch):
+    """Through training, checkpoint and freezing, without a flag of the user's."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.joinpath("whole_photo.py").write_text(
+        "def find(photo):\n    return [(10, 10, 40, 40)]\n"
+    )
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        folder = tmp_path / "photos" / str(20 + number % 3) / ("111", "112")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        photo = rng.integers(0, 256, (50, 60, 3), np.uint8)
+        write_png(folder / f"{1000 + number}-0.png", photo)
+    manifest = records.write_records(
+        records.WriteConfig(
+            data_dir="photos",
+            output_dir="records",
+            find_faces=True,
+            face_detector="whole_photo:find",
+            face_margin=0.25,
+            image_size=32,
+            num_workers=1,
+        )
+    )
+    trainer.train(
+        trainer.TrainConfig(
+            records_dir="records",
+            run_dir="run",
+            backbone="small_cnn",
+            stage="tuning",
+            epochs=1,
+            global_batch_size=4,
+            image_size=32,
+        )
+    )
+    # The data set may be gone: the run and the model's file say it, too.
+    shutil.rmtree("records")
+    for model in ("run", "run/final.keras"):
+        source = model_source.open_source(model)
+        stored = model_facts.collect(source).stored
+        assert stored.face_crop == manifest.config["face_crop"]
+    assert face_crop.from_json(stored.face_crop).margin == 0.25
+    os.mkdir("frozen")
+    test_prediction.write_formats("frozen", source)
+    photo = write_png(tmp_path / "photo.png", np.zeros((50, 60, 3), np.uint8))
+    config = prediction.PredictConfig(
+        graph="frozen/face.pb", find_faces=True, face_detector="whole_photo:find"
+    )
+    assert boxes(prediction.predict(config, [photo]).rows) == [(3, 3, 48, 48)]
