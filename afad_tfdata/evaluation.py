@@ -207,7 +207,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if swapped:
         names = names[::-1]
         _log.info(
-            "the labels of %s are turned round: the model's classes are %s",
+            "the labels of %s are swapped: the model's classes are %s",
             records_dir,
             ", ".join(names),
         )
@@ -337,7 +337,9 @@ def _places(config: EvaluateConfig) -> tuple[str, str, str]:
     trained_on = stored["train"].get("records_dir", "")
     records = config.input.records_dir or run_dir.data_set(config.run_dir, trained_on)
     if not records:
-        why = f"{trained_on} is not there" if trained_on else "data of the caller's own"
+        why = (
+            f"{trained_on} does not exist" if trained_on else "data of the caller's own"
+        )
         raise errors.UsageError(
             f"the data set that {config.run_dir} was trained on is not known here"
             f" ({why}): name one with --records_dir"
@@ -403,7 +405,9 @@ def _load(
 def _load_graph(config: EvaluateConfig, path: str) -> _Model:
     """A frozen graph with its NAME.json, as a function that strategies can run."""
     if not files.exists(path):
-        raise errors.UsageError(f"--model: {path} is not there; name a model or graph")
+        raise errors.UsageError(
+            f"--model: {path} does not exist; name a model or graph"
+        )
     description = graph_description.load_description(path)
     if os.path.basename(path) != description["graph"]["file"]:
         raise errors.UsageError(

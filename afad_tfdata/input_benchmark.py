@@ -65,7 +65,7 @@ class BenchmarkConfig(options.Config):
         options.check_choices(self)
         if not 0.05 <= self.seconds <= 3600:
             raise errors.UsageError(
-                f"--seconds must lie between 0.05 and 3600; got {self.seconds}"
+                f"--seconds must be between 0.05 and 3600; got {self.seconds}"
             )
         if self.batch_size < 1:
             raise errors.UsageError(

@@ -196,7 +196,7 @@ def predict(
       on_row: Called with the text of each row in the config's format, and with the row,
         as soon as it is known.  The first text begins with a header, except in JSON.
       on_no_face: Called with the path of each photo in which no face is found.
-      detector: Finds the faces in the place of `PredictConfig.face_detector`; see
+      detector: Finds the faces instead of `PredictConfig.face_detector`; see
         `faces.find_faces`.
 
     Raises:
@@ -329,7 +329,7 @@ def expand(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str
     Args:
       paths: Files, folders, globs, or ``-``.  A file that is named is used whatever
         its name ends in.  A remote path names one file.
-      lines: Read in the place of ``-``, one path per line; default: standard input.
+      lines: Read instead of ``-``, one path per line; default: standard input.
 
     Raises:
       UsageError: Nothing is named, or a folder or glob contains no image.

@@ -242,10 +242,10 @@ def test_what_is_missing_is_named(sample_records, tmp_path):
     with pytest.raises(errors.UsageError, match="config.json.*--run_dir names"):
         evaluation.evaluate(evaluation.EvaluateConfig(run_dir=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"train": {}}')
-    with pytest.raises(errors.UsageError, match="holds no best.keras yet"):
+    with pytest.raises(errors.UsageError, match="does not contain best.keras yet"):
         evaluation.evaluate(evaluation.EvaluateConfig(run_dir=str(tmp_path)))
     missing = {"model": str(tmp_path / "no.keras"), "records_dir": sample_records}
-    with pytest.raises(errors.UsageError, match="no.keras is not there"):
+    with pytest.raises(errors.UsageError, match="no.keras does not exist"):
         evaluation.evaluate(evaluation.EvaluateConfig(**missing))
 
 

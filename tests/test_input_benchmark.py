@@ -87,7 +87,7 @@ def test_advice(sample_records, monkeypatch):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(errors.UsageError, match="--seconds must lie"):
+    with pytest.raises(errors.UsageError, match="--seconds must be between"):
         input_benchmark.BenchmarkConfig(records_dir="a", seconds=0)
     with pytest.raises(errors.UsageError, match="--batch_size must be"):
         input_benchmark.BenchmarkConfig(records_dir="a", batch_size=0)

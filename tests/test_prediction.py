@@ -265,7 +265,7 @@ def test_names_that_name_nothing(paths, message, tmp_path, monkeypatch):
 
 def test_graphs_that_cannot_be_used(frozen, sample_tree, tmp_path):
     names = prediction.expand([sample_tree])[:1]
-    with pytest.raises(errors.UsageError, match="is not there"):
+    with pytest.raises(errors.UsageError, match="does not exist"):
         predict(str(tmp_path), names)
     lonely = tmp_path / "face.pb"
     lonely.write_bytes(files.read_bytes(os.path.join(frozen, "face.pb")))

@@ -21,7 +21,7 @@ _LIBRARIES = ("isal.isal_zlib", "zlib_ng.zlib_ng", "zlib")
 
 def _fastest() -> tuple[Callable[..., int], str]:
     for library in _LIBRARIES:
-        # A library that is installed may still not load: then the next one serves.
+        # A library that is installed may still not load: then the next one is used.
         with contextlib.suppress(ImportError):
             return importlib.import_module(library).crc32, library.partition(".")[0]
     return zlib.crc32, "zlib"

@@ -66,7 +66,7 @@ class FreezeConfig:
     output_nodes: tuple[str, ...] = options.option(
         (),
         "Names of the outputs in the graph, age before gender.  Default:"
-        " age_output/BiasAdd and gender_output/Sigmoid, as far as the model has them.",
+        " age_output/BiasAdd and gender_output/Sigmoid, where the model has them.",
     )
     outputs: tuple[str, ...] = options.option((), OUTPUTS_HELP)
     input_range: str = options.option(
@@ -128,7 +128,7 @@ class FreezeConfig:
             )
         if self.model and self.run_dir:
             raise errors.UsageError(
-                "--model and --run_dir exclude each other: give one"
+                "--model and --run_dir cannot be used together: name one of them"
             )
         # "not >" and not "<=": NaN must be refused too.
         if not self.tolerance > 0:

@@ -153,7 +153,7 @@ def _check_graph_path(path: str) -> None:
     """Refuses paths that cannot have a NAME.json next to them, and says why."""
     if not files.exists(path):
         raise errors.UsageError(
-            f"--graph: {path} is not there; name a graph that freeze wrote"
+            f"--graph: {path} does not exist; name a graph that freeze wrote"
         )
     if os.path.isdir(path) and not files.exists(os.path.join(path, "saved_model.pb")):
         raise errors.UsageError(
@@ -295,5 +295,5 @@ def _digest(path: str) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float]:
-    """With Python's floats, which JSON knows, in the place of numpy's."""
+    """With Python's floats, which JSON knows, instead of numpy's."""
     return {k: float(v) for k, v in values.items()}

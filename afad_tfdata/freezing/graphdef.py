@@ -366,7 +366,7 @@ def join(name: str, index: int) -> str:
 
 
 def follow(reference: str, passed: Mapping[str, str]) -> str:
-    """The end of a chain of references that stand for others."""
+    """Follows a chain of references to its end."""
     while reference in passed:
         reference = passed[reference]
     return reference

@@ -51,7 +51,7 @@ class LoadedGraph:
     ) -> None:
         if not files.exists(path):
             raise errors.UsageError(
-                f"{path} is not there: name a graph that freeze wrote"
+                f"{path} does not exist: name a graph that freeze wrote"
             )
         load: _Loader
         if os.path.isdir(path):
@@ -204,7 +204,7 @@ def tflite_interpreter() -> Any:
     Raises:
       UsageError: Neither is usable here.
     """
-    # A LiteRT that is installed may still not load: then TensorFlow's serves.
+    # A LiteRT that is installed may still not load: then TensorFlow's is used.
     with contextlib.suppress(Exception):
         return importlib.import_module("ai_edge_litert.interpreter").Interpreter
     try:

@@ -61,7 +61,7 @@ def collect(
       source: The model.
       records_dir: The flag; if it is empty, the data set of the run is used where it
         still exists.
-      mean_json: The flag; this file is believed before all other sources.
+      mean_json: The flag; it takes precedence over all other sources.
       class_names: The flag, for a model of which neither file nor run says them.
       given_range: The flag ``--input_range``.
 
@@ -117,7 +117,7 @@ def _data_set_of_run(source: model_source.Source) -> str:
     found = run_dir.data_set(source.run.get("directory", "."), trained_on)
     if trained_on and not found:
         _log.warning(
-            "the data set %s of the run is not there: the graph is verified on drawn"
+            "the data set %s of the run does not exist: the graph is verified on drawn"
             " faces (--records_dir names a data set)",
             trained_on,
         )

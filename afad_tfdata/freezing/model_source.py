@@ -97,8 +97,8 @@ def open_source(
     path = path.rstrip("/") or path
     if not files.exists(path):
         raise errors.UsageError(
-            f"--model: {path} is not there; name a .keras or .h5 file, a checkpoint, a"
-            " SavedModel or a run directory"
+            f"--model: {path} does not exist; name a .keras or .h5 file, a checkpoint,"
+            " a SavedModel or a run directory"
         )
     name = os.path.splitext(os.path.basename(os.path.abspath(path)))[0]
     if os.path.isdir(path):
@@ -346,8 +346,8 @@ def file_of_run(directory: str, which: str, epoch: int) -> str:
         path = os.path.join(directory, name)
         if not os.path.exists(path):
             raise errors.UsageError(
-                f"{directory} holds no {name} yet; name one of its checkpoints with"
-                " --epoch, or let the training continue"
+                f"{directory} does not contain {name} yet; name one of its checkpoints"
+                " with --epoch, or let the training continue"
             )
         return path
     kept = os.path.join(directory, run_dir.CHECKPOINTS_NAME)
@@ -355,7 +355,7 @@ def file_of_run(directory: str, which: str, epoch: int) -> str:
     if epoch not in ends:
         names = ", ".join(str(e) for e in sorted(ends)) or "none"
         raise errors.UsageError(
-            f"--epoch={epoch}: the end of that epoch is not kept in {kept}; kept are:"
+            f"--epoch={epoch}: the end of that epoch is not in {kept}, which has:"
             f" {names}"
         )
     return checkpoints.path_of(kept, ends[epoch])

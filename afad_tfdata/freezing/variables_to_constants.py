@@ -127,7 +127,7 @@ def _inlined(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     """The graph with every call replaced by the body of its function.
 
     Readers of a call's results keep their references: identities named ``call:index``
-    stand for the results, until `_resolved_calls` removes them.
+    represent the results until `_resolved_calls` removes them.
     """
     functions = {f.signature.name: f for f in graph.library.function}
     if not functions:

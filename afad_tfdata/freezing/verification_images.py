@@ -92,7 +92,7 @@ def cases(
       divisor: What the difference to them is divided by.
 
     Raises:
-      DataError: What the model returns for the images means nothing.
+      DataError: The model returns no ages or probabilities for the images.
     """
     size = source.image_size
     rng = np.random.default_rng(0)  # The same input for every graph of a size.
@@ -155,7 +155,7 @@ def own_difference(
     with those of a traced function: both compute the same sums in another order.
     """
     largest = dict.fromkeys(source.labels, 0.0)
-    # Reduced retracing: one trace serves all sizes of batches.
+    # Reduced retracing: one trace is used for batches of all sizes.
     traced = tf.function(source.call, autograph=False, reduce_retracing=True)
     for case in cases:
         batch = np.asarray(case.inputs)

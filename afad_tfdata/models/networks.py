@@ -271,7 +271,7 @@ def training_model(model: keras.Model) -> keras.Model:
 
     Returns:
       A model that returns a dict with the keys ``age_output``, ``gender_output``,
-      ``age_logits`` and ``gender_logits``, as far as the model has these outputs; plain
+      ``age_logits`` and ``gender_logits``, where the model has these outputs; plain
       regression has no ``age_logits``.
 
     Raises:

@@ -158,7 +158,7 @@ class InputConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise errors.UsageError(
-                    f"--{name} must lie between {low} and {high}; got {value}"
+                    f"--{name} must be between {low} and {high}; got {value}"
                 )
 
     def check_source(self) -> None:

@@ -61,7 +61,9 @@ class DataServiceConfig:
                 "--work_dir is for a dispatcher: leave it out with --dispatcher"
             )
         if not 0 <= self.port < 1 << 16:
-            raise errors.UsageError(f"--port must lie in [0, 65535]; got {self.port}")
+            raise errors.UsageError(
+                f"--port must be between 0 and 65535; got {self.port}"
+            )
 
 
 def parse(address: str, *, flag: str = "data_service") -> str:

@@ -35,7 +35,7 @@ def refuse_idle(
     augment: bool,
     loss: bool,
 ) -> None:
-    """Refuses options that cannot act.
+    """Refuses options that have no effect.
 
     Args:
       config: The options.
@@ -54,7 +54,7 @@ def refuse_idle(
         for name in names:
             if given[name] != usual[name]:
                 raise errors.UsageError(
-                    f"--{name}={_shown(given[name])} cannot act, because {what}:"
+                    f"--{name}={_shown(given[name])} has no effect, because {what}:"
                     f" {advice}"
                 )
 

@@ -31,7 +31,7 @@ _TRIED_EXAMPLES = 8
 def refuse_unusable(
     config: train_config.TrainConfig, own: train_data.CallerObjects
 ) -> dict[str, Any]:
-    """Refuses a model of another library, and options that cannot act.
+    """Refuses a model of another library, and options that have no effect.
 
     Returns:
       The `networks.ModelConfig` of the caller's model, as plain values; empty if the
@@ -52,8 +52,8 @@ def refuse_unusable(
     head = config.model.age_head
     if known and head not in ("regression", known["age_head"]):
         raise errors.UsageError(
-            f"--age_head={head} cannot act, because the model that was passed to train"
-            f" has the age head {known['age_head']}: leave it out"
+            f"--age_head={head} has no effect, because the model that was passed to"
+            f" train has the age head {known['age_head']}: leave it out"
         )
     return known
 
@@ -65,7 +65,7 @@ def precision(config: train_config.TrainConfig, model: keras.Model | None) -> st
     found = caller_model.precision(model)
     if config.precision not in ("auto", found):
         raise errors.UsageError(
-            f"--precision={config.precision} cannot act, because the model that was"
+            f"--precision={config.precision} has no effect, because the model that was"
             f" passed to train is {found}: leave it out, or build the model under"
             " another dtype policy"
         )

@@ -114,7 +114,7 @@ class TrainConfig(options.Config):
         (),
         "Names of the gender labels 0 and 1 of the model that --init_from names, such"
         " as male,female; needed if its file does not say them. If the data set has the"
-        " other order, the gender head is turned round.",
+        " other order, the gender head is inverted.",
     )
     trainable_layers: int | None = options.option(
         None,

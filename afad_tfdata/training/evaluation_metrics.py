@@ -42,7 +42,7 @@ def evaluate(
     Args:
       predictions: Columns ``[num_examples]``: ``gender`` in [0, 1] and
         ``label_gender`` in {0, 1}, and/or ``age`` and ``label_age`` in years.  A label
-        without a prediction serves to group by.
+        without a prediction can be used to group by.
       class_names: Of labels 0 and 1.
 
     Returns:

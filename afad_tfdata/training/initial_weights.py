@@ -101,7 +101,7 @@ def _is_swapped(
     swapped = facts.is_swapped(theirs, ours, what=path, other="the data set", flag=flag)
     if swapped:
         _log.info(
-            "%s has the classes %s, the data set %s: its gender head is turned round",
+            "%s has the classes %s, the data set %s: its gender head is inverted",
             *(path, ", ".join(theirs), ", ".join(ours)),
         )
     return swapped

@@ -211,8 +211,8 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     if epoch not in ends:
         kept = ", ".join(str(e) for e in sorted(ends)) or "none"
         raise errors.UsageError(
-            f"--start_epoch={epoch}: the end of that epoch is not kept in {directory};"
-            f" kept are: {kept}"
+            f"--start_epoch={epoch}: the end of that epoch is not in {directory},"
+            f" which has: {kept}"
         )
     snapshot = read(checkpoints.load(checkpoints.path_of(directory, ends[epoch])))
     state, there = snapshot.state, set(checkpoints.steps(directory))

@@ -335,7 +335,7 @@ def _check_shard(
 
 
 def _missing(name: str, directory: str, error: OSError) -> Fault:
-    """The fault of a file that is not there.
+    """The fault of a missing file.
 
     Raises:
       UsageError: The file is there, but the system refuses to let this process read it.

@@ -66,7 +66,7 @@ def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
     if sharding.EVERY_PHOTO in sharding.untrusted_photos(photos, labels):
         raise errors.UsageError(
             "--max_faces_per_photo needs names such as PHOTO-FACE.jpg, but the names"
-            f" here, such as {items[0].key}, have other numbers in the place of the"
+            f" here, such as {items[0].key}, have other numbers instead of the"
             " photo: leave the flag out"
         )
     counts = collections.Counter(photo for photo in photos if photo is not None)

@@ -160,9 +160,9 @@ def test_runs_and_checkpoints(model, tmp_path):
         assert source.path == checkpoint
         for label, value in source.call(x).items():
             np.testing.assert_array_equal(value, best.call(x)[label])
-    with pytest.raises(errors.UsageError, match="kept are: 3"):
+    with pytest.raises(errors.UsageError, match="which has: 3"):
         model_source.open_source(str(tmp_path), epoch=2)
-    with pytest.raises(errors.UsageError, match="no final.keras"):
+    with pytest.raises(errors.UsageError, match="not contain final.keras"):
         model_source.open_source(str(tmp_path), which="final")
 
 
@@ -331,7 +331,7 @@ def empty_folder(directory):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda d: str(d / "none.keras"), "is not there"),
+        (lambda d: str(d / "none.keras"), "does not exist"),
         (write("a.keras", b"no zip"), "a.keras"),
         (write("a.h5", b"no hdf5"), "cannot be read as HDF5"),
         (write("a.txt", b""), "takes a .keras or .h5 file"),

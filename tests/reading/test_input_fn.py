@@ -559,8 +559,8 @@ def test_a_shard_that_lost_its_end(tiny, tmp_path):
 def test_configurations_that_cannot_be(tiny, tmp_path, monkeypatch):
     for fields, text in (
         (dict(task="height"), "--task takes one of"),
-        (dict(global_batch_size=0), "--global_batch_size must lie between 1"),
-        (dict(image_size=5000), "--image_size must lie between"),
+        (dict(global_batch_size=0), "--global_batch_size must be between 1"),
+        (dict(image_size=5000), "--image_size must be between"),
         (dict(features="image=a"), "--features describes --files"),
         (dict(files="a.tfrecord"), "one of them; got both"),
     ):

@@ -320,7 +320,7 @@ def test_a_restart_trims_once_and_goes_on(tmp_path):
     assert [e["step"] for e in restarts] == [8]
     repeated = trainer.train(again, model=tiny_network(), **parts)
     assert repeated.history == result.history
-    with pytest.raises(errors.UsageError, match="--start_epoch=3.*kept are: 2, 4, 5"):
+    with pytest.raises(errors.UsageError, match="--start_epoch=3.*which has: 2, 4, 5"):
         trainer.train(
             dataclasses.replace(again, start_epoch=3), model=tiny_network(), **parts
         )
