@@ -147,6 +147,20 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
     return loss_fn
 
 
+def weighs_by_batch(config: LossConfig) -> bool:
+    """Whether an example's share of the loss depends on the other labels of its batch.
+
+    If it does not, `build`'s function needs no ``batch_labels`` of other replicas.
+    """
+    names = schema.labels_of(config.task)
+    weights: tuple[float, ...] = config.class_weights if "gender" in names else ()
+    if "age" in names:
+        if config.age_head == "corn":
+            return True
+        weights += config.age_weights
+    return any(weight != 1 for weight in weights)
+
+
 class _Parts(NamedTuple):
     """What the loss of a label consists of; each attribute is ``[B]``.
 

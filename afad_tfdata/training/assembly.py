@@ -44,6 +44,7 @@ class TrainingParts:
         (`networks.training_model`).
       loss: Per-example losses.
       loss_names: Which of ``loss``, ``age_loss`` and ``gender_loss`` it returns.
+      gather_labels: Whether the loss needs the labels of all replicas.
       unconnected: Weights that the loss does not depend on.
       frozen: Layers that the caller froze; no stage trains them.
       prepare: ``(images, step, offset)`` to the network's input.
@@ -64,6 +65,7 @@ class TrainingParts:
     network: keras.Model
     loss: Callable[..., Mapping[str, tf.Tensor]]
     loss_names: tuple[str, ...]
+    gather_labels: bool
     unconnected: tuple[keras.Variable, ...]
     frozen: tuple[keras.layers.Layer, ...]
     prepare: Callable[..., tf.Tensor]
@@ -140,9 +142,8 @@ def assemble(
         if own.loss is None:
             network = caller_model.for_task(network, config.input.task)
     weights, age_weights = _weights(config, manifest, ages)
-    loss: Callable[..., Any] = losses.build(
-        _loss_config(config, ages, age_head, weights, age_weights)
-    )
+    loss_config = _loss_config(config, ages, age_head, weights, age_weights)
+    loss: Callable[..., Any] = losses.build(loss_config)
     if own.loss is not None:
         labels = batch.labels if batch else {}
         loss = caller_functions.OwnLoss(own.loss, caller_functions.forms_of(labels))
@@ -185,6 +186,7 @@ def assemble(
         network=network,
         loss=loss,
         loss_names=trial.loss_names,
+        gather_labels=own.loss is None and losses.weighs_by_batch(loss_config),
         unconnected=trial.unconnected,
         frozen=frozen,
         prepare=prepare,
@@ -230,6 +232,7 @@ def train_step_of(
             loss_scaling=parts.loss_scaling,
             jit=config.jit,
             ema_decay=config.ema_decay,
+            gather_labels=parts.gather_labels,
         ),
     )
 

@@ -6,34 +6,41 @@ How a step is divided over replicas:
   replica r begin at position ``r * per_replica`` of the global batch;
 * the loss of a replica is the sum of its per-example losses divided by the *global*
   batch, so that replicas add up to the mean;
-* Keras sums gradients over replicas when it applies them.  Where a decision depends on
-  the sum (whether it is finite, how large its norm is), the gradients are summed here
-  first.  Keras then gets this sum divided by the number of replicas, so that its own
-  summing gives the same sum again;
+* the gradients are summed over replicas once, here, before anything depends on them
+  (whether they are finite, how large their norm is).  Keras would sum them again when
+  it applies them; `_AlreadySummed` takes the place of that;
 * under float16, the loss is multiplied by a scale before the gradient is taken.  If
   the gradient of one replica is infinite or NaN, so is the sum on every replica, and
   all of them skip the same step.  (On its own, ``LossScaleOptimizer`` looks only at the
   first replica.)
 * every replica holds the same state of the random generators, and draws its dropout
   masks from that state and its own number.  The masks differ between replicas, and the
-  state stays the same.
+  state stays the same;
+* the labels of all replicas are gathered only for losses that weigh an example by the
+  others of its batch (`losses.weighs_by_batch`);
+* what a step sums up for the history stays on its replica until the end of a call.
 
-Nothing here depends on a path, an epoch or the time; the clock is read only to measure
-how long steps wait for input.
+A GPU gets its work ahead of time: the process starts the operations of a step while the
+GPU still computes the steps before.  Therefore no operation of a step may wait for a
+result of an earlier step to arrive in the main memory.  `step_clock` measures how long
+steps wait for input without that.
+
+Nothing here depends on a path, an epoch or the time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.training import weight_average
+from afad_tfdata.training import step_clock, weight_average
 from afad_tfdata.training.distributed import strategies
 
 # What `TrainStep.run` sums up, in this order.  The sums are float64, because an epoch
@@ -61,6 +68,8 @@ class StepConfig:
       loss_scaling: Whether the loss is scaled, which float16 needs.
       jit: Whether XLA compiles the forward and backward pass.
       ema_decay: Decay of a running average of the weights; 0 for none.
+      gather_labels: Whether the loss gets the labels of the global batch, or only
+        those of its replica (`losses.weighs_by_batch`).
     """
 
     global_batch_size: int
@@ -69,6 +78,7 @@ class StepConfig:
     loss_scaling: bool = False
     jit: bool = False
     ema_decay: float = 0.0
+    gather_labels: bool = True
 
 
 class TrainStep:
@@ -81,7 +91,8 @@ class TrainStep:
       loss_fn: ``(outputs, labels, *, batch_labels, normalize)`` to a dict of
         per-example losses ``[B]``, of which ``loss`` is trained on (`losses.build`).
         ``batch_labels`` are those of the global batch, over which weights are
-        normalised; ``normalize`` is False in evaluation.
+        normalised, or None (`StepConfig.gather_labels`); ``normalize`` is False in
+        evaluation.
       prepare: ``(images uint8 [B, H, W, 3], step, offset)`` to the model's input;
         augmentation and normalisation.
       config: How a step is taken.
@@ -109,6 +120,9 @@ class TrainStep:
                 optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
             optimizer.build(model.trainable_variables)
         self.optimizer = optimizer
+        self._summed: _AlreadySummed | None = None
+        if strategy.num_replicas_in_sync > 1:
+            self._summed = _AlreadySummed(self.inner_optimizer)
         _part_replica_seeds(model, strategy)
         self._weights = list(model.trainable_variables)
         self.average = (
@@ -167,47 +181,63 @@ class TrainStep:
         rates: tf.Tensor,
         count: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.TensorArray(tf.float64, size=count, element_shape=[len(SUMS)])
-        waited = tf.zeros([], tf.float64)
-        row = tf.zeros([len(SUMS)], tf.float64)
+        replicas = strategies.local_replicas(self._strategy)
+        rows = [
+            tf.TensorArray(tf.float64, size=count, element_shape=[len(SUMS)])
+            for _ in range(replicas)
+        ]
+        came, done = step_clock.times(count), step_clock.times(count)
+        began = tf.timestamp()
         for i in tf.range(count):
-            # TensorFlow may run these operations in any order.  With the control
-            # dependencies, the clock starts when the previous step is done, and stops
-            # when the batch is there.
-            with tf.control_dependencies([row]):
-                began = tf.timestamp()
-            with tf.control_dependencies([began]):
-                features, labels = next(iterator)
-            with tf.control_dependencies(tf.nest.flatten(self._local_labels(labels))):
-                waited += tf.timestamp() - began
+            features, labels = next(iterator)
+            came = came.write(i, step_clock.when(self._local(labels)))
             self.inner_optimizer.learning_rate.assign(rates[i])
-            row = self._distributed_step(
-                features, labels, first_step + tf.cast(i, tf.int64)
+            sums, updated = self._strategy.run(
+                self._replica_step,
+                args=(features["image"], labels, first_step + tf.cast(i, tf.int64)),
             )
-            rows = rows.write(i, row)
-        return rows.stack(), waited
+            local = self._local(sums)
+            rows = [rows[r].write(i, local[r]) for r in range(replicas)]
+            done = done.write(i, step_clock.when(self._local(updated)))
+        waited = step_clock.waited(began, came.stack(), done.stack())
+        return self._summed_rows([array.stack() for array in rows]), waited
 
-    def _local_labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: self._strategy.experimental_local_results(label)
-            for name, label in labels.items()
-        }
+    def _local(self, values: Any) -> list[tf.Tensor]:
+        """The tensors of this process's replicas."""
+        return [
+            tensor
+            for value in tf.nest.flatten(values)
+            for tensor in self._strategy.experimental_local_results(value)
+        ]
 
-    def _distributed_step(
-        self, features: Mapping[str, Any], labels: Mapping[str, Any], step: tf.Tensor
-    ) -> tf.Tensor:
-        per_replica = self._strategy.run(
-            self._replica_step, args=(features["image"], labels, step)
-        )
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+    def _summed_rows(self, rows: list[tf.Tensor]) -> tf.Tensor:
+        """The sums over all replicas, added up in the order of the replicas.
+
+        An all-reduce would add them up in an order that depends on the number of steps.
+        """
+        total = functools.reduce(tf.add, rows)
+        if not strategies.spans_workers(self._strategy):
+            return total
+
+        def gather() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            return context.all_gather(total[tf.newaxis], axis=0)
+
+        # Every replica of a worker brings the worker's total.
+        gathered = self._local(self._strategy.run(gather))[0][:: len(rows)]
+        workers = self._strategy.num_replicas_in_sync // len(rows)
+        return functools.reduce(tf.add, [gathered[i] for i in range(workers)])
 
     def _replica_step(
         self, images: tf.Tensor, labels: Mapping[str, tf.Tensor], step: tf.Tensor
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The step's `SUMS` on this replica, and a number that the update decides."""
         context = tf.distribute.get_replica_context()
         offset = context.replica_id_in_sync_group * self.per_replica
         images = self._prepare(images, step, offset)
-        whole = _global_labels(context, labels)
+        whole = None
+        if self._config.gather_labels:
+            whole = _global_labels(context, labels)
         gradients: list[tf.Tensor] = []
         sums = 0.0
         part = self.per_replica // self._config.accumulation
@@ -223,13 +253,15 @@ class TrainStep:
                 more = [a + b for a, b in zip(gradients, more, strict=True)]
             gradients = more
         self._apply(context, gradients)
-        return sums
+        # The gradient of the first weight is the last to be known.
+        updated = tf.reshape(self._weights[0].value, [-1])[0]
+        return sums, updated
 
     def _gradients(
         self,
         images: tf.Tensor,
         labels: Mapping[str, tf.Tensor],
-        batch_labels: Mapping[str, tf.Tensor],
+        batch_labels: Mapping[str, tf.Tensor] | None,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Gradients of a part's share of the (scaled) loss, and that part's `SUMS`."""
         with tf.GradientTape() as tape:
@@ -253,19 +285,19 @@ class TrainStep:
     def _apply(
         self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]
     ) -> None:
-        if self._config.loss_scaling or self._config.clip_norm:
+        if self._summed is not None:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            if self._config.clip_norm:
-                limit = tf.cast(self._config.clip_norm, gradients[0].dtype)
-                if self._config.loss_scaling:  # The limit is for the unscaled sum.
-                    limit *= tf.cast(self.optimizer.dynamic_scale, limit.dtype)
-                # An infinite norm makes every gradient NaN.  Loss scaling skips such a
-                # step; without it, the check of the weights finds it.
-                gradients, _ = tf.clip_by_global_norm(gradients, limit)
-            replicas = tf.cast(context.num_replicas_in_sync, gradients[0].dtype)
-            gradients = [gradient / replicas for gradient in gradients]
+        if self._config.clip_norm:
+            limit = tf.cast(self._config.clip_norm, gradients[0].dtype)
+            if self._config.loss_scaling:  # The limit is for the unscaled sum.
+                limit *= tf.cast(self.optimizer.dynamic_scale, limit.dtype)
+            # An infinite norm makes every gradient NaN.  Loss scaling skips such a
+            # step; without it, the check of the weights finds it.
+            gradients, _ = tf.clip_by_global_norm(gradients, limit)
         before = tf.convert_to_tensor(self.optimizer.iterations)
         self.optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+        if self._summed is not None:
+            self._summed.check_used()
         if self.average is not None:
             # Loss scaling skips a step whose gradient is infinite.
             after = tf.convert_to_tensor(self.optimizer.iterations)
@@ -375,6 +407,43 @@ def _global_labels(
     # An argument of a function is on no device, but collective operations of several
     # workers need tensors on a device; identity puts the labels on one.
     return {n: context.all_gather(tf.identity(v), 0) for n, v in labels.items()}
+
+
+class _AlreadySummed:
+    """Takes the place of an optimizer's own summing of gradients over replicas.
+
+    Args:
+      optimizer: Its gradients are summed before it gets them.
+
+    Raises:
+      RuntimeError: This version of Keras does not sum where this class looks for it.
+    """
+
+    # This is private in Keras, which offers no other way to pass summed gradients.
+    _NAME = "_all_reduce_sum_gradients"
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
+        self._used = False
+        if not callable(getattr(optimizer, self._NAME, None)):
+            raise self._error()
+        setattr(optimizer, self._NAME, self)
+
+    def __call__(self, gradients_and_weights: Iterable[Any]) -> list[Any]:
+        self._used = True
+        return list(gradients_and_weights)
+
+    def check_used(self) -> None:
+        """Raises an error if the optimizer summed the gradients in another way."""
+        if not self._used:
+            raise self._error()
+
+    @staticmethod
+    def _error() -> RuntimeError:
+        return RuntimeError(
+            f"replicas would sum their gradients twice: Keras {keras.__version__} does"
+            " not sum them where this version of afad_tfdata looks for it; train on"
+            " one device, or install an older Keras"
+        )
 
 
 def _part_replica_seeds(model: keras.Model, strategy: tf.distribute.Strategy) -> None:

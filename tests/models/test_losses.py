@@ -199,6 +199,28 @@ def test_normalisers_are_of_the_global_batch(two_replicas, head):
         np.testing.assert_allclose(np.concatenate(local), value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("task", ["age", "gender", "age_gender"])
+@pytest.mark.parametrize("head", age_heads.NAMES)
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"class_weights": (0.5, 2.0)},
+        {"age_weights": tuple(1.0 + (AGES > 20))},
+    ],
+    ids=["plain", "genders", "ages"],
+)
+def test_labels_of_the_batch_are_asked_for_where_they_matter(task, head, weights):
+    """A step gathers them from all replicas, or not, by what `weighs_by_batch` says."""
+    settings = config(task=task, age_head=head, **weights)
+    rows = slice(0, 3)
+    part = {name: value[rows] for name, value in outputs(head).items()}
+    loss_fn = losses.build(settings)
+    alone = loss_fn(part, labels(rows))["loss"].numpy()
+    whole = loss_fn(part, labels(rows), batch_labels=labels())["loss"].numpy()
+    assert losses.weighs_by_batch(settings) == (not np.array_equal(alone, whole))
+
+
 def test_parts_of_a_batch_are_normalised_over_all_of_it():
     loss_fn = losses.build(config(age_head="corn", class_weights=(0.6, 1.7)))
     out = outputs("corn")

@@ -44,6 +44,8 @@ loss_fn = losses.build(
     losses.LossConfig(gender_weight=5.0, class_weights=(0.7, 1.6), min_age=0)
 )
 
+plain_loss_fn = losses.build(losses.LossConfig(gender_weight=5.0, min_age=0))
+
 
 def prepare(images, first_step, offset):
     return tf.cast(images, tf.float32) / 127.5 - 1
@@ -75,7 +77,8 @@ def make_trainer(
     with strategy.scope():
         built = optimizers.build(optimizer, momentum=0.9)
     config = step.StepConfig(global_batch_size=BATCH, ema_decay=ema, **k)
-    trainer = step.TrainStep(strategy, model, built, loss_fn, prepare, config)
+    loss = loss_fn if config.gather_labels else plain_loss_fn
+    trainer = step.TrainStep(strategy, model, built, loss, prepare, config)
     return model, trainer
 
 
@@ -94,6 +97,7 @@ def values(strategy, model, trainer):
         {"optimizer": "adamw", "accumulation": 2},
         {"optimizer": "sgd", "loss_scaling": True, "clip_norm": 0.5},
         {"optimizer": "adam", "jit": True, "accumulation": 2},
+        {"optimizer": "adamw", "gather_labels": False},
     ],
     ids=lambda options: "-".join(str(v) for v in options.values()),
 )
@@ -297,6 +301,25 @@ def test_replicas_draw_different_dropout_masks(one_replica, replicas):
         assert first != second
         assert first == masks[one_replica][call][0]
     assert masks[one_replica][0] != masks[one_replica][1]
+
+
+@pytest.mark.parametrize("change", ["renamed", "unused"])
+def test_a_keras_that_sums_gradients_elsewhere_is_refused(
+    replicas, monkeypatch, change
+):
+    """Otherwise the gradients would be summed twice, and nobody would notice."""
+    model = make_model(replicas)
+    optimizer = keras.optimizers.SGD()
+    kind = type(optimizer)
+    if change == "renamed":
+        parents = [c for c in kind.__mro__ if "_all_reduce_sum_gradients" in vars(c)]
+        monkeypatch.delattr(parents[0], "_all_reduce_sum_gradients")
+    else:
+        monkeypatch.setattr(kind, "apply_gradients", lambda self, pairs: list(pairs))
+    config = step.StepConfig(global_batch_size=BATCH)
+    with pytest.raises(RuntimeError, match="sum their gradients twice: Keras"):
+        trainer = step.TrainStep(replicas, model, optimizer, loss_fn, prepare, config)
+        trainer.run(batches(replicas), 0, [1e-2])
 
 
 @pytest.mark.parametrize("change", ["list", "method"])

@@ -19,9 +19,11 @@ _TESTS = {
         "test_replicas_equal_one[rmsprop]",
         "test_replicas_equal_one[adam-0.9-0.5]",
         "test_replicas_equal_one[adamw-2]",
+        "test_replicas_equal_one[adamw-False]",
         "test_replicas_equal_one[sgd-True-0.5]",
         "test_gradients_of_a_step_are_those_of_one_replica[options1]",
         "test_overflow_on_one_replica_skips_the_step_on_all",
+        "test_calls_divide_steps_without_a_trace",
         "test_evaluation_counts_every_example_once[13]",
     ),
     "tests/training/test_resume.py": (

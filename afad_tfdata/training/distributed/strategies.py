@@ -119,6 +119,13 @@ def spans_workers(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def local_replicas(strategy: tf.distribute.Strategy) -> int:
+    """How many of the replicas are in this process."""
+    if strategy.num_replicas_in_sync == 1:
+        return 1
+    return len(strategy.extended.worker_devices)
+
+
 def describe(strategy: tf.distribute.Strategy) -> str:
     """One line: the number of replicas and where they are."""
     try:
