@@ -79,7 +79,7 @@ class EvaluateConfig(options.Config):
     input: input_config.InputConfig = options.part(
         input_config.InputConfig,
         leave_out=(
-            *("task", "image_size"),  # The model decides them.
+            *("task", "image_size", "decode"),  # The model decides them.
             "global_batch_size",  # It is --batch_size here.
             # An evaluation reads a split once, in order, and needs its manifest.
             *("seed", "balance", "cache", "shuffle_window", "data_service"),
@@ -201,6 +201,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         task=task,
         global_batch_size=config.batch_size,
         image_size=model.image_size,
+        # Models of other programs and of earlier versions do not say how.
+        decode=known.decode or "accurate",
     )
     columns = _predict(strategy, model.network, normalization, data, config.split)
     output_values.check({n: columns[n] for n in model.labels}, what=path)
@@ -424,6 +426,7 @@ def _load_graph(config: EvaluateConfig, path: str) -> _Model:
             "age_range": description["age_range"],
             # Graphs of version 0.1.0 take normalised images and do not say so.
             "input_range": description.get("input_range", "normalized"),
+            "decode": graph_description.decode_of(description, where=path),
         },
         where=path,
     )

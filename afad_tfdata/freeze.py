@@ -118,7 +118,9 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             config.class_names,
             config.input_range,
         )
-        images = verification_images.choose(facts.records_dir, source.image_size)
+        images = verification_images.choose(
+            facts.records_dir, source.image_size, facts.stored.decode
+        )
         cases = {
             "graph": verification_images.cases(
                 source, images, facts.mean, facts.divisor

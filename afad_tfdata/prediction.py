@@ -209,7 +209,9 @@ def predict(
     finder = _finder(config, description, detector)
     kind, graph = _open(config.graph, description, config.device)
     threads = config.threads or resources.cores()
-    reader = _reader(kind, description, _SHEET_SIDE if config.sheet else 0, finder)
+    decode = graph_description.decode_of(description, where=config.graph)
+    thumbnail = _SHEET_SIDE if config.sheet else 0
+    reader = _reader(kind, description, thumbnail, finder, fast=decode == "fast")
     # Now: an impossible path for pictures is an error before the work, not after it.
     if config.sheet:
         files.make_dirs(os.path.dirname(config.sheet) or ".")
@@ -409,6 +411,8 @@ def _reader(
     description: dict[str, Any],
     thumbnail: int,
     faces: image_reader.FaceFinder | None,
+    *,
+    fast: bool,
 ) -> image_reader.ImageReader:
     mean = description["mean"]
     return image_reader.ImageReader(
@@ -419,6 +423,7 @@ def _reader(
         divisor=description["divisor"],
         thumbnail=thumbnail,
         faces=faces,
+        fast=fast,
     )
 
 

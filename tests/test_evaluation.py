@@ -1,5 +1,6 @@
 """Evaluation: of a run, of a foreign model, on any number of replicas."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import pytest
 from afad_tfdata import evaluation, models
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import saved
+from afad_tfdata.models import facts, saved
 from afad_tfdata.storage import schema
 
 SIZE = 16
@@ -34,12 +35,15 @@ def save_model(path, task="age_gender", size=SIZE):
     return str(path)
 
 
-def by_hand(path, records_dir, split):
+def by_hand(path, records_dir, split, decode="accurate"):
     """The model's outputs for the split, image by image."""
     from afad_tfdata import input_fn
 
     data = input_fn.InputConfig(
-        records_dir=records_dir, global_batch_size=1, image_size=SIZE
+        records_dir=records_dir,
+        global_batch_size=1,
+        image_size=SIZE,
+        decode=decode,
     )
     mean = np.array(schema.load_manifest(records_dir).mean_rgb, np.float32)
     model = models.load(path)
@@ -86,6 +90,29 @@ def test_a_foreign_model_counts_every_example_once(
         assert json.load(f) == result
     text = evaluation.summary_text(result)
     assert "constant" in text and f"{result['mae']:.4f}" in text
+
+
+def test_jpegs_are_decoded_as_in_training(sample_records, tmp_path):
+    path = save_model(tmp_path / "mine.keras")
+    found = {}
+    for decode in ("accurate", "fast"):
+        known = dataclasses.replace(facts.read_file(path), decode=decode)
+        facts.write_file(path, known)
+        config = evaluation.EvaluateConfig(
+            model=path,
+            records_dir=sample_records,
+            devices="cpu",
+            bootstrap_samples=0,
+            pictures=False,
+        )
+        found[decode] = evaluation.evaluate(config)["mae"]
+        index = schema.load_index(
+            sample_records, schema.load_manifest(sample_records), "test"
+        )
+        ages, _ = by_hand(path, sample_records, "test", decode)
+        mae = np.abs(ages - index["age"]).mean()
+        assert found[decode] == pytest.approx(mae, rel=1e-6)
+    assert found["fast"] != pytest.approx(found["accurate"], rel=1e-6)
 
 
 @pytest.mark.parametrize("task", schema.TASKS)

@@ -1,6 +1,7 @@
 """Prediction: every format of a graph, bad images, kinds of output, names of images."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from afad_tfdata.freezing import (
     verified_files,
 )
 from afad_tfdata.images import codec
+from afad_tfdata.models import facts
 from tests.freezing import small_graphs
 
 
@@ -76,11 +78,12 @@ def predict(frozen, names, ending=".pb", **changes):
     return prediction.predict(config, names)
 
 
-def expected(source, paths):
+def expected(source, paths, fast=False):
     """The model's outputs, image by image."""
     rows = []
     for path in paths:
-        image = codec.resize(codec.decode(files.read_bytes(path)), small_graphs.SIZE)
+        image = codec.decode(files.read_bytes(path), fast=fast)
+        image = codec.resize(image, small_graphs.SIZE)
         value = image[None] - np.array(small_graphs.MEAN, np.float32)
         value /= np.float32(127.5)
         rows.append({k: float(v[0, 0]) for k, v in source.call(value).items()})
@@ -99,6 +102,46 @@ def test_every_format_gives_the_model_s_outputs(ending, frozen, source, sample_t
         assert row["age"] == pytest.approx(values["age"], abs=0.006 + 50 * tolerance)
         assert row["probability"] == pytest.approx(values["gender"], abs=tolerance)
         assert row["gender"] == ("male" if row["probability"] >= 0.5 else "female")
+
+
+@pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])
+def test_jpegs_are_decoded_as_in_training(ending, sample_tree, tmp_path):
+    model = small_graphs.build()
+    facts.attach(model, dataclasses.replace(facts.of(model), decode="fast"))
+    source = model_source.from_model(model)
+    write_formats(str(tmp_path), source)
+    description = files.read_json(str(tmp_path / "face.json"), what="", advice="")
+    assert description["decode"] == {
+        "dct_method": "INTEGER_FAST",
+        "fancy_upscaling": False,
+    }
+    names = prediction.expand([sample_tree])[:12]
+    rows = predict(str(tmp_path), names, ending).rows
+    errors_of = {
+        fast: max(
+            abs(row["probability"] - values["gender"])
+            for row, values in zip(rows, expected(source, names, fast), strict=True)
+        )
+        for fast in (True, False)
+    }
+    assert errors_of[True] < errors_of[False]
+
+
+def test_a_description_that_does_not_say_how_jpegs_are_decoded(
+    frozen, sample_tree, tmp_path
+):
+    shutil.copytree(frozen, tmp_path / "copy")
+    path = str(tmp_path / "copy" / "face.json")
+    description = files.read_json(path, what="", advice="")
+    names = prediction.expand([sample_tree])[:3]
+    del description["decode"]
+    files.write_json(path, description)
+    usual = predict(frozen, names).rows
+    assert predict(str(tmp_path / "copy"), names).rows == usual
+    description["decode"] = {"dct_method": "quick"}
+    files.write_json(path, description)
+    with pytest.raises(errors.DataError, match="says .decode.: .*quick.*INTEGER_FAST"):
+        predict(str(tmp_path / "copy"), names)
 
 
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])

@@ -100,6 +100,7 @@ def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
         size=frozen.image_size,
         mean=frozen.mean,
         divisor=frozen.divisor,
+        decode=frozen.facts.decode,
     )
     if frozen.tf1_compatible:
         graph = graphdef.for_tf1(graph)

@@ -10,6 +10,7 @@ of the labels from it, and so does `prediction`::
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from afad_tfdata.freezing import (
     verification,
     verified_files,
 )
+from afad_tfdata.images import codec, preprocess
 from afad_tfdata.models import facts
 
 FORMAT = "afad_tfdata frozen graph"
@@ -78,7 +80,7 @@ def describe(
         else dict(zip("RGB", frozen.mean, strict=True)),
         "divisor": frozen.divisor,
         "input_range": frozen.facts.input_range or "normalized",
-        **_image_reading(),
+        **_image_reading(frozen.facts.decode),
         # How faces are cut out of photos, if the training data says so.
         **(
             {"face_crop": dict(known.stored.face_crop)}
@@ -147,6 +149,28 @@ def load_description(graph_path: str) -> dict[str, Any]:
             f" that in {path}; freeze the model again"
         )
     return description
+
+
+def decode_of(description: Mapping[str, Any], *, where: str) -> str:
+    """How JPEGs were decoded in training, one of `codec.DECODES`.
+
+    Args:
+      description: From `load_description`.
+      where: The graph, for the message.
+
+    Raises:
+      DataError: The description says something else.
+    """
+    # A description without an entry was written by hand or by another program.
+    options = description.get("decode", preprocess.jpeg_options("accurate"))
+    for decode in codec.DECODES:
+        if options == preprocess.jpeg_options(decode):
+            return decode
+    known = " or ".join(json.dumps(preprocess.jpeg_options(d)) for d in codec.DECODES)
+    raise errors.DataError(
+        f'the description of {where} says "decode": {json.dumps(options)}; expected'
+        f" {known}: freeze the model again"
+    )
 
 
 def _check_graph_path(path: str) -> None:
@@ -225,10 +249,10 @@ def _fetches(
     ]
 
 
-def _image_reading() -> dict[str, Any]:
+def _image_reading(decode: str) -> dict[str, Any]:
     """How images were decoded and resized in training, for programs that repeat it."""
     return {
-        "decode": {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": True},
+        "decode": preprocess.jpeg_options(decode),
         "resize": {
             "method": "bilinear",
             "antialias": False,

@@ -27,13 +27,14 @@ class ImageInput:
     Attributes:
       feed: Name of the placeholder.
       placeholder: Creates the placeholder, given its name.
-      resize: Maps the placeholder to uint8 ``[n, size, size, 3]``, given the size.
+      resize: Maps the placeholder to uint8 ``[n, size, size, 3]``, given the size, and
+        how JPEGs are decoded.
       description: Its entry in NAME.json, without the name.
     """
 
     feed: str
     placeholder: Callable[[str], tf.Tensor]
-    resize: Callable[[tf.Tensor, int], tf.Tensor]
+    resize: Callable[[tf.Tensor, int, str], tf.Tensor]
     description: dict[str, Any]
 
 
@@ -46,6 +47,7 @@ def build(
     size: int,
     mean: Sequence[float],
     divisor: float = preprocess.DIVISOR,
+    decode: str = "accurate",
 ) -> tf.compat.v1.GraphDef:
     """A frozen graph with decoding, resizing and normalisation before it.
 
@@ -57,6 +59,7 @@ def build(
       size: Side of the network's input in pixels.
       mean: Channel means R, G, B in [0, 255].
       divisor: What the difference to them is divided by.
+      decode: How JPEGs are decoded, one of `codec.DECODES`.
     """
     # Loops of TensorFlow 2 are functions in a library, which a graph of constants does
     # not have.  The switch is global; "enabled" is TensorFlow 2's default.
@@ -64,7 +67,7 @@ def build(
     try:
         with tf.Graph().as_default() as whole:
             given = image_input.placeholder(image_input.feed)
-            pixels = image_input.resize(given, size)
+            pixels = image_input.resize(given, size, decode)
             value = preprocess.normalize(pixels, mean, divisor)
             inputs = tf.identity(value, name=feed)
             tf.import_graph_def(graph, {f"{feed}:0": inputs}, name="")
@@ -79,9 +82,10 @@ def reference(
     size: int,
     mean: Sequence[float],
     divisor: float = preprocess.DIVISOR,
+    decode: str = "accurate",
 ) -> np.ndarray:
     """What the network sees of an image file: float32 ``[size, size, 3]``."""
-    pixels = preprocess.decode_and_resize(tf.constant(encoded), size)
+    pixels = preprocess.decode_and_resize(tf.constant(encoded), size, decode=decode)
     return preprocess.normalize(pixels, mean, divisor).numpy()
 
 
@@ -89,14 +93,19 @@ def _bytes_placeholder(name: str) -> tf.Tensor:
     return tf.compat.v1.placeholder(tf.string, [None], name)
 
 
-def _pixels_of_files(encoded: tf.Tensor, size: int) -> tf.Tensor:
+def _pixels_of_files(encoded: tf.Tensor, size: int, decode: str) -> tf.Tensor:
     pixels = tf.map_fn(
-        lambda one: preprocess.decode_and_resize(one, size),
+        lambda one: preprocess.decode_and_resize(one, size, decode=decode),
         encoded,
         fn_output_signature=tf.uint8,
     )
     # The loop does not know the shape, and layers need it.
     return tf.ensure_shape(pixels, [None, size, size, 3])
+
+
+def _resized(pixels: tf.Tensor, size: int, decode: str) -> tf.Tensor:
+    del decode  # The program that feeds pixels has decoded them.
+    return preprocess.resize(pixels, size)
 
 
 def _pixels_placeholder(name: str) -> tf.Tensor:
@@ -117,7 +126,7 @@ INPUTS = {
     "pixels": ImageInput(
         feed="image_pixels",
         placeholder=_pixels_placeholder,
-        resize=preprocess.resize,
+        resize=_resized,
         description={
             "dtype": "uint8",
             "shape": [None, None, None, 3],

@@ -35,23 +35,26 @@ class Images:
       origin: What they are, for people: ``"real images"`` or ``"drawn faces"``.
       pixels: uint8 ``[n, size, size, 3]`` RGB.
       encoded: Image files, JPEG, the second one PNG.
+      decode: How the network sees JPEGs decoded, one of `codec.DECODES`.
     """
 
     origin: str
     pixels: np.ndarray
     encoded: tuple[bytes, ...]
+    decode: str = "accurate"
 
     def pixels_of_size(self, size: int, count: int) -> np.ndarray:
         """The first `count` at another size: uint8 ``[count, size, size, 3]``."""
         return np.stack([codec.resize(p, size) for p in self.pixels[:count]])
 
 
-def choose(records_dir: str, size: int) -> Images:
+def choose(records_dir: str, size: int, decode: str = "") -> Images:
     """Takes images of a data set's validation split, or draws faces.
 
     Args:
       records_dir: The data set; empty to draw.
       size: Side in pixels.
+      decode: One of `codec.DECODES`; empty where the model does not say.
 
     Returns:
       As many images as `cases` uses.
@@ -60,7 +63,7 @@ def choose(records_dir: str, size: int) -> Images:
       UsageError: There is no such data set.
       DataError: A record is damaged.
     """
-    count = sum(BATCH_SIZES)
+    count, decode = sum(BATCH_SIZES), decode or "accurate"
     # Drawn faces have sizes as in AFAD, and image files must have different sizes;
     # pixels of a data set all have one.
     drawn = [
@@ -71,10 +74,10 @@ def choose(records_dir: str, size: int) -> Images:
     # A PNG in every batch but the first: both decoders are verified.
     encoded[1] = tf.io.encode_png(drawn[1]).numpy()
     if records_dir:
-        pixels = _pixels_of_records(records_dir, size, count)
-        return Images("real images", pixels, tuple(encoded))
+        pixels = _pixels_of_records(records_dir, size, count, decode)
+        return Images("real images", pixels, tuple(encoded), decode)
     pixels = np.stack([codec.resize(face, size) for face in drawn])
-    return Images("drawn faces", pixels, tuple(encoded))
+    return Images("drawn faces", pixels, tuple(encoded), decode)
 
 
 def cases(
@@ -174,7 +177,10 @@ def _encoded_batch(
 ) -> tuple[list[bytes], np.ndarray]:
     """Image files, and what the network sees of them."""
     encoded = list(images.encoded[:count])
-    seen = [preprocessing_graph.reference(one, size, mean, divisor) for one in encoded]
+    seen = [
+        preprocessing_graph.reference(one, size, mean, divisor, images.decode)
+        for one in encoded
+    ]
     return encoded, np.array(seen)
 
 
@@ -194,13 +200,18 @@ _PREPROCESSING_BATCHES: dict[str, Callable[..., tuple[Any, np.ndarray]]] = {
 }
 
 
-def _pixels_of_records(records_dir: str, size: int, count: int) -> np.ndarray:
+def _pixels_of_records(
+    records_dir: str, size: int, count: int, decode: str
+) -> np.ndarray:
     manifest = schema.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]
     # Images that the model was not trained on, where there are any.
     split = next((s for s in ("validation", "test") if s in filled), "train")
     config = input_fn.InputConfig(
-        records_dir=records_dir, global_batch_size=count, image_size=size
+        records_dir=records_dir,
+        global_batch_size=count,
+        image_size=size,
+        decode=decode,
     )
     features: Any
     # A damaged record is then one line that names it, not a traceback of TensorFlow's.

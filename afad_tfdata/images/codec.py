@@ -7,11 +7,11 @@
     codec.check_header(header, as_stored=False)
     pixels = codec.resize(codec.decode(content, header), 150)    # uint8 [150, 150, 3]
 
-Decoding is always accurate (slow-but-accurate DCT, fancy upsampling), and resizing is
-bilinear with half-pixel centres.  simplejpeg decodes JPEGs.  OpenCV does the rest if
-it is installed (the ``fast`` extra); otherwise Pillow and numpy do it more slowly, and
-give the same pixels to the last bit.  This module does not load TensorFlow, so that the
-processes of the writer stay small.
+Decoding is accurate (slow-but-accurate DCT, fancy upsampling) unless the caller asks
+for the fast DCT and upsampling.  Resizing is bilinear with half-pixel centres.
+simplejpeg decodes JPEGs.  OpenCV does the rest if it is installed (the ``fast`` extra);
+otherwise Pillow and numpy do it more slowly, and give the same pixels to the last bit.
+This module does not load TensorFlow, so that the processes of the writer stay small.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from afad_tfdata.images import image_header, resampling
 # Exported from here as well, because callers that decode need them.
 from afad_tfdata.images.image_header import ImageError, ImageHeader, read_header
 
+# How JPEGs are decoded: by libjpeg's accurate or by its fast DCT and upsampling.
+DECODES = ("accurate", "fast")
 # Large enough for any photo, small enough that a decoded image fits into memory.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 << 20
@@ -137,7 +139,11 @@ def check_header(
 
 
 def decode(
-    data: bytes, header: ImageHeader | None = None, *, stored: bool = False
+    data: bytes,
+    header: ImageHeader | None = None,
+    *,
+    stored: bool = False,
+    fast: bool = False,
 ) -> np.ndarray:
     """Decodes a JPEG or PNG as a viewer shows it.
 
@@ -146,6 +152,7 @@ def decode(
       header: From `read_header`, if that was called already.
       stored: Whether the image comes from a record.  Such an image was checked when it
         was written.  It is not rotated, because plain decoders do not rotate it.
+      fast: Whether JPEGs are decoded by the fast DCT and upsampling.
 
     Returns:
       uint8 ``[height, width, 3]`` RGB, upright.
@@ -155,7 +162,7 @@ def decode(
     """
     header = header or read_header(data)
     if header.format == "jpeg":
-        image = _decode_jpeg(data, "RGB")
+        image = _decode_jpeg(data, "RGB", fast=fast)
     else:
         if not stored:
             image_header.check_png_pixels(data, header)
@@ -227,13 +234,13 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     )
 
 
-def _decode_jpeg(data: bytes, colors: str) -> np.ndarray:
+def _decode_jpeg(data: bytes, colors: str, *, fast: bool = False) -> np.ndarray:
     """Decodes a JPEG to ``RGB`` or ``GRAY``; `ImageError` if it is not whole."""
     simplejpeg = _simplejpeg()
     try:
         # Strict, because libjpeg only warns of some damage, such as missing scans.
         return simplejpeg.decode_jpeg(
-            data, colors, fastdct=False, fastupsample=False, strict=True
+            data, colors, fastdct=fast, fastupsample=fast, strict=True
         )
     except ValueError as error:
         raise ImageError(f"cannot be decoded: {errors.one_line(error)}") from error

@@ -7,6 +7,7 @@ module or `codec`.  The pixels of both are equal within one level of 255.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from afad_tfdata.common.lazy_imports import tf
 
@@ -33,18 +34,20 @@ def normalize(
 
 
 def decode_and_resize(
-    encoded: tf.Tensor, size: int, *, stored_size: int = 0
+    encoded: tf.Tensor, size: int, *, stored_size: int = 0, decode: str = "accurate"
 ) -> tf.Tensor:
     """Decodes a JPEG or PNG and resizes it to a square.
 
-    The slow-but-accurate DCT and fancy upsampling give the same bits as Pillow and
-    simplejpeg.  Resizing is bilinear with half-pixel centres and without antialiasing.
+    By default, the slow-but-accurate DCT and fancy upsampling give the same bits as
+    Pillow and simplejpeg.  Resizing is bilinear with half-pixel centres and without
+    antialiasing.
 
     Args:
       encoded: string ``[]``.
       size: Side of the result, pixels.
       stored_size: Side of the encoded image if that is known, else 0; an image that
         has the wanted size already is not resized.
+      decode: How JPEGs are decoded, one of `codec.DECODES`.
 
     Returns:
       uint8 ``[size, size, 3]`` RGB.
@@ -54,12 +57,17 @@ def decode_and_resize(
     """
     # In spite of its name, decode_jpeg also decodes PNG.  Unlike decode_image, it
     # returns a tensor of known rank.
-    image = tf.io.decode_jpeg(
-        encoded, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True
-    )
+    image = tf.io.decode_jpeg(encoded, channels=3, **jpeg_options(decode))
     if stored_size == size:
         return tf.ensure_shape(image, [size, size, 3])
     return resize(image[tf.newaxis], size)[0]
+
+
+def jpeg_options(decode: str) -> dict[str, Any]:
+    """Returns the arguments of ``tf.io.decode_jpeg`` for one of `codec.DECODES`."""
+    if decode == "fast":
+        return {"dct_method": "INTEGER_FAST", "fancy_upscaling": False}
+    return {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": True}
 
 
 def resize(images: tf.Tensor, size: int) -> tf.Tensor:

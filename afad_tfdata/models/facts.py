@@ -22,7 +22,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import codec, preprocess
 
 # What a model's input receives: (x - mean) / 127.5, x in [0, 255], or x / 255.
 INPUT_RANGES = ("normalized", "pixels", "unit")
@@ -53,6 +53,7 @@ class Facts:
       input_range: One of `INPUT_RANGES`.
       face_crop: How faces were cut out of photos, as `face_crop.FaceCrop.to_json`;
         empty for a model of images that were cut before.
+      decode: How the JPEGs of the training data were decoded, one of `codec.DECODES`.
     """
 
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -61,6 +62,7 @@ class Facts:
     age_range: tuple[int, int] | None = None
     input_range: str = ""
     face_crop: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decode: str = ""
 
     def __bool__(self) -> bool:
         return self != Facts()
@@ -79,6 +81,7 @@ class Facts:
             "mean": dict(zip("RGB", self.mean, strict=True)) if self.mean else None,
             "age_range": list(self.age_range) if self.age_range else None,
             "input_range": self.input_range,
+            "decode": self.decode,
             "divisor": preprocess.DIVISOR,
             "outputs": {
                 f"{label}_output": meaning(label, self.class_names)
@@ -112,6 +115,9 @@ def from_dict(value: Any, *, where: str) -> Facts:
         input_range = value.get("input_range") or ""
         if input_range not in ("", *INPUT_RANGES):
             raise ValueError(f"its input range is {input_range!r}")
+        decode = value.get("decode") or ""
+        if decode not in ("", *codec.DECODES):
+            raise ValueError(f"its JPEGs were decoded {decode!r}")
         return Facts(
             network=network,
             class_names=names,
@@ -119,6 +125,7 @@ def from_dict(value: Any, *, where: str) -> Facts:
             age_range=(int(ages[0]), int(ages[1])) if ages else None,
             input_range=input_range,
             face_crop=dict(value.get("face_crop") or {}),
+            decode=decode,
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise errors.DataError(

@@ -67,6 +67,7 @@ class ImageReader:
       divisor: Normalized images are ``(x - mean) / divisor``.
       thumbnail: Side in pixels of the pictures for the sheet; 0 for none.
       faces: How faces are found; None to feed whole images.
+      fast: Whether JPEGs are decoded by the fast DCT and upsampling, as in training.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class ImageReader:
     divisor: float
     thumbnail: int
     faces: FaceFinder | None
+    fast: bool = False
     _few: threading.Semaphore = dataclasses.field(
         default_factory=lambda: threading.Semaphore(_PHOTOS_AT_A_TIME)
     )
@@ -112,11 +114,11 @@ class ImageReader:
         header = codec.read_header(data)
         codec.check_header(header, as_stored=False)
         if self.faces:
-            return codec.decode(data, header)
+            return codec.decode(data, header, fast=self.fast)
         plain = header.orientation == 1 and header.bits == 8 and not header.transparency
         if self.kind == "bytes" and plain and not self.thumbnail:
             return LoadedImage(path, data)
-        image = codec.decode(data, header)
+        image = codec.decode(data, header, fast=self.fast)
         # The graph's decoder ignores EXIF orientation, transparency and 16 bits: it
         # then gets the image as people see it.
         value = data if self.kind == "bytes" and plain else self._fed(image)

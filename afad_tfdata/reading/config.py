@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from afad_tfdata.common import errors, options
+from afad_tfdata.images import codec
 from afad_tfdata.reading import data_service
 from afad_tfdata.storage import schema
 
@@ -48,6 +49,13 @@ class InputConfig:
         " simplejpeg and OpenCV; graph uses TensorFlow operations only; auto takes the"
         " faster one that works here and logs the reason.",
         choices=ENGINES,
+    )
+    decode: str = options.option(
+        "accurate",
+        "How JPEGs are decoded: accurate, as most programs show them; or fast, by"
+        " libjpeg-turbo's fast DCT and upsampling, which differ by about one level of"
+        " 255. The run, its models and graphs record the choice and repeat it.",
+        choices=codec.DECODES,
     )
     cache: str = options.option(
         "none",

@@ -32,6 +32,7 @@ class MemoryEngine:
       store: Their images.
       image_size: Side of the images that it returns, pixels.
       num_threads: Batches that are read at the same time.
+      decode: One of `codec.DECODES`.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class MemoryEngine:
         store: memory_store.MemoryStore,
         image_size: int,
         num_threads: int,
+        decode: str = "accurate",
     ) -> None:
-        self._store, self._size = store, image_size
+        self._store, self._size, self._decode = store, image_size, decode
         self._labels = _Labels(index)
         self.num_threads = num_threads
 
@@ -62,7 +64,7 @@ class MemoryEngine:
     def _images(self, records: tf.Tensor) -> tf.Tensor:
         store = self._store
         data = tf.gather(store.data, records)
-        return decode(data, store.pixel, store.side, self._size)
+        return decode(data, store.pixel, store.side, self._size, self._decode)
 
 
 class StreamEngine:
@@ -73,6 +75,7 @@ class StreamEngine:
       stream: Streams of those records.
       image_size: Side of the images that it returns, pixels.
       num_threads: Batches that are decoded at the same time.
+      decode: One of `codec.DECODES`.
 
     Attributes:
       stream: The argument `stream`.
@@ -84,9 +87,10 @@ class StreamEngine:
         stream: record_stream.RecordStream,
         image_size: int,
         num_threads: int,
+        decode: str = "accurate",
     ) -> None:
         self.stream, self.num_threads = stream, num_threads
-        self._index, self._size = index, image_size
+        self._index, self._size, self._decode = index, image_size, decode
         self._labels = _Labels(index)
 
     def read(
@@ -118,7 +122,7 @@ class StreamEngine:
             name = index.features["image"]
             spec = {name: tf.io.FixedLenFeature([], tf.string)}
             data = tf.io.parse_example(data, spec)[name]
-        return decode(data, index.pixel, index.stored_size, self._size)
+        return decode(data, index.pixel, index.stored_size, self._size, self._decode)
 
 
 class _Labels:
@@ -143,7 +147,11 @@ def _masked(
 
 
 def decode(
-    data: tf.Tensor, pixel: dict[str, Any], side: int, image_size: int
+    data: tf.Tensor,
+    pixel: dict[str, Any],
+    side: int,
+    image_size: int,
+    way: str = "accurate",
 ) -> tf.Tensor:
     """Decodes stored bytes to images.
 
@@ -152,6 +160,7 @@ def decode(
       pixel: As in `schema.Manifest.pixel`; empty for encoded images.
       side: Side of the stored images, pixels; 0 where they differ.
       image_size: Side of the result, pixels.
+      way: How JPEGs are decoded, one of `codec.DECODES`.
 
     Returns:
       uint8 ``[B, image_size, image_size, 3]``.
@@ -159,7 +168,9 @@ def decode(
     if pixel:
         return pixels(data, pixel, side, image_size)
     return tf.map_fn(
-        lambda one: preprocess.decode_and_resize(one, image_size, stored_size=side),
+        lambda one: preprocess.decode_and_resize(
+            one, image_size, stored_size=side, decode=way
+        ),
         data,
         fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.uint8),
         # The pipeline already decodes one batch on each core at a time.  Parallelism

@@ -139,8 +139,9 @@ def choose(
         return Choice(GRAPH, "the shards are on a remote file system")
     encoded = not index.pixel
     resizes = image_size(config, index) != index.stored_size
-    if (encoded or resizes) and not _can_decode():
-        return Choice(GRAPH, "OpenCV is missing: pip install 'afad-tfdata[fast]'")
+    missing = _missing_library(encoded=encoded) if encoded or resizes else ""
+    if missing:
+        return Choice(GRAPH, f"{missing} is missing: pip install 'afad-tfdata[fast]'")
     # To shuffle the images, the graph engine keeps them in memory.  They may take half
     # of it: the training needs the rest.
     fits = index.image_bytes < resources.available_bytes() // 2
@@ -155,12 +156,17 @@ def choose(
     return Choice(MAPPED, f"local shards, {what}, {threads} threads")
 
 
-def _can_decode() -> bool:
-    try:
-        errors.require("cv2", extra="fast", purpose="it")
-    except errors.UsageError:
-        return False
-    return True
+def _missing_library(*, encoded: bool) -> str:
+    """Returns which library the mapped engine lacks; empty if it has what it needs."""
+    libraries = {"cv2": "OpenCV"}
+    if encoded:
+        libraries["simplejpeg"] = "simplejpeg"
+    for module, name in libraries.items():
+        try:
+            errors.require(module, extra="fast", purpose="it")
+        except errors.UsageError:
+            return name
+    return ""
 
 
 def create(
@@ -186,7 +192,10 @@ def create(
     bad = bad_records.BadRecords(index, config.max_bad_records)
     if engine == MAPPED:
         reader = mapped_reader.Reader(
-            index, size, bad, cache=config.cache, verify=config.verify
+            *(index, size, bad),
+            cache=config.cache,
+            verify=config.verify,
+            decode=config.decode,
         )
         threads = min(resources.cores(), engine_mapped.MAX_THREADS)
         return engine_mapped.Engine(reader, size, config.num_parallel_calls or threads)
@@ -200,8 +209,9 @@ def create(
             # TensorFlow's decoder ends the pipeline at an image that it cannot decode.
             # Such images must be found in advance to be skipped.
             try_decoding=config.max_bad_records > 0 and not index.pixel,
+            decode=config.decode,
         )
-        return engine_graph.MemoryEngine(index, store, size, threads)
+        return engine_graph.MemoryEngine(index, store, size, threads, config.decode)
     if shuffled and config.balance != "none":
         raise errors.UsageError(
             "--balance draws records one by one, which needs them in memory or in a"
@@ -247,7 +257,8 @@ def _stream_engine(
 ) -> engine_graph.StreamEngine:
     threads = config.num_parallel_calls or resources.cores()
     stream = record_stream.RecordStream(index, threads, config.shuffle_window)
-    return engine_graph.StreamEngine(index, stream, image_size(config, index), threads)
+    size = image_size(config, index)
+    return engine_graph.StreamEngine(index, stream, size, threads, config.decode)
 
 
 def image_size(

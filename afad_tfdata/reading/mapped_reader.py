@@ -72,9 +72,10 @@ class Reader:
       cache: ``none``; ``encoded`` reads whole shards into memory instead of mapping
         them; ``decoded`` keeps each image as it was first returned.
       verify: Whether to compare each record's checksum when it is first read.
+      decode: One of `codec.DECODES`.
 
     Raises:
-      UsageError: OpenCV is missing, and images must be decoded or resized.
+      UsageError: A library is missing, and images must be decoded or resized.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Reader:
         *,
         cache: str = "none",
         verify: bool = True,
+        decode: str = "accurate",
     ) -> None:
         self._index, self._size, self._bad = index, image_size, bad
+        self._decodes_fast = decode == "fast"
         # A plain array of the same memory: a memmap is slow to index.
         self._entries = np.asarray(index.entries)
         self._starts = index.shard_starts()
@@ -285,6 +288,7 @@ class Reader:
         # lock.  Its time for an image limits how many threads one process can use.
         opened, fill = self._opened, self._fill
         decode, resize, linear = self._decode, self._resize, _LINEAR
+        fast = self._decodes_fast
         shape, crc_of = (self._size, self._size), crc32.crc32
         kinds = np.where(wanted, self._kinds(entries), _PADDING)
         scratch = self._scratch_image(entries[kinds == _RESIZED])
@@ -307,14 +311,14 @@ class Reader:
                     if crc_of(view) != crc:
                         raise codec.ImageError(bad_records.WRONG_CHECKSUM)
                     self._unchecked[records[position]] = 0
-                # Arguments of simplejpeg: accurate DCT and upsampling (False, False),
+                # Arguments of simplejpeg: whether the DCT and the upsampling are fast,
                 # no downscaling (0, 0, 1.0), the target, and strict, which makes
                 # libjpeg's warnings about damaged data errors.
                 if kind == _RESIZED:
-                    image = decode(view, "RGB", False, False, 0, 0, 1.0, scratch, True)
+                    image = decode(view, "RGB", fast, fast, 0, 0, 1.0, scratch, True)
                     resize(image, shape, row, 0, 0, linear)
                 elif kind == _AT_SIZE:
-                    decode(view, "RGB", False, False, 0, 0, 1.0, row, True)
+                    decode(view, "RGB", fast, fast, 0, 0, 1.0, row, True)
                 else:
                     fill(view, row, int(records[position]))
             except (codec.ImageError, ValueError, zlib.error) as error:
@@ -424,9 +428,10 @@ class Reader:
     def _image_filler(self) -> _Filler:
         """Prepares simplejpeg for JPEGs; returns the filler for other image formats."""
         size = self._size
-        cv2 = errors.require("cv2", extra="fast", purpose="--engine=mapped")
-        import simplejpeg
-
+        cv2, simplejpeg = (
+            errors.require(module, extra="fast", purpose="--engine=mapped")
+            for module in ("cv2", "simplejpeg")
+        )
         # The pipeline has a thread for each core already.
         cv2.setNumThreads(0)
         self._decode, self._resize = simplejpeg.decode_jpeg, cv2.resize

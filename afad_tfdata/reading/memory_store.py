@@ -55,6 +55,7 @@ def load(
     decoded_size: int = 0,
     verify: bool = True,
     try_decoding: bool = False,
+    decode: str = "accurate",
 ) -> MemoryStore:
     """Reads every image of a split into memory.
 
@@ -65,6 +66,7 @@ def load(
         for the stored bytes.
       verify: Whether to compare each record's checksum.
       try_decoding: Whether to decode each image once, to find those that cannot be.
+      decode: One of `codec.DECODES`.
 
     Raises:
       DataError: A damaged record, beyond what `bad` skips.
@@ -77,7 +79,7 @@ def load(
     pixel, side = index.pixel, index.stored_size
     if decoded_size:
         pixel, side = {"dtype": "uint8", "channels": "last"}, decoded_size
-    checked = _checked_images(index, bad, decoded_size, verify, try_decoding)
+    checked = _checked_images(index, bad, decoded_size, verify, try_decoding, decode)
     strings = tf.data.Dataset.from_generator(
         lambda: _chunks(checked),
         output_signature=tf.TensorSpec([None], tf.string),
@@ -102,6 +104,7 @@ def _checked_images(
     decoded_size: int,
     verify: bool,
     try_decoding: bool,
+    decode: str,
 ) -> Iterator[bytes]:
     """Yields the bytes to keep of each record; they are empty for a bad one."""
     row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
@@ -115,7 +118,7 @@ def _checked_images(
                 image = (
                     row.to_image(data)
                     if index.pixel
-                    else codec.decode(data, stored=True)
+                    else codec.decode(data, stored=True, fast=decode == "fast")
                 )
                 if decoded_size:
                     data = codec.resize(image, decoded_size).tobytes()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
+from afad_tfdata.images import codec
 from afad_tfdata.reading import bad_records, mapped_reader, order, record_index
 
 
@@ -35,6 +36,7 @@ class RecordDataset:
       split: One of `sharding.SPLITS`.
       image_size: Side of the images in pixels; 0 takes the data set's size.
       keys: Whether examples contain their key, which is read from the record itself.
+      decode: How JPEGs are decoded: ``accurate`` or ``fast``.
 
     Raises:
       UsageError: There is no such data set or split, or OpenCV is needed and missing.
@@ -48,12 +50,17 @@ class RecordDataset:
         *,
         image_size: int = 0,
         keys: bool = True,
+        decode: str = "accurate",
     ) -> None:
-        self._arguments = os.fspath(records_dir), split, image_size, keys
+        if decode not in codec.DECODES:
+            raise errors.UsageError(
+                f"decode must be one of {', '.join(codec.DECODES)}; got {decode!r}"
+            )
+        self._arguments = os.fspath(records_dir), split, image_size, keys, decode
         self._open()
 
     def _open(self) -> None:
-        records_dir, split, image_size, self._keys = self._arguments
+        records_dir, split, image_size, self._keys, self._decode = self._arguments
         if files.is_remote(records_dir):
             raise errors.UsageError(
                 f"open_records needs local files; got {records_dir}: copy them first"
@@ -67,7 +74,7 @@ class RecordDataset:
         # A process must not use the locks and thread memory of another process.
         self._process = os.getpid()
         bad = bad_records.BadRecords(self._index, 0)
-        return mapped_reader.Reader(self._index, self._size, bad)
+        return mapped_reader.Reader(self._index, self._size, bad, decode=self._decode)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self._arguments

@@ -79,9 +79,9 @@ def measure(
     if engine == engines.GRAPH or not index.pixel:
         found["read"] = stored.read
     if engine == engines.MAPPED:
-        found |= _of_mapped_engine(index, stored, size)
+        found |= _of_mapped_engine(index, stored, size, config.decode == "fast")
     else:
-        found |= _of_graph_engine(index, stored, size, batch_size)
+        found |= _of_graph_engine(index, stored, size, batch_size, config.decode)
     rates = {
         name: _rate(map(transformation, itertools.cycle(batches)), batch_size, seconds)
         for name, transformation in found.items()
@@ -126,7 +126,7 @@ class _StoredSample:
 
 
 def _of_mapped_engine(
-    index: record_index.RecordIndex, stored: _StoredSample, size: int
+    index: record_index.RecordIndex, stored: _StoredSample, size: int, fast: bool
 ) -> Transformations:
     def check(batch: np.ndarray) -> None:
         for record in batch.tolist():
@@ -151,7 +151,7 @@ def _of_mapped_engine(
         data = stored.data[record]
         if formats[record] == jpeg:
             return simplejpeg.decode_jpeg(
-                data, "RGB", False, False, 0, 0, 1.0, buffer, True
+                data, "RGB", fast, fast, 0, 0, 1.0, buffer, True
             )
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
@@ -172,7 +172,11 @@ def _of_mapped_engine(
 
 
 def _of_graph_engine(
-    index: record_index.RecordIndex, stored: _StoredSample, size: int, batch_size: int
+    index: record_index.RecordIndex,
+    stored: _StoredSample,
+    size: int,
+    batch_size: int,
+    decode: str,
 ) -> Transformations:
     records = sorted(stored.data)
     place = {record: i for i, record in enumerate(records)}
@@ -203,20 +207,15 @@ def _of_graph_engine(
         # This decodes like `preprocess.decode_and_resize`.  It returns only the number
         # of values, because images of different sizes cannot be stacked.
         return tf.size(
-            tf.io.decode_jpeg(
-                one,
-                channels=3,
-                dct_method="INTEGER_ACCURATE",
-                fancy_upscaling=True,
-            )
+            tf.io.decode_jpeg(one, channels=3, **preprocess.jpeg_options(decode))
         )
 
-    decode = tf.function(
+    decode_all = tf.function(
         lambda: tf.map_fn(
             decoded_size, chosen, fn_output_signature=tf.int32, parallel_iterations=1
         )
     )
-    found["decode"] = lambda batch: decode()
+    found["decode"] = lambda batch: decode_all()
     if index.stored_size != size:
         image = preprocess.decode_and_resize(chosen[0], size)[tf.newaxis]
         resize = tf.function(

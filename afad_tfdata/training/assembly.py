@@ -309,6 +309,15 @@ def _facts(
         return result
     # An earlier training of the model may have seen other crops; the last one counts.
     result = dataclasses.replace(result, face_crop=manifest.face_crop)
+    decode = config.input.decode
+    if manifest.pixel and decode != "accurate":
+        _log.warning(
+            "--decode=%s has no effect: the data set stores pixels, which were decoded"
+            " accurately when they were written",
+            decode,
+        )
+        decode = "accurate"
+    result = dataclasses.replace(result, decode=decode)
     names = manifest.class_names
     learns_gender = "gender" in schema.labels_of(config.input.task)
     if own.model is not None and known.class_names and learns_gender:
@@ -349,6 +358,7 @@ def _record_facts(
         "mean": dict(zip("RGB", known.mean or (), strict=True)),
         "class_names": list(known.class_names),
         "age_range": list(ages),
+        "decode": known.decode,
         "records_digest": run_dir.records_digest(manifest),
         **({"face_crop": dict(known.face_crop)} if known.face_crop else {}),
     }

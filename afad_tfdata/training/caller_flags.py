@@ -22,7 +22,7 @@ _OF_MODEL = (
 _OF_ORDER = ("balance", "shuffle_window")
 _OF_RECORDS = (
     *(*_OF_ORDER, "cache", "cache_dir", "data_service"),
-    *("engine", "max_bad_records"),
+    *("engine", "max_bad_records", "decode"),
 )
 
 

@@ -302,6 +302,7 @@ def facts_of(run: Mapping[str, Any]) -> facts.Facts:
             "age_range": run.get("age_range"),
             "input_range": "normalized" if run else "",
             "face_crop": run.get("face_crop"),
+            "decode": run.get("decode"),
         },
         where=os.path.join(run.get("directory", "the run"), CONFIG_NAME),
     )

@@ -18,6 +18,7 @@ KNOWN = facts.Facts(
     mean=MEAN,
     age_range=(18, 60),
     input_range="normalized",
+    decode="fast",
 )
 
 
@@ -62,6 +63,7 @@ def test_json_says_in_words_what_the_outputs_are():
         {"mean": {"R": 1.0}},
         {"age_range": "old"},
         {"input_range": "bits"},
+        {"decode": "slow"},
         {"network": 3},
     ],
 )

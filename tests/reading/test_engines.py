@@ -98,6 +98,28 @@ def test_engines_and_caches_give_the_same(form, size):
     )
 
 
+@pytest.mark.latest
+@pytest.mark.parametrize("size", [0, 33])
+def test_engines_and_caches_decode_fast_alike(form, size):
+    def read(decode, engine, **more):
+        fields = config(form, engine, image_size=size, decode=decode, **more)
+        return take(input_fn.eval_input_fn(fields, "train"))
+
+    found = read("fast", "mapped")
+    assert_same(found, read("fast", "graph"))
+    for engine in ("mapped", "graph"):
+        assert_same(found, read("fast", engine, cache="decoded"))
+    accurate = read("accurate", "mapped")
+    differences = [
+        np.abs(one["image"].astype(int) - other["image"]).mean()
+        for (one, _), (other, _) in zip(found, accurate, strict=True)
+    ]
+    if os.path.basename(form) in ("original", "jpeg"):
+        assert min(differences) > 0.2  # Otherwise the option would have no effect.
+    else:
+        assert max(differences) == 0
+
+
 def test_gathered_rows_are_those_that_python_copies(form, monkeypatch):
     """From the second epoch on, TensorFlow gathers stored pixels."""
     read = mapped_reader.Reader.read
@@ -338,11 +360,20 @@ def test_choice_of_engine(sample_records, monkeypatch):
     # With so many cores the interpreter lock of one process is the limit.
     name, reason = engines.choose(fields, source, cores=64)
     assert name == "graph" and "64 cores" in reason
-    monkeypatch.setitem(sys.modules, "cv2", None)
+
+
+@pytest.mark.parametrize("module, title", [("cv2", "OpenCV"), ("simplejpeg",) * 2])
+def test_without_a_library_the_graph_engine_decodes(
+    sample_records, monkeypatch, module, title
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    fields = config(sample_records, "auto", decode="fast")
+    source = engines.open_index(fields, "train")
     name, reason = engines.choose(fields, source, cores=2)
-    assert name == "graph" and "pip install 'afad-tfdata[fast]'" in reason
+    assert name == "graph"
+    assert reason == f"{title} is missing: pip install 'afad-tfdata[fast]'"
     assert len(take(input_fn.train_input_fn(fields), 2)) == 2
-    with pytest.raises(errors.UsageError, match="needs cv2"):
+    with pytest.raises(errors.UsageError, match=f"--engine=mapped needs {module}"):
         input_fn.train_input_fn(config(sample_records, "mapped"))
 
 

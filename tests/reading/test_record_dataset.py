@@ -50,6 +50,19 @@ def directory(request, sample_tree, tmp_path_factory) -> str:
     return target
 
 
+def test_jpegs_are_decoded_as_in_the_pipeline(sample_records):
+    for decode in ("accurate", "fast"):
+        config = input_fn.InputConfig(
+            records_dir=sample_records, engine="mapped", decode=decode
+        )
+        features, _ = next(iter(input_fn.eval_input_fn(config, "test")))
+        faces = input_fn.open_records(sample_records, "test", decode=decode)
+        found = pickle.loads(pickle.dumps(faces))[range(8)]["image"]
+        assert (found == features["image"][:8].numpy()).all()
+    with pytest.raises(errors.UsageError, match="accurate, fast; got 'quick'"):
+        input_fn.open_records(sample_records, "test", decode="quick")
+
+
 def test_batches_are_those_of_the_pipeline(directory):
     config = input_fn.InputConfig(
         records_dir=directory, engine="mapped", global_batch_size=16, seed=3

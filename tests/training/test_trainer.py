@@ -15,6 +15,7 @@ import pytest
 from afad_tfdata import cross_validation, input_fn, models, trainer
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.models import facts
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
@@ -27,6 +28,7 @@ from afad_tfdata.training import (
     run,
     run_dir,
     run_state,
+    train_data,
 )
 from afad_tfdata.training import config as train_config
 
@@ -228,8 +230,23 @@ def test_schedules(schedule, step, rate):
 @pytest.fixture(scope="module")
 def finished(sample_records, tmp_path_factory):
     """A finished run of two epochs: its config and result."""
-    values = config(sample_records, tmp_path_factory.mktemp("run"), ema_decay=0.9)
+    values = config(
+        sample_records, tmp_path_factory.mktemp("run"), ema_decay=0.9, decode="fast"
+    )
     return values, trainer.train(values)
+
+
+def test_stored_pixels_were_decoded_accurately(sample_records, tmp_path, caplog):
+    manifest = schema.load_manifest(sample_records)
+    values = config(sample_records, tmp_path, decode="fast")
+    for pixel, decode in (({}, "fast"), ({"dtype": "uint8"}, "accurate")):
+        found = assembly._facts(
+            *(values, train_data.CallerObjects(), facts.Facts()),
+            dataclasses.replace(manifest, pixel=pixel),
+            manifest.mean_rgb,
+        )
+        assert found.decode == decode
+        assert ("--decode=fast has no effect" in caplog.text) == bool(pixel)
 
 
 def test_a_run_leaves_what_people_look_at(finished, tmp_path):
@@ -241,6 +258,8 @@ def test_a_run_leaves_what_people_look_at(finished, tmp_path):
     assert stored["model"]["backbone"] == "small_cnn"
     assert set(stored["mean"]) == {"R", "G", "B"}
     assert stored["class_names"] == ["male", "female"]
+    assert stored["decode"] == "fast"
+    assert facts.read_file(result.best_path).decode == "fast"
     assert stored["threads"]["intra_op"] >= 0
     for name in ("history.png", "best.keras", "final.keras"):
         assert (directory.join(name)) and len(open(directory.join(name), "rb").read())
