@@ -21,6 +21,7 @@ from afad_tfdata.freezing import (
     grouped_convolutions,
     model_source,
     own_outputs,
+    tf1_kernels,
     variables_to_constants,
 )
 
@@ -41,7 +42,7 @@ def build(
       feed: Name for the input.
       fold_constants: Fold constants and batch normalisation into the weights.
       tf1_compatible: Express grouped convolutions otherwise, which TensorFlow 1.15
-        cannot run on a CPU, and refuse what it does not know.
+        cannot run on a CPU, and refuse what it does not know or cannot run.
 
     Returns:
       A graph of constants, float32, from ``feed``, ``[n, size, size, 3]``, to
@@ -75,7 +76,9 @@ def build(
     # Last: this step drops attributes that the steps before read.
     if tf1_compatible:
         graph = grouped_convolutions.without_groups(graph, layers=source.layers)
-        return graphdef.for_tf1(graph, layers=source.layers)
+        graph = graphdef.for_tf1(graph, layers=source.layers)
+        tf1_kernels.check(graph, layers=source.layers)
+        return graph
     return graphdef.without_private(graph)
 
 

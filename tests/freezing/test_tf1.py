@@ -19,7 +19,7 @@ from afad_tfdata.freezing import (
 )
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.models import age_heads
-from tests.freezing import small_graphs
+from tests.freezing import kernel_limits, small_graphs
 from tests.robustness import dump_tf1_ops, tf1_runtime
 
 pytestmark = pytest.mark.tf1
@@ -158,3 +158,29 @@ def test_what_1_15_refuses_is_an_error(wheel_dir, tmp_path):
     path, nodes = small_graphs.frozen_file(tmp_path, source, tf1_compatible=False)
     with pytest.raises(tf1_runtime.TF1Error, match="attr"):
         tf1_runtime.run(wheel_dir, path, {"root_input": small_graphs.noise(1)}, ["x"])
+
+
+def test_what_the_kernels_cannot_do(wheel_dir, tmp_path):
+    """The limits in `tf1_kernels` are those of the runtime, and no wider."""
+    images = kernel_limits.values(*kernel_limits.SHAPE)
+    runs = {}
+    for kind in ("REFUSED", "ACCEPTED"):
+        for name, build in getattr(kernel_limits, kind).items():
+            graph = kernel_limits.graph(build)
+            path = str(tmp_path / "graph.pb")
+            files.write_atomic(path, graphdef.serialized(graphdef.for_tf1(graph)))
+            try:
+                found = tf1_runtime.run(
+                    wheel_dir, path, {"root_input": images}, ["out"]
+                )
+            except tf1_runtime.TF1Error:
+                runs[kind, name] = False
+                continue
+            with tf.Graph().as_default() as imported:
+                tf.import_graph_def(graph, name="")
+                with tf.compat.v1.Session(graph=imported) as session:
+                    here = session.run("out:0", {"root_input:0": images})
+            runs[kind, name] = np.allclose(found["out"], here, atol=1e-4)
+    assert {key for key, right in runs.items() if right} == {
+        ("ACCEPTED", name) for name in kernel_limits.ACCEPTED
+    }

@@ -1,0 +1,59 @@
+"""What the kernels of TensorFlow 1.15 cannot do is refused when a graph is written."""
+
+import re
+
+import pytest
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.freezing import build_graph, graphdef, model_source, tf1_kernels
+from tests.freezing import kernel_limits
+
+
+@pytest.mark.parametrize("name", kernel_limits.REFUSED)
+def test_refused_by_the_name_of_the_node(name):
+    graph = graphdef.for_tf1(kernel_limits.graph(kernel_limits.REFUSED[name]))
+    (node,) = (n.name for n in graph.node if n.op == name.split()[0])
+    with pytest.raises(errors.UsageError, match=f"node '{re.escape(node)}'") as error:
+        tf1_kernels.check(graph)
+    assert "--notf1_compatible" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", kernel_limits.ACCEPTED)
+def test_accepted(name):
+    graph = kernel_limits.graph(kernel_limits.ACCEPTED[name])
+    tf1_kernels.check(graphdef.for_tf1(graph))
+
+
+def test_the_layer_is_named():
+    def build(x):
+        with tf.name_scope("model/first_1"):
+            return kernel_limits.REFUSED["MaxPool"](x)
+
+    graph = graphdef.for_tf1(kernel_limits.graph(build))
+    with pytest.raises(errors.UsageError, match="MaxPool of layer 'first'"):
+        tf1_kernels.check(graph, layers=["first"])
+
+
+class Everywhere(keras.layers.Layer):
+    """An average of 3 x 3 pixels with a step of 2, with a dilated depthwise kernel."""
+
+    def call(self, x):
+        return tf.raw_ops.DepthwiseConv2dNative(
+            input=x,
+            filter=tf.ones([3, 3, 3, 1]) / 9,
+            strides=[1] * 4,
+            padding="SAME",
+            dilations=[1, 2, 2, 1],
+        )
+
+
+def test_freezing_refuses_it():
+    image = keras.Input((16, 16, 3), name="root_input")
+    x = keras.layers.Flatten()(Everywhere(name="blurred")(image))
+    model = keras.Model(image, keras.layers.Dense(1, name="age_output")(x))
+    source = model_source.from_model(model)
+    with pytest.raises(errors.UsageError, match="ignores its dilation"):
+        build_graph.build(source, {"age": "years"})
+    build_graph.build(source, {"age": "years"}, tf1_compatible=False)
