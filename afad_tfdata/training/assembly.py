@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augment, preprocess
 from afad_tfdata.models import facts, losses, networks, saved
@@ -97,7 +97,7 @@ def assemble(
 
     Raises:
       UsageError: Records that do not fit the task, a batch that the replicas do not
-        divide, a device, backbone or file that does not exist.
+        divide, a device, backbone or file that does not exist, or --jit without XLA.
     """
     # This comes first: the threads must be set before TensorFlow starts.
     threads = runtime.set_threads(config.threads)
@@ -107,6 +107,12 @@ def assemble(
     per_replica = step.per_replica_batch(
         strategy, config.input.global_batch_size, accumulation=config.accumulation
     )
+    # Where XLA does not compile, it may abort the process instead of raising an error.
+    if config.jit and (reason := xla.why_not()):
+        raise errors.UsageError(
+            f"--jit needs XLA, which does not compile here ({reason}): train with"
+            " --nojit"
+        )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
     network_config = caller_parts.refuse_unusable(config, own)
     precision = caller_parts.precision(config, own.model)

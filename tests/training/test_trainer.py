@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import cross_validation, input_fn, models, trainer
-from afad_tfdata.common import errors, options
+from afad_tfdata.common import errors, options, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import facts
 from afad_tfdata.reading import record_index
@@ -318,6 +318,12 @@ def test_a_batch_that_does_not_divide_is_refused(sample_records, tmp_path):
     values = config(sample_records, tmp_path, devices="cpu:2", global_batch_size=33)
     with pytest.raises(errors.UsageError, match="--global_batch_size=33"):
         trainer.train(values)
+
+
+def test_jit_is_refused_where_xla_aborts_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(xla, "why_not", lambda: "XLA aborts the process: F0000")
+    with pytest.raises(errors.UsageError, match=r"--jit needs XLA.*aborts.*--nojit"):
+        trainer.train(own_config(tmp_path, jit=True), model=tiny_network())
 
 
 def test_no_records_and_no_data_is_one_line(tmp_path):
