@@ -215,6 +215,7 @@ def _scan(config: WriteConfig) -> source.Listing:
             config.data_dir,
             values.Genders(config.gender_codes),
             age_ranges=config.age_ranges,
+            find_faces=config.find_faces,
         )
     if not config.data_dir:
         raise errors.UsageError(
@@ -237,7 +238,8 @@ def _plan(
     config: WriteConfig, listing: source.Listing
 ) -> tuple[plan.Plan, list[source.Rejection]]:
     """The plan, and the images that flags left out of it."""
-    data_set = config.data_set
+    has_boxes = any(item.box is not None for item in listing.items)
+    data_set = config.data_set_of(has_boxes=has_boxes)
     splits = selection.load_split_file(config.split_file) if config.split_file else None
     items, left_out = selection.select(listing, data_set.selection, splits=splits)
     if not items:

@@ -21,6 +21,8 @@ import numpy as np
 
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
+_BOX = re.compile(rf"#{_NUMBER}(?:,{_NUMBER}){{3}}\Z", re.ASCII)
 _PHOTO = re.compile(r"(?:^|/)(\d+)-\d+\.[A-Za-z]+$")
 # In the result of `untrusted_photos` this means every photo id.
 EVERY_PHOTO = "*"
@@ -34,9 +36,24 @@ _FEW_FACES, _MANY_FACES, _LARGEST_SHARE = 8, 100, 20
 _TWO_64 = 2.0**64
 
 
+def face_key(path: str, box: Sequence[float]) -> str:
+    """The key of one of several faces of an image: ``photos/7.jpg#10,20,110,140``.
+
+    Args:
+      path: Of the image, relative to the root.
+      box: ``x1, y1, x2, y2`` in pixels.
+    """
+    return f"{path}#{','.join(format(value, '.10g') for value in box)}"
+
+
+def image_path(key: str) -> str:
+    """The path of the image that a key belongs to: the key without its `face_key`."""
+    return _BOX.sub("", key)
+
+
 def photo_id(key: str) -> str | None:
     """The photo id of an AFAD path ``.../<photo>-<face>.jpg``; None for other names."""
-    match = _PHOTO.search(key)
+    match = _PHOTO.search(image_path(key))
     return match.group(1) if match else None
 
 
@@ -59,7 +76,7 @@ def group_key(
         return f"group:{group}"
     photo = None if split_by == "image" else photo_id(key)
     if photo is None or photo in untrusted or EVERY_PHOTO in untrusted:
-        return key
+        return image_path(key)  # All faces of an image belong together.
     return f"photo:{photo}"
 
 

@@ -32,8 +32,9 @@ class WriteConfig:
     labels_csv: str = options.option(
         "",
         "Label file, which replaces the folder names as the source of labels: a table"
-        " with the columns path, age, gender and, optionally, split and group, as CSV,"
-        " TSV, JSON lines, Parquet or .xlsx. Its paths are relative to --data_dir or,"
+        " with the columns path, age, gender and, optionally, split, group and x1, y1,"
+        " x2, y2 (the box of the face in pixels), as CSV, TSV, JSON lines, Parquet or"
+        " .xlsx. Its paths are relative to --data_dir or,"
         " without that flag, to the label file's own folder; they may be absolute.",
     )
     age_ranges: str = options.option(
@@ -67,8 +68,8 @@ class WriteConfig:
         "",
         "What a record stores of an image. original: the file's own bytes. jpeg: the"
         " image, resized once with antialiasing. raw: uint8 pixels at the image size."
-        " The default is original for tfrecord, or jpeg with --find_faces, and raw for"
-        " hdf5.",
+        " The default is original for tfrecord, or jpeg if faces are cut out, and raw"
+        " for hdf5.",
         choices=("", *schema.ENCODINGS),
     )
     image_size: int = options.option(
@@ -83,7 +84,8 @@ class WriteConfig:
         False,
         "Find the face in each image and store the square around it, resized to"
         " --image_size, instead of the whole image. Needs the extra: pip install"
-        " 'afad-tfdata[faces]'.",
+        " 'afad-tfdata[faces]'. Images that have a box in --labels_csv (columns x1, y1,"
+        " x2, y2) are cut to it in any case.",
     )
     face_detector: str = options.option(
         face_detector.MTCNN,
@@ -255,11 +257,7 @@ class WriteConfig:
             )
         face_detector.check_name(self.face_detector)
         face_crop.check_margin(self.face_margin)
-        if self.find_faces and self.encoding == "original":
-            raise errors.UsageError(
-                "--image_encoding=original stores whole files: with --find_faces use"
-                " jpeg or raw"
-            )
+        self._encoding(cuts=self.find_faces)  # Refuses whole files.
         if self.beam_options and self.runner != "beam":
             raise errors.UsageError(
                 "--beam_options can only be used with --runner=beam"
@@ -278,14 +276,37 @@ class WriteConfig:
     @property
     def encoding(self) -> str:
         """The image encoding, with the format's default filled in."""
-        default = "jpeg" if self.find_faces else "original"
+        return self._encoding(cuts=self.find_faces)
+
+    def _encoding(self, *, cuts: bool) -> str:
+        default = "jpeg" if cuts else "original"
         if self.format == "hdf5":
             default = "raw"
-        return self.image_encoding or default
+        encoding = self.image_encoding or default
+        if cuts and encoding == "original":
+            raise errors.UsageError(
+                "--image_encoding=original stores whole files, and faces that are cut"
+                " out of images need jpeg or raw"
+            )
+        return encoding
 
     @property
     def data_set(self) -> data_set_config.DataSetConfig:
         """The options that decide the bytes of the data set."""
+        return self.data_set_of(has_boxes=False)
+
+    def data_set_of(self, *, has_boxes: bool) -> data_set_config.DataSetConfig:
+        """The options that decide the bytes of the data set.
+
+        Args:
+          has_boxes: Whether the source has boxes of faces.
+
+        Raises:
+          UsageError: Faces are to be cut, and the encoding or the detector does not
+            allow it.
+        """
+        cuts = has_boxes or self.find_faces
+        encoding = self._encoding(cuts=cuts)
         hdf5_config = data_set_config.Hdf5Config(
             labels=self.hdf5_labels,
             dtype=self.hdf5_dtype,
@@ -295,12 +316,12 @@ class WriteConfig:
         return data_set_config.DataSetConfig(
             format=self.format,
             images=data_set_config.ImageConfig(
-                encoding=self.encoding,
+                encoding=encoding,
                 size=self.image_size,
-                jpeg_quality=self.jpeg_quality if self.encoding == "jpeg" else None,
+                jpeg_quality=self.jpeg_quality if encoding == "jpeg" else None,
                 max_pixels=self.max_pixels,
                 max_file_bytes=self.max_file_bytes,
-                faces=self._faces if self.find_faces else None,
+                faces=self._faces(has_boxes) if cuts else None,
             ),
             splits=data_set_config.SplitConfig(
                 seed=self.seed,
@@ -321,8 +342,7 @@ class WriteConfig:
             name=self.name,
         )
 
-    @property
-    def _faces(self) -> face_images.FaceConfig:
+    def _faces(self, has_boxes: bool) -> face_images.FaceConfig:
         """How faces are found and cut.
 
         Raises:
@@ -334,6 +354,8 @@ class WriteConfig:
                 margin=self.face_margin,
                 border=self.face_border,
                 size=self.image_size,
-                found_by=face_detector.version(self.face_detector),
+                found_by=face_images.found_by(
+                    self.face_detector if self.find_faces else "", has_boxes=has_boxes
+                ),
             ),
         )

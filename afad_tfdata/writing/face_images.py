@@ -15,6 +15,8 @@ import numpy as np
 from afad_tfdata.images import codec, face_crop, face_detector
 
 RULES = ("only", "largest")
+# In ``found_by``: the boxes of a label file, and what the rows without one need.
+_BOXES, _AND = "boxes", " and "
 _NO_FACE, _MANY_FACES = "no face is found", " faces are found"
 
 
@@ -43,22 +45,45 @@ def from_json(value: Mapping[str, Any] | None) -> FaceConfig | None:
     return FaceConfig(value["rule"], crop)
 
 
-def cut(photo: np.ndarray, config: FaceConfig) -> np.ndarray:
+def found_by(detector: str, *, has_boxes: bool) -> str:
+    """What a manifest says about the origin of the boxes.
+
+    Args:
+      detector: Its name; empty if the faces are not looked for.
+      has_boxes: Whether a label file has boxes.
+
+    Raises:
+      UsageError: The detector is not installed.
+    """
+    found = [_BOXES] if has_boxes else []
+    return _AND.join([*found, *([face_detector.version(detector)] if detector else [])])
+
+
+def cut(
+    photo: np.ndarray, config: FaceConfig, box: face_crop.Box | None = None
+) -> np.ndarray:
     """The face of a photo.
 
     Args:
       photo: uint8 ``[height, width, 3]``, upright.
       config: How the face is found and cut.
+      box: From a label file; None to find the face.
 
     Returns:
       uint8 ``[size, size, 3]``.
 
     Raises:
-      ImageError: The photo shows no face, or several and the rule refuses that.
+      ImageError: The photo shows no face, or several and the rule refuses that; or the
+        box is not in the photo.
       UsageError: The detector is not installed, or fails.
     """
+    if box is not None:
+        if reason := face_crop.why_unusable(box, *photo.shape[:2]):
+            raise codec.ImageError(reason)
+        return config.crop.cut(photo, config.crop.square(box))
     # Each process loads a detector once.  A version may follow the name.
-    detector = face_detector.load_detector(config.crop.found_by.split()[0])
+    name = config.crop.found_by.removeprefix(f"{_BOXES}{_AND}").split()[0]
+    detector = face_detector.load_detector(name)
     boxes = face_detector.find_faces(photo, detector)
     if not boxes:
         raise codec.ImageError(_NO_FACE)
@@ -67,8 +92,8 @@ def cut(photo: np.ndarray, config: FaceConfig) -> np.ndarray:
             f"{len(boxes)}{_MANY_FACES}: --face_rule=largest takes the largest"
         )
     # Of equally large faces, `max` takes the first: the leftmost one.
-    box = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-    return config.crop.cut(photo, config.crop.square(box))
+    largest = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+    return config.crop.cut(photo, config.crop.square(largest))
 
 
 def is_about_faces(reason: str) -> bool:

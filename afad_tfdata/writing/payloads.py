@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afad_tfdata.common import crc32, errors, files, locks
-from afad_tfdata.images import codec
+from afad_tfdata.images import codec, face_crop
 from afad_tfdata.storage import schema, tfrecord
 from afad_tfdata.writing import archive, data_set_config, face_images, plan
 
@@ -114,8 +114,10 @@ def _write_new(
                     pending = 0
                 pending += 1
                 try:
-                    content = read(entry.row, entry.key)
-                    image = _checked(content, images, keep_pixels=keep_pixels)
+                    content = read(entry.row, entry.path)
+                    image = _checked(
+                        content, images, keep_pixels=keep_pixels, box=entry.box
+                    )
                 except codec.ImageError as error:
                     stored.rejected.append((entry.row, str(error)))
                     continue
@@ -291,7 +293,11 @@ def _tree_reader(root: str, max_file_bytes: int) -> Callable[[int, bytes], bytes
 
 
 def _checked(
-    content: bytes, config: data_set_config.ImageConfig, *, keep_pixels: bool
+    content: bytes,
+    config: data_set_config.ImageConfig,
+    *,
+    keep_pixels: bool,
+    box: face_crop.Box | None = None,
 ) -> _Image:
     """Checks one image and encodes it as it will be stored.
 
@@ -299,6 +305,7 @@ def _checked(
       content: The source's bytes.
       config: How to store the image.
       keep_pixels: Whether the pixels are needed afterwards, for the channel means.
+      box: Of the face that is meant; None to find it.
 
     Raises:
       codec.ImageError: The image cannot be used.
@@ -324,7 +331,9 @@ def _checked(
     size = config.size
     pixels = codec.decode(content, header)
     if config.faces is not None:
-        pixels = face_images.cut(pixels, config.faces)
+        pixels = face_images.cut(pixels, config.faces, box)
+        if box is not None:  # Another face of the same image is no duplicate.
+            digest = hashlib.sha256(digest + repr(box).encode()).digest()
     else:
         pixels = codec.resize(pixels, size, antialias=True)
     if config.jpeg_quality is not None:  # Only the encoding "jpeg" has a quality.

@@ -43,6 +43,10 @@ _ROW_DTYPE = np.dtype(
 )
 
 
+# Only the rows of a source with boxes have this field: x1, y1, x2, y2, NaN for none.
+_BOX_FIELD = [("box", "<f8", (4,))]
+
+
 class ShardTask(NamedTuple):
     """One shard to be written.
 
@@ -79,6 +83,7 @@ class Entry(NamedTuple):
       gender: 0 or 1.
       group: What the image belongs to, empty if unknown; None for a data set without
         groups.
+      box: ``x1, y1, x2, y2`` of the face in pixels; None for the whole image.
     """
 
     row: int
@@ -87,6 +92,14 @@ class Entry(NamedTuple):
     age: int
     gender: int
     group: bytes | None = None
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def path(self) -> bytes:
+        """Path of the image relative to the root, in the bytes of the file system."""
+        if self.box is None:
+            return self.key
+        return os.fsencode(sharding.image_path(os.fsdecode(self.key)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +175,18 @@ class Plan:
             for name in ("key_offset", "key_length", "place", "age", "gender")
         ]
         keys = self.keys
+        boxes = None
+        if "box" in (rows.dtype.names or ()):
+            boxes = [tuple(box) for box in rows["box"].tolist()]
         for row, (start, length, place, age, gender) in enumerate(
             zip(*columns, strict=True), task.first
         ):
             group = self.groups[row] if self.groups else None
-            yield Entry(row, keys[start : start + length], place, age, gender, group)
+            key = keys[start : start + length]
+            box = None if boxes is None else boxes[row - task.first]
+            if box is not None and box[0] != box[0]:  # NaN: this image has no box.
+                box = None
+            yield Entry(row, key, place, age, gender, group, box)
 
 
 def make(
@@ -185,10 +205,14 @@ def make(
     Raises:
       UsageError: There would be too many shards.
     """
-    keys, ages, genders, sizes, given, groups = zip(*items, strict=True)
+    keys, ages, genders, sizes, given, groups, boxes = zip(*items, strict=True)
     encoded = [os.fsencode(key) for key in keys]
     lengths = np.array([len(key) for key in encoded], np.int64)
-    rows = np.zeros(len(items), _ROW_DTYPE)
+    has_boxes = any(box is not None for box in boxes)
+    dtype = np.dtype([*_ROW_DTYPE.descr, *(_BOX_FIELD if has_boxes else ())])
+    rows = np.zeros(len(items), dtype)
+    if has_boxes:
+        rows["box"] = [(np.nan,) * 4 if box is None else box for box in boxes]
     rows["key_length"] = lengths
     rows["key_offset"] = np.cumsum(lengths) - lengths
     rows["age"], rows["gender"] = ages, genders
@@ -215,10 +239,13 @@ def make(
         inside = rows["split"] == number
         rows["shard"][inside] = sharding.shards_of(rows["place"][inside], counts[split])
     listed = [
-        b"%b %d %d %d %b%b\n"
-        % (key, age, gender, size, (split or "").encode(), _listed_group(group))
-        for key, age, gender, size, split, group in zip(
-            encoded, ages, genders, sizes, given, groups, strict=True
+        b"%b %d %d %d %b%b%b\n"
+        % (
+            *(key, age, gender, size, (split or "").encode()),
+            *(_listed_group(group), _listed_box(box)),
+        )
+        for key, age, gender, size, split, group, box in zip(
+            encoded, ages, genders, sizes, given, groups, boxes, strict=True
         )
     ]
     return Plan(
@@ -303,6 +330,11 @@ def _rows_bytes(plan: Plan) -> bytes:
 def _listed_group(group: str | None) -> bytes:
     """A group in the digest of the source; nothing if the image has none."""
     return b"" if group is None else b" " + os.fsencode(group)
+
+
+def _listed_box(box: Sequence[float] | None) -> bytes:
+    """A box in the digest of the source; nothing if the image has none."""
+    return b"" if box is None else repr(tuple(map(float, box))).encode()
 
 
 def _ordered_groups(

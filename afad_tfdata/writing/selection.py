@@ -48,15 +48,20 @@ def select(
             reason = f"age {item.age} is outside of --min_age and --max_age"
         elif photo in crowded:
             reason = f"photo {photo} has {crowded[photo]} faces: --max_faces_per_photo"
-        elif splits is not None and item.key not in splits:
+        elif splits is not None and _split_of(item.key, splits) is None:
             reason = "not named in --split_file"
         else:
             if splits is not None:
-                item = item._replace(split=splits[item.key])
+                item = item._replace(split=_split_of(item.key, splits))
             items.append(item)
             continue
         left_out.append(source.Rejection(item.key, reason))
     return items, left_out
+
+
+def _split_of(key: str, splits: Mapping[str, str]) -> str | None:
+    """The split of a key, or of the image that it is a face of; None without one."""
+    return splits.get(key) or splits.get(sharding.image_path(key))
 
 
 def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
@@ -75,6 +80,7 @@ def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
 
 def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> None:
     found = {item.key for item in listing.items}
+    found |= {sharding.image_path(key) for key in found}
     unmatched = [key for key in splits if key not in found]
     if unmatched:
         _log.warning(

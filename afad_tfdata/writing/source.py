@@ -39,6 +39,8 @@ class Item(NamedTuple):
       num_bytes: Size of the file.
       split: From a label file or a protocol; None if a hash decides the split.
       group: What all images of one person, photo or video share; None if unknown.
+      box: ``x1, y1, x2, y2`` of the face in pixels of the upright image; None for the
+        whole image.
     """
 
     key: str
@@ -47,6 +49,7 @@ class Item(NamedTuple):
     num_bytes: int
     split: str | None = None
     group: str | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 class Rejection(NamedTuple):

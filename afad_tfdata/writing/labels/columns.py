@@ -23,7 +23,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("group", "group_id", "person", "person_id", "identity", "identity_id"),
         *("subject", "subject_id", "video", "video_id", "photo", "photo_id"),
     ),
+    "x1": ("x1", "xmin", "x_min", "face_x1", "box_x1", "bbox_x1"),
+    "y1": ("y1", "ymin", "y_min", "face_y1", "box_y1", "bbox_y1"),
+    "x2": ("x2", "xmax", "x_max", "face_x2", "box_x2", "bbox_x2"),
+    "y2": ("y2", "ymax", "y_max", "face_y2", "box_y2", "bbox_y2"),
 }
+BOX = ("x1", "y1", "x2", "y2")
 # pandas stores the numbers of rows under such names; they say nothing about an image.
 _ROW_NUMBERS = re.compile(r"(?:unnamed_\d+(?:_level_\d+)?|index(?:_level_\d+)?|)")
 
@@ -88,8 +93,16 @@ def find(header: Sequence[str], *, name: str, required: Sequence[str]) -> Column
         more = ", ..." if len(header) > 8 else ""
         raise errors.UsageError(
             f"{name} has no column {', '.join(missing)}; its first row must name"
-            f" path, age, gender and, optionally, split and group, and it has"
-            f" {shown or 'nothing'}{more}"
+            " path, age, gender and, optionally, split, group, x1, y1, x2 and y2, and"
+            f" it has {shown or 'nothing'}{more}"
+        )
+    lacking = [side for side in BOX if side not in positions]
+    if 0 < len(lacking) < len(BOX):
+        have = next(side for side in BOX if side in positions)
+        raise errors.UsageError(
+            f"{name}, row 1: the column {header[positions[have]].strip()!r} belongs to"
+            f" the box of a face, which needs {', '.join(BOX)}; there is no"
+            f" {', '.join(lacking)}: add it, or rename the others"
         )
     used = set(positions.values())
     unknown = tuple(

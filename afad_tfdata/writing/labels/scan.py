@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
-from afad_tfdata.writing.labels import columns, paths, table, values
+from afad_tfdata.writing.labels import boxes, columns, paths, table, values
 
 FLAG = "labels_csv"
 MISSING_LABELS = ("refuse", "keep")
@@ -52,6 +52,7 @@ def scan(
     *,
     age_ranges: str = "refuse",
     missing_labels: str = "refuse",
+    find_faces: bool = False,
 ) -> source.Listing:
     """Lists the images that a label file names.
 
@@ -64,6 +65,8 @@ def scan(
       missing_labels: Whether a row without one of the two labels is written (``keep``)
         or rejected (``refuse``).  A file that has no value at all for one of the labels
         is written without that label in both cases.
+      find_faces: Whether faces will be looked for in the images without a box.  If
+        not, and the file has boxes, a row without one is rejected.
 
     Raises:
       UsageError: The file cannot be read, or lacks a column.
@@ -72,7 +75,7 @@ def scan(
     where = columns.find(
         found.header, name=found.name, required=("path", "age", "gender")
     )
-    reader = _Reader(found, where, genders, age_ranges)
+    reader = _Reader(found, where, genders, age_ranges, find_faces)
     if not root:
         cells = [reader.row(*row)["path"] for row in found.rows]
         root = paths.common_root(cells) or os.path.dirname(path) or "."
@@ -88,9 +91,11 @@ class _Reader:
         where: columns.Columns,
         genders: values.Genders,
         age_ranges: str,
+        find_faces: bool,
     ) -> None:
         self._table, self._where = found, where
         self._genders, self._ranges = genders, age_ranges
+        self._needs_box = columns.BOX[0] in where.positions and not find_faces
         self._may_lack: set[str] = set()
         self._counts: collections.Counter[str] = collections.Counter()
 
@@ -129,15 +134,16 @@ class _Reader:
 
     def listing(self, keys: paths.Paths, root: str) -> source.Listing:
         """Reads all rows."""
-        items: dict[str, source.Item] = {}
-        rows: dict[str, int] = {}
+        items: dict[tuple[str, boxes.Box | None], source.Item] = {}
+        rows: dict[tuple[str, boxes.Box | None], int] = {}
         result = source.Listing(root, [], [], 0)
         for number, cells in self._table.rows:
             row = self.row(number, cells)
             try:
                 item = self._item(row, cells, keys)
-                if item.key in items:
-                    raise _BadRow("path", f"named in row {rows[item.key]}, too")
+                face = item.key, item.box
+                if face in items:
+                    raise _BadRow("path", f"named in row {rows[face]}, too")
             except _BadRow as bad:
                 field, reason = bad.args
                 column = f", column {self._named(field)}" if field else ""
@@ -150,8 +156,8 @@ class _Reader:
                 if not result.first_fault:
                     result.first_fault = f"{self._table.name}, {fault.reason}"
             else:
-                items[item.key], rows[item.key] = item, number
-        result.items = sorted(items.values())
+                items[face], rows[face] = item, number
+        result.items = boxes.with_keys(items.values())
         result.rejected.sort()
         self._refuse_class_numbers(result.items)
         self._say(result)
@@ -201,6 +207,7 @@ class _Reader:
             about.st_size,
             self._split(row),
             self._group(row),
+            self._box(row),
         )
 
     def _age(self, row: _Row) -> int:
@@ -237,6 +244,18 @@ class _Reader:
         text = row["group"]
         return None if values.is_missing(text) else text.removesuffix(".0")
 
+    def _box(self, row: _Row) -> boxes.Box | None:
+        try:
+            box = boxes.read(row.cells)
+        except boxes.BadBoxError as error:
+            raise _BadRow(*error.args) from error
+        if box is None and self._needs_box:
+            raise _BadRow(
+                columns.BOX[0], "no box of the face; --find_faces finds the face"
+            )
+        self._counts["boxes"] += box is not None
+        return box
+
     def _named(self, field: str) -> str:
         return self._where.named(field) if field in self._where.positions else field
 
@@ -264,6 +283,14 @@ class _Reader:
         if count := self._counts["middle"]:
             _log.warning(
                 "%s: %d ages are the middle of a range, a half upwards", name, count
+            )
+        if count := self._counts["boxes"]:
+            _log.warning(
+                "%s: %d rows have a box, and the square around it is written instead of"
+                " the image (rename the columns %s to write whole images)",
+                name,
+                count,
+                ", ".join(map(self._where.named, columns.BOX)),
             )
         for field in self._may_lack:
             count = self._counts[f"no {field}"]
