@@ -13,6 +13,9 @@ PYTHON_LATEST ?= $(shell for p in python3.13 $(PYTHON); do \
 	$$p -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$p && break; done)
 # What wheel-check tries; see tests/wheel_check.sh.
 EXTRAS ?= bare
+# What gpu-check checks, such as cpu:2; empty for all GPUs.  Where its results go.
+DEVICES ?=
+GPU_CHECK_DIR ?= gpu_check
 VENV := .venv
 VENV_LATEST := .venv-latest
 PIP := -m pip --disable-pip-version-check --quiet install
@@ -23,7 +26,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
 .PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 test-tf1-all lint bench \
-	chaos chaos-quick fuzz mutate docs-images wheel-check wheel-check-all clean
+	chaos chaos-quick fuzz mutate docs-images gpu-check wheel-check wheel-check-all clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -75,6 +78,12 @@ bench: $(READY)  ## Print the tables of speed that the README quotes
 	for b in write input augment train freeze; do \
 		$(VENV)/bin/python benchmarks/$$b.py; done
 
+# With a driver, the CUDA libraries are installed, too: 3 GB.
+gpu-check: $(READY)  ## Try and measure training on the GPUs here (DEVICES=cpu:2: without)
+	test ! -e /proc/driver/nvidia/version || \
+		$(VENV)/bin/python $(PIP) -c constraints.txt --no-build-isolation -e '.[cuda]'
+	$(VENV)/bin/python bin/gpu_check.py --devices="$(DEVICES)" --output_dir="$(GPU_CHECK_DIR)"
+
 wheel-check: $(READY)  ## Build the wheel, install it in a new environment, run its commands
 	tests/wheel_check.sh "$(VENV)/bin/python" "$(PYTHON)" $(EXTRAS)
 
@@ -82,8 +91,8 @@ wheel-check-all:  ## Do the same without and with each extra, and try what each 
 	$(MAKE) wheel-check EXTRAS="bare latest fast faces remote io tfds export beam tensorboard"
 
 clean:  ## Remove everything that make created, environments included
-	rm -rf $(VENV) $(VENV_LATEST) build dist demo *.egg-info .pytest_cache .ruff_cache \
-		.mypy_cache .hypothesis
+	rm -rf $(VENV) $(VENV_LATEST) build dist demo $(GPU_CHECK_DIR) *.egg-info \
+		.pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find afad_tfdata bin tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): setup.cfg pyproject.toml constraints.txt

@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afad_tfdata.common import (
+    compute_capability,
     crc32,
     errors,
     files,
@@ -165,7 +165,7 @@ def _capabilities(gpus: Sequence[tf.config.PhysicalDevice]) -> Iterator[Finding]
         capability = details.get("compute_capability")
         if not capability or not built:
             continue  # Not from NVIDIA, or a build that does not say.
-        fits = built_for(capability, built)
+        fits = compute_capability.built_for(capability, built)
         name = "gpu " + gpu.name.rpartition(":")[2]
         found = (
             f"compute capability {capability[0]}.{capability[1]}; TensorFlow"
@@ -189,33 +189,6 @@ def _capabilities(gpus: Sequence[tf.config.PhysicalDevice]) -> Iterator[Finding]
                 "a newer TensorFlow: pip install --upgrade 'tensorflow[and-cuda]'; or"
                 " train on other devices: --devices=cpu",
             )
-
-
-def built_for(capability: tuple[int, int], built: Sequence[str]) -> str:
-    """How a build of TensorFlow runs on a GPU.
-
-    Args:
-      capability: The GPU's compute capability, such as ``(9, 0)``.
-      built: What the build contains, such as ``["sm_80", "compute_90"]``.
-
-    Returns:
-      ``kernels`` if it contains code for this GPU, ``translated`` if it contains code
-      that the driver translates for newer GPUs, and nothing if it contains neither.
-    """
-    translated = False
-    for text in built:
-        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)", text)
-        if not match:
-            continue  # Such as sm_90a, which runs on that one architecture only.
-        kind, (major, minor) = match[1], (int(match[2]), int(match[3]))
-        # NVIDIA's rule: code for a GPU runs on later ones of the same major version,
-        # and the intermediate code (PTX) is translated for every later one.
-        if kind == "sm" and capability[0] == major and capability[1] >= minor:
-            return "kernels"
-        if (major, minor) == tuple(capability):
-            return "kernels"
-        translated |= kind == "compute" and tuple(capability) > (major, minor)
-    return "translated" if translated else ""
 
 
 def _xla() -> Iterator[Finding]:

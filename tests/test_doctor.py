@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from afad_tfdata import doctor
-from afad_tfdata.common import io_extra, xla
+from afad_tfdata.common import compute_capability, io_extra, xla
 
 
 def test_summary_names_versions_and_devices(tmp_path):
@@ -45,7 +45,7 @@ def test_a_missing_directory_is_a_finding_and_no_crash():
     ],
 )
 def test_compute_capabilities_follow_nvidias_rule(capability, built, expected):
-    assert doctor.built_for(capability, built) == expected
+    assert compute_capability.built_for(capability, built) == expected
 
 
 def test_a_gpu_newer_than_the_build_is_a_finding(monkeypatch):

@@ -26,7 +26,7 @@ _FLOORS = (
     ("writing", "reading", "models", "metrics"),
     ("training",),
     ("freezing",),
-    ("predicting",),
+    ("predicting", "measuring"),
     ("commands",),
     ("bin",),
 )
@@ -40,6 +40,7 @@ _FRONT_DOORS = {
     "input_fn": "reading",
     "trainer": "training",
     "freeze": "freezing",
+    "gpu_check": "measuring",
     "cross_validation": "commands",
     "doctor": "commands",
     "evaluation": "commands",

@@ -65,12 +65,13 @@ def _in_child(command: list[str]) -> str | None:
     if done.returncode == 0:
         return ""
     if done.returncode in (-signal.SIGABRT, -signal.SIGSEGV):
-        return f"XLA aborts the process: {_fatal_line(done.stderr)}"
+        return f"XLA aborts the process: {fatal_line(done.stderr)}"
     # For example a GPU that only one process at a time may open.
     return None
 
 
-def _fatal_line(text: str) -> str:
+def fatal_line(text: str) -> str:
+    """The line of a process's output that says why TensorFlow aborted it."""
     lines = text.strip().splitlines() or ["it says nothing"]
     # In TensorFlow's log, the line of a fatal error begins with F and the date.  Lines
     # of a stack trace may follow it.

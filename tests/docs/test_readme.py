@@ -22,6 +22,7 @@ _CONFIGS = {
     "afad-freeze": ("freeze", "FreezeConfig"),
     "afad-predict": ("prediction", "PredictConfig"),
     "afad-benchmark-input": ("input_benchmark", "BenchmarkConfig"),
+    "afad-gpu-check": ("gpu_check", "GpuCheckConfig"),
     "afad-doctor": ("doctor", "DoctorConfig"),
     "afad-data-service": ("reading.data_service", "DataServiceConfig"),
 }

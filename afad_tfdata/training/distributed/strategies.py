@@ -53,7 +53,7 @@ def create_strategy(
     Raises:
       UsageError: A device does not exist here, or the text names no device.
     """
-    names = _device_names(devices)
+    names = device_names(devices)
     if names in _made:
         return _made[names]
     if len(names) == 1:
@@ -94,7 +94,7 @@ def create_worker_strategy(
             f"--devices={devices} creates logical devices, which do not work with"
             " several workers: use --devices=cpu and start more workers"
         )
-    names = _device_names(devices)
+    names = device_names(devices)
     gpus = tf.config.list_physical_devices("GPU")
     used = [gpus[int(n.partition(":")[2])] for n in names if n.startswith("GPU")]
     tf.config.set_visible_devices(used, "GPU")
@@ -162,7 +162,17 @@ def local_values(
         yield variable.path, local_value(strategy, variable)
 
 
-def _device_names(devices: str) -> tuple[str, ...]:
+def device_names(devices: str) -> tuple[str, ...]:
+    """TensorFlow's names of the devices that a ``--devices`` means, such as ``GPU:0``.
+
+    Creates logical CPU devices, and lets the memory of GPUs grow.
+
+    Args:
+      devices: As in the module's table.
+
+    Raises:
+      UsageError: A device does not exist here, or the text names no device.
+    """
     gpus = tf.config.list_physical_devices("GPU")
     _grow_memory(gpus)
     text = devices.replace(" ", "").lower()

@@ -1,0 +1,174 @@
+"""One table of how well training works on this machine's GPUs.
+
+Each part runs in a process of its own with a time limit (`measuring.supervisor`), so
+that an abort of one is a row of the table::
+
+    result = gpu_check.check(gpu_check.GpuCheckConfig(output_dir="gpu_check"))
+    print(result.text())
+
+On a CPU the parts run with small sizes, which shows only that the check itself works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import re
+import tempfile
+from typing import Any
+
+from afad_tfdata import __version__
+from afad_tfdata.common import errors, files, options
+from afad_tfdata.measuring import machine, parts, report, rows, supervisor
+from afad_tfdata.measuring import settings as check_settings
+
+# Parts that measure no time and run at once; a GPU that takes one process gets one.
+_JOBS = 3
+_SIZES = ("auto", "full", "tiny")
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuCheckConfig:
+    """What is tried, and where the results go."""
+
+    output_dir: str = options.option(
+        "gpu_check",
+        "Directory for gpu_check.json, gpu_check.md and the logs of the parts.",
+    )
+    devices: str = options.option(
+        "",
+        "Devices to check, such as gpu:0,gpu:1; cpu:2 tries the check itself on two"
+        " logical CPU devices. Without this flag, all GPUs are checked.",
+    )
+    parts: tuple[str, ...] = options.option(
+        (),
+        f"Which parts run: {', '.join(parts.GROUPS)}. Without this flag, all run.",
+    )
+    sizes: str = options.option(
+        "auto",
+        "Sizes of images, batches and timings: full is AFAD's 150 pixels; tiny takes"
+        " seconds, and its times mean nothing; auto is full on GPUs and tiny on a CPU.",
+        choices=_SIZES,
+    )
+    minutes: float = options.option(
+        8.0, "Parts that have not ended after so many minutes are given up."
+    )
+    data_dir: str = options.option(
+        "",
+        "Folder of faces, filed as AGE/GENDER/IMAGE, for the parts that read records;"
+        " without this flag, faces are drawn.",
+    )
+
+    def __post_init__(self) -> None:
+        options.check_choices(self)
+        unknown = [name for name in self.parts if name not in parts.GROUPS]
+        if unknown:
+            raise errors.UsageError(
+                f"--parts takes {', '.join(parts.GROUPS)}; got {unknown[0]!r}"
+            )
+        if not 0 < self.minutes <= 24 * 60:
+            raise errors.UsageError(
+                f"--minutes must be above 0 and at most 1440; got {self.minutes:g}"
+            )
+        if self.data_dir and not os.path.isdir(self.data_dir):
+            raise errors.UsageError(
+                f"--data_dir={self.data_dir} is no folder: name one with faces, or"
+                " leave the flag out"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+    """The table.
+
+    Attributes:
+      found: All rows, in order.
+      facts: What `measuring.machine` found out, and when.
+    """
+
+    found: list[rows.Row]
+    facts: dict[str, Any]
+
+    @property
+    def missed(self) -> list[rows.Row]:
+        """The rows whose targets are missed."""
+        return [row for row in self.found if row.verdict == rows.MISSED]
+
+    def text(self) -> str:
+        """The table for a terminal."""
+        return report.text(self.found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as in gpu_check.json."""
+        return {**self.facts, "rows": [dataclasses.asdict(row) for row in self.found]}
+
+
+def check(config: GpuCheckConfig) -> CheckResult:
+    """Runs the parts, and writes gpu_check.json and gpu_check.md.
+
+    Raises:
+      UsageError: The devices do not exist, or the directory cannot be written.
+    """
+    files.make_dirs(config.output_dir)
+    began = datetime.datetime.now(datetime.timezone.utc)
+    manager = supervisor.Supervisor(config.minutes)
+    with tempfile.TemporaryDirectory(prefix="afad-gpu-check-") as work_dir:
+        found, facts = _run(config, manager, work_dir)
+        _keep_logs(work_dir, config.output_dir)
+    facts["date"] = began.date().isoformat()
+    facts["seconds"] = round(
+        (datetime.datetime.now(datetime.timezone.utc) - began).total_seconds()
+    )
+    facts["afad_tfdata"] = __version__
+    result = CheckResult(found, facts)
+    files.write_json(
+        os.path.join(config.output_dir, "gpu_check.json"), result.to_dict()
+    )
+    files.write_atomic(
+        os.path.join(config.output_dir, "gpu_check.md"), report.page(found, facts)
+    )
+    return result
+
+
+def _run(
+    config: GpuCheckConfig, manager: supervisor.Supervisor, work_dir: str
+) -> tuple[list[rows.Row], dict[str, Any]]:
+    """The rows of all parts, and the facts about the machine."""
+    asked = tuple(config.devices.replace(" ", "").lower().split(","))
+    first = check_settings.sized(asked, 0, tiny=True, work_dir=work_dir)
+    found = manager.run([parts.MACHINE], first)
+    path = os.path.join(work_dir, machine.FACTS)
+    if not os.path.exists(path):
+        why = next(row for row in found if row.verdict == rows.MISSED)
+        raise errors.UsageError(f"{why.why} ({why.measured})")
+    facts = files.read_json(path, what="facts about the machine", advice="try again")
+    gpus = len(facts["gpus"])
+    if not gpus and not config.devices:
+        raise errors.UsageError(
+            "TensorFlow sees no GPU here; afad-doctor shows why, and --devices=cpu:2"
+            " tries the check without one"
+        )
+    tiny = config.sizes == "tiny" or (config.sizes == "auto" and not gpus)
+    settings = check_settings.sized(
+        tuple(facts["devices"]) if gpus else asked,
+        gpus,
+        tiny=tiny,
+        work_dir=work_dir,
+        data_dir=os.path.abspath(config.data_dir) if config.data_dir else "",
+    )
+    chosen = parts.select(config.parts)
+    if any(part.reads for part in chosen):
+        found += manager.run([parts.FACES], settings)
+    jobs = 1 if facts["exclusive"] else _JOBS
+    return found + manager.run_all(chosen, settings, jobs=jobs), facts
+
+
+def _keep_logs(work_dir: str, output_dir: str) -> None:
+    """Copies what the parts printed, to find the reason of a failure."""
+    directory = os.path.join(output_dir, "logs")
+    files.make_dirs(directory)
+    for name in sorted(os.listdir(work_dir)):
+        if re.fullmatch(r"[\w-]+\.log", name):
+            content = files.read_bytes(os.path.join(work_dir, name))
+            files.write_atomic(os.path.join(directory, name), content, durable=False)

@@ -1,0 +1,102 @@
+"""What the augmentation costs, compared with a step of VGG19."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import xla
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.images import augment, preprocess
+from afad_tfdata.measuring import rows, trial_steps
+from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.training import runtime
+from afad_tfdata.training.distributed import strategies
+
+# The augmentation may cost this share of a VGG19 step.
+LIMIT = 0.02
+
+
+def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+    """Times both forms alone and within the step, in turn with the bare step."""
+    strategy = strategies.create_strategy(settings.first)
+    precision = runtime.resolve_precision("auto" if settings.gpus else "float32")
+    ways: dict[str, Callable[[int], Any]] = {
+        "none": _step(strategy, settings, precision, trial_steps.normalized).run
+    }
+    forms = [form for form in augment.FORMS if form != "gather" or not xla.why_not()]
+    for form in forms:
+        ways[form] = _alone(settings, form)
+        prepare = functools.partial(_augmented, form)
+        ways[f"step with {form}"] = _step(strategy, settings, precision, prepare).run
+    found = trial_steps.in_turn(ways, seconds=settings.seconds, rounds=settings.rounds)
+    for form in augment.FORMS:
+        name = f"{form} ({'compiled by XLA' if form == 'gather' else 'plain'})"
+        if form not in forms:
+            yield rows.not_applicable(name, "XLA does not compile here")
+            continue
+        within = float(np.median(found[f"step with {form}"] / found["none"])) - 1
+        alone = float(np.median(found[form]))
+        yield rows.at_most(
+            f"{name}, share of a {settings.slow_network} step in {precision}",
+            float(np.median(found[form] / found["none"])),
+            LIMIT,
+            "{:.2%}",
+            not_applicable=settings.unjudged,
+            measured=f"{alone * 1e3:.2f} ms for {settings.batch} images; a step with it"
+            f" takes {within:+.1%}",
+            seconds=alone,
+            within_step=within,
+        )
+
+
+def _augmented(
+    form: str, images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
+) -> tf.Tensor:
+    config = augment.AugmentConfig(form=form)
+    images = augment.augment_images(
+        images, seed=1, step=step, offset=offset, config=config
+    )
+    return preprocess.normalize(images, trial_steps.MEAN)
+
+
+def _step(
+    strategy: tf.distribute.Strategy,
+    settings: check_settings.Settings,
+    precision: str,
+    prepare: Callable[..., tf.Tensor],
+) -> trial_steps.Loop:
+    with strategy.scope():
+        model = trial_steps.network(
+            settings.slow_network, settings.image_size, precision
+        )
+    batches = trial_steps.distributed(
+        strategy, lambda _: trial_steps.in_memory(settings.batch, settings.image_size)
+    )
+    return trial_steps.Loop(strategy, model, settings.batch, batches, prepare=prepare)
+
+
+def _alone(settings: check_settings.Settings, form: str) -> Callable[[int], Any]:
+    """Augments a batch that is on the device already, again and again."""
+    device = settings.devices[0].upper() if settings.gpus else "CPU:0"
+    pixels, _ = trial_steps.random_batches(settings.batch, settings.image_size, 1)
+    with tf.device(device):
+        images = tf.identity(tf.constant(pixels[0]))
+
+    @tf.function
+    def repeat(images: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros([])
+        for i in tf.range(count):
+            # Each turn needs the last one's result, so that none is left out.
+            step = tf.cast(i, tf.int64) + tf.cast(0 * total, tf.int64)
+            total += _augmented(form, images, step, tf.constant(0))[0, 0, 0, 0]
+        return total
+
+    def run(count: int) -> None:
+        with tf.device(device):
+            repeat(images, tf.constant(count)).numpy()
+
+    return run

@@ -1,0 +1,87 @@
+"""Training from records beside training from memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from afad_tfdata import input_fn
+from afad_tfdata.common import resources
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.measuring import rows, trial_steps
+from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.training import runtime
+from afad_tfdata.training.distributed import strategies
+
+# The share of the time that steps may wait for the records.
+LIMIT = 0.01
+
+
+def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+    """Takes the same steps from records and from memory; counts the cores needed."""
+    strategy = strategies.create_strategy(settings.first)
+    precision = runtime.resolve_precision("auto" if settings.gpus else "float32")
+    config = input_fn.InputConfig(
+        records_dir=settings.records_dir,
+        global_batch_size=settings.batch,
+        image_size=settings.image_size,
+    )
+
+    def from_memory(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        del context
+        return trial_steps.in_memory(settings.batch, settings.image_size)
+
+    def from_records(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return input_fn.train_input_fn(config, context)
+
+    cores = resources.cores()
+    for backbone in settings.networks:
+        rates = {}
+        for name, make in (("memory", from_memory), ("records", from_records)):
+            with strategy.scope():
+                model = trial_steps.network(backbone, settings.image_size, precision)
+            batches = trial_steps.distributed(strategy, make)
+            loop = trial_steps.Loop(strategy, model, settings.batch, batches)
+            rates[name] = loop.rate(2 * settings.seconds)
+            del loop, batches, model
+        needed = rates["memory"].images_per_second * _cpu_seconds(config, settings)
+        yield rows.at_most(
+            f"{backbone} in {precision}, waiting for records",
+            rates["records"].waiting,
+            LIMIT,
+            "{:.1%}",
+            not_applicable=settings.unjudged,
+            why=f"{needed:.1f} cores are needed, and there are {cores}"
+            if needed > cores
+            else "",
+            measured=f"{rates['records'].images_per_second:,.0f} images/s, from memory"
+            f" {rates['memory'].images_per_second:,.0f}; reading that fast takes"
+            f" {needed:.1f} of {cores} cores",
+            images_per_second=rates["records"].images_per_second,
+            from_memory=rates["memory"].images_per_second,
+            cores_needed=needed,
+            cores=cores,
+        )
+
+
+def _cpu_seconds(
+    config: input_fn.InputConfig, settings: check_settings.Settings
+) -> float:
+    """CPU time that reading, decoding and resizing of one image takes."""
+    iterator = iter(input_fn.train_input_fn(config))
+
+    @tf.function
+    def take(iterator: Iterator, count: tf.Tensor) -> tf.Tensor:
+        total = tf.constant(0)
+        for _ in tf.range(count):
+            features, _ = next(iterator)
+            total += tf.shape(features["image"])[0]
+        return total
+
+    # The first pass also checks the checksums.
+    steps = input_fn.num_examples(config, "train") // config.global_batch_size + 1
+    take(iterator, tf.constant(steps)).numpy()
+    images, began, used = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() < began + settings.seconds:
+        images += int(take(iterator, tf.constant(8)))
+    return (time.process_time() - used) / images

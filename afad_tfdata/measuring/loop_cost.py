@@ -1,0 +1,111 @@
+"""What the training loop adds to the bare step of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.images import preprocess
+from afad_tfdata.measuring import rows, trial_steps
+from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.models import losses
+from afad_tfdata.training import runtime
+from afad_tfdata.training.distributed import strategies
+
+# The loop may add this share to a step.
+LIMIT = 0.01
+
+
+def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+    """Times the loop in turn with forward pass, backward pass and update alone."""
+    strategy = strategies.create_strategy(settings.first)
+    precision = runtime.resolve_precision("auto" if settings.gpus else "float32")
+    for backbone in settings.networks:
+        ways = {
+            "bare": _bare(strategy, settings, backbone, precision),
+            "loop": _loop(strategy, settings, backbone, precision).run,
+        }
+        found = trial_steps.in_turn(
+            ways, seconds=settings.seconds, rounds=settings.rounds
+        )
+        bare, loop = (float(np.median(found[name])) for name in ways)
+        yield rows.at_most(
+            f"{backbone} in {precision}, the loop beside the bare step",
+            float(np.median(found["loop"] / found["bare"])) - 1,
+            LIMIT,
+            "{:+.1%}",
+            not_applicable=settings.unjudged,
+            measured=f"{bare * 1e3:.2f} ms bare, {loop * 1e3:.2f} ms in the loop",
+            bare_seconds=bare,
+            loop_seconds=loop,
+        )
+
+
+def _batches(
+    strategy: tf.distribute.Strategy, settings: check_settings.Settings
+) -> Iterator[Any]:
+    return trial_steps.distributed(
+        strategy, lambda _: trial_steps.in_memory(settings.batch, settings.image_size)
+    )
+
+
+def _loop(
+    strategy: tf.distribute.Strategy,
+    settings: check_settings.Settings,
+    backbone: str,
+    precision: str,
+) -> trial_steps.Loop:
+    with strategy.scope():
+        model = trial_steps.network(backbone, settings.image_size, precision)
+    batches = _batches(strategy, settings)
+    return trial_steps.Loop(strategy, model, settings.batch, batches)
+
+
+def _bare(
+    strategy: tf.distribute.Strategy,
+    settings: check_settings.Settings,
+    backbone: str,
+    precision: str,
+) -> Callable[[int], Any]:
+    """Forward pass, backward pass and update, one call of a function for each step.
+
+    It has the same batches on the device, and the same scaling of the loss.
+    """
+    with strategy.scope():
+        model = trial_steps.network(backbone, settings.image_size, precision)
+        optimizer: Any = keras.optimizers.Adam(1e-5)
+        if precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(model.trainable_variables)
+    loss_fn = losses.build(losses.LossConfig())
+    batches = _batches(strategy, settings)
+
+    def one(images: tf.Tensor, labels: dict[str, tf.Tensor]) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            outputs = model(
+                preprocess.normalize(images, trial_steps.MEAN), training=True
+            )
+            loss = tf.reduce_mean(loss_fn(outputs, labels)["loss"])
+            scaled = loss
+            if precision == "mixed_float16":
+                scaled = optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, model.trainable_variables)
+        optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
+        return loss
+
+    @tf.function
+    def step(iterator: Iterator[Any]) -> tf.Tensor:
+        features, labels = next(iterator)
+        return strategy.run(one, args=(features["image"], labels))
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            loss = step(batches)
+        strategy.experimental_local_results(loss)[0].numpy()
+
+    return run

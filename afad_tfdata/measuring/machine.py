@@ -1,0 +1,124 @@
+"""The machine: driver, GPUs, and what this TensorFlow was built for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+from afad_tfdata.common import compute_capability, files, resources
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.measuring import rows
+from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.training.distributed import strategies
+
+# The file in which this part leaves what the other parts need to know.
+FACTS = "machine.json"
+_DRIVER = "/proc/driver/nvidia/version"
+_QUERY = "index,name,driver_version,compute_mode,memory.total,memory.used"
+# Variables that change how TensorFlow uses a GPU.
+_VARIABLES = (
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_FORCE_GPU_ALLOW_GROWTH"),
+    *("TF_GPU_ALLOCATOR", "TF_GPU_THREAD_MODE", "TF_GPU_THREAD_COUNT", "TF_XLA_FLAGS"),
+    *("XLA_FLAGS", "TF_DETERMINISTIC_OPS", "NCCL_P2P_DISABLE", "NCCL_DEBUG"),
+)
+
+
+def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+    """Names everything that the other rows depend on."""
+    yield rows.fact(
+        "software",
+        f"TensorFlow {tf.__version__}, Keras {keras.__version__},"
+        f" Python {platform.python_version()}",
+    )
+    yield rows.fact("host", f"{resources.cores()} usable cores, {_processor()}")
+    devices = strategies.device_names(",".join(settings.devices))
+    gpus = [_gpu(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    smi = _nvidia_smi()
+    used = [gpus[int(n[4:])] for n in devices if n.startswith("GPU")]
+    facts = {
+        "devices": [name.lower() for name in devices],
+        "gpus": used,
+        "all_gpus": len(gpus),
+        # Then the GPU takes one process at a time.
+        "exclusive": any("Exclusive" in line for line in smi),
+        "tensorflow": tf.__version__,
+        "driver": _driver(),
+    }
+    files.write_json(os.path.join(settings.work_dir, FACTS), facts)
+    yield rows.fact("devices", ", ".join(facts["devices"]))
+    yield from _gpu_rows(facts, smi)
+    found = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
+    yield rows.fact("environment", ", ".join(found) or "no variable that matters")
+
+
+def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[rows.Row]:
+    if not facts["gpus"]:
+        yield rows.not_applicable("driver", "there is no GPU among the devices")
+        return
+    yield rows.fact("driver", facts["driver"] or "unknown")
+    build = tf.sysconfig.get_build_info()
+    versions = (build.get(f"{name}_version", "?") for name in ("cuda", "cudnn"))
+    yield rows.fact("built with", "CUDA {}, cuDNN {}".format(*versions))
+    built = list(build.get("cuda_compute_capabilities", ()))
+    for gpu in facts["gpus"]:
+        capability = tuple(gpu["capability"])
+        fits = compute_capability.built_for(capability, built)
+        yield rows.holds(
+            f"{gpu['name']} {gpu['card']}",
+            fits == "kernels",
+            target="TensorFlow contains code for its compute capability",
+            measured=f"{'.'.join(map(str, capability))}, built for {', '.join(built)}",
+            why="its code is translated at the first use, which takes minutes"
+            if fits
+            else "install a newer TensorFlow",
+        )
+    for line in smi:
+        yield rows.fact("nvidia-smi", line)
+
+
+def _gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:
+    details = tf.config.experimental.get_device_details(device)
+    return {
+        "name": "gpu:" + device.name.rpartition(":")[2],
+        "card": details.get("device_name", "unknown"),
+        "capability": list(details.get("compute_capability", (0, 0))),
+    }
+
+
+def _driver() -> str:
+    """Version of the NVIDIA driver; empty if none is loaded."""
+    try:
+        with open(_DRIVER) as file:
+            match = re.search(r"Module\s+(?:for\s+\S+\s+)?([\d.]+)", file.read())
+    except OSError:
+        return ""
+    return match[1] if match else ""
+
+
+def _nvidia_smi() -> list[str]:
+    """A line for each GPU of the machine; none if the program is missing or fails."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return []
+    command = [program, f"--query-gpu={_QUERY}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            match = re.search(r"^model name\s*: (.+)$", file.read(), re.M)
+    except OSError:
+        match = None
+    return match[1] if match else platform.machine()

@@ -1,0 +1,91 @@
+"""Steps of a network: images per second, memory, and waiting, in each precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.measuring import rows, trial_steps
+from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.training.distributed import strategies
+
+_PRECISIONS = ("float32", "tf32", "mixed_float16")
+# A batch is halved so often until it fits into the memory.
+_HALVINGS = 3
+
+
+def measure(settings: check_settings.Settings, backbone: str) -> Iterator[rows.Row]:
+    """Times the steps of one network with batches in memory.
+
+    Args:
+      settings: Devices and sizes.
+      backbone: As for ``--backbone``.
+    """
+    strategy = strategies.create_strategy(settings.first)
+    for precision in _PRECISIONS:
+        reason = _why_not(settings, backbone, precision)
+        if reason:
+            yield rows.not_applicable(precision, reason)
+        else:
+            yield _row(strategy, settings, backbone, precision)
+
+
+def _why_not(settings: check_settings.Settings, backbone: str, precision: str) -> str:
+    if settings.tiny and backbone not in ("VGG19", "small_cnn"):
+        return "it takes long to compile; VGG19 and small_cnn show that steps run"
+    if settings.gpus:
+        return ""
+    if precision == "tf32":
+        return "a CPU has no TF32"
+    if precision == "mixed_float16" and backbone != "small_cnn":
+        return "float16 on a CPU takes 100 times as long; small_cnn shows that it runs"
+    return ""
+
+
+def _row(
+    strategy: tf.distribute.Strategy,
+    settings: check_settings.Settings,
+    backbone: str,
+    precision: str,
+) -> rows.Row:
+    tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
+    batch = settings.batch
+    for _ in range(_HALVINGS):
+        trial_steps.peak_gib(settings)
+        try:
+            rate = _rate(strategy, settings, backbone, precision, batch)
+        except tf.errors.ResourceExhaustedError:
+            batch //= 2
+            continue
+        memory = trial_steps.peak_gib(settings)
+        text = f"{rate.images_per_second:,.0f} images/s in batches of {batch}"
+        if settings.gpus:
+            text += f", {memory:.1f} GiB"
+        return rows.fact(
+            precision,
+            f"{text}, {rate.waiting:.1%} of the time waiting for input",
+            images_per_second=rate.images_per_second,
+            batch=batch,
+            memory_gib=memory,
+            waiting=rate.waiting,
+        )
+    return dataclasses.replace(
+        rows.failed(f"a batch of {batch * 2} does not fit into the memory"),
+        name=precision,
+    )
+
+
+def _rate(
+    strategy: tf.distribute.Strategy,
+    settings: check_settings.Settings,
+    backbone: str,
+    precision: str,
+    batch: int,
+) -> trial_steps.Rate:
+    with strategy.scope():
+        model = trial_steps.network(backbone, settings.image_size, precision)
+    batches = trial_steps.distributed(
+        strategy, lambda _: trial_steps.in_memory(batch, settings.image_size)
+    )
+    return trial_steps.Loop(strategy, model, batch, batches).rate(settings.seconds)

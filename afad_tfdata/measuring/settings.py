@@ -1,0 +1,109 @@
+"""What the parts of the check get: the devices, the sizes, and where the faces are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+# The networks whose steps are timed.
+NETWORKS = ("VGG19", "ResNet50", "EfficientNetB0", "small_cnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured, and how long.
+
+    Attributes:
+      devices: Names for `strategies.create_strategy`, one for each device: ``gpu:0``
+        and so on, or ``cpu``, or ``cpu:N`` for N logical devices of the CPU.
+      gpus: Number of GPUs among them; 0 if all are the CPU.
+      tiny: Whether the sizes are small, so that the numbers mean nothing and only show
+        that everything runs.
+      batch: Images of a device's batch.
+      image_size: Side of the images, in pixels.
+      seconds: Shortest time of one measurement, in seconds.
+      rounds: How often ways that are compared take turns.
+      work_dir: Directory for everything that is not kept.
+      records_dir: Data set of faces; the part `faces` writes it.
+      data_dir: Folder of faces that it is written from; empty to draw them.
+    """
+
+    devices: tuple[str, ...]
+    gpus: int
+    tiny: bool
+    batch: int
+    image_size: int
+    seconds: float
+    rounds: int
+    work_dir: str
+    records_dir: str
+    data_dir: str
+
+    @property
+    def first(self) -> str:
+        """The device of everything that one device is enough for."""
+        return self.devices[0] if self.gpus else "cpu"
+
+    @property
+    def all(self) -> str:
+        """All devices, for ``--devices``."""
+        return ",".join(self.devices)
+
+    @property
+    def replicas(self) -> int:
+        """Number of devices."""
+        count = self.devices[0].partition(":")[2]
+        return self.gpus or int(count or 1)
+
+    @property
+    def slow_network(self) -> str:
+        """The network whose step is the yardstick; a small one if nothing is judged."""
+        return "small_cnn" if self.tiny else "VGG19"
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The slow network, and the fast one on which everything else weighs most."""
+        return tuple(dict.fromkeys((self.slow_network, "small_cnn")))
+
+    @property
+    def unjudged(self) -> str:
+        """Why targets of speed do not count; empty if they do."""
+        if not self.gpus:
+            return "speed counts on a GPU only"
+        return "the sizes are too small for speed to count" if self.tiny else ""
+
+    def to_json(self) -> str:
+        """For the command line of a process."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+def from_json(text: str) -> Settings:
+    """What `Settings.to_json` wrote."""
+    values: dict[str, Any] = json.loads(text)
+    values["devices"] = tuple(values["devices"])
+    return Settings(**values)
+
+
+def sized(
+    devices: tuple[str, ...],
+    gpus: int,
+    *,
+    tiny: bool,
+    work_dir: str,
+    data_dir: str = "",
+) -> Settings:
+    """The settings for these devices; sizes that are not tiny are those of AFAD."""
+    return Settings(
+        devices=devices,
+        gpus=gpus,
+        tiny=tiny,
+        batch=4 if tiny else 128,
+        image_size=32 if tiny else 150,
+        seconds=0.05 if tiny else 1.5,
+        rounds=2 if tiny else 7,
+        work_dir=work_dir,
+        records_dir=os.path.join(work_dir, "records"),
+        data_dir=data_dir,
+    )

@@ -1,0 +1,202 @@
+"""Networks, batches and steps that the parts of the check measure and compare."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata import models
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.images import preprocess
+from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.models import losses
+from afad_tfdata.training import optimizers, runtime, step
+
+# Near the means of the drawn faces and of AFAD; only its order of magnitude matters.
+MEAN = (130.0, 115.0, 105.0)
+# Number of different batches in memory.
+_BATCHES = 4
+_LEARNING_RATE = 1e-5  # Small, so that weights stay finite whatever the images are.
+
+
+class Rate(NamedTuple):
+    """How fast steps were taken.
+
+    Attributes:
+      images_per_second: Over all replicas.
+      waiting: Share of the time in which steps waited for input.
+    """
+
+    images_per_second: float
+    waiting: float
+
+
+def network(backbone: str, image_size: int, precision: str) -> keras.Model:
+    """A network of random weights that returns a dict of outputs.
+
+    Call it within the strategy's scope.
+
+    Args:
+      backbone: As for ``--backbone``.
+      image_size: Side in pixels.
+      precision: ``float32``, ``tf32`` or ``mixed_float16``.
+    """
+    policy = "float32" if precision == "tf32" else precision
+    keras.utils.set_random_seed(1)
+    with runtime.dtype_policy(policy):
+        config = models.ModelConfig(
+            backbone=backbone, weights="none", image_size=image_size, mean=MEAN
+        )
+        return models.training_model(models.build_model(config))
+
+
+def random_batches(
+    batch: int, image_size: int, count: int = _BATCHES
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Batches of noise.
+
+    Returns:
+      Images uint8 ``[count, batch, S, S, 3]``; labels ``[count, batch]`` as records
+      have them.
+    """
+    rng = np.random.default_rng(0)
+    shape = (count, batch, image_size, image_size, 3)
+    return rng.integers(0, 256, shape, np.uint8), {
+        "age": rng.uniform(15, 60, (count, batch)).astype(np.float32),
+        "gender": rng.integers(0, 2, (count, batch)).astype(np.int32),
+    }
+
+
+def in_memory(batch: int, image_size: int) -> tf.data.Dataset:
+    """Endless batches of noise from memory."""
+    images, labels = random_batches(batch, image_size)
+    dataset = tf.data.Dataset.from_tensor_slices(({"image": images}, labels))
+    return dataset.cache().repeat().prefetch(2)
+
+
+def distributed(
+    strategy: tf.distribute.Strategy,
+    make: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> Iterator[Any]:
+    """An iterator that copies batches to the strategy's devices ahead of time."""
+    return iter(strategy.distribute_datasets_from_function(make))
+
+
+def normalized(images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """A network's input without augmentation; for `step.TrainStep`."""
+    del step, offset
+    return preprocess.normalize(images, MEAN)
+
+
+class Loop:
+    """The package's training loop around a network.
+
+    Args:
+      strategy: The replicas.
+      model: From `network`.
+      batch: Images of a global batch.
+      batches: An iterator of the strategy's batches.
+      prepare: As for `step.TrainStep`.
+      jit: Whether XLA compiles the step.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        batch: int,
+        batches: Iterator[Any],
+        *,
+        prepare: Callable[..., tf.Tensor] = normalized,
+        jit: bool = False,
+    ) -> None:
+        self.batch, self._batches, self._done = batch, batches, 0
+        with strategy.scope():
+            optimizer = optimizers.build("adam", momentum=0.9)
+        loss = losses.LossConfig()
+        scaling = "mixed_float16" in {layer.dtype_policy.name for layer in model.layers}
+        self._step = step.TrainStep(
+            strategy,
+            model,
+            optimizer,
+            losses.build(loss),
+            prepare,
+            step.StepConfig(
+                global_batch_size=batch,
+                loss_scaling=scaling,
+                jit=jit,
+                gather_labels=losses.weighs_by_batch(loss),
+            ),
+        )
+
+    def run(self, steps: int) -> float:
+        """Takes steps, and waits for the last; returns the seconds without input."""
+        sums, waited = self._step.run(
+            self._batches, self._done, [_LEARNING_RATE] * steps
+        )
+        self._done += steps
+        sums.numpy()
+        return float(waited)
+
+    def rate(self, seconds: float) -> Rate:
+        """Takes steps for about so many seconds, after some that are not timed."""
+        steps = steps_for(self.run, seconds)
+        began = time.perf_counter()
+        waited = self.run(steps)
+        took = time.perf_counter() - began
+        return Rate(steps * self.batch / took, waited / took)
+
+
+def steps_for(run: Callable[[int], Any], seconds: float) -> int:
+    """How many steps take about so many seconds.
+
+    Args:
+      run: Takes a number of steps; it is called until everything is compiled.
+      seconds: Wanted length.
+    """
+    run(2)
+    run(2)  # cuDNN tries its algorithms in the first steps.
+    began = time.perf_counter()
+    run(2)
+    one = (time.perf_counter() - began) / 2
+    return min(step.MAX_STEPS_PER_CALL, max(2, round(seconds / one)))
+
+
+def in_turn(
+    ways: Mapping[str, Callable[[int], Any]], *, seconds: float, rounds: int
+) -> dict[str, np.ndarray]:
+    """Times ways that take turns, so that a change of the machine's speed hits all.
+
+    Args:
+      ways: Each takes a number of steps, and waits for the last one.
+      seconds: Shortest time of one measurement.
+      rounds: How often each is timed.
+
+    Returns:
+      Seconds for a step, ``[rounds]``, by name.
+    """
+    steps = {name: steps_for(run, seconds) for name, run in ways.items()}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds):
+        # Back and forth, so that none always runs after the same other one.
+        names = list(ways)
+        for name in names if turn % 2 == 0 else reversed(names):
+            began = time.perf_counter()
+            ways[name](steps[name])
+            found[name].append((time.perf_counter() - began) / steps[name])
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def peak_gib(devices: check_settings.Settings) -> float:
+    """Most memory of the first GPU since the last call, in GiB; 0 without a GPU."""
+    if not devices.gpus:
+        return 0.0
+    name = devices.first.upper()
+    peak = tf.config.experimental.get_memory_info(name)["peak"] / 2**30
+    gc.collect()  # What the last network has left must not count for the next one.
+    tf.config.experimental.reset_memory_stats(name)
+    return peak
