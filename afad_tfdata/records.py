@@ -38,6 +38,7 @@ from afad_tfdata.writing import (
     payloads,
     plan,
     rejections,
+    replacement,
     runners,
     selection,
     source,
@@ -51,6 +52,12 @@ from afad_tfdata.writing.labels import values
 __all__ = ["WriteConfig", "companion_names", "write_records"]
 
 LOG_NAME = "writer_log.json"
+# The files that a data set has next to its shards and indexes.
+_COMPANIONS = (
+    *(schema.MANIFEST_NAME, schema.MEAN_NAME, rejections.FILE_NAME, LOG_NAME),
+    *(dataset_pictures.HISTOGRAM_NAME, dataset_pictures.SHEET_NAME),
+    *tfds_metadata.NAMES,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -90,11 +97,8 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
 
 def companion_names(manifest: schema.Manifest) -> tuple[str, ...]:
     """Names of the files that a data set has next to its shards and indexes."""
-    return (
-        *(schema.MANIFEST_NAME, schema.MEAN_NAME, rejections.FILE_NAME, LOG_NAME),
-        *(dataset_pictures.HISTOGRAM_NAME, dataset_pictures.SHEET_NAME),
-        *(tfds_metadata.NAMES if manifest.format == "tfrecord" else ()),
-    )
+    tfrecord = manifest.format == "tfrecord"
+    return tuple(n for n in _COMPANIONS if tfrecord or n not in tfds_metadata.NAMES)
 
 
 def _from_here(config: WriteConfig) -> WriteConfig:
@@ -116,6 +120,9 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     selection.warn_of_untrusted_photos(work_plan)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
+    if config.overwrite:
+        # Not before the scan and the plan: wrong flags must not cost a data set.
+        replacement.remove(config.output_dir, work_plan, _COMPANIONS)
     if manifest := _finished(config, work_plan):
         return manifest
     work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
@@ -241,7 +248,9 @@ def _plan(
     has_boxes = any(item.box is not None for item in listing.items)
     data_set = config.data_set_of(has_boxes=has_boxes)
     splits = selection.load_split_file(config.split_file) if config.split_file else None
-    items, left_out = selection.select(listing, data_set.selection, splits=splits)
+    items, left_out = selection.select(
+        listing, data_set.selection, splits=splits, seed=config.seed
+    )
     if not items:
         raise _nothing_found(config, listing, left_out)
     split_by = split_assignment.resolve(config.split_by, [item.group for item in items])

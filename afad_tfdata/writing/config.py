@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from afad_tfdata.common import errors, options
+from afad_tfdata.common import errors, files, options
 from afad_tfdata.images import codec, face_crop, face_detector
 from afad_tfdata.storage import hdf5, schema
 from afad_tfdata.writing import (
@@ -51,6 +51,17 @@ class WriteConfig:
     output_dir: str = options.option(
         "",
         "Directory of the data set: a local one, or one in a bucket (gs://, s3://).",
+    )
+    overwrite: bool = options.option(
+        False,
+        "Remove the data set in --output_dir first, finished or of another"
+        " configuration. A directory that contains anything else is refused. An"
+        " unfinished data set of the same configuration is continued.",
+    )
+    max_examples: int = options.option(
+        0,
+        "At most how many images are written, for a first try: a random sample that"
+        " depends on --seed; 0 for all. A smaller sample is a part of a larger one.",
     )
     work_dir: str = options.option(
         "",
@@ -230,6 +241,7 @@ class WriteConfig:
             ("jpeg_quality", 1, 100),
             ("num_workers", 0, 1024),
             ("max_faces_per_photo", 0, 1 << 31),
+            ("max_examples", 0, 1 << 31),
             ("min_age", 0, source.MAX_AGE),
             ("max_age", self.min_age, source.MAX_AGE),
             ("max_pixels", 1, 1 << 32),
@@ -267,6 +279,17 @@ class WriteConfig:
             raise errors.UsageError(
                 "--name takes a letter and then up to 63 letters, digits and _; got"
                 f" {self.name!r}"
+            )
+        if self.overwrite and self.shard_range:
+            raise errors.UsageError(
+                "--overwrite cannot be used with --shard_range: each task would remove"
+                " what the others have written; run --overwrite without it, or remove"
+                " the directory first"
+            )
+        if self.overwrite and files.is_remote(self.output_dir):
+            raise errors.UsageError(
+                "--overwrite needs a local --output_dir: remove the remote data set"
+                " with the tools of its store"
             )
         if self.shard_range and not re.fullmatch(r"\d+:\d+", self.shard_range):
             raise errors.UsageError(
@@ -333,6 +356,7 @@ class WriteConfig:
                 min_age=self.min_age,
                 max_age=self.max_age,
                 max_faces_per_photo=self.max_faces_per_photo,
+                max_examples=self.max_examples,
             ),
             gender_codes=self.gender_codes,
             duplicates=self.duplicates,

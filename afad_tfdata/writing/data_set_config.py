@@ -62,11 +62,13 @@ class SelectionConfig:
       min_age: Years, inclusive.
       max_age: Years, inclusive.
       max_faces_per_photo: Photos with more faces are left out; 0 for no limit.
+      max_examples: How many of them are written; 0 for all.
     """
 
     min_age: int
     max_age: int
     max_faces_per_photo: int
+    max_examples: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +132,10 @@ class DataSetConfig:
             "max_pixels": self.images.max_pixels,
             "max_file_bytes": self.images.max_file_bytes,
         }
+        if (
+            not self.selection.max_examples
+        ):  # Left out, so that old manifests still fit.
+            del value["max_examples"]
         # Options without a meaning for this format are left out, so that data sets do
         # not differ in them.
         if self.hdf5 is not None:
@@ -180,6 +186,7 @@ class DataSetConfig:
                 min_age=value["min_age"],
                 max_age=value["max_age"],
                 max_faces_per_photo=value["max_faces_per_photo"],
+                max_examples=value.get("max_examples", 0),
             ),
             gender_codes=value["gender_codes"],
             duplicates=value["duplicates"],

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import data_set_config, plan, source
@@ -23,6 +25,7 @@ def select(
     config: data_set_config.SelectionConfig,
     *,
     splits: Mapping[str, str] | None,
+    seed: int = 0,
 ) -> tuple[list[source.Item], list[source.Rejection]]:
     """Separates the listed images to write from those that flags leave out.
 
@@ -31,6 +34,7 @@ def select(
       config: The flags.
       splits: From `load_split_file`; None without such a file.  The images get these
         splits, and images without one are left out.
+      seed: Decides which images ``max_examples`` takes.
 
     Returns:
       The items to write, sorted by key; and the others, each with the flag that left
@@ -56,7 +60,28 @@ def select(
             items.append(item)
             continue
         left_out.append(source.Rejection(item.key, reason))
+    if config.max_examples and config.max_examples < len(items):
+        items, others = _sample(items, config.max_examples, seed)
+        left_out += others
     return items, left_out
+
+
+def _sample(
+    items: Sequence[source.Item], count: int, seed: int
+) -> tuple[list[source.Item], list[source.Rejection]]:
+    """The images whose keys have the lowest hashes, and the others."""
+    # A salt of its own: by the hash of the place, all would go to the first shard.
+    hashes = sharding.salted_hashes(seed, "sample", [item.key for item in items])
+    chosen = np.zeros(len(items), bool)
+    chosen[np.argsort(hashes, kind="stable")[:count]] = True
+    kept = [item for item, keep in zip(items, chosen, strict=True) if keep]
+    reason = "left out by --max_examples"
+    others = [
+        source.Rejection(item.key, reason)
+        for item, keep in zip(items, chosen, strict=True)
+        if not keep
+    ]
+    return kept, others
 
 
 def _split_of(key: str, splits: Mapping[str, str]) -> str | None:

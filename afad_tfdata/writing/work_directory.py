@@ -19,7 +19,7 @@ from afad_tfdata.writing import plan
 WORK_NAME = ".work"
 # The processes of a killed writer keep the lock for a moment after the writer ended.
 LOCK_SECS = 5.0
-_LOCK_NAME = "lock"
+LOCK_NAME = "lock"
 
 
 def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
@@ -79,7 +79,7 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
     """
     try:
         file_lock = locks.FileLock(
-            os.path.join(work_dir, _LOCK_NAME), shared=shared, wait_secs=LOCK_SECS
+            os.path.join(work_dir, LOCK_NAME), shared=shared, wait_secs=LOCK_SECS
         )
     except BlockingIOError as error:
         raise errors.UsageError(
@@ -99,7 +99,7 @@ def remove_work(work_dir: str) -> None:
     While the lock exists, a second writer waits.  While the plan exists, a writer that
     continues can check that the other files belong to its data set.
     """
-    last = (plan.CONFIG_NAME, _LOCK_NAME)
+    last = (plan.CONFIG_NAME, LOCK_NAME)
     try:
         for name in os.listdir(work_dir):
             if name not in last:
@@ -133,5 +133,6 @@ def refuse_other(
         hint = "the source's files" if differing == ["source_sha256"] else ""
         raise errors.UsageError(
             f"{directory} contains {what} of another configuration; it differs in"
-            f" {hint or ', '.join(differing)}: take another --output_dir, or remove it"
+            f" {hint or ', '.join(differing)}: take another --output_dir, remove it, or"
+            " replace it with --overwrite"
         )
