@@ -264,8 +264,11 @@ def tensor_shapes(
     graph: tf.compat.v1.GraphDef, references: Iterable[str]
 ) -> dict[str, tf.TensorShape]:
     """Shapes by reference, such as ``"conv"`` or ``"split:1"``, as far as known."""
+    # A copy, because importing adds attributes to the graph that 1.15 does not know.
+    copy = tf.compat.v1.GraphDef()
+    copy.CopyFrom(graph)
     with tf.Graph().as_default() as imported:
-        tf.import_graph_def(graph, name="")
+        tf.import_graph_def(copy, name="")
         return {
             reference: imported.get_tensor_by_name(
                 "{}:{}".format(*split(reference))

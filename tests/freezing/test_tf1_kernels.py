@@ -26,6 +26,18 @@ def test_accepted(name):
     tf1_kernels.check(graphdef.for_tf1(graph))
 
 
+def test_the_graph_stays_as_it_is():
+    """TensorFlow adds attributes to a graph that it imports, and 1.15 refuses them."""
+
+    def build(x):
+        return tf.nn.max_pool2d(x, 2, 2, "SAME")[:, :1]
+
+    graph = graphdef.for_tf1(kernel_limits.graph(build))
+    before = graphdef.serialized(graph)
+    tf1_kernels.check(graph)
+    assert graphdef.serialized(graph) == before
+
+
 def test_the_layer_is_named():
     def build(x):
         with tf.name_scope("model/first_1"):
