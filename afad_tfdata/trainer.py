@@ -14,11 +14,11 @@ everything that decides them is in a checkpoint and in the config.  The outer lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from afad_tfdata import input_fn
-from afad_tfdata.common import errors, preemption, progress
+from afad_tfdata.common import errors, options, preemption, progress
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import (
     assembly,
@@ -32,12 +32,15 @@ from afad_tfdata.training import (
     train_data,
     train_result,
 )
+from afad_tfdata.training import callbacks as train_callbacks
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import run as training_run
 from afad_tfdata.training.distributed import cluster, multi_worker
 
 TrainConfig = train_config.TrainConfig
 TrainResult = train_result.TrainResult
+TrainEvent = train_callbacks.Event
+StopTraining = train_callbacks.StopTraining
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ def train(
     validation_dataset: Any = None,
     augment: Callable[..., Any] | None = None,
     loss: Callable[..., Any] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TrainResult:
     """Trains a model, or continues a training that was stopped.
 
@@ -75,13 +79,19 @@ def train(
         may leave out any of the keywords.
       loss: Your own ``(outputs, labels)`` to losses ``[B]``, or to a dict of them, of
         which ``loss`` is minimised.
+      callbacks: Your own objects with any of the methods ``on_start``, ``on_steps``,
+        ``on_epoch``, ``on_checkpoint`` and ``on_end``, which are called with a
+        `TrainEvent`; with several workers, only on the chief.  One that raises
+        `StopTraining` ends the training, and so does one that fails; both are saved,
+        and the same call continues.
 
     Returns:
       The best epoch, and where the models are.
 
     Raises:
       UsageError: The flags, the records or your own parts cannot be used, or the run
-        directory has a run with other flags or parts.
+        directory has a run with other flags or parts, or a callback failed, whose
+        exception is then the cause of this one.
       PreemptedError: A signal or Ctrl-C asked to stop; everything is saved.
       DataError: The weights to begin with are not finite, or the training still
         diverges after `max_recoveries` recoveries.
@@ -94,6 +104,7 @@ def train(
     own = train_data.CallerObjects(
         model, train_dataset, validation_dataset, augment, loss
     )
+    train_callbacks.check(callbacks)
     if model is not None:
         caller_model.check_kind(model)
     if cluster.find():  # Joining the job starts TensorFlow and fixes its threads.
@@ -132,12 +143,18 @@ def train(
         )
         if snapshot is None:  # A checkpoint has its own weights.
             assembly.set_initial_weights(config, own, parts)
-        run = training_run.Run(config, parts, phases, directory, workers, snapshot)
-        while (phase := run.next_phase()) is not None:
-            run.begin_phase(phase)
-            run.train_epoch()
-        run.finish(model)
-        return train_result.of(config, run.state, run.history)
+        called = train_callbacks.Callbacks(
+            callbacks if workers.is_chief else (), options.to_dict(config)
+        )
+        with called.ended(directory.model_paths):
+            run = training_run.Run(
+                config, parts, phases, directory, workers, snapshot, called
+            )
+            while not run.is_over and (phase := run.next_phase()) is not None:
+                run.begin_phase(phase)
+                run.train_epoch()
+            run.finish(model)
+        return train_result.of(config, run.state, run.history, stopped=run.stopped)
 
 
 def _find_snapshot(

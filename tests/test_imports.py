@@ -58,7 +58,10 @@ _PUBLIC = {
         *("InputConfig", "train_input_fn", "eval_input_fn"),
         *("num_examples", "readable_errors", "open_records", "Batches"),
     },
-    "afad_tfdata.trainer": {"TrainConfig", "TrainResult", "train"},
+    "afad_tfdata.trainer": {
+        *("TrainConfig", "TrainResult", "train"),
+        *("TrainEvent", "StopTraining"),
+    },
     "afad_tfdata.freeze": {"FreezeConfig", "freeze"},
     "afad_tfdata.evaluation": {"EvaluateConfig", "evaluate"},
     "afad_tfdata.prediction": {"PredictConfig", "Predictions", "predict"},

@@ -15,8 +15,8 @@ import numpy as np
 
 from afad_tfdata.common import preemption, progress
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.training import config as train_config
 from afad_tfdata.training import (
+    callbacks,
     divergence,
     logbook,
     recipe,
@@ -24,6 +24,7 @@ from afad_tfdata.training import (
     run_state,
     step,
 )
+from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import multi_worker
 
 # Long enough that Python costs nothing, short enough that a signal is seen at once.
@@ -56,8 +57,11 @@ class EpochLoop:
       directory: Where the profile goes.
       book: Records the steps.
       workers: The workers of the job, which must take the same calls.
+      called: The caller's callbacks.
+      report: Passes the metrics of the last steps to the callbacks.
       save: Saves a checkpoint of the present step.
       stop: Saves everything and raises `PreemptedError`.
+      end_early: Saves everything and raises `callbacks.EndEarlyError`.
     """
 
     def __init__(
@@ -70,13 +74,17 @@ class EpochLoop:
         directory: run_dir.RunDir,
         book: logbook.Logbook,
         workers: multi_worker.Workers,
+        called: callbacks.Callbacks,
+        report: Callable[[dict[str, float]], None],
         save: Callable[[], None],
         stop: Callable[[], None],
+        end_early: Callable[[], None],
     ) -> None:
         self._config, self._phases = config, tuple(phases)
         self._train_step, self._steps_per_epoch = train_step, steps_per_epoch
         self._dir, self._book, self._workers = directory, book, workers
-        self._save, self._stop = save, stop
+        self._called, self._report = called, report
+        self._save, self._stop, self._end_early = save, stop, end_early
         # One step at first: how long a step takes is not known yet.
         self._steps_per_call = config.steps_per_loop or 1
         self._is_traced = False
@@ -91,6 +99,7 @@ class EpochLoop:
         Raises:
           DivergedError: A loss is not finite, or a spike.
           PreemptedError: From `stop`, if any worker was asked to stop.
+          EndEarlyError: From `end_early`, if a callback ends the training.
         """
         batch, per_epoch = self._config.input.global_batch_size, self._steps_per_epoch
         end = (state.epoch + 1) * per_epoch
@@ -108,16 +117,14 @@ class EpochLoop:
                 rates = self.rates(state, self._steps_of_next_call(state, end))
                 rows, wait = self._take_steps(state, iterator, rates)
                 waited += wait
-                notes = self._book.steps(
-                    state.step,
-                    rows,
-                    rate=rates[-1],
-                    waiting=waited / max(time.monotonic() - began, _SMALLEST_SECS),
+                seconds = max(time.monotonic() - began, _SMALLEST_SECS)
+                speed = {
+                    "waiting": waited / seconds,
                     # Of the bar, the first rate would be 0: it moves on below.
-                    images_per_second=(state.step - first_step)
-                    * batch
-                    / max(time.monotonic() - began, _SMALLEST_SECS),
-                )
+                    "images_per_second": (state.step - first_step) * batch / seconds,
+                }
+                notes = self._book.steps(state.step, rows, rate=rates[-1], **speed)
+                self._report({"step_loss": logbook.mean_loss(rows), **speed})
                 bar.update(len(rates) * batch, **notes)
                 # The end of the epoch is saved with its validation, by the run.
                 if every and state.step % every == 0 and state.step < end:
@@ -144,10 +151,18 @@ class EpochLoop:
 
     def _agree_on_next_call(self) -> None:
         """Stops if any worker was asked to; all take as many steps as the chief."""
-        said = self._workers.exchange([preemption.requested(), self._steps_per_call])
+        said = self._workers.exchange(
+            [
+                preemption.requested(),
+                self._steps_per_call,
+                self._called.ends_training,
+            ]
+        )
         self._steps_per_call = int(said[0, 1])
         if said[:, 0].any():
             self._stop()
+        if said[:, 2].any():
+            self._end_early()
 
     def _steps_of_next_call(self, state: run_state.State, end: int) -> int:
         count = min(self._steps_per_call, end - state.step, step.MAX_STEPS_PER_CALL)

@@ -50,7 +50,7 @@ class Logbook:
         Returns:
           Notes for the progress bar.
         """
-        loss = float(rows[:, 1].sum() / rows[:, 0].sum())
+        loss = mean_loss(rows)
         memory = memory_gib()
         if time.monotonic() - self._written >= _LINE_SECS:
             self._written = time.monotonic()
@@ -85,6 +85,11 @@ class Logbook:
             for part in ("train", "validation"):
                 if row[part]:
                     event_file.append(self._dir.events(part), row["step"], row[part])
+
+
+def mean_loss(rows: np.ndarray) -> float:
+    """Mean loss of the examples of steps, from their sums."""
+    return float(rows[:, 1].sum() / rows[:, 0].sum())
 
 
 def start(what: str, facts: dict[str, Any]) -> None:

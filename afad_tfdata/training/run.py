@@ -18,6 +18,7 @@ from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import facts, networks
 from afad_tfdata.training import (
     assembly,
+    callbacks,
     caller_model,
     checkpoints,
     divergence,
@@ -51,6 +52,7 @@ class Run:
       directory: The run directory, into which everything is written.
       workers: The workers of the job.
       snapshot: The snapshot to go on from; None at the beginning.
+      called: The caller's callbacks.
     """
 
     def __init__(
@@ -61,7 +63,11 @@ class Run:
         directory: run_dir.RunDir,
         workers: multi_worker.Workers,
         snapshot: run_state.Snapshot | None,
+        called: callbacks.Callbacks,
     ) -> None:
+        self.is_over = False  # Whether a callback has ended the run.
+        self.stopped = ""  # Which callback asked for that, and why.
+        self._called = called
         self._config, self._parts, self._phases = config, parts, phases
         self._dir, self._workers = directory, workers
         self.state, self.history = run_state.State(), history.History()
@@ -93,12 +99,14 @@ class Run:
         self._mark_stage()
         self._warn_of_decay()
         self._iterator = self._parts.train_data(0)
+        self._report("on_start")
         # A run that diverges in its first epoch goes back to this checkpoint.
         self._save_checkpoint()
 
     def _continue_from(self, snapshot: run_state.Snapshot) -> None:
         self._restore(snapshot)
         logbook.start(f"continuing after step {self.state.step}", self._parts.facts)
+        self._report("on_start")
 
     def _restore(self, snapshot: run_state.Snapshot) -> None:
         """Returns state, variables, files and input to those of a snapshot."""
@@ -196,20 +204,28 @@ class Run:
             directory=self._dir,
             book=self._book,
             workers=self._workers,
+            called=self._called,
+            report=lambda metrics: self._report("on_steps", metrics),
             save=self._save_checkpoint,
             stop=self._save_and_stop,
+            end_early=self._save_and_end_early,
         )
         return train_step, loop
 
     # Epochs.
 
     def train_epoch(self) -> None:
-        """Trains the rest of an epoch; goes back to a checkpoint if it diverges."""
+        """Trains the rest of an epoch; goes back to a checkpoint if it diverges.
+
+        `is_over` is then True if a callback has ended the run.
+        """
         try:
             speed = self._loop.run(self.state, self._iterator)
             self._close_epoch(speed)
         except divergence.DivergedError as error:
             self._go_back(error)
+        except callbacks.EndEarlyError:
+            self.is_over = True
 
     def _close_epoch(self, speed: epoch_loop.Speed) -> None:
         """Validates, saves, and records the epoch whose steps are done."""
@@ -239,6 +255,8 @@ class Run:
         self._book.epoch(
             row, waiting=speed.waiting, images_per_second=speed.images_per_second
         )
+        # Before saving: if the process is killed, the epoch is reported again.
+        self._report_epoch(row, is_better)
         self._save_checkpoint()
         # After saving: the new checkpoint may be the best one.
         self._remove_old_checkpoints()
@@ -252,6 +270,38 @@ class Run:
             phase.stage,
             " (best)" if is_better else "",
             logbook.describe(row),
+        )
+
+    def _report_epoch(self, row: dict[str, Any], is_better: bool) -> None:
+        metrics = {
+            f"{part}/{name}": value
+            for part in ("train", "validation")
+            for name, value in row[part].items()
+        }
+        best = self._dir.join(run_dir.BEST_NAME)
+        self._report("on_epoch", metrics, {"best": best} if is_better else {})
+
+    def _report(
+        self,
+        name: str,
+        metrics: Mapping[str, float] | None = None,
+        paths: Mapping[str, str] | None = None,
+    ) -> None:
+        """Calls the callbacks."""
+        phase = self.state.course.phase
+        last = max(self.state.course.first_step, self.state.step - 1)
+        self._called.call(
+            name,
+            callbacks.Event(
+                run_dir=self._dir.path,
+                step=self.state.step,
+                epoch=self.state.epoch,
+                phase=phase,
+                stage=self._phases[phase].stage,
+                learning_rate=self._loop.rates(self.state, 1, first_step=last)[0],
+                metrics=dict(metrics or {}),
+                paths=dict(paths or {}),
+            ),
         )
 
     def _validate_and_save_best(self) -> tuple[dict[str, float], bool]:
@@ -309,7 +359,8 @@ class Run:
             at = max(0, self.state.step - 1)  # This is the last step that was taken.
             raise divergence.DivergedError(at, "the weights are not finite")
         if self._workers.is_chief:
-            snapshot.save(self._dir.checkpoints)
+            path = snapshot.save(self._dir.checkpoints)
+            self._report("on_checkpoint", paths={"checkpoint": path})
 
     def _remove_old_checkpoints(self) -> None:
         per_epoch, every = self._parts.steps_per_epoch, self._config.checkpoint_every
@@ -330,6 +381,17 @@ class Run:
             f"{reason} came: step {self.state.step} is saved in"
             f" {self._config.run_dir}; the same command continues"
         )
+
+    def _save_and_end_early(self) -> None:
+        self._save_checkpoint()
+        self._called.over()
+        if self._called.stopped:
+            _log.info(
+                "stopped after step %d by %s; the same call continues",
+                self.state.step,
+                self._called.stopped,
+            )
+        raise callbacks.EndEarlyError
 
     def _go_back(self, error: divergence.DivergedError) -> None:
         """Goes back to the last checkpoint and lowers the rate."""
@@ -375,6 +437,9 @@ class Run:
         Args:
           callers_model: The caller's model, which gets the weights if a copy of it was
             trained.
+
+        Raises:
+          UsageError: A callback failed.
         """
         with self._train_step.averaged():
             self._dir.save_model(self._parts.model, run_dir.FINAL_NAME)
@@ -382,6 +447,7 @@ class Run:
                 callers_model.set_weights(self._parts.model.get_weights())
         self.history.save(self._dir.path)
         self._workers.meet()
+        self.stopped = self._workers.from_chief(self._called.outcome)
 
 
 def _check_probabilities(columns: Mapping[str, np.ndarray]) -> None:

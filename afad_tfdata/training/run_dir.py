@@ -144,6 +144,11 @@ class RunDir:
         """Whether both models exist, as at the end of a run."""
         return all(os.path.exists(self.join(n)) for n in (BEST_NAME, FINAL_NAME))
 
+    def model_paths(self) -> dict[str, str]:
+        """The paths of the models that exist, as ``best`` and ``final``."""
+        paths = {"best": self.join(BEST_NAME), "final": self.join(FINAL_NAME)}
+        return {name: path for name, path in paths.items() if os.path.exists(path)}
+
     def save_model(self, model: Any, name: str) -> None:
         """Saves a Keras model and its facts, completely or not at all."""
         path = self.join(name)

@@ -75,14 +75,11 @@ class Snapshot:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def save(self, directory: str) -> None:
-        """Writes the checkpoint of this step."""
-        checkpoints.save(
-            checkpoints.path_of(directory, self.state.step),
-            self.arrays,
-            self.values(),
-            self.paths,
-        )
+    def save(self, directory: str) -> str:
+        """Writes the checkpoint of this step; returns its path."""
+        path = checkpoints.path_of(directory, self.state.step)
+        checkpoints.save(path, self.arrays, self.values(), self.paths)
+        return path
 
     def values(self) -> dict[str, Any]:
         """The JSON values that a checkpoint contains in addition to the arrays."""

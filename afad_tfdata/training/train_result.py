@@ -27,6 +27,8 @@ class TrainResult:
       best_path: Path of the model of the best epoch.
       final_path: Path of the model of the last epoch.
       history: As in ``history.json``.
+      stopped: Which callback ended the training before its last epoch, and why; empty
+        if none did.
     """
 
     run_dir: str
@@ -38,6 +40,7 @@ class TrainResult:
     best_path: str
     final_path: str
     history: dict[str, Any]
+    stopped: str = ""
 
     def text(self) -> str:
         """A summary of a few lines."""
@@ -46,6 +49,8 @@ class TrainResult:
         for name, epoch in (("best", self.best_epoch), ("last", self.epochs)):
             if epoch in rows:
                 lines.append(f"{name} epoch {epoch}: {logbook.describe(rows[epoch])}")
+        if self.stopped:
+            lines.append(f"stopped by {self.stopped}")
         lines.append(f"models: {self.best_path} {self.final_path}")
         lines.append(f"beside them: {', '.join(run_directory.BESIDE)}")
         return "\n".join(lines)
@@ -61,6 +66,8 @@ def of(
     config: train_config.TrainConfig,
     state: run_state.State,
     history: run_history.History,
+    *,
+    stopped: str = "",
 ) -> TrainResult:
     """The result of a run in this state."""
     best = state.best or {"epoch": 0, "value": None}
@@ -74,4 +81,5 @@ def of(
         best_path=files.join(config.run_dir, run_directory.BEST_NAME),
         final_path=files.join(config.run_dir, run_directory.FINAL_NAME),
         history=history.to_dict(),
+        stopped=stopped,
     )

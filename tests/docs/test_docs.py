@@ -13,6 +13,7 @@ import subprocess
 
 import pytest
 
+from afad_tfdata import trainer
 from afad_tfdata.common import options
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
@@ -241,6 +242,50 @@ def test_custom_loop_of_input_runs(sample_records, two_replicas):
 def test_tf_keras_of_input_runs(sample_records):
     pytest.importorskip("tf_keras")
     _run(_block("docs/input.md", "## In a tf-keras"), sample_records)
+
+
+@pytest.mark.parametrize(
+    "library, title",
+    [
+        ("wandb", "### Weights and Biases"),
+        ("mlflow", "### MLflow"),
+        ("optuna", "### Optuna"),
+    ],
+)
+def test_callbacks_of_training_run(
+    library, title, sample_records, tmp_path, monkeypatch
+):
+    """Where the library is installed; without a network."""
+    pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    small = {"image_size": 16, "epochs": 2, "steps_per_epoch": 2, "devices": "cpu"}
+    block = _block("docs/training.md", title).replace("n_trials=20", "n_trials=1")
+    block = block.replace("epochs=10,", f"**{small}, global_batch_size=8,")
+    # Prunes every trial: no mean error is 0.
+    block = block.replace(
+        "MedianPruner(n_startup_trials=3)", "ThresholdPruner(upper=0)"
+    )
+    scope = _run(block, sample_records)
+    if library == "optuna":
+        (trial,) = scope["study"].trials
+        assert trial.state.name == "PRUNED" and len(trial.intermediate_values) == 1
+        return
+    wandb = library == "wandb"
+    made = scope["WandbLogger"]() if wandb else scope["MlflowLogger"]("file:m")
+    config = trainer.TrainConfig(
+        records_dir=sample_records,
+        run_dir="run",
+        backbone="small_cnn",
+        stage="tuning",
+        global_batch_size=8,
+        **small,
+    )
+    trainer.train(config, callbacks=[made])
+    left = "wandb/offline-run-*/*.wandb" if wandb else "m/*/*/metrics/validation/mae"
+    found = list(tmp_path.glob(left))
+    assert len(found) == 1
 
 
 def test_reading_by_hand_as_format_says(sample_records, capsys):

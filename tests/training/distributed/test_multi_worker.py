@@ -309,6 +309,23 @@ def test_a_killed_worker_ends_all_and_the_job_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what, status", [("stop", 0), ("fail", 1)])
+def test_a_callback_of_the_chief_ends_all(
+    what, status, sample_records, alone, tmp_path
+):
+    run = tmp_path / "run"
+    statuses, texts = job(2, sample_records, run, what, "9", which=0)
+    assert statuses == [status, status], texts
+    assert ["called" in text for text in texts] == [True, False]
+    wanted = "callbacks[0] (Called), in on_steps"
+    assert all(wanted in text and "Traceback" not in text for text in texts)
+    assert weights(run)[1] == 9
+    statuses, texts = job(2, sample_records, run)
+    assert statuses == [0, 0], texts
+    assert_same_run(str(run), alone)
+
+
+@pytest.mark.slow
 def test_what_the_chief_finds_wrong_ends_all_alike(sample_records, alone, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -1,8 +1,9 @@
-"""One worker of a training over several: train_worker.py RECORDS RUN [SIGNAL STEP].
+"""One worker of a training over several: train_worker.py RECORDS RUN [WHAT STEP].
 
 What `test_multi_worker.py` starts, with TF_CONFIG set.  The network has neither
 dropout nor batch statistics, so that its weights do not depend on the number of
-replicas.  With a signal's name the worker sends it to itself after so many steps.
+replicas.  If WHAT is a signal's name, the worker sends it to itself after STEP steps.
+If it is ``stop`` or ``fail``, its callback stops the training or fails.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ def main() -> int:
     from afad_tfdata.models import networks
     from afad_tfdata.training import epoch_loop
 
-    if at:
+    class Called:
+        def on_start(self, event):
+            print("called", flush=True)
+
+        def on_steps(self, event):
+            if at and event.step == int(at[1]):
+                if at[0] == "stop":
+                    raise trainer.StopTraining("enough")
+                raise ZeroDivisionError
+
+    if at and at[0].isupper():
         take_steps = epoch_loop.EpochLoop._take_steps
 
         def interrupted(loop, state, *arguments):
@@ -72,7 +83,7 @@ def main() -> int:
         threads=1,
     )
     try:
-        print(trainer.train(config).text(), flush=True)
+        print(trainer.train(config, callbacks=[Called()]).text(), flush=True)
     except errors.AfadError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_status
