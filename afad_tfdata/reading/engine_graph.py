@@ -54,7 +54,7 @@ class MemoryEngine:
         wanted = tf.maximum(records, 0)
         good = tf.gather(self._store.substitute, wanted)
         mask = (records >= 0) & (good == wanted)
-        return _masked(self._images(good), *self._labels.of(good), mask)
+        return masked(self._images(good), *self._labels.of(good), mask)
 
     def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads without a mask: the next good record replaces a bad one."""
@@ -107,7 +107,7 @@ class StreamEngine:
         """
         mask = records >= 0
         labels = self._labels.of(tf.maximum(records, 0))
-        return _masked(self._images(data), *labels, mask)
+        return masked(self._images(data), *labels, mask)
 
     def read_train(
         self, data: tf.Tensor, records: tf.Tensor
@@ -137,7 +137,7 @@ class _Labels:
         return tf.gather(self._ages, records), tf.gather(self._genders, records)
 
 
-def _masked(
+def masked(
     image: tf.Tensor, age: tf.Tensor, gender: tf.Tensor, mask: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the batch with zeros where the mask is False."""

@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.reading import mapped_reader, read_ahead, shutdown_guard
+from afad_tfdata.reading import (
+    mapped_reader,
+    read_ahead,
+    row_gather,
+    shutdown_guard,
+)
 
 # With more threads one process reads no faster, because each image takes about 5 us
 # under the interpreter lock.  Rows that TensorFlow gathers do not take that lock.
@@ -38,12 +43,12 @@ class Engine:
         self._size = image_size
         self._reader = read_ahead.ReadAhead(reader, image_size)
         self.num_threads = num_threads
-        self._rows: _Gather | None = None
+        self._rows: row_gather.RowGather | None = None
         rows = reader.stored_rows
         # A graph in the style of TensorFlow 1 cannot take memory as a tensor.
         if rows and tf.compat.v1.executing_eagerly_outside_functions():
             with tf.init_scope():
-                self._rows = _Gather(rows, image_size)
+                self._rows = row_gather.RowGather(rows, (image_size, image_size, 3))
 
     def read(
         self, records: tf.Tensor
@@ -73,7 +78,7 @@ class Engine:
         self,
         python: Callable[[], Any],
         records: tf.Tensor,
-        gather: Callable[[_Gather], Any],
+        gather: Callable[[row_gather.RowGather], Any],
     ) -> Any:
         """Gathers by TensorFlow if all records are checked; else reads by Python."""
         rows = self._rows
@@ -99,79 +104,3 @@ class Engine:
         for tensor in labels:
             tensor.set_shape([batch_size])
         return tuple(result)
-
-
-class _Gather:
-    """Gathers batches of stored pixels by TensorFlow operations alone.
-
-    Args:
-      rows: The mapped rows, their labels, and which of them are unchecked.
-      image_size: Side of the images, pixels.
-    """
-
-    def __init__(self, rows: mapped_reader.StoredRows, image_size: int) -> None:
-        self._size, self._pieces, self._blank = image_size, rows.pieces, rows.blank
-        # Later, marks are only removed, so this stays True.
-        self.all_checked = not rows.unchecked.any()
-        matrix = rows.matrix
-        if self._pieces == 1:
-            # Gathered rows then have the shape of images.  Each operation that is saved
-            # here makes the start of every pipeline shorter.
-            matrix = matrix.reshape(-1, image_size, image_size, 3)
-        self._matrix = _shared(matrix)
-        self._unchecked = _shared(rows.unchecked)
-        with tf.device("CPU:0"):
-            self._shift = tf.constant(rows.shift)
-            self._ends = tf.constant(rows.ends[np.newaxis])
-            self._ages = tf.constant(rows.ages)
-            self._genders = tf.constant(rows.genders)
-
-    def may_gather(self, records: tf.Tensor) -> tf.Tensor:
-        """Returns bool ``[]``: whether all records are checked and undamaged."""
-        marks = tf.gather(self._unchecked, tf.maximum(records, 0))
-        return tf.reduce_all((marks == 0) | (records < 0))
-
-    def batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """As `Engine.read_train`."""
-        return self._images(self._first_pieces(records)), *self._labels(records)
-
-    def padded(
-        self, records: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """As `Engine.read`."""
-        mask = records >= 0
-        found = tf.maximum(records, 0)
-        blank = tf.constant(self._blank, tf.int64)
-        images = self._images(tf.where(mask, self._first_pieces(found), blank))
-        ages, genders = self._labels(found)
-        return images, tf.where(mask, ages, 0.0), tf.where(mask, genders, 0), mask
-
-    def _first_pieces(self, records: tf.Tensor) -> tf.Tensor:
-        """Returns int64 ``[B]``: the rows of the matrix at which the records begin."""
-        first = records * self._pieces if self._pieces > 1 else records
-        # This is tf.searchsorted, which takes ten operations more to be called.
-        shard = tf.raw_ops.UpperBound(
-            sorted_inputs=self._ends, values=tf.expand_dims(records, 0)
-        )
-        return first + tf.squeeze(tf.gather(self._shift, shard), [0])
-
-    def _images(self, first: tf.Tensor) -> tf.Tensor:
-        if self._pieces == 1:
-            return tf.gather(self._matrix, first)
-        first = first[:, tf.newaxis] + tf.range(self._pieces, dtype=tf.int64)
-        shape = [first.shape[0], self._size, self._size, 3]
-        return tf.reshape(tf.gather(self._matrix, first), shape)
-
-    def _labels(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        ages, genders = (
-            tf.gather(values, records) for values in (self._ages, self._genders)
-        )
-        return tf.cast(ages, tf.float32), tf.cast(genders, tf.int32)
-
-
-def _shared(array: np.ndarray) -> tf.Tensor:
-    """Returns a tensor that shares the array's memory, aligned to 64 bytes.
-
-    Nothing is copied: the tensor shows what is written into the array later.
-    """
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

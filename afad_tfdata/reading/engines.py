@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from afad_tfdata.common import errors, files, io_extra, resources, stores
+from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import (
     bad_records,
     engine_graph,
     engine_mapped,
+    engine_rows,
     foreign_files,
     mapped_reader,
     memory_store,
@@ -174,7 +176,12 @@ def create(
     index: record_index.RecordIndex,
     *,
     shuffled: bool,
-) -> engine_mapped.Engine | engine_graph.MemoryEngine | engine_graph.StreamEngine:
+) -> (
+    engine_mapped.Engine
+    | engine_rows.RowEngine
+    | engine_graph.MemoryEngine
+    | engine_graph.StreamEngine
+):
     """Creates the engine that a configuration gets, and logs which it is and why.
 
     Args:
@@ -200,6 +207,9 @@ def create(
         threads = min(resources.cores(), engine_mapped.MAX_THREADS)
         return engine_mapped.Engine(reader, size, config.num_parallel_calls or threads)
     threads = config.num_parallel_calls or resources.cores()
+    rows = _row_engine(config, index, bad, threads)
+    if rows:
+        return rows
     if _keeps_in_memory(config, index, shuffled=shuffled):
         store = memory_store.load(
             index,
@@ -218,6 +228,29 @@ def create(
             f" memory map: raise --memory_budget_mib ({_needed(index)})"
         )
     return _stream_engine(config, index)
+
+
+def _row_engine(
+    config: input_config.InputConfig,
+    index: record_index.RecordIndex,
+    bad: bad_records.BadRecords,
+    threads: int,
+) -> engine_rows.RowEngine | None:
+    """Returns the graph engine for rows in mapped files; None if it cannot be used."""
+    if not (index.local and index.pixel and index.contiguous):
+        return None
+    # A cache is asked for explicitly.  A graph in the style of TensorFlow 1 cannot take
+    # memory as a tensor.
+    if config.cache != "none" or not (
+        tf.compat.v1.executing_eagerly_outside_functions()
+    ):
+        return None
+    reader = mapped_reader.Reader(index, index.stored_size, bad, verify=config.verify)
+    rows = reader.mapped_rows
+    if rows is None:
+        return None
+    size = image_size(config, index)
+    return engine_rows.RowEngine(index, reader, rows, bad, size, threads)
 
 
 def create_served(

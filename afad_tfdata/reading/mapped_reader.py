@@ -37,7 +37,7 @@ _Filler = Callable[[np.ndarray, np.ndarray, int], None]
 
 
 class StoredRows(NamedTuple):
-    """Stored pixels that need no conversion to be rows of a batch.
+    """Stored pixels in mapped files.
 
     Attributes:
       matrix: uint8 ``[m, piece]``: mapped memory.  Record r in shard s is stored in the
@@ -171,9 +171,15 @@ class Reader:
     @property
     def stored_rows(self) -> StoredRows | None:
         """The stored pixels, if they can be gathered without conversion."""
-        if self._rows is None or self._decoded is not None:
+        return None if self._rows is None else self.mapped_rows
+
+    @property
+    def mapped_rows(self) -> StoredRows | None:
+        """The stored pixels, in any form, if they are rows of mapped files."""
+        rows = None if self._maps is None else self._maps.rows
+        if rows is None or self._decoded is not None:
             return None
-        matrix, first, pieces, blank = self._rows
+        matrix, first, pieces, blank = rows
         return StoredRows(
             matrix=matrix,
             pieces=pieces,

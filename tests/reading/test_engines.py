@@ -20,7 +20,9 @@ from afad_tfdata.reading import (
     bad_records,
     engines,
     mapped_reader,
+    memory_store,
     record_index,
+    shard_maps,
 )
 
 FORMS = {
@@ -148,6 +150,28 @@ def test_gathered_rows_are_those_that_python_copies(form, monkeypatch):
         assert_same(evaluated, take(input_fn.eval_input_fn(copy, "train")))
     finally:
         shutil.rmtree(form + "_copy")
+
+
+@pytest.mark.parametrize("size", [0, 33])
+def test_graph_engine_reads_rows_without_holding_them(form, size, monkeypatch):
+    if os.path.basename(form) not in ("hdf5", "hdf5_float_first"):
+        pytest.skip("not stored as rows")
+    fields = config(form, "mapped", image_size=size)
+    wanted = take(input_fn.train_input_fn(fields, start_step=3), 12)
+    evaluated = take(input_fn.eval_input_fn(fields, "train"))
+
+    def hold(*_, **__):
+        raise AssertionError("the data set is held in memory")
+
+    monkeypatch.setattr(memory_store, "load", hold)
+    # So little memory that other forms would be shuffled in a window.
+    fields = config(form, "graph", image_size=size, memory_budget_mib=1)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
+    shard_maps.forget_all()
+    # The second pipeline reads what the first one checked.
+    for _ in range(2):
+        assert_same(wanted, take(input_fn.train_input_fn(fields, start_step=3), 12))
+    assert_same(evaluated, take(input_fn.eval_input_fn(fields, "train")))
 
 
 def test_images_are_those_of_the_writer(form):

@@ -176,9 +176,10 @@ def test_what_was_checked_is_remembered_until_the_file_changes(pixels, tmp_path)
         reader().read(np.arange(97))
 
 
-def test_bad_rows_are_replaced_or_masked_in_every_epoch(pixels, tmp_path):
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_bad_rows_are_replaced_or_masked_in_every_epoch(pixels, tmp_path, engine):
     directory = damaged(pixels, tmp_path / "bad", rows=(5, 40, 41))
-    fields = config(directory, max_bad_records=3)
+    fields = config(directory, max_bad_records=3, engine=engine)
     whole = rows_of(take(input_fn.train_input_fn(config(pixels)), 25))
     found = rows_of(take(input_fn.train_input_fn(fields), 25))
     pristine = rows_of(take(input_fn.eval_input_fn(config(pixels), "train"), 99))

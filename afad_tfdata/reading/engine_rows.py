@@ -1,0 +1,148 @@
+"""The graph engine for stored pixels in local files: rows by position.
+
+TensorFlow gathers the rows from mapped files and converts them, as `engine_graph` does
+with rows in memory.  Nothing is held in memory but pages that the system may drop.  A
+Python function compares the checksums of records that are read for the first time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afad_tfdata.common import crc32, errors
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.reading import (
+    bad_records,
+    engine_graph,
+    mapped_reader,
+    record_index,
+    row_gather,
+    shutdown_guard,
+)
+from afad_tfdata.storage import hdf5
+
+
+class RowEngine:
+    """Reads batches by record number from stored pixels that are mapped.
+
+    Args:
+      index: The split's records.
+      reader: Has mapped them.
+      rows: Its `mapped_reader.Reader.mapped_rows`.
+      bad: Takes the damaged records.
+      image_size: Side of the images that it returns, pixels.
+      num_threads: Batches that are read at the same time.
+    """
+
+    def __init__(
+        self,
+        index: record_index.RecordIndex,
+        reader: mapped_reader.Reader,
+        rows: mapped_reader.StoredRows,
+        bad: bad_records.BadRecords,
+        image_size: int,
+        num_threads: int,
+    ) -> None:
+        self._reader = reader  # Its pages are loaded while it lives.
+        self._pixel, self._side, self._size = (
+            index.pixel,
+            index.stored_size,
+            image_size,
+        )
+        self.num_threads = num_threads
+        layout = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
+        self._dtype = np.dtype(index.pixel["dtype"])
+        shape = (layout.num_bytes // self._dtype.itemsize, self._dtype.itemsize)
+        self._checks = _Checks(index, rows, bad, layout.num_bytes)
+        with tf.init_scope():
+            self._rows = row_gather.RowGather(rows, shape)
+
+    def read(
+        self, records: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Reads like `mapped_reader.Reader.read`; masks -1 and bad records."""
+        wanted = tf.maximum(records, 0)
+        good = self._good(wanted)
+        mask = (records >= 0) & (good == wanted)
+        return engine_graph.masked(*self._batch(good), mask)
+
+    def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Reads without a mask: the next good record replaces a bad one."""
+        return self._batch(self._good(records))
+
+    def _good(self, records: tf.Tensor) -> tf.Tensor:
+        """Returns the records, with the next good one in the place of a bad one."""
+        if self._rows.all_checked:
+            return records
+        good = tf.cond(
+            self._rows.may_gather(records),
+            lambda: records,
+            lambda: tf.numpy_function(
+                shutdown_guard.guard(self._checks.good), [records], tf.int64
+            ),
+        )
+        return tf.ensure_shape(good, records.shape)
+
+    def _batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        values, ages, genders = self._rows.batch(records)
+        if self._dtype.byteorder == ">":
+            values = tf.reverse(values, [2])
+        if self._dtype.itemsize == 1:
+            values = tf.squeeze(values, [2])
+        values = tf.bitcast(values, tf.as_dtype(self._dtype.newbyteorder("=")))
+        images = engine_graph.pixels(values, self._pixel, self._side, self._size)
+        return images, ages, genders
+
+
+class _Checks:
+    """Compares the checksums of mapped rows.
+
+    Args:
+      index: The records.
+      rows: Where they are mapped.
+      bad: Takes the damaged records.
+      row_bytes: Size of a row.
+    """
+
+    def __init__(
+        self,
+        index: record_index.RecordIndex,
+        rows: mapped_reader.StoredRows,
+        bad: bad_records.BadRecords,
+        row_bytes: int,
+    ) -> None:
+        self._crcs, self._split = index.entries["crc32"], index.split
+        self._rows, self._bad = rows, bad
+        self._bytes = rows.matrix.reshape(-1)
+        self._row_bytes = row_bytes
+
+    def good(self, records: np.ndarray) -> np.ndarray:
+        """Returns int64 ``[B]``: the records, or for a bad one the next good one.
+
+        Raises:
+          DataError: A damaged record, beyond what is skipped.
+        """
+        return np.array([self._next_good(r) for r in records.tolist()], np.int64)
+
+    def _next_good(self, record: int) -> int:
+        count = len(self._crcs)
+        for step in range(count):
+            found = (record + step) % count
+            if self._is_good(found):
+                return found
+        raise errors.DataError(f"no record of the {self._split} split can be read")
+
+    def _is_good(self, record: int) -> bool:
+        rows = self._rows
+        if not rows.unchecked[record]:
+            return True
+        shard = int(np.searchsorted(rows.ends, record, side="right"))
+        begin = (record * rows.pieces + int(rows.shift[shard])) * rows.matrix.shape[1]
+        if crc32.crc32(self._bytes[begin : begin + self._row_bytes]) == int(
+            self._crcs[record]
+        ):
+            # No lock: if two threads check the same record, nothing is harmed.
+            rows.unchecked[record] = 0
+            return True
+        self._bad.add(record, bad_records.WRONG_CHECKSUM)
+        return False
