@@ -220,14 +220,14 @@ def unseal(value: dict[str, Any], path: str) -> dict[str, Any]:
       path: The file, for the message.
 
     Raises:
-      DataError: The checksum does not fit.
+      DataError: The checksum does not match.
     """
     value = dict(value)
     stored = value.pop("checksum", None)
     if stored is not None and stored != json_checksum(value):
         raise errors.DataError(
-            f"{path} was changed: its checksum does not fit its content; restore it, or"
-            " remove the checksum from it if the change is intended"
+            f"{path} was changed: its checksum does not match its content; restore it,"
+            " or remove the checksum from it if the change is intended"
         )
     return value
 

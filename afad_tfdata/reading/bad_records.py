@@ -11,7 +11,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import record_index
 
 # The reason of a record whose bytes changed after they were written.
-WRONG_CHECKSUM = "its bytes do not fit its checksum"
+WRONG_CHECKSUM = "its bytes do not match its checksum"
 # Finds an error of this package at the end of TensorFlow's traceback, if a Python
 # function of the pipeline raised it.  The module's name may precede the class.
 _OWN_ERROR = re.compile(r"\b(Data|Usage)Error: ([^\n]+)")

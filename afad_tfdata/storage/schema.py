@@ -191,7 +191,7 @@ def load_manifest(records_dir: str) -> Manifest:
         raise _damaged(path, "it has no checksum")
     stored = value.pop("checksum")
     if stored != files.json_checksum(value):
-        raise _damaged(path, "its checksum does not fit its content")
+        raise _damaged(path, "its checksum does not match its content")
     version = value.get("schema_version")
     if version != SCHEMA_VERSION:
         raise errors.UsageError(
@@ -310,7 +310,7 @@ def _parse_manifest(value: dict[str, Any]) -> Manifest:
 
 def _check_digest(found: str, expected: Shard) -> None:
     if found != expected.sha256:
-        raise ValueError("its SHA-256 does not fit: bytes were changed")
+        raise ValueError("its SHA-256 does not match: bytes were changed")
 
 
 def _damaged(path: str, reason: str) -> errors.DataError:

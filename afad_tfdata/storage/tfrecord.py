@@ -182,12 +182,12 @@ def check_record(framed: bytes) -> bytes:
         raise RecordError("the record is cut short")
     length, crc = struct.unpack("<QI", framed[:HEADER_BYTES])
     if masked_crc32c(framed[:8]) != crc:
-        raise RecordError("the checksum of its length does not fit")
+        raise RecordError("the checksum of its length does not match")
     if length != len(framed) - HEADER_BYTES - FOOTER_BYTES:
         raise RecordError(f"its length says {length} bytes")
     data = unchecked_data(framed)
     if masked_crc32c(data) != struct.unpack("<I", framed[-FOOTER_BYTES:])[0]:
-        raise RecordError("the checksum of its data does not fit")
+        raise RecordError("the checksum of its data does not match")
     return data
 
 

@@ -37,7 +37,7 @@ def unpack(content: bytes) -> sealed_arrays.Content:
     """
     body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
-        raise sealed_arrays.ContentError("its SHA-256 does not fit")
+        raise sealed_arrays.ContentError("its SHA-256 does not match")
     try:
         length = int.from_bytes(body[len(MAGIC) : _HEADER_START], "little")
         header = json.loads(body[_HEADER_START : _HEADER_START + length])

@@ -110,7 +110,7 @@ def unpack(content: bytes) -> Content:
             for name, part in sorted(found, key=lambda pair: pair[0])
         }
         if _digest(stored, metadata) != metadata["sha256"]:
-            raise ContentError("its SHA-256 does not fit")
+            raise ContentError("its SHA-256 does not match")
         dtypes = json.loads(metadata["dtypes"])
         arrays = {
             name: _as_dtype(array, dtypes[name]) if name in dtypes else array

@@ -148,7 +148,7 @@ def test_every_flipped_byte_is_noticed_in_the_first_pass(pixels, tmp_path):
             # The time of a change may be coarse: it must not repeat.
             os.utime(source.paths[0], ns=(trial, trial))
             reader = mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 0))
-            with pytest.raises(errors.DataError, match="do not fit its checksum"):
+            with pytest.raises(errors.DataError, match="do not match its checksum"):
                 for start in range(0, 97, 16):
                     reader.read(np.arange(start, min(start + 16, 97)))
             f.seek(place)

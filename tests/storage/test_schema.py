@@ -89,7 +89,7 @@ def test_index_is_mapped_and_checked(tmp_path):
         schema.load_index(str(tmp_path), build_manifest(size + 1, digest), "train")
     index["age"][0] = 21  # A label: nothing else would notice.
     np.save(path, index)
-    with pytest.raises(errors.DataError, match="SHA-256 does not fit"):
+    with pytest.raises(errors.DataError, match="SHA-256 does not match"):
         schema.load_index(str(tmp_path), manifest, "train")
     np.save(path, index[:1])
     other = build_manifest(path.stat().st_size, files.sha256(str(path)))
