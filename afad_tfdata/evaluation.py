@@ -23,10 +23,11 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.evaluating import calibrating, evaluated_model, summary
+from afad_tfdata.freezing import calibrated_source, model_source
 from afad_tfdata.freezing import config as freeze_config
-from afad_tfdata.freezing import graph_description, loaded_graph, model_source
 from afad_tfdata.images import contact_sheet, preprocess
-from afad_tfdata.metrics import age_decision_pictures, age_decisions
+from afad_tfdata.metrics import age_decision_pictures, age_decisions, calibration
 from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engines
@@ -41,6 +42,8 @@ WORST_NAME = "worst.png"
 DECISIONS_NAME = "age_decisions.png"
 GROUPS_NAME = "age_groups.png"
 AGE_THRESHOLDS = (18, 21, 25)
+
+summary_text = summary.summary_text
 
 _WORST = 32  # Four rows of eight faces, which a screen shows in full.
 _log = logging.getLogger(__name__)
@@ -116,6 +119,28 @@ class EvaluateConfig(options.Config):
         " decision about age are measured, and the challenge age for each, such as"
         " 18,21.  Default: 18,21,25 if the model predicts ages.",
     )
+    interval_coverage: float = options.option(
+        0.0,
+        "Share of all faces whose true age an age interval is to contain, such as 0.9;"
+        " its width is measured on the validation split and stored in calibration.json"
+        " next to the model, for afad-freeze and afad-predict.  0 measures none, and"
+        " reports the coverage of a stored one.",
+    )
+    gender_temperature: bool = options.option(
+        False,
+        "Scale the logit of the gender, so that the probability is as often right as"
+        " it says; measured on the validation split and stored in calibration.json.",
+    )
+    age_correction: bool = options.option(
+        False,
+        "Correct the age by a line, slope * age + offset, measured on the validation"
+        " split and stored in calibration.json.",
+    )
+    flip_average: bool = options.option(
+        False,
+        "Average each output over the image and its mirror image, which takes twice the"
+        " time.",
+    )
     pictures: bool = options.option(
         True,
         "Draw the confusion matrix, the error by age and by group, the decisions about"
@@ -150,6 +175,11 @@ class EvaluateConfig(options.Config):
                 "--age_thresholds takes different ages from 1 to 150 years, such as"
                 f" 18,21,25; got {','.join(map(str, self.age_thresholds))}"
             )
+        if not 0 <= self.interval_coverage < 1:
+            raise errors.UsageError(
+                "--interval_coverage takes a share from 0 to below 1, such as 0.9; got"
+                f" {self.interval_coverage:g}"
+            )
         if self.epoch < 0:
             raise errors.UsageError(
                 f"--epoch takes a number from 0 up; got {self.epoch}"
@@ -167,7 +197,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Returns:
       JSON values: those of `evaluation_metrics.evaluate`; ``intervals``; ``by_age``
       by year; ``constant``, what the training split's median age and majority class
-      reach; ``age_decisions`` from `age_decisions.measure` if the model predicts ages;
+      reach; ``calibration``, what was measured on the validation split, if it was
+      asked for, and ``log_loss`` and ``corrected_mae`` without and with it;
+      ``age_interval`` from `calibrating.coverage`; ``age_decisions`` from
+      `age_decisions.measure` if the model predicts ages;
       and ``model``, ``split``, ``files``.
 
     Raises:
@@ -175,9 +208,24 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       DataError: A record is damaged.
     """
     path, records_dir, output_dir = _places(config)
+    wanted = calibrating.Wanted(
+        config.interval_coverage,
+        config.gender_temperature,
+        config.age_correction,
+        config.flip_average,
+    )
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
-    model = _load(config, path, strategy)
+    model = evaluated_model.load(
+        path,
+        strategy,
+        which=config.which,
+        epoch=config.epoch,
+        outputs=config.outputs,
+        given_range=config.input_range,
+        unsafe_load=config.unsafe_load,
+        flip_average=config.flip_average,
+    )
     known = model.facts
     normalization = input_range.normalization(
         known.input_range, known.mean or manifest.mean_rgb
@@ -186,6 +234,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise errors.UsageError(
             f"--age_thresholds: {path} predicts no age; leave the flag out"
         )
+    wanted.check(model.labels, config.split, path)
     task = "_".join(model.labels)
     # As the data set writes them, because its counts have these names.
     names = manifest.class_names
@@ -204,8 +253,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         # Models of other programs and of earlier versions do not say how.
         decode=known.decode or "accurate",
     )
-    columns = _predict(strategy, model.network, normalization, data, config.split)
-    output_values.check({n: columns[n] for n in model.labels}, what=path)
     if swapped:
         names = names[::-1]
         _log.info(
@@ -213,8 +260,30 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             records_dir,
             ", ".join(names),
         )
-        columns["label_gender"] = 1 - columns["label_gender"]
+
+    def columns_of(split: str) -> dict[str, np.ndarray]:
+        found = _predict(strategy, model.network, normalization, data, split)
+        output_values.check({n: found[n] for n in model.labels}, what=path)
+        if swapped:
+            found["label_gender"] = 1 - found["label_gender"]
+        return found
+
+    # First: a split that is too small is then an error before the longer work.
+    entry = (
+        calibrating.fit(_known(columns_of, manifest), wanted, names)
+        if wanted.flags
+        else None
+    )
+    before = columns = columns_of(config.split)
+    if entry:
+        columns = calibrating.corrected(before, entry)
     result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
+    if entry:
+        result["calibration"] = entry
+        result.update(calibrating.effects(before, columns, entry))
+    interval = _interval(entry, model, config.flip_average)
+    if interval:
+        result["age_interval"] = calibrating.coverage(columns, interval, names)
     if "age" in columns:
         result["age_decisions"] = age_decisions.measure(
             columns["age"],
@@ -229,10 +298,44 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     _warn_of_another(written[METRICS_NAME], config.split)
     if config.pictures:
         written.update(_draw(columns, result, names, data, config.split, output_dir))
+    if entry:
+        home = calibrated_source.home(model.path)
+        written[calibration.FILE_NAME] = calibration.store(home, model.path, entry)
     result["files"] = sorted(written.values())
     # Last: a result is there only if its pictures are.
     files.write_json(written[METRICS_NAME], result)
     return result
+
+
+def _known(
+    columns_of: Callable[[str], dict[str, np.ndarray]], manifest: schema.Manifest
+) -> dict[str, np.ndarray]:
+    """The columns of the validation split.
+
+    Raises:
+      UsageError: The data set has none.
+    """
+    split = manifest.splits.get(calibrating.SPLIT)
+    if split is None or not split.num_examples:
+        raise errors.UsageError(
+            f"the data set has no {calibrating.SPLIT} split to measure on: write it"
+            " again with afad-write-records --validation_fraction"
+        )
+    return columns_of(calibrating.SPLIT)
+
+
+def _interval(
+    entry: Mapping[str, Any] | None,
+    model: evaluated_model.EvaluatedModel,
+    flip_average: bool,
+) -> Mapping[str, Any] | None:
+    """The interval to report: the one just measured, else the stored one that fits."""
+    if entry:
+        return entry["age_interval"]
+    stored = model.calibration
+    if not stored or stored["age_correction"] or stored["flip_average"] != flip_average:
+        return None
+    return stored["age_interval"]
 
 
 def _warn_of_another(path: str, split: str) -> None:
@@ -248,81 +351,6 @@ def _warn_of_another(path: str, split: str) -> None:
                 " --output_dir keeps both",
                 *(before, os.path.dirname(path) or ".", split),
             )
-
-
-def summary_text(result: Mapping[str, Any]) -> str:
-    """The result of `evaluate` in a few lines, with the constant's next to each."""
-    constant, intervals = result["constant"], result.get("intervals", {})
-    lines = [f"{result['split']}: {result['examples']:,} examples, {result['model']}"]
-    for name, title in _TITLES.items():
-        if result.get(name) is None:
-            continue
-        line = f"{title:<18}{result[name]:8.4f}"
-        if name in intervals:
-            low, high = intervals[name]
-            line += f"  [{low:.4f}, {high:.4f}]"
-        if constant.get(name) is not None:
-            line += f"  constant {constant[name]:.4f}"
-        lines.append(line)
-    for name, row in result.get("by_gender", {}).items():
-        values = ", ".join(
-            f"{_TITLES[key].lower()} {row[key]:.4f}"
-            for key in ("accuracy", "mae")
-            if row.get(key) is not None
-        )
-        lines.append(f"  {name}: {row['examples']:,} examples, {values}")
-    lines += _decision_lines(result.get("age_decisions"))
-    lines.append(f"written: {' '.join(result['files'])}")
-    return "\n".join(lines)
-
-
-_TITLES = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "auc": "AUC",
-    "mae": "MAE, years",
-    "rmse": "RMSE, years",
-    "cs5": "CS@5",
-    "bias": "Bias, years",
-}
-
-
-def _decision_lines(decisions: Mapping[str, Any] | None) -> list[str]:
-    """The decisions about age in a few lines."""
-    if decisions is None:
-        return []
-    lines = []
-    for years, row in decisions["thresholds"].items():
-        parts = [
-            f"{100 * row[rate]:.1f} % of {row[side]:,} {people}"
-            for rate, side, people in (
-                ("false_positive_rate", "younger", "younger faces accepted"),
-                ("false_negative_rate", "older", "others refused"),
-            )
-            if row[rate] is not None
-        ]
-        lines.append(f"At {years} years: {'; '.join([*parts, *_note(row)])}")
-    for years, row in decisions["challenge"].items():
-        if row["challenge_age"] is None:
-            continue  # The lines above say why.
-        low, high = row["interval"]
-        end = "no upper end" if high is None else f"{high:.1f}"
-        lines.append(
-            f"Challenge age for {years}: {row['challenge_age']:.1f} [{low:.1f}, {end}]"
-            f" accepts less than {row['limit']:.0%} of {row['younger']:,} younger faces"
-        )
-    for grouping, gap in decisions["largest_gap"].items():
-        if gap["mae"] is not None:
-            lines.append(
-                f"Largest gap in MAE by {grouping.replace('_', ' ')}:"
-                f" {gap['mae']['years']:.2f} years, {gap['mae']['high']} above"
-                f" {gap['mae']['low']}"
-            )
-    return lines
-
-
-def _note(row: Mapping[str, Any]) -> list[str]:
-    return [row["note"]] if "note" in row else []
 
 
 def _places(config: EvaluateConfig) -> tuple[str, str, str]:
@@ -347,98 +375,6 @@ def _places(config: EvaluateConfig) -> tuple[str, str, str]:
             f" ({why}): name one with --records_dir"
         )
     return path, records, config.output_dir or config.run_dir
-
-
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """A model to be evaluated, whatever it was loaded from.
-
-    Attributes:
-      network: Maps a batch of its input to ``age_output`` and ``gender_output``.
-      labels: ``age``, ``gender`` or both.
-      image_size: Side of its input in pixels.
-      facts: What its file and its run say about it.
-      owner: What owns the weights and must live as long.
-    """
-
-    network: Callable[..., dict[str, tf.Tensor]]
-    labels: tuple[str, ...]
-    image_size: int
-    facts: facts.Facts
-    owner: Any
-
-
-def _load(
-    config: EvaluateConfig, path: str, strategy: tf.distribute.Strategy
-) -> _Model:
-    """The model on the strategy's devices."""
-    if path.endswith(".pb"):
-        return _load_graph(config, path)
-    with strategy.scope():
-        source = model_source.open_source(
-            path,
-            which=config.which,
-            # A run directory's checkpoint was found already.
-            epoch=config.epoch if os.path.isdir(path) else 0,
-            outputs=config.outputs,
-            unsafe_load=config.unsafe_load,
-            advice="evaluate another model",
-        )
-    known = run_dir.known_facts(
-        source.facts, source.run, path=source.path, model=source.owner
-    )
-    chosen = input_range.choose(
-        known.input_range or source.input_range, config.input_range, what=path
-    )
-
-    def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        del training  # A source computes in inference only.
-        return {f"{k}_output": v for k, v in source.call(images).items()}
-
-    return _Model(
-        network,
-        source.labels,
-        source.image_size,
-        dataclasses.replace(known, input_range=chosen),
-        source.owner,
-    )
-
-
-def _load_graph(config: EvaluateConfig, path: str) -> _Model:
-    """A frozen graph with its NAME.json, as a function that strategies can run."""
-    if not files.exists(path):
-        raise errors.UsageError(
-            f"--model: {path} does not exist; name a model or graph"
-        )
-    description = graph_description.load_description(path)
-    if os.path.basename(path) != description["graph"]["file"]:
-        raise errors.UsageError(
-            f"{path} takes image files or pixels; evaluate"
-            f" {description['graph']['file']}, which contains the same network"
-        )
-    if config.outputs or config.epoch:
-        flag = "outputs" if config.outputs else "epoch"
-        raise errors.UsageError(f"--{flag} does not apply to a frozen graph: {path}")
-    known = facts.from_dict(
-        {
-            "class_names": description["class_names"],
-            "mean": description["mean"],
-            "age_range": description["age_range"],
-            # Graphs of version 0.1.0 take normalised images and do not say so.
-            "input_range": description.get("input_range", "normalized"),
-            "decode": graph_description.decode_of(description, where=path),
-        },
-        where=path,
-    )
-    input_range.choose(known.input_range, config.input_range, what=path)
-    fetches = {f["label"]: f["name"] for f in description["fetches"]}
-    function = loaded_graph.as_function(path, description["feeds"][0]["name"], fetches)
-
-    def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        del training  # A graph has inference only.
-        return {f"{k}_output": v for k, v in function(images).items()}
-
-    return _Model(network, tuple(fetches), description["image_size"], known, function)
 
 
 def _predict(

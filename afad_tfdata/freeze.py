@@ -27,6 +27,7 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
+    calibrated_source,
     export_formats,
     graph_description,
     model_facts,
@@ -81,12 +82,25 @@ class FreezeResult:
                 f" {verification.ROUNDING_FACTOR} times that was allowed there"
                 " (not on images)"
             )
+        text += _correction_lines(self.description)
         for name, times in self.description["latency_ms"].items():
             shown = ", ".join(f"{k} {v:.1f} ms" for k, v in times.items())
             text.append(f"{name}: {shown}")
         if len(self.paths) > 1:
             text.append(f"also written: {', '.join(self.paths[1:])}")
         return "\n".join(text)
+
+
+def _correction_lines(description: Mapping[str, Any]) -> list[str]:
+    """What the graph does to the outputs of its model, for people."""
+    found = [name for name, value in description["corrections"].items() if value]
+    lines = [f"corrections in the graph: {', '.join(found)}"] if found else []
+    if interval := description["age_interval"]:
+        lines.append(
+            f"age intervals of {interval['coverage']:.0%}: {interval['half_width']:.1f}"
+            " years to each side"
+        )
+    return lines
 
 
 def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResult:
@@ -110,6 +124,11 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
     with tf.device("CPU:0"):
         # Loading comes first: every other check needs the model's outputs and size.
         source = _load_model(config, model)
+        name = config.output_name or source.name or "model"
+        path = files.join(config.output_dir, f"{name}.pb")
+        corrections = _corrections(config, source, path)
+        # From here on, the corrected model is the model: the graph is verified with it.
+        source = calibrated_source.apply(source, corrections)
         fetches = _fetches(config.output_nodes, source.labels)
         facts = model_facts.collect(
             source,
@@ -126,9 +145,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
                 source, images, facts.mean, facts.divisor
             )
         }
-        name = config.output_name or source.name or "model"
         if config.verify_only:
-            path = files.join(config.output_dir, f"{name}.pb")
             return _compare_existing(path, source, cases["graph"], config.tolerance)
         if config.with_preprocessing:
             cases |= _preprocessing_cases(source, images, facts)
@@ -150,6 +167,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
                 images=images.origin,
                 latency_ms=_latency(source, cases["graph"], verified.comparisons[0]),
                 rounding=verified.rounding,
+                corrections=corrections,
             )
             # All files have passed.  The description gets its name last, so that a
             # reader that finds the description also finds every file named in it.
@@ -216,6 +234,21 @@ def _load_model(config: FreezeConfig, model: keras.Model | None) -> model_source
         outputs=config.outputs,
         image_size=config.image_size,
         unsafe_load=config.unsafe_load,
+    )
+
+
+def _corrections(
+    config: FreezeConfig, source: model_source.Source, path: str
+) -> calibrated_source.Corrections:
+    """The corrections of the flags, or those of the graph that is to be compared."""
+    if config.verify_only:
+        description = graph_description.load_description(path)
+        return calibrated_source.of_description(description)
+    return calibrated_source.find(
+        source,
+        flip_average=config.flip_average,
+        gender_temperature=config.gender_temperature,
+        age_correction=config.age_correction,
     )
 
 

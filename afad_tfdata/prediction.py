@@ -30,6 +30,7 @@ import numpy as np
 from afad_tfdata.common import errors, files, options, progress, resources
 from afad_tfdata.freezing import export_formats, graph_description, loaded_graph
 from afad_tfdata.images import codec, contact_sheet, face_crop, face_detector
+from afad_tfdata.metrics import age_intervals
 from afad_tfdata.models import output_values
 from afad_tfdata.predicting import face_pictures, image_reader
 
@@ -113,9 +114,11 @@ class Predictions:
     Attributes:
       rows: One for each image, in order: ``image`` (its path), ``age`` (years),
         ``gender`` (a class name) and ``probability`` (of the second class), as far as
-        the graph predicts them.  With `PredictConfig.find_faces` one for each face,
-        from left to right and then from top to bottom; ``x1``, ``y1``, ``x2``, ``y2``
-        are the square that was cut out, in pixels of the upright photo.
+        the graph predicts them; ``low``, ``high`` (years) and ``coverage`` (a share) of
+        the age interval, if the graph's description has one.  With
+        `PredictConfig.find_faces` one for each face, from left to right and then from
+        top to bottom; ``x1``, ``y1``, ``x2``, ``y2`` are the square that was cut out,
+        in pixels of the upright photo.
       bad: Path and reason of each image that could not be used.
       images_per_sec: Rate from the first image that was read to the last result.
       no_face: Paths of the photos in which no face was found.
@@ -155,6 +158,7 @@ class _RowFormat:
         self._widths = {
             "image": max(map(len, map(_cell, images)), default=0),
             "age": 5,
+            "interval": len("100 to 100 at 90 %"),
             "gender": max(map(len, class_names), default=0),
         }
         self._is_first = True
@@ -163,6 +167,8 @@ class _RowFormat:
         """The line of a row; the first row has a header before it, except in JSON."""
         if self._format == "json":
             return json.dumps(row)
+        if self._format == "table":
+            row = _with_interval_in_words(row)
         lines = [list(row)] if self._is_first else []
         self._is_first = False
         if self._format == "csv":
@@ -534,13 +540,36 @@ def _row(
     row: dict[str, Any] = {"image": item.path}
     if item.square is not None:
         row |= zip(("x1", "y1", "x2", "y2"), item.square, strict=True)
-    if "age" in outputs:
-        row["age"] = round(outputs["age"], 2)
+    gender = None
     if "gender" in outputs:
         second = outputs["gender"] >= description["threshold"]
-        row["gender"] = description["class_names"][int(second)]
+        gender = description["class_names"][int(second)]
+    if "age" in outputs:
+        row["age"] = round(outputs["age"], 2)
+        # Graphs of earlier versions have none.
+        if interval := description.get("age_interval"):
+            low, high = age_intervals.bounds(interval, outputs["age"], gender)
+            row.update(low=round(low, 2), high=round(high, 2))
+            row["coverage"] = interval["coverage"]
+    if gender is not None:
+        row["gender"] = gender
         row["probability"] = round(outputs["gender"], 6)
     return row
+
+
+def _with_interval_in_words(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose three numbers of an interval are one cell: ``21 to 33 at 90 %``."""
+    if "coverage" not in row:
+        return row
+    first, last = age_intervals.whole_years(row["low"], row["high"])
+    cell = f"{first} to {last} at {100 * row['coverage']:g} %"
+    words: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "low":
+            words["interval"] = cell
+        elif name not in ("high", "coverage"):
+            words[name] = value
+    return words
 
 
 def _cell(value: Any) -> str:

@@ -26,7 +26,7 @@ _FLOORS = (
     ("writing", "reading", "models", "metrics"),
     ("training",),
     ("freezing",),
-    ("predicting", "measuring"),
+    ("predicting", "measuring", "evaluating"),
     ("commands",),
     ("bin",),
 )
@@ -43,7 +43,7 @@ _FRONT_DOORS = {
     "gpu_check": "measuring",
     "cross_validation": "commands",
     "doctor": "commands",
-    "evaluation": "commands",
+    "evaluation": "evaluating",
     "input_benchmark": "commands",
     "prediction": "predicting",
 }

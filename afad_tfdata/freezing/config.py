@@ -106,6 +106,21 @@ class FreezeConfig:
     onnx: bool = options.option(
         False, "Also write an ONNX file, NAME.onnx; this needs the extra: export."
     )
+    flip_average: bool = options.option(
+        False,
+        "The graph averages each output over the image and its mirror image, which"
+        " takes twice the time.",
+    )
+    gender_temperature: bool = options.option(
+        False,
+        "The graph scales the logit of the gender by the temperature that afad-evaluate"
+        " --gender_temperature measured for this model.",
+    )
+    age_correction: bool = options.option(
+        False,
+        "The graph corrects the age by the line that afad-evaluate --age_correction"
+        " measured for this model.",
+    )
     tolerance: float = options.option(
         1.0,
         "Factor on the largest difference to the model with which a graph passes.  At 1"

@@ -19,6 +19,7 @@ from afad_tfdata import __version__
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
+    calibrated_source,
     constant_folding,
     export_formats,
     model_facts,
@@ -46,6 +47,7 @@ def describe(
     images: str,
     latency_ms: Mapping[str, Mapping[str, float]],
     rounding: Mapping[str, float],
+    corrections: calibrated_source.Corrections | None = None,
 ) -> dict[str, Any]:
     """The content of NAME.json.
 
@@ -60,7 +62,9 @@ def describe(
       latency_ms: Median times by batch, then ``graph`` and ``model``.
       rounding: How far the model differs from itself on random input, by label; empty
         where the verification did not have to allow for it.
+      corrections: What the graph does to the outputs of its model; None for nothing.
     """
+    corrections = corrections or calibrated_source.Corrections()
     graph_file = written[0]
     # Programs in other languages read these keys: none may be renamed or removed.
     return {
@@ -93,6 +97,8 @@ def describe(
         "model": dict(source.facts.network),
         "source": _source_file(source.path),
         "metrics": known.metrics,
+        "corrections": corrections.in_graph,
+        "age_interval": corrections.age_interval,
         "parity": _parity(comparisons[0], tolerance, images, rounding),
         "latency_ms": latency_ms,
         "others": {

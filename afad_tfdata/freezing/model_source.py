@@ -52,6 +52,8 @@ class Source:
         says is in `run`.
       run: ``config.json`` of its run, with the key ``directory``; empty for none.
       owner: The object that owns the variables and must live as long as `call`.
+      parts: Like `call`, and returns also ``age_logits`` and ``gender_logits``, as far
+        as the network has these layers; None if it has neither.
     """
 
     call: Callable[[tf.Tensor], dict[str, tf.Tensor]]
@@ -65,6 +67,7 @@ class Source:
     facts: facts.Facts
     run: dict[str, Any]
     owner: Any
+    parts: Callable[[tf.Tensor], dict[str, tf.Tensor]] | None = None
 
 
 def open_source(
@@ -191,7 +194,29 @@ def from_model(
         facts=known,
         run={},
         owner=model,
+        parts=_parts(model, known) if isinstance(model, keras.Model) else None,
     )
+
+
+def _parts(
+    model: keras.Model, known: facts.Facts
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
+    """The outputs of a network of this package with the logits behind them."""
+    names = {layer.name for layer in model.layers}
+    # Layers of other programs may have these names, too, and mean something else.
+    if not known.network or not names & {"age_logits", "gender_logits"}:
+        return None
+    from afad_tfdata.models import networks
+
+    whole = networks.training_model(model)
+
+    def parts(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            name.removesuffix("_output"): tf.cast(value, tf.float32)
+            for name, value in whole(images, training=False).items()
+        }
+
+    return parts
 
 
 def _load(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:

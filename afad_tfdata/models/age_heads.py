@@ -58,6 +58,36 @@ def decode(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tenso
     return min_age + tf.reduce_sum(older, axis=1, keepdims=True)
 
 
+def spread(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tensor:
+    """The standard deviation of the distribution that logits mean.
+
+    Args:
+      logits: float32 or float64 ``[n, num_logits]``.
+      head: One of `DISTRIBUTIONS` or `RANKS`.
+      min_age: Years of the first class.
+      max_age: Years of the last class.
+
+    Returns:
+      Years from 0 up, ``[n, 1]``.
+    """
+    steps = np.arange(max_age - min_age + 1, dtype=logits.dtype.as_numpy_dtype)
+    if head in DISTRIBUTIONS:
+        share = tf.nn.softmax(logits)
+        mean = tf.matmul(share, steps[:, np.newaxis])
+        # Around the mean: a difference of squares would lose the digits.
+        square = tf.square(steps - mean)
+        return tf.sqrt(tf.reduce_sum(share * square, axis=1, keepdims=True))
+    older = tf.sigmoid(logits)
+    if head == "corn":
+        older = tf.math.cumprod(older, axis=1)
+    # E[X] is the sum of P(X > k), and E[X^2] that of (2k + 1) P(X > k).
+    mean = tf.reduce_sum(older, axis=1, keepdims=True)
+    second = tf.matmul(older, (2 * steps[:-1] + 1)[:, np.newaxis])
+    # Ranks that contradict each other mean no distribution: the difference may be
+    # negative.
+    return tf.sqrt(tf.maximum(second - tf.square(mean), 0.0))
+
+
 def initial_logits(
     head: str, min_age: int, max_age: int, initial_age: float
 ) -> np.ndarray:

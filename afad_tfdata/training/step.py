@@ -304,6 +304,10 @@ class TrainStep:
             self.average.update(after - before)
 
 
+# What a `Predictor` returns of the outputs called NAME_output.
+_COLUMNS = ("age", "gender", "gender_logit", "age_spread")
+
+
 class Predictor:
     """Runs a model over a finite data set on a strategy's replicas.
 
@@ -333,9 +337,10 @@ class Predictor:
             ``features["mask"]`` is False on padding.
 
         Returns:
-          Arrays ``[num_examples]``: ``age`` and/or ``gender`` as predicted,
-          ``label_age``, ``label_gender`` and, with a loss, ``loss``, ``age_loss``,
-          ``gender_loss``.
+          Arrays ``[num_examples]``: ``age`` and/or ``gender`` as predicted;
+          ``gender_logit`` and ``age_spread`` if the model returns an output of that
+          name; ``label_age``, ``label_gender`` and, with a loss, ``loss``,
+          ``age_loss``, ``gender_loss``.
         """
         columns: dict[str, list[np.ndarray]] = {}
         for features, labels in dataset:
@@ -369,7 +374,7 @@ class Predictor:
         outputs = self._model(self._prepare(features["image"]), training=False)
         # Collective operations do not gather booleans, and need tensors on a device.
         result = {"mask": tf.cast(features["mask"], tf.int32)}
-        for name in ("age", "gender"):
+        for name in _COLUMNS:
             if f"{name}_output" in outputs:
                 output = tf.cast(outputs[f"{name}_output"], tf.float32)
                 result[name] = tf.reshape(output, [-1])
