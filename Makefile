@@ -16,6 +16,10 @@ EXTRAS ?= bare
 # What gpu-check checks, such as cpu:2; empty for all GPUs.  Where its results go.
 DEVICES ?=
 GPU_CHECK_DIR ?= gpu_check
+# What bundle packs (without cuda: for the CPU), where to, and in parts of which size.
+BUNDLE_EXTRAS ?= fast,cuda
+BUNDLE_DIR ?= dist/bundle
+BUNDLE_PART_MB ?= 1900
 VENV := .venv
 VENV_LATEST := .venv-latest
 PIP := -m pip --disable-pip-version-check --quiet install
@@ -26,7 +30,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
 .PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 test-tf1-all lint bench \
-	chaos chaos-quick fuzz mutate docs-images gpu-check wheel-check wheel-check-all clean
+	chaos chaos-quick fuzz mutate docs-images gpu-check bundle wheel-check wheel-check-all clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -83,6 +87,10 @@ gpu-check: $(READY)  ## Try and measure training on the GPUs here (DEVICES=cpu:2
 	test ! -e /proc/driver/nvidia/version || \
 		$(VENV)/bin/python $(PIP) -c constraints.txt --no-build-isolation -e '.[cuda]'
 	$(VENV)/bin/python bin/gpu_check.py --devices="$(DEVICES)" --output_dir="$(GPU_CHECK_DIR)"
+
+bundle: $(READY)  ## Pack gpu-check with all wheels for a machine without network
+	examples/bundle/make.sh "$(VENV)/bin/python" "$(BUNDLE_DIR)" "$(BUNDLE_EXTRAS)" \
+		"$(BUNDLE_PART_MB)"
 
 wheel-check: $(READY)  ## Build the wheel, install it in a new environment, run its commands
 	tests/wheel_check.sh "$(VENV)/bin/python" "$(PYTHON)" $(EXTRAS)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from afad_tfdata import gpu_check
 from afad_tfdata.common import (
     compute_capability,
     crc32,
@@ -31,6 +32,7 @@ from afad_tfdata.common import (
     xla,
 )
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.measuring import rows
 from afad_tfdata.storage import schema, tfds_metadata, tfrecord
 
 _CORE = (
@@ -40,6 +42,8 @@ _CORE = (
 # GiB on the disk: records of AFAD take 1 to 2, and each checkpoint of VGG19 with Adam's
 # moments 0.3.
 _MIN_FREE_GIB = 5.0
+# Parts of gpu_check that decide whether results are right, and take seconds each.
+_COMPUTING = ("parity", "overflow", "all_reduce")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +53,24 @@ class DoctorConfig:
     output_dir: str = options.option(
         ".", "Directory that records and runs will be written to; its disk is checked."
     )
+    gpu: bool = options.option(
+        False,
+        "Also compute on the GPUs, in a few minutes: whether they agree with the CPU,"
+        " see float16 overflows and sum correctly. afad-gpu-check measures speed, too.",
+    )
+    devices: str = options.option(
+        "",
+        "Devices that --gpu tries, such as gpu:0; cpu:2 tries it without a GPU. Without"
+        " this flag, all GPUs are tried.",
+    )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
+        if self.devices and not self.gpu:
+            raise errors.UsageError(
+                f"--devices={self.devices} has no effect without --gpu: add it, or"
+                " leave --devices out"
+            )
 
 
 class Finding(NamedTuple):
@@ -72,12 +91,17 @@ class Finding(NamedTuple):
 
 
 def examine(config: DoctorConfig) -> list[Finding]:
-    """Looks at everything; takes as long as importing TensorFlow does."""
+    """Looks at everything; without ``gpu``, that takes as long as TensorFlow's start.
+
+    Raises:
+      UsageError: With ``gpu``: there is no such device here.
+    """
     return [
         *_machine(config.output_dir),
         *_core(),
         *_devices(),
         *_xla(),
+        *(_computing(config.devices) if config.gpu else ()),
         *_file_systems(),
         *_extras(),
         _weights(),
@@ -206,6 +230,24 @@ def _xla() -> Iterator[Finding]:
         "training works without it (slower augmentation); do not use --jit or"
         " --augment=form=gather",
     )
+
+
+def _computing(devices: str) -> Iterator[Finding]:
+    """The short form of `gpu_check`: whether results are right, without speed."""
+    with tempfile.TemporaryDirectory(prefix="afad-doctor-") as directory:
+        result = gpu_check.check(
+            gpu_check.GpuCheckConfig(
+                output_dir=directory, devices=devices, parts=_COMPUTING, sizes="tiny"
+            )
+        )
+    works = {rows.MET: True, rows.MISSED: False}
+    for row in result.found:
+        if row.part.partition(":")[0] in _COMPUTING:
+            found = f"{row.name}: {row.measured or row.why}"
+            advice = ""
+            if row.verdict == rows.MISSED:
+                advice = f"wanted: {row.target}. {row.why}".strip()
+            yield Finding(row.part, works.get(row.verdict), found, advice)
 
 
 def _file_systems() -> Iterator[Finding]:

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Shows what works on this machine, and how to get what does not."""
+"""Shows what works on this machine, and how to get what does not.
+
+With --gpu, it also computes on the GPUs.
+"""
 
 from afad_tfdata import doctor
 from afad_tfdata.bin import command

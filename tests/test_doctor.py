@@ -8,8 +8,9 @@ import types
 import pytest
 import tensorflow as tf
 
-from afad_tfdata import doctor
-from afad_tfdata.common import compute_capability, io_extra, xla
+from afad_tfdata import doctor, gpu_check
+from afad_tfdata.common import compute_capability, errors, io_extra, xla
+from afad_tfdata.measuring import rows
 
 
 def test_summary_names_versions_and_devices(tmp_path):
@@ -112,3 +113,33 @@ def test_tfds_is_ok_only_if_it_opens_records(monkeypatch):
     finding = _extra("tfds")
     assert finding.works is None and "runtime_version" in finding.found
     assert "pip install 'afad-tfdata[tfds]'" in finding.advice
+
+
+def test_computing_on_the_gpus_is_part_of_the_findings(monkeypatch):
+    asked = []
+
+    def check(config):
+        asked.append(config)
+        found = [
+            rows.Row("software", "1", part="machine"),
+            rows.Row("gradient", "0", "1e-6", rows.MET, part="parity:step"),
+            rows.Row(
+                "sum", "wrong", "right", rows.MISSED, "no P2P", {}, "all_reduce:x"
+            ),
+            rows.Row("sum", "", "", rows.NOT_APPLICABLE, "one GPU", {}, "all_reduce:y"),
+        ]
+        return gpu_check.CheckResult(found, {})
+
+    monkeypatch.setattr(gpu_check, "check", check)
+    found = list(doctor._computing("gpu:0"))
+    assert asked[0].devices == "gpu:0" and asked[0].sizes == "tiny"
+    assert [finding.works for finding in found] == [True, False, None]
+    assert found[1] == (
+        *("all_reduce:x", False, "sum: wrong", "wanted: right. no P2P"),
+    )
+    assert found[2].found == "sum: one GPU"
+
+
+def test_devices_without_gpu_have_no_effect():
+    with pytest.raises(errors.UsageError, match="--devices=cpu:2 .* --gpu"):
+        doctor.DoctorConfig(devices="cpu:2")
