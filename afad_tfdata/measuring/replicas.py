@@ -52,6 +52,29 @@ def all_reduce(settings: check_settings.Settings, way: str) -> Iterator[rows.Row
         f" {took * 1e3:.2f} ms",
         why="take another --all_reduce",
     )
+    yield _gathered(strategy)
+
+
+def _gathered(strategy: tf.distribute.Strategy) -> rows.Row:
+    """Gathers int32, as training does with genders for class weights.
+
+    TensorFlow keeps most int32 tensors in the main memory, also for a GPU.
+    """
+    replicas = strategy.num_replicas_in_sync
+
+    def gather() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(tf.fill([2], context.replica_id_in_sync_group), 0)
+
+    results = strategy.experimental_local_results(tf.function(strategy.run)(gather))
+    wanted = np.repeat(np.arange(replicas, dtype=np.int32), 2)
+    correct = all(np.array_equal(result.numpy(), wanted) for result in results)
+    return rows.holds(
+        f"int32 labels of {replicas} devices",
+        correct,
+        target="gathered in the order of the devices",
+        measured="correct" if correct else "wrong",
+    )
 
 
 def scaling(settings: check_settings.Settings) -> Iterator[rows.Row]:

@@ -13,6 +13,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
+# AFAD_IMAGE=afad.sif runs the commands in a container (examples/container/afad.def).
 set -euo pipefail
 
 [[ $# -ge 2 ]] || {
@@ -26,18 +27,23 @@ shift 2
 # does nothing achieves that; `trap '' TERM` would make the command ignore the signal too.
 trap : TERM USR1
 
+# Empty, or what runs a command in the container; --nv gives it the GPUs.
+container=()
+[[ -z ${AFAD_IMAGE:-} ]] || container=(apptainer exec --nv \
+	--bind="$(realpath -m "$records/.."),$(realpath -m "$run/..")" "$AFAD_IMAGE")
+
 # The number of TensorFlow's threads on the host follows SLURM_CPUS_PER_TASK.  The global
 # batch size is fixed, so that the run may continue on a node with fewer or more GPUs.
 status=0
 srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-	afad-train --records_dir="$records" --run_dir="$run" --task=age_gender \
+	"${container[@]}" afad-train --records_dir="$records" --run_dir="$run" --task=age_gender \
 	--backbone=VGG19 --stage=recipe --global_batch_size=256 \
 	--checkpoint_steps=1000 "$@" || status=$?
 
 case $status in
 0)
-	afad-evaluate --run_dir="$run"
-	afad-freeze --run_dir="$run" --output_dir="$run/graph" --output_name=faces
+	"${container[@]}" afad-evaluate --run_dir="$run"
+	"${container[@]}" afad-freeze --run_dir="$run" --output_dir="$run/graph" --output_name=faces
 	;;
 75) # Stopped with everything saved: the requeued job continues.
 	echo "requeueing"
