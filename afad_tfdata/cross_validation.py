@@ -282,7 +282,8 @@ def _write_split(
         zip(index["gender"].tolist(), index["age"].tolist(), strict=True)
     )
     for (gender, age), number in sorted(found.items()):
-        counts.setdefault(manifest.class_names[gender], {})[str(age)] = number
+        name = schema.NO_GENDER if gender < 0 else manifest.class_names[gender]
+        counts.setdefault(name, {})[str(age)] = number
     return schema.Split(
         num_examples=len(index),
         shards=tuple(part.shard for part in parts),

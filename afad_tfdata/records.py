@@ -46,6 +46,7 @@ from afad_tfdata.writing import (
     work_directory,
 )
 from afad_tfdata.writing.config import WriteConfig
+from afad_tfdata.writing.importers import sources
 from afad_tfdata.writing.labels import scan as label_scan
 from afad_tfdata.writing.labels import values
 
@@ -154,7 +155,8 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
         # This needs all payloads, because copies of an image may be in any shard.
         keep, copies = rejections.duplicates(work_plan, found)
         unusable = rejections.unusable(work_plan, found)
-        rejected = [*listing.rejected, *left_out, *unusable, *copies]
+        not_wanted = [*listing.left_out, *left_out]
+        rejected = [*listing.rejected, *not_wanted, *unusable, *copies]
         # Written before the check, because the check's message refers to this file.
         rejections.write(config.output_dir, rejected)
         _check_rejected(config, listing, work_plan, found)
@@ -215,7 +217,7 @@ def _write_remote(config: WriteConfig) -> schema.Manifest | None:
 
 def _scan(config: WriteConfig) -> source.Listing:
     """Lists the source that the flags name: a label file, an archive or a tree."""
-    codes = source.parse_gender_codes(config.gender_codes)
+    codes = source.parse_gender_codes(config.data_set.gender_codes)
     if config.labels_csv:
         return label_scan.scan(
             config.labels_csv,
@@ -223,20 +225,32 @@ def _scan(config: WriteConfig) -> source.Listing:
             values.Genders(config.gender_codes),
             age_ranges=config.age_ranges,
             find_faces=config.find_faces,
+            missing_labels=config.missing_labels,
         )
     if not config.data_dir:
         raise errors.UsageError(
             "--data_dir is missing: name the folder that contains AGE/GENDER/IMAGE, or"
             " give --labels_csv"
         )
-    if parts := archive.find_parts(config.data_dir):
+    is_tree = config.source in ("", "afad")
+    if is_tree and (parts := archive.find_parts(config.data_dir)):
         return archive.scan(parts, codes)
+    if config.source:
+        sources.check(config.source, config.data_dir)
     # Links are resolved, because they can hide that one is inside the other.
     output_dir = os.path.realpath(config.output_dir) + os.sep
     if output_dir.startswith(os.path.realpath(config.data_dir) + os.sep):
         raise errors.UsageError(
             f"--output_dir={config.output_dir} is inside of --data_dir, where a second"
             " run would list it as a part of the source: name a directory outside"
+        )
+    if not is_tree:
+        return label_scan.scan_source(
+            config.source,
+            config.data_dir,
+            values.Genders(config.data_set.gender_codes),
+            age_ranges=config.age_ranges,
+            missing_labels=config.missing_labels,
         )
     return source.scan_tree(config.data_dir, codes, follow_links=config.follow_links)
 
@@ -256,6 +270,10 @@ def _plan(
     split_by = split_assignment.resolve(config.split_by, [item.group for item in items])
     splits_config = dataclasses.replace(data_set.splits, split_by=split_by)
     data_set = dataclasses.replace(data_set, splits=splits_config)
+    if data_set.hdf5 and all(item.gender == schema.MISSING for item in items):
+        # The link `labels` must lead to labels that exist.
+        hdf5_config = dataclasses.replace(data_set.hdf5, labels="age")
+        data_set = dataclasses.replace(data_set, hdf5=hdf5_config)
     work_plan = plan.make(items, data_set, num_shards=config.num_shards)
     only_tested = 1 in (config.test_fraction, config.validation_fraction)
     given = all(item.split is not None for item in items)
@@ -287,6 +305,10 @@ def _nothing_found(
     )
     if listing.first_fault:
         because = f"; the first fault: {listing.first_fault}"
+    elif not (config.labels_csv or config.source):
+        likely = sources.looks_like(config.data_dir)
+        if likely not in (None, "afad"):
+            because += f"; the folder looks like --source={likely}"
     return errors.UsageError(
         f"{where} has no image to write: expected {expected}, found {found}{because}"
     )

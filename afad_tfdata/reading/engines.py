@@ -68,6 +68,13 @@ def open_index(
             f" {config.files or config.records_dir} does not have; it has"
             f" {', '.join(index.labels) or 'none'}"
         )
+    for label in schema.labels_of(config.task):
+        if (index.entries[label] == schema.MISSING).any():
+            raise errors.UsageError(
+                f"--task={config.task} needs the label {label!r} of every record, and"
+                f" {config.files or config.records_dir} has records without it: write"
+                " the records without --missing_labels=keep"
+            )
     return index
 
 

@@ -192,7 +192,7 @@ def load(
         image_size=manifest.image_size,
         pixel=manifest.pixel,
         dataset="data",
-        labels=("age", "gender"),
+        labels=manifest.labels,
         mean_rgb=manifest.mean_rgb,
         split=split,
         features={

@@ -41,6 +41,12 @@ IMAGE_GROUP = "image/group"
 LABEL_AGE = "label/age"
 LABEL_GENDER = "label/gender"
 
+# The label of a record that does not have it; records are written like that only with
+# --missing_labels=keep, or if no image of the source has the label.
+MISSING = -1
+# Under this class name `Split.counts` has the records without a gender.
+NO_GENDER = "(no gender)"
+
 # `index["image_format"]` is a position in this tuple, so new formats go to its end.
 IMAGE_FORMATS = ("jpeg", "png", "raw")
 
@@ -57,8 +63,9 @@ INDEX_DTYPE = np.dtype(
         ("shard", "<u2"),
         ("height", "<u2"),  # pixels of the stored image
         ("width", "<u2"),
-        ("age", "<i2"),  # years
-        ("gender", "i1"),  # 0 or 1: a position in the manifest's class names
+        ("age", "<i2"),  # years; MISSING without this label
+        # 0 or 1: a position in the manifest's class names; MISSING without this label
+        ("gender", "i1"),
         ("image_format", "u1"),  # a position in IMAGE_FORMATS
     ]
 )
@@ -90,13 +97,30 @@ class Split:
       shards: In the order of the shard numbers in the index.
       index: The index file, described like a shard.
       counts: ``{class name: {age: number}}``; ages are decimal strings, and those
-        without an example are left out.
+        without an example are left out.  `NO_GENDER` and the age ``-1`` have the
+        examples without the label.
     """
 
     num_examples: int
     shards: tuple[Shard, ...]
     index: Shard
     counts: dict[str, dict[str, int]]
+
+    @property
+    def ages(self) -> dict[int, int]:
+        """Number of examples by age in years, without those that have no age."""
+        numbers: dict[int, int] = {}
+        for by_age in self.counts.values():
+            for age, number in by_age.items():
+                numbers[int(age)] = numbers.get(int(age), 0) + number
+        numbers.pop(MISSING, None)
+        return numbers
+
+    def num_without(self, label: str) -> int:
+        """Number of examples without a label: ``age`` or ``gender``."""
+        if label == "age":
+            return self.num_examples - sum(self.ages.values())
+        return sum(self.counts.get(NO_GENDER, {}).values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +175,16 @@ class Manifest:
     def face_crop(self) -> dict[str, Any]:
         """How faces were cut out of the images; empty for whole images."""
         return self.config.get("face_crop", {})
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that some record has: ``age``, ``gender`` or both."""
+        filled = [split for split in self.splits.values() if split.num_examples]
+        return tuple(
+            label
+            for label in ("age", "gender")
+            if any(split.num_without(label) < split.num_examples for split in filled)
+        )
 
     def split(self, name: str) -> Split:
         """The split of that name; `UsageError` if there is none or it is empty."""
@@ -279,8 +313,11 @@ def labels_of(task: str) -> tuple[str, ...]:
 
 def age_range(manifest: Manifest) -> tuple[int, int]:
     """Smallest and largest age of the training split, in years."""
-    train = manifest.split("train")
-    ages = [int(age) for by_age in train.counts.values() for age in by_age]
+    ages = manifest.split("train").ages
+    if not ages:
+        raise errors.UsageError(
+            "the train split has no age label: train with --task=gender"
+        )
     return min(ages), max(ages)
 
 

@@ -210,7 +210,7 @@ def parse_example(data: bytes) -> dict[str, Any]:
             (item,) = [content for _, content in _fields(items)]
             name = bytes(key[1]).decode()
             # Field 3 of a Feature is its Int64List, field 1 its BytesList.
-            features[name] = _read_varint(item, 0)[0] if kind == 3 else item
+            features[name] = _signed(_read_varint(item, 0)[0]) if kind == 3 else item
         return features
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise RecordError(f"it is not an example of this schema ({error})") from error
@@ -250,7 +250,7 @@ def _bytes_feature(name: str, value: bytes) -> bytes:
 # Cached, because the ages, genders and sides of all records take few values.
 @functools.lru_cache(4096)
 def _int_feature(name: str, value: int) -> bytes:
-    item = _varint(value)
+    item = _varint(value % (1 << 64))  # A negative number in two's complement.
     items = b"\n" + _varint(len(item)) + item  # Int64List.value, packed
     feature = b"\x1a" + _varint(len(items)) + items  # Feature.int64_list
     entry = _name_prefix(name) + b"\x12" + _varint(len(feature)) + feature
@@ -264,6 +264,11 @@ def _varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def _signed(value: int) -> int:
+    """An int64 from the 64 bits that represent it."""
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:

@@ -90,10 +90,8 @@ def parse_ages(
             f" 0 to below 1; got {text!r}"
         )
     counts = [0] * (max_age - min_age + 1)
-    for by_age in manifest.split("train").counts.values():
-        for age, number in by_age.items():
-            place = min(max(int(age) - min_age, 0), len(counts) - 1)
-            counts[place] += number
+    for age, number in manifest.split("train").ages.items():
+        counts[min(max(age - min_age, 0), len(counts) - 1)] += number
     weights = [(1 - beta) / (1 - beta ** max(1, number)) for number in counts]
     pairs = zip(weights, counts, strict=True)
     mean = sum(weight * number for weight, number in pairs) / sum(counts)

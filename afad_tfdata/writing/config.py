@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.images import codec, face_crop, face_detector
@@ -15,7 +16,11 @@ from afad_tfdata.writing import (
     runners,
     source,
 )
+from afad_tfdata.writing.importers import sources
+from afad_tfdata.writing.labels import scan as label_scan
 from afad_tfdata.writing.labels import values
+
+_MAX_AGE = source.MAX_AGE  # In the class the name `source` is an option.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,13 @@ class WriteConfig:
         " .tar.gz, .tar.bz2, .zip), or folder with the parts of the archive"
         " (AFAD-Full.tar.xzaa, ...). With --labels_csv: the folder that the"
         " CSV's paths are relative to.",
+    )
+    source: str = options.option(
+        "",
+        "Data set that --data_dir contains, in the layout in which it is given out:"
+        " its labels, persons, splits and gender codes are then read as that data set"
+        " writes them. Empty for AGE/GENDER/IMAGE or a label file.",
+        choices=("", *sources.NAMES),
     )
     labels_csv: str = options.option(
         "",
@@ -42,6 +54,13 @@ class WriteConfig:
         "What an age such as (25, 32) in the label file means. refuse: the row is"
         " rejected. middle: the middle of the range, a half rounded upwards.",
         choices=values.AGE_RANGES,
+    )
+    missing_labels: str = options.option(
+        "refuse",
+        "What happens to an image without one of the two labels. refuse: it is"
+        " rejected. keep: it is written, and counts for the other label only. A source"
+        " that has one label for no image at all is always written.",
+        choices=label_scan.MISSING_LABELS,
     )
     follow_links: bool = options.option(
         False,
@@ -182,7 +201,7 @@ class WriteConfig:
         0, "Youngest age in years that is written, inclusive."
     )
     max_age: int = options.option(
-        source.MAX_AGE, "Oldest age in years that is written, inclusive."
+        _MAX_AGE, "Oldest age in years that is written, inclusive."
     )
     max_faces_per_photo: int = options.option(
         0,
@@ -270,6 +289,10 @@ class WriteConfig:
         face_detector.check_name(self.face_detector)
         face_crop.check_margin(self.face_margin)
         self._encoding(cuts=self.find_faces)  # Refuses whole files.
+        if self.source and self.labels_csv:
+            raise errors.UsageError(
+                "--source and --labels_csv both say where the labels are: leave one out"
+            )
         if self.beam_options and self.runner != "beam":
             raise errors.UsageError(
                 "--beam_options can only be used with --runner=beam"
@@ -358,12 +381,17 @@ class WriteConfig:
                 max_faces_per_photo=self.max_faces_per_photo,
                 max_examples=self.max_examples,
             ),
-            gender_codes=self.gender_codes,
+            gender_codes=self._of_source(
+                "gender_codes", lambda name: sources.importer(name).CODES
+            ),
             duplicates=self.duplicates,
             conflicts=self.conflicts,
             split_file=bool(self.split_file),
             hdf5=hdf5_config if self.format == "hdf5" else None,
-            name=self.name,
+            name=self._of_source("name", lambda name: name),
+            source=self.source if self.source != "afad" else "",
+            age_ranges=self.age_ranges,
+            missing_labels=self.missing_labels,
         )
 
     def _faces(self, has_boxes: bool) -> face_images.FaceConfig:
@@ -383,3 +411,10 @@ class WriteConfig:
                 ),
             ),
         )
+
+    def _of_source(self, option: str, value: Callable[[str], str]) -> str:
+        """An option, or what the data set of ``--source`` has in its place."""
+        own: str = getattr(self, option)
+        if self.source in ("", "afad") or own != getattr(WriteConfig, option):
+            return own
+        return value(self.source)

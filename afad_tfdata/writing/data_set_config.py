@@ -14,6 +14,13 @@ from typing import Any
 from afad_tfdata.writing import face_images
 
 DEFAULT_NAME = "afad"
+# Options that came later, with their defaults.
+_LEFT_OUT = {
+    "name": DEFAULT_NAME,
+    "source": "",
+    "age_ranges": "refuse",
+    "missing_labels": "refuse",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +110,9 @@ class DataSetConfig:
       split_file: Whether a published protocol decided the splits.
       hdf5: For the code that writes HDF5 shards; None for TFRecord.
       name: The first part of every file name.
+      source: Name of the importer; empty for folders of ages and for label files.
+      age_ranges: What an age such as (25, 32) means.
+      missing_labels: What happens to an image without one of the labels.
     """
 
     format: str
@@ -115,6 +125,9 @@ class DataSetConfig:
     split_file: bool
     hdf5: Hdf5Config | None
     name: str = DEFAULT_NAME
+    source: str = ""
+    age_ranges: str = "refuse"
+    missing_labels: str = "refuse"
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, whose names and order are those of every manifest."""
@@ -151,8 +164,10 @@ class DataSetConfig:
             value["face_crop"] = self.images.faces.to_json()
         value["image_encoding"] = self.images.encoding
         value["split_file"] = self.split_file
-        if self.name != DEFAULT_NAME:  # Left out, so that old manifests still fit.
-            value["name"] = self.name
+        # Left out at their defaults, so that old manifests still fit.
+        for name, default in _LEFT_OUT.items():
+            if getattr(self, name) != default:
+                value[name] = getattr(self, name)
         return value
 
     @classmethod
@@ -193,5 +208,5 @@ class DataSetConfig:
             conflicts=value["conflicts"],
             split_file=value["split_file"],
             hdf5=hdf5,
-            name=value.get("name", DEFAULT_NAME),
+            **{name: value.get(name, _LEFT_OUT[name]) for name in _LEFT_OUT},
         )

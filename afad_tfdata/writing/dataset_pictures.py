@@ -25,7 +25,7 @@ SHEET_NAME = "samples.png"
 _PANEL = (810, 210)
 _MARGIN_LEFT, _MARGIN_TOP, _MARGIN = 60, 24, 20
 _AXIS = 24
-_COLORS = ("#1f77b4", "#ff7f0e")
+_COLORS = ("#1f77b4", "#ff7f0e", "#7f7f7f")  # The third: faces without a gender.
 _GRID = "#dddddd"
 _GRID_LINES = 5  # Each panel has about as many.
 _LABEL_EVERY = 5  # Years.
@@ -44,24 +44,23 @@ def draw_histogram(path: str, manifest: schema.Manifest) -> None:
     width, height = _PANEL[0], _PANEL[1] + _AXIS
     canvas = Image.new("RGB", (width, height * len(names)), "white")
     drawing = ImageDraw.Draw(canvas)
-    ages = {
-        int(age)
-        for name in names
-        for counts in manifest.splits[name].counts.values()
-        for age in counts
-    }
-    first, last = min(ages), max(ages)
+    ages = {age for name in names for age in manifest.splits[name].ages}
+    first, last = (min(ages), max(ages)) if ages else (0, 0)
+    classes = list(manifest.class_names)
+    if any(manifest.splits[name].num_without("gender") for name in names):
+        classes.append(schema.NO_GENDER)
     for number, name in enumerate(names):
         split = manifest.splits[name]
-        by_age = np.zeros((len(manifest.class_names), last - first + 1), np.int64)
-        for label, class_name in enumerate(manifest.class_names):
+        by_age = np.zeros((len(classes), last - first + 1), np.int64)
+        for label, class_name in enumerate(classes):
             for age, count in split.counts.get(class_name, {}).items():
-                by_age[label, int(age) - first] = count
+                if int(age) != schema.MISSING:
+                    by_age[label, int(age) - first] = count
         _draw_panel(
             drawing,
             (_MARGIN_LEFT, number * height + _MARGIN_TOP),
             f"{name}: {split.num_examples:,} faces",
-            manifest.class_names,
+            classes,
             by_age,
             first,
         )
@@ -92,7 +91,7 @@ def _draw_panel(
     drawing.text(
         (left, top - 4), title, contact_sheet.INK, contact_sheet.font(13), anchor="lb"
     )
-    highest = counts.sum(axis=0).max()
+    highest = max(1, counts.sum(axis=0).max())  # No face has an age: nothing is drawn.
     step = _round_step(int(highest) / _GRID_LINES)
     scale = (bottom - top) / (highest * 1.05)  # A little room above the highest bar.
     for value in range(0, int((bottom - top) / scale) + 1, step):
@@ -175,7 +174,9 @@ def draw_sample(
                 f"{shard}, record {position - before}: {errors.one_line(error)};"
                 " afad-inspect-records --verify names every fault"
             ) from error
-        captions.append(f"{manifest.class_names[row['gender']]} {row['age']}")
+        gender = "" if row["gender"] < 0 else manifest.class_names[row["gender"]]
+        age = "" if row["age"] < 0 else row["age"]
+        captions.append(f"{gender} {age}".strip())
     contact_sheet.draw(path, pictures, captions, columns=columns)
 
 

@@ -205,6 +205,10 @@ def _counts(index: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str
     for label, class_name in enumerate(class_names):
         ages = Counter(index["age"][index["gender"] == label].tolist())
         counts[class_name] = {str(age): ages[age] for age in sorted(ages)}
+    without = Counter(index["age"][index["gender"] == schema.MISSING].tolist())
+    if without:
+        ages_of_them = {str(age): without[age] for age in sorted(without)}
+        counts[schema.NO_GENDER] = ages_of_them
     return counts
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import schema, sharding
 from afad_tfdata.writing import data_set_config, plan, source
 from afad_tfdata.writing.labels import values
 
@@ -48,7 +48,8 @@ def select(
     crowded = _crowded_photos(listing.items, limit) if limit else {}
     for item in listing.items:
         photo = sharding.photo_id(item.key) if crowded else None
-        if not config.min_age <= item.age <= config.max_age:
+        known = item.age != schema.MISSING
+        if known and not config.min_age <= item.age <= config.max_age:
             reason = f"age {item.age} is outside of --min_age and --max_age"
         elif photo in crowded:
             reason = f"photo {photo} has {crowded[photo]} faces: --max_faces_per_photo"

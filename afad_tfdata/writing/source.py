@@ -80,6 +80,8 @@ class Listing:
       prefix: What precedes every key in the archive.
       first_fault: The first row of a label file that cannot be used: file, row, column
         and reason; empty if there is none.
+      left_out: Files that could be read and are not wanted, sorted by path; a limit on
+        unusable files does not count them.
     """
 
     root: str
@@ -91,11 +93,13 @@ class Listing:
     lost: list[tuple[int | None, str | None]] = dataclasses.field(default_factory=list)
     unlisted: list[Rejection] = dataclasses.field(default_factory=list)
     first_fault: str = ""
+    left_out: list[Rejection] = dataclasses.field(default_factory=list)
 
     @property
     def found(self) -> int:
-        """Number of all files: usable, rejected and skipped."""
-        return len(self.items) + len(self.rejected) + self.skipped
+        """Number of all files: usable, rejected, left out and skipped."""
+        used = len(self.items) + len(self.rejected) + len(self.left_out)
+        return used + self.skipped
 
 
 def parse_gender_codes(text: str) -> dict[str, int]:

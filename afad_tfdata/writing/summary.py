@@ -18,14 +18,14 @@ def heading(manifest: schema.Manifest) -> str:
 
 def table(manifest: schema.Manifest) -> str:
     """Numbers of examples by split and class, and of files by what became of them."""
-    head = ("split", "shards", "examples", *manifest.class_names, "ages", "MB")
+    classes = list(manifest.class_names)
+    if any(split.num_without("gender") for split in manifest.splits.values()):
+        classes.append(schema.NO_GENDER)
+    head = ("split", "shards", "examples", *classes, "ages", "MB")
     rows = [head]
     for name, split in manifest.splits.items():
-        ages = {int(age) for by_age in split.counts.values() for age in by_age}
-        counts = [
-            f"{sum(split.counts.get(label, {}).values()):,}"
-            for label in manifest.class_names
-        ]
+        ages = split.ages
+        counts = [f"{sum(split.counts.get(label, {}).values()):,}" for label in classes]
         size = sum(shard.num_bytes for shard in split.shards) / 1e6
         rows.append(
             (
@@ -56,11 +56,11 @@ def ages(manifest: schema.Manifest) -> list[str]:
     """A histogram of the ages in all splits together, one line for each age."""
     totals: dict[int, int] = {}
     for split in manifest.splits.values():
-        for by_age in split.counts.values():
-            for age, count in by_age.items():
-                totals[int(age)] = totals.get(int(age), 0) + count
+        for age, count in split.ages.items():
+            totals[age] = totals.get(age, 0) + count
     top = max(totals.values(), default=1)
-    return [
+    without = sum(split.num_without("age") for split in manifest.splits.values())
+    return [f"no age  {without:>7,}"] * bool(without) + [
         f"age {age:>3} {totals[age]:>7,} {'#' * round(_BAR_WIDTH * totals[age] / top)}"
         for age in sorted(totals)
     ]

@@ -19,7 +19,7 @@ from afad_tfdata.writing import rejections
 
 
 def config(
-    source: str | os.PathLike[str], destination: str | os.PathLike[str], **flags
+    source: str | os.PathLike[str], destination: str | os.PathLike[str], /, **flags
 ) -> records.WriteConfig:
     """Images of 24 pixels in 3 shards, written by this process alone."""
     flags = {"image_size": 24, "num_shards": 3, "num_workers": 1, **flags}
@@ -29,7 +29,7 @@ def config(
 
 
 def write(
-    source: str | os.PathLike[str], destination: str | os.PathLike[str], **flags
+    source: str | os.PathLike[str], destination: str | os.PathLike[str], /, **flags
 ) -> schema.Manifest | None:
     """Writes with `config`."""
     return records.write_records(config(source, destination, **flags))

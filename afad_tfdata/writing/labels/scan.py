@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
+from afad_tfdata.writing.importers import scheme, sources
 from afad_tfdata.writing.labels import boxes, columns, paths, table, values
 
 FLAG = "labels_csv"
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 class _Row:
     """One row of the file, by field; a field without a column is empty."""
 
-    number: int
+    number: int | str
     cells: dict[str, str]
 
     def __getitem__(self, field: str) -> str:
@@ -43,6 +44,14 @@ class _Row:
 
 class _BadRow(Exception):
     """A row that is not used; the texts are the column's field and the reason."""
+
+
+class _LacksLabel(Exception):
+    """A row of a data set that has images without this label."""
+
+
+def _where(number: int | str) -> str:
+    return number if isinstance(number, str) else f"row {number}"
 
 
 def scan(
@@ -72,14 +81,61 @@ def scan(
       UsageError: The file cannot be read, or lacks a column.
     """
     found = table.read(path, flag=FLAG)
-    where = columns.find(
-        found.header, name=found.name, required=("path", "age", "gender")
-    )
+    where = columns.find(found.header, name=found.name, required=("path",))
+    if not {"age", "gender"} & set(where.positions):
+        columns.find(found.header, name=found.name, required=("age", "gender"))
     reader = _Reader(found, where, genders, age_ranges, find_faces)
     if not root:
         cells = [reader.row(*row)["path"] for row in found.rows]
         root = paths.common_root(cells) or os.path.dirname(path) or "."
+    reader.allow_missing(missing_labels)
     return reader.listing(paths.Paths(root, found.encoding), root)
+
+
+def scan_source(
+    name: str,
+    root: str,
+    genders: values.Genders,
+    *,
+    age_ranges: str = "refuse",
+    missing_labels: str = "refuse",
+) -> source.Listing:
+    """Lists a data set in the layout in which it is given out.
+
+    Args:
+      name: One of `sources.NAMES`, but ``afad``.
+      root: The folder of the data set, which `sources.check` has accepted.
+      genders: Reads the codes of the data set.
+      age_ranges: As for `scan`.
+      missing_labels: As for `scan`, but with ``refuse`` an image without a label is
+        left out like an image that a flag excludes.
+
+    Raises:
+      UsageError: A list cannot be read.
+    """
+    listed = sources.importer(name).read(root)
+    flag = f"--source={name}"
+    if listed.has_ranges and age_ranges == "refuse":
+        raise errors.UsageError(
+            f"{flag} has ranges of ages, and a record has one age: add"
+            " --age_ranges=middle to take the middle of each range"
+        )
+    found = table.Table(flag, scheme.HEADER, listed.rows, "utf-8")
+    where = columns.find(found.header, name=flag, required=("path",))
+    # The images of these layouts are taken whole, or searched for faces.
+    reader = _Reader(found, where, genders, age_ranges, False, lenient=True)
+    reader.allow_missing(missing_labels)
+    result = reader.listing(paths.Paths(root), root)
+    result.left_out = sorted([*result.left_out, *listed.left_out])
+    result.skipped = listed.skipped
+    if listed.left_out:
+        _log.warning(
+            "%s: %d images are left out, such as %s: %s",
+            flag,
+            len(listed.left_out),
+            *listed.left_out[0],
+        )
+    return result
 
 
 class _Reader:
@@ -92,14 +148,17 @@ class _Reader:
         genders: values.Genders,
         age_ranges: str,
         find_faces: bool,
+        *,
+        lenient: bool = False,
     ) -> None:
         self._table, self._where = found, where
         self._genders, self._ranges = genders, age_ranges
         self._needs_box = columns.BOX[0] in where.positions and not find_faces
+        self._lenient = lenient
         self._may_lack: set[str] = set()
         self._counts: collections.Counter[str] = collections.Counter()
 
-    def row(self, number: int, cells: Sequence[str]) -> _Row:
+    def row(self, number: int | str, cells: Sequence[str]) -> _Row:
         """The cells of a row by field."""
         return _Row(
             number,
@@ -113,29 +172,32 @@ class _Reader:
     def allow_missing(self, missing_labels: str) -> None:
         """Decides which labels a row may lack: those that the whole file lacks."""
         rows = [self.row(*row) for row in self._table.rows]
-        for field in ("age", "gender"):
-            lacking = all(values.is_missing(row[field]) for row in rows)
-            if field == "gender" and lacking:
-                lacking = all(
-                    self._genders.label(row["gender"]) == values.MISSING for row in rows
-                )
-            if lacking or missing_labels == "keep":
+        lacking = {
+            "age": all(values.is_missing(row["age"]) for row in rows),
+            "gender": all(
+                self._genders.label(row["gender"]) == values.MISSING for row in rows
+            ),
+        }
+        name = self._table.name
+        if rows and all(lacking.values()):
+            raise errors.UsageError(
+                f"{name} has neither an age nor a gender in any row: nothing can be"
+                " learnt from it"
+            )
+        for field, other in (("age", "gender"), ("gender", "age")):
+            if lacking[field] or missing_labels == "keep":
                 self._may_lack.add(field)
-            if lacking and rows:
-                other = "gender" if field == "age" else "age"
+            if lacking[field] and rows:
                 _log.warning(
                     "%s has no %s: the data set is written with the label %s alone, for"
                     " --task=%s",
-                    self._table.name,
-                    field,
-                    other,
-                    other,
+                    *(name, field, other, other),
                 )
 
     def listing(self, keys: paths.Paths, root: str) -> source.Listing:
         """Reads all rows."""
         items: dict[tuple[str, boxes.Box | None], source.Item] = {}
-        rows: dict[tuple[str, boxes.Box | None], int] = {}
+        rows: dict[tuple[str, boxes.Box | None], int | str] = {}
         result = source.Listing(root, [], [], 0)
         for number, cells in self._table.rows:
             row = self.row(number, cells)
@@ -143,13 +205,17 @@ class _Reader:
                 item = self._item(row, cells, keys)
                 face = item.key, item.box
                 if face in items:
-                    raise _BadRow("path", f"named in row {rows[face]}, too")
+                    first = _where(rows[face])
+                    raise _BadRow("path", f"named in {first}, too")
+            except _LacksLabel as lacking:
+                reason = f"no {lacking}: --missing_labels"
+                result.left_out.append(source.Rejection(row["path"], reason))
             except _BadRow as bad:
                 field, reason = bad.args
                 column = f", column {self._named(field)}" if field else ""
                 fault = source.Rejection(
                     errors.printable(row["path"]) or "(empty)",
-                    f"row {number}{column}: {reason}",
+                    f"{_where(number)}{column}: {reason}",
                 )
                 result.rejected.append(fault)
                 result.lost.append(self._lost(row))
@@ -159,7 +225,8 @@ class _Reader:
                 items[face], rows[face] = item, number
         result.items = boxes.with_keys(items.values())
         result.rejected.sort()
-        self._refuse_class_numbers(result.items)
+        if not self._lenient:
+            self._refuse_class_numbers(result.items)
         self._say(result)
         return result
 
@@ -200,10 +267,13 @@ class _Reader:
         if isinstance(found, str):
             raise _BadRow("path", found)
         key, about = found
+        age, gender = self._age(row), self._gender(row)
+        if age == gender == values.MISSING:
+            raise _BadRow("", "neither an age nor a gender")
         return source.Item(
             key,
-            self._age(row),
-            self._gender(row),
+            age,
+            gender,
             about.st_size,
             self._split(row),
             self._group(row),
@@ -227,7 +297,11 @@ class _Reader:
     def _present(self, field: str, label: int) -> int:
         if label == values.MISSING:
             if field not in self._may_lack:
-                raise _BadRow(field, "no value")
+                if self._lenient:
+                    raise _LacksLabel(field)
+                raise _BadRow(
+                    field, "no value; --missing_labels=keep writes the row without it"
+                )
             self._counts[f"no {field}"] += 1
         return label
 

@@ -38,22 +38,24 @@ class Table(NamedTuple):
     Attributes:
       name: What errors call it: the flag with the path.
       header: Names of the columns, as they are spelt.
-      rows: Number of each row, as an editor or a spreadsheet counts it, and its cells.
+      rows: Number of each row, as an editor or a spreadsheet counts it, or a text that
+        says where the row comes from; and its cells.
       encoding: Encoding of a text; ``utf-8`` for the other forms.
     """
 
     name: str
     header: list[str]
-    rows: list[tuple[int, list[str]]]
+    rows: Sequence[tuple[int | str, list[str]]]
     encoding: str
 
 
-def read(path: str, *, flag: str) -> Table:
+def read(path: str, *, flag: str, known: Sequence[str] = ()) -> Table:
     """Reads a table.
 
     Args:
       path: A local or remote file.
       flag: The flag that named it, for errors.
+      known: Columns by which the separator is found; without them those of label files.
 
     Raises:
       UsageError: The file cannot be read, or needs a library that is not installed.
@@ -81,7 +83,14 @@ def read(path: str, *, flag: str) -> Table:
         raise errors.UsageError(
             f"cannot read {name}: {errors.one_line(error) or type(error).__name__}"
         ) from error
-    found = text.rows(decoded, columns.num_known, name=name)
+    wanted = set(known)
+
+    def num_known(cells: Sequence[str]) -> int:
+        if not wanted:
+            return columns.num_known(cells)
+        return len(wanted & {cell.strip() for cell in cells})
+
+    found = text.rows(decoded, num_known, name=name)
     header = found[0][1] if found else []
     return Table(name, header, found[1:], encoding)
 

@@ -16,11 +16,10 @@ import functools
 import re
 from typing import NamedTuple
 
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import schema, sharding
 from afad_tfdata.writing import source
 
-# In an item and in the index: the row has no such label.
-MISSING = -1
+MISSING = schema.MISSING
 AGE_RANGES = ("refuse", "middle")
 
 # How pandas, R, databases, spreadsheets and people write that there is no value.

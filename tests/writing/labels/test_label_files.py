@@ -258,7 +258,7 @@ _BAD_ROWS = {
 @pytest.mark.parametrize("name", _BAD_ROWS)
 def test_a_bad_row_is_one_line_with_file_row_and_column(name, faces, tmp_path, caplog):
     rows, where, reason = _BAD_ROWS[name]
-    content = f"path,age,gender,split\n{rows}\n"
+    content = f"path,age,gender,split\n{rows}\ndeep/c d.jpg,41,f\n"
     try:
         listing = _scan(content, faces, tmp_path)
         line = listing.first_fault
@@ -271,7 +271,9 @@ def test_a_bad_row_is_one_line_with_file_row_and_column(name, faces, tmp_path, c
 
 # Name: (content, a part of the line).
 _BAD_FILES = {
-    "empty": ("", "has no column path, age, gender"),
+    "empty": ("", "has no column path"),
+    "no label": ("path,split\na.jpg,train\n", "has no column age, gender"),
+    "empty labels": ("path,age,gender\na.jpg,,NA\n", "neither an age nor a gender"),
     "no header": ("a.jpg,25,m\nb.jpg,30,f\n", "it has 'a.jpg', '25', 'm'"),
     "no path": ("age,gender\n25,m\n", "no column path"),
     "two ages": ("path,age,gender,age\na.jpg,25,m,26\n", "'age', 'age' could all be"),

@@ -1,0 +1,31 @@
+"""AgeDB: the labels are in the names, ``NUMBER_PERSON_AGE_GENDER.jpg``.
+
+Traps: 568 persons have about 30 images each, so that a split by image tests on persons
+that the model knows: the person is the group.  The name of a person may contain an
+underscore, so the age is counted from the end of the name.
+"""
+
+from __future__ import annotations
+
+import re
+
+from afad_tfdata.writing.importers import scheme
+
+CODES = "m:male,f:female"
+LAYOUT = "images named NUMBER_PERSON_AGE_GENDER.jpg, such as 0_MariaCallas_35_f.jpg"
+_NAME = re.compile(r"\d+_(.*\D.*)_(\d{1,3})_([mf])\.", re.I)
+
+
+def fits(root: str) -> bool:
+    """Whether most images have such names."""
+    return scheme.names_fit(root, _NAME)
+
+
+def read(root: str) -> scheme.Found:
+    """Lists the images below a folder."""
+    return scheme.by_name(root, _NAME, _add)
+
+
+def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:
+    person, age, gender = match.groups()
+    found.add("the name", key, age=age, gender=gender, group=person)

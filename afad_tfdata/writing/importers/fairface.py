@@ -1,0 +1,44 @@
+"""FairFace: ``fairface_label_train.csv`` and ``fairface_label_val.csv`` next to images.
+
+Traps: the ages are ranges (``3-9``, ``more than 70``), so that only
+``--age_ranges=middle`` gives a year; ``more than 70`` is then 70-79, because all ranges
+are ten years wide there.  A spreadsheet that saves the file turns ``3-9`` into a date,
+which is refused.  Both lists have an image ``1.jpg``: the folder belongs to the path.
+The list called ``val`` is the validation split; there is no public test split.
+"""
+
+from __future__ import annotations
+
+import os
+
+from afad_tfdata.writing.importers import scheme
+
+CODES = "Male:male,Female:female"
+LAYOUT = (
+    "fairface_label_train.csv, fairface_label_val.csv, and the folders train and val"
+)
+_LISTS = {"train": "fairface_label_train.csv", "validation": "fairface_label_val.csv"}
+_LAST_RANGE = {"more than 70": "70-79"}
+
+
+def fits(root: str) -> bool:
+    """Whether a folder has one of the two lists."""
+    return any(os.path.isfile(os.path.join(root, name)) for name in _LISTS.values())
+
+
+def read(root: str) -> scheme.Found:
+    """Lists the images of both lists."""
+    found = scheme.Found(has_ranges=True)
+    for split, name in _LISTS.items():
+        path = os.path.join(root, name)
+        if not os.path.isfile(path):
+            continue
+        for number, row in scheme.read_rows(path, ("file", "age", "gender")):
+            found.add(
+                f"{name} row {number}",
+                row["file"],
+                age=_LAST_RANGE.get(row["age"].lower(), row["age"]),
+                gender=row["gender"],
+                split=split,
+            )
+    return found

@@ -1,0 +1,52 @@
+"""The importers by name, and which of them a folder is for.
+
+sources.check("utkface", "faces")     # an error if the folder is another data set
+sources.MODULES["utkface"].read("faces")
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import cast
+
+from afad_tfdata.common import errors
+from afad_tfdata.writing.importers import scheme
+
+NAMES = (
+    *("afad", "utkface", "imdb_wiki", "fairface", "agedb"),
+    *("megaage", "adience", "morph", "appa_real"),
+)
+
+
+def importer(name: str) -> scheme.Importer:
+    """The module of a data set."""
+    module = importlib.import_module(f"afad_tfdata.writing.importers.{name}")
+    return cast(scheme.Importer, module)
+
+
+def check(name: str, root: str) -> None:
+    """Refuses a folder that is not laid out as the data set.
+
+    Raises:
+      UsageError: It is not; the message names the data set that it looks like.
+    """
+    if not os.path.isdir(root):
+        raise errors.UsageError(
+            f"--data_dir={root} is not a directory: --source={name} expects"
+            f" {importer(name).LAYOUT}"
+        )
+    if importer(name).fits(root):
+        return
+    likely = looks_like(root)
+    hint = f"; it looks like --source={likely}" if likely else ""
+    raise errors.UsageError(
+        f"--data_dir={root} is not laid out as --source={name} expects:"
+        f" {importer(name).LAYOUT}{hint}"
+    )
+
+
+def looks_like(root: str) -> str | None:
+    """The data set whose layout a folder has; None if it is none or several."""
+    fitting = [name for name in NAMES if importer(name).fits(root)]
+    return fitting[0] if len(fitting) == 1 else None
