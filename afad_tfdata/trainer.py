@@ -22,6 +22,7 @@ from afad_tfdata.common import errors, options, preemption, progress
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import (
     assembly,
+    automatic,
     caller_data,
     caller_model,
     initial_weights,
@@ -119,6 +120,14 @@ def train(
         progress.lines_shown(),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
+        choice = automatic.resolve(
+            config,
+            pretrained=pretrained,
+            # Only the chief has the directory.
+            recorded=workers.from_chief(directory.stored),
+            **own.decides(),
+        )
+        config = choice.config
         phases = recipe.phases(config, pretrained=pretrained)
         # Only the chief reads the directory, because other workers might read it a
         # moment later and find it changed.
@@ -135,13 +144,19 @@ def train(
                 _log.info("this run is finished: nothing is left to do")
                 return train_result.of(config, snapshot.state, snapshot.history)
         parts = assembly.assemble(
-            config, own, begun=snapshot is not None, strategy=workers.strategy
+            config,
+            own,
+            begun=snapshot is not None,
+            strategy=workers.strategy,
+            chosen=choice.chosen,
         )
         workers.from_chief(lambda: directory.check_parts(parts.facts["parts"]))
         parts.data.refuse_short(
             sum(phase.epochs for phase in phases) * parts.steps_per_epoch
         )
         if snapshot is None:  # A checkpoint has its own weights.
+            if choice.chosen:
+                _log.info("%s", choice.text())
             assembly.set_initial_weights(config, own, parts)
         called = train_callbacks.Callbacks(
             callbacks if workers.is_chief else (), options.to_dict(config)

@@ -140,6 +140,7 @@ class Place:
             run_dir=os.path.join(self.directory, "runs", name),
             backbone="small_cnn",
             weights="none",
+            recipe="original",  # The trials in the README were run with it.
             global_batch_size=BATCH,
             threads=arguments.threads,
             devices="cpu",

@@ -58,10 +58,12 @@ class ModelConfig:
         "age_gender", "Which labels the network predicts.", choices=schema.TASKS
     )
     age_head: str = option(
-        "regression",
+        "auto",
         "How the age is predicted: regression outputs years; the other heads output a"
-        " distribution or ranks over the ages and decode them to their mean.",
-        choices=age_heads.NAMES,
+        " distribution or ranks over the ages and decode them to their mean. auto means"
+        " dldl_v2 for afad-train, and regression for a program that builds a network"
+        " by itself.",
+        choices=("auto", *age_heads.NAMES),
     )
     image_size: int = option(150, "Side of the input image in pixels.")
     min_age: int = option(15, "Lowest age that an age head knows, in years.")
@@ -409,6 +411,8 @@ def _resolve(config: ModelConfig) -> ModelConfig:
         changes["normalization"] = "backbone" if own else "original"
     if config.pooling == "auto":
         changes["pooling"] = "avg" if small else "flatten"
+    if config.age_head == "auto":
+        changes["age_head"] = "regression"  # Plain losses fit it, such as Keras' own.
     if config.initial_age == 0:
         changes["initial_age"] = (config.min_age + config.max_age) / 2
     return dataclasses.replace(config, **changes)

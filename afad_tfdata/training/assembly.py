@@ -13,6 +13,7 @@ from afad_tfdata.images import augment, preprocess
 from afad_tfdata.models import facts, losses, networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import (
+    automatic,
     caller_functions,
     caller_model,
     caller_parts,
@@ -86,14 +87,16 @@ def assemble(
     *,
     begun: bool = False,
     strategy: tf.distribute.Strategy | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> TrainingParts:
     """Builds what the caller did not pass.
 
     Args:
-      config: The options.
+      config: The options, from `automatic.resolve`.
       own: The caller's objects.
       begun: Whether a checkpoint will be restored: no pre-trained weights are needed.
       strategy: The strategy of several workers; None for that of `config`'s devices.
+      chosen: `automatic.Choice.chosen`, to be recorded.
 
     Raises:
       UsageError: Records that do not fit the task, a batch that the replicas do not
@@ -119,7 +122,7 @@ def assemble(
     manifest = load_manifest(config)
     mean = _mean(manifest, facts.of(own.model))
     ages = _ages(manifest, network_config, config.input.task)
-    age_head = network_config.get("age_head", config.model.age_head)
+    age_head = _age_head(config, own, network_config)
     data = train_data.TrainData(
         config,
         own,
@@ -175,6 +178,7 @@ def assemble(
     # the number of steps that is nearest to one pass.
     steps_per_epoch = config.steps_per_epoch or max(1, round(num_examples / batch_size))
     recorded = {
+        "auto": dict(chosen or {}),
         "model": saved.info(model),
         **_record_facts(manifest, known, ages),
         "class_weights": list(weights),
@@ -219,7 +223,7 @@ def train_step_of(
     with parts.strategy.scope():
         optimizer = optimizers.build(
             phase.optimizer,
-            weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay or 0.0,
             momentum=config.momentum,
         )
         if parts.unconnected and phase.optimizer == "adamw":
@@ -395,9 +399,9 @@ def _loss_config(
     return losses.LossConfig(
         task=config.input.task,
         age_head=age_head,
-        age_loss=_age_loss(config),
+        age_loss=automatic.age_loss(config),
         age_weight=config.age_weight,
-        gender_weight=config.gender_weight,
+        gender_weight=config.gender_weight or 0.0,
         min_age=ages[0],
         max_age=ages[1],
         class_weights=weights,
@@ -419,12 +423,6 @@ def _preparations(
         return normalize(images)
 
     return prepare, normalize
-
-
-def _age_loss(config: train_config.TrainConfig) -> str:
-    if config.age_loss != "auto":
-        return config.age_loss
-    return "mse" if config.input.task == "age_gender" else "mae"
 
 
 def _model(
@@ -490,6 +488,23 @@ def _weights(
     age_weights = class_weights.parse_ages(config.age_class_weight, manifest, *ages)
     _log.info("%s", class_weights.describe(weights, manifest, age_weights))
     return weights, age_weights
+
+
+def _age_head(
+    config: train_config.TrainConfig,
+    own: train_data.CallerObjects,
+    known: Mapping[str, Any],
+) -> str:
+    """The age head of the caller's model, or of the one that is built.
+
+    Args:
+      config: The options.
+      own: The caller's objects.
+      known: `networks.ModelConfig` of the caller's model; empty if it is not ours.
+    """
+    if own.model is None and config.model.age_head != "auto":
+        return config.model.age_head
+    return known.get("age_head", "regression")  # Without an age, any head will do.
 
 
 def _augmentation(

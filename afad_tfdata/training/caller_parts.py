@@ -50,7 +50,7 @@ def refuse_unusable(
         loss=own.loss is not None,
     )
     head = config.model.age_head
-    if known and head not in ("regression", known["age_head"]):
+    if known and head not in ("auto", known["age_head"]):
         raise errors.UsageError(
             f"--age_head={head} has no effect, because the model that was passed to"
             f" train has the age head {known['age_head']}: leave it out"

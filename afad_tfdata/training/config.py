@@ -13,7 +13,8 @@ from afad_tfdata.training.distributed import strategies
 
 STAGE_CHOICES = (*networks.STAGES, "recipe")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-SCHEDULES = (*optimizers.SCHEDULES, "plateau")
+RECIPES = ("default", "original")
+SCHEDULES = ("auto", *optimizers.SCHEDULES, "plateau")
 OPTIMIZERS = ("auto", *optimizers.NAMES)
 
 # Options that may differ when a run continues.  Except for rounding, they change no
@@ -49,6 +50,8 @@ FREE_FIELDS = frozenset(
         "profile",
     }
 )
+# What runs did that were begun before an option existed, if not its default.
+EARLIER = {"recipe": "original"}
 # Options that a restart from an earlier epoch may also change.
 RESTART_FIELDS = frozenset(
     {
@@ -71,8 +74,8 @@ RESTART_FIELDS = frozenset(
 class TrainConfig(options.Config):
     """The model, the data, the method and the run directory of a training.
 
-    The fields of `input` and `model` are flat keywords, too.  A value of 0 or ``auto``
-    stands for the original project's, which `recipe.phases` looks up by stage and task.
+    The fields of `input` and `model` are flat keywords, too.  `automatic.resolve`
+    decides on the fields that are left open (None, 0 or ``auto``).
     """
 
     run_dir: str = options.option(
@@ -102,8 +105,18 @@ class TrainConfig(options.Config):
         "recipe",
         "What is trained: warmup trains the head on a frozen backbone; tuning trains"
         " the top layers of the backbone, too; recipe does both, and then continues"
-        " from the best epoch at lower rates until that brings no improvement.",
+        " from the best epoch at lower rates until that brings no improvement. If"
+        " nothing is pre-trained, every stage trains all layers, and recipe is the same"
+        " as tuning.",
         choices=STAGE_CHOICES,
+    )
+    recipe: str = options.option(
+        "default",
+        "Where the values of the options come from that are not given: default takes"
+        " those that were best in this package's trials; original takes the original"
+        " project's (constant rates, age regression, strong augmentation), and lowers"
+        " the rate by phases in --stage=recipe, for networks from scratch, too.",
+        choices=RECIPES,
     )
     init_from: str = options.option(
         "",
@@ -143,19 +156,27 @@ class TrainConfig(options.Config):
     learning_rate: float = options.option(
         0.0,
         "Highest learning rate; 0 means 1e-3 for warmup, and for tuning 5e-4 with"
-        " --task=gender and 1e-3 otherwise.",
+        " --task=gender and 1e-3 otherwise. If nothing is pre-trained, it means 6e-3"
+        " for the small networks (in proportion less for batches below 128), and 1e-3"
+        " for others.",
     )
     optimizer: str = options.option(
         "auto",
         "Optimizer that updates the weights; auto means rmsprop for warmup and adam for"
-        " tuning.",
+        " tuning, or adamw if nothing is pre-trained.",
         choices=OPTIMIZERS,
     )
     momentum: float = options.option(0.9, "Momentum of --optimizer=sgd.")
-    weight_decay: float = options.option(1e-4, "Weight decay of --optimizer=adamw.")
+    weight_decay: float | None = options.option(
+        None,
+        "Weight decay of --optimizer=adamw. Without this flag it is 0.05 if nothing is"
+        " pre-trained, and otherwise 1e-4.",
+    )
     schedule: str = options.option(
-        "constant",
-        "How the learning rate changes within a stage.",
+        "auto",
+        "How the learning rate changes within a stage; auto means constant for the"
+        " phases that --stage=recipe has for a pre-trained network, and otherwise"
+        " cosine.",
         choices=SCHEDULES,
     )
     warmup_steps: int = options.option(
@@ -186,8 +207,10 @@ class TrainConfig(options.Config):
     age_weight: float = options.option(
         1.0, "Weight of the age loss with --task=age_gender."
     )
-    gender_weight: float = options.option(
-        500.0, "Weight of the gender loss with --task=age_gender."
+    gender_weight: float | None = options.option(
+        None,
+        "Weight of the gender loss with --task=age_gender. Without this flag it is 500"
+        " for a squared error of the age, and 10 for other age losses.",
     )
     accumulation: int = options.option(
         1,
@@ -231,9 +254,10 @@ class TrainConfig(options.Config):
         " allocated, or one for each core.",
     )
     augment: str = options.option(
-        "default",
+        "auto",
         "How training images are changed at random: none, default (as in the original"
-        " project), or settings such as rotation=20,zoom=0.15.",
+        " project), settings such as rotation=20,zoom=0.15, or auto, which flips images"
+        " and changes them a little.",
     )
     augment_preview: bool = options.option(
         False, "Write a sheet of augmented images to the run directory."
@@ -311,10 +335,9 @@ class TrainConfig(options.Config):
             ("age_weight", 0),
             ("gender_weight", 0),
         ):
-            if not getattr(self, name) >= low:  # Also refuses NaN.
-                raise errors.UsageError(
-                    f"--{name} is at least {low}; got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value is not None and not value >= low:  # Also refuses NaN.
+                raise errors.UsageError(f"--{name} is at least {low}; got {value}")
         for name in ("momentum", "ema_decay", "decay_factor"):
             if not 0 <= getattr(self, name) < 1:
                 raise errors.UsageError(
@@ -355,13 +378,13 @@ def differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
 
     Args:
       stored: `options.to_dict` of the config that the run was started with.  Fields
-        that it lacks were added since, and count as their defaults.
+        that it lacks were added since, and count as `EARLIER` or as their defaults.
       config: The config that the run is to continue with.
 
     Returns:
       Texts like ``--task (age there, gender here)``.
     """
-    stored = {**options.defaults(TrainConfig), **stored}
+    stored = {**options.defaults(TrainConfig), **EARLIER, **stored}
     now = options.to_dict(config)
     free = FREE_FIELDS
     if config.start_epoch:

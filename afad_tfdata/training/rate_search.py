@@ -21,6 +21,7 @@ from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import (
     assembly,
+    automatic,
     caller_data,
     caller_model,
     checkpoints,
@@ -106,9 +107,12 @@ def search(
         caller_data.readable_errors(own_data=train_dataset is not None),
         caller_model.flags_restored(model),
     ):
+        pretrained = initial_weights.backbone_is_pretrained(config.model, model)
+        config = automatic.resolve(
+            config, pretrained=pretrained, **own.decides()
+        ).config
         parts = assembly.assemble(config, own)
         assembly.set_initial_weights(config, own, parts)
-        pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         phase = recipe.phases(config, pretrained=pretrained)[0]
         train_step = assembly.train_step_of(parts, config, phase)
         groups = {"model": parts.model.variables}

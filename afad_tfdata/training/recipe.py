@@ -120,14 +120,16 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
     """The phases of a run, in order; a run may end before the last ones.
 
     Args:
-      config: Its stage, task, epochs, rate and optimizer are used.
+      config: From `automatic.resolve`; its recipe, stage, task, epochs, rate and
+        optimizer are used.
       pretrained: Whether the backbone has pre-trained weights, so that a warm-up of
         the head over them makes sense.
 
     Returns:
       One phase, or those of the recipe.  The original project trained gender for 24
       epochs at 1e-3, 50 at 5e-4, and then from the best epoch at 1e-4; it trained age
-      for 24 epochs and more at 1e-3, and then at 5e-4.
+      for 24 epochs and more at 1e-3, and then at 5e-4.  If nothing is pre-trained, the
+      default recipe has one phase, in which all layers train.
     """
     gender = config.input.task == "gender"
     rate = config.learning_rate
@@ -140,7 +142,8 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
         rate=rate,
         optimizer="adam" if config.optimizer == "auto" else config.optimizer,
     )
-    if config.stage == "tuning":
+    from_scratch = config.recipe == "default" and not pretrained
+    if config.stage == "tuning" or from_scratch:
         return (tuning,)
     found = []
     if pretrained and config.warmup_epochs:

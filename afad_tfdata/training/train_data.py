@@ -11,6 +11,7 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.models import saved
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import caller_data, caller_elements
@@ -50,6 +51,15 @@ class CallerObjects:
             "loss": self.loss is not None,
         }
         return {"model": model, **passed}
+
+    def decides(self) -> dict[str, Any]:
+        """What the parts decide in place of options, for `automatic.resolve`."""
+        head = saved.info(self.model).get("age_head", "regression")
+        return {
+            "own_age_head": None if self.model is None else head,
+            "own_augment": self.augment is not None,
+            "own_loss": self.loss is not None,
+        }
 
     def builds_data(self) -> bool:
         """Whether the data sets are built from the config."""

@@ -202,6 +202,7 @@ def test_flags_of_a_run_continue_it(sample_records, tmp_path):
     flags = [
         *(f"--records_dir={sample_records}", f"--run_dir={tmp_path / 'a, run'}"),
         *("--task=gender", "--backbone=small_cnn", "--weights=none", "--epochs=1"),
+        "--schedule=constant",  # With a cosine, a run cannot go on for longer.
         *("--stage=tuning", "--global_batch_size=8", "--noaugment_preview", "--json"),
     ]
     first = run("train", *flags)

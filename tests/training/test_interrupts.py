@@ -40,7 +40,7 @@ def test_lines_are_not_doubled_where_it_did(monkeypatch):
 
 
 def test_a_log_says_why_a_phase_and_the_recipe_end():
-    config = trainer.TrainConfig(run_dir="run", epochs=9, patience=2)
+    config = trainer.TrainConfig(run_dir="run", recipe="original", epochs=9, patience=2)
     phases = recipe.phases(config, pretrained=False)
     waiting = recipe.PhaseProgress(0, epochs=3, waited=2, helped=True)
     assert waiting.why_over(phases) == "tuning ends: no improvement in 2 epochs"

@@ -20,6 +20,7 @@ from afad_tfdata.reading import record_index
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
     assembly,
+    automatic,
     checkpoints,
     event_file,
     optimizers,
@@ -44,6 +45,7 @@ def config(records_dir, run_dir, **more):
         "backbone": "small_cnn",
         "image_size": 16,
         "stage": "tuning",
+        "recipe": "original",  # A constant rate, so that runs can go on for longer.
         "epochs": 2,
         "global_batch_size": BATCH,
         "devices": "cpu",
@@ -147,6 +149,7 @@ def test_parts_are_given_flat_or_whole():
     )
     network = models.ModelConfig(backbone="small_cnn", age_dropout=0.1)
     rest = {"stage": "tuning", "epochs": 2, "devices": "cpu", "augment": "none"}
+    rest["recipe"] = "original"
     whole = trainer.TrainConfig(run_dir="run", input=data, model=network, **rest)
     assert flat == whole and flat.input == data and flat.model == network
     assert dataclasses.replace(flat, global_batch_size=8).input.global_batch_size == 8
@@ -254,7 +257,8 @@ def test_a_run_leaves_what_people_look_at(finished, tmp_path):
     directory = run_dir.RunDir(values.run_dir)
     stored = directory.stored()
     directory.close()
-    assert stored["train"] == options.to_dict(values)
+    resolved = automatic.resolve(values, pretrained=False).config
+    assert stored["train"] == options.to_dict(resolved)
     assert stored["model"]["backbone"] == "small_cnn"
     assert set(stored["mean"]) == {"R", "G", "B"}
     assert stored["class_names"] == ["male", "female"]
