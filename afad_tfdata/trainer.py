@@ -123,6 +123,7 @@ def train(
         choice = automatic.resolve(
             config,
             pretrained=pretrained,
+            image_size=assembly.image_size(config),
             # Only the chief has the directory.
             recorded=workers.from_chief(directory.stored),
             **own.decides(),

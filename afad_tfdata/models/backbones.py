@@ -26,10 +26,12 @@ from afad_tfdata.models import saved
 from afad_tfdata.storage import hdf5
 
 # Channels of the convolution of each block.  The first block has stride 2; all blocks
-# but the first and the last end in max pooling.
+# but the first and the last end in max pooling.  With two halvings, the first does too.
 _SMALL_CHANNELS = (24, 32, 64, 96, 128)
 SMALL = ("small_cnn", "small_cnn_no_bn")
-_MIN_SMALL_SIZE = 16  # Pixels: one stride and three poolings leave a map of 1 x 1.
+# Pixels: one stride and three poolings leave a map of 1 x 1.  Each further halving in
+# the first block needs twice as much.
+_MIN_SMALL_SIZE = 16
 
 _GROUP_SIZE = 8  # Channels in a group of `small_cnn_no_bn`; divides all of the above.
 
@@ -90,13 +92,17 @@ def check_name(name: str) -> None:
     )
 
 
-def build(name: str, size: int, *, raw_input: bool) -> keras.Model:
+def build(
+    name: str, size: int, *, raw_input: bool, stem_halvings: int = 1
+) -> keras.Model:
     """A backbone with random weights.
 
     Args:
       name: One of `names()`.
       size: Side of the image in pixels.
       raw_input: Whether the network keeps its own preprocessing layers, if it has any.
+      stem_halvings: How often the first block of a small network halves the image, 1
+        or 2.
 
     Returns:
       A model from float32 ``[n, size, size, 3]`` to ``[n, h, w, channels]``.
@@ -106,12 +112,13 @@ def build(name: str, size: int, *, raw_input: bool) -> keras.Model:
     """
     check_name(name)
     if name in SMALL:
-        if size < _MIN_SMALL_SIZE:
+        smallest = _MIN_SMALL_SIZE * stem_halvings
+        if size < smallest:
             raise errors.UsageError(
                 f"--image_size={size}: --backbone={name} needs at least"
-                f" {_MIN_SMALL_SIZE} pixels"
+                f" {smallest} pixels"
             )
-        return _small(name, size)
+        return _small(name, size, stem_halvings)
     constructor = getattr(keras.applications, name)
     kwargs = {}
     if not raw_input and _has_option(constructor, "include_preprocessing"):
@@ -235,7 +242,7 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
         _neutralise(backbone)
 
 
-def _small(name: str, size: int) -> keras.Model:
+def _small(name: str, size: int, stem_halvings: int) -> keras.Model:
     """Five convolutions with normalisation, ReLU and pooling: 0.2 million weights.
 
     Group normalisation (Wu and He, ECCV 2018) uses each example alone, so that the
@@ -262,7 +269,7 @@ def _small(name: str, size: int) -> keras.Model:
                 channels // _GROUP_SIZE, name=f"block{i}_gn"
             )(x)
         x = keras.layers.ReLU(name=f"block{i}_relu")(x)
-        if 1 < i < len(_SMALL_CHANNELS):
+        if i < len(_SMALL_CHANNELS) and i + stem_halvings > 2:
             x = keras.layers.MaxPooling2D(2, name=f"block{i}_pool")(x)
     return keras.Model(image, x, name=name)
 

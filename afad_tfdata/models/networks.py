@@ -88,6 +88,12 @@ class ModelConfig:
         " small networks and flatten for all others.",
         choices=POOLINGS,
     )
+    stem_halvings: int = option(
+        0,
+        "How often the first block of the small networks halves the image: 1 or 2. With"
+        " 2 they see more of a large image, and take less than half of the time. 0"
+        " means 2 for afad-train on images of 80 pixels or more, and otherwise 1.",
+    )
     hidden_units: int = option(256, "Width of the two dense layers of each head.")
     age_dropout: float = option(
         0.4, "Share of the features that training drops before the age head."
@@ -119,6 +125,10 @@ class ModelConfig:
                     f"--{name} takes a share from 0 to below 1;"
                     f" got {getattr(self, name)}"
                 )
+        if self.stem_halvings not in (0, 1, 2):
+            raise errors.UsageError(
+                f"--stem_halvings takes 1, 2, or 0 for either; got {self.stem_halvings}"
+            )
         if self.hidden_units < 1:
             raise errors.UsageError(
                 f"--hidden_units takes a number from 1 up; got {self.hidden_units}"
@@ -162,6 +172,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
         config.backbone,
         config.image_size,
         raw_input=config.normalization == "backbone",
+        stem_halvings=config.stem_halvings,
     )
     if load_weights and config.weights == "imagenet":
         backbones.load_imagenet(backbone, config.backbone)
@@ -411,6 +422,8 @@ def _resolve(config: ModelConfig) -> ModelConfig:
         changes["normalization"] = "backbone" if own else "original"
     if config.pooling == "auto":
         changes["pooling"] = "avg" if small else "flatten"
+    if config.stem_halvings == 0:  # As in networks of before this option.
+        changes["stem_halvings"] = 1
     if config.age_head == "auto":
         changes["age_head"] = "regression"  # Plain losses fit it, such as Keras' own.
     if config.initial_age == 0:

@@ -282,6 +282,14 @@ def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     return schema.load_manifest(path) if path else None
 
 
+def image_size(config: train_config.TrainConfig) -> int:
+    """Side of the records' images in pixels; 0 if it is not known before they come."""
+    manifest = load_manifest(config)
+    if config.input.image_size or manifest is None:
+        return config.input.image_size
+    return manifest.image_size
+
+
 def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
     """The ages that the network knows: those of the training split."""
     low, high = schema.age_range(manifest)

@@ -31,10 +31,12 @@ ASKING: dict[str, Any] = {
     "augment": "auto",
     "age_head": "auto",
     "gender_weight": None,
+    "stem_halvings": 0,
 }
 
 # Chosen by the trials that docs/training.md lists.
 _SMALL_RATE, _OTHER_RATE = 6e-3, 1e-3
+_LARGE_IMAGE = 80  # Pixels from which on the first block halves the image twice.
 _BATCH_SIZE = 128  # The rate is for this batch size; smaller ones take less of it.
 _WEIGHT_DECAY = 0.05
 _MILD = "none,rotation=8,zoom=0.08,shift=0.05,flip=true,brightness=0.2,contrast=0.2"
@@ -65,6 +67,7 @@ def resolve(
     config: train_config.TrainConfig,
     *,
     pretrained: bool,
+    image_size: int = 0,
     recorded: Mapping[str, Any] | None = None,
     own_age_head: str | None = None,
     own_augment: bool = False,
@@ -75,6 +78,7 @@ def resolve(
     Args:
       config: The command's config.
       pretrained: Whether the backbone has pre-trained weights.
+      image_size: Side of the images in pixels, if it is known.
       recorded: ``config.json`` of the run that continues; None for a new run.
       own_age_head: Age head of the caller's model; None if the model is not passed.
       own_augment: Whether the caller passes an augmentation.
@@ -92,12 +96,16 @@ def resolve(
             dataclasses.replace(config, **values), dict(recorded.get("auto", {}))
         )
     values = _values(config, pretrained, own_age_head)
+    is_large = image_size >= _LARGE_IMAGE and config.recipe != "original"
+    values["stem_halvings"] = 2 if is_large else 1
     optimizer = values.get("optimizer", "")
     if config.optimizer != ASKING["optimizer"]:
         optimizer = config.optimizer
     task = config.input.task
     for name, is_used in {
         "age_head": own_age_head is None and "age" in schema.labels_of(task),
+        "stem_halvings": own_age_head is None
+        and config.model.backbone in backbones.SMALL,
         "augment": not own_augment,
         "gender_weight": not own_loss and task == "age_gender",
         "weight_decay": optimizer == "adamw",

@@ -17,7 +17,7 @@ _OF_LOSS = (
 )
 _OF_MODEL = (
     *("hidden_units", "age_dropout", "gender_dropout"),
-    *("pooling", "normalization"),
+    *("pooling", "normalization", "stem_halvings"),
 )
 _OF_ORDER = ("balance", "shuffle_window")
 _OF_RECORDS = (

@@ -109,7 +109,10 @@ def search(
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         config = automatic.resolve(
-            config, pretrained=pretrained, **own.decides()
+            config,
+            pretrained=pretrained,
+            image_size=assembly.image_size(config),
+            **own.decides(),
         ).config
         parts = assembly.assemble(config, own)
         assembly.set_initial_weights(config, own, parts)

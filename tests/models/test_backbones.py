@@ -6,7 +6,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import backbones, saved
+from afad_tfdata.models import backbones, networks, saved
 from tests.models.small_networks import MEAN, SIZE, converted, inputs, make
 
 
@@ -192,3 +192,24 @@ def test_every_backbone_builds_at_an_odd_size(name):
     assert model.inputs[0].shape == (None, 97, 97, 3)
     assert model.output_names == ["age_output", "gender_output"]
     keras.backend.clear_session()
+
+
+@pytest.mark.parametrize("halvings, side", [(1, 4), (2, 2)])
+def test_a_small_network_may_halve_its_image_twice_at_first(halvings, side):
+    backbone = backbones.build("small_cnn", 64, raw_input=False, stem_halvings=halvings)
+    assert backbone.output_shape == (None, side, side, 128)
+    config = networks.ModelConfig(
+        backbone="small_cnn", weights="none", image_size=31, stem_halvings=halvings
+    )
+    if halvings == 1:
+        assert saved.info(networks.build_model(config))["stem_halvings"] == 1
+    else:
+        with pytest.raises(errors.UsageError, match="needs at least 32 pixels"):
+            networks.build_model(config)
+
+
+def test_networks_of_before_the_option_halve_once():
+    config = networks.ModelConfig(backbone="small_cnn", weights="none", image_size=64)
+    model = networks.build_model(config)
+    assert saved.info(model)["stem_halvings"] == 1
+    assert saved.backbone_of(model).output_shape == (None, 4, 4, 128)

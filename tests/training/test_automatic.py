@@ -84,11 +84,28 @@ def test_the_originals_recipe_is_what_the_defaults_were():
         augment="default",
         age_head="regression",
         gender_weight=500.0,
+        stem_halvings=1,
     )
     assert found == asked
     phases = recipe.phases(found, pretrained=False)
     assert [phase.rate for phase in phases[:2]] == [1e-3, 5e-4]
     assert phases[0].optimizer == "adam"
+
+
+@pytest.mark.parametrize(
+    "values, size, halvings",
+    [
+        ({}, 96, 2),
+        ({}, 79, 1),
+        ({}, 0, 1),  # Data of the caller's own, whose size is seen later.
+        ({"recipe": "original"}, 96, 1),
+        ({"stem_halvings": 1}, 96, 1),
+        ({"backbone": "VGG19", "weights": "none"}, 96, 0),
+    ],
+)
+def test_a_small_network_halves_large_images_twice_at_first(values, size, halvings):
+    found = resolved(more={"image_size": size}, **values)
+    assert found.stem_halvings == halvings
 
 
 def test_what_the_user_gives_is_kept():
@@ -147,7 +164,8 @@ def test_a_run_keeps_what_it_recorded():
 
 def test_a_run_of_an_earlier_version_keeps_the_originals_recipe():
     stored = options.to_dict(resolved(recipe="original", stage="recipe"))
-    del stored["recipe"]
+    for name in ("recipe", "stem_halvings"):
+        del stored[name]
     found = automatic.resolve(
         config(stage="recipe"), pretrained=False, recorded={"train": stored}
     ).config
