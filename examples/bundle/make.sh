@@ -24,7 +24,7 @@ cd "$(dirname "$0")/../.."
 
 place=$(mktemp -d "$output/.making-XXXXXX")
 trap 'rm -rf "$place"' EXIT
-content=$place/afad-bundle
+content=$place/content
 mkdir -p "$content/wheels"
 
 "$python" -m build --wheel --no-isolation --outdir "$content/wheels" . >"$place/build.log" 2>&1 ||
@@ -42,7 +42,7 @@ wheel=$(basename "$wheel")
 END
 rm -f "$output"/afad-bundle.tar.part-* "$output/SHA256SUMS"
 cp examples/bundle/run.sh "$output/run.sh"
-tar -C "$place" -cf - afad-bundle |
+tar -C "$place" -cf - content |
 	split --bytes="${part_mb}MB" --numeric-suffixes --suffix-length=3 - \
 		"$output/afad-bundle.tar.part-"
 (cd "$output" && sha256sum run.sh afad-bundle.tar.part-* >"$place/sums" && mv "$place/sums" SHA256SUMS)

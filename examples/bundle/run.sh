@@ -15,7 +15,7 @@ bundle=$(cd "$(dirname "$0")" && pwd)
 home=${AFAD_HOME:-$PWD/afad}
 mkdir -p "$home"
 home=$(cd "$home" && pwd)
-content=$home/afad-bundle
+content=$home/content
 
 if [[ ! -e $home/unpacked ]]; then
 	[[ -e $bundle/SHA256SUMS ]] || fail "$bundle/SHA256SUMS does not exist: copy the whole bundle"

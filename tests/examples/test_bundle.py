@@ -35,7 +35,7 @@ def bundle(tmp_path) -> pathlib.Path:
     pip.mkdir(parents=True)
     (pip / "__main__.py").write_text(_PIP)
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
-        archive.add(content, "afad-bundle")
+        archive.add(content, "content")
     data = (tmp_path / "all.tar").read_bytes()
     place = tmp_path / "bundle"
     place.mkdir()
@@ -65,10 +65,10 @@ def test_it_unpacks_installs_and_runs_and_installs_once(bundle):
     home = bundle.parent / "afad"
     first = _run(bundle, "--devices=cpu:2")
     assert first.returncode == 0, first.stderr
-    wheels = home / "afad-bundle" / "wheels"
+    wheels = home / "content" / "wheels"
     assert "--no-index" in first.stdout
     assert f"{wheels}/afad_tfdata-1-py3.whl[fast]" in first.stdout
-    faces = home / "afad-bundle" / "faces"
+    faces = home / "content" / "faces"
     checked = f"check --data_dir={faces} --output_dir={home}/gpu_check --devices=cpu:2"
     assert checked in first.stdout
     second = _run(bundle, "--minutes=1")
@@ -86,7 +86,7 @@ def test_a_damaged_part_is_refused(bundle, missing):
     done = _run(bundle)
     assert done.returncode == 1
     assert "missing or damaged: copy it again" in done.stderr
-    assert not (bundle.parent / "afad" / "afad-bundle").exists()
+    assert not (bundle.parent / "afad" / "content").exists()
 
 
 def test_another_python_is_refused(bundle, tmp_path):
