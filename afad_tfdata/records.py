@@ -37,6 +37,7 @@ from afad_tfdata.writing import (
     finish,
     payloads,
     plan,
+    protocols,
     rejections,
     replacement,
     runners,
@@ -107,6 +108,8 @@ def _from_here(config: WriteConfig) -> WriteConfig:
     names = ("data_dir", "labels_csv", "output_dir", "work_dir", "split_file")
     paths = {name: getattr(config, name) for name in names}
     local = {n: p for n, p in paths.items() if p and not files.is_remote(p)}
+    if "," in local.get("split_file", ""):  # Several files.
+        del local["split_file"]
     return dataclasses.replace(
         config, **{name: os.path.abspath(path) for name, path in local.items()}
     )
@@ -261,7 +264,12 @@ def _plan(
     """The plan, and the images that flags left out of it."""
     has_boxes = any(item.box is not None for item in listing.items)
     data_set = config.data_set_of(has_boxes=has_boxes)
-    splits = selection.load_split_file(config.split_file) if config.split_file else None
+    splits = None
+    if config.split_file:
+        splits = protocols.match(
+            protocols.load(config.split_file, fold=config.split_fold),
+            [item.key for item in listing.items],
+        )
     items, left_out = selection.select(
         listing, data_set.selection, splits=splits, seed=config.seed
     )

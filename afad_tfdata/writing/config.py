@@ -162,8 +162,13 @@ class WriteConfig:
     )
     split_file: str = options.option(
         "",
-        "CSV or JSON file with the columns path and split: a published protocol, which"
-        " replaces --test_fraction and --validation_fraction.",
+        "A published protocol, which replaces --test_fraction and"
+        " --validation_fraction: a CSV or JSON file with the columns path and split;"
+        " the JSON of Paplham and Franc; or the lists of CORAL, CORN and RLEL, a folder"
+        " or as files separated by commas, whose names say train, valid or test.",
+    )
+    split_fold: int = options.option(
+        0, "Which of the five splits of Paplham and Franc, 0 to 4."
     )
     seed: int = options.option(1, "Seed that decides the splits and the order.")
     num_shards: int | None = options.option(
@@ -261,6 +266,7 @@ class WriteConfig:
             ("num_workers", 0, 1024),
             ("max_faces_per_photo", 0, 1 << 31),
             ("max_examples", 0, 1 << 31),
+            ("split_fold", 0, 4),
             ("min_age", 0, source.MAX_AGE),
             ("max_age", self.min_age, source.MAX_AGE),
             ("max_pixels", 1, 1 << 32),

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import collections
-import csv
-import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.writing import data_set_config, plan, source
-from afad_tfdata.writing.labels import values
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +27,7 @@ def select(
     Args:
       listing: From a scan.
       config: The flags.
-      splits: From `load_split_file`; None without such a file.  The images get these
+      splits: From `protocols.match`; None without such a file.  The images get these
         splits, and images without one are left out.
       seed: Decides which images ``max_examples`` takes.
 
@@ -118,65 +113,6 @@ def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> No
         )
 
 
-def load_split_file(path: str) -> dict[str, str]:
-    """Reads a published protocol, which says which path belongs to which split.
-
-    It is a CSV with the columns ``path`` and ``split``, or JSON: ``{path: split}`` or a
-    list of ``{"path":, "split":}``.  ``val`` and ``valid`` mean ``validation``.
-
-    Args:
-      path: The file, local or remote.
-
-    Returns:
-      One of `sharding.SPLITS` by key.
-
-    Raises:
-      UsageError: The file cannot be read, names another split, or names two splits for
-        one path.
-    """
-    splits: dict[str, str] = {}
-    for key, split in _read_pairs(path):
-        named = values.split(split) if isinstance(split, str) else None
-        if not isinstance(key, str) or named is None:
-            raise errors.UsageError(
-                f"--split_file={path} puts {key} into {split!r}; expected one of"
-                f" {', '.join(sharding.SPLITS)}"
-            )
-        split = named
-        if splits.setdefault(key, split) != split:
-            raise errors.UsageError(
-                f"--split_file={path} puts {key} into {splits[key]} and into {split}:"
-                " a face can be in one split only"
-            )
-    return splits
-
-
-def _read_pairs(path: str) -> list[tuple[Any, Any]]:
-    """Path and split of each row; their types are not checked."""
-    try:
-        content = files.read_bytes(path)
-    except errors.AfadError:
-        raise
-    except Exception as error:  # Each remote file system raises its own errors.
-        reason = getattr(error, "strerror", None) or errors.one_line(error)
-        raise errors.UsageError(f"cannot read --split_file={path}: {reason}") from error
-    try:
-        text = content.decode("utf-8-sig")
-        if not path.lower().endswith(".json"):
-            rows = csv.DictReader(io.StringIO(text, newline=""))
-            return [(row["path"], row["split"]) for row in rows]
-        value = json.loads(text)
-        if isinstance(value, dict):
-            return list(value.items())
-        return [(row["path"], row["split"]) for row in value]
-    # JSON that is nested thousands deep raises RecursionError.
-    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
-        raise errors.UsageError(
-            f"--split_file={path} must be a CSV with the columns path and split, or"
-            f" JSON of the same; reading it gave {errors.one_line(repr(error))}"
-        ) from error
-
-
 def warn_of_untrusted_photos(work_plan: plan.Plan) -> None:
     """Warns if numbers in the names look like photo ids but cannot be."""
     untrusted = work_plan.untrusted_photos
@@ -213,7 +149,15 @@ def warn_of_missing_ages(work_plan: plan.Plan) -> None:
     }
     everywhere = set().union(*ages.values())
     for split, present in ages.items():
-        if present and (missing := sorted(everywhere - present)):
+        present.discard(schema.MISSING)
+        missing = sorted(everywhere - present - {schema.MISSING})
+        if present and len(present) < len(missing):
+            _log.warning(
+                "split %s has only faces of age %s",
+                split,
+                ", ".join(map(str, sorted(present))),
+            )
+        elif present and missing:
             _log.warning(
                 "split %s has no face of age %s", split, ", ".join(map(str, missing))
             )

@@ -49,7 +49,7 @@ _MODULES = {
     "label_scan": "writing.labels.scan",
     "label_values": "writing.labels.values",
     "schema": "storage.schema",
-    "selection": "writing.selection",
+    "protocols": "writing.protocols",
     "source": "writing.source",
     "tfrecord": "storage.tfrecord",
     "train_config": "training.config",
@@ -220,8 +220,8 @@ def _split_file(afad: Any, place: str) -> Target:
             with open(path, "wb") as f:
                 f.write(data)
             with contextlib.suppress(afad.errors.UsageError):
-                afad.selection.load_split_file(path)
-        afad.selection.load_split_file(path)
+                afad.protocols.load(path)
+        afad.protocols.load(path)
 
     csv = b"path,split\n18/111/1-0.jpg,train\n18/112/2-0.jpg,test\n"
     return Target(read, [b'{"18/111/1-0.jpg": "train", "18/112/2-0.jpg": "test"}', csv])

@@ -1,0 +1,238 @@
+"""Published protocols: files that say which image belongs to which split.
+
+    path,split                    a CSV or JSON of this package's own form
+    AFAD-Full.json                Paplham and Franc, "A Call to Reflect on Evaluation
+                                  Practices for Age Estimation", CVPR 2024: each image
+                                  is in one of ten folders, which give five splits
+    afad_train.csv, ...           CORAL, CORN and RLEL: a list for each split
+
+The ages and genders in these files are not read: those of the lists are class numbers.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.storage import sharding
+from afad_tfdata.writing import source
+from afad_tfdata.writing.labels import columns, table, values
+
+FLAG = "split_file"
+# Folders of the training split; the next two validate, and the two after them test.
+# From the databases' README.
+_FIRST_FOLDERS = (0, 2, 4, 5, 6)
+_NUM_FOLDERS, _TRAIN_FOLDERS, _OTHER_FOLDERS = 10, 6, 2
+# Sets with a split of their own have it in the folder's number.
+_OWN_SPLIT = dict(enumerate((sharding.TRAIN, sharding.VALIDATION, sharding.TEST)))
+# A protocol may name an image with so many folders more or fewer than its key has.
+_MAX_FOLDERS = 6
+_log = logging.getLogger(__name__)
+
+
+def load(text: str, *, fold: int = 0) -> dict[str, str]:
+    """Reads a protocol.
+
+    Args:
+      text: A file; several files, separated by commas; or a folder with a list for each
+        split.
+      fold: Which of the five splits of a JSON file with folders.
+
+    Returns:
+      One of `sharding.SPLITS` by path, as the protocol writes the path.
+
+    Raises:
+      UsageError: A file cannot be read, names another split, or names two splits for
+        one path.
+    """
+    splits: dict[str, str] = {}
+    for path in _files(text):
+        for key, split in _read(path, fold):
+            named = values.split(split) if isinstance(split, str) else None
+            if not isinstance(key, str) or named is None:
+                raise errors.UsageError(
+                    f"--split_file={path} puts {key} into {split!r}; expected one of"
+                    f" {', '.join(sharding.SPLITS)}"
+                )
+            key = key.strip().replace("\\", "/").removeprefix("./")
+            if splits.setdefault(key, named) != named:
+                raise errors.UsageError(
+                    f"--split_file={text} puts {key} into {splits[key]} and into"
+                    f" {named}: a face can be in one split only"
+                )
+    return splits
+
+
+def match(splits: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
+    """The splits by key, where the protocol counts its paths from another folder.
+
+    The same number of folders is removed from all paths of the protocol, or from all
+    keys: the number with which most images are found.
+
+    Args:
+      splits: From `load`.
+      keys: Of the images.
+
+    Returns:
+      Splits by key; a path without an image stays as it is.
+    """
+    known = set(keys)
+    if not known.isdisjoint(splits):
+        best = sum(path in known for path in splits)
+        if 2 * best > min(len(splits), len(known)):
+            return dict(splits)
+    tails = [_tails(known, cut) for cut in range(_MAX_FOLDERS)]
+    found: tuple[int, int, int] = (0, 0, 0)
+    for cut in range(_MAX_FOLDERS):
+        shortened = [tail for path in splits if (tail := _without(path, cut))]
+        for cut_key in range(_MAX_FOLDERS if cut == 0 else 1):
+            hits = sum(tails[cut_key].get(tail) is not None for tail in shortened)
+            # Of equal numbers the one that removes least.
+            found = max(found, (hits, -cut, -cut_key))
+    hits, cut, cut_key = found[0], -found[1], -found[2]
+    if hits and (cut or cut_key):
+        what = f"paths of --split_file without their first {cut} folders"
+        if cut_key:
+            what = f"paths of the images without their first {cut_key} folders"
+        _log.info("--split_file: the %s name %d images", what, hits)
+    result: dict[str, str] = {}
+    for path, split in splits.items():
+        tail = _without(path, cut)
+        result[tails[cut_key].get(tail or path) or path] = split
+    return result
+
+
+def _without(path: str, cut: int) -> str | None:
+    """A path without its first folders; None if it does not have so many."""
+    parts = path.split("/", cut)
+    return parts[cut] if len(parts) > cut else None
+
+
+def _tails(keys: Collection[str], cut: int) -> dict[str, str | None]:
+    """Keys by their path without the first folders; None for a path of two keys."""
+    tails: dict[str, str | None] = {}
+    for key in keys:
+        tail = _without(key, cut)
+        if tail is not None:
+            tails[tail] = None if tail in tails else key
+    return tails
+
+
+def _files(text: str) -> list[str]:
+    """The files that the flag names."""
+    if os.path.exists(text) and not os.path.isdir(text):
+        return [text]  # Its name may contain a comma.
+    if not os.path.isdir(text):
+        return [part.strip() for part in text.split(",") if part.strip()] or [text]
+    lists = collections.defaultdict(list)
+    for name in sorted(os.listdir(text)):
+        split = _split_of_name(name)
+        if split and name.lower().endswith((".csv", ".tsv", ".txt")):
+            lists[split].append(name)
+    for split, names in lists.items():
+        if len(names) > 1:
+            raise errors.UsageError(
+                f"--split_file={text} has several lists for {split}: name the files of"
+                f" one protocol, such as --split_file={text}/{names[0]},..."
+            )
+    if sharding.TRAIN not in lists or len(lists) < 2:
+        raise errors.UsageError(
+            f"--split_file={text} is a folder without lists whose names say train and"
+            " test, such as afad_train.csv and afad_test.csv: name a file"
+        )
+    return [os.path.join(text, names[0]) for names in lists.values()]
+
+
+def _split_of_name(path: str) -> str | None:
+    """The split that a file's name says, such as ``afad_train.csv``; None if none."""
+    words = re.split(r"[\W_]+", os.path.basename(path))
+    found = {split for word in words if (split := values.split(word))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _read(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
+    """Path and split of each row; their types are not checked."""
+    if path.lower().endswith(".json"):
+        return _read_json(path, fold)
+    found = table.read(path, flag=FLAG, known=(*columns.NAMES["path"], "split"))
+    names = [columns.normalized(cell) for cell in found.header]
+    where = _path_column(names, found.rows)
+    split_columns = [i for i, name in enumerate(names) if name in ("split", "subset")]
+    split = _split_of_name(path)
+    if where is None or not (split_columns or split):
+        raise errors.UsageError(
+            f"--split_file={path} must be a CSV with the columns path and split, a list"
+            " whose name says its split, such as afad_train.csv, or JSON; its columns"
+            f" are {', '.join(map(repr, found.header[:8])) or 'none'}"
+        )
+    width = max(where, *split_columns, 0)
+    rows = [(n, [*cells, *[""] * (width + 1 - len(cells))]) for n, cells in found.rows]
+    if split_columns:
+        return [(cells[where], cells[split_columns[0]]) for _, cells in rows]
+    return [(cells[where], split) for _, cells in rows]
+
+
+def _path_column(names: Sequence[str], rows: Sequence[Any]) -> int | None:
+    """The column of the paths: by its name, or one without a name that has images."""
+    for name in columns.NAMES["path"]:
+        if name in names:
+            return names.index(name)
+    first = rows[0][1] if rows else []
+    for position, (name, cell) in enumerate(zip(names, first, strict=False)):
+        if not name and cell.strip().lower().endswith(source.EXTENSIONS):
+            return position
+    return None
+
+
+def _read_json(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
+    try:
+        content = files.read_bytes(path)
+    except errors.AfadError:
+        raise
+    except Exception as error:  # Each remote file system raises its own errors.
+        reason = getattr(error, "strerror", None) or errors.one_line(error)
+        raise errors.UsageError(f"cannot read --split_file={path}: {reason}") from error
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+        if isinstance(value, dict):
+            return list(value.items())
+        if value and "folder" in value[0] and "split" not in value[0]:
+            return _by_folder(path, value, fold)
+        return [(row["path"], row["split"]) for row in value]
+    # JSON that is nested thousands deep raises RecursionError.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise errors.UsageError(
+            f"--split_file={path} must be a CSV with the columns path and split, or"
+            f" JSON of the same; reading it gave {errors.one_line(repr(error))}"
+        ) from error
+
+
+def _by_folder(
+    path: str, rows: Sequence[Mapping[str, Any]], fold: int
+) -> Sequence[tuple[Any, Any]]:
+    """Path and split of each row of a file of Paplham and Franc."""
+    folders = {int(row["folder"]) for row in rows}
+    if folders <= set(_OWN_SPLIT):
+        if fold:
+            raise errors.UsageError(
+                f"--split_fold={fold}: {path} has one split only; leave the flag out"
+            )
+        split_of = _OWN_SPLIT
+    elif folders <= set(range(_NUM_FOLDERS)):
+        first = _FIRST_FOLDERS[fold]
+        names = [sharding.TRAIN] * _TRAIN_FOLDERS
+        names += [sharding.VALIDATION] * _OTHER_FOLDERS
+        names += [sharding.TEST] * _OTHER_FOLDERS
+        split_of = {(first + i) % _NUM_FOLDERS: name for i, name in enumerate(names)}
+    else:
+        raise errors.UsageError(
+            f"--split_file={path} has {len(folders)} folders, one for each person: a"
+            f" split needs {_NUM_FOLDERS} of them"
+        )
+    return [(row["img_path"], split_of[int(row["folder"])]) for row in rows]
