@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata import input_fn
-from afad_tfdata.common import errors, files, options
+from afad_tfdata.common import errors, files, options, tf32
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.evaluating import calibrating, evaluated_model, summary
 from afad_tfdata.freezing import calibrated_source, model_source
@@ -216,6 +216,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     manifest = schema.load_manifest(records_dir)
     strategy = strategies.create_strategy(config.devices)
+    tf32.turn_off()
     model = evaluated_model.load(
         path,
         strategy,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, tf32
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, safe_saved_model
 
@@ -144,6 +144,7 @@ def _load_graph_def(
     path: str, feed: str, fetches: dict[str, str], device: str
 ) -> _Call:
     graph_def = _checked_graph_def(path, [feed, *fetches.values()])
+    tf32.turn_off()
     config = tf.compat.v1.ConfigProto(
         device_count={"GPU": 0} if device == "cpu" else {}
     )
@@ -166,6 +167,7 @@ def _load_graph_def(
 def _load_saved_model(
     path: str, feed: str, fetches: dict[str, str], device: str
 ) -> _Call:
+    tf32.turn_off()
     with tf.device("CPU:0" if device == "cpu" else None):
         module = safe_saved_model.load(path)
     function = module.signatures["serving_default"]
