@@ -153,8 +153,8 @@ def choose(
         return Choice(GRAPH, f"{missing} is missing: pip install 'afad-tfdata[fast]'")
     # To shuffle the images, the graph engine keeps them in memory.  They may take half
     # of it: the training needs the rest.
-    fits = index.image_bytes < resources.available_bytes() // 2
-    if encoded and fits and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS:
+    faster = encoded and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS
+    if faster and index.image_bytes < resources.available_bytes() // 2:
         return Choice(
             GRAPH,
             f"{cores} cores: one process of the mapped engine stops scaling near"

@@ -48,7 +48,7 @@ class StoredRows(NamedTuple):
       blank: The row of the matrix at which a record of zeros begins.
       unchecked: uint8 ``[n]``: 1 for records that only `Reader.read` may return, since
         their bytes are not compared with their checksums yet, or are damaged.
-      ages: Integers ``[n]``, years.
+      ages: Numbers ``[n]``, years.
       genders: Integers ``[n]``, 0 or 1.
     """
 
@@ -180,6 +180,7 @@ class Reader:
         if rows is None or self._decoded is not None:
             return None
         matrix, first, pieces, blank = rows
+        exact = self._index.exact_ages
         return StoredRows(
             matrix=matrix,
             pieces=pieces,
@@ -187,7 +188,7 @@ class Reader:
             ends=self._starts[1:],
             blank=blank,
             unchecked=self._unchecked,
-            ages=self._index.ages,
+            ages=self._entries["age"] if exact is None else exact,
             genders=self._entries["gender"],
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import logging
 import os
@@ -101,8 +102,11 @@ class RecordIndex:
         Returns:
           int64 ``[num_shards + 1]``.
         """
-        shards = np.arange(len(self.paths) + 1)
-        return np.searchsorted(self.entries["shard"], shards).astype(np.int64)
+        # numpy would copy the whole column.  A binary search reads a few entries, which
+        # matters if the index is mapped and has millions.
+        shards = np.asarray(self.entries["shard"])  # A memmap is slow to index.
+        starts = [bisect.bisect_left(shards, i) for i in range(len(self.paths) + 1)]
+        return np.array(starts, np.int64)
 
     def describe(self, record: int) -> str:
         """Describes a record in messages: place in its shard, number and image file.

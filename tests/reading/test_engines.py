@@ -24,6 +24,7 @@ from afad_tfdata.reading import (
     record_index,
     shard_maps,
 )
+from afad_tfdata.storage import schema
 
 FORMS = {
     "original": {},
@@ -415,3 +416,23 @@ def test_a_reader_needs_no_tensorflow_dataset(sample_records):
     assert images.shape == (3, 24, 24, 3) and mask.tolist() == [True, False, True]
     assert ages.tolist() == [source.entries["age"][2], 0.0, source.entries["age"][0]]
     assert genders[1] == 0 and not images[1].any()
+
+
+def test_shards_begin_where_the_index_says():
+    shards = np.array([0, 0, 2, 2, 2, 5], np.uint16)
+    entries = np.zeros(6, schema.INDEX_DTYPE)
+    entries["shard"] = shards
+    source = record_index.RecordIndex(
+        paths=tuple("abcdef"),
+        entries=entries,
+        format="tfrecord",
+        stored_size=0,
+        image_size=0,
+        pixel={},
+        dataset="",
+        labels=(),
+        mean_rgb=None,
+        split="train",
+        features={},
+    )
+    assert source.shard_starts().tolist() == [0, 2, 2, 5, 5, 5, 6]

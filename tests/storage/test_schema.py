@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -111,3 +113,30 @@ def test_labels_of_a_task():
         ("gender",),
         ("age", "gender"),
     ]
+
+
+def test_the_digest_of_an_index_is_compared_once_until_it_changes(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "afad-train.index.npy"
+    np.save(path, np.zeros(2, schema.INDEX_DTYPE))
+    content = path.read_bytes()
+    manifest = build_manifest(len(content), hashlib.sha256(content).hexdigest())
+    calls = []
+
+    def counted(path):
+        calls.append(path)
+        return hashlib.sha256(open(path, "rb").read()).hexdigest()
+
+    monkeypatch.setattr(schema.files, "sha256", counted)
+    # A file that was just written may be written again within the same tick.
+    for count in (1, 2):
+        schema.load_index(str(tmp_path), manifest, "train")
+        assert len(calls) == count
+    os.utime(path, ns=(0, 0))
+    for _ in range(3):
+        schema.load_index(str(tmp_path), manifest, "train")
+        assert len(calls) == 3
+    path.write_bytes(content[:-1] + b"\x01")
+    with pytest.raises(errors.DataError, match="SHA-256"):
+        schema.load_index(str(tmp_path), manifest, "train")
