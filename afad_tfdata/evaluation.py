@@ -31,7 +31,7 @@ from afad_tfdata.metrics import age_decision_pictures, age_decisions, calibratio
 from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engines
-from afad_tfdata.storage import schema, sharding
+from afad_tfdata.storage import joined, schema, sharding
 from afad_tfdata.training import evaluation_metrics, plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
 
@@ -89,8 +89,8 @@ class EvaluateConfig(options.Config):
             *("as_supervised", "files", "features", "mean_file"),
         ),
         help={
-            "records_dir": "Directory of the data set; without this flag it is the one"
-            " that --run_dir was trained on.",
+            "records_dir": "Directory of the data set, or several, separated by commas;"
+            " without this flag it is what --run_dir was trained on.",
             "memory_budget_mib": "Largest amount of memory, in MiB, that the graph"
             " engine uses for images that it has to keep; 0 means half of the free"
             " memory.",
@@ -214,7 +214,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         config.age_correction,
         config.flip_average,
     )
-    manifest = schema.load_manifest(records_dir)
+    manifest = joined.load_manifest(records_dir, config.input.max_examples)
     strategy = strategies.create_strategy(config.devices)
     tf32.turn_off()
     model = evaluated_model.load(

@@ -46,7 +46,7 @@ from afad_tfdata.reading import (
     tracing,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import schema, sharding
+from afad_tfdata.storage import joined, schema, sharding
 
 InputConfig = input_config.InputConfig
 # These two are for programs that do not use TensorFlow, and do not import it.
@@ -188,7 +188,7 @@ def num_examples(config: InputConfig, split: str) -> int:
     config.check_source()
     if config.files:
         return len(engines.open_index(config, split))
-    manifest = schema.load_manifest(config.records_dir)
+    manifest = joined.load_manifest(config.records_dir, config.max_examples)
     found = manifest.splits.get(split)
     return found.num_examples if found else 0
 

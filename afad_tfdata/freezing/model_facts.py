@@ -18,7 +18,7 @@ from typing import Any
 from afad_tfdata.common import files
 from afad_tfdata.freezing import model_source
 from afad_tfdata.models import facts, input_range
-from afad_tfdata.storage import schema
+from afad_tfdata.storage import joined, schema
 from afad_tfdata.training import run_dir
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def collect(
             stored.class_names, class_names, what=source.path or "the model"
         )
     records_dir = records_dir or _data_set_of_run(source)
-    manifest = schema.load_manifest(records_dir) if records_dir else None
+    manifest = joined.load_manifest(records_dir) if records_dir else None
     chosen_range = input_range.choose(
         stored.input_range or source.input_range,
         given_range,

@@ -19,7 +19,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import model_source, preprocessing_graph, verification
 from afad_tfdata.images import codec, drawn_faces, preprocess
 from afad_tfdata.models import output_values
-from afad_tfdata.storage import schema
+from afad_tfdata.storage import joined
 
 # One image, as most programs feed it; the smallest real batch; and an odd number, whose
 # remainder vectorised kernels handle apart.
@@ -203,7 +203,7 @@ _PREPROCESSING_BATCHES: dict[str, Callable[..., tuple[Any, np.ndarray]]] = {
 def _pixels_of_records(
     records_dir: str, size: int, count: int, decode: str
 ) -> np.ndarray:
-    manifest = schema.load_manifest(records_dir)
+    manifest = joined.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]
     # Images that the model was not trained on, where there are any.
     split = next((s for s in ("validation", "test") if s in filled), "train")

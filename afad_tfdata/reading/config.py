@@ -21,7 +21,14 @@ class InputConfig:
     """What to read, in which order, and how."""
 
     records_dir: str = options.option(
-        "", "Directory of the data set that afad-write-records wrote."
+        "",
+        "Directory of the data set that afad-write-records wrote. Several of the same"
+        " form, separated by commas, are read as one.",
+    )
+    max_examples: int = options.option(
+        0,
+        "At most how many examples of a split are used, for a first try: the first ones"
+        " of the data set, which are a random sample; 0 for all.",
     )
     task: str = options.option(
         "age_gender",
@@ -157,6 +164,7 @@ class InputConfig:
             ("image_size", 0, 4096),
             ("seed", -(1 << 63), (1 << 63) - 1),
             ("max_bad_records", 0, 1 << 31),
+            ("max_examples", 0, 1 << 31),
             ("cache_dir_gib", 0, 1 << 31),
             ("num_parallel_calls", 0, 1024),
             ("prefetch", 0, 1024),

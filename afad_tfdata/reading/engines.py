@@ -22,7 +22,7 @@ from afad_tfdata.reading import (
     record_stream,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import hdf5, schema
+from afad_tfdata.storage import hdf5, joined, schema
 
 AUTO, MAPPED, GRAPH = input_config.ENGINES
 
@@ -88,7 +88,7 @@ def _load_index(
 ) -> record_index.RecordIndex:
     config.check_source()
     if config.files:
-        return foreign_files.load(
+        index = foreign_files.load(
             config.files,
             split,
             features=config.features,
@@ -96,10 +96,16 @@ def _load_index(
             task=config.task,
             max_bad_records=config.max_bad_records,
         )
+        return record_index.first_records(index, config.max_examples or len(index))
     if config.data_service and not config.cache_dir:
-        _check_service_reads(config.records_dir)
+        for place in joined.directories(config.records_dir):
+            _check_service_reads(place)
     return record_index.load(
-        config.records_dir, split, config.cache_dir, config.cache_dir_gib
+        config.records_dir,
+        split,
+        config.cache_dir,
+        config.cache_dir_gib,
+        config.max_examples,
     )
 
 

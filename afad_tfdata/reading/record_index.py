@@ -13,7 +13,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files, stores
 from afad_tfdata.reading import shard_cache
-from afad_tfdata.storage import schema, tfrecord
+from afad_tfdata.storage import joined, schema, tfrecord
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class RecordIndex:
       rows: int64 ``[n]``: the row of each record in its HDF5 file, if some rows were
         left out of the entries; None if none was.
       num_skipped: Bad records that were left out of the entries.
+      is_whole: Whether the entries describe every record of the shards.
     """
 
     paths: tuple[str, ...]
@@ -61,6 +62,7 @@ class RecordIndex:
     exact_ages: np.ndarray | None = None
     rows: np.ndarray | None = None
     num_skipped: int = 0
+    is_whole: bool = True
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -157,16 +159,113 @@ class RecordIndex:
 
 
 def load(
-    records_dir: str, split: str, cache_dir: str = "", cache_dir_gib: float = 0.0
+    records_dir: str,
+    split: str,
+    cache_dir: str = "",
+    cache_dir_gib: float = 0.0,
+    max_examples: int = 0,
 ) -> RecordIndex:
-    """Loads the index of a split of a data set that ``write_records`` wrote.
+    """Loads the index of a split of one data set, or of several as if they were one.
 
     Args:
-      records_dir: Where the data set is.
+      records_dir: Data sets that ``write_records`` wrote, separated by commas.
       split: One of `sharding.SPLITS`.
       cache_dir: Local directory for copies of remote shards.  If empty, TensorFlow
         reads the remote shards; if it cannot, they are copied to the user's cache.
       cache_dir_gib: As for `shard_cache.localize`.
+      max_examples: At most how many records are used, the first ones of each data set
+        in proportion to their numbers; 0 for all.
+
+    Raises:
+      UsageError: There is no such data set, the split is empty, or the data sets do not
+        fit together.
+      DataError: The manifest, the index or a shard is missing, damaged or changed.
+    """
+    places = joined.directories(records_dir)
+    if len(places) == 1:
+        whole = _load_one(records_dir, split, cache_dir, cache_dir_gib)
+        return first_records(whole, max_examples or len(whole))
+    manifest = joined.load_manifest(records_dir)  # Checks that they fit together.
+    manifest.split(split)  # Raises an error if no data set has examples in it.
+    parts = [
+        _load_one(place, split, cache_dir, cache_dir_gib)
+        for place in places
+        if _has(place, split)
+    ]
+    lengths = joined.shares_of([len(part) for part in parts], max_examples)
+    parts = [first_records(p, n) for p, n in zip(parts, lengths, strict=True) if n]
+    return _joined(parts, manifest.mean_rgb)
+
+
+def first_records(index: RecordIndex, count: int) -> RecordIndex:
+    """The index of the first records of a split.
+
+    Records are stored in the order of hashes, so that the first ones are a random
+    sample.
+
+    Args:
+      index: Of the whole split.
+      count: How many records, at least one.
+    """
+    if count >= len(index):
+        return index
+    entries = index.entries[:count]
+    return dataclasses.replace(
+        index,
+        entries=entries,
+        # Shards without a record are not opened.
+        paths=index.paths[: int(entries["shard"][-1]) + 1],
+        identity=f"{index.identity}:{count}",
+        exact_ages=None if index.exact_ages is None else index.exact_ages[:count],
+        rows=None if index.rows is None else index.rows[:count],
+        is_whole=False,
+    )
+
+
+def _has(records_dir: str, split: str) -> bool:
+    found = schema.load_manifest(records_dir).splits.get(split)
+    return found is not None and found.num_examples > 0
+
+
+def _joined(
+    parts: Sequence[RecordIndex], mean_rgb: tuple[float, float, float]
+) -> RecordIndex:
+    """One index of several, whose records follow each other."""
+    first = parts[0]
+    total = sum(len(part.paths) for part in parts)
+    limit = np.iinfo(schema.INDEX_DTYPE["shard"]).max
+    if total > limit:
+        raise errors.UsageError(
+            f"--records_dir: the data sets have {total} shards together, and {limit}"
+            " can be read as one: write them with fewer --num_shards"
+        )
+    tables, num_paths = [], 0
+    for part in parts:
+        if part.labels != first.labels:
+            raise errors.UsageError(
+                "--records_dir: the data sets do not have the same labels"
+                f" ({', '.join(first.labels)} and {', '.join(part.labels)})"
+            )
+        entries = part.entries.copy()
+        entries["shard"] += num_paths
+        tables.append(entries)
+        num_paths += len(part.paths)
+    entries = np.concatenate(tables)
+    entries.flags.writeable = False
+    return dataclasses.replace(
+        first,
+        paths=tuple(path for part in parts for path in part.paths),
+        entries=entries,
+        mean_rgb=mean_rgb,
+        identity="+".join(part.identity for part in parts),
+        is_whole=all(part.is_whole for part in parts),
+    )
+
+
+def _load_one(
+    records_dir: str, split: str, cache_dir: str, cache_dir_gib: float
+) -> RecordIndex:
+    """Loads the index of a split of one data set.
 
     Raises:
       UsageError: There is no such data set, or the split is empty.

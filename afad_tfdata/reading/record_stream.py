@@ -172,6 +172,8 @@ class RecordStream:
                 )
             else:
                 data = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES)
+            if not index.is_whole:
+                data = data.take(end - first)
             # Otherwise nobody would notice if a shard lost its last records.
             data = data.apply(tf.data.experimental.assert_cardinality(end - first))
             return tf.data.Dataset.zip((data, tf.data.Dataset.range(first, end)))

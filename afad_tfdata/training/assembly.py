@@ -11,7 +11,7 @@ from afad_tfdata.common import errors, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augment, preprocess
 from afad_tfdata.models import facts, losses, networks, saved
-from afad_tfdata.storage import schema
+from afad_tfdata.storage import joined, schema
 from afad_tfdata.training import (
     automatic,
     caller_functions,
@@ -279,7 +279,7 @@ def set_initial_weights(
 def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     """The manifest of ``--records_dir``; None if the flag is not set."""
     path = config.input.records_dir
-    return schema.load_manifest(path) if path else None
+    return joined.load_manifest(path, config.input.max_examples) if path else None
 
 
 def image_size(config: train_config.TrainConfig) -> int:

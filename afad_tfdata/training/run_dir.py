@@ -22,7 +22,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, files, locks, options
 from afad_tfdata.models import facts, networks, saved
-from afad_tfdata.storage import schema
+from afad_tfdata.storage import joined, schema
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import event_file, history
 from afad_tfdata.training.distributed import multi_worker
@@ -316,12 +316,20 @@ def facts_of(run: Mapping[str, Any]) -> facts.Facts:
 def data_set(directory: str, records_dir: str) -> str:
     """Path of the data set that a run was trained on; empty if it is not found.
 
+    Several paths, separated by commas, are found one by one.
+
     Args:
       directory: The run directory.
       records_dir: The path in its configuration.  A relative path is tried from the
         working directory, and from the folders above the run directory, because the
         training command may have been started in any of them.
     """
+    parts = [_data_set(directory, part) for part in joined.directories(records_dir)]
+    return ",".join(parts) if all(parts) else ""
+
+
+def _data_set(directory: str, records_dir: str) -> str:
+    """`data_set` for one path."""
     if not records_dir:
         return ""
     places = [records_dir]
