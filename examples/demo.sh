@@ -20,9 +20,7 @@ afad-inspect-records --records_dir="$out/records" --verify | tail -1
 
 say "4. train a small network on age and gender"
 afad-train --records_dir="$out/records" --run_dir="$out/run" --task=age_gender \
-	--backbone=small_cnn --weights=none --stage=tuning --optimizer=adam \
-	--learning_rate=2e-3 --schedule=cosine --epochs=14 --global_batch_size=64 \
-	--gender_weight=10 --augment=rotation=8,zoom=0.06,shift=0.06,flip=true
+	--backbone=small_cnn --weights=none --epochs=14 --global_batch_size=64
 
 say "5. evaluate the network on faces that it has not seen"
 afad-evaluate --run_dir="$out/run"

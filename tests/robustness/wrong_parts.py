@@ -543,6 +543,7 @@ def trial(combination: Combination, directory: str) -> str:
         "optimizer": "sgd",
         "momentum": 0.0,
         "learning_rate": RATE,
+        "schedule": "constant",
         "tensorboard": False,
         "steps_per_epoch": 2 if endless or forms["data"] == "generator" else 0,
     }

@@ -116,6 +116,7 @@ def test_train_and_freeze_from_the_commands(bucket, sample_tree, tmp_path):
     assert result.returncode == 0, result.stderr
     train = [f"--records_dir={records}", "--task=gender", "--backbone=small_cnn"]
     train += ["--weights=none", "--stage=tuning", "--epochs=1", "--image_size=24"]
+    train += ["--schedule=constant"]  # So that the run can go on for longer.
     train += ["--global_batch_size=64", f"--run_dir={tmp_path}/run"]
     # The engine on the bucket, or on copies where TensorFlow has no s3://.
     result = run("train", *train)

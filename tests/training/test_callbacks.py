@@ -33,6 +33,7 @@ def flags(records_dir, run_dir, **more):
         "tensorboard": False,
         "augment": "none",
         "learning_rate": 1e-3,
+        "schedule": "constant",
         **more,
     }
 

@@ -36,6 +36,7 @@ def test_a_fixed_layer_is_in_no_checkpoint_and_never_trains(
         steps_per_epoch=2,
         epochs=1,
         stage="tuning",
+        schedule="constant",  # So that the run can go on for longer.
         optimizer="adamw",
         weight_decay=0.1,
         augment="none",
