@@ -124,6 +124,7 @@ def train(
             config,
             pretrained=pretrained,
             image_size=assembly.image_size(config),
+            initial=initial_weights.network_of(config.init_from),
             # Only the chief has the directory.
             recorded=workers.from_chief(directory.stored),
             **own.decides(),

@@ -68,6 +68,7 @@ class Handed:
                 records_dir=data[order],
                 run_dir=run,
                 backbone="small_cnn",
+                age_head="regression",  # As in the networks that begin with it.
                 hidden_units=8,
                 global_batch_size=32,
                 steps_per_epoch=6,

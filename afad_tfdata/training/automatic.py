@@ -68,6 +68,7 @@ def resolve(
     *,
     pretrained: bool,
     image_size: int = 0,
+    initial: Mapping[str, Any] | None = None,
     recorded: Mapping[str, Any] | None = None,
     own_age_head: str | None = None,
     own_augment: bool = False,
@@ -79,6 +80,8 @@ def resolve(
       config: The command's config.
       pretrained: Whether the backbone has pre-trained weights.
       image_size: Side of the images in pixels, if it is known.
+      initial: The network of ``--init_from``, as far as it is known, as
+        `networks.ModelConfig` names its parts: its weights fit only the same parts.
       recorded: ``config.json`` of the run that continues; None for a new run.
       own_age_head: Age head of the caller's model; None if the model is not passed.
       own_augment: Whether the caller passes an augmentation.
@@ -95,9 +98,12 @@ def resolve(
         return Choice(
             dataclasses.replace(config, **values), dict(recorded.get("auto", {}))
         )
-    values = _values(config, pretrained, own_age_head)
+    initial = initial or {}
+    values = _values(config, pretrained, own_age_head, initial.get("age_head"))
     is_large = image_size >= _LARGE_IMAGE and config.recipe != "original"
     values["stem_halvings"] = 2 if is_large else 1
+    if initial:
+        values["stem_halvings"] = initial.get("stem_halvings") or 1
     optimizer = values.get("optimizer", "")
     if config.optimizer != ASKING["optimizer"]:
         optimizer = config.optimizer
@@ -124,11 +130,16 @@ def age_loss(config: train_config.TrainConfig) -> str:
 
 
 def _values(
-    config: train_config.TrainConfig, pretrained: bool, own_age_head: str | None
+    config: train_config.TrainConfig,
+    pretrained: bool,
+    own_age_head: str | None,
+    initial_age_head: str | None,
 ) -> dict[str, Any]:
     """A value for each option but ``recipe``; it counts where the option is open."""
     original = config.recipe == "original"
     values = _original() if original else _from_trials(config, pretrained, own_age_head)
+    if initial_age_head:
+        values["age_head"] = initial_age_head
     if own_age_head is None and config.model.age_head != ASKING["age_head"]:
         own_age_head = config.model.age_head
     head = own_age_head or values["age_head"]

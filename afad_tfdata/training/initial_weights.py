@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
@@ -28,6 +29,26 @@ def backbone_is_pretrained(
     if model is not None:
         return saved.info(model).get("weights", "none") != "none"
     return config.weights != "none" and config.backbone not in backbones.SMALL
+
+
+def network_of(path: str) -> Mapping[str, Any]:
+    """The network of ``--init_from``: `networks.ModelConfig` as plain values.
+
+    Args:
+      path: As for `copy_from`; empty without ``--init_from``.
+
+    Returns:
+      Empty if the file does not say it or cannot be read, which `copy_from` reports.
+    """
+    if not path:
+        return {}
+    if os.path.isdir(path):
+        path = os.path.join(path, run_dir.BEST_NAME)
+    try:
+        own = facts.Facts() if path.endswith(".ckpt") else facts.read_file(path)
+        return run_dir.known_facts(own, run_dir.config_of(path)).network or {}
+    except (errors.AfadError, OSError):
+        return {}
 
 
 def copy_from(

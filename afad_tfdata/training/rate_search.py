@@ -112,6 +112,7 @@ def search(
             config,
             pretrained=pretrained,
             image_size=assembly.image_size(config),
+            initial=initial_weights.network_of(config.init_from),
             **own.decides(),
         ).config
         parts = assembly.assemble(config, own)

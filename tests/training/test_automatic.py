@@ -2,12 +2,13 @@
 
 import dataclasses
 import logging
+import os
 
 import pytest
 
 from afad_tfdata import trainer
 from afad_tfdata.common import errors, options
-from afad_tfdata.training import automatic, recipe, run_dir
+from afad_tfdata.training import automatic, initial_weights, recipe, run_dir
 from afad_tfdata.training import config as train_config
 
 
@@ -108,6 +109,18 @@ def test_a_small_network_halves_large_images_twice_at_first(values, size, halvin
     assert found.stem_halvings == halvings
 
 
+def test_the_parts_of_the_network_to_begin_with_are_kept():
+    older = {"backbone": "small_cnn", "age_head": "regression"}
+    found = resolved(more={"image_size": 96, "initial": older})
+    assert (found.age_head, found.stem_halvings) == ("regression", 1)
+    assert found.gender_weight == 500
+    newer = {"age_head": "corn", "stem_halvings": 2}
+    found = resolved(more={"image_size": 48, "initial": newer})
+    assert (found.age_head, found.stem_halvings) == ("corn", 2)
+    given = resolved(more={"initial": newer}, age_head="sord", stem_halvings=1)
+    assert (given.age_head, given.stem_halvings) == ("sord", 1)
+
+
 def test_what_the_user_gives_is_kept():
     given = {
         "schedule": "step",
@@ -199,3 +212,8 @@ def test_a_run_logs_and_records_its_choices_once(
     assert run_dir.read_config(values.run_dir) == stored
     with pytest.raises(errors.UsageError, match="--age_head"):
         trainer.train(dataclasses.replace(values, age_head="corn"))
+    network = initial_weights.network_of(values.run_dir)
+    assert network["age_head"] == "dldl_v2" and network["stem_halvings"] == 1
+    best = os.path.join(values.run_dir, run_dir.BEST_NAME)
+    assert initial_weights.network_of(best) == network
+    assert initial_weights.network_of(str(tmp_path / "nothing.keras")) == {}

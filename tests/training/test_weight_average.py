@@ -163,7 +163,13 @@ def run_config(records_dir, run_dir, **more):
 def test_the_average_is_saved_and_begins_anew_with_each_phase(sample_records, tmp_path):
     network = build_network(batch_statistics=True)
     result = trainer.train(
-        run_config(sample_records, tmp_path, stage="recipe", epochs=1, patience=1),
+        run_config(
+            *(sample_records, tmp_path),
+            recipe="original",
+            stage="recipe",
+            epochs=1,
+            patience=1,
+        ),
         model=network,
     )
     end = end_of(tmp_path)
