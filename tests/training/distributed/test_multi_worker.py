@@ -316,7 +316,7 @@ def test_a_callback_of_the_chief_ends_all(
     run = tmp_path / "run"
     statuses, texts = job(2, sample_records, run, what, "9", which=0)
     assert statuses == [status, status], texts
-    assert ["called" in text for text in texts] == [True, False]
+    assert ["the callback began" in text for text in texts] == [True, False]
     wanted = "callbacks[0] (Called), in on_steps"
     assert all(wanted in text and "Traceback" not in text for text in texts)
     assert weights(run)[1] == 9

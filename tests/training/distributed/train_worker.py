@@ -28,7 +28,7 @@ def main() -> int:
 
     class Called:
         def on_start(self, event):
-            print("called", flush=True)
+            print("the callback began", flush=True)
 
         def on_steps(self, event):
             if at and event.step == int(at[1]):
