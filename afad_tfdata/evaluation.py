@@ -266,9 +266,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         found = _predict(strategy, model.network, normalization, data, split)
         output_values.check({n: found[n] for n in model.labels}, what=path)
         if swapped:
-            found["label_gender"] = 1 - found["label_gender"]
+            genders = found["label_gender"]
+            found["label_gender"] = np.where(genders < 0, genders, 1 - genders)
         return found
 
+    lacking = [
+        label
+        for label in model.labels
+        if any(split.num_without(label) for split in manifest.splits.values())
+    ]
+    if wanted.flags and lacking:
+        flag = next(iter(wanted.flags))
+        raise errors.UsageError(
+            f"--{flag} needs the labels of every record, and {records_dir} has records"
+            f" without {lacking[0]}: leave the flag out"
+        )
     # First: a split that is too small is then an error before the longer work.
     entry = (
         calibrating.fit(_known(columns_of, manifest), wanted, names)
@@ -284,11 +296,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         result.update(calibrating.effects(before, columns, entry))
     interval = _interval(entry, model, config.flip_average)
     if interval:
-        result["age_interval"] = calibrating.coverage(columns, interval, names)
+        result["age_interval"] = calibrating.coverage(
+            _known_ages(columns), interval, names
+        )
     if "age" in columns:
         result["age_decisions"] = age_decisions.measure(
             columns["age"],
-            columns["label_age"],
+            _known_ages(columns)["label_age"],
             thresholds=sorted(config.age_thresholds) or AGE_THRESHOLDS,
             groups=evaluation_metrics.groups(columns, class_names=names),
             samples=config.bootstrap_samples,
@@ -306,6 +320,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     # Last: a result is there only if its pictures are.
     files.write_json(written[METRICS_NAME], result)
     return result
+
+
+def _known_ages(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns with NaN, which does not count, for ages that are missing."""
+    ages = np.asarray(columns["label_age"], np.float64)
+    return {**columns, "label_age": np.where(ages < 0, np.nan, ages)}
 
 
 def _known(
@@ -420,8 +440,9 @@ def _measure(
     if samples:
         result["intervals"] = evaluation_metrics.intervals(columns, samples=samples)
     result["by_age"] = {}
-    ages = np.round(columns["label_age"]).astype(int)
-    for age in np.unique(ages):
+    # A data set of genders has no ages.
+    ages = np.round(columns.get("label_age", np.full(1, -1.0))).astype(int)
+    for age in np.unique(ages[ages >= 0]):
         rows = {name: values[ages == age] for name, values in columns.items()}
         by_age = evaluation_metrics.evaluate(rows, class_names=names)
         result["by_age"][str(age)] = {
@@ -482,7 +503,11 @@ def _draw(
 def _worst(columns: dict[str, np.ndarray]) -> list[tuple[int, str]]:
     """Rows with the largest errors and the label that is wrong, the largest first."""
     errors_by_name = {
-        name: np.abs(columns[name] - columns[f"label_{name}"])
+        name: np.where(
+            columns[f"label_{name}"] < 0,  # Records may lack a label.
+            -1.0,
+            np.abs(columns[name] - columns[f"label_{name}"]),
+        )
         for name in ("age", "gender")
         if name in columns
     }
@@ -491,6 +516,7 @@ def _worst(columns: dict[str, np.ndarray]) -> list[tuple[int, str]]:
         (int(row), name)
         for name, error in errors_by_name.items()
         for row in np.argsort(-error, kind="stable")[:each]
+        if error[row] >= 0
     ]
 
 

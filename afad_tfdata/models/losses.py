@@ -74,6 +74,11 @@ class LossConfig:
         "Weights of the ages from min_age to max_age; empty weighs all alike.",
         flag=False,
     )
+    masks: bool = option(
+        False,
+        "Whether examples may lack a label, which is then `schema.MISSING`.",
+        flag=False,
+    )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
@@ -109,6 +114,8 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
       * outputs: from `networks.training_model`; without ``gender_logits`` the
         cross-entropy is computed from the probability.
       * labels: ``age`` ``[B]`` in years and ``gender`` ``[B]``, 0 or 1.
+        With `LossConfig.masks`, an example without a label has no loss of that label,
+        and the means are over the others.
       * normalize: False for evaluation, where an example's loss must not depend on the
         batch it came in: class weights stay as they are, and CORN takes the mean over
         the example's own questions.
@@ -128,12 +135,13 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
         result = {}
         for name in names:
             parts = _PARTS[name]
-            values = parts.losses(outputs, labels, config)
-            factors = parts.weights(labels, config, values.dtype)
+            known = _known(labels, config)
+            values = parts.losses(outputs, known, config)
+            factors = _weights(name, labels, config, values.dtype)
             if normalize:
-                factors *= _normalizer(parts, whole, config, values.dtype)
+                factors *= _normalizer(name, whole, config, values.dtype)
             else:
-                factors /= parts.terms(labels, config, values.dtype)
+                factors /= parts.terms(known, config, values.dtype)
             result[f"{name}_loss"] = factors * values
         if len(names) == 1:
             result["loss"] = result[f"{names[0]}_loss"]
@@ -152,6 +160,8 @@ def weighs_by_batch(config: LossConfig) -> bool:
 
     If it does not, `build`'s function needs no ``batch_labels`` of other replicas.
     """
+    if config.masks:
+        return True
     names = schema.labels_of(config.task)
     weights: tuple[float, ...] = config.class_weights if "gender" in names else ()
     if "age" in names:
@@ -175,13 +185,30 @@ class _Parts(NamedTuple):
     terms: Callable[[Tensors, LossConfig, tf.DType], tf.Tensor]
 
 
+def _known(labels: Tensors, config: LossConfig) -> Tensors:
+    """The labels, with 0 in the place of those that are missing."""
+    if not config.masks:
+        return labels
+    return {name: tf.maximum(value, 0) for name, value in labels.items()}
+
+
+def _weights(
+    name: str, labels: Tensors, config: LossConfig, dtype: tf.DType
+) -> tf.Tensor:
+    """Class weights of the examples, ``[B]``; 0 for those without this label."""
+    weights = _PARTS[name].weights(_known(labels, config), config, dtype)
+    if config.masks:
+        weights *= tf.cast(labels[name] >= 0, dtype)
+    return weights
+
+
 def _normalizer(
-    parts: _Parts, labels: Tensors, config: LossConfig, dtype: tf.DType
+    name: str, labels: Tensors, config: LossConfig, dtype: tf.DType
 ) -> tf.Tensor:
     """Number of examples, divided by the sum of the weights of all their terms."""
-    total = parts.weights(labels, config, dtype)
+    total = _weights(name, labels, config, dtype)
     examples = tf.cast(tf.size(total), dtype)
-    total *= parts.terms(labels, config, dtype)
+    total *= _PARTS[name].terms(_known(labels, config), config, dtype)
     # If all weights of a batch are 0, its losses are also 0, and not NaN.
     return tf.math.divide_no_nan(examples, tf.reduce_sum(total))
 

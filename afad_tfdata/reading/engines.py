@@ -69,11 +69,13 @@ def open_index(
             f" {', '.join(index.labels) or 'none'}"
         )
     for label in schema.labels_of(config.task):
-        if (index.entries[label] == schema.MISSING).any():
+        plain = config.as_supervised or config.balance == label
+        if plain and (index.entries[label] == schema.MISSING).any():
+            flag = "as_supervised" if config.as_supervised else "--balance"
             raise errors.UsageError(
-                f"--task={config.task} needs the label {label!r} of every record, and"
+                f"{flag} needs the label {label!r} of every record, and"
                 f" {config.files or config.records_dir} has records without it: write"
-                " the records without --missing_labels=keep"
+                " the records without --missing_labels=keep, or leave it out"
             )
     return index
 

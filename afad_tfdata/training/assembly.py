@@ -46,6 +46,7 @@ class TrainingParts:
       loss: Per-example losses.
       loss_names: Which of ``loss``, ``age_loss`` and ``gender_loss`` it returns.
       gather_labels: Whether the loss needs the labels of all replicas.
+      masks: Whether examples may lack a label.
       unconnected: Weights that the loss does not depend on.
       frozen: Layers that the caller froze; no stage trains them.
       prepare: ``(images, step, offset)`` to the network's input.
@@ -67,6 +68,7 @@ class TrainingParts:
     loss: Callable[..., Mapping[str, tf.Tensor]]
     loss_names: tuple[str, ...]
     gather_labels: bool
+    masks: bool
     unconnected: tuple[keras.Variable, ...]
     frozen: tuple[keras.layers.Layer, ...]
     prepare: Callable[..., tf.Tensor]
@@ -151,7 +153,20 @@ def assemble(
         if own.loss is None:
             network = caller_model.for_task(network, config.input.task)
     weights, age_weights = _weights(config, manifest, ages)
-    loss_config = _loss_config(config, ages, age_head, weights, age_weights)
+    masks = manifest is not None and any(
+        split.num_without(label)
+        for split in manifest.splits.values()
+        for label in schema.labels_of(config.input.task)
+    )
+    if masks and own.loss is not None:
+        raise errors.UsageError(
+            f"{config.input.records_dir} has records without a label of"
+            f" --task={config.input.task}, which a loss of your own would count: write"
+            " the records without --missing_labels=keep"
+        )
+    loss_config = _loss_config(
+        config, ages, age_head, weights, age_weights, masks=masks
+    )
     loss: Callable[..., Any] = losses.build(loss_config)
     if own.loss is not None:
         labels = batch.labels if batch else {}
@@ -197,6 +212,7 @@ def assemble(
         loss=loss,
         loss_names=trial.loss_names,
         gather_labels=own.loss is None and losses.weighs_by_batch(loss_config),
+        masks=loss_config.masks,
         unconnected=trial.unconnected,
         frozen=frozen,
         prepare=prepare,
@@ -243,6 +259,7 @@ def train_step_of(
             jit=config.jit,
             ema_decay=config.ema_decay,
             gather_labels=parts.gather_labels,
+            masks=parts.masks,
         ),
     )
 
@@ -403,6 +420,8 @@ def _loss_config(
     age_head: str,
     weights: tuple[float, float],
     age_weights: tuple[float, ...],
+    *,
+    masks: bool,
 ) -> losses.LossConfig:
     return losses.LossConfig(
         task=config.input.task,
@@ -414,6 +433,7 @@ def _loss_config(
         max_age=ages[1],
         class_weights=weights,
         age_weights=age_weights,
+        masks=masks,
     )
 
 

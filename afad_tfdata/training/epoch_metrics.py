@@ -57,24 +57,45 @@ def means(sums: Sequence[float]) -> dict[str, float]:
     }
 
 
-def validation(columns: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Means over the validation examples.
+def validation(
+    columns: Mapping[str, np.ndarray], weights: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Means over the validation examples; of each label, over those that have it.
 
     Args:
       columns: From `step.Predictor.run`.
+      weights: Factors of ``age_loss`` and ``gender_loss`` in the joint loss; only used
+        if examples lack a label.
     """
     values = {}
     for name in ("loss", "age_loss", "gender_loss"):
         if name in columns:
-            values[str(name)] = float(np.mean(columns[name], dtype=np.float64))
+            rows = _labelled(columns, name.partition("_")[0])
+            values[str(name)] = _mean(columns[name][rows])
+    parts = [name for name in ("age_loss", "gender_loss") if name in values]
+    lacking = not all(_labelled(columns, n.partition("_")[0]).all() for n in parts)
+    if lacking and parts:  # The means of the parts are over different examples.
+        factors = weights if weights and len(parts) > 1 else dict.fromkeys(parts, 1.0)
+        values["loss"] = sum(factors[name] * values[name] for name in parts)
     if "age" in columns and "label_age" in columns:
-        # float64 means: the sum of a large split would round in float32.
         error = np.abs(columns["age"] - columns["label_age"])
-        values["mae"] = float(np.mean(error, dtype=np.float64))
+        values["mae"] = _mean(error[_labelled(columns, "age")])
     if "gender" in columns and "label_gender" in columns:
-        predicted = columns["gender"] >= 0.5
-        values["accuracy"] = float(np.mean(predicted == columns["label_gender"]))
+        right = (columns["gender"] >= 0.5) == columns["label_gender"]
+        values["accuracy"] = _mean(right[_labelled(columns, "gender")])
     return values
+
+
+def _labelled(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
+    """Which examples have a label; all, if that is not the name of one."""
+    if f"label_{label}" not in columns:
+        return np.ones(len(next(iter(columns.values()))), bool)
+    return np.asarray(columns[f"label_{label}"]) >= 0
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean in float64, because a sum of many would round in float32."""
+    return float(np.mean(values, dtype=np.float64)) if len(values) else math.nan
 
 
 def is_better(task: str, value: float | None, best: float | None) -> bool:

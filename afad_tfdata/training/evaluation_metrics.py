@@ -55,6 +55,17 @@ def evaluate(
       class.
     """
     columns = _columns(predictions)
+    parts = _by_label(columns)
+    if len(parts) > 1 or any(len(rows) for rows in _missing_rows(columns)):
+        result: dict[str, Any] = {"examples": len(next(iter(columns.values()), ()))}
+        for label, part in parts.items():
+            found = evaluate(part, class_names=class_names)
+            result[f"examples_{label}"] = found.pop("examples")
+            for name, value in found.items():
+                if isinstance(value, dict) and name in result:
+                    value = _joined(result[name], value)
+                result[name] = value
+        return result
     result = _overall(columns)
     if "gender" in columns:
         confusion = np.zeros((2, 2), np.int64)
@@ -119,7 +130,9 @@ def intervals(
     Returns:
       ``{metric: [low, high]}`` for the metrics over all examples.
     """
-    rows = _bootstrap(_Resampler(predictions), samples=samples, seed=seed)
+    rows: dict[str, np.ndarray] = {}
+    for part in _by_label(_columns(predictions)).values():
+        rows |= _bootstrap(_Resampler(part), samples=samples, seed=seed)
     return _percentiles(rows, level)
 
 
@@ -174,13 +187,20 @@ def constant(
       As `evaluate` over all examples, and ``predicts``: the ``age`` in years and the
       ``gender`` by name.
     """
-    ages = np.sort([int(a) for by_age in counts.values() for a in by_age])
+    by_age_of_all = [
+        (int(age), number)
+        for by_age in counts.values()
+        for age, number in by_age.items()
+        if int(age) != schema.MISSING
+    ]
+    ages = np.sort([age for age, _ in by_age_of_all])
     numbers = np.zeros(len(ages), np.int64)
-    for by_age in counts.values():
-        for age, number in by_age.items():
-            numbers[np.searchsorted(ages, int(age))] += number
+    for age, number in by_age_of_all:
+        numbers[np.searchsorted(ages, age)] += number
     cumulative = np.cumsum(numbers)
-    median = float(ages[np.searchsorted(cumulative, cumulative[-1] / 2)])
+    median = 0.0  # Without an age label it is not used.
+    if len(ages):
+        median = float(ages[np.searchsorted(cumulative, cumulative[-1] / 2)])
     totals = [sum(counts.get(name, {}).values()) for name in class_names]
     gender = int(np.argmax(totals))
     columns = _columns(labels)
@@ -191,7 +211,11 @@ def constant(
     if "label_gender" in columns:
         columns["gender"] = np.full(len(columns["label_gender"]), float(gender))
         predicts["gender"] = class_names[gender]
-    return {**_overall(columns), "predicts": predicts}
+    result: dict[str, Any] = {}
+    for part in _by_label(columns).values():
+        result = {**_overall(part), **result}
+    result["examples"] = len(next(iter(columns.values()), ()))
+    return {**result, "predicts": predicts}
 
 
 def group_name(low: int, high: int) -> str:
@@ -214,6 +238,38 @@ def _columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _rows(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values[rows] for name, values in columns.items()}
+
+
+def _missing_rows(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """For each label with a prediction, the rows that lack the label."""
+    return [
+        np.flatnonzero(columns[f"label_{name}"] < 0)
+        for name in _LABELS
+        if name in columns
+    ]
+
+
+def _by_label(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The columns of the rows that have each label; one part if all rows have all."""
+    if not any(len(rows) for rows in _missing_rows(columns)):
+        return {"": dict(columns)}
+    parts = {}
+    for name in _LABELS:
+        if name in columns:
+            # The other label stays, without its prediction, because groups need it.
+            kept = {n: v for n, v in columns.items() if n == name or n[:6] == "label_"}
+            parts[name] = _rows(kept, columns[f"label_{name}"] >= 0)
+    return parts
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of two labels by group; ``examples`` are those of the larger one."""
+    joined = {name: dict(value) for name, value in one.items()}
+    for name, value in other.items():
+        mine = joined.setdefault(name, {})
+        most = max(mine.get("examples", 0), value["examples"])
+        mine.update(value, examples=most)
+    return joined
 
 
 def _overall(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -312,7 +312,13 @@ class Run:
             if self._parts.validation_data is not None:
                 columns = self._predictor.run(self._parts.validation_data)
                 _check_probabilities(columns)
-                validation = epoch_metrics.validation(columns)
+                validation = epoch_metrics.validation(
+                    columns,
+                    {
+                        "age_loss": self._config.age_weight,
+                        "gender_loss": self._config.gender_weight or 0.0,
+                    },
+                )
             value = validation.get(epoch_metrics.metric(task))
             is_better = epoch_metrics.is_better(task, value, best.get("value"))
             if is_better:

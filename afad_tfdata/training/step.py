@@ -79,6 +79,7 @@ class StepConfig:
     jit: bool = False
     ema_decay: float = 0.0
     gather_labels: bool = True
+    masks: bool = False
 
 
 class TrainStep:
@@ -280,7 +281,7 @@ class TrainStep:
         gradients = tape.gradient(
             loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return gradients, _batch_sums(losses, outputs, labels)
+        return gradients, _batch_sums(losses, outputs, labels, masks=self._config.masks)
 
     def _apply(
         self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]
@@ -510,8 +511,14 @@ def _batch_sums(
     losses: Mapping[str, tf.Tensor],
     outputs: Mapping[str, tf.Tensor],
     labels: Mapping[str, tf.Tensor],
+    *,
+    masks: bool = False,
 ) -> tf.Tensor:
-    """float64 ``[len(SUMS)]`` of a batch."""
+    """float64 ``[len(SUMS)]`` of a batch.
+
+    With `masks`, examples may lack a label.  The sums of errors are then scaled as if
+    the others had the mean of those with the label.
+    """
     zeros = tf.zeros_like(losses["loss"])
     sums = {"examples": tf.ones_like(zeros), "loss": losses["loss"]}
     for name in ("age_loss", "gender_loss"):
@@ -524,6 +531,13 @@ def _batch_sums(
         probability = tf.cast(tf.reshape(outputs["gender_output"], [-1]), tf.float32)
         predicted = tf.cast(probability >= 0.5, labels["gender"].dtype)
         sums["correct"] = tf.cast(predicted == labels["gender"], tf.float32)
+    if masks:
+        for name, label in (("absolute_error", "age"), ("correct", "gender")):
+            if name in sums:
+                present = tf.cast(labels[label] >= 0, tf.float32)
+                count = tf.cast(tf.size(present), tf.float32)
+                share = tf.math.divide_no_nan(count, tf.reduce_sum(present))
+                sums[name] *= present * share
     return tf.stack(
         [tf.reduce_sum(tf.cast(sums.get(name, zeros), tf.float64)) for name in SUMS]
     )
