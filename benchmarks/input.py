@@ -2,12 +2,17 @@
 """Speed of the input pipeline, compared with limits and the usual ways to read images.
 
     benchmarks/input.py [--images 4000] [--rounds 5] [--seconds 3] [--tree FOLDER]
+                        [--batch_sizes 32 128 512]
 
 Each contestant has a process of its own.  They run in turn, for several rounds, because
 rates drift: compare only ratios within one run.  A line shows the median rate with the
 smallest and the largest, the median share of the limit in the same round, the cores in
 use, the memory (without mapped files) and the time to the first batch (without
-imports).  All give shuffled batches of 128 images of 150 x 150 pixels.
+imports).  All give shuffled batches of images of 150 x 150 pixels, 128 by default.
+
+This package is measured in three ways: by ``next`` from Python; in a ``tf.function``,
+as a training loop reads; and in the first pass, in which each pass over the data has a
+new pipeline that knows nothing of the files, and whose start counts.
 
 There are three limits: simplejpeg (accurate) and cv2.resize in two threads, from bytes
 in memory into recycled arrays; the same without resizing; and rows gathered from a
@@ -39,6 +44,7 @@ import numpy as np  # noqa: E402
 
 BATCH, SIZE, THREADS = 128, 150, 2
 ROW = SIZE * SIZE * 3
+STEPS_PER_CALL = 8  # As many as a training runs in one call, or fewer.
 
 
 def main() -> None:
@@ -57,19 +63,31 @@ def main() -> None:
         default="",
         help=f"names, separated by commas, of: {', '.join(CONTESTANTS)}",
     )
-    parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--batch_sizes", type=int, nargs="+", default=[BATCH], help="images in a batch"
+    )
+    parser.add_argument("--contestant", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contestant:
-        compete(*arguments.contestant)
+        use_batch_size(int(arguments.contestant[2]))
+        compete(*arguments.contestant[:2])
         return
     place = arguments.keep or tempfile.mkdtemp(prefix="input-benchmark-")
     try:
         prepare(place, arguments.tree, arguments.images)
         wanted = arguments.only.split(",") if arguments.only else list(CONTESTANTS)
-        race(place, wanted, arguments.rounds, arguments.seconds)
+        for batch_size in arguments.batch_sizes:
+            use_batch_size(batch_size)
+            race(place, wanted, arguments.rounds, arguments.seconds)
     finally:
         if not arguments.keep:
             shutil.rmtree(place)
+
+
+def use_batch_size(batch_size: int) -> None:
+    """Sets the number of images in a batch, for all contestants of this process."""
+    global BATCH
+    BATCH = batch_size
 
 
 def race(place: str, wanted: list[str], rounds: int, seconds: float) -> None:
@@ -121,7 +139,7 @@ class Contestant:
 
     def __init__(self, name: str, place: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--contestant", name, place],
+            [sys.executable, __file__, "--contestant", name, place, str(BATCH)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -298,17 +316,58 @@ def in_threads(count: int, fill: Callable) -> Iterator[int]:
 # This package.
 
 
-def ours(place: str, form: str, engine: str) -> Iterator[int]:
+def input_config(place: str, form: str, engine: str, decode: str = "accurate") -> Any:
     from afad_tfdata import input_fn
 
-    config = input_fn.InputConfig(
+    return input_fn.InputConfig(
         records_dir=os.path.join(place, form),
         engine=engine,
+        decode=decode,
         global_batch_size=BATCH,
         image_size=SIZE,
     )
-    for _ in input_fn.train_input_fn(config):
+
+
+def ours(place: str, form: str, engine: str) -> Iterator[int]:
+    from afad_tfdata import input_fn
+
+    for _ in input_fn.train_input_fn(input_config(place, form, engine)):
         yield BATCH
+
+
+def ours_in_function(
+    place: str, form: str, engine: str, decode: str = "accurate"
+) -> Iterator[int]:
+    import tensorflow as tf
+
+    from afad_tfdata import input_fn
+
+    batches = iter(input_fn.train_input_fn(input_config(place, form, engine, decode)))
+
+    @tf.function
+    def read() -> None:
+        for _ in tf.range(STEPS_PER_CALL):
+            next(batches)
+
+    while True:
+        read()
+        yield STEPS_PER_CALL * BATCH
+
+
+def ours_first_pass(place: str, form: str, engine: str) -> Iterator[int]:
+    from afad_tfdata import input_fn
+    from afad_tfdata.reading import shard_maps
+
+    config = input_config(place, form, engine)
+    steps = max(1, input_fn.num_examples(config, "train") // BATCH)
+    while True:
+        # As in a new process, whose files are in the page cache.
+        shard_maps.forget_all()
+        batches = iter(input_fn.train_input_fn(config))
+        for _ in range(steps):
+            next(batches)
+            yield BATCH
+        del batches
 
 
 # The usual ways.
@@ -424,16 +483,52 @@ def original_generator(place: str, form: str, augment: bool) -> Iterator[int]:
 CONTESTANTS: dict[str, tuple[Callable[[str], Iterator[int]], bool]] = {
     "original: limit": (lambda p: limit_encoded(p, "original"), False),
     "original: mapped": (lambda p: ours(p, "original", "mapped"), True),
+    "original: mapped in a tf.function": (
+        lambda p: ours_in_function(p, "original", "mapped"),
+        True,
+    ),
+    "original: mapped first pass": (
+        lambda p: ours_first_pass(p, "original", "mapped"),
+        True,
+    ),
     "original: graph": (lambda p: ours(p, "original", "graph"), True),
     "original: tf.data textbook": (lambda p: textbook(p, "original"), True),
     "original: Keras directory": (lambda p: keras_directory(p, ""), True),
     "original: TFDS": (lambda p: tfds(p, "original"), True),
     "at size: limit": (lambda p: limit_encoded(p, "jpeg"), False),
     "at size: mapped": (lambda p: ours(p, "jpeg", "mapped"), True),
+    "at size: mapped in a tf.function": (
+        lambda p: ours_in_function(p, "jpeg", "mapped"),
+        True,
+    ),
+    "at size: mapped decode=fast": (
+        lambda p: ours_in_function(p, "jpeg", "mapped", "fast"),
+        True,
+    ),
+    "at size: mapped first pass": (
+        lambda p: ours_first_pass(p, "jpeg", "mapped"),
+        True,
+    ),
     "at size: graph": (lambda p: ours(p, "jpeg", "graph"), True),
     "at size: tf.data textbook": (lambda p: textbook(p, "jpeg"), True),
     "raw: limit": (lambda p: limit_rows(p, ""), False),
     "raw: mapped HDF5": (lambda p: ours(p, "hdf5", "mapped"), True),
+    "raw: mapped HDF5 in a tf.function": (
+        lambda p: ours_in_function(p, "hdf5", "mapped"),
+        True,
+    ),
+    "raw: mapped HDF5 first pass": (
+        lambda p: ours_first_pass(p, "hdf5", "mapped"),
+        True,
+    ),
+    "raw: TFRecord in a tf.function": (
+        lambda p: ours_in_function(p, "raw", "mapped"),
+        True,
+    ),
+    "raw: TFRecord first pass": (
+        lambda p: ours_first_pass(p, "raw", "mapped"),
+        True,
+    ),
     "raw: mapped TFRecord": (lambda p: ours(p, "raw", "mapped"), True),
     "raw: graph HDF5": (lambda p: ours(p, "hdf5", "graph"), True),
     "raw: original generator": (
