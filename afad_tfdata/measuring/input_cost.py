@@ -10,7 +10,7 @@ from afad_tfdata.common import resources
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.measuring import rows, trial_steps
 from afad_tfdata.measuring import settings as check_settings
-from afad_tfdata.training import runtime
+from afad_tfdata.training import runtime, step
 from afad_tfdata.training.distributed import strategies
 
 # The share of the time that steps may wait for the records.
@@ -35,6 +35,7 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
         return input_fn.train_input_fn(config, context)
 
     cores = resources.cores()
+    one_pass = input_fn.num_examples(config, "train") // settings.batch + 1
     for backbone in settings.networks:
         rates = {}
         for name, make in (("memory", from_memory), ("records", from_records)):
@@ -42,6 +43,8 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
                 model = trial_steps.network(backbone, settings.image_size, precision)
             batches = trial_steps.distributed(strategy, make)
             loop = trial_steps.Loop(strategy, model, settings.batch, batches)
+            # The first pass checks the checksums, once in a training.
+            loop.run(min(one_pass, step.MAX_STEPS_PER_CALL))
             rates[name] = loop.rate(2 * settings.seconds)
             del loop, batches, model
         needed = rates["memory"].images_per_second * _cpu_seconds(config, settings)
