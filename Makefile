@@ -16,6 +16,8 @@ EXTRAS ?= bare
 # What gpu-check checks, such as cpu:2; empty for all GPUs.  Where its results go.
 DEVICES ?=
 GPU_CHECK_DIR ?= gpu_check
+# After so many minutes it gives up what has not ended.
+MINUTES ?= 8
 # What bundle packs (without cuda: for the CPU), where to, and in parts of which size.
 BUNDLE_EXTRAS ?= fast,cuda
 BUNDLE_DIR ?= dist/bundle
@@ -86,7 +88,8 @@ bench: $(READY)  ## Print the tables of speed that the README quotes
 gpu-check: $(READY)  ## Try and measure training on the GPUs here (DEVICES=cpu:2: without)
 	test ! -e /proc/driver/nvidia/version || \
 		$(VENV)/bin/python $(PIP) -c constraints.txt --no-build-isolation -e '.[cuda]'
-	$(VENV)/bin/python bin/gpu_check.py --devices="$(DEVICES)" --output_dir="$(GPU_CHECK_DIR)"
+	$(VENV)/bin/python bin/gpu_check.py --devices="$(DEVICES)" \
+		--output_dir="$(GPU_CHECK_DIR)" --minutes="$(MINUTES)"
 
 bundle: $(READY)  ## Pack gpu-check with all wheels for a machine without network
 	examples/bundle/make.sh "$(VENV)/bin/python" "$(BUNDLE_DIR)" "$(BUNDLE_EXTRAS)" \
