@@ -74,8 +74,9 @@ def open_index(
             flag = "as_supervised" if config.as_supervised else "--balance"
             raise errors.UsageError(
                 f"{flag} needs the label {label!r} of every record, and"
-                f" {config.files or config.records_dir} has records without it: write"
-                " the records without --missing_labels=keep, or leave it out"
+                f" {config.files or config.records_dir} has records without it:"
+                " afad-write-records without --missing_labels=keep leaves them out; or"
+                f" leave {flag} out"
             )
     return index
 

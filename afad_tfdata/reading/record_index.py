@@ -237,7 +237,7 @@ def _joined(
     if total > limit:
         raise errors.UsageError(
             f"--records_dir: the data sets have {total} shards together, and {limit}"
-            " can be read as one: write them with fewer --num_shards"
+            " can be read as one: let afad-write-records write fewer, by --num_shards"
         )
     tables, num_paths = [], 0
     for part in parts:

@@ -161,8 +161,8 @@ def assemble(
     if masks and own.loss is not None:
         raise errors.UsageError(
             f"{config.input.records_dir} has records without a label of"
-            f" --task={config.input.task}, which a loss of your own would count: write"
-            " the records without --missing_labels=keep"
+            f" --task={config.input.task}, which a loss of your own would count:"
+            " afad-write-records without --missing_labels=keep leaves them out"
         )
     loss_config = _loss_config(
         config, ages, age_head, weights, age_weights, masks=masks
