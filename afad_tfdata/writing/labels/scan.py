@@ -243,8 +243,9 @@ class _Reader:
         }
         if len(items) >= _FEW_ITEMS and len(shifts) == 1 and (shift := shifts.pop()):
             key, age = items[0].key, items[0].age
+            column = self._named("age")
             raise errors.UsageError(
-                f"{self._table.name}, column {self._named('age')}: the ages are not"
+                f"{self._table.name}, column {column}: the ages are not"
                 f" years, because every one is {shift} less than the folder in its path"
                 f" says ({age} for {key}): for the ages of the folders, leave"
                 " --labels_csv out and give the file as --split_file"
