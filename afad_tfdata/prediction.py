@@ -129,6 +129,14 @@ class Predictions:
     images_per_sec: float
     no_face: list[str] = dataclasses.field(default_factory=list)
 
+    def face_counts(self) -> str:
+        """How many faces and photos there were, in one line for people."""
+        photos = len({row["image"] for row in self.rows})
+        return (
+            f"{len(self.rows)} faces in {photos} photos,"
+            f" {len(self.no_face)} photos without a face"
+        )
+
     def text(self, output_format: str) -> str:
         """The rows as ``table``, ``json`` (lines) or ``csv``."""
         if not self.rows:

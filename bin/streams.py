@@ -1,4 +1,4 @@
-"""Where a command's log lines and its result go."""
+"""Where a command's log lines, its notes and its result go."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from afad_tfdata.bin import absl_flags
-from afad_tfdata.common import files
+from afad_tfdata.common import errors, files
 
 _LEVELS = {1: logging.DEBUG, 0: logging.INFO, -1: logging.WARNING, -2: logging.ERROR}
 _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -73,6 +75,36 @@ class ResultStream:
         rest = memoryview(f"{text}\n".encode("utf-8", "backslashreplace"))
         while rest:
             rest = rest[os.write(self._real, rest) :]
+
+
+class ImageNotes:
+    """What a command says of single images, besides its results.
+
+    Args:
+      name: Name of the command.
+      emit: Takes a text and a line of JSON, as `command.emit` does.
+    """
+
+    def __init__(
+        self, name: str, emit: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        self._name = name
+        self._emit = emit
+
+    def say(self, text: str) -> None:
+        """Writes a line to standard error."""
+        line = f"{self._name}: {errors.printable(text)}"
+        print(line, file=sys.stderr, flush=True)
+
+    def error(self, path: str, reason: str) -> None:
+        """An image could not be used."""
+        self.say(f"error: {path}: {reason}")
+        self._emit("", {"image": path, "error": reason})
+
+    def no_face(self, path: str) -> None:
+        """No face was found in a photo."""
+        self.say(f"no face in {path}")
+        self._emit("", {"image": path, "faces": 0})
 
 
 def _file_handler(name: str, directory: str) -> logging.Handler:

@@ -44,6 +44,7 @@ _SHOWN_BY = {
     "records": ("afad-write-records",),
     "storage": (),
     "storage.joined": ("afad-train", "afad-evaluate", "afad-benchmark-input"),
+    "storage.schema": ("afad-train", "afad-evaluate", "afad-benchmark-input"),
     "trainer": ("afad-train",),
     "training": ("afad-train",),
     "training.distributed.strategies": ("afad-train", "afad-evaluate"),
