@@ -68,6 +68,7 @@ def main() -> int:
         run_dir=run_dir,
         backbone="small_cnn_no_bn",
         weights="none",
+        recipe="original",
         stage="tuning",
         image_size=16,
         epochs=4,
