@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import logging
 import os
@@ -122,6 +123,18 @@ def run(
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def call(arguments: list[str]) -> NoReturn:
+    """Runs a program in a child process (`child_process.command`).
+
+    Args:
+      arguments: Name of the module in ``bin/``, then its flags.
+    """
+    name, *flags = arguments
+    sys.argv = [name, *flags]
+    importlib.import_module(f"afad_tfdata.bin.{name}").run()
+    raise AssertionError("a program ends its process")
 
 
 def quiet_unless_chief() -> None:

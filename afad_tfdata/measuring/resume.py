@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import child_process, errors
 from afad_tfdata.measuring import rows
 from afad_tfdata.measuring import settings as check_settings
 from afad_tfdata.training import checkpoints
@@ -61,12 +60,10 @@ def _start(settings: check_settings.Settings, name: str) -> subprocess.Popen:
     ]
     with open(os.path.join(settings.work_dir, f"{name}.log"), "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "afad_tfdata.bin.train", *flags],
+            child_process.command("afad_tfdata.bin.command:call", "train", *flags),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # With -m, Python looks for modules in the current directory first.
-            cwd=settings.work_dir,
         )
 
 

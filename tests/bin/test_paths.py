@@ -1,6 +1,7 @@
 """Flags that take paths, with paths that cannot be read: one line, status 1 or 2."""
 
 import importlib
+import logging
 import sys
 
 import pytest
@@ -41,6 +42,16 @@ FLAGS = [
     ("predict", "--graph={}.tflite face.jpg"),
     ("benchmark_input", "--records_dir={}"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def same_log_levels():
+    """A command sets levels for its process, and here that is the tests' process."""
+    loggers = [logging.getLogger(), logging.getLogger("afad_tfdata")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def call(name, flags, monkeypatch):

@@ -1,7 +1,6 @@
 """Ctrl-C, log lines in programs without logging, and why a phase ends."""
 
 import logging
-import os
 import signal
 
 import pytest
@@ -14,10 +13,11 @@ from afad_tfdata.training import recipe
 
 
 def test_the_first_ctrl_c_asks_to_stop_and_the_second_interrupts(capfd):
+    # os.kill may return before another thread of the process has taken the signal.
     with pytest.raises(KeyboardInterrupt), preemption.interruptible():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert preemption.requested() and preemption.reason() == "Ctrl-C"
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
     assert not preemption.requested()
     assert "Ctrl-C again ends at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
