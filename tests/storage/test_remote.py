@@ -95,7 +95,7 @@ def test_write_and_read_from_the_commands(bucket, sample_tree, tmp_path):
     result = run(*verify)
     assert result.returncode == 2
     assert "mean.json: differs" in result.stdout + result.stderr
-    assert f"{shard}: cannot be read: there is no such" in result.stdout + result.stderr
+    assert f"{shard}: is missing: there is no such" in result.stdout + result.stderr
 
 
 def test_wrong_bucket_names_give_one_line(bucket, sample_tree, tmp_path):
