@@ -6,13 +6,13 @@ Both at the same time halve the time to the first batch.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
 from afad_tfdata.reading import mapped_reader
 
 # A larger batch is not read ahead: a pipeline that nobody uses would keep its memory.
@@ -51,7 +51,9 @@ class ReadAhead:
         """
         if len(records) * self._image_bytes <= _LARGEST_BYTES:
             function = self._reader.read_train if train else self._reader.read
-            self._batches.append(_Batch(function, records))
+            # A process that may not start another thread reads the batch in its turn.
+            with contextlib.suppress(RuntimeError):
+                self._batches.append(_Batch(function, records))
 
     def _taken(
         self, records: np.ndarray, function: Callable[[np.ndarray], _Result]
@@ -84,8 +86,10 @@ class _Batch:
     def _read(self) -> None:
         try:
             self._found = self._function(self._records)
-        except errors.AfadError:
-            pass  # The pipeline reads the batch again, and raises the error.
+        except Exception:
+            # A damaged record, or no memory: the pipeline reads the batch again, and
+            # raises the error where its caller sees it.
+            self._found = None
 
     def result(self, function: Any, records: np.ndarray) -> _Result | None:
         """Returns the batch; None if it is another one, or could not be read."""

@@ -19,13 +19,13 @@ class Reader:
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
         self.go_on = threading.Event()
-        self.fails = False
+        self.error: type[Exception] | None = None
 
     def read_train(self, records):
         self.calls.append(records.tolist())
         self.go_on.wait()
-        if self.fails:
-            raise errors.DataError(f"call {len(self.calls)}")
+        if self.error:
+            raise self.error(f"call {len(self.calls)}")
         return (10 * records,)
 
     def read(self, records):
@@ -52,14 +52,29 @@ def test_another_batch_than_was_read_ahead():
     assert ahead.read(RECORDS)[0].tolist() == [60, 20, 40]
 
 
-def test_an_error_is_raised_only_if_the_batch_is_asked_for():
+# Outside of tests, an error that leaves a thread is a traceback on standard error.
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [errors.DataError, MemoryError, OSError])
+def test_an_error_is_raised_only_if_the_batch_is_asked_for(error):
     reader = Reader()
-    reader.fails = True
+    reader.error = error
     reader.go_on.set()
     ahead = read_ahead.ReadAhead(reader, 4)
     ahead.start(RECORDS, train=True)
-    with pytest.raises(errors.DataError, match="call 2"):
+    with pytest.raises(error, match="call 2"):
         ahead.read_train(RECORDS)
+
+
+def test_a_process_without_another_thread_reads_in_turn(monkeypatch):
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    reader = Reader()
+    reader.go_on.set()
+    ahead = read_ahead.ReadAhead(reader, 4)
+    ahead.start(RECORDS, train=True)
+    assert ahead.read_train(RECORDS)[0].tolist() == [30, 10, 20]
 
 
 def test_a_large_batch_is_not_read_ahead():
