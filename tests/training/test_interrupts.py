@@ -12,7 +12,17 @@ from afad_tfdata.training import config as train_config
 from afad_tfdata.training import recipe
 
 
-def test_the_first_ctrl_c_asks_to_stop_and_the_second_interrupts(capfd):
+@pytest.fixture
+def in_the_foreground():
+    """Python's own handler of Ctrl-C: a shell's background process ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_ctrl_c_asks_to_stop_and_the_second_interrupts(
+    capfd, in_the_foreground
+):
     # os.kill may return before another thread of the process has taken the signal.
     with pytest.raises(KeyboardInterrupt), preemption.interruptible():
         signal.raise_signal(signal.SIGINT)
@@ -21,6 +31,16 @@ def test_the_first_ctrl_c_asks_to_stop_and_the_second_interrupts(capfd):
     assert not preemption.requested()
     assert "Ctrl-C again ends at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_process_in_the_background_still_ignores_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with preemption.interruptible():
+            signal.raise_signal(signal.SIGINT)
+            assert not preemption.requested()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_lines_are_shown_where_a_program_set_up_no_logging(capsys, monkeypatch):
