@@ -13,7 +13,6 @@ mean over the runs and their spread::
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import logging
@@ -282,13 +281,6 @@ def _write_split(
     path = os.path.join(view, file_name)
     with open(path, "wb") as f:
         np.save(f, index, allow_pickle=False)
-    counts: dict[str, dict[str, int]] = {}
-    found = collections.Counter(
-        zip(index["gender"].tolist(), index["age"].tolist(), strict=True)
-    )
-    for (gender, age), number in sorted(found.items()):
-        name = schema.NO_GENDER if gender < 0 else manifest.class_names[gender]
-        counts.setdefault(name, {})[str(age)] = number
     return schema.Split(
         num_examples=len(index),
         shards=tuple(part.shard for part in parts),
@@ -298,5 +290,5 @@ def _write_split(
             num_bytes=os.path.getsize(path),
             sha256=files.sha256(path),
         ),
-        counts=counts,
+        counts=schema.counts_of(index, manifest.class_names),
     )

@@ -18,8 +18,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import schema, sharding
 
@@ -139,18 +137,10 @@ def _limited(
     for name, split in manifest.splits.items():
         if limits[name] < split.num_examples:
             index = schema.load_index(directory, manifest, name)[: limits[name]]
-            counts = {
-                class_name: _ages(index["age"][index["gender"] == label])
-                for label, class_name in enumerate(manifest.class_names)
-            }
+            counts = schema.counts_of(index, manifest.class_names)
             split = dataclasses.replace(split, num_examples=limits[name], counts=counts)
         splits[name] = split
     return dataclasses.replace(manifest, splits=splits)
-
-
-def _ages(ages: np.ndarray) -> dict[str, int]:
-    counts = Counter(ages.tolist())
-    return {str(age): counts[age] for age in sorted(counts)}
 
 
 def _sum(manifests: Sequence[schema.Manifest]) -> schema.Manifest:
@@ -198,7 +188,7 @@ def _sum_of_splits(splits: Sequence[schema.Split]) -> schema.Split:
     return schema.Split(
         num_examples=sum(split.num_examples for split in splits),
         shards=tuple(shard for split in splits for shard in split.shards),
-        # Nobody reads the index of several data sets; its digest identifies them all.
+        # Nobody reads the index of several data sets; the shards identify them all.
         index=splits[0].index,
         counts={
             class_name: {age: found[age] for age in sorted(found, key=int)}

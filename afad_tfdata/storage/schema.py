@@ -9,12 +9,14 @@ A directory is a data set if it has a ``manifest.json``, which names everything 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -202,6 +204,25 @@ class Manifest:
                 f" it has {', '.join(filled) or 'none at all'}"
             )
         return split
+
+
+def counts_of(
+    index: np.ndarray, class_names: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """`Split.counts` of the examples in an index.
+
+    Args:
+      index: Of `INDEX_DTYPE`.
+      class_names: Names of labels 0 and 1.
+    """
+    names = dict(enumerate(class_names))
+    if (index["gender"] == MISSING).any():
+        names[MISSING] = NO_GENDER
+    counts = {}
+    for label, name in names.items():
+        ages = collections.Counter(index["age"][index["gender"] == label].tolist())
+        counts[name] = {str(age): ages[age] for age in sorted(ages)}
+    return counts
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

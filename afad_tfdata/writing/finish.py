@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import os
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -194,22 +193,9 @@ def _write_indexes(
             index=schema.Shard(
                 name, len(index), os.path.getsize(path), files.sha256(path)
             ),
-            counts=_counts(index, class_names),
+            counts=schema.counts_of(index, class_names),
         )
     return splits
-
-
-def _counts(index: np.ndarray, class_names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Numbers of examples by class name and age."""
-    counts: dict[str, dict[str, int]] = {}
-    for label, class_name in enumerate(class_names):
-        ages = Counter(index["age"][index["gender"] == label].tolist())
-        counts[class_name] = {str(age): ages[age] for age in sorted(ages)}
-    without = Counter(index["age"][index["gender"] == schema.MISSING].tolist())
-    if without:
-        ages_of_them = {str(age): without[age] for age in sorted(without)}
-        counts[schema.NO_GENDER] = ages_of_them
-    return counts
 
 
 def _write_companions(directory: str, manifest: schema.Manifest) -> None:

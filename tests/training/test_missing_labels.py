@@ -14,6 +14,8 @@ from hypothesis import strategies
 from afad_tfdata import evaluation, input_fn, trainer
 from afad_tfdata.common import errors
 from afad_tfdata.models import age_heads, losses
+from afad_tfdata.reading import record_index
+from afad_tfdata.storage import joined, schema
 from afad_tfdata.training import epoch_metrics, evaluation_metrics
 from tests.writing.data_sets import face_file, write
 
@@ -176,6 +178,15 @@ def partly_labelled(tmp_path_factory) -> str:
     assert manifest.splits["train"].num_without("age") == 8
     assert manifest.config["missing_labels"] == "keep"
     return str(root / "out")
+
+
+def test_the_first_examples_lack_labels_too(partly_labelled):
+    """The counts decide whether a loss has masks."""
+    limited = joined.load_manifest(partly_labelled, 20).splits["train"]
+    index = record_index.load(partly_labelled, "train", max_examples=20).entries
+    for label in ("age", "gender"):
+        missing = int((index[label] == schema.MISSING).sum())
+        assert missing and limited.num_without(label) == missing
 
 
 @pytest.mark.parametrize("task", ["age_gender", "age", "gender"])
