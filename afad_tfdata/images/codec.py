@@ -219,7 +219,8 @@ def resize(
             return image
         np.copyto(out, image)
         return out
-    return _library().resize(image, size, antialias, out)
+    averages = antialias and image.shape[0] >= size <= image.shape[1]
+    return _library().resize(image, size, averages, out)
 
 
 def channel_sums(image: np.ndarray) -> tuple[int, int, int]:
@@ -280,12 +281,9 @@ class _OpenCvLibrary:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def resize(
-        self, image: np.ndarray, size: int, antialias: bool, out: np.ndarray | None
+        self, image: np.ndarray, size: int, averages: bool, out: np.ndarray | None
     ) -> np.ndarray:
-        shrinks = image.shape[0] >= size and image.shape[1] >= size
-        method = (
-            self._cv2.INTER_AREA if antialias and shrinks else self._cv2.INTER_LINEAR
-        )
+        method = self._cv2.INTER_AREA if averages else self._cv2.INTER_LINEAR
         return self._cv2.resize(image, (size, size), dst=out, interpolation=method)
 
     def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
@@ -326,10 +324,9 @@ class _PillowLibrary:
         return np.array(image.convert("RGB"))
 
     def resize(
-        self, image: np.ndarray, size: int, antialias: bool, out: np.ndarray | None
+        self, image: np.ndarray, size: int, averages: bool, out: np.ndarray | None
     ) -> np.ndarray:
-        shrinks = image.shape[0] >= size and image.shape[1] >= size
-        resample = resampling.area if antialias and shrinks else resampling.bilinear
+        resample = resampling.area if averages else resampling.bilinear
         resized = resample(image, size)
         if out is None:
             return resized
