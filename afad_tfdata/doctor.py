@@ -55,8 +55,9 @@ class DoctorConfig:
     )
     gpu: bool = options.option(
         False,
-        "Also compute on the GPUs, in a few minutes: whether they agree with the CPU,"
-        " see float16 overflows and sum correctly. afad-gpu-check measures speed, too.",
+        "Also compute on the GPUs, in a few minutes: check whether they agree with"
+        " the CPU, notice float16 overflows and sum correctly. afad-gpu-check measures"
+        " speed, too.",
     )
     devices: str = options.option(
         "",

@@ -73,7 +73,7 @@ class EvaluateConfig(options.Config):
     epoch: int = options.option(
         0,
         "Evaluate the checkpoint after this epoch of a run directory, instead of the"
-        " model that --which names; 0 for none.",
+        " model that --which names; 0 means the model that --which names.",
     )
     outputs: tuple[str, ...] = options.option((), freeze_config.OUTPUTS_HELP)
     input_range: str = options.option(
@@ -89,8 +89,8 @@ class EvaluateConfig(options.Config):
             *("as_supervised", "files", "features", "mean_file"),
         ),
         help={
-            "records_dir": "Directory of the data set, or several, separated by commas;"
-            " without this flag it is what --run_dir was trained on.",
+            "records_dir": "Directory of the data set, or several, separated by commas."
+            " Without this flag, it is what --run_dir was trained on.",
             "memory_budget_mib": "Largest amount of memory, in MiB, that the graph"
             " engine uses for images that it has to keep; 0 means half of the free"
             " memory.",
@@ -103,7 +103,7 @@ class EvaluateConfig(options.Config):
     )
     output_dir: str = options.option(
         "",
-        "Directory for the results; without this flag it is --run_dir, or the"
+        "Directory for the results. Without this flag, it is --run_dir, or the"
         " directory of --model.",
     )
     batch_size: int = options.option(
@@ -115,26 +115,29 @@ class EvaluateConfig(options.Config):
     )
     age_thresholds: tuple[int, ...] = options.option(
         (),
-        "Ages in years at which the false positive and false negative rates of a"
-        " decision about age are measured, and the challenge age for each, such as"
-        " 18,21.  Default: 18,21,25 if the model predicts ages.",
+        "Ages in years, such as 18,21. For each of them, the command measures the"
+        " false positive and false negative rates of the decision whether a person has"
+        " reached this age, and the challenge age. Without this flag, the ages are"
+        " 18,21,25 if the model predicts ages.",
     )
     interval_coverage: float = options.option(
         0.0,
-        "Share of all faces whose true age an age interval is to contain, such as 0.9;"
-        " its width is measured on the validation split and stored in calibration.json"
-        " next to the model, for afad-freeze and afad-predict.  0 measures none, and"
-        " reports the coverage of a stored one.",
+        "Share of all faces whose age interval is to contain their true age, such as"
+        " 0.9. The width of the intervals is measured on the validation split and"
+        " stored in calibration.json next to the model, for afad-freeze and"
+        " afad-predict. 0 measures no width; the coverage of stored intervals is still"
+        " reported.",
     )
     gender_temperature: bool = options.option(
         False,
-        "Scale the logit of the gender, so that the probability is as often right as"
-        " it says; measured on the validation split and stored in calibration.json.",
+        "Divide the logit of the gender by a temperature, so that the probability of"
+        " a gender is the share of such faces that have it. The temperature is"
+        " measured on the validation split and stored in calibration.json.",
     )
     age_correction: bool = options.option(
         False,
-        "Correct the age by a line, slope * age + offset, measured on the validation"
-        " split and stored in calibration.json.",
+        "Correct the age to slope * age + offset. Slope and offset are measured on"
+        " the validation split and stored in calibration.json.",
     )
     flip_average: bool = options.option(
         False,

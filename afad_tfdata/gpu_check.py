@@ -47,12 +47,12 @@ class GpuCheckConfig:
     )
     sizes: str = options.option(
         "auto",
-        "Sizes of images, batches and timings: full is AFAD's 150 pixels; tiny takes"
-        " seconds, and its times mean nothing; auto is full on GPUs and tiny on a CPU.",
+        "Sizes of images, batches and timings. full: AFAD's 150 pixels. tiny: takes"
+        " seconds, but its times mean nothing. auto: full on GPUs, and tiny on a CPU.",
         choices=_SIZES,
     )
     minutes: float = options.option(
-        8.0, "Parts that have not ended after so many minutes are given up."
+        8.0, "Number of minutes after which parts that have not ended are stopped."
     )
     data_dir: str = options.option(
         "",

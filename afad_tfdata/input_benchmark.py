@@ -52,13 +52,13 @@ class BenchmarkConfig(options.Config):
     seconds: float = options.option(5.0, "Length of each measurement in seconds.")
     analyze: bool = options.option(
         False,
-        "Measure each transformation of the pipeline alone, too, and say what to"
+        "Also measure each transformation of the pipeline alone, and say what to"
         " change.",
     )
     model_rate: float = options.option(
         0.0,
-        "Images per second that the model takes, for the advice of --analyze; 0 means"
-        " unknown.",
+        "Number of images that the model takes per second, for the advice of"
+        " --analyze; 0 means unknown.",
     )
 
     def __post_init__(self) -> None:

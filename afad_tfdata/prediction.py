@@ -50,8 +50,8 @@ class PredictConfig:
 
     graph: str = options.option(
         "",
-        "The graph that afad-freeze wrote: NAME.pb, NAME_bytes.pb, NAME_pixels.pb,"
-        " NAME.tflite, NAME.onnx or NAME_saved_model.  NAME.json must be next to it.",
+        "Graph that afad-freeze wrote: NAME.pb, NAME_bytes.pb, NAME_pixels.pb,"
+        " NAME.tflite, NAME.onnx or NAME_saved_model. NAME.json must be next to it.",
     )
     output_format: str = options.option(
         "table",
@@ -60,8 +60,8 @@ class PredictConfig:
     )
     sheet: str = options.option(
         "",
-        f"PNG file in which to draw the first {_SHEET_IMAGES} images with their"
-        " results; empty for none.",
+        f"PNG file in which the first {_SHEET_IMAGES} images are drawn with their"
+        " results. Without this flag, none is drawn.",
     )
     find_faces: bool = options.option(
         False,
@@ -78,11 +78,13 @@ class PredictConfig:
     draw_dir: str = options.option(
         "",
         "Folder for a picture of each photo with the boxes of its faces and their"
-        " results; empty for none. Used with --find_faces only.",
+        " results. Without this flag, none is drawn. Used with --find_faces only.",
     )
-    batch_size: int = options.option(64, "How many images the graph is fed at once.")
+    batch_size: int = options.option(
+        64, "Number of images that the graph is fed at once."
+    )
     threads: int = options.option(
-        0, "How many threads decode images; 0 for one per core."
+        0, "Number of threads that decode images; 0 starts one for each core."
     )
     device: str = options.option(
         "auto",

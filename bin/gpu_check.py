@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Tries and measures training on this machine's GPUs, and prints one table.
 
-Results, replicas, resuming and speed are compared with their targets; the status is 1
-if a target is missed.  It needs neither network nor data.
+It compares results, replicas, resuming and speed with their targets.  The exit status
+is 1 if a target is missed.  It needs neither a network nor data.
 """
 
 from afad_tfdata import gpu_check

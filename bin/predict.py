@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Predicts the age and gender of images with a frozen graph.
 
-IMAGE is a file, a folder or a pattern, or - for names on standard input.  Results are
-printed as they come, with --json as one line of JSON each.  An image that cannot be
-used gives an error line, and exit status 1.  Probabilities are of the second class.
-With --find_faces each face of a photo gets a line, and standard error names the photos
-without a face.
+IMAGE is a file, a folder or a pattern; - reads such names from standard input.  Each
+result is printed as soon as it is known, with --json as one line of JSON.  An image
+that cannot be used gives an error line, and the exit status is then 1.  A probability
+is that of the second class.  With --find_faces each face of a photo gets a line, and
+standard error names the photos without a face.
 """
 
 from afad_tfdata import prediction

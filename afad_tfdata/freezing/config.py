@@ -15,14 +15,15 @@ DEFAULT_NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
 OUTPUT_LABELS = ("age", "gender", "gender_logits")
 # Help texts of the options with which a model is described, here and in evaluation.
 OUTPUTS_HELP = (
-    "Labels of the model's outputs in the model's order, such as age,gender.  They are"
-    " needed if the names of the output layers contain neither age nor gender. "
-    " gender_logits is a gender output before its sigmoid, which is then added."
+    "Labels of the model's outputs in the model's order, such as age,gender. They"
+    " are needed if the names of the output layers contain neither age nor gender."
+    " gender_logits is a gender output before its sigmoid; the sigmoid is then"
+    " added."
 )
 CLASS_NAMES_HELP = (
-    "Names of the model's gender labels 0 and 1, such as male,female if its gender"
-    " output is the probability of female.  They are needed if neither the model file"
-    " nor its run says them, as for models of other programs."
+    "Names of the model's gender labels 0 and 1, such as male,female if its"
+    " gender output is the probability of female. They are needed if neither the"
+    " model file nor its run says them, as for models of other programs."
 )
 
 
@@ -32,11 +33,11 @@ class FreezeConfig:
 
     model: str = options.option(
         "",
-        "The model to freeze: a .keras file, an .h5 file of Keras 3 or 2, a checkpoint"
+        "Model to freeze: a .keras file, an .h5 file of Keras 3 or 2, a checkpoint"
         " step-*.ckpt, a SavedModel, or a run directory.",
     )
     run_dir: str = options.option(
-        "", "The run directory whose model to freeze, instead of --model."
+        "", "Run directory whose model to freeze, instead of --model."
     )
     which: str = options.option(
         "best",
@@ -46,27 +47,29 @@ class FreezeConfig:
     epoch: int = options.option(
         0,
         "Freeze the checkpoint after this epoch of a run directory, instead of the"
-        " model that --which names; 0 for none.",
+        " model that --which names; 0 means the model that --which names.",
     )
     records_dir: str = options.option(
         "",
-        "Data set whose images the graph is verified on, and whose mean is used if the"
-        " model file does not contain one.  Default: the data set that the run was"
-        " trained on if it still exists; otherwise faces are drawn.",
+        "Data set whose images the graph is verified on, and whose mean is used if"
+        " the model file does not contain one. Without this flag, it is the data set"
+        " that the run was trained on, if that still exists; otherwise faces are"
+        " drawn.",
     )
     output_dir: str = options.option(
         "", "Directory to write NAME.pb, NAME.json and mean.json to."
     )
     output_name: str = options.option(
         "",
-        "NAME of the files, without folders.  Default: the name of the model file or of"
-        " the run directory.",
+        "NAME of the files, without folders. Without this flag, it is the name of the"
+        " model file or of the run directory.",
     )
     input_node: str = options.option("root_input", "Name of the input in the graph.")
     output_nodes: tuple[str, ...] = options.option(
         (),
-        "Names of the outputs in the graph, age before gender.  Default:"
-        " age_output/BiasAdd and gender_output/Sigmoid, where the model has them.",
+        "Names of the outputs in the graph, age before gender. Without this flag,"
+        " they are age_output/BiasAdd and gender_output/Sigmoid, of which a graph has"
+        " those that its model has.",
     )
     outputs: tuple[str, ...] = options.option((), OUTPUTS_HELP)
     input_range: str = options.option(
@@ -80,9 +83,9 @@ class FreezeConfig:
     )
     mean_json: str = options.option(
         "",
-        "mean.json with the channel means that the model was trained with.  Default:"
-        " the means in the model file, in its run, in --records_dir, or in a mean.json"
-        " next to the model file.",
+        "mean.json with the channel means that the model was trained with. Without"
+        " this flag, they come from the model file, its run, --records_dir, or a"
+        " mean.json next to the model file.",
     )
     tf1_compatible: bool = options.option(
         True,
@@ -91,7 +94,7 @@ class FreezeConfig:
     )
     fold: bool = options.option(
         True,
-        "Constant folding: compute constant parts of the graph once, and move batch"
+        "Fold constants: compute the constant parts of the graph once, and move batch"
         " normalisation into the weights before it.",
     )
     with_preprocessing: bool = options.option(
@@ -113,21 +116,22 @@ class FreezeConfig:
     )
     gender_temperature: bool = options.option(
         False,
-        "The graph scales the logit of the gender by the temperature that afad-evaluate"
-        " --gender_temperature measured for this model.",
+        "The graph divides the logit of the gender by the temperature that"
+        " afad-evaluate --gender_temperature measured for this model.",
     )
     age_correction: bool = options.option(
         False,
-        "The graph corrects the age by the line that afad-evaluate --age_correction"
-        " measured for this model.",
+        "The graph corrects the age by the slope and offset that afad-evaluate"
+        " --age_correction measured for this model.",
     )
     tolerance: float = options.option(
         1.0,
-        "Factor on the largest difference to the model with which a graph passes.  At 1"
-        " that is 1e-5 for a probability, and 1e-5 of the largest age for an age.",
+        "Factor on the largest difference between graph and model that is accepted."
+        " With 1, that is 1e-5 for a probability, and 1e-5 times the largest age for"
+        " an age.",
     )
     verify_only: bool = options.option(
-        False, "Write nothing: compare an existing NAME.pb with the model."
+        False, "Compare an existing NAME.pb with the model, and write nothing."
     )
     unsafe_load: bool = options.option(
         False,

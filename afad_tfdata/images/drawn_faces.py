@@ -57,7 +57,7 @@ class SampleConfig:
     output_dir: str = options.option(
         "", "Directory to fill; it must be empty, or not exist yet."
     )
-    num_images: int = options.option(2000, "How many faces are drawn.")
+    num_images: int = options.option(2000, "Number of faces that are drawn.")
     seed: int = options.option(
         1, "Decides every pixel, and the ages, genders and sizes."
     )

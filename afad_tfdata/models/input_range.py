@@ -20,9 +20,9 @@ from afad_tfdata.models import facts
 
 CHOICES = ("auto", *facts.INPUT_RANGES)
 HELP = (
-    "What the model's input receives: normalized is (x - mean) / 127.5, pixels is x,"
-    " unit is x / 255, with x in [0, 255]; auto takes what the model file or its layers"
-    " say, and is an error where they do not say it."
+    "What the model's input receives: normalized is (x - mean) / 127.5, pixels is"
+    " x, and unit is x / 255, with x in [0, 255]. auto takes what the model file"
+    " or its layers say, and is an error if they do not say it."
 )
 # The name of the input in models of this package and of the original project.
 _ROOT_INPUT = "root_input"

@@ -83,7 +83,7 @@ class ModelConfig:
     )
     pooling: str = option(
         "auto",
-        "How the feature map is handed to the heads: flatten keeps every value, as in"
+        "How the feature map is passed to the heads: flatten keeps every value, as in"
         " the original project, avg takes the global average, and auto is avg for the"
         " small networks and flatten for all others.",
         choices=POOLINGS,

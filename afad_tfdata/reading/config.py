@@ -27,8 +27,9 @@ class InputConfig:
     )
     max_examples: int = options.option(
         0,
-        "At most how many examples of a split are used, for a first try: the first ones"
-        " of the data set, which are a random sample; 0 for all.",
+        "Largest number of examples of each split that are used, for a first try."
+        " They are the first ones of the split, which are a random sample. 0 means all"
+        " examples.",
     )
     task: str = options.option(
         "age_gender",
@@ -110,8 +111,8 @@ class InputConfig:
     )
     data_service: str = options.option(
         "",
-        "Address grpc://HOST:PORT of the dispatcher that afad-data-service runs:"
-        " training batches come from there, in an order that cannot be repeated.",
+        "Address grpc://HOST:PORT of the dispatcher that afad-data-service runs. The"
+        " training batches then come from there, in an order that cannot be repeated.",
     )
     files: str = options.option(
         "",
@@ -122,8 +123,8 @@ class InputConfig:
         "",
         "Names of the features in --files, such as"
         " image=image/encoded,age=label/age,gender=label/gender. age=NAME+15 reads"
-        " numbers of classes of which 0 is 15 years, NAME[1] the second of several"
-        " values, and pixels=0..1 says which pixels of HDF5 are black and white.",
+        " class numbers of which 0 means 15 years, NAME[1] reads the second of several"
+        " values, and pixels=0..1 gives the values of black and white in HDF5.",
     )
     mean_file: str = options.option(
         "",

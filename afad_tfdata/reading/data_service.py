@@ -37,19 +37,19 @@ class DataServiceConfig:
 
     dispatcher: str = options.option(
         "",
-        "Address grpc://HOST:PORT of the dispatcher that this data server works for;"
-        " if empty, the server is a dispatcher itself.",
+        "Address grpc://HOST:PORT of the dispatcher that this data server works for."
+        " Without this flag, the process is a dispatcher itself.",
     )
     host: str = options.option(
         "localhost", "Name under which the other machines reach this one."
     )
     port: int = options.option(
-        0, "Port to listen at; 0 takes any port that is free, and the log names it."
+        0, "Port to listen at; 0 takes any free port, and the log names it."
     )
     work_dir: str = options.option(
         "",
         "Directory in which a dispatcher keeps its state, so that it can be started"
-        " again; if empty, the state is lost with the process.",
+        " again. Without this flag, the state is lost with the process.",
     )
 
     def __post_init__(self) -> None:

@@ -112,10 +112,10 @@ class TrainConfig(options.Config):
     )
     recipe: str = options.option(
         "default",
-        "Where the values of the options come from that are not given: default takes"
-        " those that were best in this package's trials; original takes the original"
-        " project's (constant rates, age regression, strong augmentation), and lowers"
-        " the rate by phases in --stage=recipe, for networks from scratch, too.",
+        "Which values the options have that are not given: default takes those that"
+        " were best in this package's trials. original takes the original project's"
+        " (constant rates, age regression, strong augmentation), and --stage=recipe"
+        " then lowers the rate by phases also for networks that are not pre-trained.",
         choices=RECIPES,
     )
     init_from: str = options.option(
@@ -222,9 +222,10 @@ class TrainConfig(options.Config):
     )
     ema_decay: float = options.option(
         0.0,
-        "Decay of a running average of the weights, which is then evaluated and saved:"
-        " 0.998 averages over about the last 500 steps, and in the first 9,500 steps of"
-        " a stage over about the last twentieth of them. 0 means no average.",
+        "Decay of a running average of the weights, which is then evaluated and"
+        " saved. With 0.998 it averages over about the last 500 steps; in the first"
+        " 9,500 steps of a stage, it averages over about the last twentieth of the"
+        " steps so far. 0 means no average.",
     )
     precision: str = options.option(
         "auto",
@@ -264,8 +265,8 @@ class TrainConfig(options.Config):
     )
     steps_per_loop: int = options.option(
         0,
-        "Number of steps between two checks for signals and bad losses; 0 means about"
-        " a second's worth.",
+        "Number of steps between two checks for signals and bad losses; 0 means the"
+        " number of steps that take about a second.",
     )
     checkpoint_every: int = options.option(
         2,
@@ -282,8 +283,8 @@ class TrainConfig(options.Config):
     )
     max_recoveries: int = options.option(
         3,
-        "When the loss explodes, the training goes back to its last checkpoint and"
-        " halves the rate; this is how many times it does so before it fails.",
+        "How often the training may recover from a loss that explodes before it"
+        " fails. To recover, it goes back to its last checkpoint and halves the rate.",
     )
     spike_factor: float = options.option(
         20.0,
@@ -296,12 +297,13 @@ class TrainConfig(options.Config):
     )
     find_learning_rate: bool = options.option(
         False,
-        "Do not train, but try growing learning rates and plot the loss against them.",
+        "Try growing learning rates and plot the loss against them, instead of"
+        " training.",
     )
     folds: int = options.option(
         0,
-        "Number k of folds of a cross-validation: train k times, and test on each fold"
-        " once. 0 means one training on the splits of the records.",
+        "Number k of folds of a cross-validation, which trains k times and tests on"
+        " each fold once. 0 means one training on the splits of the records.",
     )
     steps_per_epoch: int = options.option(
         0,

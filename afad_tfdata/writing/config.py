@@ -29,25 +29,26 @@ class WriteConfig:
 
     data_dir: str = options.option(
         "",
-        "Folder with images filed as AGE/GENDER/IMAGE, archive of it (.tar, .tar.xz,"
-        " .tar.gz, .tar.bz2, .zip), or folder with the parts of the archive"
-        " (AFAD-Full.tar.xzaa, ...). With --labels_csv: the folder that the"
-        " CSV's paths are relative to.",
+        "Folder with images filed as AGE/GENDER/IMAGE, an archive of that folder"
+        " (.tar, .tar.xz, .tar.gz, .tar.bz2, .zip), or the folder with the parts of"
+        " the archive (AFAD-Full.tar.xzaa, ...). With --labels_csv, it is the folder"
+        " that the table's paths are relative to.",
     )
     source: str = options.option(
         "",
-        "Data set that --data_dir contains, in the layout in which it is given out:"
-        " its labels, persons, splits and gender codes are then read as that data set"
-        " writes them. Empty for AGE/GENDER/IMAGE or a label file.",
+        "Name of the published data set that --data_dir contains, in the layout in"
+        " which it is given out. Its labels, persons, splits and gender codes are then"
+        " read as that data set writes them. Without this flag, the folders AGE/GENDER"
+        " or --labels_csv give the labels.",
         choices=("", *sources.NAMES),
     )
     labels_csv: str = options.option(
         "",
-        "Label file, which replaces the folder names as the source of labels: a table"
-        " with the columns path, age, gender and, optionally, split, group and x1, y1,"
-        " x2, y2 (the box of the face in pixels), as CSV, TSV, JSON lines, Parquet or"
-        " .xlsx. Its paths are relative to --data_dir or,"
-        " without that flag, to the label file's own folder; they may be absolute.",
+        "Label file, which gives the labels instead of the folder names: a table with"
+        " the columns path, age, gender and, optionally, split, group and x1, y1, x2,"
+        " y2 (the box of the face in pixels), as CSV, TSV, JSON lines, Parquet or"
+        " .xlsx. Its paths are absolute, or relative to --data_dir. Without"
+        " --data_dir, they are relative to the label file's own folder.",
     )
     age_ranges: str = options.option(
         "refuse",
@@ -57,15 +58,15 @@ class WriteConfig:
     )
     missing_labels: str = options.option(
         "refuse",
-        "What happens to an image without one of the two labels. refuse: it is"
-        " rejected. keep: it is written, and counts for the other label only. A source"
-        " that has one label for no image at all is always written.",
+        "What happens to an image that lacks one of the two labels. refuse: it is"
+        " rejected. keep: it is written, and counts for its other label only. A source"
+        " in which no image has one of the labels is written in any case.",
         choices=label_scan.MISSING_LABELS,
     )
     follow_links: bool = options.option(
         False,
-        "List what is in linked folders below --data_dir, too. Without this flag, the"
-        " files in them are rejected by name.",
+        "Also read the files in linked folders below --data_dir. Without this flag,"
+        " they are rejected by name.",
     )
     output_dir: str = options.option(
         "",
@@ -79,17 +80,19 @@ class WriteConfig:
     )
     max_examples: int = options.option(
         0,
-        "At most how many images are written, for a first try: a random sample that"
-        " depends on --seed; 0 for all. A smaller sample is a part of a larger one.",
+        "Largest number of images that are written, for a first try. They are a"
+        " random sample that depends on --seed, and a smaller sample is a part of a"
+        " larger one. 0 means all images.",
     )
     work_dir: str = options.option(
         "",
-        "Local directory that the data set is written in before it is uploaded, if"
+        "Local directory in which the data set is written before it is uploaded, if"
         " --output_dir is remote. The default is a directory in the user's cache.",
     )
     name: str = options.option(
         data_set_config.DEFAULT_NAME,
-        "Name of the data set, with which its file names begin: letters, digits and _.",
+        "Name of the data set: a letter, then letters, digits and _. Its file names"
+        " begin with it.",
     )
     format: str = options.option(
         "tfrecord", "File format of the shards.", choices=schema.FORMATS
@@ -126,15 +129,15 @@ class WriteConfig:
     )
     face_rule: str = options.option(
         "only",
-        "Which images with several faces are written. only: none, each is rejected"
-        " with the number of its faces. largest: all, with their largest face. Images"
-        " without a face are rejected in both cases.",
+        "What happens to an image with several faces. only: it is rejected, with the"
+        " number of its faces. largest: its largest face is written. An image without"
+        " a face is rejected in both cases.",
         choices=face_images.RULES,
     )
     face_margin: float = options.option(
         0.0,
-        "What is added on each side of a face's box, as a share of its longer side, 0"
-        " to 1. With 0, faces are cut as AFAD's are.",
+        "Width that is added on each side of a face's box, as a share of its longer"
+        " side, 0 to 1. With 0, faces are cut as AFAD's are.",
     )
     face_border: str = options.option(
         "replicate",
@@ -154,10 +157,10 @@ class WriteConfig:
     )
     split_by: str = options.option(
         "",
-        "What is assigned to a split as a whole. photo: all faces of one photo stay in"
-        " one split. group: all images with the same value in the column group of"
+        "Which images are assigned to a split together. photo: all faces of one"
+        " photo. group: all images with the same value in the column group of"
         " --labels_csv. image: each image is assigned on its own. The default is group"
-        " if the source has groups, and photo if not.",
+        " if the source has groups, and photo otherwise.",
         choices=("", "photo", "group", "image"),
     )
     split_file: str = options.option(
@@ -198,9 +201,10 @@ class WriteConfig:
     )
     max_rejected: int | None = options.option(
         None,
-        "Number of unusable files that are tolerated. The default is 1 % of the files"
-        " that were found or, in small data sets, 10 % of them, but at most 100; and"
-        " 10 % of each class and split.",
+        "Number of unusable files that are accepted; more than that are an error. By"
+        " default it is 1 % of the files that were found; in small data sets it is 10"
+        " % of them, but at most 100. By default, more than 10 % unusable files in one"
+        " class or split are an error, too.",
     )
     min_age: int = options.option(
         0, "Youngest age in years that is written, inclusive."
@@ -210,8 +214,8 @@ class WriteConfig:
     )
     max_faces_per_photo: int = options.option(
         0,
-        "Photos with more faces than this are left out, since one age label was pasted"
-        " on all of their faces; 0 sets no limit.",
+        "Photos with more faces than this are left out, because all faces of a photo"
+        " have the same age label; 0 sets no limit.",
     )
     gender_codes: str = options.option(
         "111:male,112:female",
@@ -231,7 +235,8 @@ class WriteConfig:
         choices=duplicate_images.CONFLICTS,
     )
     max_pixels: int = options.option(
-        codec.MAX_PIXELS, "Largest height times width of an image that is written."
+        codec.MAX_PIXELS,
+        "Largest height times width, in pixels, of an image that is written.",
     )
     max_file_bytes: int = options.option(
         codec.MAX_BYTES, "Largest image file, in bytes, that is read."
