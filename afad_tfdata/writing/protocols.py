@@ -77,35 +77,54 @@ def match(splits: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
 
     Args:
       splits: From `load`.
-      keys: Of the images.
+      keys: Of the images.  The face of a box may have the path of its image, too.
 
     Returns:
-      Splits by key; a path without an image stays as it is.
+      Splits by key or by path of an image; a path without an image stays as it is.
+
+    Raises:
+      UsageError: Two paths of different splits become one.
     """
-    known = set(keys)
-    if not known.isdisjoint(splits):
-        best = sum(path in known for path in splits)
-        if 2 * best > min(len(splits), len(known)):
-            return dict(splits)
+    # Several faces of one image have keys of their own, which no protocol names.
+    known = {sharding.image_path(key) for key in keys}.union(keys)
+    best = sum(path in known for path in splits)
+    if 2 * best > min(len(splits), len(known)):
+        return dict(splits)
+    cut, cut_key = _most_hits(splits, known)
+    tails = _tails(known, cut_key)
+    result: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for path, split in splits.items():
+        tail = _without(path, cut)
+        key = tails.get(tail or path) or path
+        origin = origins.setdefault(key, path)
+        if result.setdefault(key, split) != split:
+            raise errors.UsageError(
+                f"--{FLAG} puts {origin} into {result[key]} and {path} into {split},"
+                f" and both would be the image {key}: write the paths as they are"
+                " below --data_dir"
+            )
+    return result
+
+
+def _most_hits(splits: Mapping[str, str], known: Collection[str]) -> tuple[int, int]:
+    """How many folders to remove from the protocol's paths, and from the keys."""
     tails = [_tails(known, cut) for cut in range(_MAX_FOLDERS)]
     found: tuple[int, int, int] = (0, 0, 0)
     for cut in range(_MAX_FOLDERS):
-        shortened = [tail for path in splits if (tail := _without(path, cut))]
+        # A set, so that two paths that become one count once.
+        shortened = {tail for path in splits if (tail := _without(path, cut))}
         for cut_key in range(_MAX_FOLDERS if cut == 0 else 1):
             hits = sum(tails[cut_key].get(tail) is not None for tail in shortened)
             # Of equal numbers the one that removes least.
             found = max(found, (hits, -cut, -cut_key))
     hits, cut, cut_key = found[0], -found[1], -found[2]
     if hits and (cut or cut_key):
-        what = f"paths of --split_file without their first {cut} folders"
+        what = f"paths of --{FLAG} without their first {cut} folders"
         if cut_key:
             what = f"paths of the images without their first {cut_key} folders"
-        _log.info("--split_file: the %s name %d images", what, hits)
-    result: dict[str, str] = {}
-    for path, split in splits.items():
-        tail = _without(path, cut)
-        result[tails[cut_key].get(tail or path) or path] = split
-    return result
+        _log.info("--%s: the %s name %d images", FLAG, what, hits)
+    return cut, cut_key
 
 
 def _without(path: str, cut: int) -> str | None:

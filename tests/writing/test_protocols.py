@@ -171,3 +171,78 @@ def test_the_log_says_how_paths_were_matched(caplog):
     splits = {"AFAD/AFAD-Full/15/111/1-0.jpg": "train"}
     assert protocols.match(splits, ["15/111/1-0.jpg"]) == {"15/111/1-0.jpg": "train"}
     assert "without their first 2 folders name 1 images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("a/1.jpg", "b/1.jpg"),
+        ("1.jpg", "b/1.jpg"),
+        ("b/1.jpg", "1.jpg"),
+        ("set/a/1.jpg", "set/b/1.jpg"),
+    ],
+)
+def test_paths_that_become_one_are_refused(paths):
+    """Two photos of one name in two folders: the last one once decided the split."""
+    keys = [f"{number}.jpg" for number in range(1, 9)]
+    folder = "set/c" if paths[0].startswith("set") else "c"
+    splits = {f"{folder}/{key}": "train" for key in keys[1:]}
+    splits |= dict(zip(paths, ("train", "test"), strict=True))
+    with pytest.raises(errors.UsageError, match="both would be the image 1.jpg") as e:
+        protocols.match(splits, keys)
+    line = str(e.value)
+    assert all(path in line for path in paths) and "\n" not in line
+
+
+def test_paths_of_one_split_that_become_one_are_read():
+    splits = {"a/1.jpg": "train", "b/1.jpg": "train", "a/2.jpg": "test"}
+    assert protocols.match(splits, ["1.jpg", "2.jpg"]) == {
+        "1.jpg": "train",
+        "2.jpg": "test",
+    }
+
+
+@pytest.mark.parametrize(
+    ("protocol", "keys"),
+    [
+        ("photos/{}.jpg", "photos/{}.jpg"),
+        ("set/photos/{}.jpg", "photos/{}.jpg"),
+        ("{}.jpg", "photos/{}.jpg"),
+    ],
+)
+def test_the_photo_of_a_boxed_face_is_found(protocol, keys, tmp_path):
+    """A photo with two boxes has two keys, and the protocol names the photo."""
+    splits = {protocol.format(i): ("train", "test")[i % 2] for i in range(6)}
+    path = tmp_path / "protocol.json"
+    path.write_text(json.dumps(splits))
+    faces = tmp_path / "faces"
+    rows = ["path,age,gender,x1,y1,x2,y2"]
+    for i in range(6):
+        key = keys.format(i)
+        (faces / key).parent.mkdir(parents=True, exist_ok=True)
+        (faces / key).write_bytes(face_file(i))
+        rows.append(f"{key},{20 + i},111,0,0,9,9")
+        if i < 4:  # The others show one face, whose key is the path.
+            rows.append(f"{key},{20 + i},112,10,10,20,20")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    write(
+        *(faces, tmp_path / "out"),
+        **{"labels_csv": str(tmp_path / "labels.csv"), "split_file": str(path)},
+        **{"format": "hdf5", "duplicates": "all", "conflicts": "all"},
+    )
+    found = keys_by_split(tmp_path / "out")
+    numbers = {
+        split: sorted(int(sharding.image_path(key)[-5]) for key in listed)
+        for split, listed in found.items()
+    }
+    assert numbers == {
+        "train": [0, 0, 2, 2, 4],
+        "validation": [],
+        "test": [1, 1, 3, 3, 5],
+    }
+
+
+def test_a_protocol_may_name_the_faces_of_a_photo():
+    keys = ["photos/1.jpg#0,0,9,9", "photos/1.jpg#10,10,20,20", "photos/2.jpg"]
+    splits = {f"set/{key}": "train" for key in keys}
+    assert set(protocols.match(splits, keys)) == set(keys)
