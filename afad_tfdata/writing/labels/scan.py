@@ -234,15 +234,22 @@ class _Reader:
         """Refuses ages that count from the youngest age of the data set.
 
         The published lists of CORAL, CORN and RLEL are like that.  Nothing else in them
-        says so, but their paths contain the ages, as AFAD's do.
+        says so, but their paths contain the ages, as AFAD's do.  Real ages differ from
+        such a folder by chance only, so that they are never all less by one number.
         """
+        aged = [item for item in items if item.age != values.MISSING]
+        folders = [_AGE_FOLDER.search(item.key) for item in aged]
         shifts = {
-            int(found[1]) - item.age
-            for item in items
-            if item.age >= 0 and (found := _AGE_FOLDER.search(item.key))
+            int(folder[1]) - item.age if folder else 0
+            for folder, item in zip(folders, aged, strict=True)
         }
-        if len(items) >= _FEW_ITEMS and len(shifts) == 1 and (shift := shifts.pop()):
-            key, age = items[0].key, items[0].age
+        # One age alone is less than its folder by some number, whatever that number is.
+        ages = {item.age for item in aged}
+        if len(items) >= _FEW_ITEMS and len(ages) >= 2 and len(shifts) == 1:
+            shift = shifts.pop()
+            if shift <= 0:
+                return
+            key, age = aged[0].key, aged[0].age
             column = self._named("age")
             raise errors.UsageError(
                 f"{self._table.name}, column {column}: the ages are not"

@@ -353,6 +353,28 @@ def test_class_numbers_are_not_taken_for_ages(tmp_path):
     assert "--split_file" in str(said.value)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("30/x/1.jpg", 25), ("30/x/2.jpg", 25), ("30/x/3.jpg", 25)],
+        [("30/x/1.jpg", 35), ("31/x/2.jpg", 36), ("32/x/3.jpg", 37)],
+        [("30/x/1.jpg", 25), ("31/x/2.jpg", 26), ("faces/x/3.jpg", 27)],
+        [("30/x/1.jpg", 25), ("31/x/2.jpg", 26), ("32/x/3.jpg", 29)],
+        [("30/x/1.jpg", 30), ("31/x/2.jpg", 31), ("32/x/3.jpg", 32)],
+    ],
+    ids=["one age", "more than the folder", "another folder", "other", "the same"],
+)
+def test_ages_are_not_taken_for_class_numbers(rows, tmp_path):
+    """Folders of persons or of videos may have numbers as names."""
+    content = ["path,age,gender"]
+    for number, (key, age) in enumerate(rows):
+        (tmp_path / "faces" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "faces" / key).write_bytes(face_file(number))
+        content.append(f"{key},{age},m")
+    listing = _scan("\n".join(content), tmp_path / "faces", tmp_path)
+    assert {item.key: item.age for item in listing.items} == dict(rows)
+
+
 def test_the_error_of_a_data_set_names_the_first_row(faces, tmp_path):
     path = tmp_path / "l.csv"
     path.write_text(_table(ages=("25", "x", "y", "z")))
