@@ -30,7 +30,7 @@ import numpy as np
 from afad_tfdata import __version__
 from afad_tfdata.common import errors, files, options, resources
 from afad_tfdata.images import face_detector
-from afad_tfdata.storage import remote, schema, tfds_metadata
+from afad_tfdata.storage import hdf5, remote, schema, tfds_metadata
 from afad_tfdata.writing import (
     archive,
     dataset_pictures,
@@ -278,9 +278,9 @@ def _plan(
     split_by = split_assignment.resolve(config.split_by, [item.group for item in items])
     splits_config = dataclasses.replace(data_set.splits, split_by=split_by)
     data_set = dataclasses.replace(data_set, splits=splits_config)
-    if data_set.hdf5 and all(item.gender == schema.MISSING for item in items):
-        # The link `labels` must lead to labels that exist.
-        hdf5_config = dataclasses.replace(data_set.hdf5, labels="age")
+    if data_set.hdf5:
+        labels = _link(data_set.hdf5.labels, items)
+        hdf5_config = dataclasses.replace(data_set.hdf5, labels=labels)
         data_set = dataclasses.replace(data_set, hdf5=hdf5_config)
     work_plan = plan.make(items, data_set, num_shards=config.num_shards)
     only_tested = 1 in (config.test_fraction, config.validation_fraction)
@@ -293,6 +293,16 @@ def _plan(
             + (f"; also, {listing.first_fault}" if listing.first_fault else "")
         )
     return work_plan, left_out
+
+
+def _link(labels: str, items: Sequence[source.Item]) -> str:
+    """The label that the link ``labels`` leads to: another one if no image has it."""
+    there = [
+        label
+        for label in hdf5.LABELS
+        if any(getattr(item, label) != schema.MISSING for item in items)
+    ]
+    return labels if labels in there else there[0]
 
 
 def _nothing_found(

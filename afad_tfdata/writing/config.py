@@ -243,7 +243,8 @@ class WriteConfig:
     )
     hdf5_labels: str = options.option(
         "gender",
-        "Label that the link `labels` in HDF5 shards points to.",
+        "Label that the link `labels` in HDF5 shards points to: the other one if no"
+        " image has this label.",
         choices=hdf5.LABELS,
     )
     hdf5_dtype: str = options.option(

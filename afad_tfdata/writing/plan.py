@@ -262,26 +262,20 @@ def make(
 
 def save(plan: Plan, directory: str) -> None:
     """Writes the plan, its JSON file last: without that file, a plan is incomplete."""
-    files.write_atomic(os.path.join(directory, _ROWS_NAME), _rows_bytes(plan))
-    files.write_atomic(os.path.join(directory, _KEYS_NAME), plan.keys)
-    if plan.groups:
-        path = os.path.join(directory, _GROUPS_NAME)
-        files.write_atomic(path, _groups_bytes(plan))
+    for name, content in _stored(plan).items():
+        files.write_atomic(os.path.join(directory, name), content)
     files.write_json(os.path.join(directory, CONFIG_NAME), plan.to_json())
 
 
 def is_saved(plan: Plan, directory: str) -> bool:
-    """Whether a directory contains exactly the rows and keys of this plan."""
+    """Whether a directory contains exactly the rows, keys and groups of this plan."""
     try:
-        rows = files.read_bytes(os.path.join(directory, _ROWS_NAME))
-        keys = files.read_bytes(os.path.join(directory, _KEYS_NAME))
-        groups = _groups_bytes(plan)
-        if plan.groups:
-            groups = files.read_bytes(os.path.join(directory, _GROUPS_NAME))
+        return all(
+            files.read_bytes(os.path.join(directory, name)) == content
+            for name, content in _stored(plan).items()
+        )
     except FileNotFoundError:
         return False
-    whole = keys == plan.keys and rows == _rows_bytes(plan)
-    return whole and groups == _groups_bytes(plan)
 
 
 def load(directory: str) -> Plan:
@@ -294,7 +288,7 @@ def load(directory: str) -> Plan:
     if stored is None:
         raise errors.UsageError(f"{directory} has no plan: run write_records again")
     groups: list[str] = []
-    if stored.get("groups"):  # Only the plan of a source with groups has that file.
+    if stored.get("groups"):
         path = os.path.join(directory, _GROUPS_NAME)
         groups = json.loads(files.read_bytes(path))
     config = data_set_config.DataSetConfig.from_json(stored)
@@ -321,10 +315,15 @@ def stored_json(directory: str) -> dict[str, Any] | None:
         return None
 
 
-def _rows_bytes(plan: Plan) -> bytes:
+def _stored(plan: Plan) -> dict[str, bytes]:
+    """Content by name of the files that contain the images of a plan; see `load`."""
     rows = io.BytesIO()
     np.save(rows, plan.rows)
-    return rows.getvalue()
+    stored = {_ROWS_NAME: rows.getvalue(), _KEYS_NAME: plan.keys}
+    if plan.groups:  # Only the plan of a source with groups has that file.
+        names = [os.fsdecode(group) for group in plan.groups]
+        stored[_GROUPS_NAME] = json.dumps(names).encode()
+    return stored
 
 
 def _listed_group(group: str | None) -> bytes:
@@ -345,10 +344,6 @@ def _ordered_groups(
         return ()
     encoded = [os.fsencode(group or "") for group in groups]
     return tuple(encoded[row] for row in order.tolist())
-
-
-def _groups_bytes(plan: Plan) -> bytes:
-    return json.dumps([os.fsdecode(group) for group in plan.groups]).encode()
 
 
 def _shard_counts(

@@ -212,6 +212,25 @@ def test_hdf5_has_the_names_that_older_programs_read(sample_tree, tmp_path):
         np.testing.assert_array_equal(f["labels"], rows["age"])
 
 
+@pytest.mark.parametrize(
+    ("row", "flag", "there"),
+    [("25,", "gender", "age"), (",m", "age", "gender"), ("25,m", "age", "age")],
+)
+def test_the_link_of_hdf5_leads_to_labels_that_exist(row, flag, there, tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(face_file(i))
+    rows = "".join(f"{i}.jpg,{row}\n" for i in range(4))
+    (tmp_path / "labels.csv").write_text(f"path,age,gender\n{rows}")
+    manifest = write(
+        *(tmp_path, tmp_path / "out"),
+        **{"format": "hdf5", "hdf5_labels": flag, "test_fraction": 1},
+        labels_csv=str(tmp_path / "labels.csv"),
+    )
+    assert manifest.config["hdf5_labels"] == there
+    with h5py.File(tmp_path / "out" / manifest.splits["test"].shards[0].name) as f:
+        assert f["labels"] == f[there]
+
+
 def test_tfds_opens_the_shards(sample_records, sample_tree):
     tfds = pytest.importorskip("tensorflow_datasets")
     builder = tfds.builder_from_directory(sample_records)

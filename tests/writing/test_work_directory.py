@@ -11,7 +11,7 @@ import pytest
 from afad_tfdata.common import errors
 from afad_tfdata.storage import remote
 from afad_tfdata.writing import inspection, work_directory
-from tests.writing.data_sets import digests, make_tree, write
+from tests.writing.data_sets import digests, face_file, make_tree, write
 
 
 def test_a_finished_data_set_is_recognized_and_another_refused(sample_tree, tmp_path):
@@ -72,6 +72,27 @@ def test_a_writer_that_waited_for_another_looks_again(tmp_path):
     assert outcomes[1] == first
     assert "a finished data set of another configuration" in str(outcomes[2])
     assert inspection.verify(str(out)) == []
+
+
+@pytest.mark.parametrize("name", ["plan.npy", "plan.keys", "plan.groups"])
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_a_plan_that_was_changed_is_written_again(name, fault, tmp_path):
+    """The groups of the images are stored and compared like the rows and the keys."""
+    rows = ["path,age,gender,group"]
+    for i in range(12):
+        (tmp_path / f"{i}.jpg").write_bytes(face_file(i))
+        rows.append(f"{i}.jpg,{20 + i},111,person {i // 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    flags = {"labels_csv": str(tmp_path / "labels.csv"), "shard_range": "0:1"}
+    write(tmp_path, tmp_path / "out", **flags)
+    stored = tmp_path / "out" / ".work" / name
+    before = stored.read_bytes()
+    if fault == "missing":
+        stored.unlink()
+    else:
+        stored.write_bytes(before[:-9] + before[-8:] + b"x")
+    write(tmp_path, tmp_path / "out", **flags)
+    assert stored.read_bytes() == before
 
 
 def test_payloads_of_another_plan_are_not_taken(tmp_path):

@@ -7,7 +7,8 @@ middle (1 July) the photo is taken to be.  Many dates are wrong, so that ages be
 and above 100 occur.  The labels are of the person of the page, not of the face: an
 image without a face (``face_score`` is -inf) or with a second one
 (``second_face_score`` is a number) may show somebody else.  All these are left out.
-The person is the group (``celeb_id``, or the name where there is none).
+The person is the group (``celeb_id``, or the name where there is none); a photo
+of nobody that is known has no group.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.labels import values
 
 CODES = "1:male,0:female"
 LAYOUT = "imdb.mat or wiki.mat, here or in a folder, with the images next to it"
@@ -28,6 +30,8 @@ _NAMES = ("imdb", "wiki")
 # The number that MATLAB gives to the day that Python calls 1.
 _MATLAB_DAYS = 366
 _OLDEST = 100
+# The columns that say who the person is; the later one counts more.
+_PERSON = ("name", "celeb_id")
 
 
 def fits(root: str) -> bool:
@@ -70,7 +74,7 @@ def _base(root: str, name: str) -> str | None:
 def _read_one(found: scheme.Found, root: str, base: str, name: str) -> None:
     file = f"{base}{name}.mat"
     columns = _columns(os.path.join(root, file), name)
-    persons = columns.get("celeb_id", columns.get("name"))
+    persons = _persons(columns)
     for i, path in enumerate(columns["full_path"]):
         key = f"{base}{_text(path)}"
         score, second = (
@@ -90,8 +94,20 @@ def _read_one(found: scheme.Found, root: str, base: str, name: str) -> None:
                 key,
                 age=str(age),
                 gender="" if math.isnan(gender) else str(int(gender)),
-                group="" if persons is None else f"{name} {_text(persons[i])}",
+                group=f"{name} {persons[i]}" if persons[i] else "",
             )
+
+
+def _persons(columns: dict[str, Any]) -> list[str]:
+    """The person in each photo by number or, without one, by name; else empty."""
+    persons = [""] * len(columns["full_path"])
+    for field in _PERSON:
+        for i, value in enumerate(columns.get(field, ())):
+            person = _text(value).strip()
+            # MATLAB counts from 1, so that 0 is nobody's number.
+            if not (values.is_missing(person) or person == "0"):
+                persons[i] = person
+    return persons
 
 
 def _columns(path: str, name: str) -> dict[str, Any]:
@@ -105,8 +121,9 @@ def _columns(path: str, name: str) -> dict[str, Any]:
     try:
         record = io.loadmat(path)[name][0, 0]
         columns = {field: record[field].reshape(-1) for field in record.dtype.names}
-        wanted = ("full_path", "dob", "photo_taken", "gender", "face_score")
-        lengths = {len(columns[field]) for field in (*wanted, "second_face_score")}
+        wanted = ["full_path", "dob", "photo_taken", "gender", "face_score"]
+        wanted += ["second_face_score", *(f for f in _PERSON if f in columns)]
+        lengths = {len(columns[field]) for field in wanted}
         if len(lengths) != 1:
             raise ValueError(f"its columns have {sorted(lengths)} rows")
     # A damaged file raises errors of many types.
@@ -114,8 +131,6 @@ def _columns(path: str, name: str) -> dict[str, Any]:
         raise errors.UsageError(
             f"cannot read {path}: {errors.one_line(error) or type(error).__name__}"
         ) from error
-    if "celeb_id" in columns and len(columns["celeb_id"]) != max(lengths):
-        del columns["celeb_id"]
     return columns
 
 
@@ -125,4 +140,6 @@ def _text(value: Any) -> str:
     item = value[0] if len(value) else ""
     if isinstance(item, np.ndarray):
         return _text(item)
-    return str(int(item)) if isinstance(item, np.number) else str(item)
+    if isinstance(item, np.number):
+        return str(int(item)) if np.isfinite(item) else ""
+    return str(item)

@@ -152,8 +152,11 @@ def appa_real(root: pathlib.Path, *, genders: bool = True) -> Labels:
     return labels
 
 
-def imdb_wiki(root: pathlib.Path) -> Labels:
-    """Photos of persons born on 30 June, 1 July and 2 July 1980."""
+def imdb_wiki(root: pathlib.Path, *, persons=None, numbers=None) -> Labels:
+    """Photos of persons born on 30 June, 1 July and 2 July 1980.
+
+    `persons` are the names and `numbers` the numbers of the persons of seven photos.
+    """
     from scipy import io
 
     # MATLAB calls 1 January 1970 719529; 30 June 1980 is 3833 days later.
@@ -176,11 +179,11 @@ def imdb_wiki(root: pathlib.Path) -> Labels:
         "photo_taken": row([2005.0] * 7),
         "full_path": cells(names),
         "gender": row([1, 0, 1, nan, 1, 0, 1]),
-        "name": cells([f"Person {i // 2}" for i in range(7)]),
+        "name": cells(persons or [f"Person {i // 2}" for i in range(7)]),
         "face_location": cells([0.0] * 7),
         "face_score": row([3.5, 4.0, 2.0, 3.0, -inf, 3.0, 3.0]),
         "second_face_score": row([nan, nan, nan, nan, nan, 2.5, nan]),
-        "celeb_id": row([7, 7, 9, 9, 9, 9, 9]),
+        "celeb_id": row(numbers or [7, 7, 9, 9, 9, 9, 9]),
     }
     labels: Labels = {}
     for name, group in (("imdb", "7 7 9"), ("wiki", "0 0 1")):

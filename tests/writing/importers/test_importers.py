@@ -109,6 +109,27 @@ def test_ages_from_dates():
         assert imdb_wiki.age_of(born, 2010.0) is None
 
 
+def test_persons_without_a_name_have_no_group(tmp_path):
+    """They once were one person, so that all of their photos shared a split."""
+    nan = float("nan")
+    layouts.imdb_wiki(
+        tmp_path / "set",
+        persons=["", "  ", "Ada", "Ada", "", "", ""],
+        numbers=[nan, 0, 5, nan, nan, nan, nan],
+    )
+    listing = _scan("imdb_wiki", tmp_path / "set", tmp_path, missing_labels="keep")
+    assert [item.group for item in listing.items] == [
+        *(None, None, "imdb 5", "imdb Ada"),
+        *(None, None, "wiki Ada", "wiki Ada"),
+    ]
+
+
+def test_columns_of_different_lengths_are_refused(tmp_path):
+    layouts.imdb_wiki(tmp_path / "set", numbers=[1, 2, 3])
+    with pytest.raises(errors.UsageError, match=r"columns have \[3, 7\] rows"):
+        _scan("imdb_wiki", tmp_path / "set", tmp_path)
+
+
 def test_a_written_data_set_has_the_names_of_its_source(tmp_path):
     layouts.imdb_wiki(tmp_path / "set")
     flags = {"source": "imdb_wiki", "test_fraction": 1}
