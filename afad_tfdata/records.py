@@ -254,6 +254,7 @@ def _scan(config: WriteConfig) -> source.Listing:
             values.Genders(config.data_set.gender_codes),
             age_ranges=config.age_ranges,
             missing_labels=config.missing_labels,
+            follow_links=config.follow_links,
         )
     return source.scan_tree(config.data_dir, codes, follow_links=config.follow_links)
 

@@ -66,7 +66,9 @@ class WriteConfig:
     follow_links: bool = options.option(
         False,
         "Also read the files in linked folders below --data_dir. Without this flag,"
-        " they are rejected by name.",
+        " they are rejected by name; with --source, the linked folder is an error. The"
+        " paths in a label file or in a data set's lists lead through links in any"
+        " case.",
     )
     output_dir: str = options.option(
         "",

@@ -13,12 +13,15 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from afad_tfdata.common import errors
+from afad_tfdata.writing import tree_walk
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
+# Reasons that several scans give.
+NOT_AN_IMAGE = "not named .jpg, .jpeg, .jpe, .jfif or .png"
+LISTED_LINK = "a link to a folder that is listed already"
 MAX_AGE = 150  # Years; a larger number cannot be the age of a person.
 _SKIPPED = re.compile(
     r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
@@ -153,17 +156,24 @@ def scan_tree(
             " AGE/GENDER/IMAGE"
         )
     listing = Listing(root, [], [], 0)
-    walk = _Walk(listing, gender_codes)
+
+    def reject_unlisted(folder: str, error: OSError) -> None:
+        rejection = Rejection(folder, f"cannot be listed: {error.strerror}")
+        listing.rejected.append(rejection)
+        if _may_have_images(folder, gender_codes):
+            listing.unlisted.append(rejection)
+
+    def reject_again(folder: str) -> None:
+        reason = "in a linked folder, and listed already"
+        listing.rejected.append(Rejection(folder, reason))
+
+    walk = tree_walk.Walk(root, unlisted=reject_unlisted, again=reject_again)
     for entry, key in walk.below(""):
         _add_entry(listing, entry, key, gender_codes)
-    # Links are followed after all real folders, and in order.  Thus the file system
-    # does not decide which of two names of one folder is listed.
     while walk.links:
-        key = min(walk.links)
-        walk.links.remove(key)
+        key = walk.next_link()
         if not walk.is_new(key):
-            reason = "a link to a folder that is listed already"
-            listing.rejected.append(Rejection(key, reason))
+            listing.rejected.append(Rejection(key, LISTED_LINK))
         elif follow_links:
             for entry, inner in walk.below(key):
                 _add_entry(listing, entry, inner, gender_codes)
@@ -185,7 +195,7 @@ def _add_entry(
 
 
 def _reject_linked(
-    listing: Listing, walk: _Walk, link: str, gender_codes: dict[str, int]
+    listing: Listing, walk: tree_walk.Walk, link: str, gender_codes: dict[str, int]
 ) -> None:
     """Rejects each file in a linked folder that is not followed."""
     count = 0
@@ -248,74 +258,6 @@ def may_be_image(key: str, gender_codes: dict[str, int]) -> bool:
     return isinstance(_tree_item(key, gender_codes, 0), Item)
 
 
-class _Walk:
-    """Walks through a tree, once through each folder.
-
-    Args:
-      listing: Its root is the tree.  Folders that cannot be listed are added to it.
-      gender_codes: From `parse_gender_codes`.
-    """
-
-    def __init__(self, listing: Listing, gender_codes: dict[str, int]) -> None:
-        self.links: set[str] = set()  # Links to folders that are not followed yet.
-        self._listing, self._codes = listing, gender_codes
-        self._seen: set[tuple[int, int]] = set()
-
-    def is_new(self, key: str) -> bool:
-        """Whether a folder has not been listed under another name."""
-        return self._identity(key) not in self._seen
-
-    def below(
-        self, start: str, *, depth: int | None = None
-    ) -> Iterator[tuple[os.DirEntry, str]]:
-        """Yields every file below a folder with its key.
-
-        Args:
-          start: Key of the folder; empty for the root.
-          depth: The most folders in the keys; None for any number.
-        """
-        # A list replaces recursion: folders may be nested deeper than Python recurses.
-        waiting = [start]
-        while waiting:
-            folder = waiting.pop()
-            # If the link leads to a folder above, this folder is listed already.
-            if start and folder != start and not self.is_new(folder):
-                reason = "in a linked folder, and listed already"
-                self._listing.rejected.append(Rejection(folder, reason))
-                continue
-            self._seen.add(self._identity(folder))
-            for entry in self._entries(folder):
-                key = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if depth is None or key.count("/") < depth:
-                        waiting.append(key)
-                elif entry.is_symlink() and os.path.isdir(entry.path):
-                    self.links.add(key)
-                else:
-                    yield entry, key
-
-    def _entries(self, folder: str) -> list[os.DirEntry]:
-        try:
-            return list(os.scandir(os.path.join(self._listing.root, folder)))
-        except OSError as error:
-            if not folder:
-                raise errors.UsageError(
-                    f"cannot list {self._listing.root}: {error.strerror}"
-                ) from error
-            rejection = Rejection(folder, f"cannot be listed: {error.strerror}")
-            self._listing.rejected.append(rejection)
-            if _may_have_images(folder, self._codes):
-                self._listing.unlisted.append(rejection)
-            return []
-
-    def _identity(self, key: str) -> tuple[int, int]:
-        try:
-            about = os.stat(os.path.join(self._listing.root, key))
-        except OSError:  # `_entries` cannot list it either, and reports that.
-            return (-1, hash(key))
-        return about.st_dev, about.st_ino
-
-
 def _may_have_images(folder: str, gender_codes: dict[str, int]) -> bool:
     """Whether a folder is named by an age, or by a gender in such a folder."""
     parts = folder.split("/")
@@ -330,7 +272,7 @@ def _tree_item(
     key: str, gender_codes: dict[str, int], num_bytes: int | None
 ) -> Item | Rejection:
     if not key.lower().endswith(EXTENSIONS):
-        return Rejection(key, "not named .jpg, .jpeg, .jpe, .jfif or .png")
+        return Rejection(key, NOT_AN_IMAGE)
     parts = key.split("/")
     if len(parts) != 3:
         return Rejection(key, "not filed as AGE/GENDER/IMAGE")

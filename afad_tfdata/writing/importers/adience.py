@@ -29,12 +29,13 @@ def fits(root: str) -> bool:
     return lists and _folder(root) is not None
 
 
-def read(root: str) -> scheme.Found:
+def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images of all folds."""
     folder = _folder(root) or "aligned"
     found = scheme.Found(has_ranges=True)
     for name, path in _folds(root):
         if not os.path.isfile(path):
+            found.absent.append(name)
             continue
         for number, row in scheme.read_rows(path, _COLUMNS):
             user, image, face = (row[column] for column in _COLUMNS[:3])

@@ -24,12 +24,13 @@ def fits(root: str) -> bool:
     return any(os.path.isfile(f"{root}/gt_avg_{split}.csv") for split in _SPLITS)
 
 
-def read(root: str) -> scheme.Found:
+def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images of the three splits."""
     found = scheme.Found()
     for split in _SPLITS:
         name = f"gt_avg_{split}.csv"
         if not os.path.isfile(f"{root}/{name}"):
+            found.absent.append(name)
             continue
         genders = _genders(f"{root}/allcategories_{split}.csv")
         rows = scheme.read_rows(f"{root}/{name}", ("file_name", "real_age"))

@@ -26,12 +26,13 @@ def fits(root: str) -> bool:
     return any(os.path.isfile(os.path.join(root, name)) for name in _LISTS.values())
 
 
-def read(root: str) -> scheme.Found:
+def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images of both lists."""
     found = scheme.Found(has_ranges=True)
     for split, name in _LISTS.items():
         path = os.path.join(root, name)
         if not os.path.isfile(path):
+            found.absent.append(name)
             continue
         for number, row in scheme.read_rows(path, ("file", "age", "gender")):
             found.add(

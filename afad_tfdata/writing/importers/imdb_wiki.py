@@ -39,7 +39,7 @@ def fits(root: str) -> bool:
     return any(_base(root, name) is not None for name in _NAMES)
 
 
-def read(root: str) -> scheme.Found:
+def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images of one or both data sets."""
     found = scheme.Found()
     for name in _NAMES:

@@ -21,7 +21,7 @@ def fits(root: str) -> bool:
     return _base(root) is not None
 
 
-def read(root: str) -> scheme.Found:
+def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images of both splits."""
     base = _base(root)
     found = scheme.Found()
@@ -33,6 +33,8 @@ def read(root: str) -> scheme.Found:
                 f"--data_dir={root}: {base}list/{split}_name.txt has {len(names)} lines"
                 f" and {split}_age.txt has {len(ages)}: fetch both again"
             )
+        if not names:
+            found.absent.append(f"{base}list/{split}_name.txt")
         for number, (name, age) in enumerate(zip(names, ages, strict=True), 1):
             where = f"{split}_name.txt row {number}"
             found.add(where, f"{base}{split}/{name}", age=age, split=split)

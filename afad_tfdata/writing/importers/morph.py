@@ -21,14 +21,14 @@ def fits(root: str) -> bool:
     return scheme.names_fit(root, _NAME)
 
 
-def read(root: str) -> scheme.Found:
+def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images below a folder."""
-    listed = scheme.by_name(root, _NAME, _add)
+    found = scheme.by_name(root, _NAME, _add, follow_links=follow_links)
     genders: dict[str, set[str]] = {}
-    for _, (_, _, gender, _, person) in listed.rows:
+    for _, (_, _, gender, _, person) in found.rows:
         genders.setdefault(person, set()).add(gender)
-    found = scheme.Found()
-    for where, row in listed.rows:
+    rows, found.rows = found.rows, []
+    for where, row in rows:
         person = row[-1]
         if person and len(genders[person]) > 1:
             found.leave_out(row[0], f"person {person} is male and female in the set")

@@ -13,18 +13,21 @@ It opens no image.  `labels.scan` reads the cells as it reads those of a table.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from afad_tfdata.common import errors
-from afad_tfdata.writing import source
+from afad_tfdata.writing import source, tree_walk
 from afad_tfdata.writing.labels import table
 
 HEADER = ["path", "age", "gender", "split", "group"]
 # So many names show what a folder contains.
 _SAMPLE = 400
+# A link may lead to a whole disk, in which nothing is looked for.
+_LINK_DEPTH = 3
 
 
 class Importer(Protocol):
@@ -36,8 +39,17 @@ class Importer(Protocol):
     def fits(self, root: str) -> bool:
         """Whether a folder looks like the data set."""
 
-    def read(self, root: str) -> Found:
-        """Lists the data set."""
+    def read(self, root: str, *, follow_links: bool = False) -> Found:
+        """Lists the data set.
+
+        Args:
+          root: The folder.
+          follow_links: Whether to list what is in linked folders.  The paths of a list
+            lead through links in any case.
+
+        Raises:
+          UsageError: A list or a folder cannot be read.
+        """
 
 
 @dataclasses.dataclass
@@ -49,12 +61,14 @@ class Found:
         `HEADER`.
       left_out: Images that the data set itself marks as unusable, with the reason.
       skipped: Number of files whose names say that they are not images.
+      absent: Lists of the data set that are not there.
       has_ranges: Whether the ages of the data set are ranges of years.
     """
 
     rows: list[tuple[int | str, list[str]]] = dataclasses.field(default_factory=list)
     left_out: list[source.Rejection] = dataclasses.field(default_factory=list)
     skipped: int = 0
+    absent: list[str] = dataclasses.field(default_factory=list)
     has_ranges: bool = False
 
     def add(
@@ -75,35 +89,19 @@ class Found:
         self.left_out.append(source.Rejection(path, reason))
 
 
-def image_keys(root: str, *, limit: int | None = None) -> Iterator[str]:
-    """Yields the images below a folder, sorted within each folder.
-
-    Args:
-      root: The folder.
-      limit: How many to yield; None for all.
-    """
-    count = 0
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        inner = os.path.relpath(folder, root).replace(os.sep, "/")
-        for name in sorted(names):
-            key = name if inner == "." else f"{inner}/{name}"
-            if source.is_skipped(key) or not name.lower().endswith(source.EXTENSIONS):
-                continue
-            yield key
-            count += 1
-            if count == limit:
-                return
-
-
 def names_fit(root: str, pattern: re.Pattern[str]) -> bool:
     """Whether most images below a folder have names of this form."""
-    names = [key.rpartition("/")[2] for key in image_keys(root, limit=_SAMPLE)]
+    images = itertools.islice(filter(_is_image, _samples(root)), _SAMPLE)
+    names = [key.rpartition("/")[2] for key in images]
     return 2 * sum(bool(pattern.match(name)) for name in names) > len(names)
 
 
 def by_name(
-    root: str, pattern: re.Pattern[str], add: Callable[[Found, str, re.Match], None]
+    root: str,
+    pattern: re.Pattern[str],
+    add: Callable[[Found, str, re.Match], None],
+    *,
+    follow_links: bool,
 ) -> Found:
     """Lists a data set whose labels are in the names of the images.
 
@@ -111,15 +109,70 @@ def by_name(
       root: The folder.
       pattern: Matches the name of an image.
       add: Adds the row of an image: gets the result, the key and the match.
+      follow_links: Whether to list what is in linked folders.
+
+    Raises:
+      UsageError: A folder cannot be listed, or is linked without ``follow_links``.
     """
     found = Found()
-    for key in image_keys(root):
-        match = pattern.match(key.rpartition("/")[2])
-        if match:
+    for key in sorted(_all_files(root, found, follow_links)):
+        if source.is_skipped(key):
+            found.skipped += 1
+        elif not _is_image(key):
+            found.leave_out(key, source.NOT_AN_IMAGE)
+        elif match := pattern.match(key.rpartition("/")[2]):
             add(found, key, match)
         else:  # The row is rejected, with a reason that names the form.
             found.add("the name", key, age="of another form than the others")
     return found
+
+
+def _is_image(key: str) -> bool:
+    return not source.is_skipped(key) and key.lower().endswith(source.EXTENSIONS)
+
+
+def _samples(root: str) -> Iterator[str]:
+    """Keys of files below a folder, those in linked folders last."""
+
+    def ignore(*_: object) -> None:
+        """`by_name` reports it, if the data set is read at all."""
+
+    walk = tree_walk.Walk(root, unlisted=ignore, again=ignore)
+    yield from (key for _, key in walk.below(""))
+    while walk.links:
+        link = walk.next_link()
+        if walk.is_new(link):
+            yield from (key for _, key in walk.below(link, depth=_LINK_DEPTH))
+
+
+def _all_files(root: str, found: Found, follow_links: bool) -> Iterator[str]:
+    """Keys of all files below a folder."""
+
+    def refuse(folder: str, error: OSError) -> None:
+        if not source.is_skipped(f"{folder}/"):
+            raise errors.UsageError(
+                f"--data_dir={root}: the folder {folder} cannot be listed"
+                f" ({error.strerror}): make it readable, or move it elsewhere"
+            ) from error
+
+    def leave_out(folder: str) -> None:
+        found.leave_out(folder, source.LISTED_LINK)
+
+    walk = tree_walk.Walk(root, unlisted=refuse, again=leave_out)
+    yield from (key for _, key in walk.below(""))
+    while walk.links:
+        link = walk.next_link()
+        if source.is_skipped(f"{link}/"):
+            continue
+        if not walk.is_new(link):
+            leave_out(link)
+        elif follow_links:
+            yield from (key for _, key in walk.below(link))
+        else:
+            raise errors.UsageError(
+                f"--data_dir={root}: the folder {link} is a link, which --follow_links"
+                " follows: add that flag, or remove the link"
+            )
 
 
 def read_rows(

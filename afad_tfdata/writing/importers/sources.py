@@ -36,6 +36,12 @@ def check(name: str, root: str) -> None:
             f"--data_dir={root} is not a directory: --source={name} expects"
             f" {importer(name).LAYOUT}"
         )
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise errors.UsageError(
+            f"cannot list --data_dir={root}: {error.strerror}"
+        ) from error
     if importer(name).fits(root):
         return
     likely = looks_like(root)

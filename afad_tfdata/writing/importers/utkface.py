@@ -23,9 +23,9 @@ def fits(root: str) -> bool:
     return scheme.names_fit(root, _NAME)
 
 
-def read(root: str) -> scheme.Found:
+def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images below a folder."""
-    return scheme.by_name(root, _NAME, _add)
+    return scheme.by_name(root, _NAME, _add, follow_links=follow_links)
 
 
 def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:

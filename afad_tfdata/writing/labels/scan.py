@@ -99,6 +99,7 @@ def scan_source(
     *,
     age_ranges: str = "refuse",
     missing_labels: str = "refuse",
+    follow_links: bool = False,
 ) -> source.Listing:
     """Lists a data set in the layout in which it is given out.
 
@@ -109,11 +110,14 @@ def scan_source(
       age_ranges: As for `scan`.
       missing_labels: As for `scan`, but with ``refuse`` an image without a label is
         left out like an image that a flag excludes.
+      follow_links: Whether to list what is in linked folders, if the names of the
+        images have the labels.
 
     Raises:
-      UsageError: A list cannot be read.
+      UsageError: A list or a folder cannot be read, or a folder is linked without
+        ``follow_links``.
     """
-    listed = sources.importer(name).read(root)
+    listed = sources.importer(name).read(root, follow_links=follow_links)
     flag = f"--source={name}"
     if listed.has_ranges and age_ranges == "refuse":
         raise errors.UsageError(
@@ -128,9 +132,15 @@ def scan_source(
     result = reader.listing(paths.Paths(root), root)
     result.left_out = sorted([*result.left_out, *listed.left_out])
     result.skipped = listed.skipped
+    if listed.absent:
+        _log.warning(
+            "%s: %s is not there, so that its images are not written",
+            flag,
+            ", ".join(listed.absent),
+        )
     if listed.left_out:
         _log.warning(
-            "%s: %d images are left out, such as %s: %s",
+            "%s: %d files are left out, such as %s: %s",
             flag,
             len(listed.left_out),
             *listed.left_out[0],

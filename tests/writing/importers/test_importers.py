@@ -59,6 +59,77 @@ def test_a_data_set_without_source_is_recognised(tmp_path):
         write(tmp_path / "set", tmp_path / "out")
 
 
+_BY_NAME = ("utkface", "agedb", "morph")
+
+
+@pytest.mark.parametrize("name", _BY_NAME)
+def test_linked_folders_are_refused_or_followed(name, tmp_path):
+    """They were skipped, and nothing said so."""
+    wanted = layouts.ALL[name](tmp_path / "set")
+    (tmp_path / "set").rename(tmp_path / "disk")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "part").symlink_to(tmp_path / "disk")
+    with pytest.raises(errors.UsageError, match="folder part is a link, .*--follow_li"):
+        _scan(name, tmp_path / "set", tmp_path)
+    (tmp_path / "disk" / "up").symlink_to(tmp_path / "set")  # A loop.
+    listing = _scan(name, tmp_path / "set", tmp_path, follow_links=True)
+    assert {item.key for item in listing.items} == {f"part/{key}" for key in wanted}
+    assert ("part/up", "a link to a folder that is listed already") in listing.left_out
+
+
+@pytest.mark.parametrize("name", _BY_NAME)
+def test_a_folder_that_cannot_be_listed_is_refused(name, tmp_path, monkeypatch):
+    wanted = layouts.ALL[name](tmp_path / "set")
+    for folder in ("locked", ".trash"):
+        (tmp_path / "set" / folder).mkdir()
+    locked = [str(tmp_path / "set" / ".trash")]
+
+    def refuse(path):
+        if str(path).rstrip("/") in locked:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(_scan(name, tmp_path / "set", tmp_path).items) == len(wanted)
+    locked.append(str(tmp_path / "set" / "locked"))
+    with pytest.raises(errors.UsageError, match="locked cannot be listed .Permission"):
+        _scan(name, tmp_path / "set", tmp_path)
+    locked.append(str(tmp_path / "set"))
+    with pytest.raises(errors.UsageError, match="cannot list --data_dir"):
+        _scan(name, tmp_path / "set", tmp_path)
+
+
+@pytest.mark.parametrize("name", _BY_NAME)
+def test_files_that_are_no_images_are_left_out_by_name(name, tmp_path):
+    wanted = layouts.ALL[name](tmp_path / "set")
+    before = _scan(name, tmp_path / "set", tmp_path).found
+    for file in ("a.webp", "labels.txt", ".hidden.jpg", "Thumbs.db"):
+        (tmp_path / "set" / file).write_bytes(b"x")
+    listing = _scan(name, tmp_path / "set", tmp_path)
+    assert len(listing.items) == len(wanted) and listing.found == before + 4
+    reason = "not named .jpg, .jpeg, .jpe, .jfif or .png"
+    named = [row.path for row in listing.left_out if row.reason == reason]
+    assert named == ["a.webp", "labels.txt"] and listing.skipped == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "missing"),
+    [
+        ("fairface", "*_val.csv", ["fairface_label_val.csv"]),
+        ("appa_real", "gt_avg_valid.csv", ["gt_avg_valid.csv"]),
+        ("adience", "fold_0_*", [f"fold_{i}_data.txt" for i in (0, 2, 3, 4)]),
+        ("megaage", "*/list/test_*.txt", ["list/test_name.txt"]),
+    ],
+)
+def test_a_list_that_is_not_there_is_named(name, pattern, missing, tmp_path, caplog):
+    layouts.ALL[name](tmp_path / "set")
+    for path in (tmp_path / "set").glob(pattern):
+        path.unlink()
+    _scan(name, tmp_path / "set", tmp_path)
+    assert all(part in caplog.text for part in (*missing, "is not there"))
+
+
 def test_ranges_of_ages_need_the_flag(tmp_path):
     for name in ("fairface", "adience"):
         layouts.ALL[name](tmp_path / name)

@@ -1,0 +1,96 @@
+"""Walks through a tree of files: through each folder once, and links on request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from afad_tfdata.common import errors
+
+
+class Walk:
+    """Walks through a tree, once through each folder.
+
+    Args:
+      root: The tree.
+      unlisted: Called with the key of a folder that cannot be listed, and the error.
+      again: Called with the key of a folder in a linked folder that is listed already.
+
+    Attributes:
+      links: Keys of the links to folders that are not followed yet.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        unlisted: Callable[[str, OSError], None],
+        again: Callable[[str], None],
+    ) -> None:
+        self.links: set[str] = set()
+        self._root, self._unlisted, self._again = root, unlisted, again
+        self._seen: set[tuple[int, int]] = set()
+
+    def is_new(self, key: str) -> bool:
+        """Whether a folder has not been listed under another name."""
+        return self._identity(key) not in self._seen
+
+    def next_link(self) -> str:
+        """Takes the first link by name, so that the file system decides no order.
+
+        Links are to be followed after all real folders.  Thus the file system does not
+        decide which of two names of one folder is listed.
+        """
+        key = min(self.links)
+        self.links.remove(key)
+        return key
+
+    def below(
+        self, start: str, *, depth: int | None = None
+    ) -> Iterator[tuple[os.DirEntry, str]]:
+        """Yields every file below a folder with its key, in a fixed order.
+
+        Args:
+          start: Key of the folder; empty for the root.
+          depth: The most folders in the keys; None for any number.
+
+        Raises:
+          UsageError: The root cannot be listed.
+        """
+        # A list replaces recursion: folders may be nested deeper than Python recurses.
+        waiting = [start]
+        while waiting:
+            folder = waiting.pop()
+            # If the link leads to a folder above, this folder is listed already.
+            if start and folder != start and not self.is_new(folder):
+                self._again(folder)
+                continue
+            self._seen.add(self._identity(folder))
+            for entry in self._entries(folder):
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if depth is None or key.count("/") < depth:
+                        waiting.append(key)
+                elif entry.is_symlink() and os.path.isdir(entry.path):
+                    self.links.add(key)
+                else:
+                    yield entry, key
+
+    def _entries(self, folder: str) -> list[os.DirEntry]:
+        try:
+            found = os.scandir(os.path.join(self._root, folder))
+            return sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            if not folder:
+                raise errors.UsageError(
+                    f"cannot list {self._root}: {error.strerror}"
+                ) from error
+            self._unlisted(folder, error)
+            return []
+
+    def _identity(self, key: str) -> tuple[int, int]:
+        try:
+            about = os.stat(os.path.join(self._root, key))
+        except OSError:  # `_entries` cannot list it either, and reports that.
+            return (-1, hash(key))
+        return about.st_dev, about.st_ino
