@@ -32,7 +32,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
 .PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 test-tf1-all lint bench \
-	chaos chaos-quick fuzz mutate docs-images gpu-check bundle wheel-check wheel-check-all clean
+	chaos chaos-quick fuzz mutate docs docs-images gpu-check bundle wheel-check wheel-check-all clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -72,6 +72,12 @@ fuzz: $(READY)  ## Pass arbitrary bytes to every reader, for 10 minutes each
 mutate: $(READY)  ## Change the package in 30 places, and count what the tests notice
 	$(VENV)/bin/python -m tests.robustness.mutate
 
+docs: $(VENV)/.docs-ready  ## Build the site of the docs in site/, and check its links
+	rm -rf site
+	$(VENV)/bin/sphinx-build -E -W --keep-going -q -c docs/sphinx -d build/doctrees . site
+	$(VENV)/bin/python docs/sphinx/check_links.py site
+	@echo "open site/index.html"
+
 docs-images: $(READY)  ## Draw the pictures in docs/images
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" docs/make_images.sh
 
@@ -102,9 +108,9 @@ wheel-check-all:  ## Do the same without and with each extra, and try what each 
 	$(MAKE) wheel-check EXTRAS="bare latest fast faces remote io tfds export beam tensorboard"
 
 clean:  ## Remove everything that make created, environments included
-	rm -rf $(VENV) $(VENV_LATEST) build dist demo $(GPU_CHECK_DIR) *.egg-info \
+	rm -rf $(VENV) $(VENV_LATEST) build dist demo site $(GPU_CHECK_DIR) *.egg-info \
 		.pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find afad_tfdata bin tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+	find afad_tfdata bin tests benchmarks docs examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(if $(PYTHON),,echo "found no Python 3.10, 3.11 or 3.12 with venv: install one, or run make PYTHON=/path/to/python"; exit 1)
@@ -120,6 +126,11 @@ $(READY_LATEST): setup.cfg pyproject.toml
 	$(VENV_LATEST)/bin/python $(PIP) --upgrade setuptools wheel
 	$(VENV_LATEST)/bin/python $(PIP) --upgrade --no-build-isolation -e '.[fast]' \
 		hypothesis pillow pytest scipy
+	touch $@
+
+# Sphinx is no part of the tests' environment.
+$(VENV)/.docs-ready: $(READY)
+	$(VENV)/bin/python $(PIP) -c constraints.txt --no-build-isolation -e '.[docs]'
 	touch $@
 
 $(VENV)/tf1/.ready: $(READY)

@@ -1,5 +1,7 @@
 """The faces in a photo: finds them and cuts them out, as both commands do.
 
+::
+
     for square, pixels in faces.cut_faces(photo):    # uint8 [height, width, 3]
         ...                             # (x1, y1, x2, y2), uint8 [150, 150, 3]
     faces.find_faces(photo, detector=my_detector)    # boxes only

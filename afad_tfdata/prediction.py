@@ -1,5 +1,7 @@
 """Prediction: runs images through a frozen graph of any format.
 
+::
+
     result = prediction.predict(
         prediction.PredictConfig(graph="out/face.pb"), ["faces/", "one.jpg"])
     result.rows[0]     # {"image": ..., "age": 31.2, "gender": "female", ...}

@@ -40,7 +40,7 @@ from afad_tfdata.training.distributed import cluster, multi_worker
 
 TrainConfig = train_config.TrainConfig
 TrainResult = train_result.TrainResult
-TrainEvent = train_callbacks.Event
+TrainEvent = train_callbacks.TrainEvent
 StopTraining = train_callbacks.StopTraining
 
 _log = logging.getLogger(__name__)

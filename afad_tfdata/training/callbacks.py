@@ -8,8 +8,8 @@
 
     trainer.train(config, callbacks=[Printer()])
 
-An object has any of the methods `NAMES`.  Each gets its own copy of an `Event`, which
-consists of plain values: nothing that is done with it changes the training.
+An object has any of the methods `NAMES`.  Each gets its own copy of a `TrainEvent`,
+which consists of plain values: nothing that is done with it changes the training.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class EndEarlyError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
+class TrainEvent:
     """What a callback is told.
 
     Attributes:
@@ -92,7 +92,7 @@ class Callbacks:
 
     def __init__(self, objects: Sequence[Any], config: Mapping[str, Any]) -> None:
         self._objects, self._config = tuple(objects), dict(config)
-        self._last: Event | None = None
+        self._last: TrainEvent | None = None
         self._failure: errors.UsageError | None = None
         self._stop, self._is_over = "", False
         self._warned: set[str] = set()
@@ -111,7 +111,7 @@ class Callbacks:
         """Notes that the training ends before its last epoch."""
         self._is_over = True
 
-    def call(self, name: str, event: Event) -> None:
+    def call(self, name: str, event: TrainEvent) -> None:
         """Calls a method of all objects that have it.
 
         What it raises is not raised here, in the midst of a training, but ends the
@@ -127,7 +127,7 @@ class Callbacks:
                 return
             self._call(f"callbacks[{number}]", called, name, event)
 
-    def _call(self, label: str, called: Any, name: str, event: Event) -> None:
+    def _call(self, label: str, called: Any, name: str, event: TrainEvent) -> None:
         method = getattr(called, name, None)
         if method is None:
             return

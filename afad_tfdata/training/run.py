@@ -292,7 +292,7 @@ class Run:
         last = max(self.state.course.first_step, self.state.step - 1)
         self._called.call(
             name,
-            callbacks.Event(
+            callbacks.TrainEvent(
                 run_dir=self._dir.path,
                 step=self.state.step,
                 epoch=self.state.epoch,
