@@ -23,6 +23,7 @@ __all__ = [
     "prediction",
     "preprocess",
     "records",
+    "report",
     "schema",
     "trainer",
 ]

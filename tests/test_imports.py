@@ -27,6 +27,7 @@ _FLOORS = (
     ("training",),
     ("freezing",),
     ("predicting", "measuring", "evaluating"),
+    ("reporting",),
     ("commands",),
     ("bin",),
 )
@@ -46,6 +47,7 @@ _FRONT_DOORS = {
     "evaluation": "evaluating",
     "input_benchmark": "commands",
     "prediction": "predicting",
+    "report": "reporting",
 }
 _RANK = {folder: rank for rank, floor in enumerate(_FLOORS) for folder in floor}
 
@@ -65,6 +67,7 @@ _PUBLIC = {
     "afad_tfdata.freeze": {"FreezeConfig", "freeze"},
     "afad_tfdata.evaluation": {"EvaluateConfig", "evaluate"},
     "afad_tfdata.prediction": {"PredictConfig", "Predictions", "predict"},
+    "afad_tfdata.report": {"ReportConfig", "write_report"},
     "afad_tfdata.schema": {"Manifest", "load_manifest", "load_index"},
     "afad_tfdata.preprocess": {"normalize", "resize", "decode_and_resize"},
     "afad_tfdata.augment": {"AugmentConfig", "augment_images"},

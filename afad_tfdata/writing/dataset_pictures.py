@@ -167,7 +167,7 @@ def draw_sample(
         shard = os.path.join(directory, shards[row["shard"]].name)
         before = sum(shard.num_examples for shard in shards[: row["shard"]])
         try:
-            pictures.append(_picture(shard, row, position - before, manifest))
+            pictures.append(read_picture(shard, row, position - before, manifest))
         # h5py's filters raise OSError, and a truncated file of pixels a ValueError.
         except (codec.ImageError, OSError, ValueError) as error:
             raise errors.DataError(
@@ -180,7 +180,7 @@ def draw_sample(
     contact_sheet.draw(path, pictures, captions, columns=columns)
 
 
-def _picture(
+def read_picture(
     path: str, row: np.void, position: int, manifest: schema.Manifest
 ) -> np.ndarray:
     """Reads one record's image: uint8 ``[S, S, 3]`` at the data set's size.
@@ -190,6 +190,11 @@ def _picture(
       row: The record's row of the index.
       position: The record's position in its shard, from 0.
       manifest: The data set's manifest.
+
+    Raises:
+      codec.ImageError: The image is damaged.
+      OSError: The shard cannot be read.
+      ValueError: The shard is shorter than the index says.
     """
     pixels = hdf5.RowLayout.of_pixel(manifest.pixel, manifest.image_size)
     # The index has no offsets for compressed rows, so HDF5 itself must find them.

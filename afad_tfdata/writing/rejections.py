@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -160,11 +160,16 @@ def check(
 
 def frequent(reasons: Sequence[str]) -> str:
     """The reasons with their numbers, the most frequent first, in one line."""
-    counts = collections.Counter(_kind(reason) for reason in reasons)
+    counts = by_kind(reasons)
     shown = [f"{count} x {kind}" for kind, count in counts.most_common(_SHOWN_REASONS)]
     if len(counts) > len(shown):
         shown.append("...")
     return ", ".join(shown)
+
+
+def by_kind(reasons: Iterable[str]) -> collections.Counter[str]:
+    """How many files each kind of reason has: numbers and names in them are dots."""
+    return collections.Counter(_kind(reason) for reason in reasons)
 
 
 def summary(directory: str, found: int, skipped: int, written: int) -> str:

@@ -21,6 +21,7 @@ _CONFIGS = {
     "afad-evaluate": ("evaluation", "EvaluateConfig"),
     "afad-freeze": ("freeze", "FreezeConfig"),
     "afad-predict": ("prediction", "PredictConfig"),
+    "afad-report": ("report", "ReportConfig"),
     "afad-benchmark-input": ("input_benchmark", "BenchmarkConfig"),
     "afad-gpu-check": ("gpu_check", "GpuCheckConfig"),
     "afad-doctor": ("doctor", "DoctorConfig"),

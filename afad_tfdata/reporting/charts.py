@@ -1,0 +1,295 @@
+"""Charts for the page: SVG by matplotlib whose marks say their numbers.
+
+::
+
+    chart = charts.Chart("mae", xlabel="epoch", ylabel="years")
+    chart.line("validation", [(1, value), (2, value)], color=1)
+    chart.figure("Age: mean absolute error")
+
+matplotlib draws with placeholder colours, which become variables of the page's style,
+so that the same picture is right on light and on dark ground.  Each bar and each point
+gets a title, which browsers show, and its number with the place in its file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, figures
+from afad_tfdata.reporting import elements, json_values
+
+# Inches.  At 390 pixels a page is a little narrower than this, at 1280 two fit.
+_WIDTH, _HEIGHT = 4.7, 3.0
+_MARGINS = {"left": 0.155, "right": 0.985, "top": 0.97, "bottom": 0.165}
+NUM_COLORS = 6
+# No chart uses these colours otherwise.
+_SERIES = tuple(f"#{i + 1:02x}fe{i + 1:02x}" for i in range(NUM_COLORS))
+_INK, _GRID = "#01fd02", "#01fd03"
+_VARIABLES = {
+    **{color: f"var(--series-{i})" for i, color in enumerate(_SERIES)},
+    _INK: "var(--ink-2)",
+    _GRID: "var(--grid)",
+}
+_STYLE: Any = {
+    "svg.fonttype": "none",  # Texts stay texts, which are small and can be searched.
+    "svg.hashsalt": "afad_tfdata",  # Equal charts get equal identifiers.
+    "font.size": 9.5,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.color": _INK,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    # Names of classes and stages may contain what would be a formula.
+    "text.parse_math": False,
+}
+_LARGEST_MARKED = 240  # Points of a line; more would be closer than a pixel.
+
+Point = tuple[float, json_values.Json]
+
+
+class Chart:
+    """One chart.
+
+    Args:
+      name: Unique on the page.
+      xlabel: Text below it.
+      ylabel: Text at its left.
+      wide: Whether it is as wide as the page.
+    """
+
+    def __init__(
+        self, name: str, *, xlabel: str, ylabel: str, wide: bool = False
+    ) -> None:
+        import matplotlib
+
+        self._name, self._wide = name, wide
+        # Texts and ticks get their colours when they are made.
+        with matplotlib.rc_context(_STYLE):
+            self._figure = figures.new(_WIDTH * (2 if wide else 1), _HEIGHT)
+            # The engine that fits the margins takes as long as all the drawing.
+            self._figure.set_layout_engine(None)
+            self._figure.subplots_adjust(**_MARGINS)
+            self.axes = self._figure.subplots()
+            self.axes.set(xlabel=xlabel, ylabel=ylabel)
+            self.axes.grid(axis="y")
+            self.axes.set_axisbelow(True)
+        # By group: titles, numbers, and whether its marks are the points of a line.
+        self._marks: dict[str, list[tuple[str, json_values.Json]]] = {}
+        self._has_labels = False
+
+    def bars(
+        self,
+        label: str,
+        places: Sequence[float],
+        values: Sequence[json_values.Json],
+        titles: Sequence[str],
+        *,
+        color: int,
+        bottom: np.ndarray | None = None,
+        width: float = 0.86,
+    ) -> None:
+        """Bars, one for each value; `bottom` stacks them on others."""
+        heights = [value.number or 0 for value in values]
+        drawn = self.axes.bar(
+            places, heights, width, bottom, label=_legend(label), color=_SERIES[color]
+        )
+        self._has_labels |= bool(label)
+        for bar, title, value in zip(drawn, titles, values, strict=True):
+            bar.set_gid(self._group([(title, value)]))
+
+    def line(
+        self,
+        label: str,
+        points: Sequence[Point],
+        *,
+        color: int,
+        dashed: bool = False,
+        digits: int = 4,
+        percent: bool = False,
+        xname: str = "",
+        marks: bool = True,
+    ) -> None:
+        """A line through points; those that are no number leave a gap.
+
+        Args:
+          label: Its name in the legend and in the titles.
+          points: Place and value of each.
+          color: From 0.
+          dashed: Whether the line is dashed.
+          digits: Of the numbers in the titles.
+          percent: Whether values are shares that are shown in per cent.
+          xname: What a place is, for the titles, such as ``epoch``.
+          marks: Whether the points say their numbers.
+        """
+        places = [place for place, _ in points]
+        heights = [np.nan if v.number is None else v.number for _, v in points]
+        scaled = np.array(heights) * (100 if percent else 1)
+        self.axes.plot(
+            places,
+            scaled,
+            color=_SERIES[color],
+            ls="--" if dashed else "-",
+            lw=1.6,
+            label=_legend(label) or None,
+        )
+        self._has_labels |= bool(label)
+        every = -(-len(points) // _LARGEST_MARKED)
+        known = [(p, v) for p, v in points[::every] if v.number is not None]
+        if not marks or not known:
+            return
+        titles = [
+            (
+                f"{label}{', ' if label else ''}{xname} {place:g}:"
+                f" {elements.shown(v, digits, percent=percent)}",
+                v,
+            )
+            for place, v in known
+        ]
+        self.axes.plot(
+            [place for place, _ in known],
+            [(v.number or 0) * (100 if percent else 1) for _, v in known],
+            color=_SERIES[color],
+            ls="",
+            marker="o",
+            ms=3.2,
+            gid=self._group(titles),
+        )
+
+    def whole_numbers(self) -> None:
+        """Places are whole numbers, such as epochs."""
+        from matplotlib import ticker
+
+        self.axes.xaxis.set_major_locator(ticker.MaxNLocator("auto", integer=True))
+
+    def moment(self, place: float, text: str, *, color: int) -> None:
+        """A vertical line with a text."""
+        self.axes.axvline(place, color=_SERIES[color], ls=":", lw=1.2)
+        self.axes.annotate(
+            errors.printable(text),
+            (place, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -2),
+            textcoords="offset points",
+            rotation=90,
+            va="top",
+            ha="left",
+            fontsize=7.5,
+            color=_INK,
+        )
+
+    def figure(self, title: str, *more: elements.Element | None) -> elements.Element:
+        """The chart with its title.
+
+        Args:
+          title: Text above it.
+          *more: What follows the chart, such as its numbers as a table.
+        """
+        return elements.new(
+            "figure",
+            elements.new("figcaption", title),
+            self._svg(title),
+            *more,
+            class_="wide" if self._wide else None,
+        )
+
+    def _group(self, marks: list[tuple[str, json_values.Json]]) -> str:
+        name = f"mark-{len(self._marks)}"
+        self._marks[name] = marks
+        return name
+
+    def _svg(self, title: str) -> elements.Element:
+        import matplotlib
+
+        content = io.BytesIO()
+        with matplotlib.rc_context(_STYLE):
+            if self._has_labels:
+                self.axes.legend(loc="best", fontsize=8.5)
+            empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            with warnings.catch_warnings():
+                # Its font lacks letters that the browser has.
+                warnings.filterwarnings("ignore", "Glyph", UserWarning)
+                self._figure.savefig(
+                    content, format="svg", transparent=True, metadata=empty
+                )
+        svg = _without_namespaces(ET.fromstring(content.getvalue()))
+        for parent in svg.iter():
+            # matplotlib's indentation is a third of the text.
+            parent.text = parent.text if parent.tag == "text" else None
+            parent.tail = None
+            for child in list(parent):
+                # The style would apply to the whole page.
+                if child.tag in ("metadata", "style"):
+                    parent.remove(child)
+        self._add_marks(svg)
+        self._rename(svg)
+        for name in ("width", "height", "version"):
+            svg.attrib.pop(name, None)
+        svg.set("role", "img")
+        svg.set("aria-label", title)
+        return svg
+
+    def _add_marks(self, svg: elements.Element) -> None:
+        groups = {g.get("id"): g for g in svg.iter("g")}
+        for name, marks in self._marks.items():
+            group = groups.get(name)
+            if group is None:
+                continue  # matplotlib leaves out what has no area.
+            points = list(group.iter("use"))
+            for mark, (title, value) in zip(points or [group], marks, strict=True):
+                mark.set("class", "mark")
+                if value.file:
+                    mark.set("data-file", errors.printable(value.file))
+                    mark.set("data-pointer", errors.printable(value.pointer))
+                    mark.set("data-value", repr(value.number))
+                mark.insert(0, elements.new("title", title))
+
+    def _rename(self, svg: elements.Element) -> None:
+        """Makes identifiers unique on the page, and colours variables."""
+        wanted = {
+            name
+            for element in svg.iter()
+            for value in element.attrib.values()
+            for name in re.findall(r"#([\w-]+)\)?$", value)
+        }
+        for element in svg.iter():
+            if "href" in element.attrib:
+                element.set("href", f"#{self._name}-{element.get('href', '')[1:]}")
+            if clip := element.get("clip-path"):
+                element.set("clip-path", clip.replace("#", f"#{self._name}-"))
+            if own := element.attrib.pop("id", None):
+                if own in wanted:
+                    element.set("id", f"{self._name}-{own}")
+            if style := element.get("style"):
+                for color, variable in _VARIABLES.items():
+                    style = style.replace(color, variable)
+                element.set("style", style)
+
+
+def _legend(label: str) -> str:
+    """A text for the legend, which leaves out what begins with an underscore."""
+    text = errors.printable(label)
+    return f" {text}" if text.startswith("_") else text
+
+
+def _without_namespaces(svg: elements.Element) -> elements.Element:
+    """As HTML writes SVG: plain names, and ``href`` without ``xlink:``."""
+    for element in svg.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        attributes: dict[str, Any] = {
+            name.rpartition("}")[2]: value for name, value in element.attrib.items()
+        }
+        element.attrib.clear()
+        element.attrib.update(attributes)
+    return svg

@@ -1,0 +1,299 @@
+"""The data set: how many faces of which labels, some of them, and what was left out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.reporting import charts, elements, json_values, pictures, stored_faces
+from afad_tfdata.storage import joined, schema
+from afad_tfdata.writing import rejections
+
+_SHEET_FACES = 24
+# Left out of the table of the configuration: digests, and what is shown elsewhere.
+_LONG = {"source_sha256", "joined"}
+_CITATION = (
+    "Z. Niu, M. Zhou, L. Wang, X. Gao, G. Hua: Ordinal Regression with Multiple Output"
+    " CNN for Age Estimation. CVPR 2016."
+)
+
+
+def build(records_dir: str, *, images: bool) -> list[elements.Element]:
+    """The section of one data set, or of several that are read as one.
+
+    Args:
+      records_dir: Directories, separated by commas.
+      images: Whether faces are shown.
+
+    Raises:
+      UsageError: There is no such data set, or several do not fit together.
+      DataError: A manifest is damaged.
+    """
+    places = joined.directories(records_dir)
+    manifest = joined.load_manifest(records_dir)
+    if len(places) == 1:
+        path = files.join(records_dir, schema.MANIFEST_NAME)
+        source = json_values.of_file(path, what="the manifest")
+    else:
+        # The numbers of several are sums, which no file has.
+        source = json_values.Json(json.loads(json.dumps(dataclasses.asdict(manifest))))
+    return [
+        _facts(records_dir, manifest, source),
+        _counts(manifest, source),
+        *_charts(manifest, source),
+        *_sheet(places, images=images),
+        elements.new("h3", "Left out"),
+        *_left_out(places, source),
+        *_same_bytes(places),
+        elements.new("h3", "Licence and citation"),
+        *_licence(manifest),
+        elements.folded("Configuration of the writer", _configuration(source)),
+    ]
+
+
+def classes_of(manifest: schema.Manifest) -> list[str]:
+    """Class names in label order, and what records without a gender are called."""
+    names = list(manifest.class_names)
+    if any(split.num_without("gender") for split in manifest.splits.values()):
+        names.append(schema.NO_GENDER)
+    return names
+
+
+def _facts(
+    records_dir: str, manifest: schema.Manifest, source: json_values.Json
+) -> elements.Element:
+    size = sum(
+        shard.num_bytes for split in manifest.splits.values() for shard in split.shards
+    )
+    crop = manifest.face_crop
+    return elements.facts(
+        {
+            "Directory": elements.new("code", records_dir),
+            "Name": manifest.name,
+            "Records": elements.number(source.at("written")),
+            "Format": f"{manifest.format}, images {manifest.image_encoding}",
+            "Image size": f"{manifest.image_size} pixels",
+            "Size of all shards": f"{size / 1e6:,.1f} MB",
+            "Classes": ", ".join(
+                f"{label} {name}" for label, name in enumerate(manifest.class_names)
+            ),
+            "Split by": str(manifest.config.get("split_by", "")),
+            "Mean R, G, B": ", ".join(
+                f"{manifest.mean.get(channel, float('nan')):.2f}" for channel in "RGB"
+            ),
+            "Faces cut out": f"by {crop.get('found_by', '')}" if crop else None,
+        }
+    )
+
+
+def _counts(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
+    classes = classes_of(manifest)
+    rows = []
+    for name, split in manifest.splits.items():
+        ages = split.ages
+        rows.append(
+            [
+                name,
+                elements.number(source.at("splits", name, "num_examples")),
+                *(f"{sum(split.counts.get(c, {}).values()):,}" for c in classes),
+                f"{min(ages)} to {max(ages)}" if ages else "no ages",
+                f"{split.num_without('age'):,}",
+                f"{len(split.shards):,}",
+            ]
+        )
+    head = ["split", "faces", *classes, "ages", "without age", "shards"]
+    if not any(split.num_without("age") for split in manifest.splits.values()):
+        rows = [[*row[:-2], row[-1]] for row in rows]
+        head.remove("without age")
+    return elements.table(head, rows, caption="Faces by split and gender")
+
+
+def _charts(
+    manifest: schema.Manifest, source: json_values.Json
+) -> list[elements.Element]:
+    """A histogram of the ages of each split, the classes above each other."""
+    if not any(split.ages for split in manifest.splits.values()):
+        return [elements.note("No face of this data set has an age.")]
+    filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
+    drawn = []
+    for name, split in filled.items():
+        chart = charts.Chart(f"ages-{name}", xlabel="age, years", ylabel="faces")
+        ages = sorted(split.ages)
+        below = np.zeros(len(ages))
+        for color, label in enumerate(classes_of(manifest)):
+            # The manifest leaves out ages without an example.
+            has = split.counts.get(label, {})
+            places = [i for i, age in enumerate(ages) if has.get(str(age))]
+            found = [
+                source.at("splits", name, "counts", label, str(ages[i])) for i in places
+            ]
+            titles = [
+                f"{label}, {ages[i]} years: {elements.shown(value)}"
+                for i, value in zip(places, found, strict=True)
+            ]
+            heights = np.array([value.number or 0 for value in found])
+            chart.bars(
+                f"{label}: {sum(has.values()):,}",
+                [ages[i] for i in places],
+                found,
+                titles,
+                color=color,
+                bottom=below[places],
+            )
+            below[places] += heights
+        drawn.append(chart.figure(f"{name}: {split.num_examples:,} faces by age"))
+    return [
+        elements.new("div", *drawn, class_="charts"),
+        elements.folded("Numbers by age", _ages(manifest, source)),
+    ]
+
+
+def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
+    columns = [(s, c) for s in manifest.splits for c in classes_of(manifest)]
+    ages = sorted({age for split in manifest.splits.values() for age in split.ages})
+    rows: list[list[Any]] = []
+    for age in ages:
+        cells = [source.at("splits", s, "counts", c, str(age)) for s, c in columns]
+        # An age that the manifest does not name has no face.
+        rows.append(
+            [str(age), *(elements.number(c) if c.value else "0" for c in cells)]
+        )
+    head = ["age", *(f"{split}, {label}" for split, label in columns)]
+    return elements.table(head, rows, caption="Faces by age, split and gender")
+
+
+def _sheet(places: Sequence[str], *, images: bool) -> list[elements.Element]:
+    """Some faces of the first split that has any, spread evenly over it."""
+    if not images:
+        return []
+    heading = elements.new("h3", "Some of the faces")
+    local = [place for place in places if not files.is_remote(place)]
+    if not local:
+        return [heading, elements.note("The faces of a remote data set are not shown.")]
+    shown = []
+    try:
+        for place in local:
+            manifest = schema.load_manifest(place)
+            name = next((n for n, s in manifest.splits.items() if s.num_examples), "")
+            if not name:
+                continue
+            total = manifest.splits[name].num_examples
+            sample = stored_faces.even_sample(total, _SHEET_FACES // len(local))
+            for face in stored_faces.read(place, manifest, name, sample):
+                shown.append(pictures.face(face, caption(face, manifest.class_names)))
+    except errors.AfadError as error:
+        return [heading, elements.note(f"No faces are shown: {error}")]
+    return [heading, pictures.sheet(shown)] if shown else []
+
+
+def caption(face: stored_faces.Face, class_names: Sequence[str]) -> str:
+    """Labels of a face, such as ``male, 25``."""
+    gender = "" if face.gender < 0 else class_names[face.gender]
+    age = "" if face.age < 0 else str(face.age)
+    return ", ".join(part for part in (gender, age) if part) or "no label"
+
+
+def _left_out(
+    places: Sequence[str], source: json_values.Json
+) -> list[elements.Element]:
+    sums = {
+        "Files found": elements.number(source.at("found")),
+        "Written": elements.number(source.at("written")),
+        "Rejected": elements.number(source.at("rejected")),
+        "Skipped, because they are no images": elements.number(
+            source.at("passed_over")
+        ),
+    }
+    found = [elements.facts(sums)]
+    kinds: collections.Counter[str] = collections.Counter()
+    examples: dict[str, str] = {}
+    for place in places:
+        path = files.join(place, rejections.FILE_NAME)
+        try:
+            lines = files.read_bytes(path).splitlines()
+            rows = [json.loads(line) for line in lines]
+            reasons = [str(row["reason"]) for row in rows]
+            paths = [str(row["path"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            text = errors.one_line(error)
+            found.append(elements.note(f"{path} cannot be read: {text}"))
+            continue
+        kinds.update(rejections.by_kind(reasons))
+        for name, reason in zip(paths, reasons, strict=True):
+            (kind,) = rejections.by_kind([reason])
+            examples.setdefault(kind, f"{name}: {reason}")
+    if kinds:
+        rows = [
+            [kind, f"{count:,}", elements.new("code", examples[kind])]
+            for kind, count in kinds.most_common()
+        ]
+        found.append(
+            elements.table(
+                ["reason", "files", "the first of them"],
+                rows,
+                caption="Rejected files by reason",
+            )
+        )
+    return found
+
+
+def _same_bytes(places: Sequence[str]) -> list[elements.Element]:
+    """How many records have the image of another record, by length and CRC-32."""
+    columns = ["crc32", "image_length", "age", "gender"]
+    parts = []
+    for place in places:
+        try:
+            manifest = schema.load_manifest(place)
+            for name, split in manifest.splits.items():
+                if split.num_examples:
+                    index = schema.load_index(place, manifest, name)
+                    parts.append(np.stack([index[c].astype(np.int64) for c in columns]))
+        except errors.AfadError as error:
+            return [elements.note(f"Equal images were not counted: {error}")]
+    if not parts:
+        return []
+    rows = np.concatenate(parts, axis=1)
+    rows = rows[:, np.lexsort(rows[::-1])]
+    same = (rows[:2, 1:] == rows[:2, :-1]).all(axis=0)
+    other_labels = same & (rows[2:, 1:] != rows[2:, :-1]).any(axis=0)
+    text = (
+        f"Records whose image has the same bytes as that of another record:"
+        f" {int(same.sum()):,}; of these under other labels:"
+        f" {int(other_labels.sum()):,}. Bytes are compared by length and CRC-32."
+    )
+    return [elements.new("p", text)]
+
+
+def _licence(manifest: schema.Manifest) -> list[elements.Element]:
+    source = manifest.config.get("source", "") or manifest.name
+    if source != "afad":
+        text = (
+            f"This data set was written from {source}. Its images keep the licence and"
+            " the terms of their source; read them before you share records, faces or"
+            " models."
+        )
+        return [elements.new("p", text)]
+    return [
+        elements.new(
+            "p",
+            "If the images are those of AFAD, they are for academic research only, and"
+            " so are this page with its faces and every model that was trained on them."
+            " Cite:",
+        ),
+        elements.new("blockquote", _CITATION),
+    ]
+
+
+def _configuration(source: json_values.Json) -> elements.Element:
+    rows = [
+        [name, elements.new("code", elements.plain_text(value.value))]
+        for name, value in source.at("config").items()
+        if name not in _LONG
+    ]
+    return elements.table(["option", "value"], rows, caption="What decides the bytes")

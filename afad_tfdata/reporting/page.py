@@ -1,0 +1,121 @@
+"""The page: one HTML file that needs nothing else, and that requests nothing.
+
+::
+
+    page = page.Page("Faces", ["records", "run"])
+    page.add("data", "Data set", [elements.new("p", "...")])
+    files.write_atomic("report.html", page.html())
+
+Its style and its program are in it.  A content security policy names the program by its
+digest, so that no text of a data set can run as another one, and forbids every request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import pathlib
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any
+
+from afad_tfdata import __version__
+from afad_tfdata.reporting import elements
+
+_HERE = pathlib.Path(__file__).parent
+
+
+class Page:
+    """A page of sections.
+
+    Args:
+      title: In its heading, and in the browser's title.
+      about: What it was made from, one text for each.
+    """
+
+    def __init__(self, title: str, about: Sequence[str]) -> None:
+        self._title, self._about = title, about
+        self._sections: list[tuple[str, str, list[elements.Element]]] = []
+
+    def add(self, name: str, title: str, content: Sequence[elements.Element]) -> None:
+        """Adds a section.
+
+        Args:
+          name: Its identifier on the page.
+          title: Its heading.
+          content: What is in it.
+        """
+        self._sections.append((name, title, list(content)))
+
+    def html(self) -> str:
+        """The whole page."""
+        style, program = _read("page.css"), _read("page.js")
+        digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
+        policy = (
+            "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
+            f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        )
+        new = elements.new
+        head = new(
+            "head",
+            new("meta", charset="utf-8"),
+            new("meta", http_equiv="Content-Security-Policy", content=policy),
+            new("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            new("meta", name="generator", content=f"afad_tfdata {__version__}"),
+            new("title", self._title),
+            _raw("style", style),
+        )
+        links = [new("li", new("a", t, href=f"#{n}")) for n, t, _ in self._sections]
+        body = new(
+            "body",
+            new(
+                "header",
+                new("h1", self._title),
+                *(new("p", text) for text in self._about),
+            ),
+            new("nav", new("ul", *links), aria_label="Sections"),
+            new(
+                "main",
+                *(
+                    new(
+                        "section",
+                        new("h2", title, id=f"{name}-title"),
+                        *content,
+                        id=name,
+                        aria_labelledby=f"{name}-title",
+                    )
+                    for name, title, content in self._sections
+                ),
+            ),
+            new("footer", new("p", f"Written by afad_tfdata {__version__}.")),
+            _raw("script", program),
+        )
+        root = new("html", head, body, lang="en")
+        text = ET.tostring(root, encoding="unicode", method="html")
+        return f"<!DOCTYPE html>\n{text}\n"
+
+
+def data(name: str, value: Any) -> elements.Element:
+    """JSON values that the page's program reads.
+
+    Args:
+      name: Identifier of the element.
+      value: JSON values.  Their texts are to be printable.
+    """
+    # Escaped, so that no text in it ends the element.
+    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return _raw("script", text, id=name, type="application/json")
+
+
+def _raw(tag: str, text: str, **attributes: str) -> elements.Element:
+    """An element whose text HTML does not escape: a style or a program."""
+    if f"</{tag}" in text.lower() or "<!--" in text:
+        raise ValueError(f"the text ends the element {tag}")
+    element = elements.new(tag, **attributes)
+    element.text = text
+    return element
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")

@@ -1,0 +1,267 @@
+"""A run: its curves, rates and speed, its configuration, and what is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from afad_tfdata.common import errors, options
+from afad_tfdata.reporting import charts, elements, json_values
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import history, run_dir
+
+# Metrics with a curve, their titles and their units.
+CURVES = {
+    "loss": ("Loss", ""),
+    "mae": ("Age: mean absolute error", "years"),
+    "accuracy": ("Gender: accuracy", ""),
+}
+_EVENT_COLORS = {"stage": 3, "restart": 4, "recovery": 5}
+
+
+def build(path: str) -> list[elements.Element]:
+    """The section of one run.
+
+    Args:
+      path: The run directory.
+
+    Raises:
+      UsageError: The directory contains no run.
+      DataError: Its configuration is damaged.
+    """
+    stored = config_of(path)
+    found = [_facts(path, stored)]
+    try:
+        epochs = history_of(path)
+    except errors.AfadError as error:
+        found.append(elements.note(f"There are no curves: {error}"))
+    else:
+        found += _curves(epochs)
+        found.append(_events(epochs))
+    found += _speed(path)
+    found.append(elements.new("h3", "Checkpoints and models"))
+    found.append(_files(path))
+    found.append(elements.folded("Configuration", _configuration(stored)))
+    found.append(elements.folded("What was derived", _derived(stored)))
+    return found
+
+
+def config_of(path: str) -> json_values.Json:
+    """The content of ``config.json``, checked as `run_dir.read_config` does."""
+    value = run_dir.read_config(path)
+    return json_values.Json(value, os.path.join(path, run_dir.CONFIG_NAME))
+
+
+def history_of(path: str) -> json_values.Json:
+    """The content of ``history.json``."""
+    return json_values.of_file(
+        os.path.join(path, history.JSON_NAME),
+        what="the history",
+        advice="afad-train writes it after each epoch",
+    )
+
+
+def points(
+    epochs: json_values.Json, *names: str
+) -> list[tuple[float, json_values.Json]]:
+    """Epoch and value of a metric, such as ``("validation", "mae")``."""
+    rows = epochs.at("epochs").elements()
+    return [
+        (row.at("epoch").number or i + 1, row.at(*names)) for i, row in enumerate(rows)
+    ]
+
+
+def _facts(path: str, stored: json_values.Json) -> elements.Element:
+    train = stored.at("train")
+    return elements.facts(
+        {
+            "Directory": elements.new("code", path),
+            "Task": train.at("task").text,
+            "Backbone": train.at("backbone").text,
+            "Age head": train.at("age_head").text,
+            "Stage": train.at("stage").text,
+            "Training examples": elements.number(stored.at("train_examples")),
+            "Global batch": elements.number(train.at("global_batch_size")),
+            "Steps in an epoch": elements.number(stored.at("steps_per_epoch")),
+            "Devices": stored.at("devices").text,
+            "Precision": stored.at("precision").text,
+            "Classes": ", ".join(c.text for c in stored.at("class_names").elements()),
+        }
+    )
+
+
+def _curves(epochs: json_values.Json) -> list[elements.Element]:
+    rows = epochs.at("epochs").elements()
+    if not rows:
+        return [elements.note("No epoch is finished yet.")]
+    drawn = []
+    for name, (title, unit) in CURVES.items():
+        if not any(row.at("train", name).number is not None for row in rows):
+            continue
+        chart = charts.Chart(f"curve-{name}", xlabel="epoch", ylabel=unit)
+        for color, part in enumerate(("train", "validation")):
+            line = points(epochs, part, name)
+            if any(value.number is not None for _, value in line):
+                chart.line(part, line, color=color, xname="epoch")
+        chart.whole_numbers()
+        for place, event in _moments(epochs):
+            kind = event.at("kind").text
+            chart.moment(
+                place,
+                _short(event.at("text").text),
+                color=_EVENT_COLORS.get(kind, 3),
+            )
+        drawn.append(chart.figure(title))
+    rates = charts.Chart("curve-rate", xlabel="epoch", ylabel="rate at the epoch's end")
+    rates.line("", points(epochs, "learning_rate"), color=2, xname="epoch", digits=8)
+    rates.whole_numbers()
+    drawn.append(rates.figure("Learning rate"))
+    return [
+        elements.new("div", *drawn, class_="charts"),
+        elements.folded("Numbers by epoch", _epochs(rows)),
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 34 else text[:32] + "..."
+
+
+def _moments(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
+    """Events with their places, half an epoch after the last epoch before them."""
+    rows = epochs.at("epochs").elements()
+    placed = []
+    for event in epochs.at("events").elements():
+        step = event.at("step").number
+        if step is None:
+            continue
+        before = [
+            row.at("epoch").number or 0
+            for row in rows
+            if (row.at("step").number or 0) <= step
+        ]
+        first = rows[0].at("epoch").number or 1
+        placed.append(((before[-1] if before else first - 1) + 0.5, event))
+    return placed
+
+
+def _epochs(rows: Sequence[json_values.Json]) -> elements.Element:
+    columns = [
+        (part, name)
+        for part in ("train", "validation")
+        for name in dict.fromkeys(n for row in rows for n, _ in row.at(part).items())
+    ]
+    body: list[list[Any]] = [
+        [
+            str(row.at("epoch").number),
+            row.at("stage").text,
+            elements.number(row.at("step")),
+            elements.number(row.at("learning_rate"), 8),
+            *(elements.number(row.at(*column)) for column in columns),
+        ]
+        for row in rows
+    ]
+    head = ["epoch", "stage", "step", "learning rate"]
+    head += [f"{part} {name}" for part, name in columns]
+    return elements.table(head, body, caption="The history of the run")
+
+
+def _events(epochs: json_values.Json) -> elements.Element:
+    rows: list[list[Any]] = [
+        [elements.number(e.at("step")), e.at("kind").text, e.at("text").text]
+        for e in epochs.at("events").elements()
+    ]
+    if not rows:
+        return elements.note("No stage, restart or recovery is recorded.")
+    return elements.table(
+        ["after step", "what", "details"], rows, caption="Stages, restarts, recoveries"
+    )
+
+
+def _speed(path: str) -> list[elements.Element]:
+    """Speed and waiting of each epoch, from the lines of ``metrics.jsonl``."""
+    name = os.path.join(path, history.LINES_NAME)
+    rows = []
+    try:
+        with open(name, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                # A torn line is the last one of a run that was killed.
+                with contextlib.suppress(ValueError, RecursionError):
+                    row = json_values.Json(json.loads(line))
+                    if row.at("epoch").number is not None:
+                        rows.append(row)
+    except OSError as error:
+        reason = error.strerror or errors.one_line(error)
+        return [elements.note(f"The speed is not known: {name}: {reason}")]
+    if not rows:
+        return []
+    drawn = []
+    for key, title, unit, percent in (
+        ("images_per_second", "Speed", "images a second", False),
+        ("waiting", "Time spent waiting for input", "per cent", True),
+    ):
+        speeds = [(row.at("epoch").number or 0, row.at(key)) for row in rows]
+        chart = charts.Chart(f"speed-{key}", xlabel="epoch", ylabel=unit)
+        chart.line("", speeds, color=2, xname="epoch", digits=1, percent=percent)
+        chart.axes.set_ylim(bottom=0)
+        chart.whole_numbers()
+        drawn.append(chart.figure(title))
+    return [elements.new("div", *drawn, class_="charts")]
+
+
+def _files(path: str) -> elements.Element:
+    rows: list[list[Any]] = []
+    folder = os.path.join(path, run_dir.CHECKPOINTS_NAME)
+    names = [run_dir.BEST_NAME, run_dir.FINAL_NAME]
+    with contextlib.suppress(OSError):
+        names += [
+            os.path.join(run_dir.CHECKPOINTS_NAME, name)
+            for name in sorted(os.listdir(folder))
+            if name.endswith(".ckpt")
+        ]
+    for name in names:
+        with contextlib.suppress(OSError):
+            size = os.path.getsize(os.path.join(path, name))
+            rows.append([elements.new("code", name), f"{size / 1e6:,.2f} MB"])
+    if not rows:
+        return elements.note("No model and no checkpoint is there.")
+    return elements.table(["file", "size"], rows, caption="Stored weights")
+
+
+def _configuration(stored: json_values.Json) -> elements.Element:
+    usual = options.defaults(train_config.TrainConfig)
+    rows: list[list[Any]] = []
+    for name, value in stored.at("train").items():
+        default = usual.get(name)
+        changed = name not in usual or value.value != default
+        shown = elements.new("code", elements.plain_text(value.value))
+        rows.append(
+            [
+                elements.new("strong", name) if changed else name,
+                shown,
+                "" if not changed else elements.plain_text(default),
+            ]
+        )
+    rows.sort(key=lambda row: isinstance(row[0], str))
+    return elements.table(
+        ["option", "value", "the default, if the value differs"],
+        rows,
+        caption="Options of the training, with those that were chosen or set first",
+    )
+
+
+def _derived(stored: json_values.Json) -> elements.Element:
+    rows: list[list[Any]] = []
+    for name, value in stored.items():
+        if name in ("train", "checksum"):
+            continue
+        inner = value.items() or [("", value)]
+        for key, item in inner:
+            title = f"{name}.{key}" if key else name
+            text = elements.plain_text(item.value)
+            rows.append([title, elements.new("code", text)])
+    return elements.table(
+        ["name", "value"], rows, caption="What follows from flags, records and devices"
+    )

@@ -1,0 +1,166 @@
+"""Faces of a data set, by record number, with what is known about each.
+
+::
+
+    for face in stored_faces.read("records", manifest, "test", [0, 17]):
+        face.key, face.image
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.images import codec
+from afad_tfdata.storage import schema, tfrecord
+from afad_tfdata.writing import dataset_pictures
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Face:
+    """One record.
+
+    Attributes:
+      directory: Directory of its data set.
+      split: Its split.
+      record: Its number in the index of the split.
+      shard: File name of its shard.
+      position: Its number in the shard.
+      age: Years; `schema.MISSING` without this label.
+      gender: 0 or 1; `schema.MISSING` without this label.
+      crc32: CRC-32 of the stored image, from the index.
+      key: Path of its file in the source; empty if it cannot be read.
+      sha256: SHA-256 of the stored image, hexadecimal; empty in HDF5.
+      image: uint8 ``[S, S, 3]``; None if it cannot be read.
+      fault: Why it cannot be read; empty if it can.
+    """
+
+    directory: str
+    split: str
+    record: int
+    shard: str
+    position: int
+    age: int
+    gender: int
+    crc32: int
+    key: str = ""
+    sha256: str = ""
+    image: np.ndarray | None = None
+    fault: str = ""
+
+
+def even_sample(total: int, count: int) -> np.ndarray:
+    """Numbers of at most `count` records that are spread evenly over all.
+
+    Records are stored in the order of hashes of their keys, so that these are a random
+    sample, and the same one each time.
+    """
+    count = min(count, total)
+    return np.arange(count, dtype=np.int64) * total // max(count, 1)
+
+
+def read(
+    directory: str,
+    manifest: schema.Manifest,
+    split: str,
+    records: Sequence[int] | np.ndarray,
+    *,
+    images: bool = True,
+) -> Iterator[Face]:
+    """Yields faces in the order of `records`.
+
+    Args:
+      directory: A local data set.
+      manifest: Its manifest.
+      split: Its split.
+      records: Numbers of records in the index.
+      images: Whether to read the images, too.
+
+    Raises:
+      UsageError: The split has no examples.
+      DataError: The index is damaged.
+    """
+    index = schema.load_index(directory, manifest, split)
+    shards = manifest.split(split).shards
+    starts = np.cumsum([0, *(shard.num_examples for shard in shards)])
+    opened = _Keys(manifest.format)
+    with opened:
+        for record in records:
+            row = index[int(record)]
+            shard = int(row["shard"])
+            face = Face(
+                directory=directory,
+                split=split,
+                record=int(record),
+                shard=shards[shard].name,
+                position=int(record) - int(starts[shard]),
+                age=int(row["age"]),
+                gender=int(row["gender"]),
+                crc32=int(row["crc32"]),
+            )
+            path = files.join(directory, face.shard)
+            found: dict = {}
+            try:
+                found["key"], found["sha256"] = opened.of(path, row, face.position)
+                if images:
+                    found["image"] = dataset_pictures.read_picture(
+                        path, row, face.position, manifest
+                    )
+            # A damaged record may raise any error; it is one face of many.
+            except Exception as error:
+                if isinstance(error, (MemoryError, errors.UsageError)):
+                    raise
+                found["fault"] = errors.one_line(error) or type(error).__name__
+            yield dataclasses.replace(face, **found)
+
+
+def thumbnail(face: Face, side: int, quality: int) -> bytes:
+    """A JPEG of the face; empty if its image is not there."""
+    if face.image is None:
+        return b""
+    small = codec.resize(face.image, side, antialias=True)
+    return codec.encode_jpeg(small, quality)
+
+
+class _Keys:
+    """Reads the keys of records, with one shard open at a time."""
+
+    def __init__(self, format: str) -> None:
+        self._format, self._path = format, ""
+        self._file: Any = None  # A binary file, or one of h5py.
+
+    def __enter__(self) -> _Keys:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._close()
+
+    def of(self, path: str, row: np.void, position: int) -> tuple[str, str]:
+        """Key and SHA-256 of a record."""
+        if path != self._path:
+            self._close()
+            self._file, self._path = self._open(path), path
+        if self._format == "hdf5":
+            return os.fsdecode(bytes(self._file["filename"][position])), ""
+        self._file.seek(int(row["record_offset"]))
+        framed = self._file.read(int(row["record_length"]))
+        example = tfrecord.parse_example(tfrecord.unchecked_data(framed))
+        digest = bytes(example.get(schema.IMAGE_SHA256, b""))
+        return os.fsdecode(bytes(example[schema.IMAGE_FILENAME])), digest.hex()
+
+    def _open(self, path: str) -> Any:
+        if self._format == "hdf5":
+            import h5py
+
+            return h5py.File(path, "r")
+        return open(path, "rb")
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._path = None, ""
