@@ -33,6 +33,7 @@ from afad_tfdata.images import face_detector
 from afad_tfdata.storage import hdf5, remote, schema, tfds_metadata
 from afad_tfdata.writing import (
     archive,
+    dali_index,
     dataset_pictures,
     finish,
     payloads,
@@ -94,7 +95,11 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         num_processes=config.num_workers or resources.cores(),
         beam_options=config.beam_options,
     ) as runner:
-        return _write_local(config, runner)
+        manifest = _write_local(config, runner)
+    if manifest is not None and config.dali_index:
+        # After the manifest, so that a finished data set can get them, too.
+        dali_index.write(config.output_dir, manifest)
+    return manifest
 
 
 def companion_names(manifest: schema.Manifest) -> tuple[str, ...]:
@@ -209,6 +214,11 @@ def _write_remote(config: WriteConfig) -> schema.Manifest | None:
             config.output_dir, manifest.config, work_plan, "a finished data set"
         )
         _log.info("%s is finished already", config.output_dir)
+        if config.dali_index:
+            _log.warning(
+                "--dali_index: nothing is added to a finished remote data set; run the"
+                " same command with a local copy as --output_dir"
+            )
         return manifest
     directory = remote.staging_dir(config.output_dir, config.work_dir)
     local = dataclasses.replace(config, output_dir=directory, work_dir="")

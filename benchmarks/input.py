@@ -2,7 +2,8 @@
 """Speed of the input pipeline, compared with limits and the usual ways to read images.
 
     benchmarks/input.py [--images 4000] [--rounds 5] [--seconds 3] [--tree FOLDER]
-                        [--batch_sizes 32 128 512]
+                        [--batch_sizes 32 128 512] [--fresh] [--json FILE]
+                        [--peers_python PYTHON]
 
 Each contestant has a process of its own.  They run in turn, for several rounds, because
 rates drift: compare only ratios within one run.  A line shows the median rate with the
@@ -17,16 +18,23 @@ new pipeline that knows nothing of the files, and whose start counts.
 There are three limits: simplejpeg (accurate) and cv2.resize in two threads, from bytes
 in memory into recycled arrays; the same without resizing; and rows gathered from a
 memory map in two threads into recycled arrays.  The images are drawn faces.
+
+``--fresh`` measures what a new job sees: each round starts each process anew and times
+its first pass over the data, then its steady rate.  The clock starts with the call,
+after the imports and after TensorFlow's own start; files are in the page cache.
+
+``--peers_python`` names the interpreter of an environment with FFCV, DALI or PyTorch,
+and adds their contestants: see input_peers.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -40,6 +48,7 @@ from typing import Any
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
+import input_peers  # noqa: E402
 import numpy as np  # noqa: E402
 
 BATCH, SIZE, THREADS = 128, 150, 2
@@ -61,24 +70,40 @@ def main() -> None:
     parser.add_argument(
         "--only",
         default="",
-        help=f"names, separated by commas, of: {', '.join(CONTESTANTS)}",
+        help=f"names, separated by semicolons, of: {'; '.join(CONTESTANTS)}",
     )
     parser.add_argument(
         "--batch_sizes", type=int, nargs="+", default=[BATCH], help="images in a batch"
     )
-    parser.add_argument("--contestant", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--fresh", action="store_true", help="time first passes")
+    parser.add_argument("--json", default="", help="file for all results")
+    parser.add_argument("--peers_python", default="", help="runs the other loaders")
+    parser.add_argument("--contestant", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contestant:
-        use_batch_size(int(arguments.contestant[2]))
-        compete(*arguments.contestant[:2])
+        name, place, batch_size, pass_images = arguments.contestant
+        use_batch_size(int(batch_size))
+        compete(name, place, int(pass_images))
         return
     place = arguments.keep or tempfile.mkdtemp(prefix="input-benchmark-")
     try:
         prepare(place, arguments.tree, arguments.images)
-        wanted = arguments.only.split(",") if arguments.only else list(CONTESTANTS)
+        wanted = arguments.only.split(";") if arguments.only else list(CONTESTANTS)
+        peers = arguments.peers_python
+        if peers:
+            run_peers(peers, input_peers.__file__, place)
+        else:
+            wanted = [name for name in wanted if name not in input_peers.CONTESTANTS]
+        found = {}
         for batch_size in arguments.batch_sizes:
             use_batch_size(batch_size)
-            race(place, wanted, arguments.rounds, arguments.seconds)
+            run = race_fresh if arguments.fresh else race
+            found[batch_size] = run(
+                place, wanted, arguments.rounds, arguments.seconds, peers
+            )
+        if arguments.json:
+            with open(arguments.json, "w") as f:
+                json.dump(found, f, indent=1)
     finally:
         if not arguments.keep:
             shutil.rmtree(place)
@@ -90,23 +115,38 @@ def use_batch_size(batch_size: int) -> None:
     BATCH = batch_size
 
 
-def race(place: str, wanted: list[str], rounds: int, seconds: float) -> None:
-    """Runs the contestants in turn and prints a table for each of their groups."""
+def run_peers(python: str, *arguments: str) -> None:
+    """Runs the interpreter of the other loaders, which gets this package's modules."""
+    subprocess.run(
+        [python, *arguments],
+        check=True,
+        env=peers_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def peers_environment() -> dict[str, str]:
+    """Returns the environment in which other interpreters find this package."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return {**os.environ, "PYTHONPATH": root}
+
+
+def race(
+    place: str, wanted: list[str], rounds: int, seconds: float, peers: str
+) -> dict[str, list[dict]]:
+    """Runs the contestants in turn, prints a table for each of their groups."""
     contestants: dict[str, Contestant] = {}
     for name in wanted:
         try:
-            contestants[name] = Contestant(name, place)
+            contestants[name] = Contestant(name, place, peers)
         except RuntimeError as error:
             print(f"{name}: left out: {error}")
     results: dict[str, list[dict]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
             results[name].append(contestant.run(seconds))
-    print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores,"
-        f" {datetime.date.today()}, {rounds} rounds of {seconds:g} s, batch {BATCH},"
-        f" {SIZE} px"
-    )
+    print_header(rounds, seconds)
     for group in ("original", "at size", "raw"):
         limit = f"{group}: limit"
         names = [name for name in results if name.startswith(f"{group}:")]
@@ -127,19 +167,70 @@ def race(place: str, wanted: list[str], rounds: int, seconds: float) -> None:
                 f"  {name.split(': ')[1]:<30}{statistics.median(rates):>10,.0f}"
                 f"  ({min(rates):>8,.0f} - {max(rates):>8,.0f})  {share:>6}"
                 f"  {cores:5.2f}  {results[name][-1]['memory']:>6,.0f}"
-                f"  {contestants[name].first:6.2f}",
+                f"  {contestants[name].start['first']:6.2f}",
                 flush=True,
             )
     for contestant in contestants.values():
         contestant.end()
+    return results
+
+
+def race_fresh(
+    place: str, wanted: list[str], rounds: int, seconds: float, peers: str
+) -> dict[str, list[dict]]:
+    """Starts the contestants anew for each round; prints a table of first passes."""
+    from afad_tfdata.reading import record_index
+
+    count = len(record_index.load(os.path.join(place, "original"), "train"))
+    results: dict[str, list[dict]] = {name: [] for name in wanted}
+    for _ in range(rounds):
+        for name in list(results):
+            try:
+                contestant = Contestant(name, place, peers, count)
+            except RuntimeError as error:
+                print(f"{name}: left out: {error}")
+                del results[name]
+                continue
+            results[name].append({**contestant.start, **contestant.run(seconds)})
+            contestant.end()
+    print_header(rounds, seconds)
+    print(
+        f"\n{f'first pass over {count:,} images':<41}{'first s':>8}{'images/s':>9}"
+        f"{'CPU us':>8}{'rest of it':>12}{'steady':>9}{'CPU us':>8}{'pass/steady':>13}"
+    )
+    for name, found in results.items():
+        first, whole, rest, steady, pass_cpu, cpu = (
+            statistics.median(r[key] for r in found)
+            for key in ("first", "pass", "rest", "rate", "pass_cpu", "cpu")
+        )
+        share = statistics.median(r["pass"] / r["rate"] for r in found)
+        print(
+            f"  {name:<39}{first:>8.2f}{whole:>9,.0f}{pass_cpu * 1e6:>8.1f}"
+            f"{rest:>12,.0f}{steady:>9,.0f}{cpu * 1e6:>8.1f}{share:>13.3f}"
+        )
+    return results
+
+
+def print_header(rounds: int, seconds: float) -> None:
+    """Prints what a table is of."""
+    print(
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores,"
+        f" {datetime.date.today()}, {rounds} rounds of {seconds:g} s, batch {BATCH},"
+        f" {SIZE} px"
+    )
 
 
 class Contestant:
     """A process that reads batches when it is told to."""
 
-    def __init__(self, name: str, place: str) -> None:
+    def __init__(self, name: str, place: str, peers: str, pass_images: int = 0) -> None:
+        is_peer = name in input_peers.CONTESTANTS
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--contestant", name, place, str(BATCH)],
+            [
+                *(peers if is_peer else sys.executable, __file__, "--contestant"),
+                *(name, place, str(BATCH), str(pass_images)),
+            ],
+            env=peers_environment() if is_peer else None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -151,7 +242,7 @@ class Contestant:
             raise RuntimeError(
                 text.strip().splitlines()[-1] if text else "its process ended"
             )
-        self.first = json.loads(line)["first"]
+        self.start = json.loads(line)
 
     def run(self, seconds: float) -> dict:
         """Reads for so many seconds; what was measured."""
@@ -164,8 +255,14 @@ class Contestant:
         self._process.wait()
 
 
-def compete(name: str, place: str) -> None:
-    """The process of a `Contestant`: prints a line at its start and for each turn."""
+def compete(name: str, place: str, pass_images: int) -> None:
+    """The process of a `Contestant`: prints a line at its start and for each turn.
+
+    Args:
+      name: Of the contestant.
+      place: Directory of the data sets.
+      pass_images: Images of its first pass, which is timed; 0 for one batch.
+    """
     make, needs_tensorflow = CONTESTANTS[name]
     # Libraries may print to standard output; the parent must get our lines only.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -174,29 +271,53 @@ def compete(name: str, place: str) -> None:
         import tensorflow as tf
 
         tf.constant(0)  # Starts the runtime, which the first batch must not pay for.
+    elif name in input_peers.CONTESTANTS:
+        input_peers.import_library(name)
     from afad_tfdata.common import resources
 
-    began = time.perf_counter()
+    used, began = cpu_seconds(), time.perf_counter()
     batches = make(place)
-    next(batches)
-    print(json.dumps({"first": time.perf_counter() - began}), file=answers, flush=True)
+    images = first_images = next(batches)
+    first = time.perf_counter() - began
+    while images < pass_images:
+        images += next(batches)
+    took, used = time.perf_counter() - began, cpu_seconds() - used
+    answer = {
+        "first": first,
+        "pass": images / took,
+        "rest": (images - first_images) / (took - first),
+        "pass_cpu": used / images,
+    }
+    print(json.dumps(answer), file=answers, flush=True)
     for line in sys.stdin:
         for _ in range(6):  # Batches that were prepared during the turns of the others.
             next(batches)
-        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        before, began = cpu_seconds(), time.perf_counter()
         images = 0
         while (now := time.perf_counter()) < began + float(line):
             images += next(batches)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+        used = cpu_seconds() - before
         answer = {
             "rate": images / (now - began),
-            "cores": cpu / (now - began),
+            "cores": used / (now - began),
+            "cpu": used / images,
             "memory": resources.own_memory_bytes() / (1 << 20),
         }
         print(json.dumps(answer), file=answers, flush=True)
     answers.flush()
     os._exit(0)  # Threads of some contestants keep a process from ending.
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, and of those that it has started and that still run."""
+    ticks = 0
+    with open(f"/proc/self/task/{os.getpid()}/children") as f:
+        for child in f.read().split():
+            with contextlib.suppress(OSError), open(f"/proc/{child}/stat") as stat:
+                # User and system time are the 14th and 15th field; the second one is
+                # a name in brackets, and may contain spaces.
+                ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def prepare(place: str, tree: str, count: int) -> None:
@@ -211,8 +332,8 @@ def prepare(place: str, tree: str, count: int) -> None:
                 drawn_faces.SampleConfig(output_dir=tree, num_images=count)
             )
     for name, fields in {
-        "original": {},
-        "jpeg": {"image_encoding": "jpeg"},
+        "original": {"dali_index": True},
+        "jpeg": {"image_encoding": "jpeg", "dali_index": True},
         "raw": {"image_encoding": "raw"},
         "hdf5": {"format": "hdf5"},
         "hdf5_float": {"format": "hdf5", "hdf5_dtype": "float32"},
@@ -540,6 +661,11 @@ CONTESTANTS: dict[str, tuple[Callable[[str], Iterator[int]], bool]] = {
         True,
     ),
 }
+for _name in input_peers.CONTESTANTS:
+    CONTESTANTS[_name] = (
+        lambda place, name=_name: input_peers.batches(name, place, BATCH),
+        False,
+    )
 
 if __name__ == "__main__":
     main()

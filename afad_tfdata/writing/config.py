@@ -265,6 +265,13 @@ class WriteConfig:
         choices=hdf5.COMPRESSIONS,
     )
 
+    dali_index: bool = options.option(
+        False,
+        "Write NAME.idx-* next to each TFRecord shard, which the TFRecord reader of"
+        " NVIDIA DALI needs. With the flags of a finished data set, only these files"
+        " are added.",
+    )
+
     def __post_init__(self) -> None:
         options.check_choices(self)
         source.parse_gender_codes(self.gender_codes)
@@ -299,6 +306,11 @@ class WriteConfig:
             raise errors.UsageError(
                 "--format=hdf5 stores pixels and can only be used with"
                 f" --image_encoding=raw, not {self.image_encoding}"
+            )
+        if self.dali_index and self.format == "hdf5":
+            raise errors.UsageError(
+                "--dali_index describes TFRecord shards: leave it out, or use"
+                " --format=tfrecord"
             )
         face_detector.check_name(self.face_detector)
         face_crop.check_margin(self.face_margin)

@@ -18,7 +18,7 @@ from afad_tfdata.writing import plan, work_directory
 
 _SHARD_OR_INDEX = re.compile(
     r".+-(?:train|validation|test)"
-    r"(?:\.tfrecord-\d+-of-\d+|-\d+-of-\d+\.h5|\.index\.npy)"
+    r"(?:\.(?:tfrecord|idx)-\d+-of-\d+|-\d+-of-\d+\.h5|\.index\.npy)"
 )
 _TEMPORARY = re.compile(r".+\.tmp-\d+(?:\.png)?")  # Of a write that was killed.
 _log = logging.getLogger(__name__)

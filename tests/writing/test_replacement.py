@@ -35,6 +35,13 @@ def test_a_finished_data_set_is_replaced(source, tmp_path):
     assert not (tmp_path / "old" / work_directory.WORK_NAME).exists()
 
 
+def test_files_for_dali_are_replaced(source, tmp_path):
+    write(source, tmp_path / "new", seed=2, num_shards=2)
+    write(source, tmp_path / "old", seed=1, num_shards=3, dali_index=True)
+    write(source, tmp_path / "old", seed=2, num_shards=2, overwrite=True)
+    assert sorted(os.listdir(tmp_path / "old")) == sorted(os.listdir(tmp_path / "new"))
+
+
 def test_nothing_to_replace(source, tmp_path):
     write(source, tmp_path / "new", overwrite=True)
     (tmp_path / "empty").mkdir()
