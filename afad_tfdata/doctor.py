@@ -369,6 +369,10 @@ _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "beam": (_try_imports("apache_beam"), "write_records on Apache Beam"),
     "tfds": (_try_tfds, "opening the records with TFDS"),
+    "croissant": (
+        _try_imports("mlcroissant", "pyarrow"),
+        "loading records through Croissant",
+    ),
     "faces": (_try_imports("mtcnn"), "finding faces in photos (--find_faces)"),
     "export": (
         _try_imports(

@@ -264,6 +264,24 @@ check_beam() {
 	echo "Apache Beam writes the same data set"
 }
 
+check_croissant() {
+	faces
+	write records
+	quietly afad-cards --records_dir=records --with_images
+	cat >open.py <<-'EOF'
+		import json
+		import mlcroissant
+
+		written = json.load(open("records/manifest.json"))["written"]
+		faces = mlcroissant.Dataset("records/croissant.json")
+		for name in ("records", "images"):
+		    assert len(list(faces.records(name))) == written, name
+	EOF
+	quietly python open.py
+	doctor_agrees croissant
+	echo "mlcroissant loads the records"
+}
+
 check_tensorboard() {
 	faces
 	write records

@@ -13,7 +13,7 @@ import os
 import re
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.storage import schema
+from afad_tfdata.storage import description_names, schema
 from afad_tfdata.writing import plan, work_directory
 
 _SHARD_OR_INDEX = re.compile(
@@ -80,6 +80,7 @@ def _refuse_other_files(
         name
         for name in names
         if name not in known
+        and not description_names.is_description(name)
         and name not in shards
         and not _TEMPORARY.fullmatch(name)
         or _is_folder(directory, name) != (name == work_directory.WORK_NAME)

@@ -27,6 +27,8 @@ _SHOWN_BY = {
     "images": (),
     "images.augment": ("afad-train",),
     "images.drawn_faces": ("afad-make-sample",),
+    "cards": ("afad-cards",),
+    "describing": ("afad-cards",),
     "images.face_crop": ("afad-write-records",),
     "images.face_detector": ("afad-predict", "afad-write-records"),
     "input_benchmark": ("afad-benchmark-input",),

@@ -17,6 +17,7 @@ _CONFIGS = {
     "afad-make-sample": ("images.drawn_faces", "SampleConfig"),
     "afad-write-records": ("writing.config", "WriteConfig"),
     "afad-inspect-records": ("writing.inspection", "InspectConfig"),
+    "afad-cards": ("cards", "CardsConfig"),
     "afad-train": ("training.config", "TrainConfig"),
     "afad-evaluate": ("evaluation", "EvaluateConfig"),
     "afad-freeze": ("freeze", "FreezeConfig"),

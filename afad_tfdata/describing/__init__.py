@@ -1,0 +1,1 @@
+"""What the cards say: facts of a data set, a run and a graph, in three forms."""

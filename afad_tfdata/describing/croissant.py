@@ -1,0 +1,322 @@
+"""Croissant 1.1: what a data set is, in the JSON-LD that catalogues and loaders read.
+
+Loaders of Croissant know CSV and Parquet, but neither TFRecord nor HDF5.  The shards
+are therefore listed as files with their checksums, and the records are read from the
+table of labels and, where they were written, from the Parquet files with the images::
+
+    value = croissant.describe(manifest, statements, files, tables)
+
+Source: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mimetypes
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from afad_tfdata.describing import image_tables, statements
+from afad_tfdata.storage import description_names, schema
+
+# For people.
+FORMATS = {"tfrecord": "TFRecord", "hdf5": "HDF5"}
+CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
+# As in dataset_info.json: the content is identified by checksums, not by a version.
+_VERSION = "1.0.0"
+# Neither has a registered media type; then Croissant asks for a page on the format.
+_TFRECORD = "https://www.tensorflow.org/tutorials/load_data/tfrecord"
+_NUMPY = "https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"
+_MEDIA_TYPES = {
+    ".csv": "text/csv",
+    ".h5": "application/x-hdf5",
+    ".json": "application/json",
+    ".jsonl": "application/jsonlines",
+    ".npy": _NUMPY,
+    ".parquet": "application/x-parquet",
+    ".txt": "text/plain",
+}
+# The context of the specification's examples; mlcroissant warns of any other.
+_CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "description": {"@container": "@language"},
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isArray": "cr:isArray",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "name": {"@container": "@language"},
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+# Name, type and meaning of each column of the table of labels.
+_COLUMNS = {
+    "key": ("sc:Text", "Path of the image, relative to the root of the source."),
+    "split": ("sc:Text", "train, validation or test."),
+    "shard": ("sc:Text", "File name of the shard that has the record."),
+    "position": ("sc:Integer", "Number of the record in its shard, from 0."),
+    "age": ("sc:Integer", "Age in years; empty if the record has none."),
+    "gender": ("sc:Text", "Name of the gender's class; empty if there is none."),
+    "gender_label": ("sc:Integer", "0 or 1; empty if the record has no gender."),
+    "height": ("sc:Integer", "Height of the stored image in pixels."),
+    "width": ("sc:Integer", "Width of the stored image in pixels."),
+    "format": ("sc:Text", "Encoding of the stored image: jpeg, png or raw."),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """A file that the description lists.
+
+    Attributes:
+      name: File name; it is also its identifier.
+      num_bytes: Its size.
+      sha256: Hexadecimal digest.
+      about: What it is, in one sentence.
+    """
+
+    name: str
+    num_bytes: int
+    sha256: str
+    about: str
+
+
+def describe(
+    manifest: schema.Manifest,
+    stated: statements.Statements,
+    listed: Sequence[FileFacts],
+    *,
+    folder: str = "",
+) -> dict[str, Any]:
+    """The content of ``croissant.json``.
+
+    Args:
+      manifest: Of the data set.
+      stated: Licence, citation and whatever else is not in the manifest.
+      listed: The files, the table of labels and Parquet files among them.
+      folder: Where the shards are, relative to the JSON file; empty for the same
+        directory.
+    """
+    value: dict[str, Any] = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": CONFORMS_TO,
+        "name": stated.title or manifest.name,
+        "description": _description(manifest, stated),
+        "version": _VERSION,
+        "keywords": ["face images", "age", "gender"],
+        "license": stated.license or None,
+        "citeAs": stated.citation or None,
+        "url": stated.url or None,
+        "datePublished": stated.date_published or None,
+        "rai:personalSensitiveInformation": [
+            "Images of faces.",
+            *(f"{label.capitalize()} of the person." for label in manifest.labels),
+        ],
+        "rai:dataLimitations": list(stated.limits),
+        "distribution": [_file_object(file, folder) for file in listed],
+        "recordSet": [],
+    }
+    names = [file.name for file in listed]
+    value["recordSet"] = [_splits(manifest), *_genders(manifest)]
+    if description_names.LABELS in names:
+        value["recordSet"].append(_records(manifest))
+    if any(description_names.is_images(name) for name in names):
+        value["distribution"].append(_image_files())
+        value["recordSet"].append(_images(manifest))
+    return {k: v for k, v in value.items() if v not in (None, [])}
+
+
+def _description(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    splits = ", ".join(
+        f"{split.num_examples:,} in {name}"
+        for name, split in manifest.splits.items()
+        if split.num_examples
+    )
+    reader = "TensorFlow" if manifest.format == "tfrecord" else "h5py"
+    text = (
+        f"{manifest.written:,} images of faces with"
+        f" {' and '.join(manifest.labels) or 'no label'}: {splits}. The images are in"
+        f" {FORMATS[manifest.format]} shards, which {reader} and afad_tfdata read."
+        " Loaders of Croissant read the record set 'records', which has all labels and"
+        " the place of each image."
+    )
+    return f"{stated.description} {text}" if stated.description else text
+
+
+def _file_object(file: FileFacts, folder: str) -> dict[str, Any]:
+    # Files that were written for this description are next to it.
+    derived = file.name == description_names.LABELS or description_names.is_images(
+        file.name
+    )
+    path = file.name if derived or not folder else f"{folder}/{file.name}"
+    return {
+        "@type": "cr:FileObject",
+        "@id": file.name,
+        "name": file.name,
+        "description": file.about,
+        "contentUrl": urllib.parse.quote(path),
+        "contentSize": f"{file.num_bytes} B",
+        "encodingFormat": _media_type(file.name),
+        "sha256": file.sha256,
+    }
+
+
+def _media_type(name: str) -> str:
+    if ".tfrecord-" in name:
+        return _TFRECORD
+    ending = "." + name.rpartition(".")[2]
+    return _MEDIA_TYPES.get(ending) or mimetypes.types_map[ending]
+
+
+def _splits(manifest: schema.Manifest) -> dict[str, Any]:
+    return _enumeration(
+        "splits",
+        "The splits with their numbers of records.",
+        {"name": "sc:Text", "num_examples": "sc:Integer"},
+        [
+            {"name": name, "num_examples": split.num_examples}
+            for name, split in manifest.splits.items()
+        ],
+        kind="cr:Split",
+    )
+
+
+def _genders(manifest: schema.Manifest) -> list[dict[str, Any]]:
+    if "gender" not in manifest.labels:
+        return []
+    return [
+        _enumeration(
+            "genders",
+            "What the labels of the gender mean.",
+            {"label": "sc:Integer", "name": "sc:Text"},
+            [{"label": i, "name": name} for i, name in enumerate(manifest.class_names)],
+            kind="sc:Enumeration",
+        )
+    ]
+
+
+def _enumeration(
+    name: str,
+    about: str,
+    types: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    kind: str,
+) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": about,
+        "dataType": kind,
+        "key": {"@id": f"{name}/{next(iter(types))}"},
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{name}/{column}",
+                "name": column,
+                "dataType": data_type,
+            }
+            for column, data_type in types.items()
+        ],
+        "data": [{f"{name}/{k}": v for k, v in row.items()} for row in rows],
+    }
+
+
+def _records(manifest: schema.Manifest) -> dict[str, Any]:
+    source = {"fileObject": {"@id": description_names.LABELS}}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "records",
+        "name": "records",
+        "description": f"One record for each of the {manifest.written:,} images.",
+        "key": {"@id": "records/key"},
+        "field": [
+            _field("records", name, {**source, "extract": {"column": name}})
+            for name in _columns(manifest, _COLUMNS)
+        ],
+    }
+
+
+def _image_files() -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": "image-files",
+        "name": "image-files",
+        "description": "The same images as in the shards, as Parquet files.",
+        "encodingFormat": "application/x-parquet",
+        "includes": description_names.IMAGES_PATTERN,
+    }
+
+
+def _images(manifest: schema.Manifest) -> dict[str, Any]:
+    source = {"fileSet": {"@id": "image-files"}}
+    columns = _columns(manifest, image_tables.COLUMNS)
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "images",
+        "name": "images",
+        "description": "The images with their labels.",
+        "key": {"@id": "images/key"},
+        "field": [
+            _field("images", name, {**source, "extract": {"column": name}})
+            for name in columns
+        ],
+    }
+
+
+def _columns(manifest: schema.Manifest, names: Iterable[str]) -> list[str]:
+    """The columns without those of a label that no record has."""
+    absent = {"age", "gender", "gender_label"}
+    if "age" in manifest.labels:
+        absent -= {"age"}
+    if "gender" in manifest.labels:
+        absent -= {"gender", "gender_label"}
+    return [name for name in names if name not in absent]
+
+
+def _field(record_set: str, name: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    data_type, about = _COLUMNS.get(
+        name, ("sc:ImageObject", "The image as a file: JPEG, or PNG for raw pixels.")
+    )
+    return {
+        "@type": "cr:Field",
+        "@id": f"{record_set}/{name}",
+        "name": name,
+        "description": about,
+        "dataType": data_type,
+        "source": source,
+    }

@@ -1,0 +1,333 @@
+"""The data card: what a data set is, how it was made, and what it is not good for.
+
+Everything in it comes from the manifest, ``rejected.jsonl`` and `Statements`; what none
+of them says is called unknown.  The same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.describing import croissant, markdown, statements
+from afad_tfdata.storage import description_names, schema
+from afad_tfdata.writing import rejections
+
+# Below so many training images of an age, a network can hardly learn it.
+FEW = 100
+_GROUP_YEARS = 5
+# Size categories of the Hugging Face hub, by the first number that is too large.
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+
+
+def write(
+    manifest: schema.Manifest,
+    stated: statements.Statements,
+    rejected: Sequence[str] | None,
+    *,
+    has_labels: bool,
+    has_images: bool,
+) -> str:
+    """The card.
+
+    Args:
+      manifest: Of the data set.
+      stated: Licence, citation and whatever else is not in the manifest.
+      rejected: The reason of each rejected file; None if the file of them is missing.
+      has_labels: Whether ``labels.csv`` and ``croissant.json`` are next to the card.
+      has_images: Whether the Parquet files are.
+    """
+    parts = [
+        _header(manifest, stated),
+        f"# Data card: {markdown.text(stated.title or manifest.name)}",
+        _about(manifest, stated),
+        "## Numbers",
+        _numbers(manifest),
+        "## How it was made",
+        _making(manifest),
+        "## What was left out",
+        _left_out(manifest, rejected),
+        "## Licence and citation",
+        _rights(stated),
+        "## Intended use and limits",
+        _limits(manifest, stated),
+        "## How to load it",
+        _loading(manifest, has_labels=has_labels, has_images=has_images),
+        "## Files",
+        _files(manifest),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rejected_reasons(records_dir: str) -> list[str] | None:
+    """The reason of each rejected file; None if the data set has no such file.
+
+    Raises:
+      DataError: The file is damaged.
+    """
+    path = files.join(records_dir, rejections.FILE_NAME)
+    if not files.exists(path):
+        return None
+    try:
+        lines = files.read_bytes(path).splitlines()
+        return [str(json.loads(line)["reason"]) for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.DataError(
+            f"{path} is damaged ({errors.one_line(error)}): restore it, or write the"
+            " records again"
+        ) from error
+
+
+def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    size = next((name for limit, name in _SIZES if manifest.written < limit), "n>10M")
+    return markdown.header(
+        {
+            "pretty_name": stated.title or manifest.name,
+            # The hub takes only its own identifiers; any other text goes to the name.
+            "license": "other" if stated.license else "unknown",
+            "license_name": stated.license,
+            "task_categories": ["image-classification"],
+            "tags": ["faces", *manifest.labels, "croissant"],
+            "size_categories": [size],
+        }
+    )
+
+
+def _about(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    lines = [markdown.text(stated.description)] if stated.description else []
+    labels = " and ".join(manifest.labels) or "no label"
+    lines.append(
+        f"{manifest.written:,} images of faces with {labels}, as"
+        f" {croissant.FORMATS[manifest.format]} shards. {markdown.text(stated.source)}"
+    )
+    stored = {
+        "original": "The images are stored as the bytes of their files.",
+        "jpeg": (
+            f"The images were resized to {manifest.image_size} x"
+            f" {manifest.image_size} pixels and stored as JPEG."
+        ),
+        "raw": (
+            f"The images were resized to {manifest.image_size} x"
+            f" {manifest.image_size} pixels and stored as pixels."
+        ),
+    }
+    lines.append(stored[manifest.image_encoding])
+    if "gender" in manifest.labels:
+        codes = ", ".join(
+            f"{markdown.text(code)} is"
+            f" {markdown.text(manifest.class_names[label])} (label {label})"
+            for code, label in manifest.gender_codes.items()
+        )
+        lines.append(
+            "The gender is one of two classes, as the source files it; nobody"
+            f" asked the persons here. In the source, {codes}."
+        )
+    if manifest.face_crop:
+        crop = markdown.text(json.dumps(manifest.face_crop, sort_keys=True))
+        lines.append(f"Faces were cut out of the images: {crop}.")
+    return "\n\n".join(lines)
+
+
+def _numbers(manifest: schema.Manifest) -> str:
+    filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
+    classes = [name for name in manifest.class_names if "gender" in manifest.labels]
+    if any(split.num_without("gender") for split in filled.values()):
+        classes.append(schema.NO_GENDER)
+    rows: list[list[object]] = []
+    for name, split in filled.items():
+        ages = split.ages
+        rows.append(
+            [
+                name,
+                split.num_examples,
+                *(sum(split.counts.get(c, {}).values()) for c in classes),
+                f"{min(ages)} to {max(ages)}" if ages else "none",
+                split.num_without("age"),
+            ]
+        )
+    head = ["split", "images", *classes, "ages", "without an age"]
+    parts = [markdown.table(head, rows)]
+    if "age" in manifest.labels:
+        parts.append(_ages(filled))
+    mean = ", ".join(f"{k} {v:.2f}" for k, v in manifest.mean.items())
+    parts.append(f"Channel means of the training split, in 0 to 255: {mean}.")
+    return "\n\n".join(parts)
+
+
+def _ages(splits: dict[str, schema.Split]) -> str:
+    groups = sorted(
+        {age // _GROUP_YEARS for split in splits.values() for age in split.ages}
+    )
+    rows: list[list[object]] = []
+    for group in groups:
+        first = group * _GROUP_YEARS
+        years = range(first, first + _GROUP_YEARS)
+        counts = [sum(s.ages.get(age, 0) for age in years) for s in splits.values()]
+        rows.append([f"{first} to {years[-1]}", *counts])
+    return markdown.table(["age in years", *splits], rows)
+
+
+def _making(manifest: schema.Manifest) -> str:
+    config = manifest.config
+    lines = [
+        "The images were written by `afad-write-records`, which decides the split of an"
+        " image from a hash of its path and the seed, before any image is looked at.",
+    ]
+    how = {
+        "photo": "All faces of one photo are in one split.",
+        "group": "All images of one group (a person, a photo or a video) are in one"
+        " split.",
+        "image": "Every image was assigned to a split by itself, so that images of one"
+        " person or photo can be in several splits.",
+    }
+    if config.get("split_file"):
+        lines.append("A published list decided the splits.")
+    elif config.get("split_by") in how:
+        lines.append(how[config["split_by"]])
+    rows = [[name, _plain(value)] for name, value in config.items()]
+    lines.append("The options that decided its bytes:")
+    return "\n\n".join([*lines, markdown.table(["option", "value"], rows)])
+
+
+def _left_out(manifest: schema.Manifest, rejected: Sequence[str] | None) -> str:
+    text = (
+        f"{manifest.found:,} files were found: {manifest.written:,} were written,"
+        f" {manifest.rejected:,} rejected, and {manifest.passed_over:,} skipped because"
+        " they are not meant to be images."
+    )
+    if rejected is None:
+        return f"{text}\n\nWhy files were rejected is unknown: the list is missing."
+    copies = [reason for reason in rejected if reason.startswith("same bytes as ")]
+    conflicts = [r for r in copies if r.endswith(", under different labels")]
+    text += (
+        f"\n\n{len(copies):,} of the rejected files have the same bytes as another"
+        f" file, {len(conflicts):,} of them under different labels. Copies that differ"
+        " in a single byte are not found."
+    )
+    if not rejected:
+        return text
+    return f"{text}\n\n" + markdown.table(
+        ["reason", "files"], rejections.by_kind(rejected).most_common()
+    )
+
+
+def _rights(stated: statements.Statements) -> str:
+    return markdown.items(
+        [
+            f"Licence: {markdown.text(stated.license)}",
+            f"To cite: {markdown.text(stated.citation)}",
+            f"Page: {markdown.text(stated.url)}",
+            f"Published: {markdown.text(stated.date_published)}",
+        ]
+    )
+
+
+def _limits(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    labels = " and the ".join(manifest.labels)
+    use = f"to train and evaluate models that estimate the {labels} of a face"
+    lines = [f"It can be used {use}."] if labels else []
+    limits = [markdown.text(limit) for limit in stated.limits]
+    limits += _few(manifest)
+    limits.append(
+        "An estimate of age or gender from a picture is a guess about how a person"
+        " looks. It is not evidence of who somebody is, and no decision about a person"
+        " should rest on it alone."
+    )
+    return "\n\n".join([*lines, markdown.items(limits)])
+
+
+def _few(manifest: schema.Manifest) -> Iterable[str]:
+    """What the numbers of the training split say about its limits."""
+    split = manifest.splits.get("train")
+    if split is None or not split.num_examples:
+        yield "It has no training split."
+        return
+    if split.ages:
+        few = [age for age in sorted(split.ages) if split.ages[age] < FEW]
+        yield (
+            f"The training split has ages from {min(split.ages)} to {max(split.ages)};"
+            " a model can say nothing about others."
+        )
+        if few:
+            yield (
+                f"The training split has fewer than {FEW} images of each of these ages:"
+                f" {_ranges(few)}."
+            )
+    if "gender" in manifest.labels:
+        numbers = [sum(split.counts[name].values()) for name in manifest.class_names]
+        shares = [
+            f"{number / (sum(numbers) or 1):.1%} {markdown.text(name)}"
+            for name, number in zip(manifest.class_names, numbers, strict=True)
+        ]
+        yield f"The training split is {' and '.join(shares)}."
+    yield "The populations that it shows, beyond what is said here, are unknown."
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers as ranges: 15, 38 to 40."""
+    found: list[list[int]] = []
+    for value in numbers:
+        if found and value == found[-1][1] + 1:
+            found[-1][1] = value
+        else:
+            found.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in found)
+
+
+def _loading(manifest: schema.Manifest, *, has_labels: bool, has_images: bool) -> str:
+    parts = [
+        "With this package:",
+        markdown.code(
+            "from afad_tfdata import input_fn\n\n"
+            'config = input_fn.InputConfig(records_dir="records")\n'
+            "train = input_fn.train_input_fn(config)\n"
+            'test = input_fn.eval_input_fn(config, split="test")\n',
+            "python",
+        ),
+        "Without TensorFlow, `input_fn.open_records` opens a split as a sequence of"
+        " examples.",
+    ]
+    if manifest.format == "tfrecord":
+        parts.append(
+            "`tensorflow_datasets.builder_from_directory` opens the directory, too."
+        )
+    else:
+        parts.append("The shards are HDF5 files, which `h5py` opens.")
+    if has_labels:
+        sets = "`records` (all labels, and the place of each image in its shard)"
+        if has_images:
+            sets += " and `images` (the images with their labels)"
+        parts += [
+            f"With mlcroissant, which does not read"
+            f" {croissant.FORMATS[manifest.format]}, the record sets are {sets}:",
+            markdown.code(
+                "import mlcroissant\n\n"
+                f'faces = mlcroissant.Dataset("{description_names.CROISSANT}")\n'
+                'for record in faces.records("records"):\n'
+                '    print(record["records/key"])\n',
+                "python",
+            ),
+            f"`{description_names.LABELS}` is a plain table, which any program reads.",
+        ]
+    return "\n\n".join(parts)
+
+
+def _files(manifest: schema.Manifest) -> str:
+    rows: list[list[object]] = []
+    for split in manifest.splits.values():
+        for shard in (*split.shards, split.index):
+            rows.append([shard.name, shard.num_examples, shard.num_bytes, shard.sha256])
+    return markdown.table(["file", "records", "bytes", "SHA-256"], rows)
+
+
+def _plain(value: Any) -> str:
+    """A value of the configuration; an empty one is not unknown, but empty."""
+    return value if isinstance(value, str) and value else json.dumps(value)

@@ -1,0 +1,180 @@
+"""The labels of a data set as a table, one row for each record.
+
+The table names the shard of each record and its position there, so that any program
+finds the image of a row.  It is written without a library, and read by every program
+that reads CSV::
+
+    for row in label_table.rows("records", manifest):
+        row.key, row.age, row.gender
+    label_table.write("records/labels.csv", "records", manifest)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.reading import record_index
+from afad_tfdata.storage import schema, tfrecord
+
+
+class Row(NamedTuple):
+    r"""One record; the names of the fields are those of the columns.
+
+    Attributes:
+      key: Path of the image, with forward slashes.  Bytes that are not UTF-8 are
+        written as ``\xff``.
+      split: ``train``, ``validation`` or ``test``.
+      shard: File name of the shard.
+      position: Number of the record in its shard, from 0.
+      age: Years; None without this label.
+      gender: Name of the class; None without this label.
+      gender_label: 0 or 1; None without this label.
+      height: Of the stored image, in pixels.
+      width: Of the stored image, in pixels.
+      format: ``jpeg``, ``png`` or ``raw``.
+    """
+
+    key: str
+    split: str
+    shard: str
+    position: int
+    age: int | None
+    gender: str | None
+    gender_label: int | None
+    height: int
+    width: int
+    format: str
+
+
+def rows(records_dir: str, manifest: schema.Manifest) -> Iterator[Row]:
+    """Yields the records of all splits, in the order of the shards.
+
+    Args:
+      records_dir: A local directory.
+      manifest: Of this directory.
+
+    Raises:
+      DataError: A file is missing, damaged or changed.
+    """
+    for shard in shards(records_dir, manifest):
+        yield from rows_of(shard, manifest)
+
+
+def rows_of(shard: Shard, manifest: schema.Manifest) -> Iterator[Row]:
+    """Yields the records of one shard."""
+    for position, (key, entry) in enumerate(
+        zip(shard.keys, shard.entries, strict=True)
+    ):
+        gender = _label(entry["gender"])
+        yield Row(
+            key=_text(key),
+            split=shard.split,
+            shard=os.path.basename(shard.path),
+            position=position,
+            age=_label(entry["age"]),
+            gender=None if gender is None else manifest.class_names[gender],
+            gender_label=gender,
+            height=int(entry["height"]),
+            width=int(entry["width"]),
+            format=schema.IMAGE_FORMATS[entry["image_format"]],
+        )
+
+
+class Shard(NamedTuple):
+    """One shard.
+
+    Attributes:
+      split: Its split.
+      number: Its number in the split, from 0.
+      num_shards: Number of shards of the split.
+      path: The file.
+      entries: Its rows of the index, `schema.INDEX_DTYPE`.
+      keys: Of its records, as bytes.
+    """
+
+    split: str
+    number: int
+    num_shards: int
+    path: str
+    entries: np.ndarray
+    keys: list[bytes]
+
+
+def shards(records_dir: str, manifest: schema.Manifest) -> Iterator[Shard]:
+    """Yields the shards of all splits with the keys of their records.
+
+    Raises:
+      DataError: A file is missing, damaged or changed.
+    """
+    for name, split in manifest.splits.items():
+        if not split.num_examples:
+            continue
+        index = record_index.load(records_dir, name)
+        starts = index.shard_starts()
+        for number, path in enumerate(index.paths):
+            entries = index.entries[starts[number] : starts[number + 1]]
+            keys = _keys(path, manifest.format, entries)
+            yield Shard(name, number, len(index.paths), path, entries, keys)
+
+
+def write(path: str, records_dir: str, manifest: schema.Manifest) -> None:
+    """Writes the table as CSV: UTF-8, a line of names, an empty cell for no label.
+
+    Raises:
+      UsageError: The file cannot be written.
+      DataError: A record is missing, damaged or changed.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    writer.writerows(rows(records_dir, manifest))
+    files.write_atomic(path, text.getvalue())
+
+
+def _keys(path: str, format: str, entries: np.ndarray) -> list[bytes]:
+    """The keys of a shard's records, whose checksums are compared."""
+    if format == "hdf5":
+        import h5py
+
+        try:
+            with h5py.File(path, "r") as f:
+                keys = f["filename"][:]
+        except Exception as error:  # h5py raises errors of many types.
+            raise _damaged(path, errors.one_line(error)) from error
+        if len(keys) != len(entries):
+            raise _damaged(path, f"{len(keys)} names for {len(entries)} records")
+        return [bytes(key) for key in keys]
+    keys = []
+    with open(path, "rb") as f:
+        for position, entry in enumerate(entries):
+            f.seek(int(entry["record_offset"]))
+            framed = f.read(int(entry["record_length"]))
+            try:
+                example = tfrecord.parse_example(tfrecord.check_record(framed))
+                keys.append(bytes(example[schema.IMAGE_FILENAME]))
+            except (tfrecord.RecordError, KeyError, TypeError) as error:
+                reason = f"record {position}: {errors.one_line(error)}"
+                raise _damaged(path, reason) from error
+    return keys
+
+
+def _label(value: np.integer) -> int | None:
+    return None if value == schema.MISSING else int(value)
+
+
+def _text(key: bytes) -> str:
+    # Some file names are not UTF-8, and CSV is text.
+    return key.decode(errors="backslashreplace")
+
+
+def _damaged(path: str, reason: str) -> errors.DataError:
+    return errors.DataError(
+        f"{path} is damaged: {reason}; afad-inspect-records --verify names every fault"
+    )

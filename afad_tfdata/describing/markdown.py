@@ -1,0 +1,104 @@
+"""Markdown whose text shows as it is, whatever characters are in it.
+
+Names, paths and labels come from users.  In `text` none of their characters starts a
+tag, a link, a table cell or emphasis, and none breaks the line::
+
+    markdown.table(["class", "images"], [["<b>", "12"]])
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from afad_tfdata.common import errors
+
+# What CommonMark and GitHub's tables and mathematics give a meaning within a line.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
+# What starts a list or a heading if it comes first.
+_FIRST = re.compile(r"^(\s*)([-+=]|\d+(?=[.)](?:\s|$)))")
+
+
+def text(value: object) -> str:
+    r"""Text that shows its characters, in one line; "unknown" for None and "".
+
+    Characters that cannot be printed are shown as ``\x1b``.
+    """
+    if value is None or value == "":
+        return "unknown"
+    shown = errors.printable(" ".join(str(value).split()))
+    shown = _SPECIAL.sub(r"\\\1", shown)
+    return _FIRST.sub(_escape_first, shown)
+
+
+def _escape_first(match: re.Match[str]) -> str:
+    # A number may not be escaped itself, but the point or bracket after it may.
+    return match[1] + (f"{match[2]}\\" if match[2].isdigit() else f"\\{match[2]}")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; cells are escaped here, and numbers are aligned to the right.
+
+    Args:
+      head: Names of the columns.
+      rows: Cells as text or numbers, as many in each row as in `head`.
+    """
+    cells = [list(row) for row in rows]
+    right = [
+        bool(cells) and all(isinstance(row[i], int | float) for row in cells)
+        for i in range(len(head))
+    ]
+    lines = [
+        _row([text(name) for name in head]),
+        _row(["---:" if is_number else "---" for is_number in right]),
+    ]
+    lines += [_row([text(number(cell)) for cell in row]) for row in cells]
+    return "\n".join(lines)
+
+
+def number(value: object) -> object:
+    """Numbers as people read them: 12,345 and 0.9312; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def items(values: Iterable[str]) -> str:
+    """A list; the values are Markdown already."""
+    return "\n".join(f"- {value}" for value in values)
+
+
+def code(content: str, language: str = "") -> str:
+    """A block of code, whatever it contains."""
+    longest = max((len(run) for run in re.findall("`+", content)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{content.rstrip()}\n{fence}"
+
+
+def header(values: Mapping[str, Any]) -> str:
+    """The YAML block at the top of a card; values that are None or empty are left out.
+
+    The values are written as JSON, which is YAML, too.
+    """
+    lines = [
+        f"{name}: {json.dumps(_printable(value), ensure_ascii=False)}"
+        for name, value in values.items()
+        if value not in (None, "", [], {})
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return errors.printable(value)
+    if isinstance(value, Mapping):
+        return {k: _printable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(v) for v in value]
+    return value
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

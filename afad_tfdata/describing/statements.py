@@ -1,0 +1,83 @@
+"""What nobody can compute from records: licence, citation, name, where they are from.
+
+It is taken from the flags first, then from what is published about the data set that
+the images are from.  What neither says is unknown, and the cards say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from afad_tfdata.describing import published_sets
+from afad_tfdata.storage import schema
+
+_AFAD_CODES = {"111", "112"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Statements:
+    """Facts that somebody states, each empty if it is unknown.
+
+    Attributes:
+      title: Name of the data set, for people.
+      description: What it is, in a sentence or two.
+      license: Its licence, a name or an address.
+      citation: How to cite it.
+      url: Its page.
+      date_published: YYYY-MM-DD.
+      limits: What it should not be used for, or does not show.
+      source: What is known about where the images are from, in one sentence.
+    """
+
+    title: str = ""
+    description: str = ""
+    license: str = ""
+    citation: str = ""
+    url: str = ""
+    date_published: str = ""
+    limits: tuple[str, ...] = ()
+    source: str = ""
+
+
+def complete(
+    given: Statements, manifest: schema.Manifest, dataset: str = ""
+) -> Statements:
+    """Fills in what is published about the data set that the images are from.
+
+    Args:
+      given: What the caller states; it goes before everything else.
+      manifest: Of the data set.
+      dataset: A key of `published_sets.BY_SOURCE`, if the caller says that; empty for
+        what the manifest says.
+    """
+    name = dataset or manifest.config.get("source", "")
+    known = published_sets.BY_SOURCE.get(name)
+    if known is None:
+        return dataclasses.replace(given, source=_unknown_source(manifest))
+    return Statements(
+        title=given.title or known.name,
+        description=given.description,
+        license=given.license or known.license,
+        citation=given.citation or known.citation,
+        url=given.url or known.url,
+        date_published=given.date_published,
+        limits=(*given.limits, *known.limits),
+        source=(
+            f"The images are from {known.name}, as the author of this card says."
+            if dataset
+            else f"The images are from {known.name}, as the writer was told."
+        ),
+    )
+
+
+def _unknown_source(manifest: schema.Manifest) -> str:
+    text = "The manifest does not say which published data set the images are from."
+    if set(manifest.gender_codes) == _AFAD_CODES:
+        afad = published_sets.AFAD
+        text += (
+            " They were filed as AFAD files them, in folders of ages and of the codes"
+            " 111 and 112. If they are AFAD, its licence holds"
+            f" ({afad.license.rstrip('.').lower()}), and its publication is to be"
+            f" cited: {afad.citation}"
+        )
+    return text

@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Describes a data set: Croissant metadata, a table of labels, and a card."""
+
+from afad_tfdata import cards
+from afad_tfdata.bin import command
+
+EXAMPLE = """
+afad-cards --records_dir=records
+afad-cards --records_dir=records --with_images --license=CC-BY-4.0
+"""
+
+
+def main(config: cards.CardsConfig, arguments: list[str]) -> command.Output:
+    """Writes the files next to the records, or to --output_dir."""
+    del arguments
+    result = cards.write_cards(config)
+    return command.Output(result.summary(), result.to_dict())
+
+
+def run() -> None:
+    """Entry point of ``afad-cards``."""
+    command.run(main, cards.CardsConfig, about=__doc__, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    run()
