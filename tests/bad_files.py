@@ -84,7 +84,7 @@ def contents() -> dict[str, tuple[bytes, str]]:
     whole = encoded(picture(seed=2), "PNG")
     return {
         "20/111/empty.jpg": (b"", "empty file"),
-        "20/111/zeros.jpg": (b"\0" * 4000, "not a JPEG or PNG"),
+        "20/111/zeros.jpg": (b"\0" * 4000, "not a JPEG or PNG but zero bytes"),
         "20/111/text.jpg": (b"<html>not found</html>", "not a JPEG or PNG but a text"),
         "20/111/cut.jpg": (jpeg[: len(jpeg) // 2], "cannot be decoded"),
         "20/111/cut-in-header.jpg": (jpeg[:30], "truncated JPEG"),

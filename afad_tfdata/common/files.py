@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from afad_tfdata.common import errors, stores
 
 # A full disk, an exhausted quota, and a file that reaches the process's limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A part of the path is missing or a file, or no file can have such a name.
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _CHUNK_BYTES = 1 << 20
 # Each chunk is a request.
 _REMOTE_CHUNK_BYTES = 8 << 20
@@ -69,7 +72,16 @@ def read_bytes(path: str) -> bytes:
     """The whole content of a file."""
     if is_remote(path):
         return stores.read_bytes(path)
-    with open(path, "rb") as f:
+    try:
+        f = open(path, "rb")
+    except ValueError as error:
+        # A NUL byte, for example; readers handle errors of the system.
+        raise OSError(errno.EINVAL, str(error), path) from error
+    with f:
+        # A pipe ends, as that of `<(zcat labels.csv.gz)` does; /dev/zero does not.
+        mode = os.fstat(f.fileno()).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise OSError(errno.EINVAL, "it is a device, and not a file", path)
         return f.read()
 
 
@@ -86,8 +98,8 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
         checked before they are used, or that can be written again.
 
     Raises:
-      UsageError: The disk is full or the directory cannot be written; no temporary file
-        is left.
+      UsageError: The disk is full, the directory cannot be written, or the path is a
+        device; no temporary file is left.
     """
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
@@ -99,6 +111,11 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
                 " name and the credentials"
             ) from error
         return
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        # A rename would put a file in the place of /dev/null.
+        raise errors.UsageError(
+            f"cannot write {path}: it is a device or a pipe; name a file"
+        )
     # In the same directory, because a rename is atomic within one file system only;
     # with the process's number, because others may write the same file.
     temporary = f"{path}.tmp-{os.getpid()}"
@@ -187,8 +204,9 @@ def remove_if_there(path: str) -> None:
     """Removes a local file if it exists."""
     try:
         os.remove(path)
-    except FileNotFoundError:
-        pass
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
 
 
 def write_json(path: str, value: Any) -> None:

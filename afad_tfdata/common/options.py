@@ -296,7 +296,21 @@ def _of_type(value: Any, hint: Any, name: str) -> Any:
             f"--{name} takes {wanted}; got {errors.one_line(repr(value))}"
             f" ({type(value).__name__})"
         )
+    for text in converted if isinstance(converted, tuple) else (converted,):
+        if isinstance(text, str) and not _is_encodable(text):
+            raise errors.UsageError(
+                f"--{name} has a character that no path and no file can have: {text!r}"
+            )
     return converted
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether the operating system can be given a text, as a path for example."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False  # Half of a surrogate pair.
+    return "\0" not in text
 
 
 def _as_text(value: Any) -> str | None:

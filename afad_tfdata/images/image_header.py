@@ -42,6 +42,7 @@ _OTHER_FORMATS = {
     b"RIFF": "a WebP or other RIFF file",
     b"II*\x00": "a TIFF",
     b"MM\x00*": "a TIFF",
+    b"\x00" * 16: "zero bytes, as a crash or a full disk leaves them",
     b"\x00\x00\x00": "a HEIF, AVIF or JPEG 2000",
     b"<": "a text or markup file",
     b"PK": "a ZIP archive",

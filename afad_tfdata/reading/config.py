@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from afad_tfdata.common import errors, options
+from afad_tfdata.common import errors, files, options
 from afad_tfdata.images import codec
 from afad_tfdata.reading import data_service
 from afad_tfdata.storage import schema
@@ -158,6 +158,11 @@ class InputConfig:
                     f"--{name} describes --files; a data set in --records_dir has it"
                     " in its manifest"
                 )
+        if files.is_remote(self.cache_dir):
+            raise errors.UsageError(
+                f"--cache_dir={self.cache_dir} is not a local directory: name one on a"
+                " disk of this machine"
+            )
         # The upper limits catch typing errors before memory is allocated.  The seed is
         # limited to the int64 that TensorFlow's stateless operations take.
         for name, low, high in (

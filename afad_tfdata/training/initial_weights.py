@@ -44,6 +44,8 @@ def network_of(path: str) -> Mapping[str, Any]:
         return {}
     if os.path.isdir(path):
         path = os.path.join(path, run_dir.BEST_NAME)
+    if not os.path.isfile(path):
+        return {}  # A device, for example, could be read without an end.
     try:
         own = facts.Facts() if path.endswith(".ckpt") else facts.read_file(path)
         return run_dir.known_facts(own, run_dir.config_of(path)).network or {}

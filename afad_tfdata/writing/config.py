@@ -335,6 +335,11 @@ class WriteConfig:
                 " what the others have written; run --overwrite without it, or remove"
                 " the directory first"
             )
+        if files.is_remote(self.work_dir):
+            raise errors.UsageError(
+                f"--work_dir={self.work_dir} is not a local directory: name one on a"
+                " disk of this machine"
+            )
         if self.overwrite and files.is_remote(self.output_dir):
             raise errors.UsageError(
                 "--overwrite needs a local --output_dir: remove the remote data set"

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import resource
 import sys
 
 import pytest
@@ -16,6 +17,8 @@ PATHS = {
     "a file": "a_file",
     "a folder": "a_folder",
     "a name that is too long": "x" * 300,
+    "a NUL byte": "a\0b",
+    "a device without an end": "/dev/zero",
 }
 # With what else a command needs; {} is the path.
 FLAGS = [
@@ -27,6 +30,9 @@ FLAGS = [
     ("write_records", "--data_dir=faces --split_file={} --output_dir=out"),
     ("train", "--records_dir={} --run_dir=run"),
     ("train", "--records_dir=data --weights={} --run_dir=run"),
+    ("train", "--records_dir=data --weights= --init_from={} --run_dir=run"),
+    ("train", "--records_dir=data --weights= --init_from={}.keras --run_dir=run"),
+    ("train", "--flagfile={}"),
     ("train", "--files={} --run_dir=run"),
     ("evaluate", "--model={} --records_dir=data"),
     ("evaluate", "--model={}.keras --records_dir=data"),
@@ -71,6 +77,18 @@ def call(name, flags, monkeypatch):
     return statuses[0]
 
 
+@pytest.fixture
+def little_memory():
+    """Two GiB more than now, so that reading a device ends."""
+    with open("/proc/self/statm") as f:
+        used = int(f.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("kind", PATHS)
 @pytest.mark.parametrize(("name", "flags"), FLAGS)
 def test_a_path_that_cannot_be_read(name, flags, kind, tmp_path, monkeypatch, capsys):

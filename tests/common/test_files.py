@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 import pytest
 
@@ -31,6 +32,25 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
 
 
+def test_a_pipe_is_not_replaced(tmp_path):
+    """Neither is /dev/null, which root could replace by a file."""
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    with pytest.raises(errors.UsageError, match="a device or a pipe; name a file"):
+        files.write_atomic(path, "new")
+    assert stat.S_ISFIFO(os.stat(path).st_mode) and os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("file/below", "Not a directory"), ("x" * 300, "File name too long")],
+)
+def test_a_path_that_no_file_can_have_is_named(name, reason, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.UsageError, match=f"cannot write .*{name}: {reason}"):
+        files.write_atomic(str(tmp_path / name), "new")
+
+
 def test_json_errors_name_the_file_and_the_remedy(tmp_path):
     path = str(tmp_path / "m.json")
     with pytest.raises(errors.UsageError, match="cannot read the map .*m.json.*do so"):
@@ -38,6 +58,23 @@ def test_json_errors_name_the_file_and_the_remedy(tmp_path):
     files.write_atomic(path, "{")
     with pytest.raises(errors.DataError, match="the map .*m.json is damaged.*do so"):
         files.read_json(path, what="the map", advice="do so")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "/dev/zero", "/dev/null"])
+def test_what_is_no_file_is_an_error_of_the_system(path):
+    with pytest.raises(errors.UsageError, match="cannot read the map"):
+        files.read_json(path, what="the map", advice="do so")
+
+
+def test_a_pipe_is_read_to_its_end():
+    reader, writer = os.pipe()
+    os.write(writer, b"[1]")
+    os.close(writer)
+    try:
+        path = f"/dev/fd/{reader}"
+        assert files.read_json(path, what="the map", advice="do so") == [1]
+    finally:
+        os.close(reader)
 
 
 def test_sha256_of_a_file_larger_than_a_chunk(tmp_path):

@@ -225,6 +225,9 @@ def test_a_value_that_can_only_mean_one_thing_is_taken(name, given, wanted):
         ("deep", 1, "got 1"),
         ("parts", "ab", "--parts takes a tuple or list of strings; got 'ab'"),
         ("parts", (1,), "got"),
+        ("path", "a\0b", r"--path has a character that no path .*: 'a\\x00b'"),
+        ("path", "\ud800", "--path has a character that no path"),
+        ("parts", ("a", "b\0"), "--parts has a character"),
     ],
 )
 def test_a_value_of_another_type_is_refused_in_one_line(name, value, text):

@@ -563,6 +563,7 @@ def test_configurations_that_cannot_be(tiny, tmp_path, monkeypatch):
         (dict(global_batch_size=0), "--global_batch_size must be between 1"),
         (dict(image_size=5000), "--image_size must be between"),
         (dict(features="image=a"), "--features describes --files"),
+        (dict(cache_dir="http://a/b"), "--cache_dir=.* is not a local directory"),
         (dict(files="a.tfrecord"), "one of them; got both"),
     ):
         with pytest.raises(errors.UsageError, match=text):

@@ -298,6 +298,7 @@ def test_tensorflow_reads_the_records(sample_records, sample_tree):
         ({"split_file": "/no.json"}, "cannot read --split_file"),
         ({"num_shards": 0}, "--num_shards must be 1 or more"),
         ({"max_rejected": -1}, "--max_rejected must be 0 or more"),
+        ({"work_dir": "s3://a"}, "--work_dir=s3://a is not a local directory"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, message, sample_tree, tmp_path):
