@@ -24,7 +24,7 @@ from tests.robustness import forked
 from tests.robustness.chaos import commands, fault_kinds, trials
 
 OUTCOMES = {
-    trials.AS_UNDISTURBED: "as undisturbed",
+    trials.AS_UNDISTURBED: "as without the fault",
     "named": "named, and the rest right",
     "status 1": "status 1",
     "status 2": "status 2",
@@ -87,7 +87,7 @@ def run_lane(
 
 def table(results: Sequence[Result]) -> list[list[str]]:
     """Rows of counts by kind and outcome, with a heading and a sum."""
-    rows = [["fault", "tries", *OUTCOMES.values()]]
+    rows = [["fault", "trials", *OUTCOMES.values()]]
     for kind in [*fault_kinds.KINDS, "all"]:
         mine = [r for r in results if kind in (r.kind, "all")]
         counts = collections.Counter(

@@ -20,7 +20,7 @@ from tests.robustness import forked
 from tests.robustness.chaos import commands
 
 NUM_FACES, NUM_PREDICTED = 96, 8
-AS_UNDISTURBED = "as undisturbed"
+AS_UNDISTURBED = "as without the fault"
 _LIMIT_SECS = 600
 # A kill at this instant finds a process that has hardly started; earlier is no help.
 _EARLIEST_KILL_SECS = 0.02
