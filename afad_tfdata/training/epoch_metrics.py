@@ -24,7 +24,10 @@ def metric(task: str) -> str:
 
 
 def training(
-    sums: Sequence[float], task: str, loss_names: Sequence[str] | None = None
+    sums: Sequence[float],
+    task: str,
+    loss_names: Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Means over an epoch's training examples, for the metrics of the task.
 
@@ -33,28 +36,40 @@ def training(
       task: One of `schema.TASKS`.
       loss_names: The losses that the loss function returns; None for all.  Others are
         left out, because their sums are 0 without a meaning.
+      weights: As for `validation`.
     """
-    kept = {"loss"}.union(*(_OF_LABEL[label] for label in schema.labels_of(task)))
+    labels = schema.labels_of(task)
+    kept = {"loss"}.union(*(_OF_LABEL[label] for label in labels))
     if loss_names is not None:
         kept -= {"loss", "age_loss", "gender_loss"} - set(loss_names)
-    return {name: value for name, value in means(sums).items() if name in kept}
+    values = {name: value for name, value in means(sums).items() if name in kept}
+    counts = dict(zip(step.SUMS, sums, strict=True))
+    if any(counts[f"{label}_examples"] != counts["examples"] for label in labels):
+        values |= _joint_loss(values, weights if len(labels) > 1 else None)
+    return values
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:
-    """Means over examples, from the sums of an epoch's steps.
+    """Means from the sums of an epoch's steps; of a label, over those that have it.
 
     Args:
       sums: As `step.SUMS`.
 
     Returns:
-      Means by metric name.
+      Means by metric name, without those of a label that no example had.
     """
-    count = max(float(sums[0]), 1.0)  # An epoch without steps has means of 0.
-    renamed = {"absolute_error": "mae", "correct": "accuracy"}
-    return {
-        renamed.get(name, name): float(value) / count
-        for name, value in zip(step.SUMS[1:], sums[1:], strict=True)
-    }
+    totals = {name: float(value) for name, value in zip(step.SUMS, sums, strict=True)}
+    # An epoch without steps has means of 0.
+    result = {"loss": totals["loss"] / max(totals["examples"], 1.0)}
+    for label, of_label in (
+        ("age", {"age_loss": "age_loss", "mae": "absolute_error"}),
+        ("gender", {"gender_loss": "gender_loss", "accuracy": "correct"}),
+    ):
+        count = totals[f"{label}_examples"]
+        if count or not totals["examples"]:
+            for name, sum_name in of_label.items():
+                result[name] = totals[sum_name] / max(count, 1.0)
+    return result
 
 
 def validation(
@@ -74,9 +89,8 @@ def validation(
             values[str(name)] = _mean(columns[name][rows])
     parts = [name for name in ("age_loss", "gender_loss") if name in values]
     lacking = not all(_labelled(columns, n.partition("_")[0]).all() for n in parts)
-    if lacking and parts:  # The means of the parts are over different examples.
-        factors = weights if weights and len(parts) > 1 else dict.fromkeys(parts, 1.0)
-        values["loss"] = sum(factors[name] * values[name] for name in parts)
+    if lacking:
+        values |= _joint_loss(values, weights if len(parts) > 1 else None)
     if "age" in columns and "label_age" in columns:
         error = np.abs(columns["age"] - columns["label_age"])
         values["mae"] = _mean(error[_labelled(columns, "age")])
@@ -84,6 +98,22 @@ def validation(
         right = (columns["gender"] >= 0.5) == columns["label_gender"]
         values["accuracy"] = _mean(right[_labelled(columns, "gender")])
     return values
+
+
+def _joint_loss(
+    values: Mapping[str, float], weights: Mapping[str, float] | None
+) -> dict[str, float]:
+    """The loss, where the means of its parts are over different examples.
+
+    Args:
+      values: Means by name.
+      weights: Factors of the parts; None for a task of one label.
+    """
+    parts = [name for name in ("age_loss", "gender_loss") if name in values]
+    if not parts:
+        return {}
+    factors = weights or dict.fromkeys(parts, 1.0)
+    return {"loss": sum(factors[name] * values[name] for name in parts)}
 
 
 def _labelled(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:

@@ -238,7 +238,9 @@ class Run:
             "stage": phase.stage,
             "step": state.step,
             "learning_rate": last_rate,
-            "train": epoch_metrics.training(state.sums, task, self._parts.loss_names),
+            "train": epoch_metrics.training(
+                state.sums, task, self._parts.loss_names, self._loss_weights
+            ),
             "validation": validation,
         }
         state.epoch += 1
@@ -271,6 +273,14 @@ class Run:
             " (best)" if is_better else "",
             logbook.describe(row),
         )
+
+    @property
+    def _loss_weights(self) -> dict[str, float]:
+        """Factors of the losses of the labels in the joint loss."""
+        return {
+            "age_loss": self._config.age_weight,
+            "gender_loss": self._config.gender_weight or 0.0,
+        }
 
     def _report_epoch(self, row: dict[str, Any], is_better: bool) -> None:
         metrics = {
@@ -312,13 +322,7 @@ class Run:
             if self._parts.validation_data is not None:
                 columns = self._predictor.run(self._parts.validation_data)
                 _check_probabilities(columns)
-                validation = epoch_metrics.validation(
-                    columns,
-                    {
-                        "age_loss": self._config.age_weight,
-                        "gender_loss": self._config.gender_weight or 0.0,
-                    },
-                )
+                validation = epoch_metrics.validation(columns, self._loss_weights)
             value = validation.get(epoch_metrics.metric(task))
             is_better = epoch_metrics.is_better(task, value, best.get("value"))
             if is_better:

@@ -126,7 +126,11 @@ def of_plain(value: Mapping[str, Any] | None) -> Snapshot | None:
 
 
 def _state_of(value: Mapping[str, Any]) -> State:
-    return State(**{**value, "course": recipe.PhaseProgress(**value["course"])})
+    sums = list(value["sums"])
+    # Earlier checkpoints do not count the examples of each label: all had both.
+    sums += sums[:1] * (len(step.SUMS) - len(sums))
+    course = recipe.PhaseProgress(**value["course"])
+    return State(**{**value, "course": course, "sums": sums})
 
 
 def newest(directory: str) -> Snapshot | None:

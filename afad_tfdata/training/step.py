@@ -44,8 +44,13 @@ from afad_tfdata.training import step_clock, weight_average
 from afad_tfdata.training.distributed import strategies
 
 # What `TrainStep.run` sums up, in this order.  The sums are float64, because an epoch
-# adds up 100,000 examples, and float32 would lose the last digits of the mean.
-SUMS = ("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct")
+# adds up 100,000 examples, and float32 would lose the last digits of the mean.  `loss`
+# is over all examples, as it is trained on; what follows is over the examples that have
+# the label, whose numbers come last.
+SUMS = (
+    *("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct"),
+    *("age_examples", "gender_examples"),
+)
 
 # The largest number of steps in one call of `TrainStep.run`, and the length of its
 # tensor of learning rates.  Even a fast step takes milliseconds, so that more steps in
@@ -281,7 +286,10 @@ class TrainStep:
         gradients = tape.gradient(
             loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return gradients, _batch_sums(losses, outputs, labels, masks=self._config.masks)
+        whole = None
+        if self._config.masks:
+            whole = labels if batch_labels is None else batch_labels
+        return gradients, _batch_sums(losses, outputs, labels, whole)
 
     def _apply(
         self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]
@@ -511,18 +519,22 @@ def _batch_sums(
     losses: Mapping[str, tf.Tensor],
     outputs: Mapping[str, tf.Tensor],
     labels: Mapping[str, tf.Tensor],
-    *,
-    masks: bool = False,
+    partly_labelled: Mapping[str, tf.Tensor] | None,
 ) -> tf.Tensor:
     """float64 ``[len(SUMS)]`` of a batch.
 
-    With `masks`, examples may lack a label.  The sums of errors are then scaled as if
-    the others had the mean of those with the label.
+    Args:
+      losses: Of the examples.
+      outputs: Of the network.
+      labels: Of the examples.
+      partly_labelled: Labels of the global batch, if examples may lack a label; else
+        None.
     """
-    zeros = tf.zeros_like(losses["loss"])
-    sums = {"examples": tf.ones_like(zeros), "loss": losses["loss"]}
+    ones = tf.ones_like(losses["loss"])
+    sums = {"examples": ones, "loss": losses["loss"]}
     for name in ("age_loss", "gender_loss"):
-        sums[name] = losses.get(name, zeros)
+        if name in losses:
+            sums[name] = losses[name]
     # A loss of the caller's may have outputs without labels.
     if "age_output" in outputs and "age" in labels:
         age = tf.cast(tf.reshape(outputs["age_output"], [-1]), tf.float32)
@@ -531,13 +543,27 @@ def _batch_sums(
         probability = tf.cast(tf.reshape(outputs["gender_output"], [-1]), tf.float32)
         predicted = tf.cast(probability >= 0.5, labels["gender"].dtype)
         sums["correct"] = tf.cast(predicted == labels["gender"], tf.float32)
-    if masks:
-        for name, label in (("absolute_error", "age"), ("correct", "gender")):
-            if name in sums:
-                present = tf.cast(labels[label] >= 0, tf.float32)
-                count = tf.cast(tf.size(present), tf.float32)
-                share = tf.math.divide_no_nan(count, tf.reduce_sum(present))
-                sums[name] *= present * share
+    sums |= {"age_examples": ones, "gender_examples": ones}
+    shares = {}
+    for label, metric in (("age", "absolute_error"), ("gender", "correct")):
+        if partly_labelled is None or label not in labels:
+            continue
+        present = tf.cast(labels[label] >= 0, ones.dtype)
+        sums[f"{label}_examples"] = present
+        if metric in sums:
+            sums[metric] *= tf.cast(present, sums[metric].dtype)
+        # The loss of a label is divided by the share of the global batch that has it,
+        # because the step divides by the whole batch.
+        with_label = tf.cast(partly_labelled[label] >= 0, tf.float64)
+        shares[f"{label}_loss"] = tf.reduce_mean(with_label)
+    zero = tf.zeros([], tf.float64)
+    totals = [
+        tf.reduce_sum(tf.cast(sums[name], tf.float64)) if name in sums else zero
+        for name in SUMS
+    ]
     return tf.stack(
-        [tf.reduce_sum(tf.cast(sums.get(name, zeros), tf.float64)) for name in SUMS]
+        [
+            total * shares[name] if name in shares else total
+            for name, total in zip(SUMS, totals, strict=True)
+        ]
     )

@@ -76,7 +76,7 @@ def test_events_after_a_step_and_a_torn_one_are_cut(tmp_path):
 
 
 def test_means_divide_by_examples_and_rename():
-    sums = dict(zip(step.SUMS, [4, 8.0, 2.0, 6.0, 12.0, 3], strict=True))
+    sums = dict(zip(step.SUMS, [4, 8.0, 2.0, 6.0, 12.0, 3, 4, 4], strict=True))
     means = epoch_metrics.means([sums[name] for name in step.SUMS])
     assert means == {
         "loss": 2.0,

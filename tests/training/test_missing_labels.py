@@ -16,7 +16,9 @@ from afad_tfdata.common import errors
 from afad_tfdata.models import age_heads, losses
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import joined, schema
-from afad_tfdata.training import epoch_metrics, evaluation_metrics
+from afad_tfdata.training import epoch_metrics, evaluation_metrics, optimizers, step
+from afad_tfdata.training.distributed.strategies import local_value
+from tests.training import test_step
 from tests.writing.data_sets import face_file, write
 
 _MISSING = -1
@@ -93,6 +95,110 @@ def test_gradients_are_those_without_the_rows(head, weighted):
         np.testing.assert_allclose(loss, wanted_loss, rtol=1e-6)
         for one, other in zip(with_all, without, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-9)
+
+
+_BATCH = 8
+# In the first batch the second replica of two has no gender at all, in the second one
+# the first replica has no age, and in the third nobody has a gender.
+_LACKS_GENDER = [4, 5, 6, 7, 13, *range(16, 24)]
+_LACKS_AGE = [1, 8, 9, 10, 11]
+
+
+def _step(strategy, task, batch_size, *, masks, data):
+    """A step of plain SGD for a task, and an iterator of its batches."""
+    config = losses.LossConfig(
+        task=task, gender_weight=5.0, class_weights=(0.7, 1.6), min_age=0, masks=masks
+    )
+    model = test_step.make_model(strategy)
+    with strategy.scope():
+        optimizer = optimizers.build("sgd", momentum=0.0)
+    train_step = step.TrainStep(
+        *(strategy, model, optimizer, losses.build(config), test_step.prepare),
+        step.StepConfig(global_batch_size=batch_size, masks=masks),
+    )
+    dataset = tf.data.Dataset.from_tensor_slices(data)
+    per_replica = batch_size // strategy.num_replicas_in_sync
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: dataset.batch(per_replica)
+    )
+    return model, train_step, iter(batches)
+
+
+def _arrays(rows=slice(None)):
+    features, labels = test_step.arrays(24)
+    labels["age"][_LACKS_AGE] = _MISSING
+    labels["gender"][_LACKS_GENDER] = _MISSING
+    return (
+        {"image": features["image"][rows]},
+        {name: values[rows] for name, values in labels.items()},
+    )
+
+
+def _moved(strategy, task, batch_size, *, masks, data):
+    """What the first step adds to the weights at rate 1000, and what it sums up."""
+    model, train_step, batches = _step(
+        strategy, task, batch_size, masks=masks, data=data
+    )
+    before = [local_value(strategy, v) for v in model.variables]
+    rows, _ = train_step.run(batches, 0, [1e3])
+    after = [local_value(strategy, v) for v in model.variables]
+    moved = [np.ravel(a - b) for a, b in zip(after, before, strict=True)]
+    return np.concatenate(moved), dict(zip(step.SUMS, rows.numpy()[0], strict=True))
+
+
+@pytest.mark.parametrize(("task", "start"), [("gender", 0), ("age", 8)])
+def test_a_step_is_that_of_a_batch_without_the_rows(
+    task, start, one_replica, two_replicas
+):
+    """One replica of two may have no example with the label."""
+    _, labels = data = _arrays(slice(start, start + _BATCH))
+    present = np.flatnonzero(labels[task] >= 0)
+    assert 0 < len(present) < _BATCH
+    rows = start + present
+    wanted, wanted_sums = _moved(
+        one_replica, task, len(rows), masks=False, data=_arrays(rows)
+    )
+    for strategy in (one_replica, two_replicas):
+        moved, sums = _moved(strategy, task, _BATCH, masks=True, data=data)
+        assert np.linalg.norm(moved - wanted) < 2e-6 * np.linalg.norm(wanted)
+        assert sums[f"{task}_examples"] == len(rows) and sums["examples"] == _BATCH
+        for name in ("age_loss", "gender_loss", "absolute_error", "correct"):
+            if name.startswith(task) or name == {"age": "absolute_error"}.get(task):
+                assert sums[name] == pytest.approx(wanted_sums[name], rel=1e-5)
+
+
+def test_the_metrics_of_an_epoch_are_means_over_labelled_examples(
+    one_replica, two_replicas
+):
+    """They once were means of the batches' means, whose examples differ in number."""
+    for strategy in (one_replica, two_replicas):
+        data = _arrays()
+        model, train_step, batches = _step(
+            strategy, "age_gender", _BATCH, masks=True, data=data
+        )
+        rows, _ = train_step.run(batches, 0, [0.0] * 3)
+        weights = {"age_loss": 1.0, "gender_loss": 5.0}
+        found = epoch_metrics.training(
+            rows.numpy().sum(axis=0), "age_gender", None, weights
+        )
+        outputs = model(test_step.prepare(data[0]["image"], 0, 0))
+        age, gender = (data[1][name] for name in ("age", "gender"))
+        error = np.abs(outputs["age_output"].numpy().ravel() - age)
+        right = (outputs["gender_output"].numpy().ravel() >= 0.5) == gender
+        assert found["mae"] == pytest.approx(error[age >= 0].mean(), rel=1e-5)
+        assert found["age_loss"] == pytest.approx(found["mae"], rel=1e-5)
+        assert found["accuracy"] == right[gender >= 0].mean()
+        joint = found["age_loss"] + 5 * found["gender_loss"]
+        assert found["loss"] == pytest.approx(joint, rel=1e-12)
+
+
+def test_an_epoch_without_a_label_has_no_metrics_of_it():
+    sums = dict.fromkeys(step.SUMS, 0.0) | {
+        **{"examples": 8, "age_examples": 2, "age_loss": 6.0, "absolute_error": 8.0}
+    }
+    weights = {"age_loss": 2.0, "gender_loss": 5.0}
+    found = epoch_metrics.training(list(sums.values()), "age_gender", None, weights)
+    assert found == {"loss": 6.0, "age_loss": 3.0, "mae": 4.0}
 
 
 def test_a_batch_without_any_label_has_no_loss():
