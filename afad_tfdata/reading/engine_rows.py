@@ -53,7 +53,7 @@ class RowEngine:
         layout = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
         self._dtype = np.dtype(index.pixel["dtype"])
         shape = (layout.num_bytes // self._dtype.itemsize, self._dtype.itemsize)
-        self._checks = _Checks(index, rows, bad, layout.num_bytes)
+        self._checks = _Checks(index, reader, rows, bad, layout.num_bytes)
         with tf.init_scope():
             self._rows = row_gather.RowGather(rows, shape)
 
@@ -72,15 +72,18 @@ class RowEngine:
 
     def _good(self, records: tf.Tensor) -> tf.Tensor:
         """Returns the records, with the next good one in the place of a bad one."""
-        if self._rows.all_checked:
+        if self._rows.all_checked and self._reader.fits:
             return records
-        good = tf.cond(
-            self._rows.may_gather(records),
-            lambda: records,
-            lambda: tf.numpy_function(
-                shutdown_guard.guard(self._checks.good), [records], tf.int64
-            ),
-        )
+
+        def checked() -> tf.Tensor:
+            guarded = shutdown_guard.guard(self._checks.good)
+            return tf.numpy_function(guarded, [records], tf.int64)
+
+        if self._reader.fits:
+            may_gather = self._rows.may_gather(records)
+            good = tf.cond(may_gather, lambda: records, checked)
+        else:
+            good = checked()
         return tf.ensure_shape(good, records.shape)
 
     def _batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -99,6 +102,7 @@ class _Checks:
 
     Args:
       index: The records.
+      reader: Asks for their bytes if they do not fit in memory.
       rows: Where they are mapped.
       bad: Takes the damaged records.
       row_bytes: Size of a row.
@@ -107,10 +111,12 @@ class _Checks:
     def __init__(
         self,
         index: record_index.RecordIndex,
+        reader: mapped_reader.Reader,
         rows: mapped_reader.StoredRows,
         bad: bad_records.BadRecords,
         row_bytes: int,
     ) -> None:
+        self._reader = reader
         self._crcs, self._split = index.entries["crc32"], index.split
         self._rows, self._bad = rows, bad
         self._bytes = rows.matrix.reshape(-1)
@@ -122,6 +128,10 @@ class _Checks:
         Raises:
           DataError: A damaged record, beyond what is skipped.
         """
+        if not self._reader.fits:
+            self._reader.will_need(records)
+            if not self._rows.unchecked[records].any():
+                return records
         return np.array([self._next_good(r) for r in records.tolist()], np.int64)
 
     def _next_good(self, record: int) -> int:

@@ -170,8 +170,19 @@ class Reader:
 
     @property
     def stored_rows(self) -> StoredRows | None:
-        """The stored pixels, if they can be gathered without conversion."""
-        return None if self._rows is None else self.mapped_rows
+        """The stored pixels, if they can be gathered without conversion.
+
+        None, too, if they do not fit in memory: `read` asks the disk for all rows of a
+        batch at once, and gathering would wait for each page.
+        """
+        if self._rows is None or not self.fits:
+            return None
+        return self.mapped_rows
+
+    @property
+    def fits(self) -> bool:
+        """Whether all mapped pages fit in memory."""
+        return self._maps is None or self._maps.fits
 
     @property
     def mapped_rows(self) -> StoredRows | None:
@@ -218,6 +229,20 @@ class Reader:
         ages = np.where(mask, years, 0).astype(np.float32)
         genders = np.where(mask, entries["gender"], 0).astype(np.int32)
         return images, ages, genders, mask
+
+    def will_need(self, records: np.ndarray) -> None:
+        """Starts reading the bytes of records from the disk.
+
+        Args:
+          records: int64 ``[B]``, 0 or more.
+        """
+        if self._maps is not None:
+            entries = self._entries[records]
+            begins = entries["image_offset"].astype(np.int64)
+            ends = begins + entries["image_length"]
+            self._maps.will_need(
+                entries["shard"].tolist(), begins.tolist(), ends.tolist()
+            )
 
     def read_train(
         self, records: np.ndarray
@@ -280,6 +305,8 @@ class Reader:
         for shard in set(shards):
             if self._opened[shard] is None:
                 self._open(shard)
+        if not self.fits:
+            self.will_need(records[wanted])
         if self._copies_rows and wanted.all():
             try:
                 return self._copy_rows(records, entries, out, unchecked)
@@ -288,8 +315,6 @@ class Reader:
         begins = entries["image_offset"].astype(np.int64)
         ends = begins + entries["image_length"]
         begins, ends = begins.tolist(), ends.tolist()
-        if self._maps is not None and not self._maps.fits:
-            self._maps.will_need(shards, begins, ends)
         good = wanted.copy()
         # The loop uses plain lists and local names, because it holds the interpreter
         # lock.  Its time for an image limits how many threads one process can use.

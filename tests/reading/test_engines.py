@@ -175,6 +175,35 @@ def test_graph_engine_reads_rows_without_holding_them(form, size, monkeypatch):
     assert_same(evaluated, take(input_fn.eval_input_fn(fields, "train")))
 
 
+@pytest.mark.parametrize("engine", ["mapped", "graph"])
+def test_rows_that_do_not_fit_in_memory_are_asked_for(form, engine, monkeypatch):
+    """All rows of a batch at once: page faults would read one after the other."""
+    source = record_index.load(form, "train")
+    if not source.contiguous or (engine == "graph" and source.format != "hdf5"):
+        pytest.skip("not mapped")
+    fields = config(form, engine)
+    wanted = take(input_fn.train_input_fn(fields), 12)
+    evaluated = take(input_fn.eval_input_fn(fields, "train"))
+    asked_for: list[tuple[int, int]] = []
+
+    def will_need(maps, shards, begins, ends):
+        asked_for.extend(zip(shards, begins, strict=True))
+
+    monkeypatch.setattr(shard_maps.ShardMaps, "will_need", will_need)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
+    shard_maps.forget_all()
+    # The second pipeline knows that all checksums are right.
+    for _ in range(2):
+        asked_for.clear()
+        assert_same(evaluated, take(input_fn.eval_input_fn(fields, "train")))
+        places = source.entries[["shard", "image_offset"]].tolist()
+        assert set(asked_for) >= set(places)
+        asked_for.clear()
+        assert_same(wanted, take(input_fn.train_input_fn(fields), 12))
+        assert len(asked_for) >= 12 * 16
+    shard_maps.forget_all()
+
+
 def test_images_are_those_of_the_writer(form):
     """Stored pixels come out as they were stored."""
     if form.endswith(("original", "jpeg")):

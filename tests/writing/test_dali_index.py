@@ -1,4 +1,4 @@
-"""--dali_index: the places of records in each shard, as DALI's tfrecord2idx gives them."""
+"""--dali_index: the places of records in shards, as DALI's tfrecord2idx gives them."""
 
 from __future__ import annotations
 
