@@ -23,7 +23,12 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, options, tf32
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.evaluating import calibrating, evaluated_model, summary
+from afad_tfdata.evaluating import (
+    calibrating,
+    evaluated_model,
+    predictions,
+    summary,
+)
 from afad_tfdata.freezing import calibrated_source, model_source
 from afad_tfdata.freezing import config as freeze_config
 from afad_tfdata.images import contact_sheet, preprocess
@@ -204,7 +209,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       asked for, and ``log_loss`` and ``corrected_mae`` without and with it;
       ``age_interval`` from `calibrating.coverage`; ``age_decisions`` from
       `age_decisions.measure` if the model predicts ages;
-      and ``model``, ``split``, ``files``.
+      ``worst`` from `predictions.worst` and ``predictions`` from `predictions.store`,
+      unless bad records were skipped; ``class_names`` in label order; and ``model``,
+      ``split``, ``files``.
 
     Raises:
       UsageError: A model or data set that does not exist, or the two do not fit.
@@ -310,10 +317,25 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             groups=evaluation_metrics.groups(columns, class_names=names),
             samples=config.bootstrap_samples,
         )
+    result["class_names"] = list(names)
     result.update(model=path, records_dir=records_dir, split=config.split)
     files.make_dirs(output_dir)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
     _warn_of_another(written[METRICS_NAME], config.split)
+    limit = config.input.max_examples
+    # Where records were skipped, nobody knows which rows the rest are.
+    if (
+        len(columns[f"label_{model.labels[0]}"])
+        == manifest.split(config.split).num_examples
+    ):
+        rows = predictions.rows_of(records_dir, config.split)
+        result["predictions"] = predictions.store(
+            output_dir, columns, rows=rows, max_examples=limit
+        )
+        written[predictions.FILE_NAME] = files.join(output_dir, predictions.FILE_NAME)
+        result["worst"] = predictions.worst(
+            columns, _worst(columns), records_dir, config.split, limit
+        )
     if config.pictures:
         written.update(_draw(columns, result, names, data, config.split, output_dir))
     if entry:

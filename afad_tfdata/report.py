@@ -11,14 +11,25 @@ The page is one file that needs no network.  Nothing of what it reads is changed
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
 
+from afad_tfdata import evaluation
 from afad_tfdata.common import errors, files, options
-from afad_tfdata.reporting import data_set_section, page, run_section
+from afad_tfdata.reporting import (
+    data_set_section,
+    elements,
+    evaluation_section,
+    graph_section,
+    json_values,
+    page,
+    run_section,
+)
 from afad_tfdata.storage import joined
+from afad_tfdata.training import run_dir
 
 PAGE_NAME = "report.html"
 
@@ -35,10 +46,19 @@ class ReportConfig:
         "Run directory to show.  Two, separated by a comma, are compared with each"
         " other.",
     )
+    evaluation_dir: str = options.option(
+        "",
+        "Directory with the metrics.json that afad-evaluate wrote; without this flag it"
+        " is --run_dir.",
+    )
+    graph: str = options.option(
+        "", "Graph to show: the NAME.pb that afad-freeze wrote, with its NAME.json."
+    )
     output: str = options.option(
         "",
-        f"The HTML file to write; without this flag it is {PAGE_NAME} in --run_dir, or"
-        " else in --records_dir.",
+        f"The HTML file to write; without this flag it is {PAGE_NAME} in the first of"
+        " --run_dir, --evaluation_dir, --records_dir and the directory of --graph that"
+        " is given.",
     )
     images: bool = options.option(
         True, "Show faces. With --noimages the page contains none."
@@ -46,10 +66,16 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         options.check_choices(self)
-        if not (self.records_dir or self.run_dir):
+        given = (self.records_dir, self.run_dir, self.evaluation_dir, self.graph)
+        if not any(given):
             raise errors.UsageError(
-                "a report shows a data set or a run: name them with --records_dir or"
-                " --run_dir"
+                "a report shows a data set, a run, an evaluation or a graph: name at"
+                " least one with --records_dir, --run_dir, --evaluation_dir or --graph"
+            )
+        if self.evaluation_dir and len(run_dirs(self.run_dir)) > 1:
+            raise errors.UsageError(
+                "--evaluation_dir belongs to one run, and --run_dir names two: leave it"
+                " out, and each run is shown with the evaluation in its directory"
             )
 
 
@@ -60,9 +86,8 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
       config: What it shows.
 
     Returns:
-      JSON values: ``report``, the path of the page; ``bytes``, its size; ``sections``,
-      the names of its sections; ``missing``, a sentence for each part that could not be
-      shown.
+      JSON values: ``report``, the path of the page; ``bytes``, its size; ``missing``, a
+      sentence for each section that could not be shown.
 
     Raises:
       UsageError: A directory or file that does not exist, or the page cannot be
@@ -70,19 +95,24 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
       DataError: What was named is damaged as a whole.
     """
     runs = run_dirs(config.run_dir)
-    about = [config.records_dir, *runs]
-    shown = page.Page(_title(config, runs), [text for text in about if text])
+    about = [config.records_dir, *runs, config.evaluation_dir, config.graph]
+    shown = _Shown(config, page.Page(_title(config, runs), [a for a in about if a]))
     if config.records_dir:
         content = data_set_section.build(config.records_dir, images=config.images)
-        shown.add("data", "Data set", content)
-    for number, path in enumerate(runs):
-        name = f"run-{number + 1}" if len(runs) > 1 else "run"
-        title = f"Run: {os.path.basename(os.path.abspath(path))}"
-        shown.add(name, title, run_section.build(path))
+        shown.page.add("data", "Data set", content)
+    for number, path in enumerate(runs, 1):
+        ending = f"-{number}" if len(runs) > 1 else ""
+        shown.page.add(f"run{ending}", f"Run: {_base(path)}", run_section.build(path))
+        if not config.evaluation_dir:
+            shown.evaluation(path, ending)
+    if config.evaluation_dir:
+        shown.evaluation(config.evaluation_dir, "")
+    if config.graph:
+        shown.graph(config.graph)
     output = config.output or _usual_output(config, runs)
-    content_bytes = shown.html().encode()
-    files.write_atomic(output, content_bytes, durable=False)
-    return {"report": output, "bytes": len(content_bytes)}
+    html = shown.page.html().encode()
+    files.write_atomic(output, html, durable=False)
+    return {"report": output, "bytes": len(html), "missing": shown.missing}
 
 
 def run_dirs(run_dir: str) -> tuple[str, ...]:
@@ -106,15 +136,87 @@ def run_dirs(run_dir: str) -> tuple[str, ...]:
     return parts
 
 
+class _Shown:
+    """The page so far, and what could not be shown."""
+
+    def __init__(self, config: ReportConfig, shown: page.Page) -> None:
+        self.page = shown
+        self.missing: list[str] = []
+        self._config = config
+
+    def evaluation(self, path: str, ending: str) -> None:
+        """Adds the evaluation in a directory.
+
+        Raises:
+          UsageError: ``--evaluation_dir`` names a directory without one.
+        """
+        name = f"evaluation{ending}"
+        title = f"Evaluation: {_base(path)}" if ending else "Evaluation"
+        where = files.join(path, evaluation.METRICS_NAME)
+        if not self._config.evaluation_dir and not files.exists(where):
+            text = f"{path} has no evaluation: afad-evaluate --run_dir={path} makes one"
+            self._note(name, title, text)
+            return
+        advice = "evaluate again with afad-evaluate"
+        try:
+            metrics = json_values.of_file(where, what="the metrics", advice=advice)
+        except errors.DataError as error:
+            self._note(name, title, str(error))
+            return
+        content = evaluation_section.build(
+            metrics,
+            records_dir=self._config.records_dir or _data_set_of(path, metrics),
+            images=self._config.images,
+        )
+        self.page.add(name, title, content)
+
+    def graph(self, path: str) -> None:
+        """Adds a graph.
+
+        Raises:
+          UsageError: The graph does not exist.
+        """
+        try:
+            content = graph_section.build(path)
+        except errors.AfadError as error:
+            if not files.exists(path):
+                raise
+            self._note("graph", "Graph", str(error))
+            return
+        self.page.add("graph", "Graph", content)
+
+    def _note(self, name: str, title: str, text: str) -> None:
+        """Adds a section that says why it is empty."""
+        self.page.add(name, title, [elements.note(text)])
+        self.missing.append(errors.one_line(text))
+
+
+def _data_set_of(path: str, metrics: json_values.Json) -> str:
+    """The data set that was evaluated, where it is still there; else empty."""
+    with contextlib.suppress(errors.AfadError):
+        return run_dir.data_set(path, metrics.at("records_dir").text)
+    return ""
+
+
 def _title(config: ReportConfig, runs: Sequence[str]) -> str:
-    names = [os.path.basename(os.path.abspath(path)) for path in runs]
+    names = [_base(path) for path in runs]
     if len(names) > 1:
         return f"Report: {names[0]} and {names[1]}"
     places = joined.directories(config.records_dir) if config.records_dir else ()
-    names += [os.path.basename(os.path.abspath(place)) for place in places]
-    return f"Report: {', '.join(names)}"
+    others = [*places, config.evaluation_dir, config.graph]
+    return (
+        f"Report: {', '.join([*names, *(_base(other) for other in others if other)])}"
+    )
 
 
 def _usual_output(config: ReportConfig, runs: Sequence[str]) -> str:
-    places = runs or joined.directories(config.records_dir)
-    return files.join(places[0], PAGE_NAME)
+    if runs or config.evaluation_dir:
+        return files.join(runs[0] if runs else config.evaluation_dir, PAGE_NAME)
+    if config.records_dir:
+        return files.join(joined.directories(config.records_dir)[0], PAGE_NAME)
+    return files.join(os.path.dirname(config.graph), PAGE_NAME)
+
+
+def _base(path: str) -> str:
+    """The last part of a path."""
+    return os.path.basename(os.path.abspath(path))

@@ -11,7 +11,9 @@ import pytest
 from afad_tfdata import evaluation, models
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.evaluating import predictions
 from afad_tfdata.models import facts, saved
+from afad_tfdata.reading import record_index
 from afad_tfdata.storage import schema
 
 SIZE = 16
@@ -82,6 +84,17 @@ def test_a_foreign_model_counts_every_example_once(
     right = (genders >= 0.5) == index["gender"]
     assert result["accuracy"] == pytest.approx(right.mean())
     assert np.sum(result["confusion"]) == len(index)
+    said = predictions.load(str(tmp_path / "out"), result["predictions"])
+    np.testing.assert_allclose(said["age"], ages, rtol=1e-5)
+    np.testing.assert_allclose(said["gender"], genders, atol=1e-5)
+    np.testing.assert_array_equal(said["label_age"], index["age"])
+    np.testing.assert_array_equal(said["label_gender"], index["gender"])
+    error = np.abs(ages - index["age"])
+    first = result["worst"][0]
+    assert first["label"] == "age" and first["row"] == int(error.argmax())
+    assert abs(first["value"] - first["predicted"]) == pytest.approx(error.max())
+    where = record_index.load(sample_records, "validation")
+    assert first["key"] == where.filename(first["row"]) != ""
     assert sum(row["examples"] for row in result["by_age"].values()) == len(index)
     low, high = result["intervals"]["mae"]
     assert low <= result["mae"] <= high
@@ -132,7 +145,8 @@ def test_pictures_are_those_of_the_outputs(sample_records, tmp_path, task):
     wanted |= ages if "age" in task else set()
     wanted |= {evaluation.CONFUSION_NAME} if "gender" in task else set()
     assert drawn == wanted
-    assert {os.path.basename(p) for p in result["files"]} == wanted | {"metrics.json"}
+    wanted |= {"metrics.json", "predictions.npy"}
+    assert {os.path.basename(p) for p in result["files"]} == wanted
     assert set(result["by_gender"]) == {"male", "female"}
     assert ("mae" in result) == ("age" in task)
     assert "intervals" not in result

@@ -122,7 +122,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
     """
     _check_graph_path(graph_path)
     name = os.path.basename(graph_path.rstrip("/"))
-    path = _description_path(graph_path)
+    path = description_path(graph_path)
     description = files.read_json(
         path,
         what="the graph's description",
@@ -195,7 +195,7 @@ def _check_graph_path(path: str) -> None:
         )
 
 
-def _description_path(graph_path: str) -> str:
+def description_path(graph_path: str) -> str:
     """NAME.json, which is one file for all formats of a graph."""
     directory, name = os.path.split(graph_path.rstrip("/"))
     endings = {f.ending for f in export_formats.FORMATS.values()}

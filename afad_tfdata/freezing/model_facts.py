@@ -177,4 +177,7 @@ def _metrics(source: model_source.Source) -> dict[str, Any]:
         return {}
     found = files.read_json(path, what="the metrics", advice="remove it")
     measured = os.path.basename(found.get("model", ""))
-    return found if measured == os.path.basename(source.path) else {}
+    if measured != os.path.basename(source.path):
+        return {}
+    # A graph is passed on, and names no face of the data set.
+    return {n: v for n, v in found.items() if n not in ("worst", "predictions")}

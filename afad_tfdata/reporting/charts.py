@@ -237,7 +237,7 @@ class Chart:
         for name in ("width", "height", "version"):
             svg.attrib.pop(name, None)
         svg.set("role", "img")
-        svg.set("aria-label", title)
+        svg.set("aria-label", errors.printable(title))
         return svg
 
     def _add_marks(self, svg: elements.Element) -> None:

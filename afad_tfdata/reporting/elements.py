@@ -58,7 +58,12 @@ def extend(element: Element, children: Iterable[Element | str | None]) -> Elemen
 
 
 def number(
-    value: json_values.Json, digits: int = 4, *, percent: bool = False, sign: str = ""
+    value: json_values.Json,
+    digits: int = 4,
+    *,
+    percent: bool = False,
+    sign: str = "",
+    form: str = "f",
 ) -> Element | str:
     """A number with where it comes from; a dash where there is none.
 
@@ -70,8 +75,9 @@ def number(
       digits: After the decimal point; whole numbers have none.
       percent: Whether a share is shown in per cent.
       sign: ``+`` to show the sign of numbers above 0, too.
+      form: ``f``, or ``e`` for a power of ten.
     """
-    text = shown(value, digits, percent=percent, sign=sign)
+    text = shown(value, digits, percent=percent, sign=sign, form=form)
     if value.number is None:
         return text
     return new("data", text, value=repr(value.number), **origin(value))
@@ -85,7 +91,12 @@ def origin(value: json_values.Json) -> dict[str, str]:
 
 
 def shown(
-    value: json_values.Json, digits: int = 4, *, percent: bool = False, sign: str = ""
+    value: json_values.Json,
+    digits: int = 4,
+    *,
+    percent: bool = False,
+    sign: str = "",
+    form: str = "f",
 ) -> str:
     """The text of `number`."""
     plain = value.number
@@ -95,6 +106,8 @@ def shown(
         return f"{100 * plain:{sign},.{digits}f} %"
     if isinstance(plain, int):
         return f"{plain:{sign},}"
+    if form == "e":
+        return f"{plain:{sign}.{digits}e}"
     return f"{plain:{sign},.{digits}f}"
 
 

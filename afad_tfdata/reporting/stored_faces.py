@@ -17,7 +17,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.images import codec
-from afad_tfdata.storage import schema, tfrecord
+from afad_tfdata.storage import joined, schema, tfrecord
 from afad_tfdata.writing import dataset_pictures
 
 
@@ -117,6 +117,38 @@ def read(
                     raise
                 found["fault"] = errors.one_line(error) or type(error).__name__
             yield dataclasses.replace(face, **found)
+
+
+def read_rows(
+    records_dir: str, split: str, rows: Sequence[int], *, max_examples: int = 0
+) -> Iterator[Face]:
+    """Yields faces by their row in a split of one data set, or of several as one.
+
+    Args:
+      records_dir: Directories, separated by commas.
+      split: The split.
+      rows: Ascending; those that no record has are left out at the end.
+      max_examples: At most how many records of the split count; 0 for all.
+
+    Raises:
+      UsageError: There is no such data set, or it is remote.
+      DataError: It is damaged.
+    """
+    places = joined.directories(records_dir)
+    manifests = [schema.load_manifest(place) for place in places]
+    lengths = [
+        manifest.splits[split].num_examples if split in manifest.splits else 0
+        for manifest in manifests
+    ]
+    start = 0
+    shares = joined.shares_of(lengths, max_examples)
+    for place, manifest, length in zip(places, manifests, shares, strict=True):
+        if files.is_remote(place):
+            raise errors.UsageError(f"{place} is not on this machine")
+        here = [row - start for row in rows if start <= row < start + length]
+        if here:
+            yield from read(place, manifest, split, here)
+        start += length
 
 
 def thumbnail(face: Face, side: int, quality: int) -> bytes:

@@ -398,3 +398,22 @@ def test_random_input_may_differ_by_the_models_own_rounding(
     else:
         with pytest.raises(errors.DataError, match=f"1.9 on {case}"):
             freeze.freeze(config, model=model)
+
+
+def test_a_description_names_no_face_of_the_evaluation(tmp_path):
+    import types
+
+    from afad_tfdata.freezing import model_facts
+
+    metrics = {
+        "model": "run/best.keras",
+        "mae": 3.0,
+        "worst": [{"key": "18/111/7-0.jpg"}],
+        "predictions": {"file": "predictions.npy"},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    source = types.SimpleNamespace(
+        run={"directory": str(tmp_path)}, path=str(tmp_path / "best.keras")
+    )
+    found = model_facts._metrics(source)
+    assert found == {"model": "run/best.keras", "mae": 3.0}

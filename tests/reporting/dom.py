@@ -148,5 +148,8 @@ def _as_shown(value: float, text: str) -> str:
     plain = text.removesuffix(" %")
     digits = len(plain.partition(".")[2])
     sign = "+" if plain.startswith("+") else ""
+    if "e" in plain:
+        digits = len(plain.partition("e")[0].partition(".")[2])
+        return f"{value:{sign}.{digits}e}"
     scaled = 100 * value if plain != text else value
     return f"{scaled:{sign},.{digits}f}" + (" %" if plain != text else "")

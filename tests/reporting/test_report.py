@@ -170,7 +170,7 @@ def test_a_damaged_shard_or_index_is_one_sentence(sample_records, tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({}, "--records_dir or"),
+        ({}, "--records_dir, --run_dir"),
         ({"records_dir": "/no/where"}, "/no/where/manifest.json"),
         ({"run_dir": "/no/run"}, "/no/run/config.json"),
         ({"run_dir": "a,b,c"}, "one comma"),
@@ -227,4 +227,125 @@ def test_hostile_texts_are_shown_and_run_nothing(sample_records, tmp_path):
     assert page.text.count(shown) >= 8
     assert len(list(page.all("script"))) == 1
     assert str(copy) in page.text
+    dom.check_numbers(page)
+
+
+def test_an_evaluation_and_a_graph_are_shown(sample_records, evaluated_runs, tmp_path):
+    run, _ = evaluated_runs
+    graph = str(_OLD / "graph" / "faces.pb")
+    before = digests(run)
+    page = write(tmp_path, records_dir=sample_records, run_dir=run, graph=graph)
+    assert digests(run) == before
+    found = dom.check_numbers(page)
+    assert found["metrics.json"] > 150
+    assert found["faces.json"] > 30
+    metrics = json.loads(files.read_bytes(f"{run}/metrics.json"))
+    shown = {
+        n.attributes["data-pointer"]
+        for n in page.all("data")
+        if n.attributes["data-file"].endswith("metrics.json")
+    }
+    for name in ("mae", "rmse", "cs5", "bias", "accuracy", "auc"):
+        wanted = {f"/{name}", f"/intervals/{name}/0", f"/intervals/{name}/1"}
+        assert wanted | {f"/constant/{name}"} <= shown
+    assert {f"/confusion/{i}/{j}" for i in (0, 1) for j in (0, 1)} <= shown
+    assert {f"/by_age/{age}/mae" for age in metrics["by_age"]} <= shown
+    assert {f"/by_gender/{n}/mae" for n in ("male", "female")} <= shown
+    assert "/age_decisions/thresholds/18/false_negative_rate" in shown
+    assert "/age_interval/measured/by_gender/male/coverage" in shown
+    # Every wrong face is there, with its key.
+    text = page.by_id("evaluation").text
+    assert len(metrics["worst"]) == 32
+    assert all(row["key"] in text for row in metrics["worst"])
+    assert len(list(page.by_id("evaluation").all("img"))) == 32
+    graph_text = page.by_id("graph").text
+    for word in ("root_input", "gender_output/Sigmoid", "probability of female"):
+        assert word in graph_text
+
+
+def test_the_faces_are_those_of_the_keys(sample_records, evaluated_runs, tmp_path):
+    from afad_tfdata.reporting import stored_faces
+
+    metrics = json.loads(files.read_bytes(f"{evaluated_runs[0]}/metrics.json"))
+    rows = sorted({row["row"] for row in metrics["worst"]})
+    faces = stored_faces.read_rows(sample_records, "test", rows)
+    keys = {face.record: face.key for face in faces}
+    assert all(keys[row["row"]] == row["key"] for row in metrics["worst"])
+    # In a data set of several, rows count on.
+    copy = str(tmp_path / "copy")
+    shutil.copytree(sample_records, copy)
+    total = json.loads(files.read_bytes(f"{copy}/manifest.json"))["splits"]["test"]
+    more = [row + total["num_examples"] for row in rows]
+    both = stored_faces.read_rows(f"{sample_records},{copy}", "test", [*rows, *more])
+    assert [f.key for f in both] == [keys[row] for row in rows] * 2
+
+
+def test_the_evaluation_of_another_data_set_shows_keys_only(evaluated_runs, tmp_path):
+    page = write(tmp_path, records_dir=str(_OLD / "records"), run_dir=evaluated_runs[0])
+    section = page.by_id("evaluation")
+    assert "is not the data set that was evaluated" in section.text
+    assert not list(section.all("img"))
+    metrics = json.loads(files.read_bytes(f"{evaluated_runs[0]}/metrics.json"))
+    assert all(row["key"] in section.text for row in metrics["worst"])
+
+
+def test_a_run_without_evaluation_says_so(tmp_path):
+    page = write(tmp_path, run_dir=str(_OLD / "run"))
+    assert "afad-evaluate --run_dir=" in page.by_id("evaluation").text
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"mae": "x", "by_age": [1], "confusion": [[1], 2]}']
+)
+def test_damaged_metrics_are_one_sentence(tmp_path, content):
+    run = tmp_path / "run"
+    shutil.copytree(_OLD / "run", run)
+    (run / "metrics.json").write_text(content)
+    page = write(tmp_path, run_dir=str(run))
+    notes = [n for n in page.by_id("evaluation").all("p")]
+    assert any("metrics" in n.text or "evaluation" in n.text for n in notes)
+
+
+@pytest.mark.parametrize("damage", ["json", "no json", "graph"])
+def test_a_damaged_graph_is_one_sentence(tmp_path, damage):
+    graph = tmp_path / "graph"
+    shutil.copytree(_OLD / "graph", graph)
+    if damage == "json":
+        (graph / "faces.json").write_text('{"format": 3}')
+    elif damage == "no json":
+        os.remove(graph / "faces.json")
+    else:
+        (graph / "faces.pb").write_bytes(b"x")
+    page = write(tmp_path, graph=str(graph / "faces.pb"))
+    assert "faces." in page.by_id("graph").text
+    (note,) = [n for n in page.all("p") if n.attributes.get("class") == "note"]
+    assert "freeze" in note.text
+
+
+def test_hostile_labels_of_a_graph_are_shown(tmp_path):
+    graph = tmp_path / "graph"
+    shutil.copytree(_OLD / "graph", graph)
+    description = json.loads((graph / "faces.json").read_text())
+    del description["checksum"]
+    description["class_names"] = [_HOSTILE, "b"]
+    description["feeds"][0]["name"] = description["fetches"][0]["name"] = _HOSTILE
+    (graph / "faces.json").write_text(json.dumps(description))
+    page = write(tmp_path, graph=str(graph / "faces.pb"))
+    assert page.text.count(errors.printable(_HOSTILE)) >= 3
+    assert len(list(page.all("script"))) == 1
+
+
+def test_hostile_keys_and_groups_of_an_evaluation_are_shown(evaluated_runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated_runs[0], run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["worst"][0]["key"] = metrics["model"] = metrics["split"] = _HOSTILE
+    metrics["class_names"] = [_HOSTILE, "b"]
+    metrics["by_gender"] = {_HOSTILE: metrics["by_gender"]["male"]}
+    challenge = metrics["age_decisions"]["challenge"]
+    challenge[_HOSTILE] = challenge.pop("18")
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = write(tmp_path, run_dir=str(run))
+    assert page.text.count(errors.printable(_HOSTILE)) >= 6
+    assert len(list(page.all("script"))) == 1
     dom.check_numbers(page)

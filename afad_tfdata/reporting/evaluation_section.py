@@ -1,0 +1,463 @@
+"""An evaluation: metrics, errors by age and group, decisions, and the worst faces."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from afad_tfdata.common import errors
+from afad_tfdata.evaluating import predictions
+from afad_tfdata.reporting import charts, elements, json_values, pictures, stored_faces
+
+# Titles of the metrics, and what tells which value is better.
+TITLES = {
+    "accuracy": "Gender: accuracy",
+    "balanced_accuracy": "Gender: balanced accuracy",
+    "auc": "Gender: area under the ROC curve",
+    "mae": "Age: mean absolute error, years",
+    "rmse": "Age: root of the mean squared error, years",
+    "cs5": "Age: share of errors up to 5 years",
+    "bias": "Age: mean of prediction minus label, years",
+}
+_GROUPINGS = {"by_gender": "gender", "by_age_group": "age group"}
+_RATES = {
+    "false_positive_rate": "younger people accepted",
+    "false_negative_rate": "others refused",
+}
+
+
+def build(
+    metrics: json_values.Json, *, records_dir: str, images: bool
+) -> list[elements.Element]:
+    """The section of one evaluation.
+
+    Args:
+      metrics: The content of ``metrics.json``.
+      records_dir: The data set whose faces are shown; empty if it is not known.
+      images: Whether faces are shown.
+    """
+    return [
+        _facts(metrics),
+        _table(metrics),
+        *_confusion(metrics),
+        *_by_age(metrics),
+        *_by_group(metrics),
+        *_decisions(metrics.at("age_decisions")),
+        *_coverage(metrics.at("age_interval")),
+        *_corrections(metrics),
+        elements.new("h3", "The worst faces"),
+        *_worst(metrics, records_dir, images=images),
+    ]
+
+
+def interval(pair: json_values.Json, digits: int = 4) -> elements.Element | str:
+    """Both ends of an interval; empty if there is none."""
+    ends = pair.elements()
+    if len(ends) != 2:
+        return ""
+    low, high = (elements.number(end, digits) for end in ends)
+    if ends[1].value is None:
+        high = "no upper end"
+    return elements.new("span", "[", low, ", ", high, "]")
+
+
+def _facts(metrics: json_values.Json) -> elements.Element:
+    return elements.facts(
+        {
+            "Model": elements.new("code", metrics.at("model").text),
+            "Data set": elements.new("code", metrics.at("records_dir").text),
+            "Split": metrics.at("split").text,
+            "Examples": elements.number(metrics.at("examples")),
+            "With an age": _if_there(metrics.at("examples_age")),
+            "With a gender": _if_there(metrics.at("examples_gender")),
+        }
+    )
+
+
+def _if_there(value: json_values.Json) -> elements.Element | str | None:
+    return None if value.number is None else elements.number(value)
+
+
+def _table(metrics: json_values.Json) -> elements.Element:
+    rows = [
+        [
+            title,
+            elements.number(metrics.at(name)),
+            interval(metrics.at("intervals", name)),
+            elements.number(metrics.at("constant", name)),
+        ]
+        for name, title in TITLES.items()
+        if metrics.at(name).number is not None
+    ]
+    if not rows:
+        return elements.note("These metrics have no number that is known here.")
+    predicts = metrics.at("constant", "predicts")
+    age = predicts.at("age").number
+    said = ["" if age is None else f"{age:g} years", predicts.at("gender").text]
+    said = [text for text in said if text]
+    constant = f"always {' and '.join(said)}" if said else "constant"
+    return elements.table(
+        ["metric", "value", "95 % interval", constant],
+        rows,
+        caption="Metrics, next to those of a predictor that ignores the image",
+    )
+
+
+def _confusion(metrics: json_values.Json) -> list[elements.Element]:
+    counts = metrics.at("confusion")
+    cells = [row.elements() for row in counts.elements()]
+    numbers = [[cell.number for cell in row] for row in cells]
+    if len(cells) != 2 or any(len(r) != 2 or None in r for r in numbers):
+        return []
+    names = class_names(metrics)
+    rows: list[list[Any]] = []
+    for name, row in zip(names, cells, strict=True):
+        total = sum(cell.number or 0 for cell in row)
+        shares = [(cell.number or 0) / max(total, 1) for cell in row]
+        rows.append(
+            [
+                name,
+                *(
+                    elements.new(
+                        "div",
+                        elements.number(cell),
+                        f" ({share:.1%})",
+                        class_="heat",
+                        style=f"--share: {share:.3f}",
+                    )
+                    for cell, share in zip(row, shares, strict=True)
+                ),
+            ]
+        )
+    head = ["label", *(f"predicted {name}" for name in names)]
+    return [elements.table(head, rows, caption="Confusion of the genders")]
+
+
+def class_names(metrics: json_values.Json) -> list[str]:
+    """Names of the labels 0 and 1, as the metrics have them."""
+    found = [name.text for name in metrics.at("class_names").elements()]
+    # Earlier versions did not record them, but list groups in label order.
+    found = found or [name for name, _ in metrics.at("by_gender").items()]
+    return found if len(found) == 2 else ["class 0", "class 1"]
+
+
+def _by_age(metrics: json_values.Json) -> list[elements.Element]:
+    by_age = [
+        (int(age), row)
+        for age, row in metrics.at("by_age").items()
+        if age.isascii() and age.isdigit()
+    ]
+    by_age.sort(key=lambda pair: pair[0])
+    if not by_age:
+        return []
+    drawn = []
+    if any(row.at("mae").number is not None for _, row in by_age):
+        chart = charts.Chart("error-by-age", xlabel="age, years", ylabel="years")
+        for color, (key, name) in enumerate(
+            (("mae", "absolute error"), ("bias", "prediction minus label"))
+        ):
+            line = [(age, row.at(key)) for age, row in by_age]
+            chart.line(name, line, color=color, xname="age", digits=2)
+        chart.axes.axhline(0, color="gray", lw=0.6)
+        drawn.append(chart.figure("Age: mean error by age"))
+    if any(row.at("accuracy").number is not None for _, row in by_age):
+        chart = charts.Chart("accuracy-by-age", xlabel="age, years", ylabel="accuracy")
+        line = [(age, row.at("accuracy")) for age, row in by_age]
+        chart.line("", line, color=2, xname="age")
+        drawn.append(chart.figure("Gender: accuracy by age"))
+    chart = charts.Chart("examples-by-age", xlabel="age, years", ylabel="faces")
+    found = [row.at("examples") for _, row in by_age]
+    titles = [
+        f"{age} years: {elements.shown(value)}"
+        for (age, _), value in zip(by_age, found, strict=True)
+    ]
+    chart.bars("", [age for age, _ in by_age], found, titles, color=3)
+    drawn.append(chart.figure("Faces that were evaluated, by age"))
+    names = [n for n in ("examples", "accuracy", "mae", "bias") if by_age[0][1].at(n)]
+    rows = [
+        [str(age), *(elements.number(row.at(name)) for name in names)]
+        for age, row in by_age
+    ]
+    return [
+        elements.new("div", *drawn, class_="charts"),
+        elements.folded(
+            "Numbers by age",
+            elements.table(["age", *names], rows, caption="Metrics by age"),
+        ),
+    ]
+
+
+def _by_group(metrics: json_values.Json) -> list[elements.Element]:
+    found = []
+    for key, name in _GROUPINGS.items():
+        groups = metrics.at(key).items()
+        names = [
+            metric
+            for metric in ("examples", *TITLES)
+            if any(row.at(metric).number is not None for _, row in groups)
+        ]
+        if groups and names:
+            rows = [
+                [group, *(elements.number(row.at(metric)) for metric in names)]
+                for group, row in groups
+            ]
+            head = [name, *names]
+            found.append(elements.table(head, rows, caption=f"Metrics by {name}"))
+    gaps = metrics.at("age_decisions", "largest_gap").items()
+    rows = [
+        [
+            grouping.replace("_", " "),
+            gap.at("mae", "high").text,
+            gap.at("mae", "low").text,
+            elements.number(gap.at("mae", "years"), 2),
+            interval(gap.at("mae", "interval"), 2),
+        ]
+        for grouping, gap in gaps
+        if gap.at("mae").items()
+    ]
+    if rows:
+        head = ["between", "larger error", "smaller error", "years", "95 % interval"]
+        found.append(
+            elements.table(head, rows, caption="Largest gaps in mean absolute error")
+        )
+    return found
+
+
+def _decisions(decisions: json_values.Json) -> list[elements.Element]:
+    thresholds = decisions.at("thresholds").items()
+    if not thresholds:
+        return []
+    rows: list[list[Any]] = []
+    for years, row in thresholds:
+        groups = [("all", row), *row.at("by_gender").items()]
+        for group, found in groups:
+            cells: list[Any] = [f"{years} years, {group}"]
+            for rate in _RATES:
+                cells.append(elements.number(found.at(rate), 1, percent=True))
+                cells.append(
+                    _percent_interval(found.at("intervals", rate)),
+                )
+            rows.append([*cells, elements.number(found.at("younger"))])
+    head = ["threshold"]
+    for text in _RATES.values():
+        head += [text, "95 % interval"]
+    head.append("younger people")
+    challenge: list[list[Any]] = [
+        [
+            f"{years} years",
+            elements.number(row.at("challenge_age"), 1),
+            interval(row.at("interval"), 1),
+            elements.number(row.at("limit"), 1, percent=True),
+            row.at("note").text,
+        ]
+        for years, row in decisions.at("challenge").items()
+    ]
+    source = f"Definitions: {decisions.at('source').text}."
+    return [
+        elements.new("h3", "Decisions about age"),
+        elements.table(head, rows, caption="Wrong decisions at a threshold"),
+        elements.table(
+            [
+                "legal age",
+                "challenge age",
+                "95 % interval",
+                "accepts below",
+                "note",
+            ],
+            challenge,
+            caption="Challenge ages",
+        ),
+        *_curves(decisions),
+        elements.new("p", source, class_="muted"),
+    ]
+
+
+def _percent_interval(pair: json_values.Json) -> elements.Element | str:
+    ends = pair.elements()
+    if len(ends) != 2:
+        return ""
+    low, high = (elements.number(end, 1, percent=True) for end in ends)
+    return elements.new("span", "[", low, ", ", high, "]")
+
+
+def _curves(decisions: json_values.Json) -> list[elements.Element]:
+    drawn = []
+    for years, row in decisions.at("challenge").items():
+        places = row.at("curve", "challenge_age").elements()
+        if not places:
+            continue
+        chart = charts.Chart(
+            f"challenge-{_name(years)}",
+            xlabel="challenge age, years",
+            ylabel="per cent",
+        )
+        for color, (rate, text) in enumerate(_RATES.items()):
+            values = row.at("curve", rate).elements()
+            line = [
+                (place.number or 0, value)
+                for place, value in zip(places, values, strict=False)
+            ]
+            if any(value.number is not None for _, value in line):
+                chart.line(text, line, color=color, percent=True, digits=1, xname="at")
+        drawn.append(chart.figure(f"Wrong decisions, legal age {years}"))
+    return [elements.new("div", *drawn, class_="charts")] if drawn else []
+
+
+def _name(text: str) -> str:
+    """A part of an identifier, from any text."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+
+
+def _coverage(found: json_values.Json) -> list[elements.Element]:
+    measured = found.at("measured")
+    if not measured.items():
+        return []
+    forms = [("", measured)]
+    if measured.at("scaled").items():
+        forms = [("one width: ", measured), ("by spread: ", measured.at("scaled"))]
+    groups: list[tuple[str, tuple[str, ...]]] = [("all", ())]
+    for key in _GROUPINGS:
+        groups += [(name, (key, name)) for name, _ in measured.at(key).items()]
+    rows: list[list[Any]] = []
+    for name, keys in groups:
+        if not measured.at(*keys, "examples").number:
+            continue
+        row: list[Any] = [name, elements.number(measured.at(*keys, "examples"))]
+        for _, values in forms:
+            coverage = values.at(*keys, "coverage")
+            row.append(elements.number(coverage, 1, percent=True))
+            row.append(elements.number(values.at(*keys, "mean_width"), 2))
+        rows.append(row)
+    head = ["faces", "examples"]
+    for form, _ in forms:
+        head += [f"{form}cover the age", "mean width, years"]
+    wanted = elements.shown(found.at("coverage"), 0, percent=True)
+    caption = f"Intervals that are to cover the age of {wanted} of all faces"
+    return [
+        elements.new("h3", "Age intervals"),
+        elements.table(head, rows, caption=caption),
+    ]
+
+
+def _corrections(metrics: json_values.Json) -> list[elements.Element]:
+    entry = metrics.at("calibration")
+    facts: dict[str, Any] = {}
+    if entry.at("gender_temperature").items():
+        value = entry.at("gender_temperature", "temperature")
+        facts["Temperature of the gender"] = elements.number(value, 3)
+        before, after = metrics.at("log_loss", 0), metrics.at("log_loss", 1)
+        facts["Log loss without and with it"] = _both(before, after)
+    if entry.at("age_correction").items():
+        line = entry.at("age_correction")
+        facts["Corrected age"] = elements.new(
+            "span",
+            elements.number(line.at("slope"), 3),
+            " * age ",
+            elements.number(line.at("offset"), 2, sign="+"),
+        )
+        before, after = metrics.at("corrected_mae", 0), metrics.at("corrected_mae", 1)
+        facts["Mean absolute error without and with it"] = _both(before, after)
+    if not facts:
+        return []
+    heading = elements.new("h3", "Corrections, measured on the validation split")
+    return [heading, elements.facts(facts)]
+
+
+def _both(before: json_values.Json, after: json_values.Json) -> elements.Element:
+    return elements.new("span", elements.number(before), ", ", elements.number(after))
+
+
+def _worst(
+    metrics: json_values.Json, records_dir: str, *, images: bool
+) -> list[elements.Element]:
+    worst = metrics.at("worst").elements()
+    if not worst:
+        return [
+            elements.note(
+                "The evaluation does not name them: bad records were skipped, or it was"
+                " made by an earlier version."
+            )
+        ]
+    notes, faces = [], {}
+    if images:
+        try:
+            faces = _faces(metrics, worst, records_dir)
+        except errors.AfadError as error:
+            notes.append(elements.note(f"Their images are not shown: {error}"))
+    names = class_names(metrics)
+    found = list(notes)
+    for label, title in (("age", "By age"), ("gender", "By gender")):
+        rows = [row for row in worst if row.at("label").text == label]
+        if not rows:
+            continue
+        found.append(elements.new("h4", title))
+        if faces:
+            found.append(
+                pictures.sheet(
+                    [
+                        pictures.face(
+                            faces[row.at("row").value],
+                            *_said(row, names),
+                            elements.new("br"),
+                            elements.new("code", row.at("key").text),
+                        )
+                        for row in rows
+                        if row.at("row").value in faces
+                    ]
+                )
+            )
+            continue
+        found.append(
+            elements.table(
+                ["key", "label and prediction"],
+                [
+                    [
+                        elements.new("code", row.at("key").text),
+                        elements.new("span", *_said(row, names)),
+                    ]
+                    for row in rows
+                ],
+                caption=f"{title}, the largest error first",
+            )
+        )
+    return found
+
+
+def _said(row: json_values.Json, names: Sequence[str]) -> list[elements.Element | str]:
+    """Label and prediction of a face."""
+    if row.at("label").text == "age":
+        value = elements.number(row.at("value"), 0)
+        return [value, ", said ", elements.number(row.at("predicted"), 1)]
+    label = names[1] if row.at("value").number == 1 else names[0]
+    chance = elements.number(row.at("predicted"), 3)
+    return [f"{label}; {names[1]} with ", chance]
+
+
+def _faces(
+    metrics: json_values.Json, worst: Sequence[json_values.Json], records_dir: str
+) -> dict[Any, stored_faces.Face]:
+    """The faces by row of the evaluation.
+
+    Raises:
+      UsageError: The data set is not there, or is another one.
+      DataError: It is damaged.
+    """
+    entry, split = metrics.at("predictions"), metrics.at("split").text
+    if not records_dir:
+        raise errors.UsageError("the data set is not found: name it with --records_dir")
+    rows = sorted(
+        {
+            row.at("row").value
+            for row in worst
+            if isinstance(row.at("row").value, int) and row.at("row").value >= 0
+        }
+    )
+    if entry.at("rows").text != predictions.rows_of(records_dir, split):
+        raise errors.UsageError(
+            f"{records_dir} is not the data set that was evaluated: its {split} split"
+            " differs"
+        )
+    limit = entry.at("max_examples").number or 0
+    found = stored_faces.read_rows(records_dir, split, rows, max_examples=int(limit))
+    return dict(zip(rows, itertools.chain(found), strict=False))

@@ -1,0 +1,246 @@
+"""A frozen graph: its size, what it takes and returns, and how to load it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from afad_tfdata.freezing import graph_description
+from afad_tfdata.reporting import elements, json_values
+
+
+def build(path: str) -> list[elements.Element]:
+    """The section of one graph.
+
+    Args:
+      path: NAME.pb, next to its NAME.json.
+
+    Raises:
+      UsageError: The description is missing, or is that of another graph.
+      DataError: The graph or its description is damaged.
+    """
+    value = graph_description.load_description(path)
+    where = graph_description.description_path(path)
+    description = json_values.Json(value, where)
+    return [
+        _facts(path, description),
+        *_ends(description),
+        *_parity(description.at("parity")),
+        *_latency(description),
+        *_others(description),
+        elements.new("h3", "How to load it"),
+        *_programs(path, description),
+        elements.folded("Model and versions", _model(description)),
+    ]
+
+
+def _facts(path: str, description: json_values.Json) -> elements.Element:
+    graph = description.at("graph")
+    names = [name.text for name in description.at("class_names").elements()]
+    ages = description.at("age_range")
+    flops = graph.at("flops_per_image")
+    return elements.facts(
+        {
+            "File": elements.new("code", path),
+            "SHA-256": elements.new("code", graph.at("sha256").text),
+            "Bytes": elements.number(graph.at("bytes")),
+            "Nodes": elements.number(graph.at("nodes")),
+            "Operations per image": elements.number(flops),
+            "Loads in TensorFlow 1.15": _yes(graph.at("tf1_compatible")),
+            "Image size": elements.number(description.at("image_size")),
+            "Labels": ", ".join(f"{i} {name}" for i, name in enumerate(names)),
+            "Label 1 from": elements.number(description.at("threshold"), 2)
+            if names
+            else None,
+            "Ages of the training data": elements.new(
+                "span", elements.number(ages.at(0)), " to ", elements.number(ages.at(1))
+            )
+            if ages
+            else None,
+            "Frozen from": description.at("source", "file").text,
+        }
+    )
+
+
+def _yes(value: json_values.Json) -> str:
+    return {True: "yes", False: "no"}.get(value.value, "")
+
+
+def _ends(description: json_values.Json) -> list[elements.Element]:
+    rows: list[list[Any]] = [
+        [
+            elements.new("code", end.at("name").text),
+            what,
+            end.at("dtype").text,
+            _shape(end.at("shape")),
+            end.at("meaning").text or end.at("value").text,
+        ]
+        for what, key in (("feed", "feeds"), ("fetch", "fetches"))
+        for end in description.at(key).elements()
+    ]
+    mean = description.at("mean")
+    sentence = elements.new("p", "Feed RGB images")
+    if mean.items():
+        elements.extend(sentence, ["; the mean is "])
+        for name, value in mean.items():
+            elements.extend(sentence, [f"{name} ", elements.number(value, 4), ", "])
+        elements.extend(
+            sentence,
+            ["and the divisor ", elements.number(description.at("divisor"), 1)],
+        )
+    elements.extend(sentence, ["."])
+    head = ["node", "use", "type", "shape", "content"]
+    return [
+        elements.table(head, rows, caption="What the graph takes and returns"),
+        sentence,
+    ]
+
+
+def _shape(value: json_values.Json) -> str:
+    sides = ["n" if v.value is None else str(v.value) for v in value.elements()]
+    return f"[{', '.join(sides)}]"
+
+
+def _parity(parity: json_values.Json) -> list[elements.Element]:
+    labels = [name for name, _ in parity.at("max_difference").items()]
+    if not labels:
+        return []
+    rows: list[list[Any]] = [
+        [case, *(elements.number(found.at(n), 1, form="e") for n in labels)]
+        for case, found in parity.at("cases").items()
+    ]
+    for title, key in (("largest", "max_difference"), ("allowed", "allowed")):
+        values = [elements.number(parity.at(key, n), 1, form="e") for n in labels]
+        rows.append([elements.new("strong", title), *values])
+    return [
+        elements.table(
+            ["images", *labels],
+            rows,
+            caption=f"Largest differences from the model ({parity.at('images').text})",
+        )
+    ]
+
+
+def _latency(description: json_values.Json) -> list[elements.Element]:
+    rows = [
+        [
+            batch,
+            elements.number(times.at("graph"), 3),
+            elements.number(times.at("model"), 3),
+        ]
+        for batch, times in description.at("latency_ms").items()
+    ]
+    if not rows:
+        return []
+    head = ["images", "graph, ms", "Keras model, ms"]
+    return [elements.table(head, rows, caption="Median time on the CPU")]
+
+
+def _others(description: json_values.Json) -> list[elements.Element]:
+    rows: list[list[Any]] = [
+        [
+            elements.new("code", other.at("file").text),
+            name,
+            elements.number(other.at("bytes")),
+            elements.plain_text(other.at("max_difference").value),
+        ]
+        for name, other in description.at("others").items()
+    ]
+    if not rows:
+        return []
+    head = ["file", "form", "bytes", "largest differences"]
+    return [elements.table(head, rows, caption="Other forms of the graph")]
+
+
+def _programs(path: str, description: json_values.Json) -> list[elements.Element]:
+    feed = description.at("feeds", 0, "name").text
+    fetches = [f.at("name").text for f in description.at("fetches").elements()]
+    side = description.at("image_size").number or 0
+    onnx = [
+        other.at("file").text
+        for _, other in description.at("others").items()
+        if other.at("file").text.endswith(".onnx")
+    ]
+    name = os.path.basename(path.rstrip("/"))
+    tensors = ", ".join(_quoted(f"{fetch}:0") for fetch in fetches)
+    python = [
+        "import tensorflow as tf",
+        "",
+        "graph_def = tf.compat.v1.GraphDef()",
+        f"with open({_quoted(name)}, 'rb') as file:",
+        "    graph_def.ParseFromString(file.read())",
+        "with tf.Graph().as_default() as graph:",
+        "    tf.import_graph_def(graph_def, name='')",
+        "session = tf.compat.v1.Session(graph=graph)",
+        f"# images: float32 [n, {side}, {side}, 3], RGB, (x - mean) / divisor",
+        f"outputs = session.run([{tensors}], {{{_quoted(feed + ':0')}: images}})",
+    ]
+    c = [
+        "#include <tensorflow/c/c_api.h>",
+        "",
+        "/* buffer: the bytes of the file, in a TF_Buffer. */",
+        "TF_Graph* graph = TF_NewGraph();",
+        "TF_Status* status = TF_NewStatus();",
+        "TF_ImportGraphDefOptions* import = TF_NewImportGraphDefOptions();",
+        "TF_GraphImportGraphDef(graph, buffer, import, status);",
+        "TF_SessionOptions* options = TF_NewSessionOptions();",
+        "TF_Session* session = TF_NewSession(graph, options, status);",
+        f"TF_Output feed = {{TF_GraphOperationByName(graph, {_double(feed)}), 0}};",
+        f"TF_Output fetches[{len(fetches)}] = {{",
+        *(f"    {{TF_GraphOperationByName(graph, {_double(f)}), 0}}," for f in fetches),
+        "};",
+        "TF_SessionRun(session, NULL, &feed, &image_tensor, 1,",
+        f"              fetches, output_tensors, {len(fetches)},",
+        "              NULL, 0, NULL, status);",
+    ]
+    columns = ", ".join(_double(fetch) for fetch in fetches)
+    csharp = [
+        "// Packages Microsoft.ML and Microsoft.ML.TensorFlow.",
+        "using Microsoft.ML;",
+        "",
+        "var ml = new MLContext();",
+        f"var model = ml.Model.LoadTensorFlowModel({_double(name)});",
+        "var pipeline = model.ScoreTensorFlowModel(",
+        f"    outputColumnNames: new[] {{ {columns} }},",
+        f"    inputColumnNames: new[] {{ {_double(feed)} }});",
+        f"// The column {feed} is float[{side} * {side} * 3]: rows, columns, R, G, B.",
+    ]
+    found = [
+        elements.folded("Python", elements.code(python, "Python")),
+        elements.folded("C", elements.code(c, "C")),
+        elements.folded("C#, by ML.NET", elements.code(csharp, "C#")),
+    ]
+    if onnx:
+        program = [
+            "import onnxruntime",
+            "",
+            f"session = onnxruntime.InferenceSession({_quoted(onnx[0])})",
+            "inputs = {session.get_inputs()[0].name: images}",
+            "outputs = session.run(None, inputs)",
+        ]
+        found.append(elements.folded("ONNX", elements.code(program, "ONNX")))
+    else:
+        text = (
+            "This graph was frozen without an ONNX file. afad-freeze --onnx writes one"
+            " next to it, and compares it with the model, too."
+        )
+        found.append(elements.folded("ONNX", elements.new("p", text)))
+    return found
+
+
+def _quoted(text: str) -> str:
+    return repr(text)
+
+
+def _double(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _model(description: json_values.Json) -> elements.Element:
+    rows = [
+        [name, elements.new("code", elements.plain_text(value.value))]
+        for part in ("model", "corrections", "versions")
+        for name, value in description.at(part).items()
+    ]
+    return elements.table(["name", "value"], rows, caption="Model and versions")
