@@ -5,11 +5,12 @@
 
 Such a process sees the standard library, what is installed, and this package.  It does
 not see the folder in which the command was called, nor that of the caller's program: a
-``random.py`` or ``queue.py`` there would replace a module of the standard library.
-For that reason the process is not started by ``python -m``.  It finds this package also
-where it is not installed, but only on the caller's ``sys.path``.
+``random.py`` or ``queue.py`` there would replace a module of the standard library.  For
+that reason the process is not started by ``python -m``.  It finds this package even if
+the package is not installed, but only on the caller's ``sys.path``.
 
-Its standard output is no channel: site packages and libraries print there, too.
+Results must not be sent on its standard output, because site packages and libraries
+print there, too.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ def command(function: str, *arguments: str) -> list[str]:
     """
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     start = json.dumps([_installed(), package, function])
-    # Isolated: without the folder of the caller, PYTHONPATH and the like.
+    # -I isolates the process: it ignores the caller's folder, PYTHONPATH and other
+    # settings of Python in the environment.
     python = [sys.executable, "-I", *_flags()]
     return [*python, os.path.abspath(__file__), start, *arguments]
 
 
 def _flags() -> list[str]:
-    """What an isolated process would not take from the environment."""
+    """Options of this interpreter that an isolated process would not inherit."""
     flags = []
     if sys.flags.utf8_mode:
         flags += ["-X", "utf8"]  # It decides how the names of files are decoded.
@@ -70,7 +72,7 @@ def _has_packages(directory: str) -> bool:
 
 
 def _start() -> int:
-    """The process: sets its path, loads this package, and calls the function."""
+    """Runs in the new process: sets its path, and calls the function."""
     installed, package, function = json.loads(sys.argv[1])
     # The standard library stays first; then what is installed, in the caller's order;
     # then what the installation's .pth files name.
@@ -82,7 +84,7 @@ def _start() -> int:
         os.path.join(package, "__init__.py"),
         submodule_search_locations=[package],
     )
-    if spec is None or spec.loader is None:  # Not for a path that ends with .py.
+    if spec is None or spec.loader is None:  # Never for a path that ends with .py.
         raise ImportError(f"{package} cannot be loaded")
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

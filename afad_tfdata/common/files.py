@@ -22,7 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A part of the path is missing or a file, or no file can have such a name.
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _CHUNK_BYTES = 1 << 20
-# Each chunk is a request.
+# Larger, because each chunk is one request to the store.
 _REMOTE_CHUNK_BYTES = 8 << 20
 
 
@@ -32,7 +32,7 @@ def is_remote(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """The path without ``file://``; another path as it is."""
+    """The path without ``file://``; other paths stay as they are."""
     local = re.match(r"file://(?:localhost)?(?=/)", path)
     return path[local.end() :] if local else path
 
@@ -116,8 +116,9 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
         raise errors.UsageError(
             f"cannot write {path}: it is a device or a pipe; name a file"
         )
-    # In the same directory, because a rename is atomic within one file system only;
-    # with the process's number, because others may write the same file.
+    # The name is in the same directory, because a rename is atomic only within one file
+    # system.  It has the process's number, because other processes may write the same
+    # file.
     temporary = f"{path}.tmp-{os.getpid()}"
     try:
         with open(temporary, "wb") as f:

@@ -35,7 +35,7 @@ def require_scheme(path: str) -> None:
         return
     reason = why_no_scheme(scheme)
     if not reason:
-        # tensorflow-io has a name of its own for what the AWS tools call so.
+        # tensorflow-io reads the server's address from another variable than AWS tools.
         if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
             os.environ.setdefault("S3_ENDPOINT", endpoint)
         return
@@ -81,7 +81,7 @@ def install_command() -> str:
     """How to get a tensorflow-io that loads, for the end of an error's text."""
     command = "pip install 'afad-tfdata[io]'"
     if sys.version_info >= (3, 13):
-        # Neither tensorflow-io nor TensorFlow 2.17 exists for it.
+        # Neither tensorflow-io nor TensorFlow 2.17 exists for this Python.
         return f"in an environment with Python 3.10 to 3.12, {command}"
     if tuple(int(part) for part in tf.__version__.split(".")[:2]) >= (2, 18):
         return f"{command}, which takes TensorFlow back to 2.17"

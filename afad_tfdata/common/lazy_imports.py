@@ -51,9 +51,9 @@ def hide_start_lines() -> None:
 def _without_start_lines() -> Iterator[None]:
     """Removes the known lines from what is written to file descriptor 2.
 
-    A child process reads what is written, and writes the other lines.  A thread would
-    not do: what TensorFlow prints before it aborts, for example on a processor that is
-    too old for it, must still be printed.
+    A child process reads what is written, and writes the other lines.  A thread is not
+    enough: TensorFlow may abort this process, for example on a processor that is too
+    old for it, and what it prints before that must still be shown.
     """
     try:
         real = os.dup(2)

@@ -24,7 +24,7 @@ itself decides are left out::
 
 Flags (`specs`) and JSON (`to_dict`, `from_dict`) are flat: ``--seed``, ``"seed"``.
 
-This module knows neither absl nor TensorFlow.
+This module imports neither absl nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Config:
             check()
 
     if not typing.TYPE_CHECKING:
-        # Hidden from type checkers: code of this package names the part, and a wrong
-        # name is still found there.
+        # Type checkers must not see this method: the code of this package names the
+        # part, and they shall report a wrong name there.
 
         def __getattr__(self, name: str) -> Any:
             """The value of a part's field, or of a field by an earlier name."""
@@ -318,15 +318,15 @@ def _as_text(value: Any) -> str | None:
         value = os.fspath(value)
     if not isinstance(value, str):
         return None
-    # Such a path is local; with its scheme it would be opened as a remote one.
+    # Such a path is local, but with its scheme it would be opened as a remote path.
     local = re.match(r"file://(?:localhost)?(?=/)", value)
     value = value[local.end() :] if local else value
-    # Shells expand it at the beginning of a word only, which a flag's value is not.
+    # A shell expands ~ only at the beginning of a word, and not in --flag=~/a.
     return os.path.expanduser(value)
 
 
 def _as_texts(value: Any) -> tuple[str, ...] | None:
-    # A string would become a tuple of its letters.
+    # A string is refused, because it would become a tuple of its letters.
     if not isinstance(value, (tuple, list)):
         return None
     texts = [_as_text(item) for item in value]
@@ -348,7 +348,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[+-]?[0-9]{1,18}", value))
 
 
-# numpy's types are told by their methods, because importing numpy would slow --help.
+# numpy's numbers are recognised without numpy, because its import would slow --help.
 def _as_bool(value: Any) -> bool | None:
     is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
     return bool(value) if is_bool else None
@@ -360,13 +360,14 @@ def _as_int(value: Any) -> int | None:
 
 
 def _as_float(value: Any) -> float | None:
-    # True is no number, although it is an int to Python.
+    # True is refused as a number, although a bool is an int in Python.
     if _as_bool(value) is not None or not isinstance(value, numbers.Real):
         return None
-    # A whole number stays as it was written, in JSON and in flag files.
+    # A whole number stays an int, so that JSON and flag files show it without a point.
     if isinstance(value, numbers.Integral):
         return int(value)
-    # Comparisons with NaN are false, so that no check of a range would notice it.
+    # NaN is refused here, because every comparison with it is false: checks of a range
+    # would not notice it.
     return float(value) if math.isfinite(value) else None
 
 
@@ -436,7 +437,7 @@ def _flat_names(config_class: type) -> list[str]:
 
 
 def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
-    """Builds a part, and removes the values that it is built from from `fields`."""
+    """Builds a part from values in `fields`, and removes these values there."""
     config_class = field.metadata["part"]
     value = fields.pop(field.name, None)
     flat = {n: fields.pop(n) for n in _part_names(field) if n in fields}
@@ -453,7 +454,7 @@ def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
                 f"{field.name}.{name} is decided by the program: leave it out of the"
                 f" {config_class.__name__}"
             )
-    # Not replaced without need: an equal part stays the same object.
+    # Without flat values the part stays the same object.
     return dataclasses.replace(value, **flat) if flat else value
 
 
@@ -463,8 +464,8 @@ def _by_present_names(config_class: type, values: Mapping[str, Any]) -> dict[str
     for field in dataclasses.fields(config_class):
         for old in field.metadata.get("aliases", ()):
             if old in found:
-                # The alias wins: `dataclasses.replace` adds the value so far by the
-                # present name.
+                # The alias wins, because `dataclasses.replace` also passes the previous
+                # value under the present name.
                 found[field.name] = found.pop(old)
     return found
 

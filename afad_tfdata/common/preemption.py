@@ -20,7 +20,8 @@ _received: list[str] = []
 def install() -> None:
     """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a request.
 
-    A second Ctrl-C ends the process at once.  Main thread only; safe to repeat.
+    A second Ctrl-C ends the process at once.  Only the main thread may call this; it
+    may do so several times.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _handle)
@@ -89,7 +90,8 @@ _INTERRUPT = "Ctrl-C"
 
 
 def _handle_first_interrupt(number: int, frame: object) -> None:
-    # The system's own handler, because Python's waits until TensorFlow returns.
+    # The next Ctrl-C gets the system's own handler, because a handler of Python waits
+    # until TensorFlow returns.
     signal.signal(number, signal.SIG_DFL)
     _ask_to_stop(frame)
 
@@ -97,7 +99,7 @@ def _handle_first_interrupt(number: int, frame: object) -> None:
 def _ask_to_stop(frame: object) -> None:
     del frame
     request(_INTERRUPT)
-    # Not by print: the signal may have come while something was printed.
+    # print is not used, because the signal may have come while something was printed.
     text = "\nstopping after this step; Ctrl-C again ends at once, without saving\n"
     with contextlib.suppress(OSError):
         os.write(2, text.encode())

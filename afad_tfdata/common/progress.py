@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 def lines_shown() -> Iterator[None]:
     """Shows this package's log lines on stderr in a program that set up no logging.
 
-    Python would show warnings only.
+    Without this, Python would show only warnings.
     """
     ours = logging.getLogger("afad_tfdata")
     if ours.hasHandlers() or ours.level != logging.NOTSET:
@@ -64,8 +64,8 @@ class Progress:
         self._note = ""
         stream = stream or sys.stderr
         self._bar = None
-        # Imported only where a bar is drawn: batch jobs start without it.
-        # A notebook's stream is no terminal, and draws bars all the same.
+        # tqdm is imported only where a bar is drawn, so that batch jobs start faster.
+        # A notebook's stream is not a terminal, but shows bars as well.
         if stream.isatty() or type(stream).__module__.startswith("ipykernel"):
             import tqdm
 

@@ -14,7 +14,8 @@ _LIMITS = (
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
     ),
 )
-# CPU time in microseconds, and the period in which it may be used, likewise.
+# The CPU time that may be used in each period, and that period, in microseconds: one
+# file in version 2, two files in version 1.
 _CPU_MAX = "/sys/fs/cgroup/cpu.max"
 _CPU_CFS = (
     "/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
@@ -47,7 +48,7 @@ def cores() -> int:
     except AttributeError:  # macOS has no affinity.
         count = os.cpu_count() or 1
     quota = _cpu_quota()
-    # A part of a core is used as well: 1.5 are two threads.
+    # Rounded up, so that a part of a core is used as well: 1.5 cores get two threads.
     return max(1, min(count, math.ceil(quota))) if quota else count
 
 
@@ -61,7 +62,7 @@ def own_memory_bytes() -> int:
         OSError,
         KeyError,
         ValueError,
-    ):  # Not on Linux: the peak, with mapped files.
+    ):  # Not on Linux: the largest use so far, with mapped files.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

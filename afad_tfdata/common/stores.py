@@ -21,17 +21,17 @@ from typing import Any
 from afad_tfdata.common import errors, io_extra
 from afad_tfdata.common.lazy_imports import tf
 
-# The package that teaches fsspec a store.
+# The package that fsspec needs for a store.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _CHATTY = ("botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec")
-# A server that does not answer is given up after this; libraries try for minutes.
+# After this a server that does not answer is an error; libraries would try for minutes.
 _CONNECT_SECS, _READ_SECS, _ATTEMPTS = 10, 60, 3
 # Schemes that TensorFlow's file systems were used for, for `aborts_at_exit`.
 _used: set[str] = set()
 
 
 class StoreError(OSError):
-    """A store did not do what it was asked; `strerror` says why, in one line."""
+    """A request to a store failed; `strerror` says why, in one line."""
 
 
 def gfile(path: str) -> types.ModuleType:
@@ -71,13 +71,13 @@ def exists(path: str) -> bool:
     """Whether an object, or anything below the path, exists.
 
     Raises:
-      StoreError: The store does not say.
+      StoreError: The store does not answer, or refuses to say.
       UsageError: Nothing that is installed opens this store.
     """
     with _readable(path):
         try:
             if store := _fsspec(path):
-                # Not `exists`, which takes a denied bucket for an empty one.
+                # `store.exists` is not used: it calls a denied bucket an empty one.
                 store.info(path)
             else:
                 return bool(_gfile(path).exists(path))
@@ -87,7 +87,7 @@ def exists(path: str) -> bool:
 
 
 def make_dirs(path: str) -> None:
-    """Creates a directory where the store has such; otherwise as `exists`."""
+    """Creates a directory, if the store has directories; raises as `exists` does."""
     with _readable(path):
         # Buckets have no directories, and s3fs would try to create the bucket.
         if not _fsspec(path):
@@ -95,7 +95,7 @@ def make_dirs(path: str) -> None:
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole object; otherwise as `exists`."""
+    """The whole object; raises as `exists` does."""
     with _readable(path):
         if store := _fsspec(path):
             return store.cat_file(path)
@@ -104,7 +104,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_chunks(path: str, chunk_bytes: int) -> Iterator[bytes]:
-    """The object in pieces, one request each; otherwise as `exists`."""
+    """The object in pieces, one request each; raises as `exists` does."""
     with _readable(path):
         if store := _fsspec(path):
             opened = store.open(path, "rb", block_size=chunk_bytes, cache_type="none")
@@ -116,7 +116,7 @@ def read_chunks(path: str, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes an object, whole or not at all; otherwise as `exists`."""
+    """Writes an object, whole or not at all; raises as `exists` does."""
     with _readable(path):
         if store := _fsspec(path):
             store.pipe_file(path, content)
@@ -126,7 +126,10 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def upload(local: str, path: str) -> int:
-    """Copies a local file to a store; the size there, in bytes; else as `exists`."""
+    """Copies a local file to a store; returns its size there, in bytes.
+
+    Raises as `exists` does.
+    """
     with _readable(path):
         if store := _fsspec(path):
             store.put_file(local, path)
@@ -160,7 +163,7 @@ def _fsspec(path: str) -> Any:
     for name in _CHATTY:
         # They log where they found credentials; `--verbosity` is for our own lines.
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Other processes change the store: listings are not kept.
+    # Listings are not kept, because other processes change the store.
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme == "s3":
         options["config_kwargs"] = {

@@ -11,8 +11,8 @@ import numpy as np
 
 # This is EIGEN_MAX_ALIGN_BYTES.  TensorFlow copies arrays that are aligned to less.
 _ALIGNMENT = 64
-# So much unused memory is kept, for the next pipeline, or for a second one that takes
-# turns with this one.
+# This much unused memory is kept for the next pipeline, or for a second pipeline that
+# is used in turns with this one.
 _UNUSED_BYTES = 256 << 20
 
 

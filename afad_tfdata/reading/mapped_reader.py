@@ -27,8 +27,8 @@ from afad_tfdata.reading import (
 )
 from afad_tfdata.storage import hdf5, schema
 
-# What makes a row of a batch from a record: nothing, for padding; decoding and
-# resizing; decoding alone; the reader's `_fill`.
+# How a record becomes a row of a batch: not at all, for padding; by decoding and
+# resizing; by decoding alone; by the reader's `_fill`.
 _PADDING, _RESIZED, _AT_SIZE, _OTHER = range(4)
 _LINEAR = 1  # cv2.INTER_LINEAR: OpenCV is imported only where it is needed.
 

@@ -10,7 +10,7 @@ import re
 CROISSANT = "croissant.json"
 LABELS = "labels.csv"
 DATA_CARD = "data_card.md"
-# As a pattern of the shell, for Croissant, and exactly, for what may be removed.
+# Croissant needs a shell pattern; the exact pattern decides which files may be removed.
 IMAGES_PATTERN = "images-*.parquet"
 _IMAGES = re.compile(r"images-(?:train|validation|test)-\d{5}-of-\d{5}\.parquet")
 

@@ -143,7 +143,8 @@ def write(
         }
     longest = max((len(name) for name in filenames), default=1)
     num_bytes = num_examples * layout.num_bytes
-    # These versions limit what old readers must know, and keep the bytes the same.
+    # Without these bounds, newer HDF5 libraries would write other bytes, and features
+    # that older readers do not know.
     with h5py.File(
         path,
         "w",
@@ -178,7 +179,7 @@ class RowReader:
 
     Where a chunk is one row and gzip is the only filter (as in the files that this
     package writes), the table of chunks says where the compressed bytes are, and
-    threads inflate them side by side.  Everything else goes through h5py, one row at a
+    threads inflate them at the same time.  All other rows are read by h5py, one at a
     time.
 
     Args:

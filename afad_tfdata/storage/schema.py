@@ -1,6 +1,6 @@
 """Features, index and manifest of a data set on disk, without TensorFlow.
 
-A directory is a data set if it has a ``manifest.json``, which names everything else::
+A directory is a data set if it has a ``manifest.json``, which names all other files::
 
     manifest = schema.load_manifest("records")
     index = schema.load_index("records", manifest, "train")     # memory-mapped
@@ -53,9 +53,10 @@ NO_GENDER = "(no gender)"
 # `index["image_format"]` is a position in this tuple, so new formats go to its end.
 IMAGE_FORMATS = ("jpeg", "png", "raw")
 
-# Files whose digest this process has compared, with what changes when they do.
+# Files whose digest this process has compared: path, digest, and the values of the
+# file's status that change with its content.
 _checked: set[tuple] = set()
-# Longer than the steps in which file systems count time.
+# Longer than the resolution of the times that file systems store.
 _SETTLED_NANOSECS = 2 * 10**9
 
 # Little-endian and without padding: the file is memory-mapped as it is.
@@ -105,7 +106,7 @@ class Split:
       shards: In the order of the shard numbers in the index.
       index: The index file, described like a shard.
       counts: ``{class name: {age: number}}``; ages are decimal strings, and those
-        without an example are left out.  `NO_GENDER` and the age ``-1`` have the
+        without an example are left out.  `NO_GENDER` and the age ``-1`` count the
         examples without the label.
     """
 

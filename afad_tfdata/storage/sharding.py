@@ -1,7 +1,7 @@
 """Where a record goes: names of shards, keys, splits and places.  Pure arithmetic.
 
-Everything here depends on the key and the seed only, so that adding or removing a file
-moves no other::
+Everything here depends only on the key and the seed, so that adding or removing a file
+does not move any other file::
 
     key    = relative path with forward slashes            15/111/1032-0.jpg
     photo  = key's photo id, or the key itself             1032

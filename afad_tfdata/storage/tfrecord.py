@@ -24,7 +24,7 @@ from afad_tfdata.storage import schema
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
 # Stored checksums are rotated and offset by this (tensorflow/core/lib/hash/crc32c.h):
-# the CRC of data that contains its own CRC would say nothing.
+# the CRC of data that ends with its own CRC is always the same number.
 _MASK_DELTA = 0xA282EAD8
 
 
@@ -156,7 +156,7 @@ def next_record(path: str, start: int, num_bytes: int) -> int | None:
         f.seek(start)
         searched = f.read(num_bytes)
         for i in range(len(searched) - HEADER_BYTES):
-            # The upper half of a length is zero: almost all places end here.
+            # The upper half of a length is zero, which rules out almost all places.
             if searched[i + 4 : i + 8] != bytes(4):
                 continue
             if not sound_length(searched[i : i + HEADER_BYTES]):

@@ -38,7 +38,8 @@ def find_parts(path: str) -> list[str]:
 
     Returns:
       Their paths in order; empty if there is no archive, or if the folder has a
-      subfolder named by an age.  The folder is then a tree, whatever else is in it.
+      subfolder named by an age.  Such a folder is read as a tree, whatever else is in
+      it.
 
     Raises:
       UsageError: A part is missing, or there are several archives.

@@ -14,7 +14,7 @@ from typing import Any
 from afad_tfdata.writing import face_images
 
 DEFAULT_NAME = "afad"
-# Options that came later, with their defaults.
+# Options that were added later.  At these defaults manifests do not contain them.
 _LEFT_OUT = {
     "name": DEFAULT_NAME,
     "source": "",

@@ -1,7 +1,7 @@
 """Cuts the face of each photo out, for a data set of faces.
 
-A photo must show exactly one face, because its row has one age and one gender.  Which
-face is meant in a photo of several is decided by a rule, or the photo is rejected.
+A photo must show exactly one face, because its row has one age and one gender.  If it
+shows several, a rule decides which face is meant, or the photo is rejected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from afad_tfdata.images import codec, face_crop, face_detector
 
 RULES = ("only", "largest")
-# In ``found_by``: the boxes of a label file, and what the rows without one need.
+# ``found_by`` is `_BOXES`, a detector, or both joined by `_AND`: the detector then
+# serves the rows of a label file that have no box.
 _BOXES, _AND = "boxes", " and "
 _NO_FACE, _MANY_FACES = "no face is found", " faces are found"
 

@@ -29,9 +29,9 @@ FLAG = "split_file"
 # From the databases' README.
 _FIRST_FOLDERS = (0, 2, 4, 5, 6)
 _NUM_FOLDERS, _TRAIN_FOLDERS, _OTHER_FOLDERS = 10, 6, 2
-# Sets with a split of their own have it in the folder's number.
+# In data sets that have a split of their own, the number of the folder gives it.
 _OWN_SPLIT = dict(enumerate((sharding.TRAIN, sharding.VALIDATION, sharding.TEST)))
-# A protocol may name an image with so many folders more or fewer than its key has.
+# A path in a protocol may have up to this many folders more or fewer than the key.
 _MAX_FOLDERS = 6
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def match(splits: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
 
     Args:
       splits: From `load`.
-      keys: Of the images.  The face of a box may have the path of its image, too.
+      keys: Of the images.  A face that a box gives may also have the path of its image.
 
     Returns:
       Splits by key or by path of an image; a path without an image stays as it is.
@@ -116,7 +116,8 @@ def _most_hits(splits: Mapping[str, str], known: Collection[str]) -> tuple[int, 
         shortened = {tail for path in splits if (tail := _without(path, cut))}
         for cut_key in range(_MAX_FOLDERS if cut == 0 else 1):
             hits = sum(tails[cut_key].get(tail) is not None for tail in shortened)
-            # Of equal numbers the one that removes least.
+            # If several choices find equally many images, the one that removes least is
+            # taken.
             found = max(found, (hits, -cut, -cut_key))
     hits, cut, cut_key = found[0], -found[1], -found[2]
     if hits and (cut or cut_key):

@@ -117,7 +117,8 @@ def check(
     unusable_rows, reasons = [], [rejection.reason for rejection in listing.rejected]
     for payload in found:
         for row, reason in payload.rejected:
-            # Such a photo is not damaged, and how many there are is not known before.
+            # Such a photo is not damaged, and the user cannot know the number in
+            # advance.
             if not face_images.is_about_faces(reason):
                 unusable_rows.append(row)
                 reasons.append(reason)
@@ -168,7 +169,7 @@ def frequent(reasons: Sequence[str]) -> str:
 
 
 def by_kind(reasons: Iterable[str]) -> collections.Counter[str]:
-    """How many files each kind of reason has: numbers and names in them are dots."""
+    """How many files each kind of reason has; a kind has dots for numbers and names."""
     return collections.Counter(_kind(reason) for reason in reasons)
 
 

@@ -66,7 +66,7 @@ def _sample(
     items: Sequence[source.Item], count: int, seed: int
 ) -> tuple[list[source.Item], list[source.Rejection]]:
     """The images whose keys have the lowest hashes, and the others."""
-    # A salt of its own: by the hash of the place, all would go to the first shard.
+    # A separate salt: the hash that gives the place would put all into the first shard.
     hashes = sharding.salted_hashes(seed, "sample", [item.key for item in items])
     chosen = np.zeros(len(items), bool)
     chosen[np.argsort(hashes, kind="stable")[:count]] = True

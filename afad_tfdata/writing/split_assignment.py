@@ -1,8 +1,8 @@
 """Which image is in which split.  Pure arithmetic on keys, groups and hashes.
 
 What belongs together gets one split: the images of a group (a person, a video), the
-faces of a photo, or an image alone.  A split that the source gives counts more than the
-hash, and counts for the whole group::
+faces of a photo, or an image alone.  A split that the source gives replaces that of the
+hash, for the whole group::
 
     split_assignment.assign(keys, groups, given, config, untrusted)   # uint8 [n]
 """

@@ -36,10 +36,10 @@ class Walk:
         return self._identity(key) not in self._seen
 
     def next_link(self) -> str:
-        """Takes the first link by name, so that the file system decides no order.
+        """Takes the first link by name, because file systems list in any order.
 
-        Links are to be followed after all real folders.  Thus the file system does not
-        decide which of two names of one folder is listed.
+        The caller follows links after all real folders.  Which of two names of a folder
+        is listed then does not depend on the file system either.
         """
         key = min(self.links)
         self.links.remove(key)

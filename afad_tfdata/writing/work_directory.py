@@ -87,8 +87,8 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
             " or end it; what it has written is kept"
         ) from error
     with file_lock:
-        # These are files that a killed writer had not renamed.  No other writer is at
-        # work here.
+        # A killed writer may have left temporary files.  No other writer is at work
+        # here, so that they can be removed.
         files.remove_temporary(os.path.dirname(work_dir))
         yield file_lock.descriptor
 
