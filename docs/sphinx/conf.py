@@ -17,10 +17,10 @@ sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
 
 # The pages in the order of the navigation, by the heading that they are under.
 PAGES = {
-    "Data": ["docs/format", "docs/labels", "docs/faces", "docs/input"],
+    "Data": ["docs/format", "docs/labels", "docs/faces", "docs/input", "docs/cards"],
     "Models": [
         *("docs/training", "docs/evaluation", "docs/freezing"),
-        *("docs/scaling", "docs/gpu"),
+        *("docs/report", "docs/scaling", "docs/gpu"),
     ],
     "Promises": ["docs/determinism", "docs/robustness"],
     "Help": ["docs/troubleshooting", "docs/from-the-original"],
@@ -28,9 +28,10 @@ PAGES = {
         *("docs/reference/records", "docs/reference/input_fn"),
         *("docs/reference/trainer", "docs/reference/evaluation"),
         *("docs/reference/freeze", "docs/reference/prediction"),
-        *("docs/reference/models", "docs/reference/schema"),
-        *("docs/reference/preprocess", "docs/reference/augment"),
-        *("docs/reference/faces", "docs/reference/errors"),
+        *("docs/reference/report", "docs/reference/models"),
+        *("docs/reference/schema", "docs/reference/preprocess"),
+        *("docs/reference/augment", "docs/reference/faces"),
+        "docs/reference/errors",
     ],
     "Project": ["CONTRIBUTING", "CHANGELOG"],
 }

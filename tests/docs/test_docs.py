@@ -171,19 +171,24 @@ def _blocks(path: pathlib.Path) -> list[str]:
 @pytest.mark.parametrize("name", ["README.md", *_names(_DOCS)])
 def test_python_blocks_use_public_names(name):
     for block in _blocks(_ROOT / name):
-        tree = ast.parse(block)
-        public = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module == "afad_tfdata":
-                for alias in node.names:
-                    module = f"afad_tfdata.{alias.name}"
-                    assert module in test_imports._PUBLIC, module
-                    public[alias.name] = test_imports._PUBLIC[module]
-        for node in ast.walk(tree):
-            owner = getattr(node, "value", None)
-            if isinstance(node, ast.Attribute) and isinstance(owner, ast.Name):
-                if owner.id in public:
-                    assert node.attr in public[owner.id], ast.unparse(node)
+        check_public_names(block)
+
+
+def check_public_names(code: str) -> None:
+    """What is imported from the package, and its attributes, must be public."""
+    tree = ast.parse(code)
+    public = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "afad_tfdata":
+            for alias in node.names:
+                module = f"afad_tfdata.{alias.name}"
+                assert module in test_imports._PUBLIC, module
+                public[alias.name] = test_imports._PUBLIC[module]
+    for node in ast.walk(tree):
+        owner = getattr(node, "value", None)
+        if isinstance(node, ast.Attribute) and isinstance(owner, ast.Name):
+            if owner.id in public:
+                assert node.attr in public[owner.id], ast.unparse(node)
 
 
 @pytest.mark.parametrize("name", _names(_DOCS))
