@@ -1,7 +1,7 @@
 """Cards: what a data set and a model are, for people, for catalogues and for loaders.
 
 A data set gets ``croissant.json`` and ``labels.csv``, through which mlcroissant loads
-its records, and ``data_card.md``::
+its records, and ``data_card.md``; a run or a frozen graph gets ``model_card.md``::
 
     result = cards.write_cards(cards.CardsConfig(records_dir="records"))
     print(result.summary())
@@ -23,10 +23,13 @@ from afad_tfdata.describing import (
     data_card,
     image_tables,
     label_table,
+    model_card,
+    model_files,
     published_sets,
     statements,
 )
 from afad_tfdata.storage import description_names, joined, schema, tfds_metadata
+from afad_tfdata.training import run_dir
 from afad_tfdata.writing import rejections
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -40,8 +43,18 @@ class CardsConfig:
         "",
         "Data set to describe.  It gets croissant.json, labels.csv and data_card.md.",
     )
+    run_dir: str = options.option(
+        "", "Run to describe.  It gets model_card.md, with what afad-evaluate measured."
+    )
+    graph: str = options.option(
+        "",
+        "Frozen graph NAME.pb to describe, with its NAME.json.  It gets model_card.md;"
+        " with --run_dir both are in one card.",
+    )
     output_dir: str = options.option(
-        "", "Directory that the files are written to.  Default: --records_dir."
+        "",
+        "Directory that the files are written to.  Default: the data set's go to"
+        " --records_dir, and the model's next to --graph or to --run_dir.",
     )
     with_images: bool = options.option(
         False,
@@ -72,6 +85,12 @@ class CardsConfig:
         "How to cite the data set.  Default: the publication of --dataset; otherwise it"
         " is unknown.",
     )
+    model_title: str = options.option(
+        "", "Name of the model, for people.  Default: that of its files."
+    )
+    model_license: str = options.option(
+        "", "Licence of the model.  Default: it is unknown."
+    )
     url: str = options.option("", "Page of the data set.")
     date_published: str = options.option(
         "", "Day on which the data set was published, as YYYY-MM-DD."
@@ -79,8 +98,13 @@ class CardsConfig:
 
     def __post_init__(self) -> None:
         options.check_choices(self)
-        if not self.records_dir:
-            raise errors.UsageError("--records_dir is missing: name the data set")
+        if not (self.records_dir or self.run_dir or self.graph):
+            raise errors.UsageError(
+                "--records_dir, --run_dir and --graph are missing: name what to"
+                " describe"
+            )
+        if self.with_images and not self.records_dir:
+            raise errors.UsageError("--with_images needs --records_dir")
         if self.date_published and not _DATE.fullmatch(self.date_published):
             raise errors.UsageError(
                 "--date_published takes a day as YYYY-MM-DD; got"
@@ -114,28 +138,93 @@ class CardsResult:
 
 
 def write_cards(config: CardsConfig) -> CardsResult:
-    """Writes the descriptions of a data set.
+    """Writes the descriptions of a data set, of a model, or of both.
 
     Raises:
-      UsageError: There is no such data set, it is not local, a library is missing, or
-        a file cannot be written.
-      DataError: A file of the data set is missing, damaged or changed.
+      UsageError: There is no such data set, run or graph, it is not local, a library is
+        missing, or a file cannot be written.
+      DataError: A file is missing, damaged or changed.
     """
-    records_dir = _local_dir(config.records_dir)
-    output_dir = config.output_dir or records_dir
-    manifest = schema.load_manifest(records_dir)
-    stated = statements.complete(
-        statements.Statements(
-            title=config.title,
-            description=config.description,
-            license=config.license,
-            citation=config.citation,
-            url=config.url,
-            date_published=config.date_published,
-        ),
-        manifest,
-        "" if config.dataset == "auto" else config.dataset,
+    # Everything is read before anything is written.
+    known = None
+    if config.run_dir or config.graph:
+        known = model_files.read(config.run_dir, config.graph)
+    manifest = None
+    given = statements.Statements(
+        title=config.title,
+        description=config.description,
+        license=config.license,
+        citation=config.citation,
+        url=config.url,
+        date_published=config.date_published,
     )
+    dataset = "" if config.dataset == "auto" else config.dataset
+    paths: list[str] = []
+    if config.records_dir:
+        records_dir = _local_dir(config.records_dir)
+        manifest = schema.load_manifest(records_dir)
+    stated = statements.complete(given, manifest, dataset)
+    if manifest:
+        if known:
+            _check_trained_on(known, manifest)
+        paths += _describe_data(config, records_dir, manifest, stated)
+    if known:
+        paths.append(_describe_model(config, known, manifest, stated))
+    asked = ["license", "citation"]
+    asked += ["url", "date_published"] if manifest else []
+    unknown = [name for name in asked if not getattr(stated, name)]
+    if known and not config.model_license:
+        unknown.append("model_license")
+    return CardsResult(tuple(paths), tuple(unknown))
+
+
+def _check_trained_on(known: model_files.ModelFiles, manifest: schema.Manifest) -> None:
+    """Refuses a data set that the run was not trained on."""
+    digest = known.run.get("records_digest")
+    if digest and digest != run_dir.records_digest(manifest):
+        raise errors.UsageError(
+            "--records_dir is not the data set that --run_dir was trained on: describe"
+            " each of them by itself, or name the right one"
+        )
+
+
+def _describe_model(
+    config: CardsConfig,
+    known: model_files.ModelFiles,
+    manifest: schema.Manifest | None,
+    stated: statements.Statements,
+) -> str:
+    """Writes the model card; returns its path."""
+    directory = config.output_dir or os.path.dirname(config.graph) or config.run_dir
+    files.make_dirs(directory or ".")
+    path = files.join(directory or ".", model_card.FILE_NAME)
+    try:
+        card = model_card.write(
+            known,
+            title=config.model_title,
+            license=config.model_license,
+            manifest=manifest,
+            stated=stated,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise errors.DataError(
+            "the files of the model are not as this package writes them"
+            f" ({errors.one_line(repr(error))}): evaluate or freeze the model again"
+        ) from error
+    files.write_atomic(path, card)
+    return path
+
+
+def _describe_data(
+    config: CardsConfig,
+    records_dir: str,
+    manifest: schema.Manifest,
+    stated: statements.Statements,
+) -> list[str]:
+    """Writes the files of a data set; returns their paths."""
+    output_dir = config.output_dir or records_dir
+    folder = _folder(records_dir, output_dir)
+    rejected = data_card.rejected_reasons(records_dir)
     files.make_dirs(output_dir)
     names = [description_names.LABELS]
     label_table.write(files.join(output_dir, names[0]), records_dir, manifest)
@@ -145,24 +234,14 @@ def write_cards(config: CardsConfig) -> CardsResult:
         *_files_of_records(records_dir, manifest),
         *(_file(output_dir, name, _ABOUT_TABLES) for name in names),
     ]
-    description = croissant.describe(
-        manifest, stated, listed, folder=_folder(records_dir, output_dir)
-    )
+    description = croissant.describe(manifest, stated, listed, folder=folder)
     files.write_json(files.join(output_dir, description_names.CROISSANT), description)
     card = data_card.write(
-        manifest,
-        stated,
-        data_card.rejected_reasons(records_dir),
-        has_labels=True,
-        has_images=config.with_images,
+        manifest, stated, rejected, has_labels=True, has_images=config.with_images
     )
     files.write_atomic(files.join(output_dir, description_names.DATA_CARD), card)
     names += [description_names.CROISSANT, description_names.DATA_CARD]
-    asked = ("license", "citation", "url", "date_published")
-    return CardsResult(
-        paths=tuple(files.join(output_dir, name) for name in names),
-        unknown=tuple(name for name in asked if not getattr(stated, name)),
-    )
+    return [files.join(output_dir, name) for name in names]
 
 
 _ABOUT_TABLES = {

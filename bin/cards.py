@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Describes a data set: Croissant metadata, a table of labels, and a card."""
+"""Describes a data set or a model: Croissant metadata, a table of labels, and cards."""
 
 from afad_tfdata import cards
 from afad_tfdata.bin import command
 
 EXAMPLE = """
 afad-cards --records_dir=records
+afad-cards --run_dir=runs/first --graph=frozen/first.pb
 afad-cards --records_dir=records --with_images --license=CC-BY-4.0
 """
 

@@ -26,8 +26,8 @@ _FLOORS = (
     ("writing", "reading", "models", "metrics"),
     ("training",),
     ("freezing",),
-    ("predicting", "measuring", "evaluating", "describing"),
-    ("reporting",),
+    ("predicting", "measuring", "evaluating"),
+    ("reporting", "describing"),
     ("commands",),
     ("bin",),
 )

@@ -26,11 +26,15 @@ def text(value: object) -> str:
 
     Characters that cannot be printed are shown as ``\x1b``.
     """
+    return _FIRST.sub(_escape_first, _inline(value))
+
+
+def _inline(value: object) -> str:
+    """As `text`, for a place at which nothing starts a list or a heading."""
     if value is None or value == "":
         return "unknown"
     shown = errors.printable(" ".join(str(value).split()))
-    shown = _SPECIAL.sub(r"\\\1", shown)
-    return _FIRST.sub(_escape_first, shown)
+    return _SPECIAL.sub(r"\\\1", shown)
 
 
 def _escape_first(match: re.Match[str]) -> str:
@@ -51,10 +55,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         for i in range(len(head))
     ]
     lines = [
-        _row([text(name) for name in head]),
+        _row([_inline(name) for name in head]),
         _row(["---:" if is_number else "---" for is_number in right]),
     ]
-    lines += [_row([text(number(cell)) for cell in row]) for row in cells]
+    lines += [_row([_inline(number(cell)) for cell in row]) for row in cells]
     return "\n".join(lines)
 
 

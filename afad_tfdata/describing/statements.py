@@ -40,20 +40,26 @@ class Statements:
 
 
 def complete(
-    given: Statements, manifest: schema.Manifest, dataset: str = ""
+    given: Statements, manifest: schema.Manifest | None, dataset: str = ""
 ) -> Statements:
     """Fills in what is published about the data set that the images are from.
 
     Args:
       given: What the caller states; it goes before everything else.
-      manifest: Of the data set.
+      manifest: Of the data set; None if it is not at hand.
       dataset: A key of `published_sets.BY_SOURCE`, if the caller says that; empty for
         what the manifest says.
     """
-    name = dataset or manifest.config.get("source", "")
+    name = dataset or (manifest.config.get("source", "") if manifest else "")
     known = published_sets.BY_SOURCE.get(name)
     if known is None:
-        return dataclasses.replace(given, source=_unknown_source(manifest))
+        if manifest is None:
+            return given
+        return dataclasses.replace(
+            given,
+            title=given.title or manifest.name,
+            source=_unknown_source(manifest),
+        )
     return Statements(
         title=given.title or known.name,
         description=given.description,

@@ -268,7 +268,7 @@ def test_a_damaged_record_is_named(tfrecord, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "--records_dir is missing"),
+        ({}, "--records_dir, --run_dir and --graph are missing"),
         ({"records_dir": "a,b"}, "names several data sets"),
         ({"records_dir": "s3://bucket/records"}, "is remote"),
         ({"records_dir": "/nowhere"}, "manifest"),
