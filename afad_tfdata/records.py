@@ -12,9 +12,9 @@ These are the steps.  The writer can be killed after each of them and started ag
     finish      shards, indexes, means, pictures
     manifest    last, by rename: without it there is no data set
 
-The bytes of shards, indexes and manifest depend on the images and on the configuration
-only, not on the number of writer processes, on interruptions or on the order of a
-directory.
+The bytes of shards, indexes and manifest depend only on the images and on the
+configuration, and not on the number of writer processes, on interruptions or on the
+order of a directory.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         )
     config = _from_here(config)
     if config.find_faces:
-        # Now: a detector that is not there is an error before the work.
+        # A missing detector must be an error before the work begins.
         face_detector.check_installed(config.face_detector)
     if files.is_remote(config.output_dir):
         return _write_remote(config)
@@ -97,7 +97,8 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     ) as runner:
         manifest = _write_local(config, runner)
     if manifest is not None and config.dali_index:
-        # After the manifest, so that a finished data set can get them, too.
+        # Written after the manifest, so that a finished data set can get these files,
+        # too.
         dali_index.write(config.output_dir, manifest)
     return manifest
 
@@ -130,7 +131,8 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
     if config.overwrite:
-        # Not before the scan and the plan: wrong flags must not cost a data set.
+        # The old data set is removed only after the scan and the plan, so that wrong
+        # flags do not destroy it.
         replacement.remove(config.output_dir, work_plan, _COMPANIONS)
     if manifest := _finished(config, work_plan):
         return manifest

@@ -76,23 +76,23 @@ def train(
       validation_dataset: Likewise, finite, in batches of any size, and not shuffled;
         ``features["mask"]`` is False on padding.  None takes the validation split of
         the records, if there are records.
-      augment: Your own ``(images, seed=, step=, offset=)`` to images in [0, 255].  It
-        may leave out any of the keywords.
-      loss: Your own ``(outputs, labels)`` to losses ``[B]``, or to a dict of them, of
-        which ``loss`` is minimised.
+      augment: Your own function of ``(images, seed=, step=, offset=)`` that returns
+        images in [0, 255].  It may take fewer of the keywords.
+      loss: Your own function of ``(outputs, labels)`` that returns losses ``[B]``, or a
+        dict of them, of which ``loss`` is minimised.
       callbacks: Your own objects with any of the methods ``on_start``, ``on_steps``,
         ``on_epoch``, ``on_checkpoint`` and ``on_end``, which are called with a
-        `TrainEvent`; with several workers, only on the chief.  One that raises
-        `StopTraining` ends the training, and so does one that fails; both are saved,
-        and the same call continues.
+        `TrainEvent`; with several workers, only on the chief.  A callback that raises
+        `StopTraining` ends the training, and so does one that fails.  In both cases
+        everything is saved, and the same call continues.
 
     Returns:
       The best epoch, and where the models are.
 
     Raises:
       UsageError: The flags, the records or your own parts cannot be used, or the run
-        directory has a run with other flags or parts, or a callback failed, whose
-        exception is then the cause of this one.
+        directory has a run with other flags or parts, or a callback failed: its
+        exception is then the cause of this error.
       PreemptedError: A signal or Ctrl-C asked to stop; everything is saved.
       DataError: The weights to begin with are not finite, or the training still
         diverges after `max_recoveries` recoveries.

@@ -43,7 +43,8 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
                 model = trial_steps.network(backbone, settings.image_size, precision)
             batches = trial_steps.distributed(strategy, make)
             loop = trial_steps.Loop(strategy, model, settings.batch, batches)
-            # The first pass checks the checksums, once in a training.
+            # The first pass is not timed, because it also compares the checksums, which
+            # happens once in a training.
             loop.run(min(one_pass, step.MAX_STEPS_PER_CALL))
             rates[name] = loop.rate(2 * settings.seconds)
             del loop, batches, model

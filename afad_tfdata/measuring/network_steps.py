@@ -11,7 +11,7 @@ from afad_tfdata.measuring import settings as check_settings
 from afad_tfdata.training.distributed import strategies
 
 _PRECISIONS = ("float32", "tf32", "mixed_float16")
-# A batch is halved so often until it fits into the memory.
+# A batch that does not fit into the memory is halved at most this often.
 _HALVINGS = 3
 
 

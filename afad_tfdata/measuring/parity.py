@@ -22,11 +22,11 @@ from afad_tfdata.training.distributed import strategies
 
 # Levels of 255: half a pixel's rounding of its coordinates at the sharpest edge.
 _AUGMENTATION_LIMIT = 0.255
-# What k replicas may differ from one, too.
+# The same limits hold for k replicas compared with one.
 _GRADIENT_LIMIT = {"float32": 1e-6, "float64": 1e-9}
 _WEIGHTS_LIMIT = {"float32": 1e-4, "float64": 1e-9}
 _STEPS = 20
-# What a graph may differ from its model, too.
+# The same limit holds for a frozen graph compared with its model.
 _GRAPH_LIMIT = 1e-5
 
 

@@ -23,7 +23,7 @@ class Part:
       limit_secs: Time after which its process is ended.
       timed: Whether it measures time, so that nothing else may run next to it.
       min_replicas: How many devices it needs.
-      gpu_only: Whether it means something on GPUs only.
+      gpu_only: Whether its result has a meaning on GPUs only.
       reads: Whether it needs the data set.
       shares: Whether it may share a process with others if no time is judged.
     """
@@ -59,7 +59,7 @@ class Part:
 MACHINE = Part("machine", "machine:measure")
 FACES = Part("faces", "faces:measure")
 
-# What decides whether results are right comes first, and then what is only slow.
+# First the parts that show whether results are right, then those that show the speed.
 CHECKS = (
     Part("xla", "compilation:measure", 300),
     Part("parity:augmentation", "parity:measure"),
@@ -67,7 +67,8 @@ CHECKS = (
     Part("parity:graph", "parity:measure", reads=True),
     Part("overflow", "overflow:measure"),
     Part("resume", "resume:measure", 180, reads=True, shares=False),
-    # A process has one strategy for the same devices.
+    # Each way gets a process of its own, because a process keeps one strategy for the
+    # same devices.
     *(
         Part(
             f"all_reduce:{way}",

@@ -22,7 +22,7 @@ _STOPPED = errors.PreemptedError.exit_status
 
 
 def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
-    """Trains once without and once with an interruption, and compares the ends."""
+    """Trains with and without an interruption, and compares the last checkpoints."""
     whole = _start(settings, "whole")
     cut = _start(settings, "cut")
     if not _wait_for_checkpoint(os.path.join(settings.work_dir, "cut"), cut):

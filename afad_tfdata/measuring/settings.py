@@ -43,7 +43,7 @@ class Settings:
 
     @property
     def first(self) -> str:
-        """The device of everything that one device is enough for."""
+        """The device for everything that needs only one."""
         return self.devices[0] if self.gpus else "cpu"
 
     @property
@@ -59,12 +59,12 @@ class Settings:
 
     @property
     def slow_network(self) -> str:
-        """The network whose step is the yardstick; a small one if nothing is judged."""
+        """The network whose step is compared with; a small one if nothing is judged."""
         return "small_cnn" if self.tiny else "VGG19"
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The slow network, and the fast one on which everything else weighs most."""
+        """The slow network, and a fast one, in which all other costs show most."""
         return tuple(dict.fromkeys((self.slow_network, "small_cnn")))
 
     @property
@@ -75,7 +75,7 @@ class Settings:
         return "the sizes are too small for speed to count" if self.tiny else ""
 
     def to_json(self) -> str:
-        """For the command line of a process."""
+        """The settings as JSON, for the command line of a process."""
         return json.dumps(dataclasses.asdict(self))
 
 

@@ -25,7 +25,8 @@ from afad_tfdata.measuring import settings as check_settings
 
 # A part cannot do anything useful in less time.
 _LEAST_SECS = 5.0
-# Where no time is judged, the machine may be busy with other things.
+# If no time is judged, the machine may be busy with other things: the limits of the
+# parts are then this many times as long.
 _PATIENCE = 3
 
 _log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class Supervisor:
         return f"ended with status {status}" if status else ""
 
     def _stop(self) -> None:
-        """Ends what runs, and lets nothing begin."""
+        """Ends the processes that run, and lets no other begin."""
         with self._lock:
             self._stopped = True
             for process in self._running:

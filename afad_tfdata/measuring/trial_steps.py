@@ -134,7 +134,7 @@ class Loop:
         )
 
     def run(self, steps: int) -> float:
-        """Takes steps, and waits for the last; returns the seconds without input."""
+        """Takes steps to their end; returns the seconds of waiting for input."""
         sums, waited = self._step.run(
             self._batches, self._done, [_LEARNING_RATE] * steps
         )
@@ -143,7 +143,7 @@ class Loop:
         return float(waited)
 
     def rate(self, seconds: float) -> Rate:
-        """Takes steps for about so many seconds, after some that are not timed."""
+        """Takes steps for about this many seconds, after some that are not timed."""
         steps = steps_for(self.run, seconds)
         began = time.perf_counter()
         waited = self.run(steps)
@@ -182,7 +182,8 @@ def in_turn(
     steps = {name: steps_for(run, seconds) for name, run in ways.items()}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
-        # Back and forth, so that none always runs after the same other one.
+        # The order is reversed in each round, so that no way always follows the same
+        # one.
         names = list(ways)
         for name in names if turn % 2 == 0 else reversed(names):
             began = time.perf_counter()

@@ -49,13 +49,13 @@ class TrainingParts:
       masks: Whether examples may lack a label.
       unconnected: Weights that the loss does not depend on.
       frozen: Layers that the caller froze; no stage trains them.
-      prepare: ``(images, step, offset)`` to the network's input.
-      normalize: ``(images)`` to the network's input.
+      prepare: Turns ``(images, step, offset)`` into the network's input.
+      normalize: Turns images into the network's input, without augmentation.
       data: Where the batches come from.
       train_data: Function from the first step to an iterator of distributed batches.
       validation_data: A distributed data set, or None.
-      examples: ``(first, end)``: names of the training examples at these positions
-        of the endless stream.
+      examples: Takes ``(first, end)``; returns names of the training examples at these
+        positions of the endless stream.
       steps_per_epoch: Number of steps that count as an epoch.
       loss_scaling: Whether the precision is float16.
       manifest: Manifest of the records, or None.
@@ -317,7 +317,7 @@ def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
             f"--task={task} needs faces of several ages; in the train split all are"
             f" {low}: train with --task=gender, or name another --records_dir"
         )
-    return low, low + 1  # No age is learnt, but an empty range is refused.
+    return low, low + 1  # No age is learnt here; an empty range would be refused.
 
 
 def _facts(
@@ -544,7 +544,7 @@ def _augmentation(
     settings = augment.parse(config.augment)
     if settings is None:
         return None, "none"
-    # It does not change during the run.
+    # The form is decided once, so that it does not change during the run.
     form = augment.resolve_form(settings)
     settings = dataclasses.replace(settings, form=form)
 

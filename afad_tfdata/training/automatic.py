@@ -1,7 +1,7 @@
 """Decides on the options that the user leaves open, once, when a run begins.
 
 The best value of some options depends on the stage, the network, the task or another
-option.  Their default value asks for it (`ASKING`)::
+option.  The default value of each leaves the choice to this module (`ASKING`)::
 
     choice = automatic.resolve(config, pretrained=False)
     choice.config.schedule        # "cosine", and no longer "auto"
@@ -21,7 +21,7 @@ from afad_tfdata.models import backbones
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
 
-# The options that are decided here, and the value with which each asks for it.
+# The options that are decided here, and the value that leaves each of them open.
 ASKING: dict[str, Any] = {
     "recipe": "default",
     "schedule": "auto",
@@ -135,7 +135,7 @@ def _values(
     own_age_head: str | None,
     initial_age_head: str | None,
 ) -> dict[str, Any]:
-    """A value for each option but ``recipe``; it counts where the option is open."""
+    """A value for each option but ``recipe``; used only for options that are open."""
     original = config.recipe == "original"
     values = _original() if original else _from_trials(config, pretrained, own_age_head)
     if initial_age_head:
@@ -151,7 +151,7 @@ def _values(
 
 
 def _original() -> dict[str, Any]:
-    """The original project's; `recipe.phases` has its optimizers and rates."""
+    """The original project's values; `recipe.phases` has its optimizers and rates."""
     return {
         "schedule": "constant",
         "weight_decay": 1e-4,

@@ -114,8 +114,8 @@ class Callbacks:
     def call(self, name: str, event: TrainEvent) -> None:
         """Calls a method of all objects that have it.
 
-        What it raises is not raised here, in the midst of a training, but ends the
-        training at the next moment at which everything can be saved.
+        An error in the method is not raised here, in the middle of a training.  It ends
+        the training at the next moment at which everything can be saved.
 
         Args:
           name: One of `NAMES`.
@@ -195,7 +195,7 @@ class Callbacks:
             )
             self._call(f"callbacks[{number}]", called, "on_end", event)
             if status == "failed" and self._failure is not None:
-                # The error that ended the training is the one to be raised.
+                # The error that ended the training is raised, and not this one.
                 _log.warning("%s", self._failure)
         self._failure = before or self._failure
 

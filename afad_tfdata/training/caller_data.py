@@ -193,7 +193,7 @@ class CallerData:
         images, labels = self._arrays
         if not len(images):
             raise errors.UsageError(f"{self._name} is empty: pass at least one image")
-        # All of the labels, because arrays are often sorted by them.
+        # All labels are checked, because arrays are often sorted by them.
         caller_elements.check_labels(labels, self.wanted, self._name)
         caller_elements.check_images(images[:256], self.wanted, self._name)
         size = min(len(images), self.wanted.batch_size)
@@ -228,7 +228,8 @@ class CallerData:
         assert self._arrays is not None  # noqa: S101 (the caller has checked)
         images, labels = self._arrays
         columns = [images, *labels.values()]
-        # Arrays as constants of the graph would be limited to 2 GiB.
+        # The arrays are not constants of the graph, because a graph is limited to 2
+        # GiB.
         taken = tf.numpy_function(
             lambda at: [np.ascontiguousarray(c[at]) for c in columns],
             [rows],

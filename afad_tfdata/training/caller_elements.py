@@ -19,7 +19,7 @@ from afad_tfdata.storage import schema
 # Marks the text of our own assertions inside TensorFlow's longer messages.
 MARK, END = "afad_tfdata: ", " (end)"
 _HIGHEST_LEVEL = 255.0
-# Levels: rounding and interpolation may leave [0, 255] by so many.
+# Rounding and interpolation may leave [0, 255] by this many levels.
 _LEVEL_SLACK = 1.0
 # The highest level of images in [0, 1], with the same kind of slack.
 _UNIT = 1.01

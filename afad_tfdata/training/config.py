@@ -50,7 +50,8 @@ FREE_FIELDS = frozenset(
         "profile",
     }
 )
-# What runs did that were begun before an option existed, if not its default.
+# For runs that were begun before an option existed: the value that describes what they
+# did, if this is not the option's default.
 EARLIER = {"recipe": "original"}
 # Options that a restart from an earlier epoch may also change.
 RESTART_FIELDS = frozenset(
@@ -96,7 +97,8 @@ class TrainConfig(options.Config):
     )
     model: networks.ModelConfig = options.part(
         networks.ModelConfig,
-        # Task and image size are the input's; the rest comes from the data.
+        # Task and image size are options of the input; the other values come from the
+        # data.
         leave_out=(
             *("task", "image_size", "min_age", "max_age", "mean", "initial_age"),
         ),

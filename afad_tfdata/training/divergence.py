@@ -39,7 +39,7 @@ def check_losses(
     Args:
       rows: float64 ``[steps, len(step.SUMS)]`` of the steps that follow `state.step`.
       state: Its ``loss_mean`` and ``loss_steps`` are updated.
-      spike_factor: A loss that is so many times the mean is a spike; 0 for no check.
+      spike_factor: A loss that is this many times the mean is a spike; 0 for no check.
 
     Raises:
       DivergedError: A loss is not finite, or a spike.
@@ -54,7 +54,7 @@ def check_losses(
                 state.step + i, f"the loss leapt from {mean:.4g} to {loss:.4g}"
             )
         count += 1
-        # The mean is plain at first, and becomes an exponential one.
+        # At first this is the plain mean, and later an exponential mean.
         mean += (loss - mean) * max(1 / count, _MEAN_SHARE)
     state.loss_mean, state.loss_steps = mean, count
 

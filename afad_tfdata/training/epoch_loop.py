@@ -93,7 +93,7 @@ class EpochLoop:
         """Takes the rest of the present epoch.
 
         Args:
-          state: Its step, sums and loss mean are moved on.
+          state: Its step, sums and loss mean are updated.
           iterator: Distributed batches from that step on.
 
         Raises:
@@ -120,7 +120,8 @@ class EpochLoop:
                 seconds = max(time.monotonic() - began, _SMALLEST_SECS)
                 speed = {
                     "waiting": waited / seconds,
-                    # Of the bar, the first rate would be 0: it moves on below.
+                    # The bar's own rate would be 0 at first, because the bar is updated
+                    # below.
                     "images_per_second": (state.step - first_step) * batch / seconds,
                 }
                 notes = self._book.steps(state.step, rows, rate=rates[-1], **speed)
@@ -173,7 +174,7 @@ class EpochLoop:
     def _take_steps(
         self, state: run_state.State, iterator: Iterator[Any], rates: Sequence[float]
     ) -> tuple[np.ndarray, float]:
-        """Takes steps and counts them; their sums, and the seconds of waiting."""
+        """Takes and counts steps; returns their sums and the seconds of waiting."""
         count = len(rates)
         first, last = self._config.profile_steps()
         if last and state.step <= first < state.step + count:
@@ -185,12 +186,13 @@ class EpochLoop:
         if last and state.step < last <= state.step + count:
             tf.profiler.experimental.stop()
         divergence.check_losses(rows, state, spike_factor=self._config.spike_factor)
-        # One by one: the sums must not depend on how steps are divided over calls.
+        # Added one by one: the sums must not depend on how steps are divided over
+        # calls.
         for row in rows:
             state.sums = [a + float(b) for a, b in zip(state.sums, row, strict=True)]
         state.step += count
         if not self._is_traced:
-            self._is_traced = True  # Its time was mostly compilation.
+            self._is_traced = True  # The first call mostly compiled.
         elif not self._config.steps_per_loop:
             fitting = int(_CALL_SECS * count / max(seconds, _SMALLEST_SECS))
             self._steps_per_call = max(1, fitting)

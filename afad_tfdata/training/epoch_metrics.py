@@ -13,7 +13,8 @@ import numpy as np
 from afad_tfdata.storage import schema
 from afad_tfdata.training import step
 
-# Task -> what the best epoch is best in, and whether more of it is better.
+# By task: the metric that decides on the best epoch, and 1 if a larger value is better
+# or -1 if a smaller one is.
 _METRICS = {"gender": ("accuracy", 1), "age": ("mae", -1), "age_gender": ("loss", -1)}
 _OF_LABEL = {"age": {"age_loss", "mae"}, "gender": {"gender_loss", "accuracy"}}
 
@@ -50,7 +51,7 @@ def training(
 
 
 def means(sums: Sequence[float]) -> dict[str, float]:
-    """Means from the sums of an epoch's steps; of a label, over those that have it.
+    """Means from the sums of an epoch's steps; a label's over the examples with it.
 
     Args:
       sums: As `step.SUMS`.
@@ -117,7 +118,7 @@ def _joint_loss(
 
 
 def _labelled(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
-    """Which examples have a label; all, if that is not the name of one."""
+    """Which examples have a label; all of them if there is no such label."""
     if f"label_{label}" not in columns:
         return np.ones(len(next(iter(columns.values()))), bool)
     return np.asarray(columns[f"label_{label}"]) >= 0

@@ -9,8 +9,8 @@
     result["constant"] = evaluation_metrics.constant(counts, predictions)
 
 Predictions are columns over all examples, each once: ``gender`` (probability of class
-1) with ``label_gender``, ``age`` (years) with ``label_age``, or both.  Padding is gone
-and replicas are put together before anything comes here, so that no number depends on
+1) with ``label_gender``, ``age`` (years) with ``label_age``, or both.  Padding was
+removed and the parts of the replicas were joined before, so that no number depends on
 the batch size.
 """
 
@@ -147,7 +147,8 @@ def paired_intervals(
     """Intervals of the differences ``first - second`` on the same examples.
 
     Each sample draws the same examples for both, so that faces which are hard for both
-    do not widen the interval.  One that excludes zero tells the two apart.
+    do not widen the interval.  If an interval excludes zero, the two predictions
+    differ.
 
     Args:
       first: As for `evaluate`.
@@ -285,7 +286,7 @@ def _overall(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 class _Resampler:
-    """Metrics of any resampling of the examples, given how often each is in it."""
+    """Metrics of resampled examples, from how often each example was drawn."""
 
     def __init__(self, predictions: Mapping[str, np.ndarray]) -> None:
         columns = _columns(predictions)
@@ -293,7 +294,7 @@ class _Resampler:
         self._age = self._gender = None
         if "age" in columns:
             error = columns["age"] - columns["label_age"]
-            # Predictions in float32 are rounded.
+            # float32 rounds, and an error of exactly 5 years must count.
             near = np.abs(error) <= CS_YEARS + 1e-6
             self._age = np.stack([np.abs(error), error**2, near, error])
         if "gender" in columns:

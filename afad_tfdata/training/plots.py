@@ -16,7 +16,7 @@ def draw_confusion(
     """A table of label by prediction, with counts and the share of each label.
 
     Args:
-      path: Where to; PNG.
+      path: The PNG file to write.
       confusion: ``[label][prediction]``.
       class_names: Of labels 0 and 1.
     """
@@ -52,7 +52,7 @@ def draw_error_by_age(path: str, by_age: Mapping[str, Mapping[str, Any]]) -> Non
     """Mean absolute error and bias by age, over the number of examples.
 
     Args:
-      path: Where to; PNG.
+      path: The PNG file to write.
       by_age: ``examples``, ``mae`` and ``bias`` by age in years.
     """
     ages = sorted(int(age) for age in by_age)

@@ -36,9 +36,10 @@ from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import multi_worker
 
 _log = logging.getLogger(__name__)
-# A rate at which the loss diverges is in most cases too large by less than this factor.
+# Half of a rate at which the loss diverges is small enough in most cases.
 _RECOVERY_FACTOR = 0.5
-# Drawing takes about a second: in each short epoch, that would be most of the time.
+# Drawing takes about a second.  If epochs are short, drawing after each of them would
+# take most of the time.
 _PICTURE_SECS = 30.0
 
 
@@ -109,7 +110,7 @@ class Run:
         self._report("on_start")
 
     def _restore(self, snapshot: run_state.Snapshot) -> None:
-        """Returns state, variables, files and input to those of a snapshot."""
+        """Sets state, variables, files and input back to those of a snapshot."""
         self.state, self.history = snapshot.state, snapshot.history
         if self._built_phase != self.state.course.phase:
             self._enter(self.state.course.phase)
@@ -257,10 +258,11 @@ class Run:
         self._book.epoch(
             row, waiting=speed.waiting, images_per_second=speed.images_per_second
         )
-        # Before saving: if the process is killed, the epoch is reported again.
+        # Reported before saving: if the process is killed in between, the epoch is
+        # reported again, and not lost.
         self._report_epoch(row, is_better)
         self._save_checkpoint()
-        # After saving: the new checkpoint may be the best one.
+        # Removed after saving, because the new checkpoint may be the best one.
         self._remove_old_checkpoints()
         is_drawn = time.monotonic() - self._drawn_at > _PICTURE_SECS
         self.history.save(self._dir.path, picture=is_drawn)
@@ -423,7 +425,8 @@ class Run:
                 examples=self._parts.examples,
                 directory=self._dir,
             ) from error
-        # From this state: the checkpoint may be older than the last recovery.
+        # Both come from the present state, because the checkpoint may be older than the
+        # last recovery.
         scale = self.state.scale * _RECOVERY_FACTOR
         recoveries = self.state.recoveries + 1
         self._restore(newest)

@@ -27,17 +27,18 @@ import numpy as np
 
 FORMAT = "afad_tfdata"
 VERSION = "2"
-# Of the header, as safetensors has it; a longer one is an error there, too.
+# safetensors has the same limit for headers, and refuses longer ones.
 _MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8
-# What safetensors has a name for and numpy a dtype.
+# The dtypes that both safetensors and numpy have.
 _NATIVE = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1"},
     **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1"},
 }
 _OTHER_DTYPE = re.compile(r"(u?int|bfloat|float|complex)[0-9][0-9a-z_]{0,20}")
-# What a file may do to the functions that parse it.  `ContentError` is what leaves.
+# The errors that parsing a damaged file may raise.  This module turns all of them into
+# `ContentError`.
 _PARSE_ERRORS = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -214,7 +215,7 @@ def _as_native(array: np.ndarray, name: str) -> tuple[np.ndarray, str]:
     size = array.dtype.itemsize
     if size in (1, 2, 4, 8):
         return array.view(f"<u{size}"), dtype
-    # Such as complex128: its bytes are one more dimension.
+    # Other dtypes, such as complex128, are stored as bytes in one more dimension.
     return array.reshape(-1).view(np.uint8).reshape(*array.shape, size), dtype
 
 

@@ -45,8 +45,8 @@ from afad_tfdata.training.distributed import strategies
 
 # What `TrainStep.run` sums up, in this order.  The sums are float64, because an epoch
 # adds up 100,000 examples, and float32 would lose the last digits of the mean.  `loss`
-# is over all examples, as it is trained on; what follows is over the examples that have
-# the label, whose numbers come last.
+# is summed over all examples, as in training.  The sums after it are over the examples
+# that have the label; the numbers of these examples come last.
 SUMS = (
     *("examples", "loss", "age_loss", "gender_loss", "absolute_error", "correct"),
     *("age_examples", "gender_examples"),
@@ -99,8 +99,8 @@ class TrainStep:
         ``batch_labels`` are those of the global batch, over which weights are
         normalised, or None (`StepConfig.gather_labels`); ``normalize`` is False in
         evaluation.
-      prepare: ``(images uint8 [B, H, W, 3], step, offset)`` to the model's input;
-        augmentation and normalisation.
+      prepare: Turns ``(images uint8 [B, H, W, 3], step, offset)`` into the model's
+        input, by augmentation and normalisation.
       config: How a step is taken.
 
     Raises:
@@ -129,7 +129,7 @@ class TrainStep:
         self._summed: _AlreadySummed | None = None
         if strategy.num_replicas_in_sync > 1:
             self._summed = _AlreadySummed(self.inner_optimizer)
-        _part_replica_seeds(model, strategy)
+        _separate_replica_seeds(model, strategy)
         self._weights = list(model.trainable_variables)
         self.average = (
             weight_average.WeightAverage(strategy, model, config.ema_decay)
@@ -141,7 +141,8 @@ class TrainStep:
             if config.jit
             else self._gradients
         )
-        # Each object needs its own: tracing fixes which weights the function changes.
+        # Each object needs a function of its own, because tracing fixes which weights
+        # the function changes.
         self._run = tf.function(self._steps)
 
     @property
@@ -237,7 +238,7 @@ class TrainStep:
     def _replica_step(
         self, images: tf.Tensor, labels: Mapping[str, tf.Tensor], step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The step's `SUMS` on this replica, and a number that the update decides."""
+        """The step's `SUMS` on this replica, and a number that the update changes."""
         context = tf.distribute.get_replica_context()
         offset = context.replica_id_in_sync_group * self.per_replica
         images = self._prepare(images, step, offset)
@@ -281,7 +282,8 @@ class TrainStep:
                 loss += tf.add_n(self._model.losses) / shares
             if self._config.loss_scaling:
                 loss = self.optimizer.scale_loss(loss)
-        # The variables inside: TensorFlow knows no zeros of a Keras variable.
+        # TensorFlow's own variables, because it cannot make zeros like a Keras
+        # variable.
         weights = [weight.value for weight in self._weights]
         gradients = tape.gradient(
             loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -324,7 +326,7 @@ class Predictor:
       strategy: A ``tf.distribute.Strategy``.
       model: As for `TrainStep`.
       loss_fn: As for `TrainStep`, or None if no loss is needed.
-      prepare: ``(images)`` to the model's input: normalisation only.
+      prepare: Turns images into the model's input, by normalisation only.
     """
 
     def __init__(
@@ -414,7 +416,7 @@ def _global_labels(
     context: tf.distribute.ReplicaContext, labels: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
     """The labels of all replicas, in the order of the replicas."""
-    # Others are only for a loss of the caller's, which does not get those of the batch.
+    # Other labels are only for a caller's loss, which gets no labels of the batch.
     labels = {name: labels[name] for name in ("age", "gender") if name in labels}
     if context.num_replicas_in_sync == 1:
         return labels
@@ -460,7 +462,9 @@ class _AlreadySummed:
         )
 
 
-def _part_replica_seeds(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+def _separate_replica_seeds(
+    model: keras.Model, strategy: tf.distribute.Strategy
+) -> None:
     """Makes replicas draw different numbers from the same generator state.
 
     Keras mirrors the state of a ``SeedGenerator``, so that without this all replicas

@@ -24,8 +24,8 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import networks
 from afad_tfdata.training.distributed import strategies
 
-# The larger it is, the later steps count: the weights of step s count in proportion to
-# about s ** 19 until the decay is reached.
+# A larger number gives later steps more weight: until the decay is reached, the weights
+# of step s count in proportion to about s ** 19.
 _WARMUP = 19.0
 
 
@@ -68,7 +68,7 @@ class WeightAverage:
         return [self._steps, *self._averages]
 
     def update(self, taken: tf.Tensor | int = 1) -> None:
-        """Adds the present weights; for a replica, after a step.
+        """Adds the present weights; each replica calls this after a step.
 
         Args:
           taken: 1, or int64 ``[]`` that is 0 if the step was skipped, whose weights
@@ -88,7 +88,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Gives the network its averages, inside the block; none before a step."""
+        """Gives the network its averages inside the block, if a step was taken."""
         if not strategies.local_value(self._strategy, self._steps):
             yield
             return

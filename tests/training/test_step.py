@@ -334,8 +334,8 @@ def test_a_keras_that_keeps_generators_elsewhere_is_refused(
     else:
         monkeypatch.delattr(keras.random.SeedGenerator, "next")
     with pytest.raises(RuntimeError, match="replicas would share.*dropout"):
-        step._part_replica_seeds(model, replicas)
-    step._part_replica_seeds(model, one_replica)  # One replica has nobody to share.
+        step._separate_replica_seeds(model, replicas)
+    step._separate_replica_seeds(model, one_replica)  # One replica has nobody to share.
 
 
 def test_dropout_trains_alike_after_any_chunking(replicas):

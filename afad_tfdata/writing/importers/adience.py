@@ -2,9 +2,10 @@
 
 Traps: the ages are ranges such as ``(25, 32)`` with single years among them, so that
 only ``--age_ranges=middle`` gives a year; some are ``None``.  Some genders are ``u`` or
-empty.  The folds are by person; a split by image leaks: the user is the group.  The
-name of an image is put together from three columns.  The lists called
-``fold_frontal_...`` repeat a part of the rows and are not read.
+empty.  The folds are divided by person, and a split by image would put a person into
+two splits: the user is the group.  The name of an image is put together from three
+columns.  The lists called ``fold_frontal_...`` repeat a part of the rows and are not
+read.
 """
 
 from __future__ import annotations

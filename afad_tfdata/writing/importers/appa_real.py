@@ -1,7 +1,7 @@
 """APPA-REAL: ``gt_avg_train.csv``, ``gt_avg_valid.csv`` and ``gt_avg_test.csv``.
 
-Traps: each image has two ages, the real one and the mean of what people guessed; this
-is the real one (a table with the other one goes to ``--labels_csv``).  The files
+Traps: each image has two ages, the real one and the mean of what people guessed; the
+real one is read (for the other one, pass a table by ``--labels_csv``).  The files
 ``gt_train.csv`` have a row for each guess, so that an image would count 38 times.  Next
 to each photo ``000001.jpg`` is its face, turned and cut, ``000001.jpg_face.jpg``, which
 is taken if it is there.  The genders are in ``allcategories_train.csv``, if that is

@@ -3,8 +3,9 @@
 Traps: the ages are ranges (``3-9``, ``more than 70``), so that only
 ``--age_ranges=middle`` gives a year; ``more than 70`` is then 70-79, because all ranges
 are ten years wide there.  A spreadsheet that saves the file turns ``3-9`` into a date,
-which is refused.  Both lists have an image ``1.jpg``: the folder belongs to the path.
-The list called ``val`` is the validation split; there is no public test split.
+which is refused.  Both lists have an image ``1.jpg``, so that the folder is a part of
+the key.  The list called ``val`` is the validation split; there is no public test
+split.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ middle (1 July) the photo is taken to be.  Many dates are wrong, so that ages be
 and above 100 occur.  The labels are of the person of the page, not of the face: an
 image without a face (``face_score`` is -inf) or with a second one
 (``second_face_score`` is a number) may show somebody else.  All these are left out.
-The person is the group (``celeb_id``, or the name where there is none); a photo
-of nobody that is known has no group.
+The person is the group (``celeb_id``, or the name where there is none); a photo of an
+unknown person has no group.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MegaAge and MegaAge-Asian: ``list/train_name.txt`` next to ``list/train_age.txt``.
 
 Traps: there are no genders.  Names and ages are in two files, line by line.  The images
-of training and test have the same names, ``1.jpg`` and so on: the folder belongs to the
-path.
+of training and test have the same names, ``1.jpg`` and so on, so that the folder is a
+part of the key.
 """
 
 from __future__ import annotations

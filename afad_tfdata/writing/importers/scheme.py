@@ -24,7 +24,7 @@ from afad_tfdata.writing import source, tree_walk
 from afad_tfdata.writing.labels import table
 
 HEADER = ["path", "age", "gender", "split", "group"]
-# So many names show what a folder contains.
+# This many names are enough to see what a folder contains.
 _SAMPLE = 400
 # A link may lead to a whole disk, in which nothing is looked for.
 _LINK_DEPTH = 3

@@ -73,7 +73,7 @@ class Paths:
 
     def _spellings(self, text: str) -> Iterator[str]:
         yield text
-        # A disk of another system composes accents in another way.
+        # Another system may store accented letters in the other Unicode form.
         for form in ("NFC", "NFD"):
             if not text.isascii() and unicodedata.normalize(form, text) != text:
                 yield unicodedata.normalize(form, text)

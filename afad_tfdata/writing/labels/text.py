@@ -84,7 +84,8 @@ def rows(
         separators, skipped = ("\t",), 1
         text = text.split("\n", 1)[1] if "\n" in text else ""
     headers = {mark: _header(text, mark) for mark in separators}
-    # Of equal separators the one that finds more columns, and then the more common.
+    # If several find equally many known columns, the one with more columns is taken,
+    # and then the more common one.
     best = max(separators, key=lambda m: (num_known(headers[m]), len(headers[m])))
     return _rows(text, best, skipped, name)
 
