@@ -114,7 +114,8 @@ def parse(
     return fields, CommonFlags(**common), rest
 
 
-# Name of a flag in other programs -> names here, of which the command's first is meant.
+# For the name of a flag in other programs, its names here; the first one that the
+# command has is meant.
 _GUESSES = {
     "lr": ("learning_rate",),
     "rate": ("learning_rate",),

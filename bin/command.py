@@ -89,7 +89,7 @@ def run(
       stops_on_signal: Whether SIGTERM, SIGUSR1 and Ctrl-C ask the command to save and
         stop.
     """
-    # This comes first: a signal during the imports that follow must not be lost.
+    # This comes first, because a signal during the following imports must not be lost.
     if stops_on_signal:
         preemption.install()
     # On every machine without a GPU, some of TensorFlow's start lines say "error".
@@ -197,7 +197,7 @@ def _run(
         if type(error).__name__ != "ResourceExhaustedError":
             raise
         lines = str(error).splitlines() or [""]
-        # Not the device, but a Python function inside the pipeline is out of memory.
+        # A Python function inside the pipeline is out of memory, and not the device.
         if any("MemoryError" in line for line in lines):
             return _say(name, f"out of memory: {_NO_MEMORY}", 1)
         text = errors.one_line(next((x for x in lines if "OOM" in x), lines[0]))

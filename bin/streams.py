@@ -49,7 +49,8 @@ def apply_log_flags(name: str, common: absl_flags.CommonFlags) -> None:
                 root.removeHandler(handler)
         root.addHandler(_file_handler(name, common.log_dir))
     for handler in root.handlers:
-        # On the handler as well: a library's logger may have a level of its own.
+        # The handler gets the level as well, because a library's logger may have its
+        # own.
         handler.setLevel(level)
 
 
@@ -78,7 +79,7 @@ class ResultStream:
 
 
 class ImageNotes:
-    """What a command says of single images, besides its results.
+    """Messages of a command about single images, besides its results.
 
     Args:
       name: Name of the command.

@@ -13,7 +13,7 @@ afad-train --records_dir=records --run_dir=try --stage=tuning --backbone=small_c
 def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Output:
     """Trains once or fold by fold, or searches a learning rate."""
     del arguments
-    # Here and not above: --help must answer in under a second.
+    # Imported here and not above, so that --help answers in under a second.
     from afad_tfdata import cross_validation, trainer
     from afad_tfdata.training import rate_search
 

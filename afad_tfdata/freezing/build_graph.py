@@ -1,4 +1,4 @@
-"""Building the frozen graph: trace, constants, constant folding, names.
+"""Builds the frozen graph: traces, makes constants, folds them, and names nodes.
 
 ::
 
@@ -40,9 +40,10 @@ def build(
       source: The model, from `model_source`.
       fetches: Names for the outputs by label.
       feed: Name for the input.
-      fold_constants: Fold constants and batch normalisation into the weights.
-      tf1_compatible: Express grouped convolutions otherwise, which TensorFlow 1.15
-        cannot run on a CPU, and refuse what it does not know or cannot run.
+      fold_constants: Whether to fold constants, and batch normalisation into weights.
+      tf1_compatible: Whether to replace grouped convolutions, which TensorFlow 1.15
+        cannot run on a CPU, and to refuse all other operations that it does not know or
+        cannot run.
 
     Returns:
       A graph of constants, float32, from ``feed``, ``[n, size, size, 3]``, to
@@ -55,25 +56,25 @@ def build(
     graph, (traced_feed,), traced_fetches = variables_to_constants.from_function(
         function
     )
-    # Before constant folding, which looks at direct neighbours only.
+    # This comes before constant folding, which looks only at direct neighbours.
     graph = graphdef.without_identities(graph, [*traced_fetches, traced_feed])
     if fold_constants:
-        # In this order: folding constants turns a batch normalisation into the factor
-        # and the summand that the second step moves into weights.
+        # The order matters: folding constants turns a batch normalisation into a factor
+        # and a summand, which the second step moves into weights.
         graph = constant_shapes.constant(graph)
         graph = constant_folding.fold_constants(graph, traced_fetches)
         graph = constant_folding.without_neutral(graph, [*traced_fetches, traced_feed])
         graph = column_means.as_products(graph)
         graph = constant_folding.fold_normalization(graph, traced_fetches)
         graph = group_normalizations.in_four_axes(graph)
-    # After constant folding, whose new nodes get a suffix where they have one of these
-    # names.
+    # This comes after constant folding, so that its new nodes get a suffix if they have
+    # one of these names.
     wanted = [fetches[label] for label in source.labels]
     names = {**dict(zip(traced_fetches, wanted, strict=True)), traced_feed: feed}
     graph = graphdef.renamed(graph, names)
     graph = own_outputs.separate(graph, wanted)
     _refuse_half_precision(graph, source.layers)
-    # Last: this step drops attributes that the steps before read.
+    # This comes last, because it drops attributes that the steps before read.
     if tf1_compatible:
         graph = grouped_convolutions.without_groups(graph, layers=source.layers)
         graph = graphdef.for_tf1(graph, layers=source.layers)
@@ -89,8 +90,8 @@ def _traced(
     size = source.image_size
     spec = tf.TensorSpec([None, size, size, 3], tf.float32, name="images")
 
-    # Without AutoGraph, which would turn a Python "if" on a tensor into a branch that
-    # a graph without functions cannot contain; tracing raises an error there instead.
+    # AutoGraph would turn a Python "if" on a tensor into a branch, which a graph
+    # without functions cannot contain.  Without it, tracing raises an error there.
     @tf.function(autograph=False)
     def function(images: tf.Tensor) -> list[tf.Tensor]:
         outputs = source.call(images)

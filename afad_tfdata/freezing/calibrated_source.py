@@ -26,7 +26,7 @@ from afad_tfdata.training import run_dir
 
 _log = logging.getLogger(__name__)
 
-# What is left of a probability of 0 before its logarithm is taken.
+# A smaller probability is replaced by this before its logarithm is taken.
 _SMALLEST = 1e-7
 
 
@@ -36,10 +36,10 @@ class Corrections:
 
     Attributes:
       flip_average: Whether each output is the mean over the image and its mirror image.
-      gender_temperature: What was measured for it; None for none.
-      age_correction: What was measured for it; None for none.
-      age_interval: What was measured for outputs with these corrections; None for
-        nothing.
+      gender_temperature: The measured temperature; None if there is none.
+      age_correction: The measured correction; None if there is none.
+      age_interval: The interval that was measured for outputs with these corrections;
+        None if there is none.
     """
 
     flip_average: bool = False
@@ -59,7 +59,7 @@ class Corrections:
 
 def of_description(description: Mapping[str, Any]) -> Corrections:
     """The corrections that are in a graph, by its NAME.json."""
-    # Graphs of earlier versions have none.
+    # Graphs of earlier versions have no corrections.
     return Corrections(**description.get("corrections", {}))
 
 
@@ -88,8 +88,8 @@ def find(
       age_correction: Whether the age is corrected.
 
     Raises:
-      UsageError: What is asked for was not measured for this very model file, or not
-        with the same averaging.
+      UsageError: A correction that is asked for was not measured for this model file,
+        or not with the same averaging.
       DataError: ``calibration.json`` is damaged.
     """
     entry: dict[str, Any] = {}
@@ -179,7 +179,8 @@ def outputs(
       head has one.
     """
     if flip_average:
-        # One batch of twice the size: two calls would contain the network twice.
+        # The batch gets twice the size, because two calls would put the network into
+        # the graph twice.
         images = tf.concat([images, tf.reverse(images, [2])], axis=0)
     parts = source.call(images) if source.parts is None else source.parts(images)
     found = {label: parts[label] for label in source.labels}
@@ -206,7 +207,8 @@ def _logit(parts: dict[str, tf.Tensor], flip_average: bool) -> tf.Tensor:
     if logits is not None and not flip_average:
         return tf.reshape(logits, tf.shape(parts["gender"]))
     if logits is not None:
-        # The chance of class 0 from the logit, too: 1 - p has no digits left near 1.
+        # The probability of class 0 also comes from the logit, because 1 - p loses its
+        # digits where p is near 1.
         one = _mean_of_halves(tf.sigmoid(logits))
         zero = _mean_of_halves(tf.sigmoid(-logits))
     else:

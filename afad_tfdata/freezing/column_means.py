@@ -1,4 +1,4 @@
-"""The mean of a vector as a matrix product, which every reader knows.
+"""Means of vectors, expressed as matrix products, which every reader knows.
 
 An age head reshapes its ``[n, ages]`` to ``[n, ages, 1]`` and takes the mean over the
 ages.  OpenCV does not read averages over this axis::

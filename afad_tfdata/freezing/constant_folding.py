@@ -1,4 +1,4 @@
-"""Constant folding: values that a frozen graph needs only once, computed on writing.
+"""Constant folding: computes the constant parts of a graph once, when it is written.
 
 `fold_constants` evaluates nodes that depend on constants only; a batch normalisation
 becomes one multiplication and one addition.  `fold_normalization` then moves these into
@@ -18,9 +18,9 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 
-# Operations that are cheap, have no state, and whose result is never larger than their
-# inputs together: folding others could make the file larger (Fill, Tile) or change what
-# each run computes (random numbers).
+# Operations that are cheap, have no state, and return no more numbers than they take.
+# Folding others could make the file larger (Fill, Tile), or change what each run
+# computes (random numbers).
 _FOLDABLE_OPS = frozenset(
     """Add AddV2 Cast ConcatV2 ExpandDims Exp Identity Maximum Minimum Mul Neg Pack Pow
     RealDiv Reciprocal Reshape Rsqrt Sigmoid Softplus Sqrt Square Squeeze StridedSlice
@@ -47,7 +47,7 @@ def fold_constants(
     graph = _plain_normalizations(graph)
     by_name = graphdef.nodes(graph)
     known: dict[str, bool] = {}
-    # Inputs first: the nodes of a GraphDef may be in any order.
+    # Inputs come first, because the nodes of a GraphDef may be in any order.
     for name in _inputs_first(by_name):
         node = by_name[name]
         known[name] = node.op == "Const" or (
@@ -55,7 +55,7 @@ def fold_constants(
             and name not in keep
             and all(known[graphdef.split(r)[0]] for r in node.input)
         )
-    # Only the outermost nodes: what they are computed from is then read by nobody.
+    # Only the outermost nodes are evaluated, because no node reads their inputs then.
     wanted = {
         graphdef.split(reference)[0]
         for node in graph.node
@@ -83,8 +83,8 @@ def fold_normalization(
 
     ``conv(x, w) * a + b`` becomes ``bias_add(conv(x, w * a), b)``, for convolutions,
     depthwise convolutions and matrix products, with or without a bias.  Products are
-    computed in float64 and rounded once.  An operation stays as it is where another
-    node reads it too, or where its weights would leave float32's range.
+    computed in float64 and rounded once.  An operation stays as it is if another node
+    also reads it, or if its weights would leave the range of float32.
 
     Args:
       graph: GraphDef returned by `fold_constants`.
@@ -247,7 +247,7 @@ def _fold(
     chain: list[tf.compat.v1.NodeDef],
     by_name: Mapping[str, tf.compat.v1.NodeDef],
 ) -> list[tf.compat.v1.NodeDef] | None:
-    """The nodes that replace `node` and `chain`; None where they cannot.
+    """The nodes that replace `node` and `chain`; None if they cannot be replaced.
 
     Args:
       node: A multiplication or an addition.
@@ -274,7 +274,7 @@ def _fold(
     )
     if node.op != "Mul":
         if bias is None and node.op == "BiasAdd":
-            return None  # It is where it belongs.
+            return None  # It is already a bias.
         return _with_bias(
             node, product, bias, operand if old_bias is None else old_bias + operand
         )
@@ -298,7 +298,7 @@ def _with_bias(
     bias: tf.compat.v1.NodeDef | None,
     values: np.ndarray,
 ) -> list[tf.compat.v1.NodeDef] | None:
-    """A BiasAdd under the name of `node`, and its constant; None out of range."""
+    """A BiasAdd under the name of `node`, and its constant; None if out of range."""
     rounded = _rounded(values)
     if rounded is None:
         return None
@@ -317,7 +317,7 @@ def _with_bias(
 
 
 def _rounded(value: np.ndarray) -> np.ndarray | None:
-    """The values as float32; None where one overflows or loses digits by underflow."""
+    """The values as float32; None if one overflows or loses digits by underflow."""
     with np.errstate(over="ignore", under="ignore"):
         result = value.astype(np.float32)
     small = (np.abs(result) < np.finfo(np.float32).tiny) & (value != 0)
@@ -339,8 +339,8 @@ def _plain_normalizations(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef
         if not plain:
             result.node.add().CopyFrom(node)
             continue
-        # In float64, and rounded once: the difference to what the fused operation
-        # computes is then its own rounding.
+        # Computed in float64 and rounded once.  The only difference from the fused
+        # operation is then that operation's own rounding.
         scale, offset, mean, variance = (
             _value(i).astype(np.float64) for i in inputs[1:]
         )
@@ -361,7 +361,8 @@ def _plain_normalizations(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef
 def _evaluate(graph: tf.compat.v1.GraphDef, names: list[str]) -> list[np.ndarray]:
     """Values of the nodes, computed by TensorFlow."""
     part = graphdef.reachable(graph, names)
-    # On the CPU, where the graph is verified: an accelerator may round differently.
+    # Only the CPU is used, because the graph is verified there, and a GPU may round
+    # differently.
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(part, name="")
@@ -372,7 +373,7 @@ def _evaluate(graph: tf.compat.v1.GraphDef, names: list[str]) -> list[np.ndarray
 def _inputs_first(by_name: Mapping[str, tf.compat.v1.NodeDef]) -> list[str]:
     """Names in an order in which every node comes after its inputs."""
     order: dict[str, None] = {}  # A set that keeps its order.
-    # With a stack: networks are deeper than Python's recursion limit.
+    # A stack is used, because networks are deeper than Python's recursion limit.
     stack = [(name, False) for name in by_name]
     while stack:
         name, seen = stack.pop()

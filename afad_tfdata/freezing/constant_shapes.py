@@ -1,4 +1,4 @@
-"""Shapes that a graph computes although only the size of the batch is unknown.
+"""Makes constants of shapes in which only the size of the batch is unknown.
 
 Keras computes the new shape of a ``Reshape`` from that of its input.  Other readers
 than TensorFlow, such as OpenCV, need it as a constant::
@@ -15,7 +15,7 @@ from afad_tfdata.freezing import graphdef
 
 
 def constant(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """Replaces the computed shape of a ``Reshape`` by ``[-1, ...]``, where it is this.
+    """Replaces the computed shape of a ``Reshape`` by ``[-1, ...]``, if they are equal.
 
     Args:
       graph: GraphDef without control edges.

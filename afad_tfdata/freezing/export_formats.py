@@ -40,8 +40,8 @@ class FrozenGraph:
       feed: Name of its input, float32 ``[n, size, size, 3]``.
       fetches: Names of its outputs by label.
       image_size: Side of its input in pixels.
-      mean: Channel means R, G, B in [0, 255]; None where they are unknown.
-      tf1_compatible: Whether other graphs made of it must load in 1.15 too.
+      mean: Channel means R, G, B in [0, 255]; None if they are unknown.
+      tf1_compatible: Whether graphs that are made from it must also load in 1.15.
       divisor: It is fed ``(x - mean) / divisor``, x in [0, 255].
       facts: What files without a NAME.json of their own say about the outputs.
     """
@@ -67,10 +67,11 @@ class ExportFormat:
     Attributes:
       name: Its key in NAME.json and in `FORMATS`.
       ending: What follows NAME in the file's name.
-      flag: The field of ``FreezeConfig`` that asks for it; empty: always written.
+      flag: The field of ``FreezeConfig`` that asks for it; empty if it is always
+        written.
       write: Writes a file or directory, given the graph and the path.
       names: Names in the file, given those of the GraphDef.
-      image_input: What it is fed instead of normalised images; None: those.
+      image_input: What it is fed; None for normalised images.
     """
 
     name: str
@@ -108,7 +109,7 @@ def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
 
 
 def _preprocessing_names(feed: str, fetches: Mapping[str, str], *, kind: str) -> Names:
-    del feed  # The names of the outputs only are those of the GraphDef.
+    del feed  # Only the outputs have the same names as in the GraphDef.
     return preprocessing_graph.INPUTS[kind].feed, dict(fetches)
 
 
@@ -138,7 +139,8 @@ def _write_saved_model(frozen: FrozenGraph, path: str) -> None:
 
 def _write_tflite(frozen: FrozenGraph, path: str) -> None:
     """Writes a TFLite file with the same signature."""
-    # Through a SavedModel: its signature is what names the outputs by label.
+    # The graph is converted from a SavedModel, whose signature names the outputs by
+    # label.
     with tempfile.TemporaryDirectory(prefix="afad-tflite-") as directory:
         inner = os.path.join(directory, "model")
         _write_saved_model(frozen, inner)
@@ -167,7 +169,7 @@ def _write_onnx(frozen: FrozenGraph, path: str) -> None:
 
 
 def _tensor_names(feed: str, fetches: Mapping[str, str]) -> Names:
-    """ONNX has tensors and no nodes: output 0 of each node."""
+    """The names in ONNX, which names tensors: output 0 of each node."""
     return f"{feed}:0", {label: f"{name}:0" for label, name in fetches.items()}
 
 
@@ -201,7 +203,7 @@ def _preprocessing_format(kind: str) -> ExportFormat:
     )
 
 
-# In the order in which they are written and listed; NAME.pb is always the first.
+# The formats in the order in which they are written and listed; NAME.pb is first.
 FORMATS = {
     export_format.name: export_format
     for export_format in (

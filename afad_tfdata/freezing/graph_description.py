@@ -61,7 +61,7 @@ def describe(
       images: Where the images of the verification came from.
       latency_ms: Median times by batch, then ``graph`` and ``model``.
       rounding: How far the model differs from itself on random input, by label; empty
-        where the verification did not have to allow for it.
+        if the verification did not have to allow for it.
       corrections: What the graph does to the outputs of its model; None for nothing.
     """
     corrections = corrections or calibrated_source.Corrections()
@@ -72,7 +72,8 @@ def describe(
         "format_version": FORMAT_VERSION,
         "graph": {
             "file": os.path.basename(graph_file.path),
-            # Under its temporary name: the description is complete before any rename.
+            # The file still has its temporary name, because the description must be
+            # complete before any file is renamed.
             **_digest(graph_file.temporary),
             **_graph_facts(frozen),
         },
@@ -132,7 +133,8 @@ def load_description(graph_path: str) -> dict[str, Any]:
         raise errors.DataError(
             f"{path} does not describe a frozen graph: freeze the model again"
         )
-    # The checksum first: the other checks would blame a changed file for the graph.
+    # The checksum is compared first, because the other checks would blame the graph for
+    # a changed description.
     description = files.unseal(description, path)
     # The checksum is optional: programs that edit the file may leave it out.
     try:
@@ -199,7 +201,8 @@ def description_path(graph_path: str) -> str:
     """NAME.json, which is one file for all formats of a graph."""
     directory, name = os.path.split(graph_path.rstrip("/"))
     endings = {f.ending for f in export_formats.FORMATS.values()}
-    # The longest first: face_bytes.pb is a format of face, not a graph face_bytes.
+    # The longest ending is tried first: face_bytes.pb is a format of the graph face,
+    # and not a graph called face_bytes.
     ordered = sorted(endings | {os.path.splitext(name)[1]}, key=len, reverse=True)
     stems = [name.removesuffix(e) for e in ordered if e and name.endswith(e)]
     paths = [os.path.join(directory, stem + ".json") for stem in stems or [name]]
@@ -241,7 +244,7 @@ def _fetches(
     class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
     size = frozen.image_size
-    # Some models return [n], others [n, 1]: one image shows which.
+    # Some models return [n] and others [n, 1].  A batch of one image shows which.
     outputs = source.call(tf.zeros([1, size, size, 3]))
     return [
         {
@@ -315,7 +318,7 @@ def _versions() -> dict[str, str]:
 
 
 def _content(path: str) -> str:
-    """The file with the weights: a SavedModel of ours has them in its graph."""
+    """The file that contains the weights; in our SavedModels that is the graph."""
     return os.path.join(path, "saved_model.pb") if os.path.isdir(path) else path
 
 
@@ -325,5 +328,5 @@ def _digest(path: str) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float]:
-    """With Python's floats, which JSON knows, instead of numpy's."""
+    """The values as Python's floats, because JSON does not know numpy's."""
     return {k: float(v) for k, v in values.items()}

@@ -26,7 +26,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 
 _TF1_OPS_PATH = pathlib.Path(__file__).parent / "tf1_ops.json"
-# Operations that return their inputs unchanged, in inference.
+# Operations that return their inputs unchanged in inference.
 _PASS_THROUGH_OPS = frozenset(
     ("Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot")
 )
@@ -162,19 +162,21 @@ def for_tf1(
             raise _not_in_tf1(node, layers, "operation")
         defaults = {attr.name: attr.default_value for attr in known[node.op].attr}
         for name, value in node.attr.items():
-            # Private: hints of this TensorFlow to itself (_output_shapes,
-            # _class, _XlaMustCompile), without effect on the values.
+            # Private attributes are hints of this TensorFlow to itself (_output_shapes,
+            # _class, _XlaMustCompile), and have no effect on the values.
             if name.startswith("_"):
                 del kept.attr[name]
-            # Newer than 1.15 (MaxPool's explicit_paddings, MatMul's grad_a and grad_b):
-            # at its default value, the operation does what it did in 1.15.
+            # Attributes that are newer than 1.15 (MaxPool's explicit_paddings, MatMul's
+            # grad_a and grad_b): at the default value, the operation does what it did
+            # in 1.15.
             elif name not in allowed:
                 if defaults.get(name) != value:
                     raise _not_in_tf1(
                         node, layers, f"attribute {name} of the operation"
                     )
                 del kept.attr[name]
-            # Known, but with a type or word that came later (padding EXPLICIT).
+            # Attributes that 1.15 knows, with a value that came later (padding
+            # EXPLICIT).
             elif not _allows(allowed[name], value):
                 raise _not_in_tf1(node, layers, f"value of {name} of the operation")
     return result
@@ -286,7 +288,7 @@ def constant(name: str, value: np.ndarray) -> tf.compat.v1.NodeDef:
 
 
 def attribute(node: tf.compat.v1.NodeDef, name: str) -> tf.compat.v1.AttrValue:
-    """An attribute; an empty one where the node does not have it.
+    """An attribute; an empty one if the node does not have it.
 
     ``node.attr[name]`` alone would add an empty attribute to the node.
     """

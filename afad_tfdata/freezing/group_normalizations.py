@@ -1,8 +1,9 @@
 """Group normalisations in a form that other readers than TensorFlow know.
 
 Keras splits the channels into groups by a fifth axis.  OpenCV reads neither tensors nor
-averages of this form.  Here the same average is that over the places of each channel,
-and then, by a convolution with constant weights, over the channels of each group::
+averages of this form.  This module computes the same average in two steps: over the
+places of each channel, and then, by a convolution with constant weights, over the
+channels of each group::
 
     graph = group_normalizations.in_four_axes(graph)
 """
@@ -17,8 +18,8 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 
-# What Keras builds.  A tuple is the type of a node and what it reads; a text stands for
-# one node, the same wherever the text is.
+# The nodes that Keras builds.  A tuple contains the type of a node and the nodes that
+# it reads.  A text stands for any node; the same text always stands for the same node.
 _SPLIT = ("Reshape", "images", "sizes")
 _MEAN = ("Mean", _SPLIT, "axes")
 _VARIANCE = ("Mean", ("SquaredDifference", _SPLIT, _MEAN), "axes_of_squares")
@@ -80,7 +81,7 @@ def _find(graph: tf.compat.v1.GraphDef) -> dict[str, _Found]:
     result = {}
     for name, found in candidates.items():
         before, after = shapes[found.images], shapes[name]
-        # Only then are the channels the last axis, and in their order.
+        # Only with these shapes are the channels the last axis, and in their order.
         if (
             before.rank == after.rank == 4
             and before[3] == found.factor.size
@@ -178,7 +179,8 @@ def _plain(name: str, found: _Found) -> list[tf.compat.v1.NodeDef]:
         nodes[-1].attr["data_format"].s = b"NHWC"
         return result
 
-    # In this order: OpenCV 4.11 reads other orders, and computes something else.
+    # The order matters: OpenCV 4.11 also reads other orders, but computes other
+    # numbers.
     difference = add("difference", "Sub", found.images, average("mean", found.images))
     square = add("square", "Mul", difference, difference)
     variance = add("variance", "AddV2", average("squares", square), f"{name}/epsilon")

@@ -1,4 +1,4 @@
-"""Grouped convolutions in a form that TensorFlow 1.15 can run on a CPU.
+"""Turns grouped convolutions into a form that TensorFlow 1.15 can run on a CPU.
 
 Its kernel for ``Conv2D`` loads a graph with a grouped convolution, but stops when the
 graph runs.  A convolution with one group per input channel is a depthwise convolution,

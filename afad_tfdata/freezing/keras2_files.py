@@ -44,8 +44,8 @@ def keras_version(path: str) -> int:
         )
     version = version.decode() if isinstance(version, bytes) else str(version)
     major = version.partition(".")[0]
-    # Keras before 2.0 and files edited by other programs have no version: Keras 2
-    # reads what Keras 1 wrote, Keras 3 does not.
+    # Files that Keras 1 wrote or that other programs edited have no version.  Keras 2
+    # reads them; Keras 3 does not.
     return int(major) if major.isdecimal() else 2
 
 
@@ -69,7 +69,8 @@ def load(path: str, *, unsafe: bool = False) -> Any:
         "tf_keras", extra="export", purpose=f"reading {path}, which Keras 2 wrote,"
     )
     if not unsafe:
-        # Before Keras reads the file: Keras 2 has no safe mode for .h5 files.
+        # The code is refused before Keras reads the file, because Keras 2 has no safe
+        # mode for .h5 files.
         saved.refuse_code(saved.architecture(path), path)
     try:
         return tf_keras.models.load_model(path, compile=False)
@@ -81,7 +82,7 @@ def load(path: str, *, unsafe: bool = False) -> Any:
 
 
 def in_float32(model: Any) -> Any:
-    """The same ``tf_keras`` network, all dtype policies float32, the same weights."""
+    """The same ``tf_keras`` network and weights, with all dtype policies float32."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

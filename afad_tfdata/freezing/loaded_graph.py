@@ -39,7 +39,7 @@ class LoadedGraph:
       path: ``.pb``, ``.tflite``, ``.onnx``, or the directory of a SavedModel.
       feed: Name of the input.
       fetches: Names of the outputs by label.
-      device: ``"auto"``, or ``"cpu"`` to leave accelerators alone.
+      device: ``"auto"``, or ``"cpu"`` to use no GPU.
 
     Raises:
       UsageError: The file does not exist or is not a graph, it has no node of one of
@@ -128,7 +128,7 @@ def read_graph_def(path: str) -> tf.compat.v1.GraphDef:
 def _checked_graph_def(path: str, wanted: list[str]) -> tf.compat.v1.GraphDef:
     """A GraphDef that only computes, and has the wanted nodes."""
     graph_def = read_graph_def(path)
-    # Before TensorFlow sees it: a graph may come from anybody.
+    # The graph is checked before TensorFlow sees it, because it may come from anybody.
     graphdef.refuse_effects(graphdef.all_nodes(graph_def), path)
     names = {node.name for node in graph_def.node}
     for name in wanted:
@@ -148,7 +148,8 @@ def _load_graph_def(
     config = tf.compat.v1.ConfigProto(
         device_count={"GPU": 0} if device == "cpu" else {}
     )
-    # TensorFlow would otherwise take the whole memory of the GPU, also from others.
+    # Otherwise TensorFlow would take the whole memory of the GPU, and leave none to
+    # other processes.
     config.gpu_options.allow_growth = True
     with tf.Graph().as_default() as graph:
         try:
@@ -158,7 +159,7 @@ def _load_graph_def(
                 f"{path} cannot be imported: {errors.one_line(error)}"
             ) from error
         session = tf.compat.v1.Session(graph=graph, config=config)
-        # A callable skips the look-up of names that `session.run` repeats every time.
+        # A callable is faster: `session.run` looks the names up in every call.
         return session.make_callable(
             {label: f"{name}:0" for label, name in fetches.items()}, [f"{feed}:0"]
         )
@@ -206,13 +207,13 @@ def tflite_interpreter() -> Any:
     Raises:
       UsageError: Neither is usable here.
     """
-    # A LiteRT that is installed may still not load: then TensorFlow's is used.
+    # If LiteRT is installed but does not load, TensorFlow's interpreter is used.
     with contextlib.suppress(Exception):
         return importlib.import_module("ai_edge_litert.interpreter").Interpreter
     try:
         return tf.lite.Interpreter
     except AttributeError:
-        # It names LiteRT and why that does not load.
+        # The error names LiteRT, and why it does not load.
         return errors.require(
             "ai_edge_litert.interpreter", extra="export", purpose="running TFLite"
         ).Interpreter
@@ -230,7 +231,7 @@ def _load_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> _C
     return call
 
 
-# By the file's ending; a SavedModel is a directory and is recognised as one.
+# The loaders by the file's ending; a SavedModel is recognised as a directory.
 _LOADERS: dict[str, _Loader] = {
     ".pb": _load_graph_def,
     ".tflite": _load_tflite,

@@ -29,12 +29,12 @@ class ModelFacts:
     """What is known about a model in addition to its weights.
 
     Attributes:
-      mean: Channel means R, G, B in [0, 255]; None where they are unknown.
+      mean: Channel means R, G, B in [0, 255]; None if they are unknown.
       class_names: Names of the gender labels 0 and 1; empty only for a model without
         a gender output.
-      age_range: Youngest and oldest age in the training data; None where unknown.
+      age_range: Youngest and oldest age in the training data; None if unknown.
       records_dir: The data set to take images from; empty for none.
-      metrics: The results of ``evaluate`` for this model file; empty if it was not run.
+      metrics: The results of ``evaluate`` for this model file; empty without any.
       divisor: Images are fed as ``(x - mean) / divisor``, x in [0, 255].
       stored: The same facts, as the files of the graph contain them.
     """
@@ -62,7 +62,7 @@ def collect(
       records_dir: The flag; if it is empty, the data set of the run is used where it
         still exists.
       mean_json: The flag; it takes precedence over all other sources.
-      class_names: The flag, for a model of which neither file nor run says them.
+      class_names: The flag, for a model whose file and run do not contain them.
       given_range: The flag ``--input_range``.
 
     Raises:
@@ -72,8 +72,8 @@ def collect(
     stored = run_dir.known_facts(
         source.facts, source.run, path=source.path, model=source.owner
     )
-    # Asked for, and not taken from a data set: which class the model was trained to
-    # call 1 cannot be seen in other images.
+    # The user must say this.  A data set cannot: its images do not show which class the
+    # model was trained to call 1.
     names = tuple(class_names) or stored.class_names
     if "gender" in source.labels:
         names = facts.chosen_class_names(
@@ -87,7 +87,7 @@ def collect(
         normalized=bool(mean_json),
         what=source.path or "the model",
     )
-    # Only normalised input has a mean, so only there is it looked for.
+    # Only normalised input has a mean, so that it is looked for only then.
     wanted = chosen_range == "normalized"
     mean, divisor = input_range.normalization(
         chosen_range,
@@ -132,9 +132,9 @@ def _mean(
 ) -> tuple[float, ...] | None:
     """The mean that the model was trained with.
 
-    What the user says comes first.  After it, sources that surely belong to this model
-    (the model file, its run) come before files that only may belong to it: a data set
-    named to verify on, a ``mean.json`` in the model's folder.
+    The value that the user gives comes first.  After it, sources that surely belong to
+    this model (the model file, its run) come before files that may belong to it: a data
+    set that the graph is verified on, or a ``mean.json`` in the model's folder.
     """
     origin = source.path or "the model"
     next_to_model = os.path.join(os.path.dirname(source.path), schema.MEAN_NAME)
@@ -161,7 +161,7 @@ def _age_range(
     """The ages of the training data, else those that the age head knows."""
     if stored.age_range:
         return stored.age_range
-    # A data set need not have training images: all may be for testing.
+    # A data set may have no training images, because all may be for testing.
     train = manifest.splits.get("train") if manifest is not None else None
     if manifest is not None and train and train.num_examples:
         return schema.age_range(manifest)
@@ -171,7 +171,7 @@ def _age_range(
 
 
 def _metrics(source: model_source.Source) -> dict[str, Any]:
-    """The results of ``evaluate`` for this very file; those of another do not count."""
+    """The results of ``evaluate`` for this file, and not for another one."""
     path = os.path.join(source.run.get("directory", ""), "metrics.json")
     if not source.run or not os.path.exists(path):
         return {}
@@ -179,5 +179,5 @@ def _metrics(source: model_source.Source) -> dict[str, Any]:
     measured = os.path.basename(found.get("model", ""))
     if measured != os.path.basename(source.path):
         return {}
-    # A graph is passed on, and names no face of the data set.
+    # A graph is passed on to others, so that it must not name faces of the data set.
     return {n: v for n, v in found.items() if n not in ("worst", "predictions")}

@@ -87,7 +87,7 @@ def open_source(
         run directory; the directory of a SavedModel.
       which: Which model of a run directory: ``best`` or ``final``.
       epoch: In a run directory, the checkpoint after this epoch instead; 0 for none.
-      outputs: Labels of the model's outputs in order, where their names do not tell.
+      outputs: Labels of the model's outputs in order, if their names do not tell.
       image_size: Side of the input in pixels, for a model that takes any size.
       unsafe_load: Run code that the file contains (Lambda layers).
       advice: What to do instead if the weights are not finite.
@@ -220,11 +220,12 @@ def _parts(
 
 
 def _load(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
-    """The model in a file: of Keras 3, or of tf-keras where Keras 2 wrote the file."""
+    """The model in a file: of Keras 3, or of tf-keras if Keras 2 wrote the file."""
     kind = os.path.splitext(path)[1].lower()
     if kind == ".ckpt":
         return _from_checkpoint(path, run)
-    # Asked first: Keras 3 does not know all layers and options in files of Keras 2.
+    # The version is read first, because Keras 3 does not know all layers and options in
+    # files of Keras 2.
     if kind in (".h5", ".hdf5") and keras2_files.keras_version(path) < 3:
         return keras2_files.load(path, unsafe=unsafe)
     if kind in (".keras", ".h5", ".hdf5"):
@@ -254,7 +255,7 @@ def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str
     Args:
       names: Names of the model's outputs, in order.
       given: The flag ``--outputs``; empty to go by the names.
-      task: The task that the model was built for; empty where it is unknown.
+      task: The task that the model was built for; empty if it is unknown.
 
     Raises:
       UsageError: The labels cannot be told, or the flag does not fit.

@@ -1,8 +1,8 @@
-"""Outputs that nothing else in the graph reads, and that are nodes of every reader.
+"""Makes each output a node that no other node reads, and that every reader keeps.
 
 Readers other than TensorFlow merge nodes.  OpenCV makes one layer of a matrix product
-and the ``BiasAdd`` after it, which has the name of the product, and gives the memory of
-an output to another layer where a node of the graph reads the output too::
+and the ``BiasAdd`` after it, and this layer has the name of the product.  If a node of
+the graph reads an output, OpenCV gives the memory of the output to another layer::
 
     graph = own_outputs.separate(graph, ["age_output/BiasAdd", "gender_output/Sigmoid"])
 """
@@ -77,7 +77,7 @@ def _apart(
     OpenCV merges an addition of a constant with a product right before it.
 
     Returns:
-      New nodes; none where the node is something else, which stays as it is.
+      New nodes; none if the node is something else, which stays as it is.
     """
     if node.op not in ("BiasAdd", "Add", "AddV2"):
         return []

@@ -55,10 +55,10 @@ def build(
       graph: The frozen graph.
       image_input: One of `INPUTS`.
       feed: Name of the frozen graph's placeholder.
-      fetches: Names of its outputs, which they keep.
+      fetches: Names of its outputs, which stay the same.
       size: Side of the network's input in pixels.
       mean: Channel means R, G, B in [0, 255].
-      divisor: What the difference to them is divided by.
+      divisor: What ``x - mean`` is divided by.
       decode: How JPEGs are decoded, one of `codec.DECODES`.
     """
     # Loops of TensorFlow 2 are functions in a library, which a graph of constants does
@@ -84,7 +84,7 @@ def reference(
     divisor: float = preprocess.DIVISOR,
     decode: str = "accurate",
 ) -> np.ndarray:
-    """What the network sees of an image file: float32 ``[size, size, 3]``."""
+    """The network's input for an image file: float32 ``[size, size, 3]``."""
     pixels = preprocess.decode_and_resize(tf.constant(encoded), size, decode=decode)
     return preprocess.normalize(pixels, mean, divisor).numpy()
 

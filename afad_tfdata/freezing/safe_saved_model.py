@@ -1,4 +1,4 @@
-"""SavedModels of unknown origin: checked before TensorFlow loads them.
+"""Checks SavedModels of unknown origin before TensorFlow loads them.
 
 ::
 
@@ -19,7 +19,8 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 
-# Collections and signature in which TensorFlow 1 names what loading runs.
+# Collections and a signature that name the operations which loading runs, in files of
+# TensorFlow 1.
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 _INIT_SIGNATURE = "__saved_model_init_op"
 _RESTORE_OPS = frozenset(("Restore", "RestoreV2", "RestoreSlice"))
@@ -69,8 +70,9 @@ def _refuse_effects(meta_graph: tf.compat.v1.MetaGraphDef, path: str) -> None:
     """Refuses operations with effects.
 
     Every SavedModel has operations that restore and save its variables.  They are
-    refused where loading would run them for another purpose: in functions of objects
-    (a resource's initializer, say) and in what TensorFlow 1 runs first.
+    refused if loading would run them for another purpose: in functions of objects (such
+    as a resource's initializer), and in the operations that a file of TensorFlow 1 runs
+    first.
     """
     graph = meta_graph.graph_def
     functions = {f.signature.name: f.node_def for f in graph.library.function}
@@ -93,7 +95,8 @@ def _initial_operations(meta_graph: tf.compat.v1.MetaGraphDef) -> list[str]:
     """Names of the nodes that loading runs first, in a SavedModel of TensorFlow 1."""
     names = []
     for collection in _INIT_COLLECTIONS:
-        # "in" first: looking a key up in a protocol buffer's map would add it.
+        # "in" is used first, because a look-up in a protocol buffer's map would add the
+        # key.
         if collection in meta_graph.collection_def:
             names += meta_graph.collection_def[collection].node_list.value
     if _INIT_SIGNATURE in meta_graph.signature_def:

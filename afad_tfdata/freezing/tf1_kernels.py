@@ -1,12 +1,13 @@
-"""What the kernels of TensorFlow 1.15 cannot do on a CPU, though it loads the graph.
+"""Finds operations that TensorFlow 1.15 loads but cannot run correctly on a CPU.
 
 The registry of operations says what 1.15 loads.  A graph that it loads can still stop
-when it is run, or compute something else than here: this module knows these cases::
+with an error when it is run, or compute other numbers than here.  This module knows
+these cases::
 
     tf1_kernels.check(graph, layers=["conv"])
 
-Each was tried in the runtime of 1.15.5 (`tests/freezing/test_tf1.py`).  What stops in
-this TensorFlow too is not listed, because the verification finds it.
+Each was tried in the runtime of 1.15.5 (`tests/freezing/test_tf1.py`).  Operations that
+also stop in the current TensorFlow are not listed, because the verification finds them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The graph of a traced function: calls are inlined, variables become constants.
+"""Turns a traced function into a graph: inlines calls, makes variables constants.
 
 ::
 
@@ -86,7 +86,8 @@ def _constants(
             name = graphdef.split(by_name[name].input[0])[0]
         return name
 
-    # By variable and dtype: a variable that is read several times is copied once.
+    # Stored by variable and dtype, so that a variable that is read several times is
+    # copied once.
     values: dict[tuple[str, int], np.ndarray] = {}
     result = graphdef.like(graph)
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Verification: a written graph, loaded in a fresh process, against its model.
+"""Compares a written graph, which runs in a fresh process, with its model.
 
 The process that froze the model computes what the graph must return.  A new process,
 which knows only the file, loads and runs it; then the two results are compared::
@@ -32,7 +32,7 @@ from afad_tfdata.freezing import loaded_graph
 # float32 in another order differ by about 1e-7 of their size in each layer; a wrong
 # weight or a forgotten operation shows far above 1e-5.
 PROBABILITY_TOLERANCE = 1e-5
-AGE_TOLERANCE = 1e-5  # relative to the largest age, at least 1 year
+AGE_TOLERANCE = 1e-5  # Relative to the largest age, which counts as at least 1 year.
 # On input that is not an image (`Case.is_image`), a graph may differ by this many times
 # the model's own rounding.  Runtimes add in different orders, and the few inputs that
 # are tried do not show the largest effect of that.
@@ -86,8 +86,8 @@ class Comparison:
     """How far a graph's outputs are from its model's.
 
     Attributes:
-      cases: The largest absolute difference by case name and label; infinite where a
-        shape or dtype differs or a value is not finite.
+      cases: The largest absolute difference by case name and label; infinite if a shape
+        or dtype differs or a value is not finite.
       largest: Largest expected value by label, at least 1.
       latency_ms: Median time of a run by case name, in milliseconds.
       random: Names of the cases that are not images.
@@ -203,7 +203,7 @@ def median_ms(call: Callable[[], Any], repeats: int = _LATENCY_REPEATS) -> float
 def _difference(output: np.ndarray, expected: np.ndarray) -> float:
     if output.shape != expected.shape or output.dtype != expected.dtype:
         return float("inf")
-    # Two equal NaN are no agreement: a model that returns them is broken.
+    # Two NaN do not count as equal: a model that returns them is broken.
     if not (np.isfinite(output).all() and np.isfinite(expected).all()):
         return float("inf")
     return float(np.max(np.abs(output - expected), initial=0.0))
@@ -218,7 +218,7 @@ def _run_fresh(candidates: Sequence[Candidate]) -> list[_RunResult]:
         latency = json.loads((root / "latency.json").read_text())
         results = []
         for i, candidate in enumerate(candidates):
-            # Without pickle: the files contain plain arrays only.
+            # Pickle is not allowed, because the files contain only plain arrays.
             with np.load(root / f"outputs-{i}.npz", allow_pickle=False) as stored:
                 outputs = [
                     {label: stored[f"{j}/{label}"] for label in candidate.fetches}
@@ -240,7 +240,8 @@ def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> No
                 arrays[f"{j}"] = case.inputs
             else:
                 strings.append(len(case.inputs))
-                # As uint8: numpy's own byte strings lose zeros at their end.
+                # Stored as uint8, because numpy's own byte strings lose zeros at their
+                # end.
                 for k, text in enumerate(case.inputs):
                     arrays[f"{j}/{k}"] = np.frombuffer(text, np.uint8)
         np.savez(root / f"inputs-{i}.npz", **arrays)
@@ -257,9 +258,9 @@ def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> No
 
 def _start(directory: str) -> None:
     """Runs `_main` in a process of its own and waits for its end."""
-    # Without GPUs, as the model ran: they round products to fewer digits, and their
-    # memory may be taken by this process.  Without TensorFlow's log: the last line of
-    # the standard error is then the program's own.
+    # The process gets no GPUs, as the model: they round products to fewer digits, and
+    # this process may have taken their memory.  It writes no log of TensorFlow, so that
+    # the last line of its standard error is the program's own.
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
     command = child_process.command(f"{__name__}:_main", directory)
     try:
@@ -288,7 +289,7 @@ def _start(directory: str) -> None:
 def _run(
     path: str, feed: str, fetches: Mapping[str, str], inputs: Sequence[Any]
 ) -> _RunResult:
-    # On the CPU, as the model ran: accelerators round products to fewer digits.
+    # The CPU is used, as for the model, because GPUs round products to fewer digits.
     graph = loaded_graph.LoadedGraph(path, feed, fetches, device="cpu")
     outputs, latency = [], []
     for value in inputs:

@@ -35,7 +35,7 @@ class Images:
       origin: What they are, for people: ``"real images"`` or ``"drawn faces"``.
       pixels: uint8 ``[n, size, size, 3]`` RGB.
       encoded: Image files, JPEG, the second one PNG.
-      decode: How the network sees JPEGs decoded, one of `codec.DECODES`.
+      decode: How JPEGs are decoded for the network, one of `codec.DECODES`.
     """
 
     origin: str
@@ -54,7 +54,7 @@ def choose(records_dir: str, size: int, decode: str = "") -> Images:
     Args:
       records_dir: The data set; empty to draw.
       size: Side in pixels.
-      decode: One of `codec.DECODES`; empty where the model does not say.
+      decode: One of `codec.DECODES`; empty if the model does not say.
 
     Returns:
       As many images as `cases` uses.
@@ -71,7 +71,7 @@ def choose(records_dir: str, size: int, decode: str = "") -> Images:
         for face in drawn_faces.faces(count, _FACES_SEED)
     ]
     encoded = [drawn_faces.encode_jpeg(face) for face in drawn]
-    # A PNG in every batch but the first: both decoders are verified.
+    # Every batch but the first has a PNG, so that both decoders are verified.
     encoded[1] = tf.io.encode_png(drawn[1]).numpy()
     if records_dir:
         pixels = _pixels_of_records(records_dir, size, count, decode)
@@ -158,7 +158,7 @@ def own_difference(
     with those of a traced function: both compute the same sums in another order.
     """
     largest = dict.fromkeys(source.labels, 0.0)
-    # Reduced retracing: one trace is used for batches of all sizes.
+    # reduce_retracing: one trace is used for batches of all sizes.
     traced = tf.function(source.call, autograph=False, reduce_retracing=True)
     for case in cases:
         batch = np.asarray(case.inputs)
@@ -205,7 +205,7 @@ def _pixels_of_records(
 ) -> np.ndarray:
     manifest = joined.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]
-    # Images that the model was not trained on, where there are any.
+    # Images that the model was not trained on are preferred.
     split = next((s for s in ("validation", "test") if s in filled), "train")
     config = input_fn.InputConfig(
         records_dir=records_dir,

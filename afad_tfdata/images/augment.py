@@ -202,7 +202,7 @@ def resolve_form(config: AugmentConfig) -> str:
     Raises:
       UsageError: The config names ``gather``, and XLA does not compile here.
     """
-    # The rule: gather wherever XLA compiles.  XLA makes one loop of it, which is exact
+    # gather is used wherever XLA compiles.  XLA makes one loop of it, which is exact
     # and 3 times as fast as the operation on 2 CPU cores at 64 x 150 x 150 x 3
     # (benchmarks/augment.py).  Without XLA the gather is slower than the operation.
     if config.form == "affine_op":
@@ -295,8 +295,9 @@ def _function(config: AugmentConfig, form: str) -> Callable[..., tf.Tensor]:
             result = augment_colors.erase(result, values)
         return result
 
-    # No autograph, because no branch here depends on a tensor's value.  For affine_op,
-    # jit_compile is None, TensorFlow's default: the function is not compiled by itself.
+    # Autograph is off, because no branch here depends on a tensor's value.  For
+    # affine_op, jit_compile is None, TensorFlow's default: the function is not compiled
+    # by itself.
     return tf.function(augment, jit_compile=form == "gather" or None, autograph=False)
 
 
@@ -335,10 +336,11 @@ def _draw(
     row = mix(mix(mix(seed + splitmix64.word(gamma)) + step) + position)
     places = np.arange(1, len(_DRAWS) + 1, dtype=np.uint64) * np.uint64(gamma)
     bits = mix(row[:, tf.newaxis] + tf.constant(places))
-    # The upper 24 bits, which float64 and float32 both hold exactly.
+    # The upper 24 bits are used, which float64 and float32 both represent exactly.
     upper = tf.cast(tf.bitwise.right_shift(bits, splitmix64.word(40)), tf.int32)
-    # In float64, because compilers round the last bits differently, and in float64
-    # these are far below the fixed-point grid to which `augment_affine` rounds.
+    # The type is float64, because compilers round the last bits differently.  In
+    # float64, these bits are far below the fixed-point grid to which `augment_affine`
+    # rounds.
     uniform = tf.cast(upper, tf.float64) * 2.0**-24
     return dict(zip(_DRAWS, tf.unstack(uniform, axis=1), strict=True))
 

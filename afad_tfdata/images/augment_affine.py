@@ -116,7 +116,8 @@ def affine_op(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
         fill_mode="REFLECT" if fill == "reflect" else "NEAREST",
     )
     if fill == "constant":
-        # In float32, because TensorFlow has no int32 kernels on GPUs outside of XLA.
+        # The type is float32, because TensorFlow has no int32 kernels on GPUs without
+        # XLA.
         factors = transforms[:, :, tf.newaxis, tf.newaxis]
         x = tf.range(width, dtype=tf.float32)
         y = tf.range(height, dtype=tf.float32)[:, tf.newaxis]
@@ -155,7 +156,8 @@ def _neighbours(
         coordinates = tf.minimum(folded, period - folded) - half
     if kept < bits:
         dropped = bits - kept
-        # Rounded, not cut off: half of a unit is added before the shift.
+        # The value is rounded and not cut off, by adding half of a unit before the
+        # shift.
         coordinates = tf.bitwise.right_shift(
             coordinates + (1 << (dropped - 1)), dropped
         )

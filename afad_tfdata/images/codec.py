@@ -31,7 +31,7 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.images import image_header, resampling
 
-# Exported from here as well, because callers that decode need them.
+# These names are exported from here as well, because callers that decode need them.
 from afad_tfdata.images.image_header import ImageError, ImageHeader, read_header
 
 # How JPEGs are decoded: by libjpeg's accurate or by its fast DCT and upsampling.
@@ -239,7 +239,8 @@ def _decode_jpeg(data: bytes, colors: str, *, fast: bool = False) -> np.ndarray:
     """Decodes a JPEG to ``RGB`` or ``GRAY``; `ImageError` if it is not whole."""
     simplejpeg = _simplejpeg()
     try:
-        # Strict, because libjpeg only warns of some damage, such as missing scans.
+        # strict is set, because libjpeg only warns of some damage, such as missing
+        # scans.
         return simplejpeg.decode_jpeg(
             data, colors, fastdct=fast, fastupsample=fast, strict=True
         )

@@ -70,7 +70,8 @@ def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def save(canvas: Image.Image, path: str) -> None:
     """Writes a picture as PNG, whole or not at all."""
-    # Without a date or a version in it: the same data set gives the same file.
+    # The file gets no date and no version, so that the same data set gives the same
+    # file.
     picture = io.BytesIO()
     canvas.save(picture, format="PNG", compress_level=_COMPRESSION)
     files.write_atomic(path, picture.getvalue(), durable=False)

@@ -181,7 +181,7 @@ def _block_means(image: np.ndarray, factor: int) -> np.ndarray:
     """
     rows, columns = (max(1, side // factor) for side in image.shape[:2])
     means = np.empty((rows, columns, 3), np.uint8)
-    # In strips, because the sums take four times the memory of the pixels.
+    # This is done in strips, because the sums take four times the memory of the pixels.
     for first in range(0, rows, _STRIP_ROWS):
         strip = means[first : first + _STRIP_ROWS]
         pixels = image[first * factor : (first + len(strip)) * factor]

@@ -177,8 +177,8 @@ def _mtcnn() -> Detector:
         from mtcnn import stages
     except Exception as error:  # A broken installation may raise anything.
         raise _not_installed(error) from error
-    # With absolute paths: given a name alone, MTCNN first looks for a file of that name
-    # in the current directory, and a file of weights may contain code.
+    # The paths are absolute: for a name alone, MTCNN would first look in the current
+    # directory, and a file of weights may contain code.
     weights = os.path.join(os.path.dirname(mtcnn.__file__), "assets", "weights")
     network = mtcnn.MTCNN(
         stages=[
@@ -209,8 +209,8 @@ def _reduced(photo: np.ndarray) -> tuple[np.ndarray, float]:
     scale = max(height, width) / _SEARCH_SIDE
     if scale <= 1:
         return photo, 1.0
-    # Pillow and not OpenCV: it is always installed, so that the boxes do not depend on
-    # the ``fast`` extra.
+    # Pillow is used and not OpenCV, because it is always installed: the boxes must not
+    # depend on the ``fast`` extra.
     size = max(1, round(width / scale)), max(1, round(height / scale))
     small = Image.fromarray(photo).resize(size, Image.Resampling.BOX)
     return np.asarray(small), scale
@@ -233,14 +233,14 @@ def _not_installed(reason: object) -> errors.UsageError:
 
 @contextlib.contextmanager
 def _callers_modules() -> Iterator[None]:
-    """Looks for modules where a script of the caller would.
+    """Lets imports find the modules that a script in the current directory would find.
 
     A console command does not look in the current directory, and a writer process does
-    not even look in those of PYTHONPATH.
+    not look in the directories of PYTHONPATH either.
     """
     before = list(sys.path)
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    # Last, so that no file there takes the place of an installed module.
+    # Added at the end, so that no file there takes the place of an installed module.
     sys.path += [os.getcwd(), *filter(None, given)]
     try:
         yield

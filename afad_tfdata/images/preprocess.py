@@ -80,7 +80,7 @@ def resize(images: tf.Tensor, size: int) -> tf.Tensor:
     Returns:
       uint8 ``[n, size, size, 3]``, rounded.
     """
-    # On float32, because the kernel is slower on integers.
+    # The images are cast to float32, because the kernel is slower on integers.
     resized = tf.raw_ops.ResizeBilinear(
         images=tf.cast(images, tf.float32),
         size=(size, size),

@@ -36,7 +36,7 @@ def bilinear(image: np.ndarray, size: int) -> np.ndarray:
     height, width, channels = image.shape
     top, down = _positions(height, size)
     both = np.clip([top, top + 1], 0, height - 1)
-    # Of a large photo most rows are never looked at.
+    # Most rows of a large photo are not needed.
     needed, places = np.unique(both, return_inverse=True)
     above, below = places.reshape(2, size)
     left, part = _positions(width, size)

@@ -59,7 +59,8 @@ class RecordStream:
         start = start_step * slices.global_batch_size
         first_epoch, num_skipped = divmod(start, len(self._index))
         table, seed = self._shard_table(), shuffle.seed
-        # This is built once, because tensorflow-io opens the files each time.
+        # This is built once, because tensorflow-io opens the files each time it is
+        # built.
         unpacked = None if self._index.contiguous else self._unpacked_rows()
 
         def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
