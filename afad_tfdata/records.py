@@ -128,6 +128,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     listing = _scan(config)
     work_plan, left_out = _plan(config, listing)
     selection.warn_of_untrusted_photos(work_plan)
+    selection.warn_of_large_groups(work_plan)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
     if config.overwrite:

@@ -192,10 +192,10 @@ def _read(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
             f" are {', '.join(map(repr, found.header[:8])) or 'none'}"
         )
     width = max(where, *split_columns, 0)
-    rows = [(n, [*cells, *[""] * (width + 1 - len(cells))]) for n, cells in found.rows]
+    rows = [[*cells, *[""] * (width + 1 - len(cells))] for _, cells in found.rows]
     if split_columns:
-        return [(cells[where], cells[split_columns[0]]) for _, cells in rows]
-    return [(cells[where], split) for _, cells in rows]
+        return [(cells[where], cells[split_columns[0]]) for cells in rows]
+    return [(cells[where], split) for cells in rows]
 
 
 def _path_column(names: Sequence[str], rows: Sequence[Any]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.writing import data_set_config, plan, source
 
+# A larger share of the images cannot be divided as the fractions say.  Small data sets
+# may have that few persons.
+_LARGE_GROUP, _FEW_FACES = 0.2, 20
 _log = logging.getLogger(__name__)
 
 
@@ -138,6 +142,21 @@ def warn_of_untrusted_photos(work_plan: plan.Plan) -> None:
         count,
         sizes.total(),
     )
+
+
+def warn_of_large_groups(work_plan: plan.Plan) -> None:
+    """Warns of a group that is too large to be that of one person or photo."""
+    if work_plan.config.splits.split_by != "group":
+        return
+    sizes = collections.Counter(group for group in work_plan.groups if group)
+    total = len(work_plan.rows)
+    for group, size in sizes.most_common(1):
+        if size > max(_LARGE_GROUP * total, _FEW_FACES):
+            _log.warning(
+                "the group %r has %d of the %d images, which all get the same split; if"
+                " it is not a person or a photo, take --split_by=photo or image",
+                *(os.fsdecode(group), size, total),
+            )
 
 
 def warn_of_missing_ages(work_plan: plan.Plan) -> None:

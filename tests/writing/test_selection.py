@@ -120,3 +120,26 @@ def test_split_file_paths_without_an_image_are_counted(tmp_path, caplog):
     path.write_text("\n".join(["path,split", *rows, "no\u2028pe/x.jpg,test"]))
     write(tree, tmp_path / "out", split_file=str(path))
     assert "1 of the 25 paths in --split_file name no image" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("groups", "flags", "warned"),
+    [
+        (["adult", "child"], {}, True),
+        (["adult", "child"], {"split_by": "image"}, False),
+        ([f"person {i}" for i in range(20)], {}, False),
+    ],
+)
+def test_groups_that_are_no_persons_are_noticed(
+    groups, flags, warned, tmp_path, caplog
+):
+    """A column of that name may have something else, which would decide the splits."""
+    rows = ["path,age,gender,group"]
+    for i in range(60):
+        (tmp_path / f"{i}.jpg").write_bytes(face_file(i))
+        rows.append(f"{i}.jpg,{20 + i % 30},111,{groups[i % len(groups)]}")
+    (tmp_path / "l.csv").write_text("\n".join(rows))
+    flags |= {"labels_csv": str(tmp_path / "l.csv"), "test_fraction": 1}
+    write(tmp_path, tmp_path / "out", **flags)
+    message = "the group 'adult' has 30 of the 60 images, which all get the same split"
+    assert (message in caplog.text) == warned

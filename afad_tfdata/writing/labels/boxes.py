@@ -6,11 +6,10 @@ import collections
 import math
 from collections.abc import Iterable, Mapping
 
+from afad_tfdata.images.face_crop import Box
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
 from afad_tfdata.writing.labels import columns, values
-
-Box = tuple[float, float, float, float]
 
 
 class BadBoxError(ValueError):
@@ -50,6 +49,12 @@ def read(cells: Mapping[str, str]) -> Box | None:
                 f"the box is empty: {high} is {texts[high]}, and {low} is {texts[low]}"
                 " (widths and heights are not read)",
             )
+    if max(numbers.values()) <= 1:
+        raise BadBoxError(
+            "x2",
+            f"the box ends at {texts['x2']}, {texts['y2']}: expected pixels, not shares"
+            " of the image",
+        )
     return numbers["x1"], numbers["y1"], numbers["x2"], numbers["y2"]
 
 

@@ -63,6 +63,11 @@ def num_known(header: Sequence[str]) -> int:
     return sum(bool(names & set(known)) for known in NAMES.values())
 
 
+def has_path(header: Sequence[str]) -> bool:
+    """Whether a header names the column of the images."""
+    return not {normalized(name) for name in header}.isdisjoint(NAMES["path"])
+
+
 def find(header: Sequence[str], *, name: str, required: Sequence[str]) -> Columns:
     """Finds the columns.
 

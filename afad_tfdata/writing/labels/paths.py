@@ -81,10 +81,8 @@ class Paths:
             yield os.fsdecode(text.encode(self._encoding))
 
     def _below_root(self, path: str) -> Iterator[str]:
-        path = path.removeprefix("file://")
+        path = _plain(path.removeprefix("file://"))
         if not is_absolute(path):
-            while path.startswith("./"):
-                path = path[2:].lstrip("/")
             yield path
             return
         for root in dict.fromkeys((self._root, self._real)):
@@ -116,6 +114,12 @@ class Paths:
                 self._foreign = path[: start + 1]
                 yield path[start + 1 :]
                 return
+
+
+def _plain(path: str) -> str:
+    """A path without ``//`` and ``/./``: one image must have one key."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
 
 
 def is_absolute(path: str) -> bool:

@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
@@ -28,6 +28,10 @@ _SHOWN_COLUMNS = 8
 _AGE_FOLDER = re.compile(r"(?:^|/)(\d{1,3})/[^/]+/[^/]+\Z", re.ASCII)
 # Fewer rows may differ from their folders by the same number by chance.
 _FEW_ITEMS = 3
+# Data sets number up to nine ranges of ages from 0; nobody's faces are all younger.
+_OLDEST_CLASS = 9
+# Rows of a sheet of Excel 97 and of later ones.
+_LARGEST_SHEETS = (65_536, 1_048_576)
 _log = logging.getLogger(__name__)
 
 
@@ -86,7 +90,7 @@ def scan(
         columns.find(found.header, name=found.name, required=("age", "gender"))
     reader = _Reader(found, where, genders, age_ranges, find_faces)
     if not root:
-        cells = [reader.row(*row)["path"] for row in found.rows]
+        cells = list(reader.column("path"))
         root = paths.common_root(cells) or os.path.dirname(path) or "."
     reader.allow_missing(missing_labels)
     return reader.listing(paths.Paths(root, found.encoding), root)
@@ -167,8 +171,16 @@ class _Reader:
         self._lenient = lenient
         self._may_lack: set[str] = set()
         self._counts: collections.Counter[str] = collections.Counter()
+        self._seen_genders: set[str] = set()
 
-    def row(self, number: int | str, cells: Sequence[str]) -> _Row:
+    def column(self, field: str) -> Iterator[str]:
+        """The cells of a field, one for each row; empty ones without such a column."""
+        position = self._where.positions.get(field)
+        for _, cells in self._table.rows:
+            known = position is not None and position < len(cells)
+            yield cells[position or 0].strip() if known else ""
+
+    def _row(self, number: int | str, cells: Sequence[str]) -> _Row:
         """The cells of a row by field."""
         return _Row(
             number,
@@ -181,14 +193,14 @@ class _Reader:
 
     def allow_missing(self, missing_labels: str) -> None:
         """Decides which labels a row may lack: those that the whole file lacks."""
-        rows = [self.row(*row) for row in self._table.rows]
+        rows, name = self._table.rows, self._table.name
         lacking = {
-            "age": all(values.is_missing(row["age"]) for row in rows),
+            "age": all(map(values.is_missing, self.column("age"))),
             "gender": all(
-                self._genders.label(row["gender"]) == values.MISSING for row in rows
+                self._genders.label(text) == values.MISSING
+                for text in self.column("gender")
             ),
         }
-        name = self._table.name
         if rows and all(lacking.values()):
             raise errors.UsageError(
                 f"{name} has neither an age nor a gender in any row: nothing can be"
@@ -210,7 +222,7 @@ class _Reader:
         rows: dict[tuple[str, boxes.Box | None], int | str] = {}
         result = source.Listing(root, [], [], 0)
         for number, cells in self._table.rows:
-            row = self.row(number, cells)
+            row = self._row(number, cells)
             try:
                 item = self._item(row, cells, keys)
                 face = item.key, item.box
@@ -237,6 +249,8 @@ class _Reader:
         result.rejected.sort()
         if not self._lenient:
             self._refuse_class_numbers(result.items)
+            self._refuse_shares(result.items)
+            self._refuse_spanish()
         self._say(result)
         return result
 
@@ -268,6 +282,29 @@ class _Reader:
                 " --labels_csv out and give the file as --split_file"
             )
 
+    def _refuse_shares(self, items: Sequence[source.Item]) -> None:
+        """Refuses ages that some program has divided by the oldest one."""
+        oldest = max((item.age for item in items), default=0)
+        if self._counts["rounded"] >= _FEW_ITEMS and oldest <= 1:
+            raise errors.UsageError(
+                f"{self._table.name}, column {self._named('age')}: every age is 1 or"
+                " less, and most are fractions: write ages in years"
+            )
+
+    def _refuse_spanish(self) -> None:
+        """Refuses the letters of hombre and mujer, where M would be taken for male."""
+        unknown = isinstance(self._genders.label("h"), str)
+        if (
+            unknown
+            and {"h", "m"} <= self._seen_genders
+            and "f" not in self._seen_genders
+        ):
+            raise errors.UsageError(
+                f"{self._table.name}, column {self._named('gender')}: H and M may be"
+                " hombre and mujer, or H and M of another language: say with"
+                " --gender_codes which is which, such as H:male,M:female"
+            )
+
     def _item(self, row: _Row, cells: Sequence[str], keys: paths.Paths) -> source.Item:
         """The item of a row.
 
@@ -279,7 +316,8 @@ class _Reader:
             raise _BadRow(
                 "",
                 f"{len(cells)} cells, but the header has {width}: put quotes around a"
-                " cell that contains the separator",
+                " cell that contains the separator, or name the first column if it has"
+                " the numbers of the rows",
             )
         found = keys.find(row["path"])
         if isinstance(found, str):
@@ -308,6 +346,7 @@ class _Reader:
 
     def _gender(self, row: _Row) -> int:
         label = self._genders.label(row["gender"])
+        self._seen_genders.add(row["gender"].lower())
         if isinstance(label, str):
             raise _BadRow("gender", label)
         return self._present("gender", label)
@@ -388,6 +427,31 @@ class _Reader:
             count = self._counts[f"no {field}"]
             if 0 < count < len(result.items):
                 _log.warning("%s: %d rows have no %s", name, count, field)
+        without = sum(item.split is None for item in result.items)
+        if 0 < without < len(result.items):
+            _log.warning(
+                "%s: %d rows have no value in the column %s, and get a split by"
+                " --test_fraction and --validation_fraction",
+                *(name, without, self._named("split")),
+            )
+        if (
+            len(result.items) >= _FEW_ITEMS
+            and 0 <= max(item.age for item in result.items) <= _OLDEST_CLASS
+        ):
+            _log.warning(
+                "%s: the oldest age is %d years; if the column %s has class numbers,"
+                " write ages in years",
+                name,
+                max(item.age for item in result.items),
+                self._named("age"),
+            )
+        if len(self._table.rows) + 1 in _LARGEST_SHEETS:
+            _log.warning(
+                "%s has exactly %d rows, after which a spreadsheet program cuts a table"
+                " off: look for its end",
+                name,
+                len(self._table.rows) + 1,
+            )
         if self._table.encoding not in ("utf-8", "utf-8-sig"):
             _log.info("%s is read as %s", name, self._table.encoding)
         if result.first_fault:

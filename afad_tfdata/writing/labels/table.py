@@ -5,31 +5,45 @@ The form is found by the first bytes of the file and, for JSON, by its name::
     CSV, TSV and text with ; or |     any encoding, any line ends, .gz too
     .jsonl, .ndjson, .json            an object in each line, or a table of pandas
     .parquet                          by pyarrow or pandas
-    .xlsx                             the first sheet, by openpyxl
+    .xlsx                             the first sheet with a value, by openpyxl
 """
 
 from __future__ import annotations
 
+import collections
 import gzip
 import importlib
 import io
 import json
+import logging
 import math
+import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.writing.labels import columns, text
 
-_PARQUET, _ZIP, _OLD_EXCEL, _GZIP = (
-    b"PAR1",
-    b"PK\x03\x04",
-    b"\xd0\xcf\x11\xe0",
-    b"\x1f\x8b",
-)
+_PARQUET, _ZIP, _GZIP = b"PAR1", b"PK\x03\x04", b"\x1f\x8b"
+# First bytes of forms that look like a table of one strange column.
+_OTHER_FORMS = {
+    b"\xd0\xcf\x11\xe0": "a spreadsheet of Excel 97 or an encrypted one",
+    b"MATLAB 5.0": "a file of MATLAB (IMDB-WIKI's are read by --source=imdb_wiki)",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format 3": "a database of SQLite",
+    b"ARROW1": "a Feather file",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x80\x04\x95": "a pickle",
+    b"\x80\x05\x95": "a pickle",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
+}
 # A larger file is not a table of labels: it would fill the memory.
 _MAX_BYTES = 1 << 30
+_log = logging.getLogger(__name__)
 
 
 class Table(NamedTuple):
@@ -68,10 +82,11 @@ def read(path: str, *, flag: str, known: Sequence[str] = ()) -> Table:
             return _parquet(content, name)
         if content.startswith(_ZIP):
             return _excel(content, name)
-        if content.startswith(_OLD_EXCEL):
-            raise errors.UsageError(
-                f"{name} is a spreadsheet of Excel 97: save it as .csv or .xlsx"
-            )
+        for start, what in _OTHER_FORMS.items():
+            if content.startswith(start):
+                raise errors.UsageError(
+                    f"{name} is {what}, which is not read: save it as .csv or .xlsx"
+                )
         decoded, encoding = text.decode(content)
         if suffix in ("jsonl", "ndjson", "json"):
             return _json(decoded, name, lines=suffix != "json")
@@ -120,11 +135,12 @@ def _content(path: str, name: str) -> bytes:
 def _json(decoded: str, name: str, *, lines: bool) -> Table:
     """JSON lines, or one value in a form that pandas writes."""
     if not lines:
-        stripped = decoded.strip()
         try:
-            value = json.loads(stripped)
+            value = _loads(decoded.strip())
+        except _RepeatedNameError:
+            raise
         except ValueError:
-            lines = True  # A file of lines is often called .json.
+            pass  # A file of lines is often called .json.
         else:
             if isinstance(value, dict) and _is_one_row(value):
                 value = [value]
@@ -134,12 +150,30 @@ def _json(decoded: str, name: str, *, lines: bool) -> Table:
         if not line.strip():
             continue
         try:
-            objects.append((number, json.loads(line)))
+            objects.append((number, _loads(line)))
         except ValueError as error:
             raise errors.UsageError(
                 f"{name}, row {number} is not JSON: {errors.one_line(error)}"
             ) from error
     return _of_objects(objects, name)
+
+
+class _RepeatedNameError(ValueError):
+    """An object has one name twice."""
+
+
+def _loads(text: str) -> Any:
+    """A JSON value; `json` alone would keep only the last of two equal names."""
+    return json.loads(text, object_pairs_hook=_of_pairs)
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = collections.Counter(key for key, _ in pairs)
+        ((repeated, _),) = counts.most_common(1)
+        raise _RepeatedNameError(f"an object has the name {repeated!r} twice")
+    return value
 
 
 def _is_one_row(value: dict[str, Any]) -> bool:
@@ -150,17 +184,32 @@ def _of_value(value: Any, name: str) -> Table:
     """A table that one JSON value contains."""
     if isinstance(value, dict) and {"columns", "data"} <= set(value):
         header = [str(cell) for cell in value["columns"]]
-        rows = [[cell_text(cell) for cell in row] for row in value["data"]]
-        return Table(name, header, list(enumerate(rows, 1)), "utf-8")
-    if isinstance(value, dict):  # Columns, each a list or an object by row number.
-        header = list(value)
-        cells = [
-            list(column.values()) if isinstance(column, dict) else list(column)
-            for column in value.values()
+        return _of_rows(header, value["data"], name)
+    if isinstance(value, dict) and {"schema", "data"} <= set(value):
+        value = value["data"]
+    if not isinstance(value, dict):
+        return _of_objects(list(enumerate(value, 1)), name)
+    parts = list(value.values())
+    if all(isinstance(part, dict) for part in parts):
+        if columns.num_known(list(value)):  # Columns, each an object by row.
+            keys = list(dict.fromkeys(key for part in parts for key in part))
+            rows = [[part.get(key) for part in parts] for key in keys]
+            return _of_rows(list(value), rows, name)
+        # Rows by their name, which is the image if they do not name it themselves.
+        header = list(dict.fromkeys(key for part in parts for key in part))
+        unnamed = not columns.has_path(header)
+        first = ["path"] if unnamed else []
+        rows = [
+            [*([key] if unnamed else []), *(part.get(cell) for cell in header)]
+            for key, part in value.items()
         ]
-        rows = [[cell_text(cell) for cell in row] for row in zip(*cells, strict=True)]
-        return Table(name, header, list(enumerate(rows, 1)), "utf-8")
-    return _of_objects(list(enumerate(value, 1)), name)
+        return _of_rows([*first, *header], rows, name)
+    if any(not isinstance(part, list) for part in parts):
+        raise errors.UsageError(
+            f"{name} has columns of different forms: expected a list for each column,"
+            " or an object for each"
+        )
+    return _of_columns(list(value), parts, name)
 
 
 def _of_objects(objects: Sequence[tuple[int, Any]], name: str) -> Table:
@@ -186,31 +235,97 @@ def _parquet(content: bytes, name: str) -> Table:
     library = _library(("pyarrow.parquet", "pandas"), name, "pyarrow")
     if library.__name__ == "pandas":
         frame = library.read_parquet(source)
-        columns_of = {str(key): frame[key].tolist() for key in frame.columns}
+        names = [str(key) for key in frame.columns]
+        values = [frame.iloc[:, i].tolist() for i in range(len(names))]
     else:
         table = library.read_table(source)
         # By position, because two columns may have one name.
         names = [str(key) for key in table.column_names]
         values = [column.to_pylist() for column in table.columns]
-        return _of_columns(names, values, name)
-    return _of_columns(list(columns_of), list(columns_of.values()), name)
+    return _of_columns(names, values, name)
 
 
 def _of_columns(header: list[str], values: list[list[Any]], name: str) -> Table:
-    rows = [[cell_text(cell) for cell in row] for row in zip(*values, strict=True)]
+    lengths = sorted({len(column) for column in values})
+    if len(lengths) > 1:
+        raise errors.UsageError(
+            f"{name} has columns of different lengths, {lengths[0]} and {lengths[-1]}"
+        )
+    return _of_rows(header, zip(*values, strict=True), name)
+
+
+def _of_rows(header: list[str], values: Iterable[Iterable[Any]], name: str) -> Table:
+    rows = [[cell_text(cell) for cell in row] for row in values]
     return Table(name, header, list(enumerate(rows, 1)), "utf-8")
 
 
 def _excel(content: bytes, name: str) -> Table:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        inside = archive.namelist()
+    if "xl/workbook.xml" not in inside:
+        what = "a spreadsheet of another program" if "mimetype" in inside else "a .zip"
+        raise errors.UsageError(
+            f"{name} is {what}, not .xlsx: save it as .csv or .xlsx"
+        )
     library = _library(("openpyxl",), name, "openpyxl")
     book = library.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-    sheet = book.worksheets[0]
-    found = [
-        (number, [cell_text(cell) for cell in row])
-        for number, row in enumerate(sheet.iter_rows(values_only=True), 1)
+    found: list[tuple[int, list[str]]] = []
+    read, others = "", []
+    for sheet in book.worksheets:
+        rows = _filled(sheet)
+        if not found:
+            found, read = list(rows), sheet.title
+        elif next(rows, None):
+            others.append(sheet.title)
+    if not found:
+        return Table(name, [], [], "utf-8")
+    if others:
+        _log.warning(
+            "%s: only the sheet %s is read, and not %s: save the others as files of"
+            " their own",
+            *(name, read, ", ".join(others)),
+        )
+    header = found[0][1]
+    empty = [
+        i
+        for i in range(len(header))
+        if not any(cell.strip() for _, row in found[1:] for cell in row[i : i + 1])
     ]
-    found = [(number, row) for number, row in found if any(map(str.strip, row))]
-    return Table(name, found[0][1] if found else [], found[1:], "utf-8")
+    if empty:
+        _refuse_formulas(library, content, read, header, empty, name)
+    return Table(name, header, found[1:], "utf-8")
+
+
+def _filled(sheet: Any) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each row of a sheet that has a cell with a value."""
+    # Programs store a wrong size of the sheet; what is beyond it would not be read.
+    sheet.reset_dimensions()
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        cells = [cell_text(cell) for cell in row]
+        if any(map(str.strip, cells)):
+            yield number, cells
+
+
+def _refuse_formulas(
+    library: Any,
+    content: bytes,
+    title: str,
+    header: Sequence[str],
+    empty: Collection[int],
+    name: str,
+) -> None:
+    """Refuses formulas that no program has computed: their cells have no value."""
+    book = library.load_workbook(io.BytesIO(content), read_only=True)
+    sheet = book[title]
+    sheet.reset_dimensions()
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        for i in empty:
+            if i < len(row) and str(row[i]).startswith("="):
+                raise errors.UsageError(
+                    f"{name}, row {number}, column {header[i].strip()}: a formula"
+                    " without a result: open the file in a spreadsheet program and save"
+                    " it"
+                )
 
 
 def _library(names: Iterable[str], name: str, advice: str) -> Any:

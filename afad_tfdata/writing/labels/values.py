@@ -155,9 +155,14 @@ class Genders:
         for code, label in exact.items():
             self._labels[code.lower()] = label
         self._exact = exact
+        # Few texts occur in very many cells.
+        self._cached = functools.lru_cache(4096)(self._label)
 
     def label(self, text: str) -> int | str:
         """The label in a cell: 0, 1, `MISSING`; or, as a text, why it is refused."""
+        return self._cached(text)
+
+    def _label(self, text: str) -> int | str:
         text = text.strip()
         if text in self._exact:  # Even if the code is a word for "no value".
             return self._exact[text]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import datetime
 import gzip
+import io
 import json
 import logging
+import lzma
 import os
 import pathlib
+import pickle
 import re
+import zipfile
 
 import pytest
 
@@ -158,6 +164,67 @@ _GOOD = {
         ),
         _CODES,
     ),
+    "columns whose rows are in another order": (
+        "l.json",
+        json.dumps(
+            {
+                "path": dict(enumerate(_FACES)),
+                "age": {
+                    i: a for i, (a, _) in reversed(list(enumerate(_FACES.values())))
+                },
+                "gender": {i: 111 + g for i, (_, g) in enumerate(_FACES.values())},
+            }
+        ),
+        _CODES,
+    ),
+    "rows of pandas by number": (
+        "l.json",
+        json.dumps(
+            {
+                str(i): {"path": p, "age": a, "gender": 111 + g}
+                for i, (p, (a, g)) in enumerate(_FACES.items())
+            }
+        ),
+        _CODES,
+    ),
+    "table of pandas with a schema": (
+        "l.json",
+        json.dumps(
+            {
+                "schema": {"fields": [{"name": "index", "type": "integer"}]},
+                "data": [
+                    {"index": i, "path": p, "age": a, "gender": 111 + g}
+                    for i, (p, (a, g)) in enumerate(_FACES.items())
+                ],
+            }
+        ),
+        _CODES,
+    ),
+    "objects by image": (
+        "l.json",
+        json.dumps({p: {"age": a, "sex": "mf"[g]} for p, (a, g) in _FACES.items()}),
+        _CODES,
+    ),
+    "R's write.csv": (
+        "l.csv",
+        '"","path","age","gender"\n'
+        + "".join(
+            f'"{i}","{p}",{a},"{"mf"[g]}"\n'
+            for i, (p, (a, g)) in enumerate(_FACES.items(), 1)
+        ),
+        _CODES,
+    ),
+    "line ends that were converted twice": ("l.csv", _table(end="\r\r\n"), _CODES),
+    "slashes and dots in paths": (
+        "l.csv",
+        _table(paths=[f".//{p.replace('/', '/.//')}" for p in _FACES]),
+        _CODES,
+    ),
+    "backslashes that a database doubles": (
+        "l.csv",
+        _table(paths=[p.replace("/", "\\\\") for p in _FACES]),
+        _CODES,
+    ),
     "list of objects": (
         "l.json",
         json.dumps(
@@ -215,12 +282,107 @@ def test_parquet(faces, tmp_path):
     assert {item.key: (item.age, item.gender) for item in listing.items} == _FACES
 
 
+def _sheet(path, change=None, *, header=("path", "age", "gender")) -> None:
+    """Writes the table as a spreadsheet, after `change` of the book and its sheet."""
+    book = pytest.importorskip("openpyxl").Workbook()
+    book.active.append(header)
+    for key, (age, gender) in _FACES.items():
+        book.active.append([key, age, "mf"[gender]])
+    if change:
+        change(book, book.active)
+    book.save(path)
+
+
+def _insert_empty(book, sheet):
+    book.create_sheet("notes", 0)
+    sheet.insert_rows(1, 2)
+    sheet.insert_cols(1)
+
+
+@pytest.mark.parametrize("change", [None, _insert_empty])
+def test_spreadsheets(change, faces, tmp_path):
+    _sheet(tmp_path / "l.xlsx", change, header=(" Path", "Age (years)", "SEX"))
+    listing = _scan((tmp_path / "l.xlsx").read_bytes(), faces, tmp_path, "l.xlsx")
+    assert {item.key: (item.age, item.gender) for item in listing.items} == _FACES
+
+
+def test_rows_beyond_the_stored_size_of_a_sheet_are_read(faces, tmp_path):
+    """Some programs store the size that a sheet once had."""
+    _sheet(tmp_path / "whole.xlsx")
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    cut = re.sub(rb'(<dimension ref=)"[^"]*"', rb'\1"A1:C3"', parts[sheet])
+    assert cut != parts[sheet]
+    with zipfile.ZipFile(tmp_path / "l.xlsx", "w") as book:
+        for name, content in (parts | {sheet: cut}).items():
+            book.writestr(name, content)
+    listing = _scan((tmp_path / "l.xlsx").read_bytes(), faces, tmp_path, "l.xlsx")
+    assert {item.key: (item.age, item.gender) for item in listing.items} == _FACES
+
+
+def test_sheets_that_are_not_read_are_named(faces, tmp_path, caplog):
+    def add(book, sheet):
+        book.create_sheet("more faces").append(["path", "age", "gender"])
+        book.create_sheet("empty")
+
+    _sheet(tmp_path / "l.xlsx", add)
+    _scan((tmp_path / "l.xlsx").read_bytes(), faces, tmp_path, "l.xlsx")
+    assert "only the sheet Sheet is read, and not more faces:" in caplog.text
+
+
+def test_cells_of_a_spreadsheet_that_are_no_ages(faces, tmp_path):
+    def date(book, sheet):
+        sheet["B2"] = datetime.datetime(2026, 9, 3)  # What "3-9" becomes.
+
+    def formulas(book, sheet):
+        for row in range(2, 6):
+            sheet[f"B{row}"] = "=20+5"  # Nothing has computed it.
+
+    _sheet(tmp_path / "l.xlsx", date)
+    listing = _scan((tmp_path / "l.xlsx").read_bytes(), faces, tmp_path, "l.xlsx")
+    assert "row 2, column age: '2026-09-03" in listing.first_fault
+    _sheet(tmp_path / "l.xlsx", formulas)
+    with pytest.raises(errors.UsageError, match="row 2, column age: a formula without"):
+        _scan((tmp_path / "l.xlsx").read_bytes(), faces, tmp_path, "l.xlsx")
+
+
+def _zipped(**members: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+# Name: (the first bytes, what the line calls the file).
+_OTHER_FORMS = {
+    "opendocument": (_zipped(mimetype="application/vnd.oasis"), "of another program"),
+    "zip": (_zipped(faces="path,age,gender"), "is a .zip, not .xlsx"),
+    "bzip2": (bz2.compress(_table().encode()), "compressed by bzip2"),
+    "xz": (lzma.compress(_table().encode()), "compressed by xz"),
+    "pickle": (pickle.dumps({"path": ["a.jpg"] * 40}), "a pickle"),
+    "matlab": (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "--source=imdb_wiki"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    "sqlite": (b"SQLite format 3\0", "a database of SQLite"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("name", _OTHER_FORMS)
+def test_other_forms_are_refused_by_name(name, faces, tmp_path):
+    content, what = _OTHER_FORMS[name]
+    with pytest.raises(errors.UsageError, match=re.escape(what)) as said:
+        _scan(content, faces, tmp_path)
+    assert "save it as .csv" in str(said.value) and "\n" not in str(said.value)
+
+
 def test_tables_without_their_library_are_refused_in_one_line(
     faces, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     with pytest.raises(errors.UsageError, match=r"needs openpyxl.*pip install") as said:
-        _scan(b"PK\x03\x04....", faces, tmp_path, "l.xlsx")
+        _scan(_zipped(**{"xl/workbook.xml": ""}), faces, tmp_path, "l.xlsx")
     assert "\n" not in str(said.value)
 
 
@@ -252,6 +414,11 @@ _BAD_ROWS = {
         "not a number",
     ),
     "NUL": ("a\0.jpg,25,m", "row 2", ""),
+    "twice, spelt otherwise": (
+        "deep//c d.jpg,41,f\n./deep/./c d.jpg,41,f",
+        "row 3, column path",
+        "named in row 2, too",
+    ),
 }
 
 
@@ -284,6 +451,14 @@ _BAD_FILES = {
     "old excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "save it as .csv or .xlsx"),
     "broken parquet": (b"PAR1" + b"\0" * 40, "cannot read"),
     "broken gzip": (b"\x1f\x8b\x08" + b"\0" * 40, "cannot read"),
+    "shares instead of ages": (
+        "path,age,gender\na.jpg,0.25,m\nb.jpg,0.3,f\ndeep/c d.jpg,0.41,f\n",
+        "column age: every age is 1 or less",
+    ),
+    "hombre and mujer": (
+        "path,age,gender\na.jpg,25,M\nb.jpg,30,H\ndeep/c d.jpg,41,M\n",
+        "column gender: H and M may be hombre and mujer",
+    ),
 }
 
 
@@ -309,6 +484,49 @@ def test_what_is_read_in_another_way_is_said(faces, tmp_path, caplog):
     ]
     assert "the columns race are not read" in caplog.text
     assert "2 ages have a fraction" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '{"path": "a.jpg", "age": 25, "age": 52}',
+            "an object has the name 'age' twice",
+        ),
+        ('{"path": {"0": "a.jpg"}, "age": [25]}', "columns of different forms"),
+        ('{"path": ["a.jpg", "b.jpg"], "age": [25]}', "different lengths, 1 and 2"),
+        ('{"path": "a.jpg", "age": 25, "gender": "m"}\n{"path": "b', "row 2 is not"),
+    ],
+)
+def test_json_that_is_not_a_table_is_one_line(content, message, faces, tmp_path):
+    for name in ("l.json", "l.jsonl"):
+        if name == "l.jsonl" and "[" in content:
+            continue
+        with pytest.raises(errors.UsageError, match=message) as said:
+            _scan(content, faces, tmp_path, name)
+        assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "path,age,gender\na.jpg,3,m\nb.jpg,0,f\ndeep/c d.jpg,6,f\n",
+            "the oldest age is 6 years; if the column age has class numbers",
+        ),
+        (
+            "path,age,gender,split\na.jpg,25,m,train\nb.jpg,30,f,\n",
+            "1 rows have no value in the column split, and get a split by",
+        ),
+        (
+            "path,age,gender\na.jpg,25,m\nb.jpg,30,f\n" + "x.jpg,1,m\n" * 65_533,
+            "has exactly 65536 rows, after which a spreadsheet program cuts",
+        ),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_said(content, message, faces, tmp_path, caplog):
+    _scan(content, faces, tmp_path)
+    assert message in caplog.text
 
 
 def test_absolute_paths_without_a_root(faces, tmp_path):
