@@ -241,8 +241,8 @@ def _train_slices(
     input_context: tf.distribute.InputContext | None,
 ) -> batch_slices.BatchSlices:
     slices = batch_slices.BatchSlices.of_pipeline(
-        # Not padded: the model would be trained on the padding, and the order would
-        # depend on the replicas.
+        # Batches are not padded: the model would be trained on the padding, and the
+        # order would depend on the number of replicas.
         config.global_batch_size,
         input_context,
         pad=False,
@@ -347,8 +347,8 @@ def _supervised(
             label = {f"{name}_output": values[name] for name in labels}
         if mask is None or not pads:
             return image, label
-        # One weight for all outputs: Keras takes a dict of weights only where the model
-        # has a dict of outputs.
+        # All outputs get one weight, because Keras takes a dict of weights only if the
+        # model has a dict of outputs.
         return image, label, tf.cast(mask, tf.float32)
 
     return supervised

@@ -142,7 +142,7 @@ def train(
         snapshot = run_state.of_plain(found)
         if snapshot is not None and own == train_data.CallerObjects() and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
-                # Before anything is built, so that a repeated call is quick.
+                # Returns before anything is built, so that a repeated call is quick.
                 _log.info("this run is finished: nothing is left to do")
                 return train_result.of(config, snapshot.state, snapshot.history)
         parts = assembly.assemble(

@@ -20,8 +20,8 @@ def new(width: float, height: float) -> Figure:
       width: Inches.
       height: Inches.
     """
-    # Not by pyplot: it chooses a backend for the whole process, looks for a display,
-    # and keeps every figure in memory.
+    # pyplot is not used: it chooses a backend for the whole process, looks for a
+    # display, and keeps every figure in memory.
     from matplotlib.backends import backend_agg
     from matplotlib.figure import Figure
 
@@ -37,6 +37,7 @@ def save(path: str, figure: Figure) -> None:
       UsageError: The file cannot be written.
     """
     picture = io.BytesIO()
-    # Without matplotlib's version in the file: equal figures are equal files.
+    # The file does not contain matplotlib's version, so that equal figures give equal
+    # files.
     figure.savefig(picture, format="png", dpi=_DPI, metadata={"Software": None})
     files.write_atomic(path, picture.getvalue(), durable=False)

@@ -226,7 +226,7 @@ def json_checksum(value: Any) -> str:
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
     """Adds a checksum to JSON values, so that a changed byte is noticed."""
-    # As a reader will see it: tuples become lists, and keys become strings.
+    # The values as a reader will see them: tuples become lists, and keys strings.
     plain = json.loads(json.dumps(value))
     return {**plain, "checksum": json_checksum(plain)}
 

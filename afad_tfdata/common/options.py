@@ -126,8 +126,8 @@ class Config:
         def __getattr__(self, name: str) -> Any:
             """The value of a part's field, or of a field by an earlier name."""
             for field in dataclasses.fields(self):
-                # Not getattr, which would call this method without end: copy and pickle
-                # look for attributes before any field is set.
+                # getattr is not used: it would call this method without end when copy
+                # or pickle looks for attributes before any field is set.
                 value = self.__dict__.get(field.name)
                 if name in field.metadata.get("aliases", ()):
                     return value
@@ -309,7 +309,7 @@ def _is_encodable(text: str) -> bool:
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        return False  # Half of a surrogate pair.
+        return False  # The text has half of a surrogate pair.
     return "\0" not in text
 
 

@@ -150,7 +150,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
             f"{path} describes {description['graph']['file']} and not {name}: freeze"
             " the model again, and keep both files together"
         )
-    # Last, because it reads the whole graph.
+    # This check comes last, because it reads the whole graph.
     if files.sha256(_content(graph_path)) != entry["sha256"]:
         raise errors.DataError(
             f"{graph_path} is not the graph that was verified: its SHA-256 differs from"

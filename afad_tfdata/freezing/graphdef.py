@@ -104,8 +104,8 @@ def renamed(
         node, source = by_name[old], old
         if node.op == "Identity":
             before, index = split(node.input[0])
-            # One node cannot have two names: where two results are one tensor, the
-            # second keeps its identity.
+            # One node cannot have two names: if two results are one tensor, the second
+            # keeps its identity.
             free = before not in names and before not in moves
             if (
                 free

@@ -315,7 +315,7 @@ def _main(arguments: list[str]) -> int:
                 candidate["path"], candidate["feed"], candidate["fetches"], inputs
             )
         except (errors.AfadError, loaded_graph.InputError) as error:
-            sys.exit(str(error))  # One line on the standard error, and status 1.
+            sys.exit(str(error))  # One line on standard error, and status 1.
         arrays = {f"{j}/{k}": v for j, o in enumerate(outputs) for k, v in o.items()}
         np.savez(root / f"outputs-{i}.npz", **arrays)
         times.append(latency)

@@ -21,8 +21,8 @@ from afad_tfdata.images import codec, drawn_faces, preprocess
 from afad_tfdata.models import output_values
 from afad_tfdata.storage import joined
 
-# One image, as most programs feed it; the smallest real batch; and an odd number, whose
-# remainder vectorised kernels handle apart.
+# One image, as most programs feed it; the smallest real batch; and an odd number,
+# because vectorised kernels compute the remainder of a batch separately.
 BATCH_SIZES = (1, 2, 7)
 _FACES_SEED = 20  # Any number; it decides which faces are drawn.
 

@@ -328,9 +328,10 @@ def _draw(
     batch_size: int | tf.Tensor, seed: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Numbers in [0, 1): float64 ``[B]`` by name, multiples of 2^-24."""
-    # A hash of (seed, step, position, place in the stream).  TensorFlow's generators do
-    # not fit here: they count a tensor's elements from 0, so that a replica could not
-    # draw its own part of a batch, and they give other numbers under XLA.
+    # The numbers are hashes of (seed, step, position, place in the stream).
+    # TensorFlow's generators cannot be used: they count a tensor's elements from 0, so
+    # that a replica could not draw its own part of a batch, and they give other numbers
+    # under XLA.
     position = tf.cast(tf.range(batch_size, dtype=tf.int32), tf.uint64) + offset
     mix, gamma = splitmix64.mix, splitmix64.GAMMA
     row = mix(mix(mix(seed + splitmix64.word(gamma)) + step) + position)

@@ -176,7 +176,7 @@ def _read_jpeg_header(data: bytes) -> ImageHeader:
             position += 2
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        # All frame headers.  DHT, JPG and DAC have numbers in the same range.
+        # These are all frame headers; DHT, JPG and DAC have numbers in the same range.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if position + 10 > end:
                 break

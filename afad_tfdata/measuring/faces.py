@@ -10,7 +10,8 @@ from afad_tfdata.images import drawn_faces
 from afad_tfdata.measuring import rows
 from afad_tfdata.measuring import settings as check_settings
 
-# Enough that batches differ; they stay in the page cache after the first pass.
+# So many that batches differ, and so few that they stay in the page cache after the
+# first pass.
 _FACES, _FACES_IF_TINY = 3000, 160
 
 

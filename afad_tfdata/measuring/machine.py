@@ -44,7 +44,7 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
         "devices": [name.lower() for name in devices],
         "gpus": used,
         "all_gpus": len(gpus),
-        # Then the GPU takes one process at a time.
+        # Whether a GPU takes only one process at a time.
         "exclusive": any("Exclusive" in line for line in smi),
         "tensorflow": tf.__version__,
         "driver": _driver(),

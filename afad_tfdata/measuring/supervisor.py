@@ -42,7 +42,7 @@ class Supervisor:
     def __init__(self, minutes: float) -> None:
         self._deadline = time.monotonic() + 60 * minutes
         self._running: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()  # For the set, and for the end of everything.
+        self._lock = threading.Lock()  # Guards `_running` and `_stopped`.
         self._stopped = False
 
     def run_all(

@@ -97,7 +97,7 @@ class Order:
             return order_numpy.permute(
                 place, self.num_examples, self.seed, _RECORDS, epoch, ROUNDS
             )
-        # The same computation as in `_balanced`.
+        # This is the computation of `_balanced`, in numpy.
         sizes = np.array([len(group) for group in self.groups], np.int64)
         starts = np.cumsum(sizes) - sizes
         round_, place = np.divmod(positions, len(sizes))

@@ -85,7 +85,8 @@ class RowLayout:
         if self._channels_first:
             values = values.transpose(1, 2, 0)
         if self._limits:
-            # In float64, as the graph engine does, so that both round alike.
+            # Computed in float64, as in the graph engine, so that both round in the
+            # same way.
             black, white = self._limits
             values = (values.astype(np.float64) - black) * (255 / (white - black))
         if self._limits or self._dtype != np.uint8:

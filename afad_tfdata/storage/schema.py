@@ -44,10 +44,10 @@ IMAGE_GROUP = "image/group"
 LABEL_AGE = "label/age"
 LABEL_GENDER = "label/gender"
 
-# The label of a record that does not have it; records are written like that only with
-# --missing_labels=keep, or if no image of the source has the label.
+# Stands for a missing label.  Such records are written only with --missing_labels=keep,
+# or if no image of the source has the label.
 MISSING = -1
-# Under this class name `Split.counts` has the records without a gender.
+# The class name under which `Split.counts` counts the records without a gender.
 NO_GENDER = "(no gender)"
 
 # `index["image_format"]` is a position in this tuple, so new formats go to its end.

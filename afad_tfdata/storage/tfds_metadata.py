@@ -37,7 +37,7 @@ def write(directory: str, manifest: schema.Manifest) -> None:
     info = {
         "name": manifest.name,
         "version": "1.0.0",
-        # Without this package's version, so that all versions write the same bytes.
+        # This package's version is left out, so that all versions write the same bytes.
         "description": "Faces with age and gender, by afad-tfdata",
         "fileFormat": "tfrecord",
         "moduleName": "",

@@ -532,7 +532,7 @@ def _age_head(
     """
     if own.model is None and config.model.age_head != "auto":
         return config.model.age_head
-    return known.get("age_head", "regression")  # Without an age, any head will do.
+    return known.get("age_head", "regression")  # Any, if there is no age.
 
 
 def _augmentation(

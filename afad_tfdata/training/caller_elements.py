@@ -80,7 +80,7 @@ class Parser:
         self.static_batch = self._check_static(image)
         self._check_label_specs(labels)
 
-    # From an element to its parts.
+    # Finding the parts of an element.
 
     def _pair(self, spec: Any) -> tuple[Any, Any]:
         if isinstance(spec, list | tuple) and len(spec) == 2:

@@ -27,7 +27,8 @@ from afad_tfdata.training import (
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import multi_worker
 
-# Long enough that Python costs nothing, short enough that a signal is seen at once.
+# Long enough that the time of Python does not count, and short enough that a signal is
+# seen soon.
 _CALL_SECS = 1.0
 # Keeps divisions by measured times defined, however coarse the clock is.
 _SMALLEST_SECS = 1e-6

@@ -199,7 +199,7 @@ def constant(
     for age, number in by_age_of_all:
         numbers[np.searchsorted(ages, age)] += number
     cumulative = np.cumsum(numbers)
-    median = 0.0  # Without an age label it is not used.
+    median = 0.0  # Not used if no example has an age.
     if len(ages):
         median = float(ages[np.searchsorted(cumulative, cumulative[-1] / 2)])
     totals = [sum(counts.get(name, {}).values()) for name in class_names]

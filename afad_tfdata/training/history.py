@@ -81,14 +81,15 @@ class History:
         ends = [(row["step"], row["epoch"]) for row in self.epochs]
         for event in self.events:
             before = [epoch for step, epoch in ends if step <= event["step"]]
-            # Half an epoch further: between the points of two epochs.
+            # The line is half an epoch further, between the points of two epochs.
             at = (before[-1] if before else self.epochs[0]["epoch"] - 1) + 0.5
             axes.axvline(at, color=colors[event["kind"]], ls="--", lw=1)
             axes.annotate(
                 event["text"],
                 (at, 1),
                 xycoords=("data", "axes fraction"),
-                # Right of the line: left of the first one are the axis and its numbers.
+                # The text is to the right of the line, because the axis is left of the
+                # first line.
                 xytext=(2, -3),
                 textcoords="offset points",
                 rotation=90,

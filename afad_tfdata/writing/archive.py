@@ -122,7 +122,7 @@ def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
             reason = "a path that leaves the archive"
             refused.append(source.Rejection(member.name, reason))
         elif source.is_skipped(member.name.lstrip("/")):
-            listing.skipped += 1  # Checked before links: ``._NAME`` may be a link.
+            listing.skipped += 1  # Checked before links, because ``._NAME`` may be one.
         elif not member.is_file:
             reason = "a link or device in the archive"
             refused.append(source.Rejection(member.name, reason))
@@ -176,7 +176,8 @@ def spool(
         for number, task in enumerate(tasks)
         for row in range(task.first, task.last)
     }
-    # For each image its offset in the spool, or -1 if it is too large, and its length.
+    # Each row has the offset of an image in the spool, -1 if it is too large, and its
+    # length.
     tables = [np.zeros((task.num_images, 2), np.int64) for task in tasks]
     paths = [spool_path(directory, task) for task in tasks]
     ends = [0] * len(tasks)
@@ -195,7 +196,7 @@ def spool(
             continue
         number, row = place
         if member.size > work_plan.config.images.max_file_bytes:
-            tables[number][row] = -1, member.size  # Not read: it may fill the memory.
+            tables[number][row] = -1, member.size  # Not read: it is too large.
             continue
         data = content()
         tables[number][row] = ends[number], len(data)

@@ -175,7 +175,8 @@ class _StrictInfo(tarfile.TarInfo):
             archive.ended_regularly = True  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
-            # Only padding shorter than a header follows, or nothing.
+            # After a regular end, padding that is shorter than a header may follow, or
+            # nothing.
             short = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
             if ended and isinstance(error, short):
                 raise

@@ -13,12 +13,12 @@ KNOWN = (
 )
 _ENDING = r"\.(?:tar(?:\.(?:xz|gz|bz2))?|txz|tgz|tbz2?|zip)"
 _WHOLE = re.compile(rf".+{_ENDING}", re.IGNORECASE)
-# The number of a part after the ending, as the command split and others write it, ...
+# Names with the part's number after the ending, as the command split writes them.
 _BEHIND = re.compile(
     rf"(?P<stem>.+?{_ENDING})(?P<dash>[._-]?(?:part[._-]?)?)(?P<number>[a-z]{{2,4}}|\d{{1,5}})",
     re.IGNORECASE,
 )
-# ... or before it.
+# Names with the part's number before the ending.
 _BEFORE = re.compile(
     rf"(?P<stem>.+?)(?P<dash>[._-]part[._-]?)(?P<number>\d{{1,5}})(?P<ending>{_ENDING})",
     re.IGNORECASE,

@@ -20,7 +20,7 @@ from afad_tfdata.writing.importers import sources
 from afad_tfdata.writing.labels import scan as label_scan
 from afad_tfdata.writing.labels import values
 
-_MAX_AGE = source.MAX_AGE  # In the class the name `source` is an option.
+_MAX_AGE = source.MAX_AGE  # Inside the class, `source` is an option.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _draw_panel(
     drawing.text(
         (left, top - 4), title, contact_sheet.INK, contact_sheet.font(13), anchor="lb"
     )
-    highest = max(1, counts.sum(axis=0).max())  # No face has an age: nothing is drawn.
+    highest = max(1, counts.sum(axis=0).max())  # 0 if no face has an age.
     step = _round_step(int(highest) / _GRID_LINES)
     scale = (bottom - top) / (highest * 1.05)  # A little room above the highest bar.
     for value in range(0, int((bottom - top) / scale) + 1, step):

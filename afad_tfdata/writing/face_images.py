@@ -92,7 +92,7 @@ def cut(
         raise codec.ImageError(
             f"{len(boxes)}{_MANY_FACES}: --face_rule=largest takes the largest"
         )
-    # Of equally large faces, `max` takes the first: the leftmost one.
+    # If faces are equally large, `max` takes the first one, which is the leftmost.
     largest = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
     return config.crop.cut(photo, config.crop.square(largest))
 

@@ -417,7 +417,7 @@ def _check_hdf5(
     path: str, name: str, manifest: schema.Manifest, rows: np.ndarray
 ) -> Iterator[Fault]:
     """Yields the faults of the records of an HDF5 shard."""
-    del manifest  # Not needed: the checksums cover the pixels, which have one size.
+    del manifest  # Not needed: the index has the checksums of all pixels.
     import h5py
 
     try:

@@ -26,7 +26,7 @@ from afad_tfdata.writing.labels import columns, table, values
 
 FLAG = "split_file"
 # Folders of the training split; the next two validate, and the two after them test.
-# From the databases' README.
+# These numbers are from the README of their databases.
 _FIRST_FOLDERS = (0, 2, 4, 5, 6)
 _NUM_FOLDERS, _TRAIN_FOLDERS, _OTHER_FOLDERS = 10, 6, 2
 # In data sets that have a split of their own, the number of the folder gives it.

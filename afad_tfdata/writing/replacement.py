@@ -20,7 +20,7 @@ _SHARD_OR_INDEX = re.compile(
     r".+-(?:train|validation|test)"
     r"(?:\.(?:tfrecord|idx)-\d+-of-\d+|-\d+-of-\d+\.h5|\.index\.npy)"
 )
-_TEMPORARY = re.compile(r".+\.tmp-\d+(?:\.png)?")  # Of a write that was killed.
+_TEMPORARY = re.compile(r".+\.tmp-\d+(?:\.png)?")  # Left by a write that was killed.
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +43,7 @@ def remove(output_dir: str, work_plan: plan.Plan, companions: tuple[str, ...]) -
         return
     work_dir = os.path.join(output_dir, work_directory.WORK_NAME)
     finished = os.path.exists(os.path.join(output_dir, schema.MANIFEST_NAME))
-    # Through JSON like the stored values, because tuples become lists.
+    # Converted through JSON like the stored values, because tuples become lists.
     own = json.loads(json.dumps(work_plan.to_json()))
     if not finished and plan.stored_json(work_dir) == own:
         return

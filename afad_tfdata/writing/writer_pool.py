@@ -19,7 +19,8 @@ from afad_tfdata.writing import payloads, plan, writer_process
 # The number of a process and its answer, which is None after its last answer.
 _Answers = queue.Queue[tuple[int, dict[str, Any] | None]]
 _LAST_WORDS_SECS = 5.0
-_LAST_BYTES = 4096  # Kept of a process's output; the message quotes its last line.
+# How much of a process's output is kept; an error quotes its last line.
+_LAST_BYTES = 4096
 _LOOK_EVERY_SECS = 10.0
 
 
@@ -179,7 +180,7 @@ class _WriterProcess:
         try:
             self._print_reader.start()
             self._listener.start()
-        except RuntimeError:  # No more threads.
+        except RuntimeError:  # The system allows no more threads.
             self.stop()
             raise
 

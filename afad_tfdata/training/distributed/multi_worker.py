@@ -81,7 +81,8 @@ class Workers:
         own = np.asarray(values, np.float64)
         if self.size == 1:
             return own[np.newaxis]
-        # Summed as integers: floats would lose the sign of zero and the bits of NaN.
+        # The bits are summed as integers, because floats would lose the sign of zero
+        # and the bits of NaN.
         every = np.zeros((self.size, len(own)), np.int64)
         every[self.index] = own.view(np.int64)
         return self._sum(every).view(np.float64)

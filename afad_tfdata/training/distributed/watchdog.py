@@ -158,7 +158,7 @@ def end_process(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    # Not sys.exit: the main thread is in native code, and would never see it.
+    # sys.exit is not used: the main thread is in native code, and would never see it.
     os._exit(errors.WorkerLostError.exit_status)
 
 

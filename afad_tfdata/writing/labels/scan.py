@@ -267,7 +267,8 @@ class _Reader:
             int(folder[1]) - item.age if folder else 0
             for folder, item in zip(folders, aged, strict=True)
         }
-        # One age alone is less than its folder by some number, whatever that number is.
+        # At least two ages are needed: a single age always differs from its folder by
+        # one number.
         ages = {item.age for item in aged}
         if len(items) >= _FEW_ITEMS and len(ages) >= 2 and len(shifts) == 1:
             shift = shifts.pop()

@@ -239,7 +239,7 @@ def _parquet(content: bytes, name: str) -> Table:
         values = [frame.iloc[:, i].tolist() for i in range(len(names))]
     else:
         table = library.read_table(source)
-        # By position, because two columns may have one name.
+        # Columns are read by position, because two of them may have one name.
         names = [str(key) for key in table.column_names]
         values = [column.to_pylist() for column in table.columns]
     return _of_columns(names, values, name)

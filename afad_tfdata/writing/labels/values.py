@@ -148,7 +148,7 @@ class Genders:
         if None not in sexes and sexes[0] != sexes[1]:
             for word, sex in _WORDS.items():
                 self._labels[word] = sexes.index(sex)
-        # Later entries replace earlier ones: what the user says counts most.
+        # Later entries replace earlier ones, so that the user's own codes come last.
         for label, name in enumerate(self._names):
             self._labels[name.lower()] = label
         exact = source.parse_gender_codes(codes)
@@ -164,7 +164,8 @@ class Genders:
 
     def _label(self, text: str) -> int | str:
         text = text.strip()
-        if text in self._exact:  # Even if the code is a word for "no value".
+        # Checked first, because a code may be a word for "no value".
+        if text in self._exact:
             return self._exact[text]
         known = self._labels.get(text.lower())
         if known is None:
