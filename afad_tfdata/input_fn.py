@@ -21,6 +21,7 @@ which position.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import re
@@ -200,6 +201,7 @@ def readable_errors() -> Iterator[None]:
     Raises:
       DataError: A record or shard is damaged; the text is one line.
       UsageError: The pipeline cannot do what the user asked for; the text is one line.
+      OSError: TensorFlow cannot open or read a file; the error names it.
     """
     try:
         yield
@@ -207,7 +209,8 @@ def readable_errors() -> Iterator[None]:
         own = bad_records.own_error(error)
         if own:
             raise own from error
-        text = str(error.message)
+        # Some texts begin with a place in the graph: {{function_node ...}}.
+        text = re.sub(r"\{\{.*?\}\}\s*", "", str(error.message))
         damaged = isinstance(error, tf.errors.DataLossError)
         # TensorFlow's decoders raise the same class for damaged images as for many
         # other errors; only the text tells them apart.
@@ -216,7 +219,19 @@ def readable_errors() -> Iterator[None]:
                 f"a record is damaged: {errors.one_line(text.splitlines()[0])};"
                 " afad-inspect-records --verify names it"
             ) from error
+        if found := _FILE_ERROR.search(text):
+            path = found["local"] or found["remote"]
+            reason = found["reason"] or errors.one_line(text.splitlines()[0])
+            raise OSError(errno.EIO, reason, path) from error
         raise
+
+
+# How TensorFlow's file systems name the file that they cannot read: "/faces/a; No such
+# file or directory" on disks, and its address at any place of the text for a store.
+_FILE_ERROR = re.compile(
+    r"(?P<local>/[^;\n]+); (?P<reason>[^\n\[]*[^\n\[ ])"
+    r"|(?P<remote>\b(?:gs|s3|hdfs)://[^\s;,]+)"
+)
 
 
 def order_of(config: InputConfig, index: record_index.RecordIndex) -> order.Order:

@@ -539,6 +539,23 @@ def test_errors_keep_their_class_inside_tensorflow():
         assert str(caught.value) == str(raised)
 
 
+def test_a_file_that_tensorflow_cannot_open_is_named(tmp_path):
+    path = str(tmp_path / "gone.tfrecord")
+    with pytest.raises(OSError) as caught, input_fn.readable_errors():
+        list(tf.data.TFRecordDataset(path))
+    assert caught.value.filename == path
+    assert caught.value.strerror == "No such file or directory"
+
+
+@pytest.mark.parametrize("where", ["faces/records/a.tfrecord", "no-such-bucket"])
+def test_a_store_that_fails_is_named(where):
+    text = f"Error executing an HTTP request: code 6\n\t when reading gs://{where}"
+    with pytest.raises(OSError) as caught, input_fn.readable_errors():
+        raise tf.errors.FailedPreconditionError(None, None, text)
+    assert caught.value.filename == f"gs://{where}"
+    assert caught.value.strerror == "Error executing an HTTP request: code 6"
+
+
 def test_bytes_are_checked_on_request_only(tiny, tmp_path):
     directory = damaged(tiny, tmp_path / "bad", rows=(5,))
     take(input_fn.train_input_fn(config(directory, verify=False)), 8)
