@@ -220,6 +220,7 @@ class _Reader:
         """Reads all rows."""
         items: dict[tuple[str, boxes.Box | None], source.Item] = {}
         rows: dict[tuple[str, boxes.Box | None], int | str] = {}
+        differing: set[tuple[str, boxes.Box | None]] = set()
         result = source.Listing(root, [], [], 0)
         for number, cells in self._table.rows:
             row = self._row(number, cells)
@@ -227,8 +228,11 @@ class _Reader:
                 item = self._item(row, cells, keys)
                 face = item.key, item.box
                 if face in items:
-                    first = _where(rows[face])
-                    raise _BadRow("path", f"named in {first}, too")
+                    again = f"named in {_where(rows[face])}, too"
+                    if item == items[face]:
+                        raise _BadRow("path", again)
+                    differing.add(face)
+                    raise _BadRow("path", f"{again}, with other values")
             except _LacksLabel as lacking:
                 reason = f"no {lacking}: --missing_labels"
                 result.left_out.append(source.Rejection(row["path"], reason))
@@ -245,6 +249,17 @@ class _Reader:
                     result.first_fault = f"{self._table.name}, {fault.reason}"
             else:
                 items[face], rows[face] = item, number
+        for face in differing:
+            # Which of the rows is right is not known.
+            item, place = items.pop(face), _where(rows[face])
+            reason = f"{place}, column {self._named('path')}: named again below it"
+            result.rejected.append(
+                source.Rejection(
+                    errors.printable(item.key), f"{reason}, with other values"
+                )
+            )
+            gender = None if item.gender == values.MISSING else item.gender
+            result.lost.append((gender, item.split))
         result.items = boxes.with_keys(items.values())
         result.rejected.sort()
         if not self._lenient:

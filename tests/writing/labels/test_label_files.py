@@ -436,6 +436,20 @@ def test_a_bad_row_is_one_line_with_file_row_and_column(name, faces, tmp_path, c
     assert reason in line and "\n" not in line
 
 
+@pytest.mark.parametrize("other", ["a.jpg,26,m,", "a.jpg,25,f,", "./a.jpg,25,m,test"])
+def test_rows_that_contradict_each_other_are_not_guessed(other, faces, tmp_path):
+    """Several tables in one: neither row of the image is written."""
+    content = f"path,age,gender,split\na.jpg,25,m,\nb.jpg,30,f,\n{other}\na.jpg,25,m,\n"
+    listing = _scan(content, faces, tmp_path)
+    assert [item.key for item in listing.items] == ["b.jpg"]
+    assert sorted(reason for _, reason in listing.rejected) == [
+        "row 2, column path: named again below it, with other values",
+        "row 4, column path: named in row 2, too, with other values",
+        "row 5, column path: named in row 2, too",
+    ]
+    assert len(listing.lost) == 3
+
+
 # Name: (content, a part of the line).
 _BAD_FILES = {
     "empty": ("", "has no column path"),
