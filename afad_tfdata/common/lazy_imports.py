@@ -22,6 +22,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from afad_tfdata.common import errors
+
 __all__ = ["hide_start_lines", "keras", "tf"]
 
 # TensorFlow 2.21 prints these while it is imported, before it reads its log level.
@@ -95,6 +97,37 @@ def _filter(read: int, write: int, real: int) -> None:
         os._exit(0)
 
 
+def _check_backend() -> None:
+    """Refuses another backend before its import fails, or after the user imported it.
+
+    Raises:
+      UsageError: Keras uses or would use something else than TensorFlow.
+    """
+    config = getattr(sys.modules.get("keras"), "config", None)
+    used = config.backend() if config else os.environ["KERAS_BACKEND"]
+    if used != "tensorflow":
+        raise errors.UsageError(
+            f"Keras uses the backend {used!r}, and this package needs TensorFlow: set"
+            " the environment variable KERAS_BACKEND=tensorflow, before Keras is"
+            " imported"
+        )
+
+
+def _check_image_format() -> None:
+    """Refuses Keras' setting that takes the last axis of an image for its width.
+
+    Raises:
+      UsageError: ``keras.json`` or the program says so.
+    """
+    used = sys.modules["keras"].config.image_data_format()
+    if used != "channels_last":
+        raise errors.UsageError(
+            f"Keras' image_data_format is {used!r}, and the images here are"
+            " channels_last: change ~/.keras/keras.json (or that in $KERAS_HOME), or"
+            " call keras.config.set_image_data_format"
+        )
+
+
 def _import(name: str) -> Any:
     """Imports TensorFlow or Keras; hides its lines after `hide_start_lines`."""
     # Only the first thread hides lines: the next one would mistake the pipe for stderr.
@@ -123,8 +156,15 @@ else:
             # would hide those of the program; its errors are still shown.  Values that
             # the user has set are kept.
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+            # Without this variable, Keras reads its keras.json.
             os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-            value = getattr(_import(self._name), attribute)
+            is_keras = self.__dict__["_name"] == "keras"
+            if is_keras:
+                _check_backend()
+            module = _import(self._name)
+            if is_keras:
+                _check_image_format()
+            value = getattr(module, attribute)
             # Python calls __getattr__ only for attributes that are not stored here.
             self.__dict__[attribute] = value
             return value

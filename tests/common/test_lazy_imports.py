@@ -1,0 +1,45 @@
+"""Settings of Keras that this package cannot work with are one line."""
+
+import sys
+
+import pytest
+
+from afad_tfdata.common import errors, lazy_imports
+
+
+@pytest.fixture
+def keras():
+    """Keras itself, and not the stand-in that has read some attributes already."""
+    import keras
+
+    image_format = keras.config.image_data_format()
+    yield keras
+    keras.config.set_image_data_format(image_format)
+
+
+def first_use():
+    return lazy_imports._LazyModule("keras").Model
+
+
+def test_the_usual_settings(keras):
+    assert first_use() is keras.Model
+
+
+def test_channels_first_is_refused(keras):
+    keras.config.set_image_data_format("channels_first")
+    with pytest.raises(errors.UsageError, match="'channels_first'.*keras.json"):
+        first_use()
+
+
+def test_another_backend_that_is_loaded_is_refused(keras, monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(errors.UsageError, match="'jax'.*KERAS_BACKEND=tensorflow"):
+        first_use()
+
+
+def test_another_backend_is_refused_before_its_import_fails(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(errors.UsageError, match="'torch'.*KERAS_BACKEND=tensorflow"):
+        first_use()
+    assert "keras" not in sys.modules
