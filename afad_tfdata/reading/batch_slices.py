@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
@@ -83,11 +86,18 @@ class BatchSlices:
           int64 ``[..., per_replica_batch_size]``.
         """
         batches = tf.convert_to_tensor(batches, tf.int64)
+        within = tf.range(self.per_replica_batch_size, dtype=tf.int64)
+        return self._first(batches)[..., tf.newaxis] + within
+
+    def numpy_positions(self, batches: np.ndarray) -> np.ndarray:
+        """Computes `positions` by numpy."""
+        within = np.arange(self.per_replica_batch_size)
+        return self._first(batches)[..., np.newaxis] + within
+
+    def _first(self, batches: Any) -> Any:
         step = batches // self.num_local_replicas
         replica = self.first_replica + batches % self.num_local_replicas
-        first = step * self.global_batch_size + replica * self.per_replica_batch_size
-        within = tf.range(self.per_replica_batch_size, dtype=tf.int64)
-        return first[..., tf.newaxis] + within
+        return step * self.global_batch_size + replica * self.per_replica_batch_size
 
     def padded_positions(self, batches: tf.Tensor, num_examples: int) -> tf.Tensor:
         """Returns `positions` in a stream of `num_examples`, and -1 after its end."""

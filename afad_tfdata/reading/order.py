@@ -168,9 +168,13 @@ def permutation_keys(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf
 def _key(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """Returns uint64 ``[n]``, mixed from all of the arguments."""
     gamma = splitmix64.word(splitmix64.GAMMA)
-    key = splitmix64.mix(splitmix64.word(seed) + gamma)
-    stream = tf.cast(tf.convert_to_tensor(stream, tf.int64), tf.uint64)
-    key = splitmix64.mix(key + stream * gamma)
+    if isinstance(stream, int):
+        # Fewer operations, which a process prepares when it first calls them.
+        key = splitmix64.word(order_numpy.stream_key(seed, stream))
+    else:
+        key = splitmix64.mix(splitmix64.word(seed) + gamma)
+        stream = tf.cast(tf.convert_to_tensor(stream, tf.int64), tf.uint64)
+        key = splitmix64.mix(key + stream * gamma)
     return splitmix64.mix(key + (tf.cast(epoch, tf.uint64) + 1) * gamma)
 
 

@@ -19,7 +19,7 @@ _ALL_BITS = (1 << 64) - 1
 _SEQUENCE, _CONSTANT = 0x7369F885192C0EF5, 0xFFFFFFFC
 _SMALLEST_BLOCK = 16
 # Below this size, a table of the cipher is faster than the cipher.
-_SMALL = 2048
+SMALL = 2048
 
 
 def permute(
@@ -69,6 +69,12 @@ def swap_or_not(
     return place
 
 
+def stream_key(seed: int, stream: int) -> int:
+    """Returns the part of `key` that does not depend on the epoch."""
+    mixed = _mix_integer(seed + splitmix64.GAMMA)
+    return _mix_integer(mixed + stream * splitmix64.GAMMA)
+
+
 def key(seed: int, stream: np.ndarray | int, epoch: np.ndarray) -> np.ndarray:
     """Returns the keys of permutations: uint64 ``[n]``, mixed from all arguments."""
     gamma = np.uint64(splitmix64.GAMMA)
@@ -110,7 +116,7 @@ def _encrypt(
             right = right ^ mixed(left) ^ second
         return left << half | right
 
-    if largest < _SMALL:
+    if largest < SMALL:
         # The cipher may be applied up to 65,536 times to a place.  A table makes this
         # fast, and each place is computed only once.
         table = encrypted(np.arange(1 << _SMALLEST_BLOCK, dtype=np.uint64)).tolist()

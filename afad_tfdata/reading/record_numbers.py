@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy as np
+
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.reading import batch_slices, order, tracing
+from afad_tfdata.reading import batch_slices, order, order_numpy, tracing
 
 # How many positions are looked up together.  With so many, the cost of calling the
 # operations is negligible; with so few, the first batch comes at once.
@@ -43,7 +45,7 @@ def of_batches(
     # Starting the stream takes longer than reading a batch.  The first batches are
     # therefore looked up here, and the stream starts when they are used up.
     many = _num_looked_up(slices)
-    found = _look_up(shuffle, slices, tf.constant(first, tf.int64))
+    found = tf.constant(_first_numbers(shuffle, slices, first))
     if announce is not None:
         announce(found[0])
     # A stream with groups depends on their members, which are not in the cache's key.
@@ -57,6 +59,18 @@ def _num_looked_up(slices: batch_slices.BatchSlices) -> int:
     # Each call of an operation costs microseconds, for one batch as for many, and a
     # batch must take only a few hundred.
     return max(1, _LOOKED_UP // slices.per_replica_batch_size)
+
+
+def _first_numbers(
+    shuffle: order.Order, slices: batch_slices.BatchSlices, first: int
+) -> np.ndarray | tf.Tensor:
+    """Computes `_look_up` in the fastest way for a process that has just started."""
+    if shuffle.num_examples < order_numpy.SMALL and not shuffle.groups:
+        # numpy takes long for the many epochs of a small split.
+        return _look_up(shuffle, slices, tf.constant(first, tf.int64))
+    # TensorFlow would first prepare each of its fifty operations.
+    positions = slices.numpy_positions(first + np.arange(_num_looked_up(slices)))
+    return shuffle.numbers(positions.reshape(-1)).reshape(positions.shape)
 
 
 def _look_up(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from afad_tfdata.common import errors
-from afad_tfdata.reading import batch_slices, order
+from afad_tfdata.reading import batch_slices, order, record_numbers
 
 AFAD = 165_501
 PINNED_EPOCH_0 = [764, 554, 742, 921, 735, 788, 517, 682]
@@ -153,3 +153,19 @@ def test_whole_permutations_depend_on_each_argument():
         other = order.permutation(97, seed, stream, tf.constant(epoch, tf.int64))
         assert sorted(other.numpy().tolist()) == list(range(97))
         assert (other.numpy() == base).mean() < 0.2
+
+
+@pytest.mark.parametrize("size, groups", [(100, 0), (5000, 0), (5000, 3)])
+def test_a_stream_begins_like_it_goes_on(size, groups):
+    """The first batches are computed in another way than those after them."""
+    members = order.groups_of(np.arange(size) % groups) if groups else ()
+    shuffle = order.Order(size, 3, members)
+    # The second of two pipelines with one replica each.
+    slices = batch_slices.BatchSlices(512, 1024, 1, 1)
+    for start in (0, 7):
+        stream = record_numbers.of_batches(shuffle, slices, start)
+        found = np.stack(list(stream.take(40).as_numpy_iterator()))
+        steps = np.arange(start, start + 40)
+        positions = steps[:, np.newaxis] * 1024 + 512 + np.arange(512)
+        assert found.dtype == np.int64
+        assert (found == shuffle.records(positions).numpy()).all()
