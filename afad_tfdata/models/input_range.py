@@ -35,6 +35,8 @@ _PIXEL_SCALE = 0.1
 # A Normalization layer with a larger mean was adapted to pixels and not to normalised
 # values, which are within [-2, 2].
 _PIXEL_MEAN = 2.0
+# Normalised values are within [-2, 2], with some room.
+HIGHEST_NORMALIZED = 4.0
 
 
 def choose(
@@ -83,18 +85,19 @@ def of_layers(model: Any) -> str:
       model: A model of Keras 3 or tf-keras.
     """
     inputs = getattr(model, "inputs", None) or ()
+    named = False
     for tensor in inputs:
         name = str(getattr(tensor, "name", "")).partition(":")[0]
         if "int" in str(getattr(tensor, "dtype", "")):
             return "pixels"  # Normalised values are not whole numbers.
-        if name == _ROOT_INPUT:
-            return "normalized"
+        named |= name == _ROOT_INPUT
     for layer in _first_layers(model):
         if scaling_of_pixels(layer):
-            return "pixels"
+            # The name says one thing and the layer another: neither is a proof.
+            return "" if named else "pixels"
         if type(layer).__name__ in _DECISIVE:
-            return ""  # Later layers say nothing about the input.
-    return ""
+            break  # Later layers say nothing about the input.
+    return "normalized" if named else ""
 
 
 def scaling_of_pixels(layer: Any) -> str:

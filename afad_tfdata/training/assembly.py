@@ -203,7 +203,7 @@ def assemble(
         "augmentation": form,
         "engine": data.engine(),
         "threads": threads,
-        "parts": own.described(identity),
+        "parts": own.described(identity, data),
     }
     return TrainingParts(
         strategy=strategy,

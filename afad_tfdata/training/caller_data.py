@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import order
-from afad_tfdata.training import caller_elements
+from afad_tfdata.training import caller_elements, caller_identity
 
 
 class CallerData:
@@ -59,6 +60,8 @@ class CallerData:
             self._parse = caller_elements.Parser(spec, name, wanted, training=training)
             self._arrays = self._parse.columns(images, labels)
             self.first_batch = self._look_at_arrays()
+            digest = caller_identity.of_arrays(*self._arrays)
+            self._digest = f"arrays {digest[:12]}"
         # All other batches have images of the same size.
         high, wide = self.first_batch.images.shape[1:3]
         self.wanted = dataclasses.replace(wanted, sides=(high, wide))
@@ -80,6 +83,17 @@ class CallerData:
                 f"{self._name} has no known length: set TrainConfig.steps_per_epoch"
             )
         return self.cardinality * size
+
+    def described(self, steps_per_epoch: int) -> str:
+        """What identifies the data set, in words; arrays also by their content."""
+        batch = self.first_batch
+        forms = [f"{batch.images.dtype.name} {list(batch.images.shape[1:])}"]
+        forms += [f"{n} {v.dtype.name}" for n, v in sorted(batch.labels.items())]
+        if self._arrays is not None:
+            return f"{self._digest} of {len(self._arrays[0])} x {', '.join(forms)}"
+        if self.cardinality < 0 or steps_per_epoch:
+            return ", ".join(forms)
+        return f"{self.cardinality} batches of {', '.join(forms)}"
 
     def endless(self, first_step: int) -> tf.data.Dataset:
         """An endless data set of full batches, from a step on."""
@@ -194,8 +208,9 @@ class CallerData:
         if not len(images):
             raise errors.UsageError(f"{self._name} is empty: pass at least one image")
         # All labels are checked, because arrays are often sorted by them.
-        caller_elements.check_labels(labels, self.wanted, self._name)
-        caller_elements.check_images(images[:256], self.wanted, self._name)
+        finite = not self._training
+        caller_elements.check_labels(labels, self.wanted, self._name, finite=finite)
+        caller_elements.check_images(images[:256], self._name, finite=finite)
         size = min(len(images), self.wanted.batch_size)
         return caller_elements.FirstBatch(
             images[:size], {n: v[:size] for n, v in labels.items()}
@@ -261,12 +276,37 @@ def readable_errors(own_data: bool) -> Iterator[None]:
             "the training data set ended before the training did: it must have no end;"
             " return dataset.repeat().skip(first_step)"
         ) from error
-    except tf.errors.InvalidArgumentError as error:
+    except tf.errors.OpError as error:
         text = str(error.message)
-        if not own_data or caller_elements.MARK not in text:
+        if not own_data or not (caller_elements.MARK in text or _GETS_NEXT in text):
             raise
-        text = text.partition(caller_elements.MARK)[2].partition(caller_elements.END)[0]
+        if caller_elements.MARK in text:
+            text = text.partition(caller_elements.MARK)[2]
+            text = text.partition(caller_elements.END)[0]
+        else:
+            text = f"a later batch of a data set of your own: {_reason(text)}"
         raise errors.DataError(errors.one_line(text)) from error
+
+
+# The operation that reads a data set; an error with this name is from the pipeline.
+_GETS_NEXT = "IteratorGetNext"
+# Lines of TensorFlow's messages that do not say what happened.
+_NO_REASON = (
+    *("Graph execution error", "Detected at node", "<stack traces", "[[", "File "),
+    *("Traceback ", "^"),
+)
+
+
+def _reason(text: str) -> str:
+    """What happened in a pipeline, from TensorFlow's message of many lines."""
+    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text)
+    for line in text.splitlines():
+        line = line.strip()
+        if line and not line.startswith(_NO_REASON):
+            return re.sub(
+                r"^Error in user-defined function .* Iterator::\S+: ", "", line
+            )
+    return "it could not be read"
 
 
 def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:

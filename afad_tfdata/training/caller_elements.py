@@ -70,6 +70,8 @@ class Parser:
         features, labels = self._pair(spec)
         self._image_key, self._has_mask = self._find_image(features)
         self._label_keys = self._find_labels(labels)
+        if self._has_mask:
+            self._check_mask(features["mask"])
         image = self._image(features)
         for part, value in {"image": image, **self._named(labels)}.items():
             if not isinstance(value, tf.TensorSpec):
@@ -120,6 +122,16 @@ class Parser:
             return rest[0], has_mask
         raise errors.UsageError(
             f'{self._name}: features have no key "image"; got {_listed(features)}'
+        )
+
+    def _check_mask(self, spec: Any) -> None:
+        if isinstance(spec, tf.TensorSpec) and spec.shape.rank:
+            others = spec.shape.as_list()[1:]
+            if spec.dtype != tf.string and all(size in (1, None) for size in others):
+                return
+        raise errors.UsageError(
+            f'{self._name}: features["mask"] is {_short(spec)}; wanted bool [B], False'
+            " on padding"
         )
 
     def _find_labels(self, labels: Any) -> dict[str, Any]:
@@ -222,7 +234,10 @@ class Parser:
         features, labels = self._pair(element)
         images = np.asarray(self._image(features))
         found = {name: np.asarray(v) for name, v in self._named(labels).items()}
-        return self._checked(images, found)
+        mask = None
+        if self._has_mask:
+            mask = np.asarray(features["mask"]).astype(bool).reshape(-1)
+        return self._checked(images, found, mask)
 
     def columns(
         self, images: np.ndarray, labels: Any
@@ -235,62 +250,113 @@ class Parser:
             _check_length(self._name, name, value, len(images))
         return images, found
 
-    def _checked(self, images: np.ndarray, labels: dict[str, np.ndarray]) -> FirstBatch:
+    def _checked(
+        self,
+        images: np.ndarray,
+        labels: dict[str, np.ndarray],
+        mask: np.ndarray | None,
+    ) -> FirstBatch:
         self._check_image_shape(images.shape)
         for name, value in labels.items():
             _check_length(self._name, name, value, len(images))
-        check_images(images, self.wanted, self._name)
-        check_labels(labels, self.wanted, self._name)
+        if mask is not None:
+            if len(mask) != len(images) or not mask.any():
+                raise errors.UsageError(
+                    f'{self._name}: features["mask"] has {int(mask.sum())} True of'
+                    f" {len(mask)} for {len(images)} images in the first batch; wanted"
+                    " bool [B], False on padding only"
+                )
+            # Padding may have any values.
+            images = images[mask]
+            labels = {name: value[mask] for name, value in labels.items()}
+        check_images(images, self._name, finite=not self._training)
+        check_labels(labels, self.wanted, self._name, finite=not self._training)
         return FirstBatch(images, labels)
 
     def example(self, *element: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """One batch in our form; a function to map over the data set."""
         features, labels = self._pair(element)
-        converted, found = self.converted(self._image(features), self._named(labels))
+        mask = None
         if self._has_mask:
-            converted["mask"] = tf.reshape(tf.cast(features["mask"], tf.bool), [-1])
+            mask = tf.reshape(tf.cast(features["mask"], tf.bool), [-1])
+        converted, found = self.converted(
+            self._image(features), self._named(labels), mask
+        )
+        if mask is not None:
+            converted["mask"] = mask
         return converted, found
 
     def converted(
-        self, image: tf.Tensor, labels: Mapping[str, tf.Tensor]
+        self,
+        image: tf.Tensor,
+        labels: Mapping[str, tf.Tensor],
+        mask: tf.Tensor | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Image and labels with our dtypes and shapes; their values are checked."""
+        """Image and labels with our dtypes and shapes; their values are checked.
+
+        Args:
+          image: Images of a batch.
+          labels: Their labels.
+          mask: bool ``[B]``, False on padding, whose values may be anything; None if
+            all examples count.
+        """
         batch = image.shape[0] if image.shape.rank else None
         sides = self.wanted.sides
         image = tf.ensure_shape(image, [batch, *sides, 3])
         if image.dtype != tf.uint8:
-            image = self._levels(image)
+            image = self._levels(image, mask)
         found = {}
         for name, label in labels.items():
             if name == "gender":
-                label = tf.cast(self._genders(_flat(label, batch)), tf.int32)
+                label = self._genders(tf.cast(_flat(label, batch), tf.float32), mask)
+                label = tf.cast(label, tf.int32)
             elif name == "age":
-                label = self._ages(tf.cast(_flat(label, batch), tf.float32))
+                label = self._ages(tf.cast(_flat(label, batch), tf.float32), mask)
             found[name] = label
         return {"image": image}, found
 
-    def _levels(self, image: tf.Tensor) -> tf.Tensor:
-        # NaN is not refused here: the loss shows it, and the run reports the step.
+    def _levels(self, image: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         levels = tf.cast(image, tf.float32)
         low, high = -_LEVEL_SLACK, _HIGHEST_LEVEL + _LEVEL_SLACK
-        fine = ~tf.reduce_any((levels < low) | (levels > high))
-        text = f"{self._name}: a later batch has image levels outside [0, 255]"
-        with tf.control_dependencies([tf.debugging.Assert(fine, [MARK + text + END])]):
-            return tf.identity(levels)
+        wrong = self._outside(levels, low, high)
+        # Examples, so that padding can be left out.
+        wrong = tf.reduce_any(wrong, list(range(1, image.shape.rank)))
+        what = "image levels outside [0, 255]"
+        return self._sound(levels, wrong, mask, what, 0.0)
 
-    def _genders(self, label: tf.Tensor) -> tf.Tensor:
-        label = tf.cast(label, tf.float32)
-        fine = tf.reduce_all((label == 0) | (label == 1))
-        text = f"{self._name}: a later batch has genders other than 0 and 1"
-        with tf.control_dependencies([tf.debugging.Assert(fine, [MARK + text + END])]):
-            return tf.identity(label)
+    def _genders(self, label: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        wrong = (label != 0) & (label != 1)
+        return self._sound(label, wrong, mask, "genders other than 0 and 1", 0.0)
 
-    def _ages(self, label: tf.Tensor) -> tf.Tensor:
+    def _ages(self, label: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         low, high = self.wanted.ages or (0, _HIGHEST_AGE)
-        fine = ~tf.reduce_any((label < low) | (label > high))
-        text = f"{self._name}: a later batch has ages outside [{low}, {high}]"
-        with tf.control_dependencies([tf.debugging.Assert(fine, [MARK + text + END])]):
-            return tf.identity(label)
+        wrong = self._outside(label, low, high)
+        return self._sound(label, wrong, mask, f"ages outside [{low}, {high}]", low)
+
+    def _outside(self, values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+        wrong = (values < low) | (values > high)
+        # In training, NaN shows in the loss, and the run reports the step.  A metric of
+        # the validation would be NaN, or leave the example out, without a word.
+        return wrong if self._training else wrong | tf.math.is_nan(values)
+
+    def _sound(
+        self,
+        values: tf.Tensor,
+        wrong: tf.Tensor,
+        mask: tf.Tensor | None,
+        what: str,
+        padding: float,
+    ) -> tf.Tensor:
+        """Values, if those of all examples are right; padding gets a right value."""
+        if mask is not None:
+            wrong &= mask
+            shape = [-1, *([1] * (values.shape.rank - 1))]
+            kept = tf.reshape(mask, shape)
+            values = tf.where(kept, values, tf.constant(padding, values.dtype))
+        text = f"{MARK}{self._name}: a later batch has {what}{END}"
+        check = tf.debugging.Assert(~tf.reduce_any(wrong), [text])
+        with tf.control_dependencies([check]):
+            return tf.identity(values)
 
 
 _MEANING = {
@@ -299,11 +365,12 @@ _MEANING = {
 }
 
 
-def check_images(images: np.ndarray, wanted: Wanted, name: str) -> None:
-    """Refuses images that are not in [0, 255]."""
-    del wanted
+def check_images(images: np.ndarray, name: str, *, finite: bool) -> None:
+    """Refuses images that are not in [0, 255], and with `finite` also NaN."""
     if not images.size:
         raise errors.UsageError(f"{name}: the first batch has no image")
+    if finite and images.dtype.kind == "f" and np.isnan(images).any():
+        raise errors.UsageError(f"{name}: images have NaN; wanted RGB in [0, 255]")
     low, high = float(np.nanmin(images)), float(np.nanmax(images))
     where = f"{name}: images are {images.dtype.name} in [{low:.4g}, {high:.4g}]"
     usual = "wanted RGB in [0, 255], which train normalises by itself"
@@ -317,8 +384,13 @@ def check_images(images: np.ndarray, wanted: Wanted, name: str) -> None:
         raise errors.UsageError(f"{where}; {usual}: multiply them by 255")
 
 
-def check_labels(labels: Mapping[str, np.ndarray], wanted: Wanted, name: str) -> None:
-    """Refuses genders that are not 0 and 1, and ages that no head can learn."""
+def check_labels(
+    labels: Mapping[str, np.ndarray], wanted: Wanted, name: str, *, finite: bool
+) -> None:
+    """Refuses genders other than 0 and 1, and ages that no head can learn.
+
+    With `finite`, an age that is NaN is refused, too.
+    """
     if "gender" in labels:
         values = np.unique(labels["gender"].astype(np.float64))
         if not np.isin(values, (0, 1)).all():
@@ -333,9 +405,20 @@ def check_labels(labels: Mapping[str, np.ndarray], wanted: Wanted, name: str) ->
             )
     if "age" in labels:
         values = labels["age"].astype(np.float64)
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        if np.isnan(low):
+        if finite and np.isnan(values).any():
+            raise errors.UsageError(
+                f"{name}: {int(np.isnan(values).sum())} of {values.size} labels age are"
+                " NaN; wanted years: leave these examples out"
+            )
+        if np.isnan(values).all():
             return  # The loss will be NaN, which has an error of its own.
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        # Whole numbers up to 1 are the ages of babies.
+        if 0 <= low and high <= 1 and (values != np.round(values)).any():
+            raise errors.UsageError(
+                f"{name}: the labels age are from {low:g} to {high:g}; wanted years:"
+                " multiply them by what they were divided by"
+            )
         if low < 0 or high > _HIGHEST_AGE:
             raise errors.UsageError(
                 f"{name}: the labels age are from {low:g} to {high:g}; wanted years"

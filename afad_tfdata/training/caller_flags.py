@@ -6,6 +6,7 @@ log.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.common import errors, options
@@ -16,13 +17,15 @@ _OF_LOSS = (
     *("age_loss", "age_weight", "gender_weight"),
 )
 _OF_MODEL = (
+    *("backbone", "weights"),
     *("hidden_units", "age_dropout", "gender_dropout"),
     *("pooling", "normalization", "stem_halvings"),
 )
 _OF_ORDER = ("balance", "shuffle_window")
 _OF_RECORDS = (
-    *(*_OF_ORDER, "cache", "cache_dir", "data_service"),
-    *("engine", "max_bad_records", "decode"),
+    *(*_OF_ORDER, "cache", "cache_dir", "cache_dir_gib", "data_service"),
+    *("engine", "max_bad_records", "max_examples", "verify", "decode"),
+    *("num_parallel_calls", "prefetch", "memory_budget_mib"),
 )
 
 
@@ -30,7 +33,7 @@ def refuse_idle(
     config: train_config.TrainConfig,
     *,
     model: bool,
-    known_model: bool,
+    known: Mapping[str, Any],
     train_dataset: bool,
     augment: bool,
     loss: bool,
@@ -40,7 +43,7 @@ def refuse_idle(
     Args:
       config: The options.
       model: Whether the caller passes a model.
-      known_model: Whether that model is from `networks.build_model`.
+      known: `networks.ModelConfig` of that model; empty if it is not one of ours.
       train_dataset: Whether the caller passes training data.
       augment: Whether the caller passes an augmentation.
       loss: Whether the caller passes a loss.
@@ -48,11 +51,15 @@ def refuse_idle(
     Raises:
       UsageError: Such an option is set; the text names it.
     """
+    of_ours = bool(known)
+    # No weights are loaded into a model that is passed, which "none" says, too.
+    known = {"weights": "none", **known}
     given, usual = options.to_dict(config), options.defaults(train_config.TrainConfig)
 
     def refuse(names: tuple[str, ...], what: str, advice: str) -> None:
         for name in names:
-            if given[name] != usual[name]:
+            # The config that built the model may be used for its training, too.
+            if given[name] not in (usual[name], known.get(name, usual[name])):
                 raise errors.UsageError(
                     f"--{name}={_shown(given[name])} has no effect, because {what}:"
                     f" {advice}"
@@ -67,7 +74,7 @@ def refuse_idle(
     if model:
         advice = "leave it out, or change the model"
         refuse(_OF_MODEL, "the model was passed to train", advice)
-        if not known_model:
+        if not of_ours:
             refuse(
                 ("trainable_layers",),
                 "the model is not one of models.build_model",
@@ -81,6 +88,15 @@ def refuse_idle(
     if train_dataset:
         names = _OF_ORDER if config.input.records_dir else _OF_RECORDS
         refuse(names, "the training data set is your own", "leave it out")
+        # Counts of the records are not those of the caller's data.
+        if config.class_weight == "balanced" or config.age_class_weight != "none":
+            name = "class_weight" if config.class_weight == "balanced" else ""
+            name = name or "age_class_weight"
+            raise errors.UsageError(
+                f"--{name}={given[name]} counts the labels of records, and the training"
+                " data set is your own: name the weights, such as"
+                " --class_weight=0:1.0,1:1.6, or weigh in a loss of your own"
+            )
 
 
 def _shown(value: Any) -> str:

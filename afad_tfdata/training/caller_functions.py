@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -226,11 +226,12 @@ def try_step(
                     f"the model's {name} has shape {list(outputs[name].shape)} for"
                     f" {count} images; wanted [{count}, 1]"
                 )
-    if "gender_output" in outputs:
-        _check_probability(outputs["gender_output"])
-        # A sigmoid stays in its range for any input; a logit near 0 does not.
-        far = _outputs(strategy, network, inputs * 1000.0)
-        _check_probability(far["gender_output"])
+    # A sigmoid stays in its range for any input; a logit near 0 does not.
+    far = [_outputs(strategy, network, inputs * scale) for scale in (1e3, -1e3)]
+    for found in (outputs, *far):
+        if "gender_output" in found:
+            _check_probability(found["gender_output"])
+    _refuse_bounded(outputs, far)
     if isinstance(loss, OwnLoss):
         _check_losses(loss, outputs, given, count)
     names: list[str] = []
@@ -286,6 +287,40 @@ def _check_probability(output: tf.Tensor) -> None:
     if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):
         shown = f"in [{values.min():.3g}, {values.max():.3g}]"
         raise caller_model.logits_error(shown)
+
+
+def _refuse_bounded(
+    near: Mapping[str, tf.Tensor], far: Sequence[Mapping[str, tf.Tensor]]
+) -> None:
+    """Refuses a softmax over one unit, and years that cannot be more than 1."""
+
+    def values(found: Mapping[str, tf.Tensor], name: str) -> np.ndarray:
+        return tf.cast(found[name], tf.float32).numpy().reshape(-1)
+
+    for name in ("age_output", "gender_output"):
+        if name not in near:
+            continue
+        beyond = np.concatenate([values(found, name) for found in far])
+        everywhere = np.concatenate([values(near, name), beyond])
+        if (everywhere == 1).all():
+            raise errors.UsageError(
+                f"the model's {name} is 1 for every image, as a softmax over one unit"
+                " is: end it with"
+                f" activation={'sigmoid' if name == 'gender_output' else None!r}"
+            )
+        # Far inputs saturate a sigmoid or tanh.  A sum of weights would leave [-1, 1],
+        # and one behind a normalisation would have other values than these three.
+        # A few of the inputs may be where its argument is about 0.
+        near_whole = np.abs(beyond - np.round(beyond)) < 1e-3
+        saturated = near_whole.mean() > 0.75
+        if name == "age_output" and saturated and np.ptp(everywhere):
+            if np.abs(everywhere).max() <= 1 + 1e-6:
+                raise errors.UsageError(
+                    "the model's age_output stays in"
+                    f" [{everywhere.min():.3g}, {everywhere.max():.3g}] for any image;"
+                    " wanted years: end it without an activation, or multiply it, such"
+                    " as by keras.layers.Rescaling(100)"
+                )
 
 
 def _check_losses(

@@ -18,8 +18,9 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import input_range, networks, saved
+from afad_tfdata.models import networks, saved
 from afad_tfdata.storage import schema
+from afad_tfdata.training import caller_input
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def check_kind(model: Any) -> None:
       UsageError: It is a model of tf_keras, a path, a class or anything else.
     """
     if isinstance(model, keras.Model):
+        _refuse_own_steps(model)
         return
     what = errors.kind(model)
     advice = "build it with keras.Model or models.build_model"
@@ -46,6 +48,22 @@ def check_kind(model: Any) -> None:
             ' model.save("m.h5") and pass models.load("m.h5")'
         )
     raise errors.UsageError(f"model takes a model of Keras 3; got {what}: {advice}")
+
+
+def _refuse_own_steps(model: keras.Model) -> None:
+    """Refuses methods of ``model.fit`` that would not be called; warns of compile()."""
+    for name in ("train_step", "compute_loss"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            raise errors.UsageError(
+                f"{type(model).__name__} has a {name} of its own, which train does not"
+                " call: pass loss=, a function (outputs, labels) to losses [B], and a"
+                " model without that method"
+            )
+    if getattr(model, "compiled", False):
+        _log.warning(
+            "the model is compiled: train uses none of compile()'s optimizer, loss and"
+            " metrics, but those of its own options"
+        )
 
 
 def input_sides(model: keras.Model) -> tuple[int | None, int | None]:
@@ -106,7 +124,7 @@ def adapted(
             f"the model takes batches of {fixed}, and each device gets {batch} images:"
             " leave batch_size out of keras.Input, or change --global_batch_size"
         )
-    _refuse_pixels(model)
+    caller_input.refuse_pixels(model, sides)
     wanted = [f"{name}_output" for name in schema.labels_of(task)]
     found = networks.named_outputs(model)
     if not set(wanted) <= set(found):
@@ -243,14 +261,15 @@ def fingerprint(model: keras.Model) -> str:
         "layers": _canonical(description, places),
         "weights": [list(weight.shape) for weight in model.weights],
         "trained": [list(w.shape) for w in model.trainable_weights],
-        "lambdas": [
-            layer.function.__code__.co_code.hex()
-            for layer in model._flatten_layers()
-            if hasattr(getattr(layer, "function", None), "__code__")
-        ],
     }
     text = json.dumps(value, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def functions(model: keras.Model) -> list[Any]:
+    """The Python functions in a model's layers, which `fingerprint` leaves out."""
+    found = (getattr(x, "function", None) for x in model._flatten_layers())
+    return [function for function in found if callable(function)]
 
 
 _MEANING = {"age_output": "years", "gender_output": "the probability of class 1"}
@@ -262,7 +281,7 @@ def _canonical(value: Any, places: dict[str, str], key: str = "") -> Any:
     """A description with the names of layers replaced by their order."""
     if isinstance(value, dict):
         if value.get("class_name") == "__lambda__":
-            return "lambda"  # `fingerprint` adds what the object computes.
+            return "lambda"  # `functions` are compared by themselves.
         return {
             k: _canonical(v, places, k) for k, v in value.items() if k not in _DROPPED
         }
@@ -284,16 +303,7 @@ def _inputs_of(model: keras.Model) -> list[Any] | None:
         inputs = getattr(model, "inputs", None)
     except (AttributeError, ValueError):  # A Sequential without an Input layer.
         return None
-    return list(inputs) if inputs and _is_graph(model) else None
-
-
-def _is_graph(layer: Any) -> bool:
-    """Whether a model is a graph of layers, whose outputs Keras knows."""
-    # Functional is not a public name of Keras.  A subclassed model that was called once
-    # also has an `output`, which is the one of that call.
-    if isinstance(layer, keras.Sequential):
-        return bool(layer.built)
-    return any(base.__name__ == "Functional" for base in type(layer).__mro__)
+    return list(inputs) if inputs and caller_input.is_graph(model) else None
 
 
 def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Model:
@@ -322,7 +332,7 @@ def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Mode
         if name in found:
             check_shape(name, tuple(found[name].shape))
     wrapped = keras.Model(image, found, name="afad_own")
-    _refuse_pixels(wrapped)
+    caller_input.refuse_pixels(wrapped, sides)
     if "gender_output" in wanted:
         _refuse_linear(found["gender_output"])
     return wrapped
@@ -339,7 +349,7 @@ def _names_error(task: str, wanted: list[str], names: list[str]) -> errors.Usage
 def _refuse_linear(output: keras.KerasTensor) -> None:
     """Refuses a gender output that is a layer's sum without activation: a logit."""
     layer = getattr(output, "_keras_history", (None,))[0]
-    while isinstance(layer, keras.Model) and _is_graph(layer):
+    while isinstance(layer, keras.Model) and caller_input.is_graph(layer):
         # A model's `outputs` are inside it, and its `output` may be that of a call.
         if len(layer.outputs) != 1:
             return
@@ -362,33 +372,6 @@ def logits_error(found: str = "a layer without an activation") -> errors.UsageEr
         " with activation='sigmoid', and name the layer before it gender_logits if your"
         " loss takes logits"
     )
-
-
-def _refuse_pixels(model: keras.Model) -> None:
-    """Refuses a foreign model that expects pixels: train passes (x - mean) / 127.5."""
-    if saved.info(model):
-        return
-    for layer in _first_layers(model):
-        if name := input_range.scaling_of_pixels(layer):
-            raise errors.UsageError(
-                f"the model begins with {layer.name}, a {name}, and train passes"
-                " (x - mean) / 127.5 and not pixels: leave that layer out, or put"
-                " Rescaling(127.5, offset=mean) before it"
-            )
-
-
-def _first_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that take the input, also inside of a model that takes it."""
-    found: list[keras.layers.Layer] = []
-    inputs = [id(tensor) for tensor in _inputs_of(model) or ()]
-    for layer in model.layers:
-        for node in getattr(layer, "_inbound_nodes", ()):
-            if any(id(tensor) in inputs for tensor in node.input_tensors):
-                found.append(layer)
-                if isinstance(layer, keras.Model):
-                    found += _first_layers(layer)
-                break
-    return found
 
 
 def _text(shape: tuple[int | None, ...]) -> str:

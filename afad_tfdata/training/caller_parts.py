@@ -44,7 +44,7 @@ def refuse_unusable(
     caller_flags.refuse_idle(
         config,
         model=own.model is not None,
-        known_model=bool(known),
+        known=known,
         train_dataset=own.train_dataset is not None,
         augment=own.augment is not None,
         loss=own.loss is not None,
@@ -106,6 +106,14 @@ def sides(
     wide: int | None = None
     if own.model is not None:
         high, wide = caller_model.input_sides(own.model)
+    taken = (high, wide) if batch is None else batch.images.shape[1:3]
+    asked = config.input.image_size
+    if asked and any(side not in (asked, None) for side in taken):
+        what = "model" if batch is None or high else "data set"
+        raise errors.UsageError(
+            f"--image_size={asked} has no effect, because the {what} that was passed to"
+            f" train has images of {taken[0]} x {taken[1]} pixels: leave it out"
+        )
     if batch is not None:
         high, wide = batch.images.shape[1:3]
     sides = (high or size, wide or size)

@@ -23,8 +23,8 @@ from typing import Any
 from afad_tfdata.common import errors, files, locks, options
 from afad_tfdata.models import facts, networks, saved
 from afad_tfdata.storage import joined, schema
+from afad_tfdata.training import caller_identity, event_file, history
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import event_file, history
 from afad_tfdata.training.distributed import multi_worker
 
 CONFIG_NAME = "config.json"
@@ -111,19 +111,23 @@ class RunDir:
         Args:
           parts: `CallerObjects.described`.
         """
-        # Earlier versions did not record the parts.
-        before = (self.stored() or {}).get("parts", parts)
+        # Earlier versions recorded no parts, or only which there were.
+        before = (self.stored() or {}).get("parts", {})
         for name, value in parts.items():
-            if before.get(name) == value:
+            stored = before.get(name, value)
+            if caller_identity.may_be_the_same(str(stored or ""), value):
                 continue
-            what = f"{name} of your own"
-            if name == "model" and before.get(name) and value:
-                came = "a model with other layers than those here"
-            else:
-                came = f"{'a' if before.get(name) else 'no'} {what}"
+            if stored is True and value:
+                continue
+            what = _PARTS.get(name, f"{name} of your own")
+            came = f"{'a' if stored else 'no'} {what}"
+            if stored and value:
+                came = f"another {what} than here"
+                if name.endswith("_dataset"):
+                    came += f" ({stored} there, {value} here)"
             raise errors.UsageError(
-                f"{self.path} contains a run with {came}: pass the same {name} as"
-                " there, or take another --run_dir"
+                f"{self.path} contains a run with {came}: pass the same as there, or"
+                " take another --run_dir"
             )
 
     def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:
@@ -198,6 +202,13 @@ def hold(path: str, workers: multi_worker.Workers) -> Iterator[RunDir]:
         held[0].close()
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+# Parts whose name alone does not say what differs.
+_PARTS = {
+    "model": "model of your own, by its layers,",
+    "functions": "function in a layer of the model",
+}
 
 
 def read_config(path: str) -> dict[str, Any]:

@@ -14,7 +14,12 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import saved
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.training import caller_data, caller_elements
+from afad_tfdata.training import (
+    caller_data,
+    caller_elements,
+    caller_identity,
+    caller_model,
+)
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import strategies
 
@@ -39,18 +44,25 @@ class CallerObjects:
     augment: Callable[..., Any] | None = None
     loss: Callable[..., Any] | None = None
 
-    def described(self, model: str) -> dict[str, Any]:
-        """What ``config.json`` records: which parts are a caller's.
+    def described(self, model: str, data: TrainData) -> dict[str, str]:
+        """What ``config.json`` records of each part; empty if it is not a caller's.
 
         Args:
           model: What identifies the model.
+          data: The data sets.
         """
-        passed = {
-            "train_dataset": self.train_dataset is not None,
-            "augment": self.augment is not None,
-            "loss": self.loss is not None,
+        passed = caller_model.functions(self.model) if self.model is not None else []
+        augment, loss = (
+            caller_identity.of_functions([] if part is None else [part])
+            for part in (self.augment, self.loss)
+        )
+        return {
+            "model": model,
+            "functions": caller_identity.of_functions(passed),
+            **data.described(),
+            "augment": augment,
+            "loss": loss,
         }
-        return {"model": model, **passed}
 
     def decides(self) -> dict[str, Any]:
         """What the parts decide in place of options, for `automatic.resolve`."""
@@ -121,6 +133,16 @@ class TrainData:
         """The first batch of the caller's data for training, else for validation."""
         data = self._train or self._validation
         return data.first_batch if data else None
+
+    def described(self) -> dict[str, str]:
+        """What identifies the caller's data sets; empty if they are from records."""
+        steps = self._config.steps_per_epoch
+        return {
+            "train_dataset": self._train.described(steps) if self._train else "",
+            "validation_dataset": (
+                self._validation.described(0) if self._validation else ""
+            ),
+        }
 
     def use_size(self, image_size: int) -> None:
         """Sets the size of the images that are read from records."""

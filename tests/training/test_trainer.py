@@ -56,7 +56,8 @@ def config(records_dir, run_dir, **more):
 
 def own_config(run_dir, **more):
     """For data and a network of the test's own."""
-    return config("", run_dir, **{"task": "age", "global_batch_size": 8, **more})
+    values = {"task": "age", "global_batch_size": 8, "backbone": "VGG19"}
+    return config("", run_dir, **{**values, "image_size": 0, **more})
 
 
 def tiny_network(seed=0):
