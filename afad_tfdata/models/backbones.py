@@ -22,7 +22,7 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.images import preprocess
-from afad_tfdata.models import saved
+from afad_tfdata.models import layer_arrays, saved
 from afad_tfdata.storage import hdf5
 
 # Channels of the convolution of each block.  The first block has stride 2; all blocks
@@ -207,8 +207,8 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
       backbone: From `build`.
       name: Its name, for messages.
       path: ``.h5`` or ``.weights.h5`` of a network without its classifier (as in files
-        whose names end in ``notop.h5``), or a model (``.keras``, ``.h5``) that is or
-        contains this backbone.
+        whose names end in ``notop.h5``), or a model (``.keras``, ``.h5``) that is,
+        contains or begins with this backbone.
 
     Raises:
       UsageError: There is no such file, or its content does not fit.
@@ -218,7 +218,10 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
             f"--weights={path}: there is no such file (imagenet, none, or a path to"
             " .h5, .weights.h5 or .keras)"
         )
-    if path.endswith(".keras") or _is_model(path):
+    is_model = path.endswith(".keras") or _is_model(path)
+    if not path.endswith(".keras") and layer_arrays.copy_beginning(path, backbone):
+        pass  # A flat model, as the original project saved it, or its weights.
+    elif is_model:
         _copy_from_model(backbone, name, path, saved.load(path))
     else:
         # If a file lacks some weights, Keras only warns and skips them: they are still

@@ -88,7 +88,8 @@ def copy_from(
     if not taken:
         raise errors.UsageError(
             f"--init_from: no weight of {path} has a place in this network; name a"
-            " model with the same --backbone"
+            " model with the same --backbone, or a .h5 file of Keras 2 as --weights,"
+            " which takes its backbone"
         )
     unchanged = ""
     if left:

@@ -6,7 +6,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import backbones, networks, saved
+from afad_tfdata.models import backbones, layer_arrays, networks, saved
 from tests.models.small_networks import MEAN, SIZE, converted, inputs, make
 
 
@@ -111,6 +111,41 @@ def test_weights_from_a_file(form, donor, weights_file, tmp_path):
     backbones.load_file(backbone, "MobileNet", path)
     for got, expected in zip(backbone.get_weights(), donor.get_weights(), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def flat(k, donor):
+    """Backbone and head as one model, as the original project built them."""
+    base = k.applications.MobileNet(
+        include_top=False, weights=None, input_shape=(SIZE, SIZE, 3)
+    )
+    base.set_weights(donor.get_weights())
+    x = k.layers.Dense(4, activation="relu")(k.layers.Flatten()(base.output))
+    return k.Model(base.input, k.layers.Dense(1, activation="sigmoid")(x))
+
+
+@pytest.mark.parametrize("form", ["keras_2", "keras_2_weights", "keras_3"])
+def test_the_beginning_of_a_flat_model(form, donor, tmp_path):
+    path = str(tmp_path / "epochs_42.h5")
+    k = keras if form == "keras_3" else pytest.importorskip("tf_keras")
+    model = flat(k, donor)
+    model.save_weights(path) if form == "keras_2_weights" else model.save(path)
+    backbone = backbones.build("MobileNet", SIZE, raw_input=True)
+    backbones.load_file(backbone, "MobileNet", path)
+    for got, expected in zip(backbone.get_weights(), donor.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_arrays_in_another_order_are_not_taken(donor, tmp_path):
+    """Nested in a layer, Keras 2 stores what is not trained behind all the rest."""
+    tf_keras = pytest.importorskip("tf_keras")
+    path = str(tmp_path / "old.h5")
+    flat(tf_keras, donor).save(path)
+    with h5py.File(path, "r+") as file:
+        layer = file["model_weights"]["conv1_bn"]
+        names = list(layer.attrs["weight_names"])
+        layer.attrs["weight_names"] = names[::-1]  # All four are vectors of a length.
+    backbone = backbones.build("MobileNet", SIZE, raw_input=True)
+    assert not layer_arrays.copy_beginning(path, backbone)
 
 
 def test_weights_that_do_not_fit(donor, weights_file, tmp_path):
