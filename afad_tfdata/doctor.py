@@ -48,7 +48,7 @@ _COMPUTING = ("parity", "overflow", "all_reduce")
 
 @dataclasses.dataclass(frozen=True)
 class DoctorConfig:
-    """Which directory is looked at, in addition to the machine."""
+    """Which directory is examined, in addition to the machine."""
 
     output_dir: str = options.option(
         ".", "Directory that records and runs will be written to; its disk is checked."
@@ -81,8 +81,8 @@ class Finding(NamedTuple):
       name: What was looked at.
       works: False for something that is needed and does not work; None for a plain
         fact, or for an extra that is not installed.
-      found: What was seen.
-      advice: How to get it if it does not work; else empty.
+      found: What was found.
+      advice: How to get it if it does not work; otherwise empty.
     """
 
     name: str
@@ -266,7 +266,7 @@ def _extras() -> Iterator[Finding]:
     for extra, (trial, purpose) in _EXTRAS.items():
         try:
             with warnings.catch_warnings():
-                # Other packages' warnings would stand between the findings.
+                # Warnings of other packages would be printed between the findings.
                 warnings.simplefilter("ignore")
                 reason = trial()
         except Exception as error:  # A broken installation may raise anything.

@@ -56,9 +56,9 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, init=False)
 class EvaluateConfig(options.Config):
-    """What to evaluate, on what, and where the result goes.
+    """Which model to evaluate, on which split, and where the result goes.
 
-    The fields of `input` are flat keywords, too.
+    Its part `input` (`InputConfig`) can be given as a whole, or field by field.
     """
 
     model: str = options.option(
@@ -200,21 +200,29 @@ class EvaluateConfig(options.Config):
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Runs a model over a split; writes ``metrics.json`` and pictures.
+    """Runs a model over a split, and writes ``metrics.json`` and pictures.
+
+    Args:
+      config: Which model to evaluate, on what, and how.
 
     Returns:
-      JSON values: those of `evaluation_metrics.evaluate`; ``intervals``; ``by_age``
-      by year; ``constant``, what the training split's median age and majority class
-      reach; ``calibration``, what was measured on the validation split, if it was
-      asked for, and ``log_loss`` and ``corrected_mae`` without and with it;
-      ``age_interval`` from `calibrating.coverage`; ``age_decisions`` from
-      `age_decisions.measure` if the model predicts ages;
-      ``worst`` from `predictions.worst` and ``predictions`` from `predictions.store`,
-      unless bad records were skipped; ``class_names`` in label order; and ``model``,
-      ``split``, ``files``.
+      The content of ``metrics.json``, JSON values:
+
+      - ``accuracy``, ``auc``, ``mae`` and ``bias`` in years, ``cs5`` and the other
+        metrics of `evaluation_metrics.evaluate`, as far as the model predicts them;
+      - ``intervals``: the 95 % interval of each, ``[low, high]``; ``by_age``: the
+        metrics by year;
+      - ``constant``: what the training split's median age and majority class reach;
+      - ``calibration``: what was measured on the validation split, if it was asked
+        for, with ``log_loss`` and ``corrected_mae`` without and with it;
+      - ``age_interval`` from `calibrating.coverage`, and ``age_decisions`` from
+        `age_decisions.measure`, if the model predicts ages;
+      - ``worst`` from `predictions.worst` and ``predictions`` from
+        `predictions.store`, unless bad records were skipped;
+      - ``class_names`` in label order, ``model``, ``split`` and ``files``.
 
     Raises:
-      UsageError: A model or data set that does not exist, or the two do not fit.
+      UsageError: The model or the data set does not exist, or they do not fit.
       DataError: A record is damaged.
     """
     path, records_dir, output_dir = _places(config)
@@ -388,7 +396,7 @@ def _warn_of_another(path: str, split: str) -> None:
     """Logs a warning if the result of another split is replaced."""
     if not files.exists(path):
         return
-    # A damaged file, or one that is no JSON object, is replaced without a word.
+    # A damaged file, or one that is no JSON object, is replaced without a message.
     with contextlib.suppress(errors.AfadError, AttributeError):
         before = files.read_json(path, what="the metrics", advice="").get("split")
         if before != split:
@@ -457,9 +465,9 @@ def _measure(
 
     Args:
       columns: Predictions and labels.
-      manifest: Of the data set.
-      names: Of the gender labels 0 and 1 in the columns.
-      samples: Of the bootstrap.
+      manifest: Manifest of the data set.
+      names: Names of the gender labels 0 and 1 in the columns.
+      samples: Number of resampled data sets.
     """
     result = evaluation_metrics.evaluate(columns, class_names=names)
     if samples:

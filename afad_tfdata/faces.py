@@ -6,8 +6,8 @@
         ...                             # (x1, y1, x2, y2), uint8 [150, 150, 3]
     faces.find_faces(photo, detector=my_detector)    # boxes only
 
-The code is in `images.face_detector` and `images.face_crop`; programs import the short
-name.
+A photo is uint8 ``[height, width, 3]`` RGB, upright.  The code is in
+`images.face_detector` and `images.face_crop`; programs import the short name.
 """
 
 from afad_tfdata.images.face_crop import FaceCrop

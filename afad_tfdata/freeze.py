@@ -110,6 +110,12 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
       config: What to freeze, and how.
       model: A Keras model object, instead of ``config.model`` and ``config.run_dir``.
 
+    Returns:
+      Its ``path`` is that of NAME.pb, and its ``paths`` are all files that were
+      written.  ``max_difference`` is the largest difference from the model, and
+      ``allowed`` the largest difference that passes, both by label.  ``description``
+      is the content of NAME.json.
+
     Raises:
       UsageError: The model cannot be loaded or expressed as a graph of constants, or a
         flag does not fit it.

@@ -14,8 +14,8 @@ Elements are ``({"image": uint8 [B, S, S, 3]}, {"age": float32 [B], "gender": in
 padding.  B is the batch of one replica: with an input context each global batch is cut
 into contiguous slices, one for each replica in order.
 
-`engines` chooses the engine that reads the records.  `order` says which record is at
-which position.
+The module `reading.engines` chooses the engine that reads the records, and
+`reading.order` says which record is at which position.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def eval_input_fn(
 
     Args:
       config: What to read; `InputConfig.balance` and `InputConfig.seed` have no effect.
-      split: One of `sharding.SPLITS`.
+      split: ``train``, ``validation`` or ``test``.
       input_context: As for `train_input_fn`.
 
     Returns:
@@ -181,10 +181,18 @@ def eval_input_fn(
 
 
 def num_examples(config: InputConfig, split: str) -> int:
-    """Examples in a split; 0 if it does not exist.
+    """The number of examples in a split; 0 if it does not exist.
 
     Only the manifest of `InputConfig.records_dir` is read; `InputConfig.files` are read
     from beginning to end.
+
+    Args:
+      config: What to read.
+      split: ``train``, ``validation`` or ``test``.
+
+    Raises:
+      UsageError: There is no such data set.
+      DataError: The manifest or one of the files is damaged.
     """
     config.check_source()
     if config.files:
@@ -197,6 +205,12 @@ def num_examples(config: InputConfig, split: str) -> int:
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
     """Turns an error that TensorFlow raises in a pipeline into one of this package.
+
+    A context manager around the loop that takes the batches::
+
+        with input_fn.readable_errors():
+            for features, labels in dataset:
+                ...
 
     Raises:
       DataError: A record or shard is damaged; the text is one line.

@@ -116,15 +116,16 @@ class Predictions:
     """The results of `predict`.
 
     Attributes:
-      rows: One for each image, in order: ``image`` (its path), ``age`` (years),
+      rows: A dict for each image, in order: ``image`` (its path), ``age`` (years),
         ``gender`` (a class name) and ``probability`` (of the second class), as far as
         the graph predicts them; ``low``, ``high`` (years) and ``coverage`` (a share) of
         the age interval, if the graph's description has one.  With
-        `PredictConfig.find_faces` one for each face, from left to right and then from
-        top to bottom; ``x1``, ``y1``, ``x2``, ``y2`` are the square that was cut out,
-        in pixels of the upright photo.
+        `PredictConfig.find_faces` there is a dict for each face, from left to right and
+        then from top to bottom; ``x1``, ``y1``, ``x2``, ``y2`` are the square that was
+        cut out, in pixels of the upright photo.
       bad: Path and reason of each image that could not be used.
-      images_per_sec: Rate from the first image that was read to the last result.
+      images_per_sec: Images per second, from the first image that was read to the
+        last result.
       no_face: Paths of the photos in which no face was found.
     """
 
@@ -204,11 +205,11 @@ def predict(
     *,
     detector: face_detector.Detector | None = None,
 ) -> Predictions:
-    """Runs images through a graph.
+    """Predicts age and gender of images, or of the faces in photos, with a graph.
 
     Args:
       config: Which graph to run, and how.
-      paths: Images, folders, globs, or ``-`` for names on standard input.
+      paths: Images, folders and patterns; ``-`` reads such names from standard input.
       on_error: Called with path and reason for each image that cannot be used, as soon
         as it is known.
       on_row: Called with the text of each row in the config's format, and with the row,
@@ -216,6 +217,9 @@ def predict(
       on_no_face: Called with the path of each photo in which no face is found.
       detector: Finds the faces instead of `PredictConfig.face_detector`; see
         `faces.find_faces`.
+
+    Returns:
+      A row for each image or face, and the images that could not be used.
 
     Raises:
       UsageError: The graph cannot be used, no image is named, or the detector of faces

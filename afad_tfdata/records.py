@@ -1,5 +1,7 @@
 """Writes a folder of faces as a data set: verified shards and one manifest.
 
+::
+
     config = records.WriteConfig(data_dir="AFAD-Full", output_dir="records")
     manifest = records.write_records(config)
 

@@ -7,8 +7,8 @@
     print(result.text())
 
 The same call continues a run that was stopped at any step, with the same numbers:
-everything that decides them is in a checkpoint and in the config.  The outer loop is
-`training.run`, which handles no batches; the inner loop is `training.step`.
+everything that decides them is in a checkpoint and in the config.  The outer loop is in
+`training.run`, which handles no batches; the inner loop is in `training.step`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def train(
     The caller's parts and the first batch are checked before the first step.
 
     Args:
-      config: The options.
+      config: The options of the training.
       model: Your own model of Keras 3: input float32 ``[n, S, S, 3]`` of
         ``(x - mean) / 127.5``, outputs ``age_output`` ``[n, 1]`` in years and/or
         ``gender_output`` ``[n, 1]``, the probability of class 1.  If the task has one
@@ -76,10 +76,11 @@ def train(
       validation_dataset: Likewise, finite, in batches of any size, and not shuffled;
         ``features["mask"]`` is False on padding.  None takes the validation split of
         the records, if there are records.
-      augment: Your own function of ``(images, seed=, step=, offset=)`` that returns
-        images in [0, 255].  It may take fewer of the keywords.
-      loss: Your own function of ``(outputs, labels)`` that returns losses ``[B]``, or a
-        dict of them, of which ``loss`` is minimised.
+      augment: Your own function of ``(images, seed=, step=, offset=)`` that takes
+        images ``[B, S, S, 3]`` in [0, 255] and returns such images.  It may leave out
+        any of the keywords.
+      loss: Your own function of ``(outputs, labels)``, two dicts by name, that returns
+        losses ``[B]``, or a dict of them, of which ``loss`` is minimised.
       callbacks: Your own objects with any of the methods ``on_start``, ``on_steps``,
         ``on_epoch``, ``on_checkpoint`` and ``on_end``, which are called with a
         `TrainEvent`; with several workers, only on the chief.  A callback that raises
@@ -95,7 +96,7 @@ def train(
         exception is then the cause of this error.
       PreemptedError: A signal or Ctrl-C asked to stop; everything is saved.
       DataError: The weights to begin with are not finite, or the training still
-        diverges after `max_recoveries` recoveries.
+        diverges after `TrainConfig.max_recoveries` recoveries.
     """
     if config.find_learning_rate or config.folds:
         raise errors.UsageError(

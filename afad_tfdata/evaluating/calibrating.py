@@ -29,11 +29,11 @@ class Wanted:
     """What is to be measured on the validation split.
 
     Attributes:
-      interval_coverage: Of age intervals; 0 for none.
+      interval_coverage: Coverage of the age intervals; 0 for no intervals.
       gender_temperature: Whether the gender probability is scaled.
       age_correction: Whether the age is corrected by a line.
-      flip_average: Whether the outputs are means over an image and its mirror image;
-        not measured, but everything else depends on it.
+      flip_average: Whether the outputs are means over an image and its mirror image.
+        It is not measured, but everything else depends on it.
     """
 
     interval_coverage: float = 0.0
@@ -81,9 +81,9 @@ def fit(
     """Measures what is wanted.
 
     Args:
-      columns: Of the validation split.
+      columns: Predictions and labels of the validation split.
       wanted: What to measure.
-      names: Of the gender labels 0 and 1 in the columns.
+      names: Names of the gender labels 0 and 1 in the columns.
 
     Returns:
       JSON values, None for what is not wanted: ``split``, ``examples``,
@@ -156,9 +156,9 @@ def coverage(
     """The interval, and its coverage on a split by gender and age group.
 
     Args:
-      columns: Of the split that is evaluated, with all corrections.
+      columns: Predictions and labels of the evaluated split, with all corrections.
       interval: From `fit`.
-      names: Of the gender labels 0 and 1 in the columns.
+      names: Names of the gender labels 0 and 1 in the columns.
 
     Returns:
       JSON values: the interval and ``measured``: `age_intervals.measure` of the form
@@ -185,7 +185,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     """What was measured, in a few lines for people.
 
     Args:
-      result: Of `evaluation.evaluate`.
+      result: From `evaluation.evaluate`.
     """
     found = []
     entry = result.get("calibration") or {}

@@ -35,8 +35,8 @@ class EvaluatedModel:
         ``gender_logit_output`` and ``age_spread_output`` where it knows them.
       labels: ``age``, ``gender`` or both.
       image_size: Side of its input in pixels.
-      facts: What its file and its run say about it.
-      owner: What owns the weights and must live as long.
+      facts: What the model's file and its run say about the model.
+      owner: The object that owns the weights; it must live as long as the network.
       calibration: What an earlier evaluation measured for it; None for nothing.
       path: Its file, or the directory of a SavedModel.
     """
@@ -66,9 +66,8 @@ def load(
     Args:
       path: What ``--model`` takes.
       strategy: Whose devices it runs on.
-      which: As for `model_source.open_source`, and so are `epoch`, `outputs` and
-        `unsafe_load`.
-      epoch: Of a run directory.
+      which: Which model of a run directory: ``best`` or ``final``.
+      epoch: Epoch of the checkpoint of a run directory; 0 for the model `which`.
       outputs: Labels of the outputs.
       given_range: The flag ``--input_range``.
       unsafe_load: Run code that the file contains.

@@ -56,11 +56,11 @@ def store(
     """Writes the predictions; returns their entry in ``metrics.json``.
 
     Args:
-      directory: Where to; local or remote.
+      directory: Directory of the file, local or remote.
       columns: ``[n]`` each: ``age`` in years and/or ``gender`` in [0, 1], and their
         labels, below 0 where a record has none.
       rows: From `rows_of`.
-      max_examples: At most how many records of the split were used; 0 for all.
+      max_examples: Largest number of records of the split that were used; 0 for all.
     """
     known = {n: d for n, d in _DTYPES.items() if n in columns}
     table = np.empty(len(next(iter(columns.values()))), list(known.items()))
@@ -124,7 +124,7 @@ def worst(
       rows: Row and label that is wrong, the largest error first.
       records_dir: As for `rows_of`.
       split: The split.
-      max_examples: At most how many of its records were used; 0 for all.
+      max_examples: Largest number of its records that were used; 0 for all.
 
     Returns:
       JSON values: ``row``, ``key`` (empty if it cannot be read), ``label`` (``age`` or

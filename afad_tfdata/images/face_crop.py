@@ -41,9 +41,9 @@ class FaceCrop:
     """How the square around a face is cut and resized.
 
     Attributes:
-      margin: What is added on each side of the box, as a share of its longer side.
-      border: What is shown beyond the photo's edge, one of `BORDERS`: the edge's own
-        pixels (``replicate``) or gray (``constant``).
+      margin: Added width on each side of the box, as a share of its longer side.
+      border: What is shown beyond the photo's edge, one of `BORDERS`: the pixels of the
+        edge (``replicate``) or gray (``constant``).
       size: Side of the result in pixels.
       found_by: Where the boxes came from: a detector and its version, or ``boxes`` for
         those of a label file; empty if it is not known.

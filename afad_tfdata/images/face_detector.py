@@ -53,6 +53,10 @@ def load_detector(name: str) -> Detector:
     Args:
       name: ``mtcnn``, or ``MODULE:FUNCTION`` for a function of yours.
 
+    Returns:
+      A function of a photo, uint8 ``[height, width, 3]`` RGB, that returns boxes
+      ``[n, 4]`` as ``x1, y1, x2, y2`` in pixels.
+
     Raises:
       UsageError: It is not installed, or there is no such function.
     """
@@ -114,7 +118,8 @@ def find_faces(
       detector: From `load_detector`, or a caller's own; None for MTCNN.
 
     Returns:
-      A box for each face; those whose centre is outside of the photo are left out.
+      A box ``(x1, y1, x2, y2)`` in pixels for each face; boxes whose centre is outside
+      of the photo are left out.
 
     Raises:
       UsageError: The detector fails, or returns something else than boxes.

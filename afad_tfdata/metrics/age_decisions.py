@@ -12,8 +12,8 @@ Estimation and Verification (2024).  A person younger than the legal age whose e
 age is at or above the challenge age is accepted by mistake, which is a *false
 positive*.  A person at or above the legal age whose estimated age is below the
 challenge age is turned away by mistake, or asked for a document, which is a *false
-negative*.  Each rate is a share of the people of the same side of the legal age, so
-that it does not depend on how many there are of the other.  At a plain threshold the
+negative*.  Each rate is a share of the people on one side of the legal age, so that
+it does not depend on the number of people on the other side.  At a plain threshold the
 legal age and the challenge age are equal.  NIST's *Challenge 25* has a challenge age of
 25 years.
 """
@@ -61,7 +61,7 @@ def measure(
     samples: int = 1000,
     seed: int = 1,
 ) -> dict[str, Any]:
-    """All of it.
+    """Error rates at thresholds, challenge ages, and MAE and bias by group.
 
     Args:
       age: Estimated years ``[n]``.
@@ -72,14 +72,14 @@ def measure(
         rows}}``.  The rates are also given by ``gender``, if it is there.
       samples: Number of resampled data sets for the intervals of MAE and bias; 0 means
         that they have none.
-      seed: Of the resampling.
+      seed: Seed of the resampling.
 
     Returns:
       JSON values.  ``definition``, ``source``, ``examples``; ``thresholds``: `rates`
       and ``by_gender`` by threshold; ``challenge``: `challenge` and ``by_gender`` by
       legal age; ``groups``: ``examples``, ``mae`` and ``bias`` in years with their
-      ``intervals``, by grouping and by group; and ``largest_gap``: by grouping, between
-      which two groups MAE and bias differ most.  None where a value is not defined,
+      ``intervals``, by grouping and by group; and ``largest_gap``: by grouping, the two
+      groups between which MAE and bias differ most.  None where a value is not defined,
       with a ``note`` that says why.
     """
     age = np.asarray(age, np.float64).reshape(-1)
@@ -279,7 +279,7 @@ def _errors_by_group(
 def _largest_gap(
     found: Mapping[str, tuple[Mapping[str, Any], Mapping[str, np.ndarray]]],
 ) -> dict[str, Any]:
-    """Between which groups MAE and bias differ most."""
+    """The groups between which MAE and bias differ most."""
     large = {n: v for n, v in found.items() if v[0]["examples"] >= MIN_GROUP}
     result: dict[str, Any] = {"smallest_group": MIN_GROUP}
     if len(large) < 2:

@@ -7,9 +7,9 @@
     age_intervals.measure(interval, age, label_age, of_group, groupings)
 
 The half width is the ``ceil((n + 1) * coverage)``-th smallest of the n absolute errors
-on examples that the model was not trained on.  It covers the age of a new example with
-at least the stated chance, whatever the model and the distribution of its errors are,
-if the new example comes from the same source (Lei et al., 2018, Distribution-free
+on examples that the model was not trained on.  For any model and any distribution of
+its errors, it covers the age of a new example with at least the stated probability, if
+the new example comes from the same source (Lei et al., 2018, Distribution-free
 predictive inference for regression, section 2.2).  Each predicted gender has a half
 width of its own, so that the coverage also holds for each (Vovk, 2012, Conditional
 validity of inductive conformal predictors).  Where the age head gives a spread, a

@@ -8,8 +8,8 @@
     calibration.store("run", "run/best.keras", {"age_correction": ...})
 
 ``calibration.json`` is next to the model and has an entry for each model file, with the
-SHA-256 of the file: a model that was trained on does not get the corrections of the
-earlier one.
+SHA-256 of the file: a model that was trained further does not get the corrections of
+the earlier one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fit_temperature(
     its sign once, and halving the range finds the place.
 
     Args:
-      logits: Of class 1, ``[n]``.
+      logits: Logits of class 1, ``[n]``.
       label: 0 or 1, ``[n]``.
       what: The examples, for the message.
 
@@ -95,7 +95,7 @@ def fit_age_correction(
 
     Raises:
       UsageError: There are too few examples, or predicted ages do not rise with the
-        true ones, so that a line would turn them round.
+        true ones, so that a line would reverse their order.
     """
     age, label = np.asarray(age, np.float64), np.asarray(label_age, np.float64)
     known = np.isfinite(age) & np.isfinite(label)
@@ -128,7 +128,7 @@ def store(directory: str, model_path: str, entry: Mapping[str, Any]) -> str:
 
 
 def load(directory: str, model_path: str) -> dict[str, Any] | None:
-    """A model's entry; None if there is none for this very file.
+    """A model's entry; None if there is none for exactly this file.
 
     Raises:
       DataError: ``calibration.json`` is damaged.

@@ -1,7 +1,14 @@
-"""Networks: built by `build_model`, with fixed names at both ends.
+"""Networks: built by `build_model`, with fixed names of input and outputs.
 
-Programs import this folder's public names from here.  Modules of this package import
-the modules of the folder one by one.
+::
+
+    config = models.ModelConfig(backbone="VGG19", image_size=150, mean=(132, 111, 101))
+    model = models.build_model(config)        # root_input -> age_output, gender_output
+    models.save(model, "face.keras", class_names=("male", "female"))
+
+A model takes ``root_input``, float32 RGB ``[n, size, size, 3]`` of
+``(x - mean) / 127.5``.  Other programs import the public names from here.  Modules of
+this package import the modules of the folder one by one.
 """
 
 from afad_tfdata.models.networks import (

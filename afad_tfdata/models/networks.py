@@ -279,8 +279,8 @@ def training_model(model: keras.Model) -> keras.Model:
     """A model with the same variables that returns a dict, which includes the logits.
 
     Args:
-      model: From `build_model` or `saved.load`, or a foreign functional model whose
-        outputs are named ``age_output`` and/or ``gender_output``.
+      model: From `build_model` or `load`, or a functional model of another program
+        whose outputs are named ``age_output`` and/or ``gender_output``.
 
     Returns:
       A model that returns a dict with the keys ``age_output``, ``gender_output``,

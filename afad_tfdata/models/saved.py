@@ -37,7 +37,7 @@ _CODE_CLASSES = ("Lambda", "__lambda__")
 
 
 def load(path: str, unsafe: bool = False) -> keras.Model:
-    """Loads a whole model, and the facts that its file contains (`facts.of`).
+    """Loads a whole model, and the facts that its file contains.
 
     Args:
       path: ``.keras``, or ``.h5`` from Keras 3.  Most ``.h5`` files of Keras 2 load.
@@ -45,7 +45,8 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
         with all the rights of this process.
 
     Returns:
-      The model, not compiled.
+      The model, not compiled.  Its facts, such as its class names, are found by
+      `save`, `evaluate` and `freeze`.
 
     Raises:
       UsageError: There is no such file, it contains code, or it is not a model.
@@ -82,7 +83,7 @@ def save(model: keras.Model, path: str, *, class_names: Sequence[str] = ()) -> N
     Keras loads the file without this package.
 
     Args:
-      model: From `networks.build_model` or `load`, or any other.
+      model: From `build_model` or `load`, or any other Keras model.
       path: ``.keras`` or ``.h5``.
       class_names: Names of the gender labels 0 and 1 that the model was trained with,
         if they are not in its facts (`trainer.train` adds them).

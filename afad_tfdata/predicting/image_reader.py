@@ -48,8 +48,8 @@ class FaceFinder(NamedTuple):
     """How faces are found and cut out.
 
     Attributes:
-      detector: Finds them.
-      crop: Cuts them out.
+      detector: The function that finds them.
+      crop: How they are cut out.
     """
 
     detector: face_detector.Detector
@@ -161,7 +161,7 @@ def face_finder(
     """Finds faces as in the training of a graph.
 
     Args:
-      description: Of the graph; its ``face_crop`` says how faces were cut.
+      description: Description of the graph; its ``face_crop`` says how faces were cut.
       detector: The name of a detector, or a caller's own.
 
     Returns:

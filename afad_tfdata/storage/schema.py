@@ -137,7 +137,7 @@ class Manifest:
     """What `manifest.json` says.
 
     Attributes:
-      name: Data set name, the first part of every shard's name.
+      name: Name of the data set, the first part of every shard's name.
       format: One of `FORMATS`.
       image_encoding: One of `ENCODINGS`.
       image_size: Side in pixels of stored ``jpeg`` and ``raw`` images; for
@@ -238,6 +238,9 @@ def load_manifest(records_dir: str) -> Manifest:
 
     Args:
       records_dir: The directory that ``write_records`` filled.
+
+    Returns:
+      What the manifest says, checked.
 
     Raises:
       UsageError: There is no manifest, or it has another schema version.

@@ -47,7 +47,7 @@ class EndEarlyError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class TrainEvent:
-    """What a callback is told.
+    """What a callback gets: the state of the training, in plain values.
 
     Attributes:
       run_dir: The run directory.
@@ -55,11 +55,11 @@ class TrainEvent:
       epoch: Number of epochs done.
       phase: Number of the recipe's phase, counted from 0.
       stage: ``warmup`` or ``tuning``.
-      learning_rate: That of the last step, or of the first if there was none.
+      learning_rate: Rate of the last step, or of the first step if there was none yet.
       metrics: ``on_steps``: ``step_loss`` (mean since the last call),
         ``images_per_second`` and ``waiting`` (share of the time spent waiting for
-        input) of the epoch so far.  ``on_epoch``: those of ``history.json``, called
-        ``train/loss``, ``validation/mae`` and so on.  Otherwise empty.
+        input) of the epoch so far.  ``on_epoch``: the metrics of ``history.json``,
+        called ``train/loss``, ``validation/mae`` and so on.  Otherwise empty.
       paths: ``on_epoch``: ``best``, the model of this epoch, if it is the best so far.
         ``on_checkpoint``: ``checkpoint``.  ``on_end``: ``best`` and ``final``, those
         that exist.  Otherwise empty.

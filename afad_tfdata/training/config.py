@@ -75,8 +75,9 @@ RESTART_FIELDS = frozenset(
 class TrainConfig(options.Config):
     """The model, the data, the method and the run directory of a training.
 
-    The fields of `input` and `model` are flat keywords, too.  `automatic.resolve`
-    decides on the fields that are left open (None, 0 or ``auto``).
+    Its parts `input` (`InputConfig`) and `model` (`ModelConfig`) can be given as a
+    whole, or field by field.  Fields that are left open (None, 0 or ``auto``) are
+    decided when the training begins, and logged.
     """
 
     run_dir: str = options.option(
