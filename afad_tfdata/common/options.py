@@ -400,7 +400,7 @@ def from_dict(config_class: type, values: Mapping[str, Any], *, where: str) -> A
     if unknown:
         raise errors.UsageError(
             f"{where} has fields that {config_class.__name__} does not know:"
-            f" {', '.join(unknown)}; was it written by another version?"
+            f" {', '.join(unknown)}: install the version of afad-tfdata that wrote it"
         )
     return config_class(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

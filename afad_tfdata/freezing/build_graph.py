@@ -102,7 +102,8 @@ def _traced(
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise errors.UsageError(
             "the model cannot be traced for batches of any size"
-            f" ({errors.one_line(error)}): its code may depend on the size of the batch"
+            f" ({errors.one_line(error)}): if its code depends on the size of the"
+            " batch, change that"
         ) from error
 
 

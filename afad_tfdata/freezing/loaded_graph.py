@@ -117,11 +117,14 @@ def read_graph_def(path: str) -> tf.compat.v1.GraphDef:
     # package, so its own name for the error is not imported.
     except Exception as error:
         raise errors.UsageError(
-            f"{path} is no frozen graph ({errors.one_line(error)}): freeze writes one"
+            f"{path} is not a frozen graph ({errors.one_line(error)}): name a .pb file"
+            " that afad-freeze wrote"
         ) from error
     # An empty file is a valid protocol buffer.
     if not graph.node:
-        raise errors.UsageError(f"{path} contains no graph: freeze writes one")
+        raise errors.UsageError(
+            f"{path} contains no graph: name a .pb file that afad-freeze wrote"
+        )
     return graph
 
 
@@ -134,8 +137,8 @@ def _checked_graph_def(path: str, wanted: list[str]) -> tf.compat.v1.GraphDef:
     for name in wanted:
         if name not in names:
             raise errors.UsageError(
-                f"{path} has no node {name!r}: does the .json next to it belong to"
-                " another graph?"
+                f"{path} has no node {name!r}: the .json next to it may belong to"
+                " another graph; copy both files again, or freeze the model again"
             )
     return graph_def
 

@@ -58,7 +58,8 @@ class BatchSlices:
         pipeline = input_context.input_pipeline_id if input_context else 0
         if replicas % pipelines and pipelines % replicas:
             raise errors.UsageError(
-                f"{pipelines} input pipelines do not divide {replicas} replicas"
+                f"{pipelines} input pipelines do not divide {replicas} replicas: give"
+                " each pipeline the same number of replicas"
             )
         # A context that a program builds may give only the number of pipelines.
         replicas = max(replicas, pipelines)

@@ -140,7 +140,10 @@ class _Checks:
             found = (record + step) % count
             if self._is_good(found):
                 return found
-        raise errors.DataError(f"no record of the {self._split} split can be read")
+        raise errors.DataError(
+            f"no record of the {self._split} split can be read: restore the shards, or"
+            " write the records again"
+        )
 
     def _is_good(self, record: int) -> bool:
         rows = self._rows

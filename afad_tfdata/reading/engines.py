@@ -66,7 +66,7 @@ def open_index(
         raise errors.UsageError(
             f"--task={config.task} needs the label {missing[0]!r}, which"
             f" {config.files or config.records_dir} does not have; it has"
-            f" {', '.join(index.labels) or 'none'}"
+            f" {', '.join(index.labels) or 'none'}: choose a --task of these labels"
         )
     for label in schema.labels_of(config.task):
         plain = config.as_supervised or config.balance == label
@@ -321,7 +321,8 @@ def image_size(
     size = config.image_size or index.image_size
     if not size:
         raise errors.UsageError(
-            "the images differ in size: --image_size says what to bring them to"
+            "the images differ in size: set --image_size to the side, in pixels, to"
+            " which all of them are resized"
         )
     return size
 

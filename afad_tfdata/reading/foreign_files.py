@@ -107,7 +107,8 @@ def _paths(patterns: str, split: str) -> list[str]:
         found += chosen
     if twice := {path for path in found if found.count(path) > 1}:
         raise errors.UsageError(
-            f"--files names {min(twice)} twice: its records would count twice"
+            f"--files names {min(twice)} twice, and its records would count twice:"
+            " name it once"
         )
     return found
 

@@ -351,8 +351,8 @@ def _pixel_layout(data: h5py.Dataset, path: str) -> tuple[dict[str, Any], int]:
         )
     if shape[1:] == (3, 3, 3):
         raise errors.UsageError(
-            f"{wanted}: which axis the colours are cannot be known, and such images are"
-            " too small to use"
+            f"{wanted}: it cannot be known which axis has the colours, and such images"
+            " are too small to use"
         )
     channels_first = shape[3] != 3
     height, width = shape[2:] if channels_first else shape[1:3]

@@ -262,7 +262,8 @@ class Reader:
                     break
             else:
                 raise errors.DataError(
-                    f"no record of the {self._index.split} split can be read"
+                    f"no record of the {self._index.split} split can be read: restore"
+                    " the shards, or write the records again"
                 )
         return images, ages, genders
 

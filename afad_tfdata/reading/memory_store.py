@@ -94,7 +94,10 @@ def load(
         ) from error
     good = np.array([i not in bad.listed for i in range(len(index))])
     if not good.any():
-        raise errors.DataError(f"no record of the {index.split} split is good")
+        raise errors.DataError(
+            f"no record of the {index.split} split can be read: restore the shards, or"
+            " write the records again"
+        )
     return MemoryStore(data, _next_good(good), pixel, side)
 
 

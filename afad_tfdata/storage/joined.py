@@ -54,8 +54,8 @@ def directories(records_dir: str) -> tuple[str, ...]:
     for position, place in enumerate(places):
         if place in places[:position]:
             raise errors.UsageError(
-                f"--records_dir names {parts[position]} twice: its images would count"
-                " twice"
+                f"--records_dir names {parts[position]} twice, and its images would"
+                " count twice: name it once"
             )
     return parts
 

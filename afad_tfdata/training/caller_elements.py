@@ -379,7 +379,7 @@ def check_images(images: np.ndarray, name: str, *, finite: bool) -> None:
             f"{where}; {usual}: pass them before they are normalised"
         )
     if high > _HIGHEST_LEVEL + _LEVEL_SLACK:
-        raise errors.UsageError(f"{where}; {usual}: divide them down to that range")
+        raise errors.UsageError(f"{where}; {usual}: scale them to that range")
     if high <= _UNIT:
         raise errors.UsageError(f"{where}; {usual}: multiply them by 255")
 

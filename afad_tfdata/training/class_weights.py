@@ -46,7 +46,9 @@ def parse(text: str, manifest: schema.Manifest) -> tuple[float, float]:
             int(name) if name in ("0", "1") else _position(names, name.lower(), text)
         )
         if label in weights:
-            raise errors.UsageError(f"--class_weight={text} names class {name} twice")
+            raise errors.UsageError(
+                f"--class_weight={text} names class {name} twice: name each class once"
+            )
         weights[label] = _weight(value, text)
     if len(weights) != 2:
         raise errors.UsageError(

@@ -317,7 +317,9 @@ class TrainConfig(options.Config):
     def __post_init__(self) -> None:
         options.check_choices(self)
         if not self.run_dir:
-            raise errors.UsageError("--run_dir is needed: the directory of the run")
+            raise errors.UsageError(
+                "--run_dir is missing: name the directory of the run"
+            )
         facts.check_class_names(self.init_class_names, "--init_class_names")
         for name, low in (
             ("epochs", 0),

@@ -100,9 +100,10 @@ class RunDir:
             differing.insert(0, "the content of --records_dir")
         if differing:
             raise errors.UsageError(
-                f"{self.path} contains a run of another configuration; differing:"
-                f" {', '.join(differing)}; take its flags, another --run_dir,"
-                " or --start_epoch=N, from which rates and epochs may be others"
+                f"{self.path} contains a run of another configuration; it differs in"
+                f" {', '.join(differing)}: take the flags of that run, or another"
+                " --run_dir, or go back with --start_epoch=N, which lets rates and"
+                " numbers of epochs change"
             )
 
     def check_parts(self, parts: dict[str, Any]) -> None:

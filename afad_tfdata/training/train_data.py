@@ -107,17 +107,18 @@ class TrainData:
         self._validation: caller_data.CallerData | None = None
         if strategies.spans_workers(strategy) and not own.builds_data():
             raise errors.UsageError(
-                "a training over several workers reads records, each worker its part"
-                " of a batch: leave train_dataset and validation_dataset out"
+                "with several workers, each worker reads its part of a batch from"
+                " records: leave train_dataset and validation_dataset out"
             )
         if strategies.spans_workers(strategy) and config.input.data_service:
             raise errors.UsageError(
-                "--data_service feeds one process: under several workers each reads"
-                " its part of a batch by itself; leave it out"
+                "--data_service serves one process, and with several workers each of"
+                " them reads its part of a batch itself: leave --data_service out"
             )
         if manifest is None and own.train_dataset is None:
             raise errors.UsageError(
-                "--records_dir is needed: a directory that write_records has finished"
+                "--records_dir is missing: name a data set that afad-write-records has"
+                " finished"
             )
         if own.train_dataset is not None:
             self._train = caller_data.CallerData(

@@ -229,7 +229,8 @@ def _read_json(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.UsageError(
             f"--split_file={path} must be a CSV with the columns path and split, or"
-            f" JSON of the same; reading it gave {errors.one_line(repr(error))}"
+            " JSON with the same columns; reading it raised"
+            f" {errors.one_line(repr(error))}"
         ) from error
 
 

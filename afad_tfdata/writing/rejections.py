@@ -145,8 +145,9 @@ def check(
     if by_default and listing.unlisted:
         folder, reason = listing.unlisted[0]
         raise errors.DataError(
-            f"{os.path.join(listing.root, folder)} {reason}: nobody knows how many"
-            " images are lost; make it readable, or give --max_rejected to do without"
+            f"{os.path.join(listing.root, folder)} {reason}, so that it is not known"
+            " how many images are lost: make it readable, or give --max_rejected to"
+            " write the other images"
         )
     for what, lost, count in _parts(listing, work_plan, unusable_rows):
         # A few more are allowed, because a small split can lose a tenth by chance.

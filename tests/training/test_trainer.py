@@ -84,7 +84,7 @@ def tiny_data(batches=4, poison=None):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"run_dir": ""}, "--run_dir is needed"),
+        ({"run_dir": ""}, "--run_dir is missing"),
         ({"task": "height"}, "--task takes one of"),
         ({"epochs": -1}, "--epochs is at least 0"),
         ({"learning_rate": math.nan}, "--learning_rate takes a finite number"),
@@ -295,7 +295,7 @@ def test_another_configuration_is_refused_by_name(finished):
     values, _ = finished
     other = dataclasses.replace(values, task="age", seed=9)
     with pytest.raises(
-        errors.UsageError, match="another configuration; differing: --task.*--seed"
+        errors.UsageError, match="another configuration; it differs in --task.*--seed"
     ):
         trainer.train(other)
 
@@ -332,7 +332,7 @@ def test_jit_is_refused_where_xla_aborts_the_process(tmp_path, monkeypatch):
 
 
 def test_no_records_and_no_data_is_one_line(tmp_path):
-    with pytest.raises(errors.UsageError, match="--records_dir is needed"):
+    with pytest.raises(errors.UsageError, match="--records_dir is missing"):
         trainer.train(config("", tmp_path))
 
 
