@@ -100,8 +100,8 @@ def train(
     """
     if config.find_learning_rate or config.folds:
         raise errors.UsageError(
-            "--find_learning_rate and --folds are rate_search.search and"
-            " cross_validation.train: call them instead"
+            "train does not take find_learning_rate and folds: call rate_search.search"
+            " or cross_validation.train instead"
         )
     own = train_data.CallerObjects(
         model, train_dataset, validation_dataset, augment, loss

@@ -276,7 +276,8 @@ def _start(directory: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise errors.DataError(
-            f"the frozen graph did not finish in a fresh process in {_TIMEOUT_SECS} s"
+            f"the frozen graph did not finish in a fresh process in {_TIMEOUT_SECS} s:"
+            " run the command again on a machine with less load"
         ) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]

@@ -122,7 +122,7 @@ class WriterPool:
                 raise errors.UsageError(
                     f"a writer process ended with status {process.wait()} before its"
                     f" shard was done ({process.last_words()}); run the same command:"
-                    " it continues, with fewer --num_workers it needs less memory"
+                    " it continues; with fewer --num_workers it needs less memory"
                 )
             if "error" in answer:
                 raise errors.UsageError(answer["error"])

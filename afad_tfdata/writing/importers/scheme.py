@@ -191,8 +191,8 @@ def read_rows(
     header = [name.strip() for name in found.header]
     if missing := [name for name in wanted if name not in header]:
         raise errors.UsageError(
-            f"{found.name} has no column {', '.join(missing)}: the data set is given"
-            " out with it"
+            f"{found.name} has no column {', '.join(missing)}, which the published"
+            " data set has: fetch the file again"
         )
     for number, cells in found.rows:
         padded = [cell.strip() for cell in cells] + [""] * len(header)

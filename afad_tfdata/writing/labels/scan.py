@@ -203,8 +203,8 @@ class _Reader:
         }
         if rows and all(lacking.values()):
             raise errors.UsageError(
-                f"{name} has neither an age nor a gender in any row: nothing can be"
-                " learnt from it"
+                f"{name} has neither an age nor a gender in any row: fill in one of"
+                " the two columns"
             )
         for field, other in (("age", "gender"), ("gender", "age")):
             if lacking[field] or missing_labels == "keep":
