@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def built_for(capability: tuple[int, int], built: Sequence[str]) -> str:
-    """How a build of TensorFlow runs on a GPU.
+    """Says how a build of TensorFlow runs on a GPU: as it is, translated, or not.
 
     Args:
       capability: The GPU's compute capability, such as ``(9, 0)``.

@@ -447,7 +447,7 @@ def _saved_model(
 
 
 def _range_of_spec(feed: str, spec: tf.TensorSpec) -> str:
-    """What a signature's input proves about its range; empty for nothing."""
+    """The input range that a signature proves; empty if it proves none."""
     if spec.dtype.is_integer:
         return "pixels"
     return "normalized" if feed == "root_input" else ""

@@ -212,7 +212,7 @@ def _body(
 
 
 def _length(arg: Any, node: tf.compat.v1.NodeDef) -> int:
-    """How many tensors one output argument of an operation stands for."""
+    """The number of tensors in one output argument of an operation."""
     if arg.number_attr:
         return node.attr[arg.number_attr].i
     if arg.type_list_attr:

@@ -86,7 +86,7 @@ class VerifiedFiles:
         frozen: export_formats.FrozenGraph,
         cases: Mapping[str, Sequence[verification.Case]],
     ) -> list[verification.Candidate]:
-        """What `verification.check` needs, for each written file.
+        """The candidates for `verification.check`, one for each written file.
 
         Args:
           frozen: The graph that was written.

@@ -93,7 +93,7 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
 
 
 def too_large(size: int, largest: int) -> ImageError:
-    """The reason why a file of so many bytes is not read."""
+    """The reason why a file of this size is not read."""
     return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
 
 

@@ -62,7 +62,7 @@ def _values(columns: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each new pixel, the last old centre before it, and the part behind that."""
+    """For each new pixel: the last old centre before it, and the distance to that."""
     centres = (np.arange(new) + 0.5) * (1 / (new / old)) - 0.5
     exact = centres.astype(np.float32)
     before = np.floor(exact)

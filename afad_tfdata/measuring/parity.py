@@ -158,7 +158,7 @@ def _graph(settings: check_settings.Settings, device: str) -> Iterator[rows.Row]
 
 
 def _on(device: str, function: Callable[[], Any]) -> Any:
-    """What a function returns on a device."""
+    """Calls a function on a device, and returns its result."""
     with tf.device(f"/{device}"):
         return function()
 

@@ -19,7 +19,7 @@ from afad_tfdata.measuring import settings as check_settings
 from afad_tfdata.training.distributed import strategies
 
 # The supervisor ends a process that takes too long.  If the supervisor itself is gone,
-# the process ends so many seconds after that.
+# the process ends this many seconds later.
 _GRACE_SECS = 10
 
 

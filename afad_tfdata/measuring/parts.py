@@ -44,7 +44,7 @@ class Part:
 
     @property
     def argument(self) -> str:
-        """What the function gets besides the settings; empty for nothing."""
+        """The argument of the function besides the settings; empty if it has none."""
         return self.name.partition(":")[2]
 
     def why_not(self, settings: check_settings.Settings) -> str:

@@ -31,7 +31,7 @@ def text(found: Sequence[rows.Row]) -> str:
 
 
 def counts(found: Sequence[rows.Row]) -> str:
-    """How many targets have which verdict."""
+    """The number of targets with each verdict."""
     verdicts = [row.verdict for row in found]
     return (
         f"{verdicts.count(rows.MET)} targets met, {verdicts.count(rows.MISSED)} missed,"

@@ -152,7 +152,7 @@ class Loop:
 
 
 def steps_for(run: Callable[[int], Any], seconds: float) -> int:
-    """How many steps take about so many seconds.
+    """The number of steps that take about a given time.
 
     Args:
       run: Takes a number of steps; it is called until everything is compiled.

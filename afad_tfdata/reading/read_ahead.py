@@ -35,11 +35,11 @@ class ReadAhead:
         self._batches: list[_Batch] = []
 
     def read(self, records: np.ndarray) -> _Result:
-        """As `mapped_reader.Reader.read`."""
+        """Returns what `mapped_reader.Reader.read` returns."""
         return self._taken(records, self._reader.read)
 
     def read_train(self, records: np.ndarray) -> _Result:
-        """As `mapped_reader.Reader.read_train`."""
+        """Returns what `mapped_reader.Reader.read_train` returns."""
         return self._taken(records, self._reader.read_train)
 
     def start(self, records: np.ndarray, *, train: bool) -> None:

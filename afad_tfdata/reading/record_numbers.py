@@ -14,8 +14,9 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import batch_slices, order, order_numpy, tracing
 
-# How many positions are looked up together.  With so many, the cost of calling the
-# operations is negligible; with so few, the first batch comes at once.
+# How many positions are looked up together.  The number is large enough that the cost
+# of calling the operations is negligible, and small enough that the first batch comes
+# at once.
 _LOOKED_UP = 8192
 # Larger than the number of any batch, and so small that sums do not overflow.
 _ENDLESS = 1 << 62

@@ -440,7 +440,7 @@ def _loss_config(
 def _preparations(
     changed: Callable[..., Any] | None, mean: tuple[float, ...], *, seed: int
 ) -> tuple[Callable[..., tf.Tensor], Callable[[tf.Tensor], tf.Tensor]]:
-    """What turns images into the network's input, in training and in validation."""
+    """Functions that turn images into the network's input: for training, validation."""
 
     def normalize(images: tf.Tensor) -> tf.Tensor:
         return preprocess.normalize(images, mean)

@@ -68,7 +68,7 @@ class CallerData:
         self._parse.wanted = self.wanted
 
     def num_examples(self, steps_per_epoch: int) -> int:
-        """Number of examples in an epoch of so many steps, or in one pass if that is 0.
+        """Number of examples in an epoch of these steps, or in one pass if that is 0.
 
         Raises:
           UsageError: The length is not known.
@@ -111,7 +111,7 @@ class CallerData:
         return dataset.skip(first_step)
 
     def refuse_short(self, steps: int) -> None:
-        """Refuses a function whose data set ends before so many steps.
+        """Refuses a function whose data set ends before this number of steps.
 
         Raises:
           UsageError: The data set ends before.

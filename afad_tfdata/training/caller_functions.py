@@ -17,7 +17,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import caller_model
 
-# Images must span at least so many levels, which images in [0, 1] or [-2, 2] do not.
+# Images must span at least this many levels, which images in [0, 1] or [-2, 2] do not.
 _SPAN = 16.0
 # No change of brightness or contrast leads to levels as far from 0 as this.
 _FAR_LEVEL = 1000.0

@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 def path_of(directory: str, step: int) -> str:
-    """File name of the checkpoint after so many steps."""
+    """File name of the checkpoint after a number of steps."""
     return files.join(directory, f"step-{step:010d}.ckpt")
 
 

@@ -40,7 +40,7 @@ PICTURE_NAME = "learning_rate.png"
 _STEPS = 100
 _LOWEST, _HIGHEST = 1e-6, 1.0
 _SMOOTHING = 0.9  # A mean over about ten steps.
-# The test ends when the smoothed loss is so many times its smallest value.
+# The test ends when the smoothed loss is this many times its smallest value.
 _DIVERGED = 4.0
 _log = logging.getLogger(__name__)
 

@@ -30,11 +30,11 @@ class Phase:
 
     Attributes:
       stage: ``warmup`` or ``tuning``.
-      epochs: The phase ends after so many epochs at the latest.
+      epochs: Largest number of epochs of the phase.
       rate: Peak learning rate.
       optimizer: One of `optimizers.NAMES`.
-      patience: The phase ends after so many epochs without an improvement; with 0 it
-        has all of its `epochs`.
+      patience: Number of epochs without an improvement after which the phase ends; with
+        0 it has all of its `epochs`.
       must_help: The run ends with this phase if no epoch of it was an improvement.
     """
 

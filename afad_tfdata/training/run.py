@@ -337,7 +337,7 @@ class Run:
     # Saving, stopping, going back.
 
     def _variables(self) -> dict[str, Any]:
-        """What a checkpoint contains, by group."""
+        """The variables that a checkpoint contains, by group."""
         groups: dict[str, Any] = {
             "model": networks.stored_variables(self._parts.model),
             "optimizer": self._train_step.optimizer.variables,

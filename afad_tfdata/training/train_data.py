@@ -65,7 +65,7 @@ class CallerObjects:
         }
 
     def decides(self) -> dict[str, Any]:
-        """What the parts decide in place of options, for `automatic.resolve`."""
+        """The options that the caller's parts decide, for `automatic.resolve`."""
         head = saved.info(self.model).get("age_head", "regression")
         return {
             "own_age_head": None if self.model is None else head,
@@ -157,7 +157,7 @@ class TrainData:
         return self._train.num_examples(self._config.steps_per_epoch)
 
     def refuse_short(self, steps: int) -> None:
-        """Refuses training data that is known to end before so many steps."""
+        """Refuses training data that is known to end before this number of steps."""
         if self._train is not None:
             self._train.refuse_short(steps)
 

@@ -64,7 +64,7 @@ class WeightAverage:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """What a checkpoint contains: the number of steps, then the averages."""
+        """The variables for a checkpoint: the number of steps, then the averages."""
         return [self._steps, *self._averages]
 
     def update(self, taken: tf.Tensor | int = 1) -> None:
@@ -149,7 +149,7 @@ class WeightAverage:
 
 
 def too_long(decay: float, steps: int) -> str:
-    """What to warn of if a decay is too near to 1 for a training.
+    """A warning if a decay is too near to 1 for a training.
 
     Args:
       decay: As asked for; 0 for no average.

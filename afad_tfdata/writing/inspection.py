@@ -211,7 +211,7 @@ def verify(records_dir: str, *, num_threads: int = 0) -> list[Fault]:
 
 
 def diff(records_dir: str, other_dir: str) -> list[str]:
-    """How two data sets differ, one line for each difference.
+    """The differences between two data sets, one line for each.
 
     Args:
       records_dir: "here" in the lines.

@@ -129,7 +129,7 @@ def _most_hits(splits: Mapping[str, str], known: Collection[str]) -> tuple[int, 
 
 
 def _without(path: str, cut: int) -> str | None:
-    """A path without its first folders; None if it does not have so many."""
+    """A path without its first folders; None if it has fewer folders."""
     parts = path.split("/", cut)
     return parts[cut] if len(parts) > cut else None
 

@@ -120,7 +120,7 @@ def spans_workers(strategy: tf.distribute.Strategy) -> bool:
 
 
 def local_replicas(strategy: tf.distribute.Strategy) -> int:
-    """How many of the replicas are in this process."""
+    """The number of replicas in this process."""
     if strategy.num_replicas_in_sync == 1:
         return 1
     return len(strategy.extended.worker_devices)

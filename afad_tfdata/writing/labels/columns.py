@@ -48,7 +48,7 @@ class Columns:
     unknown: tuple[str, ...]
 
     def named(self, field: str) -> str:
-        """What the file calls a field's column."""
+        """The name that the file gives to a field's column."""
         return self.header[self.positions[field]].strip()
 
 
@@ -58,7 +58,7 @@ def normalized(name: str) -> str:
 
 
 def num_known(header: Sequence[str]) -> int:
-    """How many fields a header names."""
+    """The number of fields that a header names."""
     names = {normalized(name) for name in header}
     return sum(bool(names & set(known)) for known in NAMES.values())
 
