@@ -486,8 +486,13 @@ def _measure(
     labels = {
         f"label_{n}": columns[f"label_{n}"] for n in ("age", "gender") if n in columns
     }
-    counts = manifest.split("train").counts
-    result["constant"] = evaluation_metrics.constant(counts, labels, class_names=names)
+    train = manifest.splits.get("train")
+    # A data set that is only a test set does not say which constant is the best one.
+    result["constant"] = {"predicts": {}}
+    if train is not None and train.num_examples:
+        result["constant"] = evaluation_metrics.constant(
+            train.counts, labels, class_names=names
+        )
     return result
 
 

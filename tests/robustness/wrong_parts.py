@@ -44,7 +44,10 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "labels": (
         ("plain", "float", "column", "bool", "output_names", "bare", "more"),
-        ("one_hot", "strings", "signs", "one_two", "missing", "negative", "scalar"),
+        (
+            *("one_hot", "strings", "signs", "one_two", "missing", "negative"),
+            *("scalar", "hundredth"),
+        ),
     ),
     "images": (
         ("uint8", "float32", "int32", "float64", "other_key", "bare"),
@@ -58,6 +61,8 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             *("softmax", "logits", "uint8_input", "rescaling", "class", "path"),
             *("two_inputs", "wrong_head", "all_frozen", "tuple", "raises"),
+            *("divided", "flip_rescaling", "lambda_pixels", "own_step"),
+            *("one_softmax", "age_sigmoid"),
         ),
     ),
     "loss": (
@@ -121,7 +126,7 @@ def _make_possible(forms: dict[str, str], task: str, wrong: set[str]) -> None:
         forms["labels"] = "plain"
     if forms["labels"] in ("one_hot", "signs", "one_two") and task == "age":
         forms["labels"] = "negative"
-    if forms["labels"] == "negative" and task == "gender":
+    if forms["labels"] in ("negative", "hundredth") and task == "gender":
         forms["labels"] = "signs"
     if forms["labels"] == "bool" and task != "gender":
         forms["labels"] = "float"
@@ -129,8 +134,10 @@ def _make_possible(forms: dict[str, str], task: str, wrong: set[str]) -> None:
         forms["model"] = "dict"
     if both and forms["model"] == "wrong_head":
         forms["model"] = "class"
-    if task == "age" and forms["model"] in ("softmax", "logits"):
+    if task == "age" and forms["model"] in ("softmax", "logits", "one_softmax"):
         forms["model"] = "tuple"
+    if task == "gender" and forms["model"] == "age_sigmoid":
+        forms["model"] = "one_softmax"
     if forms["loss"] == "one_head" and not both:
         forms["loss"] = "dict"
     # A column of labels minus a column of outputs is no square.
@@ -194,7 +201,7 @@ def _image_form(images: np.ndarray, form: str) -> np.ndarray:
 def _label_form(values: np.ndarray, name: str, form: str) -> np.ndarray:
     if form in ("one_hot", "signs", "one_two") and name == "age":
         return values
-    if form == "negative" and name == "gender":
+    if form in ("negative", "hundredth") and name == "gender":
         return values
     return {
         "float": lambda: values.astype(np.float32),
@@ -205,6 +212,7 @@ def _label_form(values: np.ndarray, name: str, form: str) -> np.ndarray:
         "signs": lambda: values * 2 - 1,
         "one_two": lambda: values + 1,
         "negative": lambda: -values,
+        "hundredth": lambda: values / 100,
         "scalar": lambda: np.stack([values, values], 1),
     }.get(form, lambda: values)()
 
@@ -330,8 +338,13 @@ def model_of(form: str, task: str) -> Any:
         return Unfinished()
     if form == "uint8_input":
         x = keras.ops.cast(x, "float32")
-    if form == "rescaling":
+    if form in ("rescaling", "flip_rescaling"):
+        x = layers.RandomFlip()(x) if form == "flip_rescaling" else x
         x = layers.Rescaling(1 / 255)(x)
+    if form == "divided":
+        x = x / 255.0
+    if form == "lambda_pixels":
+        x = layers.Lambda(lambda pixels: pixels / 127.5 - 1)(x)
     if form in ("any_size", "frozen", "batch_norm_frozen"):
         x = _base(side, form == "batch_norm_frozen")(x)
     x = layers.Flatten()(x) if side else layers.GlobalAveragePooling2D()(x)
@@ -346,6 +359,8 @@ def model_of(form: str, task: str) -> Any:
         return keras.Model([image, more], outputs)
     if form in ("dict", "two_heads"):
         return keras.Model(image, outputs)
+    if form == "own_step":
+        return OwnStep(image, list(outputs.values()))
     model = keras.Model(image, list(outputs.values()))
     if form == "tuple":
         return keras.Model(image, [_head(names[0], None)(x) for _ in range(2)])
@@ -361,6 +376,13 @@ class Unfinished(keras.Model):
         raise ValueError("this model is not finished")
 
 
+class OwnStep(keras.Model):
+    """A model with a step of its own, which train does not call."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        return {"loss": 0.0}
+
+
 def _head(name: str, layer: str | None) -> keras.layers.Layer:
     activation = "sigmoid" if name == "gender" else None
     return keras.layers.Dense(1, activation=activation, name=layer)
@@ -370,6 +392,10 @@ def _output(form: str, name: str) -> Callable[[Any], Any]:
     layers, named = keras.layers, f"{name}_output"
     if form == "softmax" and name == "gender":
         return layers.Dense(2, activation="softmax", name=named)
+    if form == "one_softmax" and name == "gender":
+        return layers.Dense(1, activation="softmax", name=named)
+    if form == "age_sigmoid" and name == "age":
+        return layers.Dense(1, activation="sigmoid", name=named)
     if form == "logits" and name == "gender":
         return layers.Dense(1, name=named)
     if form in ("other_name", "tuple"):
