@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -46,12 +47,12 @@ def of_batches(
     # Starting the stream takes longer than reading a batch.  The first batches are
     # therefore looked up here, and the stream starts when they are used up.
     many = _num_looked_up(slices)
-    found = tf.constant(_first_numbers(shuffle, slices, first))
+    # The cache's key cannot contain the members of groups.
+    make = _make if shuffle.groups else _kept
+    found = make(_first_numbers, shuffle, slices, first)
     if announce is not None:
         announce(found[0])
-    # A stream with groups depends on their members, which are not in the cache's key.
-    stream = _stream if shuffle.groups else _kept_stream
-    rest = stream(shuffle, slices, first + many)
+    rest = make(_stream, shuffle, slices, first + many)
     return tf.data.Dataset.from_tensor_slices(found).concatenate(rest)
 
 
@@ -64,14 +65,15 @@ def _num_looked_up(slices: batch_slices.BatchSlices) -> int:
 
 def _first_numbers(
     shuffle: order.Order, slices: batch_slices.BatchSlices, first: int
-) -> np.ndarray | tf.Tensor:
+) -> tf.Tensor:
     """Computes `_look_up` in the fastest way for a process that has just started."""
     if shuffle.num_examples < order_numpy.SMALL and not shuffle.groups:
         # numpy takes long for the many epochs of a small split.
         return _look_up(shuffle, slices, tf.constant(first, tf.int64))
     # TensorFlow would first prepare each of its fifty operations.
     positions = slices.numpy_positions(first + np.arange(_num_looked_up(slices)))
-    return shuffle.numbers(positions.reshape(-1)).reshape(positions.shape)
+    found = shuffle.numbers(positions.reshape(-1)).reshape(positions.shape)
+    return tf.constant(found)
 
 
 def _look_up(
@@ -95,15 +97,31 @@ def _stream(
     return records.unbatch()
 
 
+def _make(
+    function: Callable[..., Any],
+    shuffle: order.Order,
+    slices: batch_slices.BatchSlices,
+    first: int,
+) -> Any:
+    return function(shuffle, slices, first)
+
+
+def _kept(
+    function: Callable[..., Any],
+    shuffle: order.Order,
+    slices: batch_slices.BatchSlices,
+    first: int,
+) -> Any:
+    return _cached(function, shuffle.num_examples, shuffle.seed, slices, first)
+
+
 # Cached, because tracing the stream takes most of the time of a second pipeline.
-@functools.lru_cache(16)
-def _traced_stream(
-    num_examples: int, seed: int, slices: batch_slices.BatchSlices, first: int
-) -> tf.data.Dataset:
-    return _stream(order.Order(num_examples, seed), slices, first)
-
-
-def _kept_stream(
-    shuffle: order.Order, slices: batch_slices.BatchSlices, first: int
-) -> tf.data.Dataset:
-    return _traced_stream(shuffle.num_examples, shuffle.seed, slices, first)
+@functools.lru_cache(32)
+def _cached(
+    function: Callable[..., Any],
+    num_examples: int,
+    seed: int,
+    slices: batch_slices.BatchSlices,
+    first: int,
+) -> Any:
+    return function(order.Order(num_examples, seed), slices, first)
