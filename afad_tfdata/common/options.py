@@ -55,7 +55,7 @@ class OptionSpec:
     Attributes:
       name: Field and flag name.
       type: ``str``, ``int``, ``float``, ``bool`` or ``list`` (a tuple).
-      default: The field's default; None where there is none.
+      default: The field's default; None if there is none.
       help: One or two sentences.
       choices: Allowed values, or None.
       aliases: Earlier names, which are accepted but not shown.

@@ -2,7 +2,7 @@
 
 Loaders of Croissant know CSV and Parquet, but neither TFRecord nor HDF5.  The shards
 are therefore listed as files with their checksums, and the records are read from the
-table of labels and, where they were written, from the Parquet files with the images::
+table of labels and from the Parquet files with the images, if these were written::
 
     value = croissant.describe(manifest, statements, files, tables)
 
@@ -23,9 +23,11 @@ from afad_tfdata.storage import description_names, schema
 # For people.
 FORMATS = {"tfrecord": "TFRecord", "hdf5": "HDF5"}
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
-# As in dataset_info.json: the content is identified by checksums, not by a version.
+# The same as in dataset_info.json, because checksums identify the content, and not a
+# version.
 _VERSION = "1.0.0"
-# Neither has a registered media type; then Croissant asks for a page on the format.
+# These formats have no registered media type.  For such formats, Croissant asks for the
+# address of a page about the format.
 _TFRECORD = "https://www.tensorflow.org/tutorials/load_data/tfrecord"
 _NUMPY = "https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"
 _MEDIA_TYPES = {

@@ -1,7 +1,7 @@
 """The data card: what a data set is, how it was made, and what it is not good for.
 
-Everything in it comes from the manifest, ``rejected.jsonl`` and `Statements`; what none
-of them says is called unknown.  The same files give the same bytes.
+Everything in it comes from the manifest, ``rejected.jsonl`` and `Statements`; a fact
+that none of them gives is called unknown.  The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from afad_tfdata.describing import croissant, markdown, statements
 from afad_tfdata.storage import description_names, schema
 from afad_tfdata.writing import rejections
 
-# Below so many training images of an age, a network can hardly learn it.
+# With fewer training images of an age than this, a network can hardly learn it.
 FEW = 100
 _GROUP_YEARS = 5
 # Size categories of the Hugging Face hub, by the first number that is too large.
@@ -43,7 +43,7 @@ def write(
       stated: Licence, citation and whatever else is not in the manifest.
       rejected: The reason of each rejected file; None if the file of them is missing.
       has_labels: Whether ``labels.csv`` and ``croissant.json`` are next to the card.
-      has_images: Whether the Parquet files are.
+      has_images: Whether the Parquet files are next to the card.
     """
     parts = [
         _header(manifest, stated),
@@ -329,5 +329,5 @@ def _files(manifest: schema.Manifest) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value of the configuration; an empty one is not unknown, but empty."""
+    """A value of the configuration; an empty one is shown as empty, not as unknown."""
     return value if isinstance(value, str) and value else json.dumps(value)

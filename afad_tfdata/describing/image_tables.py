@@ -54,7 +54,8 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
         columns = {name: [getattr(r, name) for r in mine] for name in COLUMNS[:-1]}
         columns["image"] = list(_images(shard, manifest))
         content = io.BytesIO()
-        # Images are compressed already, and statistics of them are useless.
+        # Compression and statistics are off: images are compressed already, and
+        # statistics of them are useless.
         pq.write_table(
             pa.table(columns, schema=types),
             content,
@@ -66,7 +67,8 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
             description_names.images_name(shard.split, shard.number, shard.num_shards)
         )
         files.write_atomic(files.join(directory, names[-1]), content.getvalue())
-    # Those of an earlier data set with more shards would be read along.
+    # Files of an earlier data set with more shards are removed, because programs would
+    # read them as well.
     for name in sorted(os.listdir(directory)):
         if description_names.is_images(name) and name not in names:
             files.remove_if_there(files.join(directory, name))

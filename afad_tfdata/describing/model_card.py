@@ -1,8 +1,8 @@
 """The model card: what a model is, what it was trained on, and how good it is.
 
 Every number is copied from ``config.json``, ``history.json``, ``metrics.json``,
-``NAME.json`` or the manifest; what none of them says is called unknown.  The same files
-give the same bytes.
+``NAME.json`` or the manifest; a fact that none of them gives is called unknown.  The
+same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _METRICS = {
     "bias": "age: mean of estimate minus age, years",
 }
 _BY_GROUP = ("accuracy", "mae", "bias")
-# What of the configuration says how it was trained; the rest is in config.json.
+# The options that say how the model was trained; config.json has all others.
 _OPTIONS = (
     *("task", "backbone", "weights", "age_head", "stage", "recipe", "epochs"),
     *("global_batch_size", "optimizer", "learning_rate", "schedule", "weight_decay"),

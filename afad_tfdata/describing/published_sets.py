@@ -1,7 +1,7 @@
 """What is published about the data sets that ``--source`` of the writer names.
 
-Nothing here is concluded from the images.  A licence is stated only where the data set
-itself states it in so many words.
+Nothing here is concluded from the images.  A licence is stated only if the data set
+itself states it.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def decode(
     Args:
       data: string ``[B]``: encoded images or rows of pixels; or the pixels themselves.
       pixel: As in `schema.Manifest.pixel`; empty for encoded images.
-      side: Side of the stored images, pixels; 0 where they differ.
+      side: Side of the stored images, pixels; 0 if they differ.
       image_size: Side of the result, pixels.
       way: How JPEGs are decoded, one of `codec.DECODES`.
 

@@ -1,4 +1,4 @@
-"""Charts for the page: SVG by matplotlib whose marks say their numbers.
+"""Charts for the page: SVG by matplotlib, whose marks show their numbers.
 
 ::
 
@@ -7,8 +7,8 @@
     chart.figure("Age: mean absolute error")
 
 matplotlib draws with placeholder colours, which become variables of the page's style,
-so that the same picture is right on light and on dark ground.  Each bar and each point
-gets a title, which browsers show, and its number with the place in its file.
+so that the same picture can be read on a light and on a dark background.  Each bar and
+each point gets a title, which browsers show, and its number with the place in its file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from afad_tfdata.reporting import elements, json_values
 _WIDTH, _HEIGHT = 4.7, 3.0
 _MARGINS = {"left": 0.155, "right": 0.985, "top": 0.97, "bottom": 0.165}
 NUM_COLORS = 6
-# No chart uses these colours otherwise.
+# Placeholder colours, which no chart uses for anything else.
 _SERIES = tuple(f"#{i + 1:02x}fe{i + 1:02x}" for i in range(NUM_COLORS))
 _INK, _GRID = "#01fd02", "#01fd03"
 _VARIABLES = {
@@ -121,7 +121,7 @@ class Chart:
         xname: str = "",
         marks: bool = True,
     ) -> None:
-        """A line through points; those that are no number leave a gap.
+        """A line through points; a value that is not a number leaves a gap.
 
         Args:
           label: Its name in the legend and in the titles.
@@ -131,7 +131,7 @@ class Chart:
           digits: Of the numbers in the titles.
           percent: Whether values are shares that are shown in per cent.
           xname: What a place is, for the titles, such as ``epoch``.
-          marks: Whether the points say their numbers.
+          marks: Whether the points show their numbers.
         """
         places = [place for place, _ in points]
         heights = [np.nan if v.number is None else v.number for _, v in points]
@@ -218,7 +218,7 @@ class Chart:
                 self.axes.legend(loc="best", fontsize=8.5)
             empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
             with warnings.catch_warnings():
-                # Its font lacks letters that the browser has.
+                # matplotlib's font may lack letters, but the browser has them.
                 warnings.filterwarnings("ignore", "Glyph", UserWarning)
                 self._figure.savefig(
                     content, format="svg", transparent=True, metadata=empty

@@ -41,7 +41,7 @@ def build(records_dir: str, *, images: bool) -> list[elements.Element]:
         path = files.join(records_dir, schema.MANIFEST_NAME)
         source = json_values.of_file(path, what="the manifest")
     else:
-        # The numbers of several are sums, which no file has.
+        # For several data sets, the numbers are sums, which no file contains.
         source = json_values.Json(json.loads(json.dumps(dataclasses.asdict(manifest))))
     return [
         _facts(records_dir, manifest, source),

@@ -65,7 +65,7 @@ def number(
     sign: str = "",
     form: str = "f",
 ) -> Element | str:
-    """A number with where it comes from; a dash where there is none.
+    """A number with its origin; a dash if there is none.
 
     The element has the exact value, and the place in its file as ``data-file`` and
     ``data-pointer``.
@@ -176,13 +176,14 @@ def note(text: str) -> Element:
 
 
 def folded(title: str, *children: Element | str | None) -> Element:
-    """What is shown after a click on its title."""
+    """Content that is shown after a click on its title."""
     return new("details", new("summary", title), *children)
 
 
 def code(lines: Sequence[str], label: str) -> Element:
     """A block of program text."""
     block = new("code")
-    # `printable` would show each end of a line by its code.
+    # Lines are made printable one by one, because `printable` would show the code of
+    # each end of a line.
     block.text = "\n".join(errors.printable(line) for line in lines)
     return new("pre", block, class_="scroll", tabindex="0", aria_label=label)

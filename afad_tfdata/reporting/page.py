@@ -6,8 +6,8 @@
     page.add("data", "Data set", [elements.new("p", "...")])
     files.write_atomic("report.html", page.html())
 
-Its style and its program are in it.  A content security policy names the program by its
-digest, so that no text of a data set can run as another one, and forbids every request.
+Its style and its program are in it.  A content security policy forbids every request,
+and names the program by its digest, so that no text of a data set can run as a program.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def is_better(task: str, value: float | None, best: float | None) -> bool:
       task: One of `schema.TASKS`.
       value: The epoch's metric; None without a validation split, where the last epoch
         counts as the best.
-      best: That of the best epoch before; None where there is none.
+      best: That of the best epoch before; None if there is none.
     """
     if value is None:
         return True
