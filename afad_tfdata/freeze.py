@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import eager, errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
@@ -225,6 +225,7 @@ def _freeze_remote(config: FreezeConfig, model: keras.Model | None) -> FreezeRes
 
 
 def _load_model(config: FreezeConfig, model: keras.Model | None) -> model_source.Source:
+    eager.require(outside_of_scopes=False)
     if model is not None:
         return model_source.from_model(
             model, outputs=config.outputs, image_size=config.image_size

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import eager, errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training.distributed import cluster
 
@@ -51,8 +51,10 @@ def create_strategy(
       A ``tf.distribute.Strategy``; the same object for the same devices.
 
     Raises:
-      UsageError: A device does not exist here, or the text names no device.
+      UsageError: A device does not exist here, the text names no device, or the caller
+        builds a graph or is in the scope of a strategy.
     """
+    eager.require()
     names = device_names(devices)
     if names in _made:
         return _made[names]

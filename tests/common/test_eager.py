@@ -1,0 +1,37 @@
+"""A call inside of a graph or of a scope is one line, wherever it begins."""
+
+import pytest
+
+from afad_tfdata import freeze
+from afad_tfdata.common import eager, errors
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.training.distributed import strategies
+
+
+@pytest.mark.parametrize(
+    ("around", "text"),
+    [
+        (lambda: tf.Graph().as_default(), "eager execution is needed: .*tf.Graph"),
+        (
+            lambda: tf.distribute.OneDeviceStrategy("/cpu:0").scope(),
+            "the scope of a tf.distribute strategy is active: .*--devices",
+        ),
+    ],
+)
+def test_training_and_evaluation(around, text):
+    """A scope's strategy was also remembered as the one of these devices."""
+    with around(), pytest.raises(errors.UsageError, match=text):
+        strategies.create_strategy("")
+    assert strategies.create_strategy("") is strategies.create_strategy("")
+    assert not tf.distribute.has_strategy()
+
+
+def test_freezing(tmp_path):
+    config = freeze.FreezeConfig(model=str(tmp_path), output_dir=str(tmp_path))
+    with tf.Graph().as_default(), pytest.raises(errors.UsageError, match="eager"):
+        freeze.freeze(config)
+
+
+def test_freezing_works_in_a_scope():
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        eager.require(outside_of_scopes=False)
