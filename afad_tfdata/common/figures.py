@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from afad_tfdata.common import files
+from afad_tfdata.common import errors, files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,11 +19,20 @@ def new(width: float, height: float) -> Figure:
     Args:
       width: Inches.
       height: Inches.
+
+    Raises:
+      UsageError: matplotlib refuses one of its settings.
     """
     # pyplot is not used: it chooses a backend for the whole process, looks for a
     # display, and keeps every figure in memory.
-    from matplotlib.backends import backend_agg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends import backend_agg
+        from matplotlib.figure import Figure
+    except ValueError as error:
+        raise errors.UsageError(
+            f"matplotlib does not load ({errors.one_line(error)}): correct the variable"
+            " MPLBACKEND or the file matplotlibrc"
+        ) from error
 
     figure = Figure(figsize=(width, height), layout="constrained")
     backend_agg.FigureCanvasAgg(figure)

@@ -97,6 +97,19 @@ def _filter(read: int, write: int, real: int) -> None:
         os._exit(0)
 
 
+def _check_docstrings() -> None:
+    """Refuses ``python -OO``, with which TensorFlow's import ends in a traceback.
+
+    Raises:
+      UsageError: Python removed the docstrings.
+    """
+    if __doc__ is None:
+        raise errors.UsageError(
+            "TensorFlow cannot be imported without docstrings: leave -OO and"
+            " PYTHONOPTIMIZE=2 out"
+        )
+
+
 def _check_backend() -> None:
     """Refuses another backend before its import fails, or after the user imported it.
 
@@ -158,6 +171,7 @@ else:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
             # Without this variable, Keras reads its keras.json.
             os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+            _check_docstrings()
             is_keras = self.__dict__["_name"] == "keras"
             if is_keras:
                 _check_backend()

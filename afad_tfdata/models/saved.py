@@ -89,7 +89,7 @@ def save(model: keras.Model, path: str, *, class_names: Sequence[str] = ()) -> N
         if they are not in its facts (`trainer.train` adds them).
 
     Raises:
-      UsageError: The model has other class names.
+      UsageError: The model has other class names, or the clock is before 1980.
       OSError: The file cannot be written.
     """
     known = facts.of(model)
@@ -99,7 +99,15 @@ def save(model: keras.Model, path: str, *, class_names: Sequence[str] = ()) -> N
             known.class_names, class_names, what="the model"
         )
         known = dataclasses.replace(known, class_names=chosen)
-    model.save(path)
+    try:
+        model.save(path)
+    except ValueError as error:
+        if "before 1980" not in str(error):
+            raise
+        raise errors.UsageError(
+            f"cannot write {path}: the clock of this machine is before 1980, and the"
+            " ZIP format cannot say that: set the clock, and run the same command again"
+        ) from error
     facts.write_file(path, known)
 
 

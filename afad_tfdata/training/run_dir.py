@@ -165,6 +165,9 @@ class RunDir:
         except OSError as error:
             files.remove_if_there(temporary)
             raise files.write_error(path, error) from error
+        except errors.UsageError:
+            files.remove_if_there(temporary)
+            raise
 
     def cut(self, step: int) -> None:
         """Removes the log lines and TensorBoard events of later steps."""

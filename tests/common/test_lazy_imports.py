@@ -43,3 +43,10 @@ def test_another_backend_is_refused_before_its_import_fails(monkeypatch):
     with pytest.raises(errors.UsageError, match="'torch'.*KERAS_BACKEND=tensorflow"):
         first_use()
     assert "keras" not in sys.modules
+
+
+def test_python_without_docstrings_is_refused(monkeypatch):
+    """As with -OO, under which the docstring of every module is None."""
+    monkeypatch.setattr(lazy_imports, "__doc__", None)
+    with pytest.raises(errors.UsageError, match="-OO and PYTHONOPTIMIZE=2"):
+        first_use()

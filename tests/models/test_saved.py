@@ -1,6 +1,7 @@
 """Saved models: what a file keeps, what is refused, and copies of weights."""
 
 import json
+import time
 import zipfile
 
 import h5py
@@ -32,6 +33,31 @@ def test_saving_keeps_all(head, suffix, tmp_path):
     assert set(models.training_model(loaded)(inputs())) == set(
         models.training_model(model)(inputs())
     )
+
+
+def test_a_clock_before_1980_is_one_line(tmp_path, monkeypatch):
+    """As on a board without a battery; the format .keras is a ZIP file."""
+    model = make("small_cnn_no_bn", mean=MEAN)
+    began = time.struct_time((1970, 1, 1, 0, 2, 0, 3, 1, 0))
+    monkeypatch.setattr(time, "localtime", lambda *_: began)
+    with pytest.raises(errors.UsageError, match="before 1980.*set the clock"):
+        models.save(model, str(tmp_path / "model.keras"))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Doubled(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def test_a_layer_that_keras_does_not_know_is_named(tmp_path, monkeypatch):
+    image = keras.Input((SIZE, SIZE, 3))
+    path = str(tmp_path / "own.keras")
+    keras.Model(image, Doubled()(image)).save(path)
+    monkeypatch.setattr(Doubled, "__module__", "gone")
+    monkeypatch.delitem(keras.saving.get_custom_objects(), "tests>Doubled")
+    with pytest.raises(errors.UsageError, match="Doubled.*register_keras_serializ"):
+        models.load(path)
 
 
 def test_files_that_are_no_safe_model_are_refused(tmp_path):
