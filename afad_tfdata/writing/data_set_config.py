@@ -14,13 +14,8 @@ from typing import Any
 from afad_tfdata.writing import face_images
 
 DEFAULT_NAME = "afad"
-# Options that were added later.  At these defaults manifests do not contain them.
-_LEFT_OUT = {
-    "name": DEFAULT_NAME,
-    "source": "",
-    "age_ranges": "refuse",
-    "missing_labels": "refuse",
-}
+# Options that were added later.  At their defaults manifests do not contain them.
+_LEFT_OUT = ("name", "source", "age_ranges", "missing_labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +160,8 @@ class DataSetConfig:
         value["image_encoding"] = self.images.encoding
         value["split_file"] = self.split_file
         # Left out at their defaults, so that old manifests still fit.
-        for name, default in _LEFT_OUT.items():
-            if getattr(self, name) != default:
+        for name in _LEFT_OUT:
+            if getattr(self, name) != getattr(DataSetConfig, name):
                 value[name] = getattr(self, name)
         return value
 
@@ -208,5 +203,5 @@ class DataSetConfig:
             conflicts=value["conflicts"],
             split_file=value["split_file"],
             hdf5=hdf5,
-            **{name: value.get(name, _LEFT_OUT[name]) for name in _LEFT_OUT},
+            **{name: value[name] for name in _LEFT_OUT if name in value},
         )
