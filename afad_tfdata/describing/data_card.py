@@ -283,11 +283,13 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _loading(manifest: schema.Manifest, *, has_labels: bool, has_images: bool) -> str:
+    # Without the task, both labels are asked for.
+    task = "" if len(manifest.labels) > 1 else f', task="{manifest.labels[0]}"'
     parts = [
         "With this package:",
         markdown.code(
             "from afad_tfdata import input_fn\n\n"
-            'config = input_fn.InputConfig(records_dir="records")\n'
+            f'config = input_fn.InputConfig(records_dir="records"{task})\n'
             "train = input_fn.train_input_fn(config)\n"
             'test = input_fn.eval_input_fn(config, split="test")\n',
             "python",

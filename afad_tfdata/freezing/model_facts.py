@@ -163,9 +163,10 @@ def _age_range(
         return stored.age_range
     # A data set may have no training images, because all may be for testing.
     train = manifest.splits.get("train") if manifest is not None else None
-    if manifest is not None and train and train.num_examples:
+    if manifest is not None and train and train.ages:
         return schema.age_range(manifest)
-    if stored.network.get("max_age"):
+    task = stored.network.get("task", schema.TASKS[-1])
+    if stored.network.get("max_age") and "age" in schema.labels_of(task):
         return int(stored.network["min_age"]), int(stored.network["max_age"])
     return None
 

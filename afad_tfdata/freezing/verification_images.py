@@ -209,6 +209,8 @@ def _pixels_of_records(
     split = next((s for s in ("validation", "test") if s in filled), "train")
     config = input_fn.InputConfig(
         records_dir=records_dir,
+        # Only the images are used, and a data set may lack one of the labels.
+        task="_".join(manifest.labels),
         global_batch_size=count,
         image_size=size,
         decode=decode,

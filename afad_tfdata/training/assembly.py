@@ -309,15 +309,23 @@ def image_size(config: train_config.TrainConfig) -> int:
 
 def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
     """The ages that the network knows: those of the training split."""
+    learns_age = "age" in schema.labels_of(task)
+    if not learns_age and not _have_ages(manifest):
+        return _AFAD_AGES  # No age is learnt here, and the records have none.
     low, high = schema.age_range(manifest)
     if low < high:
         return low, high
-    if "age" in schema.labels_of(task):
+    if learns_age:
         raise errors.UsageError(
             f"--task={task} needs faces of several ages; in the train split all are"
             f" {low}: train with --task=gender, or name another --records_dir"
         )
     return low, low + 1  # No age is learnt here; an empty range would be refused.
+
+
+def _have_ages(manifest: schema.Manifest) -> bool:
+    """Whether a training image has an age; a data set may have genders only."""
+    return bool(manifest.split("train").ages)
 
 
 def _facts(
@@ -364,7 +372,9 @@ def _facts(
                 f" {where} has {', '.join(names)}, the other way round: write the data"
                 " set in the model's order (afad-write-records --gender_codes)"
             )
-    ages = _age_range(manifest, config.input.task)
+    ages = None
+    if _have_ages(manifest):
+        ages = _age_range(manifest, config.input.task)
     return dataclasses.replace(result, class_names=names, age_range=ages)
 
 
@@ -389,10 +399,11 @@ def _record_facts(
     manifest: schema.Manifest | None, known: facts.Facts, ages: tuple[int, int]
 ) -> dict[str, Any]:
     """What ``config.json`` says about the records and the labels."""
+    known_ages = manifest is None or _have_ages(manifest)
     return {
         "mean": dict(zip("RGB", known.mean or (), strict=True)),
         "class_names": list(known.class_names),
-        "age_range": list(ages),
+        "age_range": list(ages) if known_ages else None,
         "decode": known.decode,
         "records_digest": run_dir.records_digest(manifest),
         **({"face_crop": dict(known.face_crop)} if known.face_crop else {}),
