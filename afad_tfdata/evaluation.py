@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata import input_fn
-from afad_tfdata.common import errors, files, options, tf32
+from afad_tfdata.common import errors, files, tf32
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.evaluating import (
     calibrating,
@@ -29,14 +29,14 @@ from afad_tfdata.evaluating import (
     predictions,
     summary,
 )
+from afad_tfdata.evaluating import config as evaluate_config
 from afad_tfdata.freezing import calibrated_source, model_source
-from afad_tfdata.freezing import config as freeze_config
 from afad_tfdata.images import contact_sheet, preprocess
 from afad_tfdata.metrics import age_decision_pictures, age_decisions, calibration
 from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engines
-from afad_tfdata.storage import joined, schema, sharding
+from afad_tfdata.storage import joined, schema
 from afad_tfdata.training import evaluation_metrics, plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
 
@@ -48,155 +48,11 @@ DECISIONS_NAME = "age_decisions.png"
 GROUPS_NAME = "age_groups.png"
 AGE_THRESHOLDS = (18, 21, 25)
 
+EvaluateConfig = evaluate_config.EvaluateConfig
 summary_text = summary.summary_text
 
 _WORST = 32  # Four rows of eight faces, which a screen shows in full.
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, init=False)
-class EvaluateConfig(options.Config):
-    """Which model to evaluate, on which split, and where the result goes.
-
-    Its part `input` (`InputConfig`) can be given as a whole, or field by field.
-    """
-
-    model: str = options.option(
-        "",
-        "Model to evaluate: a .keras file, an .h5 file of Keras 3 or 2, a checkpoint"
-        " step-*.ckpt, a SavedModel, a run directory, or the NAME.pb that afad-freeze"
-        " wrote, with its NAME.json.",
-    )
-    run_dir: str = options.option(
-        "", "Run directory whose model is evaluated, instead of --model."
-    )
-    which: str = options.option(
-        "best",
-        "Which model of a run directory to evaluate: best.keras or final.keras.",
-        choices=("best", "final"),
-    )
-    epoch: int = options.option(
-        0,
-        "Evaluate the checkpoint after this epoch of a run directory, instead of the"
-        " model that --which names; 0 means the model that --which names.",
-    )
-    outputs: tuple[str, ...] = options.option((), freeze_config.OUTPUTS_HELP)
-    input_range: str = options.option(
-        "auto", input_range.HELP, choices=input_range.CHOICES
-    )
-    input: input_config.InputConfig = options.part(
-        input_config.InputConfig,
-        leave_out=(
-            *("task", "image_size", "decode"),  # The model decides them.
-            "global_batch_size",  # It is --batch_size here.
-            # An evaluation reads a split once, in order, and needs its manifest.
-            *("seed", "balance", "cache", "shuffle_window", "data_service"),
-            *("as_supervised", "files", "features", "mean_file"),
-        ),
-        help={
-            "records_dir": "Directory of the data set, or several, separated by commas."
-            " Without this flag, it is what --run_dir was trained on.",
-            "memory_budget_mib": "Largest amount of memory, in MiB, that the graph"
-            " engine uses for images that it has to keep; 0 means half of the free"
-            " memory.",
-            "prefetch": "Number of finished batches that wait for the model.",
-        },
-    )
-    class_names: tuple[str, ...] = options.option((), freeze_config.CLASS_NAMES_HELP)
-    split: str = options.option(
-        "test", "Which split of the data set is evaluated.", choices=sharding.SPLITS
-    )
-    output_dir: str = options.option(
-        "",
-        "Directory for the results. Without this flag, it is --run_dir, or the"
-        " directory of --model.",
-    )
-    batch_size: int = options.option(
-        128, "Number of images in one step, over all devices."
-    )
-    bootstrap_samples: int = options.option(
-        1000,
-        "Number of resampled data sets for the 95 % intervals; 0 means no intervals.",
-    )
-    age_thresholds: tuple[int, ...] = options.option(
-        (),
-        "Ages in years, such as 18,21. For each of them, the command measures the"
-        " false positive and false negative rates of the decision whether a person has"
-        " reached this age, and the challenge age. Without this flag, the ages are"
-        " 18,21,25 if the model predicts ages.",
-    )
-    interval_coverage: float = options.option(
-        0.0,
-        "Share of all faces whose age interval is to contain their true age, such as"
-        " 0.9. The width of the intervals is measured on the validation split and"
-        " stored in calibration.json next to the model, for afad-freeze and"
-        " afad-predict. 0 measures no width; the coverage of stored intervals is still"
-        " reported.",
-    )
-    gender_temperature: bool = options.option(
-        False,
-        "Divide the logit of the gender by a temperature, so that the probability of"
-        " a gender is the share of such faces that have it. The temperature is"
-        " measured on the validation split and stored in calibration.json.",
-    )
-    age_correction: bool = options.option(
-        False,
-        "Correct the age to slope * age + offset. Slope and offset are measured on"
-        " the validation split and stored in calibration.json.",
-    )
-    flip_average: bool = options.option(
-        False,
-        "Average each output over the image and its mirror image, which takes twice the"
-        " time.",
-    )
-    pictures: bool = options.option(
-        True,
-        "Draw the confusion matrix, the error by age and by group, the decisions about"
-        " age and the worst faces.",
-    )
-    devices: str = options.option(
-        "",
-        "Devices to evaluate on, such as gpu:0,gpu:1 or cpu, or cpu:2 for two logical"
-        " ones. Without this flag, all GPUs are used, or the CPU if there are none.",
-    )
-    unsafe_load: bool = options.option(
-        False,
-        "Load a model that contains Python code (Lambda layers), and run that code.",
-    )
-
-    def __post_init__(self) -> None:
-        options.check_choices(self)
-        if bool(self.model) == bool(self.run_dir):
-            raise errors.UsageError(
-                "evaluation takes one of --model and --run_dir; got"
-                f" {'both' if self.model else 'neither'}"
-            )
-        if self.model and not self.input.records_dir:
-            raise errors.UsageError(
-                "--model needs --records_dir: the data set to evaluate it on"
-            )
-        facts.check_class_names(self.class_names, "--class_names")
-        freeze_config.check_outputs(self.outputs)
-        wrong = [years for years in self.age_thresholds if not 1 <= years <= 150]
-        if wrong or len(set(self.age_thresholds)) != len(self.age_thresholds):
-            raise errors.UsageError(
-                "--age_thresholds takes different ages from 1 to 150 years, such as"
-                f" 18,21,25; got {','.join(map(str, self.age_thresholds))}"
-            )
-        if not 0 <= self.interval_coverage < 1:
-            raise errors.UsageError(
-                "--interval_coverage takes a share from 0 to below 1, such as 0.9; got"
-                f" {self.interval_coverage:g}"
-            )
-        if self.epoch < 0:
-            raise errors.UsageError(
-                f"--epoch takes a number from 0 up; got {self.epoch}"
-            )
-        if self.batch_size < 1 or self.bootstrap_samples < 0:
-            raise errors.UsageError(
-                "--batch_size is at least 1 and --bootstrap_samples at least 0; got"
-                f" {self.batch_size} and {self.bootstrap_samples}"
-            )
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -225,7 +81,136 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       UsageError: The model or the data set does not exist, or they do not fit.
       DataError: A record is damaged.
     """
-    path, records_dir, output_dir = _places(config)
+    prepared = _prepare(config)
+    path, records_dir = prepared.path, prepared.records_dir
+    model, manifest, names = prepared.model, prepared.manifest, prepared.names
+    columns_of, output_dir = prepared.columns_of, prepared.output_dir
+    wanted = prepared.wanted
+    lacking = [
+        label
+        for label in model.labels
+        if any(split.num_without(label) for split in manifest.splits.values())
+    ]
+    if wanted.flags and lacking:
+        flag = next(iter(wanted.flags))
+        raise errors.UsageError(
+            f"--{flag} needs the labels of every record, and {records_dir} has records"
+            f" without {lacking[0]}: leave the flag out"
+        )
+    # First: a split that is too small is then an error before the longer work.
+    entry = (
+        calibrating.fit(_known(columns_of, manifest), wanted, names)
+        if wanted.flags
+        else None
+    )
+    before = columns = columns_of(config.split)
+    if entry:
+        columns = calibrating.corrected(before, entry)
+    result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
+    if entry:
+        result["calibration"] = entry
+        result.update(calibrating.effects(before, columns, entry))
+    interval = _interval(entry, model, config.flip_average)
+    if interval:
+        result["age_interval"] = calibrating.coverage(
+            _known_ages(columns), interval, names
+        )
+    if "age" in columns:
+        result["age_decisions"] = age_decisions.measure(
+            columns["age"],
+            _known_ages(columns)["label_age"],
+            thresholds=sorted(config.age_thresholds) or AGE_THRESHOLDS,
+            groups=evaluation_metrics.groups(columns, class_names=names),
+            samples=config.bootstrap_samples,
+        )
+    result["class_names"] = list(names)
+    result.update(model=path, records_dir=records_dir, split=config.split)
+    files.make_dirs(output_dir)
+    written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
+    _warn_of_another(written[METRICS_NAME], config.split)
+    limit = config.input.max_examples
+    # Where records were skipped, nobody knows which rows the rest are.
+    if (
+        len(columns[f"label_{model.labels[0]}"])
+        == manifest.split(config.split).num_examples
+    ):
+        rows = predictions.rows_of(records_dir, config.split)
+        result["predictions"] = predictions.store(
+            output_dir, columns, rows=rows, max_examples=limit
+        )
+        written[predictions.FILE_NAME] = files.join(output_dir, predictions.FILE_NAME)
+        result["worst"] = predictions.worst(
+            columns, _worst(columns), records_dir, config.split, limit
+        )
+    if config.pictures:
+        written.update(
+            _draw(columns, result, names, prepared.data, config.split, output_dir)
+        )
+    if entry:
+        home = calibrated_source.home(model.path)
+        written[calibration.FILE_NAME] = calibration.store(home, model.path, entry)
+    result["files"] = sorted(written.values())
+    # Last: a result is there only if its pictures are.
+    files.write_json(written[METRICS_NAME], result)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """A model on its devices, and the data set that fits it.
+
+    Attributes:
+      path: The model.
+      records_dir: The data set.
+      output_dir: Where results go.
+      wanted: What is measured on the validation split.
+      manifest: Of the data set.
+      model: The model.
+      names: Of the gender labels 0 and 1 in the columns.
+      data: How the data set is read.
+      columns_of: Predictions and labels of every example of a split, by name.
+    """
+
+    path: str
+    records_dir: str
+    output_dir: str
+    wanted: calibrating.Wanted
+    manifest: schema.Manifest
+    model: evaluated_model.EvaluatedModel
+    names: Sequence[str]
+    data: input_config.InputConfig
+    columns_of: Callable[[str], dict[str, np.ndarray]]
+
+
+def predict(
+    config: EvaluateConfig, splits: Sequence[str]
+) -> tuple[dict[str, dict[str, np.ndarray]], tuple[str, ...]]:
+    """What the model says about every record of some splits, without measuring it.
+
+    Args:
+      config: As for `evaluate`; its split does not matter.
+      splits: Names of splits that have examples.
+
+    Returns:
+      By split the columns ``age``, ``gender``, ``label_age`` and ``label_gender`` as
+      far as the model has them, ``[n]`` in the order of the split; and the names of the
+      gender labels 0 and 1 in them.
+
+    Raises:
+      UsageError: A model or data set that does not exist, or the two do not fit.
+      DataError: A record is damaged.
+    """
+    prepared = _prepare(config)
+    return {s: prepared.columns_of(s) for s in splits}, tuple(prepared.names)
+
+
+def _prepare(config: EvaluateConfig) -> _Prepared:
+    """Loads the model, and checks that it, the data set and the flags fit.
+
+    Raises:
+      UsageError: They do not, or one of them does not exist.
+    """
+    path, records_dir, output_dir = places(config)
     wanted = calibrating.Wanted(
         config.interval_coverage,
         config.gender_temperature,
@@ -288,71 +273,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             found["label_gender"] = np.where(genders < 0, genders, 1 - genders)
         return found
 
-    lacking = [
-        label
-        for label in model.labels
-        if any(split.num_without(label) for split in manifest.splits.values())
-    ]
-    if wanted.flags and lacking:
-        flag = next(iter(wanted.flags))
-        raise errors.UsageError(
-            f"--{flag} needs the labels of every record, and {records_dir} has records"
-            f" without {lacking[0]}: leave the flag out"
-        )
-    # First: a split that is too small is then an error before the longer work.
-    entry = (
-        calibrating.fit(_known(columns_of, manifest), wanted, names)
-        if wanted.flags
-        else None
+    return _Prepared(
+        path,
+        records_dir,
+        output_dir,
+        wanted,
+        manifest,
+        model,
+        names,
+        data,
+        columns_of,
     )
-    before = columns = columns_of(config.split)
-    if entry:
-        columns = calibrating.corrected(before, entry)
-    result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
-    if entry:
-        result["calibration"] = entry
-        result.update(calibrating.effects(before, columns, entry))
-    interval = _interval(entry, model, config.flip_average)
-    if interval:
-        result["age_interval"] = calibrating.coverage(
-            _known_ages(columns), interval, names
-        )
-    if "age" in columns:
-        result["age_decisions"] = age_decisions.measure(
-            columns["age"],
-            _known_ages(columns)["label_age"],
-            thresholds=sorted(config.age_thresholds) or AGE_THRESHOLDS,
-            groups=evaluation_metrics.groups(columns, class_names=names),
-            samples=config.bootstrap_samples,
-        )
-    result["class_names"] = list(names)
-    result.update(model=path, records_dir=records_dir, split=config.split)
-    files.make_dirs(output_dir)
-    written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
-    _warn_of_another(written[METRICS_NAME], config.split)
-    limit = config.input.max_examples
-    # Where records were skipped, nobody knows which rows the rest are.
-    if (
-        len(columns[f"label_{model.labels[0]}"])
-        == manifest.split(config.split).num_examples
-    ):
-        rows = predictions.rows_of(records_dir, config.split)
-        result["predictions"] = predictions.store(
-            output_dir, columns, rows=rows, max_examples=limit
-        )
-        written[predictions.FILE_NAME] = files.join(output_dir, predictions.FILE_NAME)
-        result["worst"] = predictions.worst(
-            columns, _worst(columns), records_dir, config.split, limit
-        )
-    if config.pictures:
-        written.update(_draw(columns, result, names, data, config.split, output_dir))
-    if entry:
-        home = calibrated_source.home(model.path)
-        written[calibration.FILE_NAME] = calibration.store(home, model.path, entry)
-    result["files"] = sorted(written.values())
-    # Last: a result is there only if its pictures are.
-    files.write_json(written[METRICS_NAME], result)
-    return result
 
 
 def _known_ages(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -407,8 +338,12 @@ def _warn_of_another(path: str, split: str) -> None:
             )
 
 
-def _places(config: EvaluateConfig) -> tuple[str, str, str]:
-    """The model's path, the data set and the directory of the results."""
+def places(config: EvaluateConfig) -> tuple[str, str, str]:
+    """The model's path, the data set and the directory of the results.
+
+    Raises:
+      UsageError: The run or its data set is not there.
+    """
     if config.model:
         folder = config.model.rstrip("/")
         # The results of a run belong into it, those of a SavedModel next to it.

@@ -20,18 +20,22 @@ from typing import Any
 from afad_tfdata import evaluation
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.reporting import (
+    comparison_section,
     data_set_section,
     elements,
     evaluation_section,
     graph_section,
     json_values,
+    model_predictions,
     page,
     run_section,
+    viewer_section,
 )
 from afad_tfdata.storage import joined
 from afad_tfdata.training import run_dir
 
 PAGE_NAME = "report.html"
+SORTS = ("stored", "suspicious")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +67,18 @@ class ReportConfig:
     images: bool = options.option(
         True, "Show faces. With --noimages the page contains none."
     )
+    thumbnails: int = options.option(
+        2000,
+        "Largest number of faces in the viewer of the data set; 0 for no viewer. 2,000"
+        " faces take about 3 MB.",
+    )
+    sort: str = options.option(
+        "stored",
+        "Which faces the viewer has, and in which order: stored takes them evenly from"
+        " all records; suspicious takes those first whose labels differ most from what"
+        " the model of --run_dir says.",
+        choices=SORTS,
+    )
 
     def __post_init__(self) -> None:
         options.check_choices(self)
@@ -71,6 +87,21 @@ class ReportConfig:
             raise errors.UsageError(
                 "a report shows a data set, a run, an evaluation or a graph: name at"
                 " least one with --records_dir, --run_dir, --evaluation_dir or --graph"
+            )
+        if self.thumbnails < 0:
+            raise errors.UsageError(
+                f"--thumbnails takes a number from 0 up; got {self.thumbnails}"
+            )
+        if self.sort == "suspicious" and not (
+            self.records_dir and (self.evaluation_dir or self.run_dir)
+        ):
+            raise errors.UsageError(
+                "--sort=suspicious compares the labels of --records_dir with what the"
+                " model of --run_dir says: name both"
+            )
+        if self.sort == "suspicious" and len(run_dirs(self.run_dir)) > 1:
+            raise errors.UsageError(
+                "--sort=suspicious takes one run, and --run_dir names two"
             )
         if self.evaluation_dir and len(run_dirs(self.run_dir)) > 1:
             raise errors.UsageError(
@@ -107,8 +138,12 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
             shown.evaluation(path, ending)
     if config.evaluation_dir:
         shown.evaluation(config.evaluation_dir, "")
+    if len(runs) > 1:
+        shown.comparison(runs)
     if config.graph:
         shown.graph(config.graph)
+    if config.records_dir and config.images and config.thumbnails:
+        shown.viewer()
     output = config.output or _usual_output(config, runs)
     html = shown.page.html().encode()
     files.write_atomic(output, html, durable=False)
@@ -143,6 +178,8 @@ class _Shown:
         self.page = shown
         self.missing: list[str] = []
         self._config = config
+        # By directory, of those that have one.
+        self._metrics: dict[str, json_values.Json] = {}
 
     def evaluation(self, path: str, ending: str) -> None:
         """Adds the evaluation in a directory.
@@ -163,6 +200,7 @@ class _Shown:
         except errors.DataError as error:
             self._note(name, title, str(error))
             return
+        self._metrics[path] = metrics
         content = evaluation_section.build(
             metrics,
             records_dir=self._config.records_dir or _data_set_of(path, metrics),
@@ -184,6 +222,36 @@ class _Shown:
             self._note("graph", "Graph", str(error))
             return
         self.page.add("graph", "Graph", content)
+
+    def comparison(self, runs: Sequence[str]) -> None:
+        """Adds the comparison of two runs, and shows it before the runs."""
+        names = [_base(path) for path in runs]
+        if names[0] == names[1]:
+            names = list(runs)
+        content = comparison_section.build(
+            runs, names, [self._metrics.get(path) for path in runs]
+        )
+        title = f"Comparison: {names[0]} and {names[1]}"
+        self.page.add("comparison", title, content, before="run-1")
+
+    def viewer(self) -> None:
+        """Adds the viewer of faces."""
+        config = self._config
+        said = None
+        if config.sort == "suspicious":
+            said = model_predictions.of_data_set(
+                config.records_dir,
+                run_dir=config.run_dir,
+                directory=config.evaluation_dir or config.run_dir,
+            )
+        try:
+            content = viewer_section.build(
+                config.records_dir, thumbnails=config.thumbnails, said=said
+            )
+        except errors.DataError as error:
+            self._note("faces", "Faces", f"No faces are shown: {error}")
+            return
+        self.page.add("faces", "Faces", content)
 
     def _note(self, name: str, title: str, text: str) -> None:
         """Adds a section that says why it is empty."""

@@ -37,12 +37,22 @@ JSON = options.OptionSpec(
     "json", bool, False, "Print the result as JSON, and only that.", None
 )
 
+# Only of commands whose results afad-report shows.
+REPORT = options.OptionSpec(
+    "report",
+    bool,
+    False,
+    "At the end, write report.html, one page to look at, next to the result.",
+    None,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class CommonFlags:
     """Values of the flags that all commands have."""
 
     json: bool = False
+    report: bool = False
     verbosity: int = options.option(
         0,
         "Show log lines of this level and above: 1 is for debugging, 0 for progress, -1"
@@ -84,13 +94,14 @@ def shown() -> list[options.OptionSpec]:
 
 
 def parse(
-    config_class: type, argv: Sequence[str]
+    config_class: type, argv: Sequence[str], *, reports: bool = False
 ) -> tuple[dict[str, Any], CommonFlags, list[str]]:
     """Parses a command line.
 
     Args:
       config_class: Its options become flags, next to the common ones.
       argv: The program's name, flags and arguments.
+      reports: Whether the command has the flag ``--report``.
 
     Returns:
       The config's fields by flat name, the common flags, and the other arguments.
@@ -98,7 +109,7 @@ def parse(
     Raises:
       UsageError: An unknown flag, or a value that a flag does not take.
     """
-    values = define(config_class)
+    values = define(config_class, reports=reports)
     try:
         rest = values(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # ValueError comes for --noFLAG=VALUE.
@@ -110,7 +121,7 @@ def parse(
     # The fields of a frozen config are tuples, so that it has a hash.
     fields = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     names = [field.name for field in dataclasses.fields(CommonFlags)]
-    common: dict[str, Any] = {name: values[name].value for name in names}
+    common: dict[str, Any] = {n: values[n].value for n in names if n in values}
     return fields, CommonFlags(**common), rest
 
 
@@ -174,10 +185,11 @@ def _hint(error: Exception, values: flags.FlagValues) -> str:
     return next((name for name in guesses if name in values), "")
 
 
-def define(config_class: type) -> flags.FlagValues:
+def define(config_class: type, *, reports: bool = False) -> flags.FlagValues:
     """The flags of a config, and the common ones."""
     values = flags.FlagValues()
-    for spec in [*options.specs(config_class), JSON, *options.specs(CommonFlags)]:
+    own = [*options.specs(config_class), JSON, *([REPORT] if reports else [])]
+    for spec in [*own, *options.specs(CommonFlags)]:
         _define(spec, values)
     # Flags may follow arguments, as in `predict *.jpg --graph=age.pb`.
     values.set_gnu_getopt(True)
@@ -201,12 +213,12 @@ def help_asked(argv: Sequence[str]) -> str:
     return ""
 
 
-def xml(name: str, config_class: type) -> str:
+def xml(name: str, config_class: type, *, reports: bool = False) -> str:
     """The flags in absl's XML, which other programs read."""
     text = io.StringIO()
     # absl takes the name of the program from here.
     sys.argv[0] = os.path.join(os.path.dirname(sys.argv[0]), name)
-    define(config_class).write_help_in_xml_format(text)
+    define(config_class, reports=reports).write_help_in_xml_format(text)
     return text.getvalue().rstrip("\n")
 
 

@@ -76,6 +76,7 @@ def run(
     example: str,
     arguments: str = "",
     stops_on_signal: bool = False,
+    reports: Callable[[_Config], dict[str, str]] | None = None,
 ) -> NoReturn:
     """Parses the flags, runs the command, and ends the process with its status.
 
@@ -88,6 +89,8 @@ def run(
         takes flags only.
       stops_on_signal: Whether SIGTERM, SIGUSR1 and Ctrl-C ask the command to save and
         stop.
+      reports: Gives the command the flag ``--report``: returns the fields of the
+        `report.ReportConfig` that shows the result of a config, or raises `UsageError`.
     """
     # This comes first, because a signal during the following imports must not be lost.
     if stops_on_signal:
@@ -101,10 +104,11 @@ def run(
         if asked == "version":
             text = f"{name} {__version__}"
         elif asked == "helpxml":
-            text = absl_flags.xml(name, config_class)
+            text = absl_flags.xml(name, config_class, reports=bool(reports))
         else:
             short = asked == "helpshort"
-            text = _help(name, config_class, about, example, arguments, short=short)
+            texts = (about, example, arguments)
+            text = _help(name, config_class, *texts, short=short, reports=bool(reports))
         try:
             print(text, flush=True)
         except BrokenPipeError:
@@ -115,7 +119,9 @@ def run(
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     streams.start_log()
-    status = _run(name, main, config_class, takes_arguments=bool(arguments))
+    status = _run(
+        name, main, config_class, takes_arguments=bool(arguments), reports=reports
+    )
     # After use of S3 or of several workers, a normal exit would hang or abort in the
     # clean-up of the libraries.
     if stores.aborts_at_exit() or multi_worker.joined():
@@ -156,14 +162,20 @@ def _run(
     config_class: type[_Config],
     *,
     takes_arguments: bool,
+    reports: Callable[[_Config], dict[str, str]] | None,
 ) -> int:
     """Runs the command and prints its output, or its error; returns the exit status."""
     global _results
     _results = None
     try:
         config, rest, common = _parse(
-            config_class, sys.argv, takes_arguments=takes_arguments
+            config_class,
+            sys.argv,
+            takes_arguments=takes_arguments,
+            reports=bool(reports),
         )
+        # Now: flags that contradict each other are an error before the work.
+        shown = reports(config) if reports and common.report else None
         if common.only_check_args:
             return 0
         streams.apply_log_flags(name, common)
@@ -172,11 +184,16 @@ def _run(
             output = main(config, rest)
         if (job := multi_worker.joined()) and not job.is_chief:
             return output.exit_status  # Only the chief prints the output.
+        fault: errors.AfadError | None = None
+        if shown is not None and output.exit_status == 0:
+            output, fault = _with_report(output, shown)
         if output.text is not None:
             if _results:
                 _results.write(json.dumps(output.value))
             else:
                 print(output.text, flush=True)
+        if fault is not None:
+            raise fault
         return output.exit_status
     except errors.AfadError as error:
         return _say(name, str(error), error.exit_status)
@@ -203,6 +220,24 @@ def _run(
         text = errors.one_line(next((x for x in lines if "OOM" in x), lines[0]))
         advice = "take a smaller batch, or train with --accumulation=2 or more"
         return _say(name, f"the device is out of memory: {text}; {advice}", 1)
+
+
+def _with_report(
+    output: Output, fields: dict[str, Any]
+) -> tuple[Output, errors.AfadError | None]:
+    """The output with the path of the page, which is written now; or why it is not."""
+    # Here and not above: --help must answer in under a second.
+    from afad_tfdata import report
+
+    try:
+        found = report.write_report(report.ReportConfig(**fields))
+    except errors.AfadError as error:
+        return output, error  # The result itself is there, and is printed.
+    value = output.value
+    if isinstance(value, dict):
+        value = {**value, "report": found["report"]}
+    text = f"{output.text}\nreport: {found['report']}"
+    return dataclasses.replace(output, text=text, value=value), None
 
 
 def _drop_output() -> None:
@@ -235,10 +270,14 @@ def _debugger(wanted: bool) -> Iterator[None]:
 
 
 def _parse(
-    config_class: type[_Config], argv: Sequence[str], *, takes_arguments: bool
+    config_class: type[_Config],
+    argv: Sequence[str],
+    *,
+    takes_arguments: bool,
+    reports: bool,
 ) -> tuple[_Config, list[str], absl_flags.CommonFlags]:
     """The config, the arguments that are not flags, and the common flags."""
-    fields, common, rest = absl_flags.parse(config_class, argv)
+    fields, common, rest = absl_flags.parse(config_class, argv, reports=reports)
     if rest and not takes_arguments:
         raise errors.UsageError(
             f"takes no arguments, only flags; got {rest[0]!r} (a flag starts with --)"
@@ -254,11 +293,13 @@ def _help(
     arguments: str,
     *,
     short: bool,
+    reports: bool,
 ) -> str:
     lines = [f"{name} {__version__}", "", textwrap.dedent(about or "").strip(), ""]
     lines += [f"usage: {name} [flags] {arguments}".rstrip()]
     part = None  # No part has begun yet, not even that of the config's own fields.
-    for spec in [*options.specs(config_class), absl_flags.JSON]:
+    last = [absl_flags.JSON, *([absl_flags.REPORT] if reports else [])]
+    for spec in [*options.specs(config_class), *last]:
         if spec.part != part:
             own = "flags:" if part is None else "more flags:"
             lines += ["", f"flags of the {spec.part}:" if spec.part else own]

@@ -2,7 +2,7 @@
 """Evaluates a model on a split, and compares it with a constant prediction."""
 
 from afad_tfdata import evaluation
-from afad_tfdata.bin import command
+from afad_tfdata.bin import command, reports
 
 EXAMPLE = """
 afad-evaluate --run_dir=run
@@ -19,7 +19,13 @@ def main(config: evaluation.EvaluateConfig, arguments: list[str]) -> command.Out
 
 def run() -> None:
     """Entry point of ``afad-evaluate``."""
-    command.run(main, evaluation.EvaluateConfig, about=__doc__, example=EXAMPLE)
+    command.run(
+        main,
+        evaluation.EvaluateConfig,
+        about=__doc__,
+        example=EXAMPLE,
+        reports=reports.of_evaluation,
+    )
 
 
 if __name__ == "__main__":

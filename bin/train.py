@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a model on records. The same command continues a run that was stopped."""
 
-from afad_tfdata.bin import command
+from afad_tfdata.bin import command, reports
 from afad_tfdata.training import config as train_config
 
 EXAMPLE = """
@@ -18,22 +18,20 @@ def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Outp
     from afad_tfdata.training import rate_search
 
     command.quiet_unless_chief()
-    result: (
-        trainer.TrainResult | cross_validation.FoldsResult | rate_search.SearchResult
-    )
     if config.find_learning_rate:
-        result = rate_search.search(config)
-    elif config.folds:
-        result = cross_validation.train(config)
-    else:
-        result = trainer.train(config)
+        search = rate_search.search(config)
+        return command.Output(search.text(), search.to_dict())
+    result = (cross_validation if config.folds else trainer).train(config)
     return command.Output(result.text(), result.to_dict())
 
 
 def run() -> None:
     """Entry point of ``afad-train``."""
     texts = {"about": __doc__, "example": EXAMPLE}
-    command.run(main, train_config.TrainConfig, **texts, stops_on_signal=True)
+    show = reports.of_training
+    command.run(
+        main, train_config.TrainConfig, **texts, stops_on_signal=True, reports=show
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 import dataclasses
 
 from afad_tfdata import records
-from afad_tfdata.bin import command
+from afad_tfdata.bin import command, reports
 from afad_tfdata.writing import summary
 
 EXAMPLE = """
@@ -31,7 +31,8 @@ def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
 
 def run() -> None:
     """Entry point of ``afad-write-records``."""
-    command.run(main, records.WriteConfig, about=__doc__, example=EXAMPLE)
+    show = reports.of_records
+    command.run(main, records.WriteConfig, about=__doc__, example=EXAMPLE, reports=show)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ say "7. predict with the frozen graph"
 mapfile -t some < <(find "$out/faces" -name '*.jpg' | sort | awk 'NR % 250 == 1')
 afad-predict --graph="$out/graph/faces.pb" "${some[@]}"
 
+say "8. show everything on one page"
+afad-report --records_dir="$out/records" --run_dir="$out/run" --graph="$out/graph/faces.pb"
+
 cat <<END
 
 --- done
@@ -49,3 +52,4 @@ constant = metrics["constant"]
 print(f"test accuracy: {metrics['accuracy']:.3f}  (constant predictor {constant['accuracy']:.3f})")
 print(f"test MAE:      {metrics['mae']:.2f} years  (constant predictor {constant['mae']:.2f} years)")
 END
+printf 'to look at:    %s\n' "$out/run/report.html"

@@ -51,12 +51,14 @@ def build(
     ]
 
 
-def interval(pair: json_values.Json, digits: int = 4) -> elements.Element | str:
+def interval(
+    pair: json_values.Json, digits: int = 4, *, sign: str = ""
+) -> elements.Element | str:
     """Both ends of an interval; empty if there is none."""
     ends = pair.elements()
     if len(ends) != 2:
         return ""
-    low, high = (elements.number(end, digits) for end in ends)
+    low, high = (elements.number(end, digits, sign=sign) for end in ends)
     if ends[1].value is None:
         high = "no upper end"
     return elements.new("span", "[", low, ", ", high, "]")

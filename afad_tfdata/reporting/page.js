@@ -132,6 +132,7 @@
     list.className = "facts";
     for (const [name, value] of rows) {
       const row = make("div");
+      if (["key", "shard", "SHA-256", "fault"].includes(name)) row.className = "long";
       const shown = make("dd");
       shown.append(make("code", String(value)));
       row.append(make("dt", name), shown);

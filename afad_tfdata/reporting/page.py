@@ -38,15 +38,28 @@ class Page:
         self._title, self._about = title, about
         self._sections: list[tuple[str, str, list[elements.Element]]] = []
 
-    def add(self, name: str, title: str, content: Sequence[elements.Element]) -> None:
+    def add(
+        self,
+        name: str,
+        title: str,
+        content: Sequence[elements.Element],
+        *,
+        before: str = "",
+    ) -> None:
         """Adds a section.
 
         Args:
           name: Its identifier on the page.
           title: Its heading.
           content: What is in it.
+          before: The section that it is put before; empty for the end.
         """
-        self._sections.append((name, title, list(content)))
+        names = [name for name, _, _ in self._sections]
+        place = names.index(before) if before else len(names)
+        for element in content:
+            for svg in element.iter("svg"):
+                _prefix(svg, name)
+        self._sections.insert(place, (name, title, list(content)))
 
     def html(self) -> str:
         """The whole page."""
@@ -106,6 +119,16 @@ def data(name: str, value: Any) -> elements.Element:
     # Escaped, so that no text in it ends the element.
     text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
     return _raw("script", text, id=name, type="application/json")
+
+
+def _prefix(svg: elements.Element, name: str) -> None:
+    """Makes the identifiers in a chart unique: two runs have the same charts."""
+    for element in svg.iter():
+        for attribute in ("id", "href", "clip-path"):
+            if value := element.get(attribute):
+                hash_at = value.find("#") + 1
+                value = f"{value[:hash_at]}{name}-{value[hash_at:]}"
+                element.set(attribute, value)
 
 
 def _raw(tag: str, text: str, **attributes: str) -> elements.Element:

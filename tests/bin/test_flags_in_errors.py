@@ -44,6 +44,8 @@ _SHOWN_BY = {
     "reading": ("afad-train", "afad-evaluate", "afad-benchmark-input"),
     "reading.data_service": ("afad-data-service",),
     "records": ("afad-write-records",),
+    "report": ("afad-report",),
+    "reporting": ("afad-report",),
     "storage": (),
     "storage.joined": ("afad-train", "afad-evaluate", "afad-benchmark-input"),
     "storage.schema": ("afad-train", "afad-evaluate", "afad-benchmark-input"),

@@ -26,7 +26,7 @@ _PROGRAMS = sorted(
     p for p in (_ROOT / "examples").rglob("*") if p.suffix in (".sh", ".yaml")
 )
 # Flags of every command, and those of other programs that the docs name.
-_COMMON = {"json", "flagfile", "help"}
+_COMMON = {"json", "flagfile", "help", "report"}
 _OF_OTHERS = {"library", "graph", "pixels", "ntasks"}
 
 

@@ -164,7 +164,7 @@ def test_a_damaged_shard_or_index_is_one_sentence(sample_records, tmp_path):
     (copy / "afad-train.index.npy").write_bytes(b"x")
     page = write(tmp_path, records_dir=str(copy))
     notes = [n.text for n in page.all("p") if n.attributes.get("class") == "note"]
-    assert len(notes) == 2 and all("afad-train.index.npy" in text for text in notes)
+    assert len(notes) == 3 and all("afad-train.index.npy" in text for text in notes)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_hostile_texts_are_shown_and_run_nothing(sample_records, tmp_path):
     texts = [n.text for n in page.by_id("run").all("dd")]
     assert shown in texts and f"{shown}, female" in texts
     assert page.text.count(shown) >= 8
-    assert len(list(page.all("script"))) == 1
+    assert len(list(page.all("script"))) == 2
     assert str(copy) in page.text
     dom.check_numbers(page)
 
@@ -349,3 +349,196 @@ def test_hostile_keys_and_groups_of_an_evaluation_are_shown(evaluated_runs, tmp_
     assert page.text.count(errors.printable(_HOSTILE)) >= 6
     assert len(list(page.all("script"))) == 1
     dom.check_numbers(page)
+
+
+def test_two_runs_are_compared(sample_records, evaluated_runs, tmp_path):
+    page = write(tmp_path, run_dir=",".join(evaluated_runs))
+    found = dom.check_numbers(page)
+    assert found["metrics.json"] > 200 and found["history.json"] > 60
+    section = page.by_id("comparison")
+    (table,) = [t for t in section.all("table") if "Metrics on the test" in t.text]
+    rows = {r.children[0].text: [c.text for c in r.children] for r in table.all("tr")}
+    first, second = (
+        json.loads(files.read_bytes(f"{run}/metrics.json")) for run in evaluated_runs
+    )
+    mae = rows["Age: mean absolute error, years"]
+    assert mae[1:3] == [f"{first['mae']:.4f}", f"{second['mae']:.4f}"]
+    assert float(mae[3]) == pytest.approx(second["mae"] - first["mae"], abs=6e-5)
+    low, high = (float(v) for v in mae[4].strip("[]").split(","))
+    assert low <= float(mae[3]) <= high
+    # Ages of the second are moved by 3 years, which tells the biases apart surely.
+    bias = rows["Age: mean of prediction minus label, years"]
+    low, high = (float(v) for v in bias[4].strip("[]").split(","))
+    assert 0 < low <= high
+    options = {r.children[0].text for r in section.all("tr")}
+    assert "mean" not in options
+    # The curves of both runs are in one chart.
+    mine = [n for n in section.all("use") if n.attributes.get("class") == "mark"]
+    assert {n.attributes["data-file"] for n in mine} == {
+        f"{run}/history.json" for run in evaluated_runs
+    }
+
+
+def test_runs_on_other_examples_get_no_paired_intervals(evaluated_runs, tmp_path):
+    runs = [str(tmp_path / name) for name in "ab"]
+    for run, source in zip(runs, evaluated_runs, strict=True):
+        shutil.copytree(source, run)
+    path = pathlib.Path(runs[1]) / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["predictions"]["rows"] = "other"
+    path.write_text(json.dumps(metrics))
+    text = write(tmp_path, run_dir=",".join(runs)).by_id("comparison").text
+    assert "different records of the split" in text
+    (pathlib.Path(runs[1]) / "predictions.npy").write_bytes(b"x")
+    text = write(tmp_path, run_dir=",".join(runs)).by_id("comparison").text
+    assert "does not belong to the metrics" in text
+    path.unlink()
+    text = write(tmp_path, run_dir=",".join(runs)).by_id("comparison").text
+    assert f"{runs[1]} has no evaluation" in text
+
+
+def test_classes_in_the_other_order_are_compared(evaluated_runs, tmp_path):
+    """A run whose labels are swapped is as good as the same run before that."""
+    import numpy as np
+
+    from afad_tfdata.evaluating import predictions
+    from afad_tfdata.reporting import comparison_section, json_values
+
+    run = evaluated_runs[0]
+    metrics = json.loads(files.read_bytes(f"{run}/metrics.json"))
+    columns = predictions.load(run, metrics["predictions"])
+    swapped = dict(columns)
+    swapped["gender"] = 1 - columns["gender"]
+    swapped["label_gender"] = 1 - columns["label_gender"]
+    entry = predictions.store(
+        str(tmp_path), swapped, rows=metrics["predictions"]["rows"]
+    )
+    other = {**metrics, "class_names": ["female", "male"], "predictions": entry}
+    found = comparison_section._paired(
+        [run, str(tmp_path)], [json_values.Json(metrics), json_values.Json(other)]
+    )
+    assert found["mae"] == [0, 0]
+    np.testing.assert_allclose(found["accuracy"], 0, atol=1e-6)
+
+
+def viewer(page: dom.Node) -> dict:
+    return json.loads(page.by_id("faces-data").text)
+
+
+def test_the_viewer_knows_every_face(sample_records, tmp_path):
+    import base64
+
+    from afad_tfdata.images import codec
+    from afad_tfdata.reading import record_index
+
+    data = viewer(write(tmp_path, records_dir=sample_records))
+    assert len(data["faces"]) == 240
+    face = data["faces"][77]
+    split = data["splits"][face["split"]]
+    index = record_index.load(sample_records, split)
+    entry = index.entries[face["record"]]
+    assert face["key"] == index.filename(face["record"])
+    assert (face["age"], face["gender"]) == (entry["age"], entry["gender"])
+    assert int(face["crc32"], 16) == entry["crc32"]
+    assert data["shards"][face["shard"]] in os.path.basename(
+        index.paths[entry["shard"]]
+    )
+    assert index.rows_in_shards()[face["record"]] == face["position"]
+    keys = {f["key"] for f in data["faces"]}
+    assert len(keys) == 240
+    # The image is the record's, reduced.
+    with open(index.paths[entry["shard"]], "rb") as file:
+        file.seek(int(entry["image_offset"]))
+        content = file.read(int(entry["image_length"]))
+    assert hashlib.sha256(content).hexdigest() == face["sha256"]
+    picture = codec.decode(base64.b64decode(data["head"] + face["image"]), stored=True)
+    wanted = codec.resize(codec.decode(content, stored=True), 64, antialias=True)
+    assert abs(picture.astype(float) - wanted).mean() < 12
+
+
+@pytest.mark.parametrize("limit", [0, 1, 50])
+def test_the_number_of_thumbnails_is_bounded(sample_records, tmp_path, limit):
+    page = write(tmp_path, records_dir=sample_records, thumbnails=limit)
+    if not limit:
+        assert "faces-data" not in (tmp_path / "page.html").read_text()[:2000]
+        assert not [n for n in page.all("script") if n.attributes.get("id")]
+        return
+    data = viewer(page)
+    assert len(data["faces"]) == limit
+    assert all(face["image"] for face in data["faces"])
+
+
+def test_suspicious_labels_come_first(sample_records, evaluated_runs, tmp_path):
+    import numpy as np
+
+    page = write(
+        tmp_path,
+        records_dir=sample_records,
+        evaluation_dir=evaluated_runs[0],
+        sort="suspicious",
+        thumbnails=10,
+    )
+    data = viewer(page)
+    from afad_tfdata.evaluating import predictions
+
+    metrics = json.loads(files.read_bytes(f"{evaluated_runs[0]}/metrics.json"))
+    columns = predictions.load(evaluated_runs[0], metrics["predictions"])
+    score = np.minimum(abs(columns["age"] - columns["label_age"]) / 20, 1)
+    score += abs(columns["gender"] - columns["label_gender"])
+    assert [f["record"] for f in data["faces"]] == np.argsort(-score)[:10].tolist()
+    first = data["faces"][0]
+    assert first["said_age"] == pytest.approx(columns["age"][first["record"]], abs=1e-3)
+    assert first["gender_error"] == pytest.approx(
+        abs(columns["gender"] - columns["label_gender"])[first["record"]], abs=1e-3
+    )
+
+
+def test_a_model_predicts_what_was_not_evaluated(
+    sample_records, evaluated_runs, tmp_path
+):
+    data = viewer(
+        write(
+            tmp_path,
+            records_dir=sample_records,
+            run_dir=evaluated_runs[0],
+            sort="suspicious",
+        )
+    )
+    splits = {data["splits"][face["split"]] for face in data["faces"]}
+    assert splits == {"train", "validation", "test"}
+    assert all("said_age" in face for face in data["faces"])
+
+
+def test_hostile_class_names_of_the_viewer_are_texts(sample_records, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(sample_records, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["checksum"]
+    hostile = "</script><script>alert(1)</script>"
+    manifest["class_names"] = [hostile, "b"]
+    manifest["gender_codes"] = {"1": 0, "2": 1}
+    for split in manifest["splits"].values():
+        split["counts"] = {
+            {"male": hostile, "female": "b"}[n]: v for n, v in split["counts"].items()
+        }
+    manifest["checksum"] = files.json_checksum(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    page = write(tmp_path, records_dir=str(copy))
+    assert viewer(page)["classes"] == [hostile, "b"]
+    assert len(list(page.all("script"))) == 2
+    dom.check_numbers(page)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"records_dir": "r", "sort": "suspicious"}, "name both"),
+        ({"records_dir": "r", "run_dir": "a,b", "sort": "suspicious"}, "one run"),
+        ({"records_dir": "r", "thumbnails": -1}, "--thumbnails"),
+        ({"records_dir": "r", "sort": "best"}, "--sort"),
+        ({"run_dir": "a,b", "evaluation_dir": "c"}, "--evaluation_dir"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_one_line(config, words):
+    with pytest.raises(errors.UsageError, match=words):
+        report.ReportConfig(**config)

@@ -1,0 +1,251 @@
+"""Two runs beside each other: their curves, their metrics and their options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors
+from afad_tfdata.evaluating import predictions
+from afad_tfdata.reporting import (
+    charts,
+    elements,
+    evaluation_section,
+    json_values,
+    run_section,
+)
+from afad_tfdata.training import evaluation_metrics
+
+# Metrics of which more is better; of the others less is, but of the bias, nothing.
+_MORE_IS_BETTER = {"accuracy", "balanced_accuracy", "auc", "cs5"}
+_NOT_RANKED = {"bias"}
+_SAMPLES = 1000
+# What differs between any two runs.
+_PLACES = {"run_dir", "report"}
+
+
+def build(
+    paths: Sequence[str],
+    names: Sequence[str],
+    metrics: Sequence[json_values.Json | None],
+) -> list[elements.Element]:
+    """The section that compares two runs.
+
+    Args:
+      paths: Two run directories.
+      names: What they are called on the page.
+      metrics: The content of their ``metrics.json``; None where there is none.
+
+    Raises:
+      UsageError: A directory contains no run.
+      DataError: A configuration is damaged.
+    """
+    return [
+        elements.new("h3", "Curves"),
+        *_curves(paths, names),
+        elements.new("h3", "Metrics"),
+        *_metrics(paths, names, metrics),
+        elements.new("h3", "Options that differ"),
+        *_options(paths, names),
+    ]
+
+
+def _curves(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element]:
+    histories, notes = [], []
+    for path in paths:
+        try:
+            histories.append(run_section.history_of(path))
+        except errors.AfadError as error:
+            histories.append(json_values.Json(None))
+            notes.append(elements.note(f"There are no curves of {path}: {error}"))
+    drawn = []
+    for metric, (title, unit) in run_section.CURVES.items():
+        chart = charts.Chart(f"both-{metric}", xlabel="epoch", ylabel=unit)
+        has_any = False
+        for color, (name, found) in enumerate(zip(names, histories, strict=True)):
+            for part in ("train", "validation"):
+                line = run_section.points(found, part, metric)
+                if any(value.number is not None for _, value in line):
+                    has_any = True
+                    chart.line(
+                        f"{name}, {part}",
+                        line,
+                        color=color,
+                        dashed=part == "train",
+                        xname="epoch",
+                    )
+        chart.whole_numbers()
+        if has_any:
+            drawn.append(chart.figure(title))
+    rates = charts.Chart("both-rate", xlabel="epoch", ylabel="learning rate")
+    for color, (name, found) in enumerate(zip(names, histories, strict=True)):
+        line = run_section.points(found, "learning_rate")
+        rates.line(name, line, color=color, xname="epoch", digits=8)
+    rates.whole_numbers()
+    drawn.append(rates.figure("Learning rate"))
+    return [*notes, elements.new("div", *drawn, class_="charts")]
+
+
+def _metrics(
+    paths: Sequence[str],
+    names: Sequence[str],
+    metrics: Sequence[json_values.Json | None],
+) -> list[elements.Element]:
+    known = [found for found in metrics if found is not None]
+    if len(known) < 2:
+        lacking = [p for p, found in zip(paths, metrics, strict=True) if found is None]
+        return [
+            elements.note(
+                f"Metrics are not compared, because {' and '.join(lacking)} has no"
+                " evaluation: evaluate both runs with afad-evaluate --run_dir."
+            )
+        ]
+    try:
+        differences: Mapping[str, list[float]] = _paired(paths, known)
+        why = ""
+    except errors.AfadError as error:
+        differences, why = {}, str(error)
+    rows: list[list[Any]] = []
+    for metric, title in evaluation_section.TITLES.items():
+        values = [found.at(metric) for found in known]
+        if all(value.number is None for value in values):
+            continue
+        difference = json_values.Json(None)
+        if None not in [value.number for value in values]:
+            first, second = (value.number or 0 for value in values)
+            difference = json_values.Json(float(second - first))
+        ends = json_values.Json(differences.get(metric))
+        rows.append(
+            [
+                title,
+                *(elements.number(value) for value in values),
+                elements.number(difference, sign="+"),
+                evaluation_section.interval(ends, sign="+"),
+                _verdict(metric, differences.get(metric), names),
+            ]
+        )
+    notes = []
+    if why:
+        notes.append(elements.note(f"There are no intervals of the differences: {why}"))
+    splits = [found.at("split").text for found in known]
+    head = ["metric", *names, "difference", "95 % interval", "better"]
+    caption = f"Metrics on the {' and '.join(dict.fromkeys(splits))} split"
+    return [
+        *notes,
+        elements.table(head, rows, caption=caption),
+        elements.new(
+            "p",
+            "A difference is the second run's value minus the first one's. Its interval"
+            " is a paired bootstrap: both runs are measured on the same resampled"
+            " faces. One that contains 0 does not tell the runs apart.",
+            class_="muted",
+        ),
+    ]
+
+
+def _verdict(metric: str, ends: Sequence[float] | None, names: Sequence[str]) -> str:
+    """The name of the run that is better, if the interval tells them apart."""
+    if ends is None or metric in _NOT_RANKED:
+        return ""
+    if ends[0] <= 0 <= ends[1]:
+        return "not told apart"
+    second_is_more = ends[0] > 0
+    return names[int(second_is_more == (metric in _MORE_IS_BETTER))]
+
+
+def _paired(
+    paths: Sequence[str], metrics: Sequence[json_values.Json]
+) -> dict[str, list[float]]:
+    """Intervals of second minus first, on the same examples.
+
+    Raises:
+      UsageError: The runs were not evaluated on the same examples.
+      DataError: Predictions are not those of the metrics.
+    """
+    entries = [found.at("predictions") for found in metrics]
+    columns = [
+        predictions.load(path, entry.value)
+        for path, entry in zip(paths, entries, strict=True)
+    ]
+    for what in (("split",), ("predictions", "rows"), ("predictions", "max_examples")):
+        first, second = (found.at(*what).value for found in metrics)
+        if first != second:
+            place = "splits" if what == ("split",) else "records of the split"
+            raise errors.UsageError(
+                f"the runs were evaluated on different {place}: evaluate both on the"
+                " same data set and split"
+            )
+    names = [evaluation_section.class_names(found) for found in metrics]
+    if names[0] != names[1]:
+        # The same labels in the other order, if the models have other classes.
+        if names[0] != names[1][::-1]:
+            raise errors.UsageError(
+                f"the runs have other classes ({', '.join(names[0])} and"
+                f" {', '.join(names[1])})"
+            )
+        columns[1] = _swapped(columns[1])
+    found: dict[str, list[float]] = {}
+    for label in ("age", "gender"):
+        if not all({label, f"label_{label}"} <= set(c) for c in columns):
+            continue
+        # Records may lack a label.
+        has_it = columns[0][f"label_{label}"] >= 0
+        both = [
+            {name: c[name][has_it] for name in (label, f"label_{label}")}
+            for c in columns
+        ]
+        try:
+            found |= evaluation_metrics.paired_intervals(
+                both[1], both[0], samples=_SAMPLES
+            )
+        except ValueError as error:
+            raise errors.UsageError(f"{error}: evaluate both runs again") from error
+    return found
+
+
+def _swapped(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns with the labels 0 and 1 exchanged."""
+    swapped = dict(columns)
+    if "gender" in columns:
+        swapped["gender"] = 1 - columns["gender"]
+    if "label_gender" in columns:
+        labels = columns["label_gender"]
+        swapped["label_gender"] = np.where(labels < 0, labels, 1 - labels)
+    return swapped
+
+
+def _options(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element]:
+    stored = [run_section.config_of(path) for path in paths]
+    rows: list[list[Any]] = []
+    flat = [dict(_flat(found)) for found in stored]
+    for name in dict.fromkeys([*flat[0], *flat[1]]):
+        values = [values.get(name) for values in flat]
+        if values[0] != values[1]:
+            rows.append(
+                [
+                    name,
+                    *(
+                        elements.new(
+                            "code", "not set" if v is None else elements.plain_text(v)
+                        )
+                        for v in values
+                    ),
+                ]
+            )
+    if not rows:
+        return [elements.new("p", "All options are equal.")]
+    return [elements.table(["option", *names], rows, caption="Options of the runs")]
+
+
+def _flat(stored: json_values.Json) -> list[tuple[str, Any]]:
+    """Options by their flags, then what was derived from them."""
+    found = [(n, v.value) for n, v in stored.at("train").items() if n not in _PLACES]
+    derived = ("devices", "precision", "train_examples", "records_digest")
+    titles = {"records_digest": "content of the data set (digest)"}
+    return found + [
+        (titles.get(name, f"{name} (derived)"), stored.at(name).value)
+        for name in derived
+        if stored.at(name)
+    ]

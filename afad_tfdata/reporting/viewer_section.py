@@ -1,0 +1,297 @@
+"""The viewer: thumbnails of records, which the reader of the page filters and pages."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.reporting import data_set_section, elements, page, stored_faces
+from afad_tfdata.storage import joined, schema
+
+# Pixels and JPEG quality: 2,000 faces take about 3 MB as text.
+_SIDE, _QUALITY = 64, 65
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Said:
+    """What a model said about each record of a split.
+
+    Attributes:
+      age: Years ``[n]``; None if the model predicts none.
+      gender: Probability of class 1 of the data set ``[n]``, or None.
+    """
+
+    age: np.ndarray | None
+    gender: np.ndarray | None
+
+
+def build(
+    records_dir: str, *, thumbnails: int, said: Mapping[str, Said] | None = None
+) -> list[elements.Element]:
+    """The section of the viewer.
+
+    Args:
+      records_dir: Directories of local data sets, separated by commas.
+      thumbnails: Largest number of faces.
+      said: Predictions by split.  Those records come first whose label differs most
+        from what the model said.
+
+    Raises:
+      UsageError: There is no such data set.
+      DataError: An index is damaged.
+    """
+    places = joined.directories(records_dir)
+    remote = [place for place in places if files.is_remote(place)]
+    if remote:
+        return [elements.note(f"The faces of {remote[0]} are not on this machine.")]
+    manifest = joined.load_manifest(records_dir)
+    splits = [n for n, split in manifest.splits.items() if split.num_examples]
+    total = sum(manifest.splits[name].num_examples for name in splits)
+    chosen = _chosen(places, splits, thumbnails, said)
+    number = sum(len(rows) for rows in chosen.values())
+    if not number:
+        return [elements.note("There is no face to show.")]
+    shards: dict[str, int] = {}
+    rows, pictures = [], []
+    for (place, split), records in chosen.items():
+        start = _start(places, split, place)
+        one = schema.load_manifest(places[place])
+        faces = stored_faces.read(places[place], one, split, records)
+        for face in faces:
+            pictures.append(stored_faces.thumbnail(face, _SIDE, _QUALITY))
+            row = _row(face, place, splits.index(split), shards)
+            row |= _predicted(face, start, (said or {}).get(split))
+            rows.append(row)
+    head = _common_head(pictures)
+    for row, picture in zip(rows, pictures, strict=True):
+        row["image"] = base64.b64encode(picture[len(head) :]).decode()
+    rows.sort(key=lambda row: -row.pop("order"))
+    lost = sum("fault" in row for row in rows)
+    values = {
+        "classes": [errors.printable(name) for name in manifest.class_names],
+        "splits": splits,
+        "directories": [errors.printable(place) for place in places],
+        "shards": [errors.printable(name) for name in shards],
+        "head": base64.b64encode(head).decode(),
+        "faces": rows,
+    }
+    about = f"{number:,} of {total:,} faces"
+    if said:
+        about += ", those first whose labels differ most from the predictions"
+    elif number < total:
+        about += ", spread evenly over all"
+    return [
+        elements.new("p", f"{about}. A click on a face shows its record."),
+        *([elements.note(f"{lost:,} of them cannot be read.")] if lost else []),
+        elements.new(
+            "noscript",
+            elements.new(
+                "p", "The viewer is a program, which this browser does not run."
+            ),
+        ),
+        _form(manifest, splits, with_errors=bool(said)),
+        elements.new("div", id="face", hidden=True, aria_live="polite"),
+        elements.new("ul", id="grid"),
+        elements.new(
+            "div",
+            elements.new("button", "Previous", type="button", id="previous"),
+            elements.new("span", id="count", aria_live="polite"),
+            elements.new("button", "Next", type="button", id="next"),
+            class_="pager",
+        ),
+        page.data("faces-data", values),
+    ]
+
+
+def _chosen(
+    places: Sequence[str],
+    splits: Sequence[str],
+    thumbnails: int,
+    said: Mapping[str, Said] | None,
+) -> dict[tuple[int, str], np.ndarray]:
+    """Record numbers by data set and split."""
+    parts = []
+    for place, directory in enumerate(places):
+        manifest = schema.load_manifest(directory)
+        for split in splits:
+            if split in manifest.splits and manifest.splits[split].num_examples:
+                parts.append((place, split, manifest))
+    sizes = [m.splits[split].num_examples for _, split, m in parts]
+    starts = np.cumsum([0, *sizes])
+    if said:
+        scores = np.concatenate(
+            [
+                _suspicion(places, place, split, manifest, said.get(split))
+                for place, split, manifest in parts
+            ]
+        )
+        known = int((scores > 0).sum())
+        order = np.argsort(-scores, kind="stable")[: min(thumbnails, known)]
+        sample = np.sort(order)
+    else:
+        sample = stored_faces.even_sample(int(starts[-1]), thumbnails)
+    found = {}
+    for (place, split, _), first, last in zip(
+        parts, starts[:-1], starts[1:], strict=True
+    ):
+        here = sample[(sample >= first) & (sample < last)] - first
+        if len(here):
+            found[place, split] = here
+    return found
+
+
+def _suspicion(
+    places: Sequence[str],
+    place: int,
+    split: str,
+    manifest: schema.Manifest,
+    said: Said | None,
+) -> np.ndarray:
+    """How wrong each label of a split looks, in [0, 2]; 0 without a prediction."""
+    index = schema.load_index(places[place], manifest, split)
+    scores = np.zeros(len(index))
+    if said is None:
+        return scores
+    start = _start(places, split, place)
+    age, gender = errors_of(
+        said, slice(start, start + len(index)), index["age"], index["gender"]
+    )
+    if age is not None:
+        # A label that is wrong by 20 years looks as wrong as the other gender.
+        scores += np.minimum(np.nan_to_num(age) / 20, 1)
+    if gender is not None:
+        scores += np.nan_to_num(gender)
+    return scores
+
+
+def errors_of(
+    said: Said, rows: slice, ages: np.ndarray, genders: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Absolute errors in years, and in probability; NaN where a label is missing."""
+    found: list[np.ndarray | None] = []
+    for value, label in ((said.age, ages), (said.gender, genders)):
+        if value is None:
+            found.append(None)
+            continue
+        known = np.where(np.asarray(label) < 0, np.nan, label)
+        part = np.full(len(known), np.nan)
+        there = np.asarray(value, np.float64)[rows]
+        part[: len(there)] = there[: len(known)]
+        found.append(np.abs(part - known))
+    return found[0], found[1]
+
+
+def _start(places: Sequence[str], split: str, place: int) -> int:
+    """The row at which a data set begins in a split of all of them."""
+    start = 0
+    for directory in places[:place]:
+        found = schema.load_manifest(directory).splits.get(split)
+        start += found.num_examples if found else 0
+    return start
+
+
+def _row(
+    face: stored_faces.Face, place: int, split: int, shards: dict[str, int]
+) -> dict[str, Any]:
+    row = {
+        "directory": place,
+        "split": split,
+        "age": face.age,
+        "gender": face.gender,
+        "shard": shards.setdefault(face.shard, len(shards)),
+        "position": face.position,
+        "record": face.record,
+        "key": errors.printable(face.key),
+        "crc32": f"{face.crc32:08x}",
+        "order": 0.0,
+    }
+    if face.sha256:
+        row["sha256"] = face.sha256
+    if face.fault:
+        row["fault"] = errors.printable(face.fault)
+    return row
+
+
+def _predicted(
+    face: stored_faces.Face, start: int, said: Said | None
+) -> dict[str, Any]:
+    """What the model said about a face, and how much its labels differ from it."""
+    if said is None:
+        return {}
+    row = start + face.record
+    age, gender = errors_of(
+        said, slice(row, row + 1), np.array([face.age]), np.array([face.gender])
+    )
+    found: dict[str, Any] = {"order": 0.0}
+    for name, value, error, scale in (
+        ("age", said.age, age, 20),
+        ("gender", said.gender, gender, 1),
+    ):
+        if value is None or row >= len(value):
+            continue
+        found[f"said_{name}"] = round(float(value[row]), 4)
+        if error is not None and np.isfinite(error[0]):
+            found[f"{name}_error"] = round(float(error[0]), 4)
+            found["order"] += min(float(error[0]) / scale, 1)
+    return found
+
+
+def _common_head(pictures: Sequence[bytes]) -> bytes:
+    """What all thumbnails begin with: their tables, which are a third of their bytes.
+
+    Its length is a multiple of 3, so that base64 of the whole is that of both parts.
+    """
+    found = [picture for picture in pictures if picture]
+    head: Any = os.path.commonprefix(found) if found else b""
+    # Up to the pixels, which thumbnails of one colour have in common, too.
+    head = head[: max(head.find(b"\xff\xda"), 0)]
+    return head[: len(head) // 3 * 3]
+
+
+def _form(
+    manifest: schema.Manifest, splits: Sequence[str], *, with_errors: bool
+) -> elements.Element:
+    new = elements.new
+    genders = [(str(i), name) for i, name in enumerate(manifest.class_names)]
+    if schema.NO_GENDER in data_set_section.classes_of(manifest):
+        genders.append(("-1", "no gender"))
+    orders = [("", "as stored"), ("age", "by age")]
+    if with_errors:
+        orders = [
+            ("", "labels that look wrong first"),
+            ("error", "largest error of the age first"),
+            ("gender_error", "largest error of the gender first"),
+            ("age", "by age"),
+        ]
+    ages = sorted({age for split in manifest.splits.values() for age in split.ages})
+    limits: dict[str, Any] = {"type": "number", "min": 0, "max": 150}
+    low, high = (str(ages[0]), str(ages[-1])) if ages else ("", "")
+    return new(
+        "form",
+        new("label", "Split", _select("split", _all(enumerate(splits)))),
+        new("label", "Gender", _select("gender", _all(genders))),
+        new("label", "Age from", new("input", name="low", placeholder=low, **limits)),
+        new("label", "to", new("input", name="high", placeholder=high, **limits)),
+        new("label", "Order", _select("order", orders)),
+        id="filter",
+    )
+
+
+def _all(choices: Any) -> Iterator[tuple[str, str]]:
+    yield "", "all"
+    for value, text in choices:
+        yield str(value), text
+
+
+def _select(name: str, choices: Any) -> elements.Element:
+    return elements.new(
+        "select",
+        *(elements.new("option", text, value=value) for value, text in choices),
+        name=name,
+    )

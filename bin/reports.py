@@ -1,0 +1,46 @@
+"""What ``--report`` of a command shows: fields of a `report.ReportConfig`."""
+
+from __future__ import annotations
+
+from afad_tfdata import evaluation, records
+from afad_tfdata.common import errors
+from afad_tfdata.training import config as train_config
+
+
+def of_training(config: train_config.TrainConfig) -> dict[str, str]:
+    """The run and its data set.
+
+    Raises:
+      UsageError: The command makes no run, or several.
+    """
+    for flag in ("find_learning_rate", "folds"):
+        if getattr(config, flag):
+            raise errors.UsageError(f"--report shows one run: leave out --{flag}")
+    return {"records_dir": config.input.records_dir, "run_dir": config.run_dir}
+
+
+def of_evaluation(config: evaluation.EvaluateConfig) -> dict[str, str]:
+    """The evaluation, with its run and its data set.
+
+    Raises:
+      UsageError: The run or its data set is not there.
+    """
+    records_dir, directory = evaluation.places(config)[1:]
+    return {
+        "records_dir": records_dir,
+        "run_dir": config.run_dir,
+        "evaluation_dir": directory,
+    }
+
+
+def of_records(config: records.WriteConfig) -> dict[str, str]:
+    """The data set.
+
+    Raises:
+      UsageError: The command writes a part of it.
+    """
+    if config.shard_range:
+        raise errors.UsageError(
+            "--report shows a whole data set: leave it out with --shard_range"
+        )
+    return {"records_dir": config.output_dir}
