@@ -33,6 +33,7 @@ from afad_tfdata.freezing import (
     model_facts,
     model_source,
     preprocessing_graph,
+    quantization,
     verification,
     verification_images,
     verified_files,
@@ -51,7 +52,8 @@ class FreezeResult:
 
     Attributes:
       path: NAME.pb.
-      max_difference: Largest difference from the model over all formats, by label.
+      max_difference: Largest difference from the model over all formats that must equal
+        it, by label.
       allowed: The largest difference with which NAME.pb would still pass, by label.
       description: The content of NAME.json.
       paths: Every file and directory that was written, NAME.pb first.
@@ -86,9 +88,28 @@ class FreezeResult:
         for name, times in self.description["latency_ms"].items():
             shown = ", ".join(f"{k} {v:.1f} ms" for k, v in times.items())
             text.append(f"{name}: {shown}")
+        text += _loss_lines(self.description)
         if len(self.paths) > 1:
             text.append(f"also written: {', '.join(self.paths[1:])}")
         return "\n".join(text)
+
+
+def _loss_lines(description: Mapping[str, Any]) -> list[str]:
+    """What the files with fewer bits lose, for people."""
+    lines = []
+    for about in description["others"].values():
+        if "quantization" not in about:
+            continue
+        means = about["mean_difference"]
+        parts = [f"{about['bytes'] / 1e6:.1f} MB"]
+        if "age" in means:
+            parts.append(f"ages differ by {means['age']:.2g} years on average")
+        if "gender" in means:
+            parts.append(f"probabilities by {means['gender']:.2g}")
+            parts.append(f"{about['equal_genders']:.1%} of the genders are equal")
+        parts += [f"{k} {v:.1f} ms" for k, v in about["latency_ms"].items()]
+        lines.append(f"{about['file']}: {', '.join(parts)}")
+    return lines
 
 
 def _correction_lines(description: Mapping[str, Any]) -> list[str]:
@@ -155,6 +176,14 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             return _compare_existing(path, source, cases["graph"], config.tolerance)
         if config.with_preprocessing:
             cases |= _preprocessing_cases(source, images, facts)
+        calibration = None
+        if config.tflite_float16 or config.tflite_int8:
+            faces = _quantization_images(config, source, facts)
+            calibration = quantization.normalized(
+                faces.calibration, facts.mean, facts.divisor
+            )
+            losses = quantization.cases(source, faces, facts.mean, facts.divisor)
+            cases |= {"tflite_float16": losses, "tflite_int8": losses}
         # This follows the checks, so that a refused call leaves no directory behind.
         files.make_dirs(config.output_dir)
         # When the block ends, files that do not have their final names are removed.
@@ -162,7 +191,9 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             # The model is traced, variables become constants, constants are folded, and
             # the inputs and outputs are named.  Then every format is written under a
             # temporary name, and one fresh process verifies all of them.
-            verified = _write_verified(config, source, fetches, facts, cases, output)
+            verified = _write_verified(
+                config, source, fetches, facts, cases, output, calibration
+            )
             description = graph_description.describe(
                 source,
                 facts,
@@ -180,7 +211,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             paths = output.take_names(facts.mean, description)
     return FreezeResult(
         path=paths[0],
-        max_difference=verified.max_difference(),
+        max_difference=verified.max_difference(output.written),
         allowed=verified.comparisons[0].allowed(config.tolerance),
         description=description,
         paths=tuple(paths),
@@ -201,10 +232,17 @@ class _Verified(NamedTuple):
     comparisons: list[verification.Comparison]
     rounding: dict[str, float]
 
-    def max_difference(self) -> dict[str, float]:
-        """The largest difference over all files, by label."""
+    def max_difference(
+        self, written: Sequence[verified_files.WrittenFile]
+    ) -> dict[str, float]:
+        """The largest difference over the files that must equal the model, by label."""
+        exact = [
+            comparison.max_difference
+            for file, comparison in zip(written, self.comparisons, strict=True)
+            if not file.export_format.quantization
+        ]
         return {
-            label: max(c.max_difference[label] for c in self.comparisons)
+            label: max(by_label[label] for by_label in exact)
             for label in self.graph.fetches
         }
 
@@ -290,6 +328,18 @@ def _preprocessing_cases(
     }
 
 
+def _quantization_images(
+    config: FreezeConfig, source: model_source.Source, facts: model_facts.ModelFacts
+) -> quantization.Images:
+    """The faces that files with fewer bits are calibrated on and compared with."""
+    return quantization.choose(
+        facts.records_dir,
+        source.image_size,
+        calibration_images=config.calibration_images if config.tflite_int8 else 0,
+        decode=facts.stored.decode,
+    )
+
+
 def _write_verified(
     config: FreezeConfig,
     source: model_source.Source,
@@ -297,6 +347,7 @@ def _write_verified(
     facts: model_facts.ModelFacts,
     cases: Mapping[str, list[verification.Case]],
     output: verified_files.VerifiedFiles,
+    calibration: np.ndarray | None,
 ) -> _Verified:
     """Builds and writes the graph, and verifies every file.
 
@@ -330,6 +381,8 @@ def _write_verified(
             config.tf1_compatible,
             facts.divisor,
             facts.stored,
+            calibration,
+            config.int8_inputs,
         )
         output.write(graph, formats)
         comparisons = verification.check(output.candidates(graph, cases))
@@ -339,6 +392,7 @@ def _write_verified(
             rounding = _own_rounding(source, cases["graph"])
             failure = _failure(output, comparisons, config.tolerance, rounding)
         if not failure:
+            _check_losses(config, output, comparisons)
             return _Verified(graph, comparisons, rounding)
     own = verification_images.own_difference(source, cases["graph"])
     raise errors.DataError(
@@ -357,10 +411,32 @@ def _failure(
 ) -> str:
     """The first difference that is too large; empty if there is none."""
     for file, comparison in zip(output.written, comparisons, strict=True):
+        if file.export_format.quantization:
+            continue  # It never equals the model; `_check_losses` judges it.
         text = comparison.failure(tolerance, rounding)
         if text:
             return f"{os.path.basename(file.path)}: {text}"
     return ""
+
+
+def _check_losses(
+    config: freeze_config.FreezeConfig,
+    output: verified_files.VerifiedFiles,
+    comparisons: Sequence[verification.Comparison],
+) -> None:
+    """Refuses a file with fewer bits that loses too much.
+
+    Raises:
+      DataError: It does.
+    """
+    limits = quantization.Limits(config.max_age_loss, config.max_gender_loss)
+    for file, comparison in zip(output.written, comparisons, strict=True):
+        failure = file.export_format.quantization and limits.failure(comparison)
+        if failure:
+            raise errors.DataError(
+                f"{os.path.basename(file.path)} loses too much: {failure}; nothing was"
+                f" written (leave out --{file.export_format.flag}, or allow more)"
+            )
 
 
 def _own_rounding(

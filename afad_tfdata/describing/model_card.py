@@ -333,7 +333,7 @@ def _use(known: model_files.ModelFiles) -> str:
                 markdown.code(
                     "from afad_tfdata import prediction\n\n"
                     f"config = prediction.PredictConfig(graph={name!r})\n"
-                    'for row in prediction.predict(config, ["face.jpg"]):\n'
+                    'for row in prediction.predict(config, ["face.jpg"]).rows:\n'
                     "    print(row)\n",
                     "python",
                 ),

@@ -20,9 +20,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import graphdef, preprocessing_graph
+from afad_tfdata.freezing import graphdef, preprocessing_graph, quantization
 from afad_tfdata.images import preprocess
 from afad_tfdata.models import facts
 
@@ -44,6 +46,8 @@ class FrozenGraph:
       tf1_compatible: Whether graphs that are made from it must also load in 1.15.
       divisor: It is fed ``(x - mean) / divisor``, x in [0, 255].
       facts: What files without a NAME.json of their own say about the outputs.
+      calibration: Images as the graph is fed them, for a file in int8.
+      int8_inputs: Whether inputs and outputs of that file are int8, too.
     """
 
     graph: tf.compat.v1.GraphDef
@@ -54,6 +58,8 @@ class FrozenGraph:
     tf1_compatible: bool = True
     divisor: float = preprocess.DIVISOR
     facts: facts.Facts = dataclasses.field(default_factory=lambda: facts.Facts())
+    calibration: np.ndarray | None = None
+    int8_inputs: bool = False
 
 
 # The names of input and outputs (by label) in a file.
@@ -72,6 +78,8 @@ class ExportFormat:
       write: Writes a file or directory, given the graph and the path.
       names: Names in the file, given those of the GraphDef.
       image_input: What it is fed; None for normalised images.
+      quantization: ``float16`` or ``int8``, for a file that may differ from the model
+        by `quantization.Limits`; empty for one that must equal it.
     """
 
     name: str
@@ -80,6 +88,7 @@ class ExportFormat:
     write: Callable[[FrozenGraph, str], None]
     names: Callable[[str, Mapping[str, str]], Names]
     image_input: preprocessing_graph.ImageInput | None = None
+    quantization: str = ""
 
 
 def _write_graph_def(frozen: FrozenGraph, path: str) -> None:
@@ -137,15 +146,26 @@ def _write_saved_model(frozen: FrozenGraph, path: str) -> None:
     facts.write_saved_model(path, frozen.facts)
 
 
-def _write_tflite(frozen: FrozenGraph, path: str) -> None:
-    """Writes a TFLite file with the same signature."""
+def _write_tflite(frozen: FrozenGraph, path: str, *, kind: str = "") -> None:
+    """Writes a TFLite file with the same signature.
+
+    Raises:
+      UsageError: The graph cannot be written in int8.
+    """
     # The graph is converted from a SavedModel, whose signature names the outputs by
     # label.
     with tempfile.TemporaryDirectory(prefix="afad-tflite-") as directory:
         inner = os.path.join(directory, "model")
         _write_saved_model(frozen, inner)
         with _quiet():
-            content = tf.lite.TFLiteConverter.from_saved_model(inner).convert()
+            if kind:
+                content = quantization.convert(
+                    inner,
+                    frozen.calibration if kind == "int8" else None,
+                    int8_inputs=frozen.int8_inputs,
+                )
+            else:
+                content = tf.lite.TFLiteConverter.from_saved_model(inner).convert()
     with open(path, "wb") as f:
         f.write(content)
 
@@ -203,6 +223,17 @@ def _preprocessing_format(kind: str) -> ExportFormat:
     )
 
 
+def _quantized_format(kind: str) -> ExportFormat:
+    return ExportFormat(
+        name=f"tflite_{kind}",
+        ending=f"_{kind}.tflite",
+        flag=f"tflite_{kind}",
+        write=functools.partial(_write_tflite, kind=kind),
+        names=_signature_names,
+        quantization=kind,
+    )
+
+
 # The formats in the order in which they are written and listed; NAME.pb is first.
 FORMATS = {
     export_format.name: export_format
@@ -215,6 +246,8 @@ FORMATS = {
             *(_write_saved_model, _signature_names),
         ),
         ExportFormat("tflite", ".tflite", "tflite", _write_tflite, _signature_names),
+        _quantized_format("float16"),
+        _quantized_format("int8"),
         ExportFormat("onnx", ".onnx", "onnx", _write_onnx, _tensor_names),
     )
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from afad_tfdata.freezing import (
     calibrated_source,
     constant_folding,
     export_formats,
+    loaded_graph,
     model_facts,
     model_source,
     verification,
@@ -103,7 +105,7 @@ def describe(
         "parity": _parity(comparisons[0], tolerance, images, rounding),
         "latency_ms": latency_ms,
         "others": {
-            file.export_format.name: _other_file(file, comparison)
+            file.export_format.name: _other_file(file, comparison, frozen)
             for file, comparison in zip(written[1:], comparisons[1:], strict=True)
         },
         "versions": _versions(),
@@ -293,7 +295,9 @@ def _parity(
 
 
 def _other_file(
-    file: verified_files.WrittenFile, comparison: verification.Comparison
+    file: verified_files.WrittenFile,
+    comparison: verification.Comparison,
+    frozen: export_formats.FrozenGraph,
 ) -> dict[str, Any]:
     image_input = file.export_format.image_input
     feeds = (
@@ -306,7 +310,35 @@ def _other_file(
         **_digest(file.temporary),
         **feeds,
         "max_difference": _plain(comparison.max_difference),
+        **(_loss(file, comparison, frozen) if file.export_format.quantization else {}),
     }
+
+
+def _loss(
+    file: verified_files.WrittenFile,
+    comparison: verification.Comparison,
+    frozen: export_formats.FrozenGraph,
+) -> dict[str, Any]:
+    """What a file with fewer bits loses, and how it was made."""
+    value: dict[str, Any] = {
+        "quantization": file.export_format.quantization,
+        "mean_difference": _plain(comparison.mean_difference),
+        "equal_genders": comparison.equal_genders,
+        "verification_images": comparison.num_images,
+        "latency_ms": {
+            name: round(ms, 3)
+            for name, ms in comparison.latency_ms.items()
+            if math.isfinite(ms)
+        },
+    }
+    if file.export_format.quantization != "int8":
+        return value
+    value["calibration_images"] = (
+        0 if frozen.calibration is None else len(frozen.calibration)
+    )
+    if frozen.int8_inputs:
+        value["scales"] = loaded_graph.tflite_scales(file.temporary)
+    return value
 
 
 def _versions() -> dict[str, str]:

@@ -190,15 +190,61 @@ def _load_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> 
     del feed, device  # The converter renames the input; TFLite runs on the CPU only.
     interpreter = tflite_interpreter()(path)
     function = interpreter.get_signature_runner("serving_default")
-    (name,) = function.get_input_details()
+    ((name, input_details),) = function.get_input_details().items()
+    output_details = function.get_output_details()
 
     def call(value: Any) -> dict[str, Any]:
-        results = function(**{name: value})
-        return {label: results[label] for label in fetches}
+        results = function(**{name: _quantized(value, input_details)})
+        return {
+            label: _dequantized(results[label], output_details[label])
+            for label in fetches
+        }
 
     # The interpreter owns the memory that the signature's runner works in.
     call.interpreter = interpreter  # type: ignore[attr-defined]
     return call
+
+
+def tflite_scales(path: str) -> dict[str, dict[str, Any]]:
+    """How the values of a TFLite file with int8 inputs and outputs are scaled.
+
+    Args:
+      path: The file.
+
+    Returns:
+      ``dtype``, ``scale`` and ``zero_point`` by the name of the input and the labels of
+      the outputs: a value is ``(stored - zero_point) * scale``.
+    """
+    function = tflite_interpreter()(path).get_signature_runner("serving_default")
+    details = {**function.get_input_details(), **function.get_output_details()}
+    result = {}
+    for name, value in details.items():
+        scale, zero_point = value["quantization"]
+        result[name] = {
+            "dtype": np.dtype(value["dtype"]).name,
+            "scale": float(scale),
+            "zero_point": int(zero_point),
+        }
+    return result
+
+
+def _quantized(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """A batch as the input takes it: as it is, unless that is int8."""
+    dtype = np.dtype(details["dtype"])
+    if dtype.kind == "f":
+        return value
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(dtype)
+    rounded = np.rint(value / scale) + zero_point
+    return np.clip(rounded, limits.min, limits.max).astype(dtype)
+
+
+def _dequantized(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """An output as float32."""
+    if value.dtype.kind == "f":
+        return value
+    scale, zero_point = details["quantization"]
+    return ((value.astype(np.float32) - zero_point) * scale).astype(np.float32)
 
 
 def tflite_interpreter() -> Any:

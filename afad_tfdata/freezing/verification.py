@@ -56,12 +56,14 @@ class Case:
       expected: The model's outputs by label, float32.
       is_image: False for random input, far from everything that a model was trained
         on: float32 may determine its output to fewer digits than the tolerance.
+      is_timed: Whether the time of a run is measured, which takes several runs.
     """
 
     name: str
     inputs: np.ndarray | list[bytes]
     expected: Mapping[str, np.ndarray]
     is_image: bool = True
+    is_timed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +91,23 @@ class Comparison:
       cases: The largest absolute difference by case name and label; infinite if a shape
         or dtype differs or a value is not finite.
       largest: Largest expected value by label, at least 1.
-      latency_ms: Median time of a run by case name, in milliseconds.
+      latency_ms: Median time of a run by case name, in milliseconds; NaN if it was not
+        measured.
       random: Names of the cases that are not images.
+      mean_difference: Mean absolute difference over all images, by label; infinite
+        like those in `cases`.
+      equal_genders: Share of the images with the gender that the model predicts; None
+        without this label.
+      num_images: Number of images in the cases.
     """
 
     cases: dict[str, dict[str, float]]
     largest: dict[str, float]
     latency_ms: dict[str, float]
     random: tuple[str, ...] = ()
+    mean_difference: dict[str, float] = dataclasses.field(default_factory=dict)
+    equal_genders: float | None = None
+    num_images: int = 0
 
     @property
     def max_difference(self) -> dict[str, float]:
@@ -186,7 +197,31 @@ def compare(
             largest[label] = max(largest[label], reached)
     times = {case.name: ms for case, ms in zip(candidate.cases, latency, strict=True)}
     random = tuple(case.name for case in candidate.cases if not case.is_image)
-    return Comparison(differences, largest, times, random)
+    means, equal, count = _over_images(candidate, outputs)
+    return Comparison(differences, largest, times, random, means, equal, count)
+
+
+def _over_images(
+    candidate: Candidate, outputs: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[dict[str, float], float | None, int]:
+    """Mean difference by label, share of equal genders, and number of the images."""
+    pairs = [
+        (output, case.expected)
+        for case, output in zip(candidate.cases, outputs, strict=True)
+        if case.is_image
+    ]
+    means, equal, count = {}, None, 0
+    for label in candidate.fetches:
+        largest = [_difference(out[label], wanted[label]) for out, wanted in pairs]
+        if not pairs or not np.isfinite(largest).all():
+            means[label] = float("inf")
+            continue
+        found = np.concatenate([output[label].ravel() for output, _ in pairs])
+        wanted = np.concatenate([expected[label].ravel() for _, expected in pairs])
+        means[label], count = float(np.mean(np.abs(found - wanted))), len(found)
+        if label == "gender":
+            equal = float(np.mean((found >= 0.5) == (wanted >= 0.5)))
+    return means, equal, count
 
 
 def median_ms(call: Callable[[], Any], repeats: int = _LATENCY_REPEATS) -> float:
@@ -251,6 +286,7 @@ def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> No
                 "feed": candidate.feed,
                 "fetches": dict(candidate.fetches),
                 "strings": strings,
+                "timed": [case.is_timed for case in candidate.cases],
             }
         )
     (root / "candidates.json").write_text(json.dumps(descriptions))
@@ -288,14 +324,19 @@ def _start(directory: str) -> None:
 
 
 def _run(
-    path: str, feed: str, fetches: Mapping[str, str], inputs: Sequence[Any]
+    path: str,
+    feed: str,
+    fetches: Mapping[str, str],
+    inputs: Sequence[Any],
+    timed: Sequence[bool],
 ) -> _RunResult:
     # The CPU is used, as for the model, because GPUs round products to fewer digits.
     graph = loaded_graph.LoadedGraph(path, feed, fetches, device="cpu")
     outputs, latency = [], []
-    for value in inputs:
+    for value, is_timed in zip(inputs, timed, strict=True):
         outputs.append(graph.run(value))
-        latency.append(median_ms(functools.partial(graph.run, value)))
+        call = functools.partial(graph.run, value)
+        latency.append(median_ms(call) if is_timed else float("nan"))
     return outputs, latency
 
 
@@ -313,7 +354,11 @@ def _main(arguments: list[str]) -> int:
             ]
         try:
             outputs, latency = _run(
-                candidate["path"], candidate["feed"], candidate["fetches"], inputs
+                candidate["path"],
+                candidate["feed"],
+                candidate["fetches"],
+                inputs,
+                candidate["timed"],
             )
         except (errors.AfadError, loaded_graph.InputError) as error:
             sys.exit(str(error))  # One line on standard error, and status 1.

@@ -48,22 +48,22 @@ class Images:
         return np.stack([codec.resize(p, size) for p in self.pixels[:count]])
 
 
-def choose(records_dir: str, size: int, decode: str = "") -> Images:
+def choose(
+    records_dir: str, size: int, decode: str = "", *, count: int = sum(BATCH_SIZES)
+) -> Images:
     """Takes images of a data set's validation split, or draws faces.
 
     Args:
       records_dir: The data set; empty to draw.
       size: Side in pixels.
       decode: One of `codec.DECODES`; empty if the model does not say.
-
-    Returns:
-      As many images as `cases` uses.
+      count: How many images; by default as many as `cases` uses.
 
     Raises:
       UsageError: There is no such data set.
       DataError: A record is damaged.
     """
-    count, decode = sum(BATCH_SIZES), decode or "accurate"
+    decode = decode or "accurate"
     # Drawn faces have sizes as in AFAD, and image files must have different sizes;
     # pixels of a data set all have one.
     drawn = [

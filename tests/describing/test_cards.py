@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 
 import numpy as np
@@ -193,6 +194,25 @@ def test_numbers_in_the_card_are_those_of_the_manifest(tfrecord):
         for shard in split.shards:
             assert shard.sha256 in text
     assert f"{manifest.found:,} files were found: {manifest.written:,}" in text
+
+
+def test_the_code_in_a_card_runs(tfrecord, tmp_path, monkeypatch, capsys):
+    shutil.copytree(tfrecord, tmp_path / "records")
+    (path,) = [
+        p
+        for p in cards.write_cards(
+            cards.CardsConfig(records_dir=str(tmp_path / "records"))
+        ).paths
+        if p.endswith("data_card.md")
+    ]
+    text = open(path).read()
+    first, second = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(first, {})
+    monkeypatch.chdir(tmp_path / "records")
+    exec(second, {})
+    keys = capsys.readouterr().out.splitlines()
+    assert len(keys) == schema.load_manifest(str(tfrecord)).written
 
 
 def test_the_same_data_set_gives_the_same_bytes(tfrecord, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -86,6 +87,17 @@ def test_a_graph_is_described_as_its_json_says(tmp_path):
     assert "How it was trained is unknown" in text
     if not graph["metrics"]:
         assert "It was not evaluated" in text
+
+
+def test_the_code_in_a_card_runs(sample_tree, tmp_path, monkeypatch, capsys):
+    shutil.copytree(_OLD / "graph", tmp_path, dirs_exist_ok=True)
+    text = _card(graph=str(tmp_path / "faces.pb"))
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    face = next(pathlib.Path(sample_tree).rglob("*.jpg"))
+    shutil.copy(face, tmp_path / "face.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert "'image': 'face.jpg'" in capsys.readouterr().out
 
 
 def test_a_run_without_an_evaluation_says_so(tmp_path):
