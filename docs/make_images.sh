@@ -22,6 +22,19 @@ cp "$out/preview/augmentation.png" docs/images/augmentation.png
 mapfile -t some < <(find "$out/faces" -name '*.jpg' | sort | awk 'NR % 100 == 7')
 afad-predict --graph="$out/graph/faces.pb" --sheet=docs/images/predictions.png "${some[@]}"
 
+# The page to look at, on light and on dark ground, where Chromium is installed.
+if command -v chromium >/dev/null; then
+	shoot() {
+		chromium --headless --no-sandbox --disable-gpu --hide-scrollbars "$@" 2>/dev/null
+	}
+	afad-report --records_dir="$out/records" --output="$out/light.html"
+	afad-report --run_dir="$out/run" --noimages --output="$out/dark.html"
+	shoot --window-size=1180,1840 --screenshot=docs/images/report_light.png \
+		"file://$(realpath "$out/light.html")"
+	shoot --window-size=1180,1040 --force-dark-mode \
+		--screenshot=docs/images/report_dark.png "file://$(realpath "$out/dark.html")"
+fi
+
 # Keeps each picture below 200 kB, so that the repository stays small: first with a
 # palette of 256 colours, then by scaling down those that are still larger.
 python - docs/images/*.png <<'END'

@@ -85,7 +85,7 @@ class Page:
             new(
                 "header",
                 new("h1", self._title),
-                *(new("p", text) for text in self._about),
+                new("p", ", ".join(self._about)),
             ),
             new("nav", new("ul", *links), aria_label="Sections"),
             new(

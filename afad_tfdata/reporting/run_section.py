@@ -115,10 +115,10 @@ def _curves(epochs: json_values.Json) -> list[elements.Element]:
                 color=_EVENT_COLORS.get(kind, 3),
             )
         drawn.append(chart.figure(title))
-    rates = charts.Chart("curve-rate", xlabel="epoch", ylabel="rate at the epoch's end")
+    rates = charts.Chart("curve-rate", xlabel="epoch", ylabel="learning rate")
     rates.line("", points(epochs, "learning_rate"), color=2, xname="epoch", digits=8)
     rates.whole_numbers()
-    drawn.append(rates.figure("Learning rate"))
+    drawn.append(rates.figure("Learning rate at the end of each epoch"))
     return [
         elements.new("div", *drawn, class_="charts"),
         elements.folded("Numbers by epoch", _epochs(rows)),

@@ -542,3 +542,50 @@ def test_hostile_class_names_of_the_viewer_are_texts(sample_records, tmp_path):
 def test_flags_that_contradict_each_other_are_one_line(config, words):
     with pytest.raises(errors.UsageError, match=words):
         report.ReportConfig(**config)
+
+
+@pytest.mark.parametrize("columns", ["age", "gender", "both"])
+def test_labels_that_are_not_there(sample_tree, tmp_path, columns):
+    """A data set of one label, and one whose records lack some."""
+    from afad_tfdata import records
+
+    names = sorted(pathlib.Path(sample_tree).rglob("*.jpg"))[:60]
+    lines = ["path" + (",age,gender" if columns == "both" else f",{columns}")]
+    for i, path in enumerate(names):
+        age, code = path.parts[-3:-1]
+        gender = {"111": "male", "112": "female"}[code]
+        row = {
+            "age": [age],
+            "gender": [gender],
+            "both": [age if i % 3 else "", gender if i % 3 != 1 else ""],
+        }
+        lines.append(",".join([str(path.relative_to(sample_tree)), *row[columns]]))
+    (tmp_path / "faces.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    records.write_records(
+        records.WriteConfig(
+            labels_csv=str(tmp_path / "faces.csv"),
+            data_dir=sample_tree,
+            output_dir=str(out),
+            image_size=16,
+            num_workers=1,
+            missing_labels="keep" if columns == "both" else "refuse",
+        )
+    )
+    page = write(tmp_path, records_dir=str(out))
+    assert dom.check_numbers(page)
+    faces = viewer(page)["faces"]
+    assert len(faces) == 60
+    text = page.by_id("data").text
+    if columns == "gender":
+        assert "No face of this data set has an age." in text
+        assert {face["age"] for face in faces} == {-1}
+    else:
+        assert sum(face["age"] < 0 for face in faces) == (
+            20 if columns == "both" else 0
+        )
+    if columns == "both":
+        assert sum(face["gender"] < 0 for face in faces) == 20
+        assert "(no gender)" in text and "without age" in text
+        options = [n.text for n in page.by_id("filter").all("option")]
+        assert "no gender" in options
