@@ -122,11 +122,13 @@ check_bare() {
 	as_json afad-freeze --run_dir=run --records_dir=tfrecord --output_dir=graph \
 		--output_name=faces
 	as_json afad-predict --graph=graph/faces.pb faces/*/111
+	as_json afad-report --records_dir=tfrecord --run_dir=run --graph=graph/faces.pb
+	as_json afad-cards --records_dir=tfrecord --run_dir=run --graph=graph/faces.pb
 	as_json afad-benchmark-input --records_dir=hdf5 --batch_size=16
 	as_json afad-doctor
 	[ -z "$(afad-inspect-records -v=-1 --records_dir=hdf5 2>&1 >/dev/null)" ] ||
 		fail "-v=-1 does not silence the log"
-	echo "without any extra it writes, verifies, trains, evaluates, freezes and predicts"
+	echo "without any extra it writes, verifies, trains, evaluates, freezes, predicts and reports"
 }
 
 check_latest() {
