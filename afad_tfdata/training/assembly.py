@@ -153,17 +153,7 @@ def assemble(
         if own.loss is None:
             network = caller_model.for_task(network, config.input.task)
     weights, age_weights = _weights(config, manifest, ages)
-    masks = manifest is not None and any(
-        split.num_without(label)
-        for split in manifest.splits.values()
-        for label in schema.labels_of(config.input.task)
-    )
-    if masks and own.loss is not None:
-        raise errors.UsageError(
-            f"{config.input.records_dir} has records without a label of"
-            f" --task={config.input.task}, which a loss of your own would count:"
-            " afad-write-records without --missing_labels=keep leaves them out"
-        )
+    masks = _lacks_labels(config, own, manifest)
     loss_config = _loss_config(
         config, ages, age_head, weights, age_weights, masks=masks
     )
@@ -181,23 +171,13 @@ def assemble(
         )
     frozen = caller_parts.frozen(config, own, model)
     num_examples = data.num_examples()
-    batch_size = config.input.global_batch_size
-    if num_examples < batch_size:
-        _log.warning(
-            "--global_batch_size=%d is more than the %d training examples: a step takes"
-            " some of them more than once",
-            batch_size,
-            num_examples,
-        )
-    # A batch may contain the end of one pass and the beginning of the next: an epoch is
-    # the number of steps that is nearest to one pass.
-    steps_per_epoch = config.steps_per_epoch or max(1, round(num_examples / batch_size))
+    steps_per_epoch = _steps_per_epoch(config, num_examples)
     recorded = {
         "auto": dict(chosen or {}),
         "model": saved.info(model),
         **_record_facts(manifest, known, ages),
         "class_weights": list(weights),
-        **_machine_facts(strategy, batch_size, precision),
+        **_machine_facts(strategy, config.input.global_batch_size, precision),
         "train_examples": num_examples,
         "steps_per_epoch": steps_per_epoch,
         "augmentation": form,
@@ -305,6 +285,45 @@ def image_size(config: train_config.TrainConfig) -> int:
     if config.input.image_size or manifest is None:
         return config.input.image_size
     return manifest.image_size
+
+
+def _lacks_labels(
+    config: train_config.TrainConfig,
+    own: train_data.CallerObjects,
+    manifest: schema.Manifest | None,
+) -> bool:
+    """Whether some records lack a label of the task.
+
+    Raises:
+      UsageError: They do, and the loss is the caller's, which would count them.
+    """
+    found = manifest is not None and any(
+        split.num_without(label)
+        for split in manifest.splits.values()
+        for label in schema.labels_of(config.input.task)
+    )
+    if found and own.loss is not None:
+        raise errors.UsageError(
+            f"{config.input.records_dir} has records without a label of"
+            f" --task={config.input.task}, which a loss of your own would count:"
+            " afad-write-records without --missing_labels=keep leaves them out"
+        )
+    return found
+
+
+def _steps_per_epoch(config: train_config.TrainConfig, num_examples: int) -> int:
+    """The number of steps that is nearest to one pass, if no other is asked for."""
+    batch_size = config.input.global_batch_size
+    if num_examples < batch_size:
+        _log.warning(
+            "--global_batch_size=%d is more than the %d training examples: a step takes"
+            " some of them more than once",
+            batch_size,
+            num_examples,
+        )
+    # A batch may contain the end of one pass and the beginning of the next, so that an
+    # epoch need not end with a pass.
+    return config.steps_per_epoch or max(1, round(num_examples / batch_size))
 
 
 def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
