@@ -95,6 +95,7 @@ def test_events_say_what_the_history_says(sample_records, tmp_path, undisturbed)
     assert [event.step for event in steps] == list(range(1, result.steps + 1))
     for event in steps:
         assert event.metrics.keys() == {"step_loss", "images_per_second", "waiting"}
+        assert event.metrics["images_per_second"] > 0  # In the first event, too.
         assert event.learning_rate == 1e-3
     epochs = recorder.of("on_epoch")
     assert [event.epoch for event in epochs] == [1, 2]
@@ -112,6 +113,16 @@ def test_events_say_what_the_history_says(sample_records, tmp_path, undisturbed)
     for _, event in recorder.events:  # Plain values, and nothing of the meddler's.
         assert event.config["seed"] != -1
         json.dumps(dataclasses.asdict(event))
+
+
+def test_a_batch_larger_than_the_split_is_said(sample_records, tmp_path, caplog):
+    def end(event):
+        raise trainer.StopTraining("one step is enough")
+
+    arguments = flags(sample_records, tmp_path, global_batch_size=256)
+    train(arguments, types.SimpleNamespace(on_steps=end))
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert any("--global_batch_size=256 is more than the" in line for line in said)
 
 
 @pytest.mark.parametrize(
