@@ -251,25 +251,21 @@ def _decisions(decisions: json_values.Json) -> list[elements.Element]:
             elements.number(row.at("challenge_age"), 1),
             interval(row.at("interval"), 1),
             elements.number(row.at("limit"), 1, percent=True),
-            row.at("note").text,
         ]
         for years, row in decisions.at("challenge").items()
     ]
+    notes = [row.at("note").text for _, row in decisions.at("challenge").items()]
+    notes = [text for text in notes if text]
     source = f"Definitions: {decisions.at('source').text}."
     return [
         elements.new("h3", "Decisions about age"),
         elements.table(head, rows, caption="Wrong decisions at a threshold"),
         elements.table(
-            [
-                "legal age",
-                "challenge age",
-                "95 % interval",
-                "accepts below",
-                "note",
-            ],
+            ["legal age", "challenge age", "95 % interval", "accepts below"],
             challenge,
             caption="Challenge ages",
         ),
+        *(elements.new("p", f"{text}.", class_="muted") for text in notes),
         *_curves(decisions),
         elements.new("p", source, class_="muted"),
     ]
