@@ -32,7 +32,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
 .PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 test-tf1-all lint bench \
-	chaos chaos-quick fuzz mutate notebook docs docs-images gpu-check bundle wheel-check wheel-check-all clean
+	chaos chaos-quick fuzz mutate notebook docs docs-code docs-images gpu-check bundle \
+	wheel-check wheel-check-all clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -74,6 +75,9 @@ mutate: $(READY)  ## Change the package in 30 places, and count what the tests n
 
 notebook: $(READY)  ## Run examples/first_steps.ipynb in a temporary folder
 	$(VENV)/bin/python -m pytest -q -m slow tests/examples/test_first_steps.py
+
+docs-code: $(READY)  ## Run the code in the docs: a few minutes
+	$(VENV)/bin/python -m pytest -q -m slow tests/docs/test_blocks.py
 
 docs: $(VENV)/.docs-ready  ## Build the site of the docs in site/, and check its links
 	rm -rf site
