@@ -167,7 +167,7 @@ def assemble(
         trial = caller_functions.Trial(("loss", "age_loss", "gender_loss"))
     else:
         trial = caller_parts.try_parts(
-            config, own, strategy, network, loss, changed, normalize, batch, sides, ages
+            config, own, strategy, network, loss, changed, normalize, data, sides, ages
         )
     frozen = caller_parts.frozen(config, own, model)
     num_examples = data.num_examples()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -217,7 +217,7 @@ def try_step(
     """
     count = int(inputs.shape[0])
     given = {name: tf.constant(value) for name, value in labels.items()}
-    outputs = _outputs(strategy, network, inputs)
+    outputs = outputs_of(strategy, network, inputs)
     for name in ("age_output", "gender_output"):
         if name in outputs:
             caller_model.check_shape(name, tuple(outputs[name].shape))
@@ -227,13 +227,14 @@ def try_step(
                     f" {count} images; wanted [{count}, 1]"
                 )
     # A sigmoid stays in its range for any input; a logit near 0 does not.
-    far = [_outputs(strategy, network, inputs * scale) for scale in (1e3, -1e3)]
+    far = [outputs_of(strategy, network, inputs * scale) for scale in (1e3, -1e3)]
     for found in (outputs, *far):
         if "gender_output" in found:
             _check_probability(found["gender_output"])
     _refuse_bounded(outputs, far)
     if isinstance(loss, OwnLoss):
         _check_losses(loss, outputs, given, count)
+        _refuse_constant(loss, outputs, given)
     names: list[str] = []
     missing: list[int] = []
     weights = list(network.trainable_variables)
@@ -247,11 +248,16 @@ def try_step(
             names[:] = [n for n in ("loss", *_PARTS) if n in found]
             gradients = tape.gradient(total, [weight.value for weight in weights])
             missing[:] = [i for i, g in enumerate(gradients) if g is None]
-            return tf.cast(total, tf.float32)
+            steep = [
+                tf.reduce_any(tf.convert_to_tensor(g) != 0)
+                for g in gradients
+                if g is not None
+            ]
+            return tf.reduce_any(tf.stack(steep)) if steep else tf.constant(False)
 
         return strategy.run(replica)
 
-    once.get_concrete_function()
+    moves = strategy.experimental_local_results(once())[0]
     if not weights:
         raise errors.UsageError(
             "nothing in the model trains: set trainable=True on the layers that should"
@@ -261,12 +267,46 @@ def try_step(
             "the loss does not depend on any weight that trains: compute it from the"
             " outputs by differentiable operations (no argmax, round or comparison)"
         )
+    if not moves:
+        raise _teaches_nothing("its gradient is 0 for every weight")
     return Trial(tuple(names), tuple(weights[i] for i in missing))
 
 
-def _outputs(
+def check_validation_labels(
+    loss: OwnLoss,
+    outputs: Mapping[str, tf.Tensor],
+    labels: Mapping[str, np.ndarray],
+    names: Collection[str],
+) -> None:
+    """Calls a caller's loss with the labels that the validation data have.
+
+    Args:
+      loss: The caller's.
+      outputs: Of the network.
+      labels: Labels of the training data for these outputs.
+      names: The labels of the validation data.
+
+    Raises:
+      UsageError: The loss needs one that they lack.
+    """
+    if set(labels) <= set(names):
+        return
+    given = {n: tf.constant(v) for n, v in labels.items() if n in names}
+    try:
+        tf.function(lambda: loss.raw(outputs, given)).get_concrete_function()
+    except Exception as error:  # The caller's code may raise anything.
+        raise errors.UsageError(
+            f"loss raised {errors.cause(error)} with the labels of the validation data,"
+            f" {', '.join(sorted(given))}: give them the labels that the training data"
+            f" have, {', '.join(sorted(labels))}"
+        ) from error
+
+
+def outputs_of(
     strategy: tf.distribute.Strategy, network: keras.Model, inputs: tf.Tensor
 ) -> dict[str, tf.Tensor]:
+    """The outputs of a network on the first replica, without training."""
+
     @tf.function(autograph=False)
     def run() -> Any:
         return strategy.run(lambda: network(inputs, training=False))
@@ -321,6 +361,29 @@ def _refuse_bounded(
                     " wanted years: end it without an activation, or multiply it, such"
                     " as by keras.layers.Rescaling(100)"
                 )
+
+
+def _refuse_constant(
+    loss: OwnLoss, outputs: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
+) -> None:
+    """Refuses a loss that is the same whatever the outputs are."""
+    others = {name: tf.reverse(value, [0]) for name, value in outputs.items()}
+    # Weights that are 0 give the same outputs for any image.
+    changes = [np.abs(others[name] - value).max() for name, value in outputs.items()]
+    if not max(changes) > 1e-3:
+        return
+    values = tf.function(lambda given: loss(given, labels)["loss"])
+    first, second = (np.asarray(values(v), np.float64) for v in (outputs, others))
+    if np.abs(second - first).max() <= 1e-6 * np.abs(first).max():
+        raise _teaches_nothing("it does not change with the outputs")
+
+
+def _teaches_nothing(why: str) -> errors.UsageError:
+    return errors.UsageError(
+        f"the loss teaches nothing, because {why} on the first examples: take one for"
+        " a single number, such as binary_crossentropy, and look for activations that"
+        " are 0 everywhere"
+    )
 
 
 def _check_losses(

@@ -135,11 +135,12 @@ def try_parts(
     loss: Callable[..., Any],
     changed: Callable[..., Any] | None,
     normalize: Callable[[tf.Tensor], tf.Tensor],
-    batch: caller_elements.FirstBatch | None,
+    data: train_data.TrainData,
     sides: tuple[int, int],
     ages: tuple[int, int],
 ) -> caller_functions.Trial:
     """Computes a small batch once, which shows most mistakes in a caller's parts."""
+    batch, validation_labels = data.first_batch(), data.validation_labels()
     count = network.inputs[0].shape[0] or min(
         _TRIED_EXAMPLES, config.input.global_batch_size
     )
@@ -147,7 +148,13 @@ def try_parts(
     if own.augment is not None and changed is not None:
         caller_functions.check_augmentation(changed, images)
     inputs = normalize(tf.constant(images))
-    return caller_functions.try_step(strategy, network, loss, inputs, labels)
+    trial = caller_functions.try_step(strategy, network, loss, inputs, labels)
+    if isinstance(loss, caller_functions.OwnLoss) and validation_labels is not None:
+        outputs = caller_functions.outputs_of(strategy, network, inputs)
+        caller_functions.check_validation_labels(
+            loss, outputs, labels, validation_labels
+        )
+    return trial
 
 
 def _examples(

@@ -145,6 +145,20 @@ class TrainData:
             ),
         }
 
+    def validation_labels(self) -> tuple[str, ...] | None:
+        """Names of the labels of the validation data; None if there are no such data.
+
+        Those of records are age and gender, where the task needs them.
+        """
+        if self._validation is not None:
+            return tuple(self._validation.first_batch.labels)
+        if self._manifest is None:
+            return None
+        split = self._manifest.splits.get("validation")
+        if split is None or not split.num_examples:
+            return None
+        return schema.labels_of(self._config.input.task)
+
     def use_size(self, image_size: int) -> None:
         """Sets the size of the images that are read from records."""
         if self._manifest is not None:

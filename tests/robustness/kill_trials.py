@@ -28,7 +28,6 @@ from tests.robustness import forked
 from tests.training import small_runs
 
 _CONFIG: dict[str, Any] = {
-    "backbone": "small_cnn",
     "image_size": 16,
     "stage": "tuning",
     "epochs": 3,

@@ -138,7 +138,7 @@ def test_twenty_thousand_steps(small_records, tmp_path):
         logbook.Logbook.epoch = noting
         config = trainer.TrainConfig(
             records_dir={small_records!r}, run_dir={str(tmp_path / "run")!r},
-            stage="tuning", backbone="small_cnn", image_size=16, epochs=200,
+            stage="tuning", image_size=16, epochs=200,
             global_batch_size=8, steps_per_epoch=100, devices="cpu", optimizer="adam",
             learning_rate=1e-4, steps_per_loop=50, augment="none",
         )

@@ -25,7 +25,6 @@ def flags(records_dir, run_dir, **more):
     return {
         "records_dir": records_dir,
         "run_dir": str(run_dir),
-        "backbone": "small_cnn",
         "image_size": 16,
         "stage": "tuning",
         "epochs": EPOCHS,
