@@ -325,7 +325,7 @@ def test_graphs_that_cannot_be_used(frozen, sample_tree, tmp_path):
     lonely.write_bytes(b"\x00not a graph")
     about["graph"]["sha256"] = files.sha256(str(lonely))
     files.write_json(str(tmp_path / "face.json"), about)
-    with pytest.raises(errors.UsageError, match="no frozen graph"):
+    with pytest.raises(errors.UsageError, match="is not a frozen graph"):
         predict(str(tmp_path), names)
     lonely.write_bytes(b"changed")
     with pytest.raises(errors.DataError, match="SHA-256 differs"):
