@@ -17,11 +17,13 @@ from tests.bin.test_commands import _commands
 # The flags that a command needs before it does anything.
 _NEEDED = {
     "benchmark_input": ["--records_dir=a"],
+    "cards": ["--records_dir=a"],
     "evaluate": ["--model=a", "--records_dir=b"],
     "freeze": ["--model=a", "--output_dir=b"],
     "inspect_records": ["--records_dir=a"],
     "make_sample": ["--output_dir=a"],
     "predict": ["--graph=a", "b.jpg"],
+    "report": ["--records_dir=a"],
     "train": ["--records_dir=a", "--run_dir=b"],
     "write_records": ["--data_dir=.", "--output_dir=b"],
 }
