@@ -162,7 +162,7 @@ def _run(
     config_class: type[_Config],
     *,
     takes_arguments: bool,
-    reports: Callable[[_Config], dict[str, str]] | None,
+    reports: Callable[[_Config], dict[str, str]] | None = None,
 ) -> int:
     """Runs the command and prints its output, or its error; returns the exit status."""
     global _results
@@ -274,7 +274,7 @@ def _parse(
     argv: Sequence[str],
     *,
     takes_arguments: bool,
-    reports: bool,
+    reports: bool = False,
 ) -> tuple[_Config, list[str], absl_flags.CommonFlags]:
     """The config, the arguments that are not flags, and the common flags."""
     fields, common, rest = absl_flags.parse(config_class, argv, reports=reports)

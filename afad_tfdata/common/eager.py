@@ -23,5 +23,5 @@ def require(*, outside_of_scopes: bool = True) -> None:
     if outside_of_scopes and tf.distribute.has_strategy():
         raise errors.UsageError(
             "the scope of a tf.distribute strategy is active: make this call outside"
-            " of it; devices=... (--devices) says which devices are used"
+            " of it; the field devices of the configuration says which are used"
         )

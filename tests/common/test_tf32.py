@@ -37,7 +37,7 @@ def test_an_evaluation_computes_in_full(is_on, monkeypatch):
     def load(*arguments, **keywords):
         raise Stop
 
-    monkeypatch.setattr(evaluation, "_places", lambda config: ("a", "b", "c"))
+    monkeypatch.setattr(evaluation, "places", lambda config: ("a", "b", "c"))
     monkeypatch.setattr(schema, "load_manifest", lambda path: None)
     monkeypatch.setattr(evaluated_model, "load", load)
     with pytest.raises(Stop):

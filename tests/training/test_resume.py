@@ -110,6 +110,7 @@ def test_a_signal_ends_the_command_with_75_and_it_continues(sample_records, tmp_
     """In a process of its own, as a batch system does it."""
     more = {"epochs": 100, "checkpoint_steps": 2, "augment": "none"}
     more["schedule"] = "constant"  # So that the run can be made shorter.
+    more["backbone"] = "small_cnn"
     arguments = flags(sample_records, tmp_path, **more)
     command = [sys.executable, BIN, *_as_flags(arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

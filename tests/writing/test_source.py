@@ -25,7 +25,7 @@ def test_a_csv_as_the_source(sample_tree, tmp_path):
     for i, face in enumerate(faces[:60]):
         age, gender, _ = face.split("/")
         rows.append(f"{face},{age},{gender},{('train', 'test')[i % 2]}")
-    rows += ["gone.jpg,20,111,", "../up.jpg,20,111,", f"{faces[0]},20,111,", "a,b,c,d"]
+    rows += ["gone.jpg,20,111,", "../up.jpg,20,111,", rows[1], "a,b,c,d"]
     table = tmp_path / "labels.csv"
     table.write_text("\n".join(rows))
     config = records.WriteConfig(
