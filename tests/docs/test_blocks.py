@@ -232,6 +232,8 @@ def place(sample_tree, sample_records, tmp_path_factory):
         train = {"records_dir": "records", "run_dir": "run", "task": "age_gender"}
         _run("afad-train", {**train, **_SMALL}, [])
         shutil.copy("run/best.keras", "mine.keras")
+        for name in ("first", "second"):
+            shutil.copytree("run", name)
         freeze = {"run_dir": "run", "output_dir": "graph", "output_name": "faces"}
         _run("afad-freeze", {**freeze, "with_preprocessing": True}, [])
         pixels = {"data_dir": "faces", "output_dir": "pixels", "format": "hdf5"}
