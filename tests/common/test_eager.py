@@ -14,7 +14,7 @@ from afad_tfdata.training.distributed import strategies
         (lambda: tf.Graph().as_default(), "eager execution is needed: .*tf.Graph"),
         (
             lambda: tf.distribute.OneDeviceStrategy("/cpu:0").scope(),
-            "the scope of a tf.distribute strategy is active: .*--devices",
+            "the scope of a tf.distribute strategy is active: .*field devices",
         ),
     ],
 )
