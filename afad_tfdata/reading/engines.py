@@ -286,8 +286,16 @@ def _logged_choice(
     config: input_config.InputConfig, index: record_index.RecordIndex
 ) -> str:
     engine, reason = choose(config, index)
-    level = logging.DEBUG if _read_again.get() else logging.INFO
+    again = _read_again.get()
+    level = logging.DEBUG if again else logging.INFO
     _log.log(level, "input: %s engine for %s (%s)", engine, index.split, reason)
+    places = joined.directories(config.records_dir)
+    if config.cache_dir and not any(map(files.is_remote, places)):
+        _log.log(
+            logging.DEBUG if again else logging.WARNING,
+            "input: --cache_dir is not used for %s: it is for a remote --records_dir",
+            index.split,
+        )
     return engine
 
 

@@ -67,6 +67,20 @@ def test_the_mapped_engine_reads_remote_records(remote, sample_records, tmp_path
     np.testing.assert_array_equal(cached, batches(sample_records))
 
 
+@pytest.mark.parametrize(
+    ("is_remote", "named", "warned"), [(0, 1, True), (0, 0, False), (1, 1, False)]
+)
+def test_a_cache_for_local_records_is_said_not_to_be_used(
+    is_remote, named, warned, remote, sample_records, tmp_path, caplog
+):
+    config = input_fn.InputConfig(
+        records_dir=remote if is_remote else str(sample_records),
+        cache_dir=str(tmp_path) if named else "",
+    )
+    engines.create(config, engines.open_index(config, "train"), shuffled=True)
+    assert ("--cache_dir is not used for train" in caplog.text) == warned
+
+
 def test_threads_fetch_each_shard_once(remote, fetched, tmp_path):
     shards = shards_of(remote)
     threads = [
