@@ -27,7 +27,8 @@ _EMPTY = frozenset(
     ("", "nan", "none", "null", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "-", "--")
     + ("?", "unknown", "unk", "missing", "nil", "\\n")
 )
-# A comma is a decimal comma, because no age has thousands.
+# A comma is a decimal comma, unless it may separate thousands: days, for example.
+_THOUSANDS = re.compile(r"\+?[1-9]\d{0,2},\d{3}", re.ASCII)
 _NUMBER = re.compile(r"\+?(\d{1,9})(?:[.,](\d{0,30}))?", re.ASCII)
 _SCIENTIFIC = re.compile(r"\+?\d(?:\.\d{0,20})?e[+-]?0?\d{1,2}", re.ASCII | re.I)
 _YEARS = re.compile(r"\s*(?:y|yr|yrs|year|years|jahre|ans)?(?:[\s-]*old)?\.?\Z", re.I)
@@ -103,6 +104,8 @@ def age(text: str, *, ranges: str = "refuse") -> Age | str:
     quoted = repr(text[:20])
     number = _NUMBER.match(text)
     if number and _YEARS.match(text, number.end()):
+        if _THOUSANDS.fullmatch(number[0]):
+            return f"{quoted} has thousands or a fraction: write years without a comma"
         whole, fraction = int(number[1]), number[2] or ""
         # Digits are compared, because a float of "25.4999999999999999999" is 25.5.
         result = Age(whole + (fraction[:1] >= "5"), bool(fraction.strip("0")))

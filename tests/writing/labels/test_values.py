@@ -32,7 +32,9 @@ def test_spellings_of_whole_years(years, form, before, after):
 )
 def test_fractions_go_to_the_nearest_year_a_half_upwards(value, point):
     wanted = int(value.quantize(decimal.Decimal(1), decimal.ROUND_HALF_UP))
-    found = values.age(str(value).replace(".", point))
+    # Three digits after a comma may be thousands, and four may not.
+    text = str(value) if point == "." else f"{value}0".replace(".", ",")
+    found = values.age(text)
     assert found == (wanted, value != int(value), False)
 
 
@@ -62,6 +64,18 @@ def test_any_text_is_an_age_or_a_reason(text):
 )
 def test_what_would_have_to_be_guessed_is_no_age(text):
     assert isinstance(values.age(text), str)
+
+
+@pytest.mark.parametrize("text", ["1,025", "9,125", "+25,000", "25,123 years"])
+def test_three_digits_after_a_comma_may_be_thousands(text):
+    """Ages in days were once read as years: 9,125 was 9."""
+    assert "has thousands or a fraction: write years" in values.age(text)
+    assert isinstance(values.age(text.replace(",", ".")), values.Age)
+
+
+@pytest.mark.parametrize("text", ["0,025", "25,12", "25,1234", "025,123"])
+def test_other_commas_are_decimal_commas(text):
+    assert values.age(text) == values.age(text.replace(",", "."))
 
 
 @pytest.mark.parametrize("text", ["", "nan", "NaN", "None", "NA", "#N/A", "<NA>", "-"])
