@@ -23,7 +23,7 @@ def fits(root: str) -> bool:
 
 def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images below a folder."""
-    return scheme.by_name(root, _NAME, _add, follow_links=follow_links)
+    return scheme.by_name(root, _NAME, LAYOUT, _add, follow_links=follow_links)
 
 
 def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:

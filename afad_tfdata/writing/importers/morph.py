@@ -23,7 +23,7 @@ def fits(root: str) -> bool:
 
 def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     """Lists the images below a folder."""
-    found = scheme.by_name(root, _NAME, _add, follow_links=follow_links)
+    found = scheme.by_name(root, _NAME, LAYOUT, _add, follow_links=follow_links)
     genders: dict[str, set[str]] = {}
     for _, (_, _, gender, _, person) in found.rows:
         genders.setdefault(person, set()).add(gender)

@@ -60,6 +60,7 @@ class Found:
       rows: Where each row comes from, for messages, and its cells in the order of
         `HEADER`.
       left_out: Images that the data set itself marks as unusable, with the reason.
+      misnamed: Images whose names do not contain the labels, with the reason.
       skipped: Number of files whose names say that they are not images.
       absent: Lists of the data set that are not there.
       has_ranges: Whether the ages of the data set are ranges of years.
@@ -67,6 +68,7 @@ class Found:
 
     rows: list[tuple[int | str, list[str]]] = dataclasses.field(default_factory=list)
     left_out: list[source.Rejection] = dataclasses.field(default_factory=list)
+    misnamed: list[source.Rejection] = dataclasses.field(default_factory=list)
     skipped: int = 0
     absent: list[str] = dataclasses.field(default_factory=list)
     has_ranges: bool = False
@@ -99,6 +101,7 @@ def names_fit(root: str, pattern: re.Pattern[str]) -> bool:
 def by_name(
     root: str,
     pattern: re.Pattern[str],
+    layout: str,
     add: Callable[[Found, str, re.Match], None],
     *,
     follow_links: bool,
@@ -108,6 +111,7 @@ def by_name(
     Args:
       root: The folder.
       pattern: Matches the name of an image.
+      layout: What the names should be, for the reason of a name that does not match.
       add: Adds the row of an image: gets the result, the key and the match.
       follow_links: Whether to list what is in linked folders.
 
@@ -122,8 +126,9 @@ def by_name(
             found.leave_out(key, source.NOT_AN_IMAGE)
         elif match := pattern.match(key.rpartition("/")[2]):
             add(found, key, match)
-        else:  # The row is rejected, with a reason that names the form.
-            found.add("the name", key, age="of another form than the others")
+        else:
+            reason = f"its name has no labels; expected {layout}"
+            found.misnamed.append(source.Rejection(key, reason))
     return found
 
 

@@ -135,7 +135,13 @@ def scan_source(
     reader.allow_missing(missing_labels)
     result = reader.listing(paths.Paths(root), root)
     result.left_out = sorted([*result.left_out, *listed.left_out])
+    result.rejected = sorted([*result.rejected, *listed.misnamed])
     result.skipped = listed.skipped
+    if listed.misnamed:
+        path, reason = listed.misnamed[0]
+        fault = f"{flag}, {errors.printable(path)}: {reason}"
+        result.first_fault = result.first_fault or fault
+        _log.warning("%s (%d images are misnamed)", fault, len(listed.misnamed))
     if listed.absent:
         _log.warning(
             "%s: %s is not there, so that its images are not written",

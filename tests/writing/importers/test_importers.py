@@ -113,6 +113,20 @@ def test_files_that_are_no_images_are_left_out_by_name(name, tmp_path):
     assert named == ["a.webp", "labels.txt"] and listing.skipped == 2
 
 
+@pytest.mark.parametrize("name", _BY_NAME)
+def test_a_misnamed_image_is_rejected_with_the_form_of_the_names(
+    name, tmp_path, caplog
+):
+    wanted = layouts.ALL[name](tmp_path / "set")
+    (tmp_path / "set" / "me 2.jpg").write_bytes(b"x")
+    listing = _scan(name, tmp_path / "set", tmp_path)
+    assert {item.key for item in listing.items} == set(wanted)
+    ((path, reason),) = listing.rejected
+    assert path == "me 2.jpg" and reason.endswith(sources.importer(name).LAYOUT)
+    assert "its name has no labels; expected images named" in listing.first_fault
+    assert f"--source={name}, me 2.jpg: {reason}" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "pattern", "missing"),
     [
