@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from afad_tfdata import evaluation, records
-from afad_tfdata.common import errors
-from afad_tfdata.training import config as train_config
+from typing import TYPE_CHECKING
+
+from afad_tfdata.common import errors, files
+
+# Imported for types only, so that --help of a command does not load the others.
+if TYPE_CHECKING:
+    from afad_tfdata import evaluation, records
+    from afad_tfdata.training import config as train_config
 
 
 def of_training(config: train_config.TrainConfig) -> dict[str, str]:
@@ -20,16 +25,19 @@ def of_training(config: train_config.TrainConfig) -> dict[str, str]:
 
 
 def of_evaluation(config: evaluation.EvaluateConfig) -> dict[str, str]:
-    """The evaluation, with its run and its data set.
+    """The evaluation, with its run and its data set; the page is next to its result.
 
     Raises:
       UsageError: The run or its data set is not there.
     """
+    from afad_tfdata import evaluation, report
+
     records_dir, directory = evaluation.places(config)[1:]
     return {
         "records_dir": records_dir,
         "run_dir": config.run_dir,
         "evaluation_dir": directory,
+        "output": files.join(directory, report.PAGE_NAME),
     }
 
 

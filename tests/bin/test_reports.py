@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -12,6 +15,8 @@ from afad_tfdata.common import errors
 from afad_tfdata.training import config as train_config
 from tests.bin.command_line import assert_one_line, run
 from tests.reporting import dom
+
+OLD = pathlib.Path(__file__).parents[1] / "data" / "written_by_0_1_0"
 
 
 def test_write_records_names_its_report(sample_tree, tmp_path):
@@ -61,9 +66,34 @@ def test_an_evaluation_shows_its_directory():
         "records_dir": "r",
         "run_dir": "",
         "evaluation_dir": "m",
+        "output": "m/report.html",
     }
     config = evaluation.EvaluateConfig(model="m.h5", records_dir="r", output_dir="o")
     assert reports.of_evaluation(config)["evaluation_dir"] == "o"
+    run_dir = str(OLD / "run")
+    config = evaluation.EvaluateConfig(run_dir=run_dir, records_dir="r", output_dir="o")
+    fields = reports.of_evaluation(config)
+    assert fields["run_dir"] == run_dir
+    # As --help says: next to the result, and not in the run, which may be read-only.
+    assert fields["output"] == "o/report.html"
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("train", ("writing", "freezing", "evaluating", "reporting")),
+        ("write_records", ("reading", "freezing", "evaluating", "reporting")),
+        ("evaluate", ("writing", "reporting")),
+    ],
+)
+def test_a_command_does_not_load_what_only_its_report_needs(name, others):
+    """A new process, because this one has loaded everything."""
+    code = (
+        f"import sys, afad_tfdata.bin.{name}\n"
+        f"for other in {others}:\n"
+        "    assert 'afad_tfdata.' + other not in sys.modules, other\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_records_show_their_directory():
