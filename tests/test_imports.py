@@ -27,7 +27,8 @@ _FLOORS = (
     ("training",),
     ("freezing",),
     ("predicting", "measuring", "evaluating"),
-    ("reporting", "describing"),
+    ("describing",),
+    ("reporting",),
     ("commands",),
     ("bin",),
 )

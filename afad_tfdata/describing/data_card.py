@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import files
 from afad_tfdata.describing import croissant, markdown, statements
 from afad_tfdata.storage import description_names, schema
 from afad_tfdata.writing import rejections
@@ -73,17 +73,9 @@ def rejected_reasons(records_dir: str) -> list[str] | None:
     Raises:
       DataError: The file is damaged.
     """
-    path = files.join(records_dir, rejections.FILE_NAME)
-    if not files.exists(path):
+    if not files.exists(files.join(records_dir, rejections.FILE_NAME)):
         return None
-    try:
-        lines = files.read_bytes(path).splitlines()
-        return [str(json.loads(line)["reason"]) for line in lines]
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.DataError(
-            f"{path} is damaged ({errors.one_line(error)}): restore it, or write the"
-            " records again"
-        ) from error
+    return [rejection.reason for rejection in rejections.read(records_dir)]
 
 
 def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
@@ -138,9 +130,11 @@ def _about(manifest: schema.Manifest, stated: statements.Statements) -> str:
 
 def _numbers(manifest: schema.Manifest) -> str:
     filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
-    classes = [name for name in manifest.class_names if "gender" in manifest.labels]
-    if any(split.num_without("gender") for split in filled.values()):
-        classes.append(schema.NO_GENDER)
+    classes = [
+        name
+        for name in manifest.counted_classes
+        if name == schema.NO_GENDER or "gender" in manifest.labels
+    ]
     rows: list[list[object]] = []
     for name, split in filled.items():
         ages = split.ages

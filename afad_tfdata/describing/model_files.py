@@ -9,6 +9,7 @@ from typing import Any
 from afad_tfdata import evaluation
 from afad_tfdata.common import errors, files
 from afad_tfdata.freezing import graph_description
+from afad_tfdata.storage import schema
 from afad_tfdata.training import history, run_dir
 
 
@@ -41,7 +42,7 @@ class ModelFiles:
         if self.graph:
             return [fetch["label"] for fetch in self.graph["fetches"]]
         task = self.run.get("train", {}).get("task", "")
-        return [name for name in ("age", "gender") if name in task]
+        return list(schema.labels_of(task))
 
 
 def read(run: str, graph: str) -> ModelFiles:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata.common import errors, files
+from afad_tfdata.describing import statements
 from afad_tfdata.reporting import charts, elements, json_values, pictures, stored_faces
 from afad_tfdata.storage import joined, schema
 from afad_tfdata.writing import rejections
 
 _SHEET_FACES = 24
-# Left out of the table of the configuration: digests, and what is shown elsewhere.
-_LONG = {"source_sha256", "joined"}
-_CITATION = (
-    "Z. Niu, M. Zhou, L. Wang, X. Gao, G. Hua: Ordinal Regression with Multiple Output"
-    " CNN for Age Estimation. CVPR 2016."
-)
+# Left out of the table of the configuration, because nobody reads a digest.
+_LONG = {"source_sha256"}
 
 
 def build(records_dir: str, *, images: bool) -> list[elements.Element]:
@@ -35,8 +32,9 @@ def build(records_dir: str, *, images: bool) -> list[elements.Element]:
       UsageError: There is no such data set, or several do not fit together.
       DataError: A manifest is damaged.
     """
-    places = joined.directories(records_dir)
     manifest = joined.load_manifest(records_dir)
+    places = joined.directories(records_dir)
+    manifests = {place: schema.load_manifest(place) for place in places}
     if len(places) == 1:
         path = files.join(records_dir, schema.MANIFEST_NAME)
         source = json_values.of_file(path, what="the manifest")
@@ -47,22 +45,14 @@ def build(records_dir: str, *, images: bool) -> list[elements.Element]:
         _facts(records_dir, manifest, source),
         _counts(manifest, source),
         *_charts(manifest, source),
-        *_sheet(places, images=images),
+        *_sheet(manifests, images=images),
         elements.new("h3", "Left out"),
         *_left_out(places, source),
-        *_same_bytes(places),
+        *_same_bytes(manifests),
         elements.new("h3", "Licence and citation"),
-        *_licence(manifest),
-        elements.folded("Configuration of the writer", _configuration(source)),
+        *_licence(manifests.values()),
+        elements.folded("Configuration of the writer", *_configuration(places, source)),
     ]
-
-
-def classes_of(manifest: schema.Manifest) -> list[str]:
-    """Class names in label order, and what records without a gender are called."""
-    names = list(manifest.class_names)
-    if any(split.num_without("gender") for split in manifest.splits.values()):
-        names.append(schema.NO_GENDER)
-    return names
 
 
 def _facts(
@@ -93,7 +83,7 @@ def _facts(
 
 
 def _counts(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
-    classes = classes_of(manifest)
+    classes = manifest.counted_classes
     rows = []
     for name, split in manifest.splits.items():
         ages = split.ages
@@ -126,7 +116,7 @@ def _charts(
         chart = charts.Chart(f"ages-{name}", xlabel="age, years", ylabel="faces")
         ages = sorted(split.ages)
         below = np.zeros(len(ages))
-        for color, label in enumerate(classes_of(manifest)):
+        for color, label in enumerate(manifest.counted_classes):
             # The manifest leaves out ages without an example.
             has = split.counts.get(label, {})
             places = [i for i, age in enumerate(ages) if has.get(str(age))]
@@ -155,7 +145,7 @@ def _charts(
 
 
 def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
-    columns = [(s, c) for s in manifest.splits for c in classes_of(manifest)]
+    columns = [(s, c) for s in manifest.splits for c in manifest.counted_classes]
     ages = sorted({age for split in manifest.splits.values() for age in split.ages})
     rows: list[list[Any]] = []
     for age in ages:
@@ -168,18 +158,20 @@ def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Eleme
     return elements.table(head, rows, caption="Faces by age, split and gender")
 
 
-def _sheet(places: Sequence[str], *, images: bool) -> list[elements.Element]:
+def _sheet(
+    manifests: Mapping[str, schema.Manifest], *, images: bool
+) -> list[elements.Element]:
     """Some faces of the first split that has any, spread evenly over it."""
     if not images:
         return []
     heading = elements.new("h3", "Some of the faces")
-    local = [place for place in places if not files.is_remote(place)]
+    local = [place for place in manifests if not files.is_remote(place)]
     if not local:
         return [heading, elements.note("The faces of a remote data set are not shown.")]
     shown = []
     try:
         for place in local:
-            manifest = schema.load_manifest(place)
+            manifest = manifests[place]
             name = next((n for n, s in manifest.splits.items() if s.num_examples), "")
             if not name:
                 continue
@@ -214,19 +206,14 @@ def _left_out(
     kinds: collections.Counter[str] = collections.Counter()
     examples: dict[str, str] = {}
     for place in places:
-        path = files.join(place, rejections.FILE_NAME)
         try:
-            lines = files.read_bytes(path).splitlines()
-            rows = [json.loads(line) for line in lines]
-            reasons = [str(row["reason"]) for row in rows]
-            paths = [str(row["path"]) for row in rows]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            text = errors.one_line(error)
-            found.append(elements.note(f"{path} cannot be read: {text}"))
+            rejected = rejections.read(place)
+        except errors.DataError as error:
+            found.append(elements.note(str(error)))
             continue
-        kinds.update(rejections.by_kind(reasons))
-        for name, reason in zip(paths, reasons, strict=True):
+        for name, reason in rejected:
             (kind,) = rejections.by_kind([reason])
+            kinds[kind] += 1
             examples.setdefault(kind, f"{name}: {reason}")
     if kinds:
         rows = [
@@ -243,13 +230,12 @@ def _left_out(
     return found
 
 
-def _same_bytes(places: Sequence[str]) -> list[elements.Element]:
+def _same_bytes(manifests: Mapping[str, schema.Manifest]) -> list[elements.Element]:
     """How many records have the image of another record, by length and CRC-32."""
     columns = ["crc32", "image_length", "age", "gender"]
     parts = []
-    for place in places:
+    for place, manifest in manifests.items():
         try:
-            manifest = schema.load_manifest(place)
             for name, split in manifest.splits.items():
                 if split.num_examples:
                     index = schema.load_index(place, manifest, name)
@@ -270,30 +256,41 @@ def _same_bytes(places: Sequence[str]) -> list[elements.Element]:
     return [elements.new("p", text)]
 
 
-def _licence(manifest: schema.Manifest) -> list[elements.Element]:
-    source = manifest.config.get("source", "") or manifest.name
-    if source != "afad":
-        text = (
-            f"This data set was written from {source}. Its images keep the licence and"
-            " the terms of their source; read them before you share records, faces or"
-            " models."
-        )
-        return [elements.new("p", text)]
+def _licence(manifests: Iterable[schema.Manifest]) -> list[elements.Element]:
+    """What the cards state about each source, too, and what it means for the page."""
+    nothing = statements.Statements()
+    all_stated = [statements.complete(nothing, manifest) for manifest in manifests]
+    found: list[elements.Element] = []
+    for source, license, citation in dict.fromkeys(
+        (stated.source, stated.license, stated.citation) for stated in all_stated
+    ):
+        found.append(elements.new("p", source))
+        found.append(elements.facts({"Licence": license or "unknown"}))
+        if citation:
+            found.append(elements.new("p", "To cite:"))
+            found.append(elements.new("blockquote", citation))
+    text = (
+        "Images keep the licence and the terms of their source. These hold for the"
+        " faces on this page, too: read them before you share records, faces or models."
+    )
+    return [*found, elements.new("p", text)]
+
+
+def _configuration(
+    places: Sequence[str], source: json_values.Json
+) -> list[elements.Element]:
+    """The options of each data set."""
+    configs = source.at("config", "joined").elements() or [source.at("config")]
     return [
-        elements.new(
-            "p",
-            "If the images are those of AFAD, they are for academic research only, and"
-            " so are this page with its faces and every model that was trained on them."
-            " Cite:",
-        ),
-        elements.new("blockquote", _CITATION),
+        elements.table(
+            ["option", "value"],
+            [
+                [name, elements.new("code", elements.plain_text(value.value))]
+                for name, value in config.items()
+                if name not in _LONG
+            ],
+            caption="What decides the bytes"
+            + (f" of {place}" if len(places) > 1 else ""),
+        )
+        for place, config in zip(places, configs, strict=True)
     ]
-
-
-def _configuration(source: json_values.Json) -> elements.Element:
-    rows = [
-        [name, elements.new("code", elements.plain_text(value.value))]
-        for name, value in source.at("config").items()
-        if name not in _LONG
-    ]
-    return elements.table(["option", "value"], rows, caption="What decides the bytes")

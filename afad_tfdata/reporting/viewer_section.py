@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.reporting import data_set_section, elements, page, stored_faces
+from afad_tfdata.reporting import elements, page, stored_faces
 from afad_tfdata.storage import joined, schema
 
 # Pixels and JPEG quality: 2,000 faces take about 3 MB as text.
@@ -259,7 +259,7 @@ def _form(
 ) -> elements.Element:
     new = elements.new
     genders = [(str(i), name) for i, name in enumerate(manifest.class_names)]
-    if schema.NO_GENDER in data_set_section.classes_of(manifest):
+    if schema.NO_GENDER in manifest.counted_classes:
         genders.append(("-1", "no gender"))
     orders = [("", "as stored"), ("age", "by age")]
     if with_errors:

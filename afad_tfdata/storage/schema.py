@@ -195,6 +195,12 @@ class Manifest:
             if any(split.num_without(label) < split.num_examples for split in filled)
         )
 
+    @property
+    def counted_classes(self) -> tuple[str, ...]:
+        """The names in `Split.counts`, in label order; `NO_GENDER` is last if used."""
+        lacks = any(split.num_without("gender") for split in self.splits.values())
+        return (*self.class_names, NO_GENDER) if lacks else self.class_names
+
     def split(self, name: str) -> Split:
         """The split of that name; `UsageError` if there is none or it is empty."""
         split = self.splits.get(name)

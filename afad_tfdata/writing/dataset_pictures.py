@@ -46,9 +46,7 @@ def draw_histogram(path: str, manifest: schema.Manifest) -> None:
     drawing = ImageDraw.Draw(canvas)
     ages = {age for name in names for age in manifest.splits[name].ages}
     first, last = (min(ages), max(ages)) if ages else (0, 0)
-    classes = list(manifest.class_names)
-    if any(manifest.splits[name].num_without("gender") for name in names):
-        classes.append(schema.NO_GENDER)
+    classes = manifest.counted_classes
     for number, name in enumerate(names):
         split = manifest.splits[name]
         by_age = np.zeros((len(classes), last - first + 1), np.int64)

@@ -92,6 +92,23 @@ def write(directory: str, rejected: Sequence[source.Rejection]) -> None:
     files.write_atomic(os.path.join(directory, FILE_NAME), "".join(lines))
 
 
+def read(directory: str) -> list[source.Rejection]:
+    """What `write` wrote in a finished data set, local or remote.
+
+    Raises:
+      DataError: There is no such file, it cannot be read, or it is damaged.
+    """
+    path = files.join(directory, FILE_NAME)
+    try:
+        rows = [json.loads(line) for line in files.read_bytes(path).splitlines()]
+        return [source.Rejection(str(r["path"]), str(r["reason"])) for r in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.DataError(
+            f"{path} cannot be read ({errors.one_line(error)}): restore it, or write"
+            " the records again"
+        ) from error
+
+
 def check(
     listing: source.Listing,
     work_plan: plan.Plan,
@@ -189,11 +206,9 @@ def summary(directory: str, found: int, skipped: int, written: int) -> str:
     total = found - skipped
     if 10 * (total - written) <= total:
         return ""
-    path = files.join(directory, FILE_NAME)
     try:
-        rows = [json.loads(line) for line in files.read_bytes(path).splitlines()]
-        reasons = frequent([row["reason"] for row in rows])
-    except (OSError, ValueError, KeyError):
+        reasons = frequent([rejection.reason for rejection in read(directory)])
+    except errors.DataError:
         reasons = f"{FILE_NAME} cannot be read"
     return f"{total - written:,} of {total:,} files are not written: {reasons}"
 

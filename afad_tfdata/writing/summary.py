@@ -18,9 +18,7 @@ def heading(manifest: schema.Manifest) -> str:
 
 def table(manifest: schema.Manifest) -> str:
     """Numbers of examples by split and class, and of files by what became of them."""
-    classes = list(manifest.class_names)
-    if any(split.num_without("gender") for split in manifest.splits.values()):
-        classes.append(schema.NO_GENDER)
+    classes = manifest.counted_classes
     head = ("split", "shards", "examples", *classes, "ages", "MB")
     rows = [head]
     for name, split in manifest.splits.items():

@@ -142,6 +142,32 @@ def test_the_reasons_of_rejected_files_are_counted(sample_records, tmp_path):
     assert cells[0][2] == "1.jpg: same bytes as 0.jpg"
 
 
+def test_each_source_has_its_licence_and_citation(sample_records, tmp_path):
+    """As in the data card; the name of a data set does not say what it is from."""
+    from afad_tfdata.describing import published_sets
+
+    places = []
+    for source in ("utkface", "adience", ""):
+        copy = tmp_path / f"from_{source}"
+        shutil.copytree(sample_records, copy)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        del manifest["checksum"]
+        manifest["config"]["source"] = source
+        manifest["gender_codes"] = {"m": 0, "f": 1}
+        manifest["checksum"] = files.json_checksum(manifest)
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        places.append(str(copy))
+    for shown in (places[:1], places[1:2], places[:2]):
+        text = write(tmp_path, records_dir=",".join(shown)).by_id("data").text
+        for source, place in zip(("utkface", "adience"), places, strict=False):
+            citation = published_sets.BY_SOURCE[source].citation
+            assert (citation in text) == (place in shown)
+    text = write(tmp_path, records_dir=places[2]).by_id("data").text
+    assert "Niu" not in text and "does not say which published data set" in text
+    text = write(tmp_path, records_dir=sample_records).by_id("data").text
+    assert published_sets.AFAD.citation in text
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not json", b"[1]", b'{"path": 3}'])
 def test_unreadable_rejections_are_one_sentence(sample_records, tmp_path, content):
     copy = tmp_path / "copy"
