@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import csv
 import dataclasses
 import glob
-import io
 import json
 import logging
 import os
@@ -185,9 +183,7 @@ class _RowFormat:
         lines = [list(row)] if self._is_first else []
         self._is_first = False
         if self._format == "csv":
-            out = io.StringIO()
-            csv.writer(out, lineterminator="\n").writerows([*lines, row.values()])
-            return out.getvalue().rstrip("\n")
+            return "\n".join(map(files.csv_line, [*lines, row.values()]))
         lines.append([_cell(value) for value in row.values()])
         widths = [max(len(name), self._widths.get(name, 0)) for name in row]
         return "\n".join(

@@ -6,13 +6,15 @@ opened by the operating system, without TensorFlow.
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from afad_tfdata.common import errors, stores
@@ -213,6 +215,17 @@ def remove_if_there(path: str) -> None:
 def write_json(path: str, value: Any) -> None:
     """`write_atomic` of indented JSON with a final newline."""
     write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """Values as a line of CSV, without the end of the line.
+
+    A value that contains an end of a line is quoted, and then the line is several.
+    """
+    text = io.StringIO()
+    # Before Python 3.13, "\r" is quoted only if it is part of the line's own end.
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n")
 
 
 def json_checksum(value: Any) -> str:

@@ -11,8 +11,6 @@ that reads CSV::
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -131,11 +129,8 @@ def write(path: str, records_dir: str, manifest: schema.Manifest) -> None:
       UsageError: The file cannot be written.
       DataError: A record is missing, damaged or changed.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row._fields)
-    writer.writerows(rows(records_dir, manifest))
-    files.write_atomic(path, text.getvalue())
+    lines = [Row._fields, *rows(records_dir, manifest)]
+    files.write_atomic(path, "".join(files.csv_line(line) + "\n" for line in lines))
 
 
 def _keys(path: str, format: str, entries: np.ndarray) -> list[bytes]:

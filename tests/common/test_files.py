@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import stat
 
@@ -30,6 +32,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(errors.UsageError, match="No space left.*free space"):
         files.write_atomic(str(path), "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("text", ["plain", 'a"b', "a,b", "a\nb", "a\rb", "a\r\n", " a"])
+def test_a_csv_line_is_read_as_it_was(text):
+    line = files.csv_line([text, 1, None])
+    assert list(csv.reader(io.StringIO(line + "\n", newline=""))) == [[text, "1", ""]]
 
 
 def test_a_pipe_is_not_replaced(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from afad_tfdata import cards, input_fn, records
 from afad_tfdata.common import errors
-from afad_tfdata.describing import markdown
+from afad_tfdata.describing import label_table, markdown
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema
 
@@ -122,6 +122,21 @@ def test_rows_name_the_place_of_each_record(tfrecord):
         )
         seen.add((row["shard"], row["position"]))
     assert len(seen) == manifest.written
+
+
+def test_every_row_is_one_row_whatever_a_file_is_called(
+    tfrecord, tmp_path, monkeypatch
+):
+    manifest = schema.load_manifest(tfrecord)
+    row = next(label_table.rows(str(tfrecord), manifest))
+    keys = ['15/"a".jpg', "15/a,b.jpg", "15/a\nb.jpg", "15/a\rb.jpg"]
+    mine = [row._replace(key=key, gender=None) for key in keys]
+    monkeypatch.setattr(label_table, "rows", lambda *_: mine)
+    label_table.write(str(tmp_path / "labels.csv"), str(tfrecord), manifest)
+    with open(tmp_path / "labels.csv", newline="") as f:
+        found = list(csv.DictReader(f))
+    assert [row["key"] for row in found] == keys
+    assert {row["gender"] for row in found} == {""}
 
 
 def test_checksums_and_sizes_are_those_of_the_files(tfrecord):
