@@ -128,7 +128,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     files.make_dirs(output_dir)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
     _warn_of_another(written[METRICS_NAME], config.split)
-    limit = config.input.max_examples
     # Where records were skipped, nobody knows which rows the rest are.
     if (
         len(columns[f"label_{model.labels[0]}"])
@@ -136,12 +135,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     ):
         rows = predictions.rows_of(records_dir, config.split)
         result["predictions"] = predictions.store(
-            output_dir, columns, rows=rows, max_examples=limit
+            output_dir, columns, rows=rows, max_examples=config.input.max_examples
         )
         written[predictions.FILE_NAME] = files.join(output_dir, predictions.FILE_NAME)
-        result["worst"] = predictions.worst(
-            columns, _worst(columns), records_dir, config.split, limit
-        )
+        # As the columns were read: of remote records from the same local copies.
+        index = engines.open_index(prepared.data, config.split)
+        result["worst"] = predictions.worst(columns, _worst(columns), index)
     if config.pictures:
         written.update(
             _draw(columns, result, names, prepared.data, config.split, output_dir)

@@ -2,7 +2,7 @@
 
 ::
 
-    entry = predictions.store("run", columns, rows_of="3f2a...")   # in metrics.json
+    entry = predictions.store("run", columns, rows="3f2a...")   # in metrics.json
     found = predictions.load("run", entry)
     found["age"], found["label_age"]
 
@@ -113,24 +113,19 @@ def load(directory: str, entry: Any) -> dict[str, np.ndarray]:
 def worst(
     columns: Mapping[str, np.ndarray],
     rows: Sequence[tuple[int, str]],
-    records_dir: str,
-    split: str,
-    max_examples: int = 0,
+    index: record_index.RecordIndex,
 ) -> list[dict[str, Any]]:
     """The records behind some rows, with their keys.
 
     Args:
       columns: As for `store`.
       rows: Row and label that is wrong, the largest error first.
-      records_dir: As for `rows_of`.
-      split: The split.
-      max_examples: Largest number of its records that were used; 0 for all.
+      index: The records that the rows of the columns are.
 
     Returns:
       JSON values: ``row``, ``key`` (empty if it cannot be read), ``label`` (``age`` or
       ``gender``), ``value`` of the label, and ``predicted``.
     """
-    index = record_index.load(records_dir, split, max_examples=max_examples)
     return [
         {
             "row": row,

@@ -61,6 +61,7 @@ def test_metrics_are_beside_their_intervals_and_the_constant(run):
             assert rows[name][0] == str(values["examples"])
             assert f"{values['mae']:.4f}" in rows[name]
     assert f"of {metrics['examples']} images" in text
+    assert "Intervals are of 95 %" in text
 
 
 def test_training_is_that_of_the_run(run):
@@ -75,6 +76,23 @@ def test_training_is_that_of_the_run(run):
     assert rows["loss"][0] == f"{last['train']['loss']:.4f}"
     youngest, oldest = config["model"]["min_age"], config["model"]["max_age"]
     assert f"ages from {youngest} to {oldest}" in text or "ages that it" in text
+
+
+def test_a_data_set_is_named_as_far_as_it_is_known(run):
+    assert "trained on an unnamed data set: " in _card(run_dir=str(run))
+    text = _card(run_dir=str(run), dataset="utkface")
+    assert "trained on UTKFace: " in text and "CVPR 2017" in text
+    text = _card(run_dir=str(run), records_dir=str(_OLD / "records"), title="Mine")
+    assert "trained on Mine: " in text
+
+
+def test_a_card_is_next_to_its_graph(run, tmp_path, monkeypatch):
+    shutil.copytree(_OLD / "graph", tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (run / "model_card.md").unlink(missing_ok=True)
+    _card(run_dir=str(run), graph="faces.pb")
+    assert (tmp_path / "model_card.md").exists()
+    assert not (run / "model_card.md").exists()
 
 
 def test_a_graph_is_described_as_its_json_says(tmp_path):
@@ -161,6 +179,7 @@ def test_what_a_user_names_starts_nothing(tmp_path):
     body = text.split("---\n", 2)[2]
     assert "<script>" not in body and "<b>" not in body and "\n- b" not in body
     assert r"| \<b\>\|x | 1 |" in body
+    assert "Intervals" not in body  # These metrics have none.
 
 
 def test_nothing_to_describe_is_one_line():
