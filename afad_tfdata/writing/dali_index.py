@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from afad_tfdata.common import files
 from afad_tfdata.storage import schema
 
@@ -29,13 +31,20 @@ def write(directory: str, manifest: schema.Manifest) -> None:
         entries = schema.load_index(directory, manifest, split)
         for number, shard in enumerate(found.shards):
             rows = entries[entries["shard"] == number]
-            places = zip(
-                rows["record_offset"].tolist(),
-                rows["record_length"].tolist(),
-                strict=True,
+            files.write_atomic(
+                os.path.join(directory, file_name(shard.name)), content(rows)
             )
-            text = "".join(f"{offset} {length}\n" for offset, length in places)
-            files.write_atomic(os.path.join(directory, file_name(shard.name)), text)
+
+
+def content(rows: np.ndarray) -> bytes:
+    """Returns the content of a shard's index file.
+
+    Args:
+      rows: The shard's rows of the data set's own index.
+    """
+    offsets, lengths = rows["record_offset"], rows["record_length"]
+    places = zip(offsets.tolist(), lengths.tolist(), strict=True)
+    return "".join(f"{offset} {length}\n" for offset, length in places).encode()
 
 
 def file_name(shard: str) -> str:

@@ -14,7 +14,7 @@ import dataclasses
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from afad_tfdata.common import crc32, errors, files, options, resources, stores
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, sharding, tfrecord
-from afad_tfdata.writing import dataset_pictures, summary
+from afad_tfdata.writing import dali_index, dataset_pictures, summary
 
 _SHEET_FACES, _SHEET_COLUMNS = 80, 10
 # Bytes of one request to a remote store.
@@ -207,7 +207,10 @@ def verify(records_dir: str, *, num_threads: int = 0) -> list[Fault]:
             lambda item: list(_check_shard(records_dir, manifest, *item)), shards
         ):
             faults += found
-    return faults + _check_mean(records_dir, manifest)
+    faults += _check_mean(records_dir, manifest)
+    if manifest.format == "tfrecord":
+        faults += _check_dali_index(records_dir, shards)
+    return faults
 
 
 def diff(records_dir: str, other_dir: str) -> list[str]:
@@ -308,6 +311,32 @@ def _check_mean(directory: str, manifest: schema.Manifest) -> list[Fault]:
     if stored != manifest.mean:
         return [Fault(schema.MEAN_NAME, None, None, "differs from the manifest")]
     return []
+
+
+def _check_dali_index(
+    directory: str, shards: Sequence[tuple[schema.Shard, np.ndarray | None]]
+) -> list[Fault]:
+    """Compares the files of ``--dali_index``, if there are any, with the index."""
+    expected = {
+        dali_index.file_name(shard.name): dali_index.content(rows)
+        for shard, rows in shards
+        if rows is not None
+    }
+    found: dict[str, bytes | None] = {}
+    for name in expected:
+        path = files.join(directory, name)
+        try:
+            found[name] = files.read_bytes(path) if files.exists(path) else None
+        except OSError as error:
+            raise files.read_error(path, error) from error
+    if set(found.values()) <= {None}:
+        return []
+    faults = []
+    for name, content in expected.items():
+        if found[name] != content:
+            fault = "is missing" if found[name] is None else "differs from the index"
+            faults.append(Fault(name, None, None, fault))
+    return faults
 
 
 def _check_shard(

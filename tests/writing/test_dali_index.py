@@ -10,6 +10,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, tfrecord
+from afad_tfdata.writing import inspection
 from tests.writing import data_sets
 
 
@@ -47,6 +48,25 @@ def test_lines_are_the_places_of_records(from_the_start, sample_tree, tmp_path):
     if before is not None:
         after = data_sets.digests(tmp_path)
         assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda path: path.write_bytes(b"1" + path.read_bytes()), "differs from the"),
+        (lambda path: path.write_bytes(b""), "differs from the index"),
+        (lambda path: path.unlink(), "is missing"),
+    ],
+)
+def test_damage_is_found_by_verify(damage, fault, sample_tree, tmp_path):
+    """The index decides which bytes DALI takes for a record."""
+    flags = {"num_shards": 2, "num_workers": 1, "image_size": 24}
+    data_sets.write(sample_tree, tmp_path, dali_index=True, **flags)
+    assert inspection.verify(str(tmp_path)) == []
+    path = sorted(tmp_path.glob("*.idx-*"))[0]
+    damage(path)
+    (found,) = inspection.verify(str(tmp_path))
+    assert found.file == path.name and found.fault.startswith(fault)
 
 
 def test_hdf5_has_none():
