@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import files, lazy_imports
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,14 +25,9 @@ def new(width: float, height: float) -> Figure:
     """
     # pyplot is not used: it chooses a backend for the whole process, looks for a
     # display, and keeps every figure in memory.
-    try:
-        from matplotlib.backends import backend_agg
-        from matplotlib.figure import Figure
-    except ValueError as error:
-        raise errors.UsageError(
-            f"matplotlib does not load ({errors.one_line(error)}): correct the variable"
-            " MPLBACKEND or the file matplotlibrc"
-        ) from error
+    lazy_imports.load_matplotlib()
+    from matplotlib.backends import backend_agg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     backend_agg.FigureCanvasAgg(figure)

@@ -19,12 +19,13 @@ import re
 import signal
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from afad_tfdata.common import errors
 
-__all__ = ["hide_start_lines", "keras", "tf"]
+__all__ = ["hide_start_lines", "keras", "load_matplotlib", "tf"]
 
 # TensorFlow 2.21 prints these while it is imported, before it reads its log level.
 _START_LINE = re.compile(
@@ -141,6 +142,21 @@ def _check_image_format() -> None:
         )
 
 
+def load_matplotlib() -> types.ModuleType:
+    """Imports matplotlib.
+
+    Raises:
+      UsageError: matplotlib refuses one of its settings.
+    """
+    try:
+        return importlib.import_module("matplotlib")
+    except ValueError as error:
+        raise errors.UsageError(
+            f"matplotlib does not load ({errors.one_line(error)}): correct the variable"
+            " MPLBACKEND or the file matplotlibrc"
+        ) from error
+
+
 def _import(name: str) -> Any:
     """Imports TensorFlow or Keras; hides its lines after `hide_start_lines`."""
     # Only the first thread hides lines: the next one would mistake the pipe for stderr.
@@ -172,6 +188,9 @@ else:
             # Without this variable, Keras reads its keras.json.
             os.environ.setdefault("KERAS_BACKEND", "tensorflow")
             _check_docstrings()
+            # TensorFlow imports Keras, which imports matplotlib and works without it.
+            with contextlib.suppress(ImportError):
+                load_matplotlib()
             is_keras = self.__dict__["_name"] == "keras"
             if is_keras:
                 _check_backend()

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, figures
+from afad_tfdata.common import errors, figures, lazy_imports
 from afad_tfdata.reporting import elements, json_values
 
 # Inches.  At 390 pixels a page is a little narrower than this, at 1280 two fit.
@@ -72,8 +72,7 @@ class Chart:
     def __init__(
         self, name: str, *, xlabel: str, ylabel: str, wide: bool = False
     ) -> None:
-        import matplotlib
-
+        matplotlib = lazy_imports.load_matplotlib()
         self._name, self._wide = name, wide
         # Texts and ticks get their colours when they are made.
         with matplotlib.rc_context(_STYLE):

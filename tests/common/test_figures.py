@@ -11,11 +11,15 @@ import pytest
     ("backend", "printed"),
     [("qtagg", "drawn"), ("nonsense", "UsageError matplotlib does not load")],
 )
-def test_the_backend_of_the_environment(backend, printed):
+@pytest.mark.parametrize(
+    "draw", ["figures.new(1, 1)", "charts.Chart('a', xlabel='', ylabel='')"]
+)
+def test_the_backend_of_the_environment(draw, backend, printed):
     code = (
         "from afad_tfdata.common import errors, figures\n"
+        "from afad_tfdata.reporting import charts\n"
         "try:\n"
-        "    figures.new(1, 1)\n"
+        f"    {draw}\n"
         "    print('drawn')\n"
         "except errors.UsageError as error:\n"
         "    print('UsageError', error)\n"

@@ -45,6 +45,17 @@ def test_another_backend_is_refused_before_its_import_fails(monkeypatch):
     assert "keras" not in sys.modules
 
 
+@pytest.mark.parametrize("name", ["keras", "tensorflow"])
+def test_a_setting_that_matplotlib_refuses(name, monkeypatch):
+    """TensorFlow imports Keras, and Keras imports matplotlib."""
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    with pytest.raises(errors.UsageError, match="'nonsense' is not.*MPLBACKEND or"):
+        str(lazy_imports._LazyModule(name).__version__)
+    assert name not in sys.modules
+
+
 def test_python_without_docstrings_is_refused(monkeypatch):
     """As with -OO, under which the docstring of every module is None."""
     monkeypatch.setattr(lazy_imports, "__doc__", None)
