@@ -21,7 +21,6 @@ The module `reading.engines` chooses the engine that reads the records, and
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import re
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import preprocess
 from afad_tfdata.reading import (
@@ -223,29 +222,19 @@ def readable_errors() -> Iterator[None]:
         own = bad_records.own_error(error)
         if own:
             raise own from error
-        # Some texts begin with a place in the graph: {{function_node ...}}.
-        text = re.sub(r"\{\{.*?\}\}\s*", "", str(error.message))
+        message = str(error.message)
         damaged = isinstance(error, tf.errors.DataLossError)
+        if not damaged and (failed := tensorflow_messages.file_error(message)):
+            raise failed from error
         # TensorFlow's decoders raise the same class for damaged images as for many
-        # other errors; only the text tells them apart.
+        # other errors; only the text and the name of the operation tell them apart.
+        text = tensorflow_messages.without_stack(message)
         if damaged or re.search(r"decode_?(jpeg|png|image)|JPEG|PNG", text, re.I):
+            what = errors.one_line(tensorflow_messages.reason(message))
             raise errors.DataError(
-                f"a record is damaged: {errors.one_line(text.splitlines()[0])};"
-                " afad-inspect-records --verify names it"
+                f"a record is damaged: {what}; afad-inspect-records --verify names it"
             ) from error
-        if found := _FILE_ERROR.search(text):
-            path = found["local"] or found["remote"]
-            reason = found["reason"] or errors.one_line(text.splitlines()[0])
-            raise OSError(errno.EIO, reason, path) from error
         raise
-
-
-# How TensorFlow's file systems name the file that they cannot read: "/faces/a; No such
-# file or directory" on disks, and its address at any place of the text for a store.
-_FILE_ERROR = re.compile(
-    r"(?P<local>/[^;\n]+); (?P<reason>[^\n\[]*[^\n\[ ])"
-    r"|(?P<remote>\b(?:gs|s3|hdfs)://[^\s;,]+)"
-)
 
 
 def order_of(config: InputConfig, index: record_index.RecordIndex) -> order.Order:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.reading import order
+from afad_tfdata.reading import bad_records, order
 from afad_tfdata.training import caller_elements, caller_identity
 
 
@@ -280,33 +279,19 @@ def readable_errors(own_data: bool) -> Iterator[None]:
         text = str(error.message)
         if not own_data or not (caller_elements.MARK in text or _GETS_NEXT in text):
             raise
+        if own := bad_records.own_error(error):
+            raise own from error  # Of this package's input, which names the record.
         if caller_elements.MARK in text:
             text = text.partition(caller_elements.MARK)[2]
             text = text.partition(caller_elements.END)[0]
         else:
-            text = f"a later batch of a data set of your own: {_reason(text)}"
+            what = tensorflow_messages.reason(text) or "it could not be read"
+            text = f"a later batch of a data set of your own: {what}"
         raise errors.DataError(errors.one_line(text)) from error
 
 
 # The operation that reads a data set; an error with this name is from the pipeline.
 _GETS_NEXT = "IteratorGetNext"
-# Lines of TensorFlow's messages that do not say what happened.
-_NO_REASON = (
-    *("Graph execution error", "Detected at node", "<stack traces", "[[", "File "),
-    *("Traceback ", "^"),
-)
-
-
-def _reason(text: str) -> str:
-    """What happened in a pipeline, from TensorFlow's message of many lines."""
-    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text)
-    for line in text.splitlines():
-        line = line.strip()
-        if line and not line.startswith(_NO_REASON):
-            return re.sub(
-                r"^Error in user-defined function .* Iterator::\S+: ", "", line
-            )
-    return "it could not be read"
 
 
 def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:

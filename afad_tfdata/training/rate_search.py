@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from afad_tfdata import input_fn
 from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import (
@@ -104,6 +105,7 @@ def search(
     directory = run_dir.RunDir(config.run_dir)
     with (
         contextlib.closing(directory),
+        input_fn.readable_errors(),
         caller_data.readable_errors(own_data=train_dataset is not None),
         caller_model.flags_restored(model),
     ):

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 from afad_tfdata import input_benchmark, input_fn, models, records
-from afad_tfdata.common import errors, resources
+from afad_tfdata.common import errors, resources, stores
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.reading import bad_records, mapped_reader, record_index
 
@@ -539,21 +539,95 @@ def test_errors_keep_their_class_inside_tensorflow():
         assert str(caught.value) == str(raised)
 
 
-def test_a_file_that_tensorflow_cannot_open_is_named(tmp_path):
-    path = str(tmp_path / "gone.tfrecord")
-    with pytest.raises(OSError) as caught, input_fn.readable_errors():
-        list(tf.data.TFRecordDataset(path))
-    assert caught.value.filename == path
-    assert caught.value.strerror == "No such file or directory"
+def take_one(dataset, *, in_function: bool):
+    """An element; the message of an error in a tf.function has more lines."""
+    function = tf.function(lambda x: next(x)) if in_function else next
+    return function(iter(dataset))
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+@pytest.mark.parametrize("name", ["gone.tfrecord", "my jpegs; old/gone.tfrecord"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_file_that_tensorflow_cannot_open_is_named(
+    name, relative, in_function, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = name if relative else str(tmp_path / name)
+    read = tf.data.Dataset.from_tensor_slices([path]).map(tf.io.read_file)
+    for dataset in (tf.data.TFRecordDataset(path), read):
+        with pytest.raises(FileNotFoundError) as caught, input_fn.readable_errors():
+            take_one(dataset, in_function=in_function)
+        assert caught.value.filename == path
+        assert caught.value.strerror == "No such file or directory"
 
 
 @pytest.mark.parametrize("where", ["faces/records/a.tfrecord", "no-such-bucket"])
 def test_a_store_that_fails_is_named(where):
     text = f"Error executing an HTTP request: code 6\n\t when reading gs://{where}"
-    with pytest.raises(OSError) as caught, input_fn.readable_errors():
+    with pytest.raises(stores.StoreError) as caught, input_fn.readable_errors():
         raise tf.errors.FailedPreconditionError(None, None, text)
     assert caught.value.filename == f"gs://{where}"
     assert caught.value.strerror == "Error executing an HTTP request: code 6"
+
+
+@pytest.mark.parametrize(
+    "before", ["{{function_node f}} ", "Graph execution error:\n\n"]
+)
+def test_a_store_that_tensorflow_does_not_know_is_named(before):
+    what = "File system scheme 's3' not implemented (file: 's3://a/b.tfrecord')"
+    text = f"{before}{what}\n\t [[{{{{node IteratorGetNext}}}}]] [Op:IteratorGetNext]"
+    with pytest.raises(stores.StoreError) as caught, input_fn.readable_errors():
+        raise tf.errors.UnimplementedError(None, None, text)
+    assert caught.value.filename == "s3://a/b.tfrecord"
+    assert caught.value.strerror == what
+
+
+def test_an_error_whose_text_has_a_path_is_no_error_of_a_file():
+    """It must keep its class and its text."""
+
+    def fail(number):
+        raise ValueError("in /faces/a.npy; No such file or directory")
+
+    def refuse(number):
+        tf.debugging.Assert(number > 5, ["see /docs/labels; ages must be known"])
+        return number
+
+    def call(number):
+        return tf.numpy_function(fail, [number], tf.int64)
+
+    for function in (call, refuse):
+        dataset = tf.data.Dataset.range(1).map(function)
+        with pytest.raises(tf.errors.InvalidArgumentError), input_fn.readable_errors():
+            list(dataset)
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        (b"\xff\xd8\xff no image", "damaged: jpeg::Uncompress failed"),
+        (b"", "damaged: Input is empty"),
+    ],
+)
+def test_an_image_that_tensorflow_cannot_decode_is_a_damaged_record(
+    content, match, in_function
+):
+    dataset = tf.data.Dataset.from_tensor_slices([content]).map(tf.io.decode_jpeg)
+    with (
+        pytest.raises(errors.DataError, match=match),
+        input_fn.readable_errors(),
+    ):
+        take_one(dataset, in_function=in_function)
+
+
+def test_the_path_of_a_program_is_no_sign_of_a_damaged_image():
+    text = (
+        "Graph execution error:\n\nDetected at node add defined at (most recent call"
+        ' last):\n  File "/home/a/jpeg_faces/train.py", line 1, in <module>\n\n'
+        "Incompatible shapes: [2] vs. [3]\n\t [[{{node add}}]] [Op:__inference_f_1]"
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError), input_fn.readable_errors():
+        raise tf.errors.InvalidArgumentError(None, None, text)
 
 
 def test_bytes_are_checked_on_request_only(tiny, tmp_path):

@@ -32,6 +32,7 @@ from afad_tfdata.training import (
     train_data,
 )
 from afad_tfdata.training import config as train_config
+from tests.reading import test_input_fn
 
 BATCH = 32
 ROOT = pathlib.Path(__file__).parents[2]
@@ -473,6 +474,26 @@ def test_the_range_test_refuses_weights_that_are_not_finite(tmp_path):
         rate_search.search(
             own_config(tmp_path), model=spoilt_network(), train_dataset=tiny_data()
         )
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_damaged_record_is_named(own, sample_records, tmp_path):
+    """By the range test, too, and if a caller passes what `input_fn` reads."""
+    directory = test_input_fn.damaged(sample_records, tmp_path / "bad", rows=(3,))
+    values = (
+        own_config(tmp_path / "run") if own else config(directory, tmp_path / "run")
+    )
+    read = input_fn.InputConfig(records_dir=directory, image_size=4)
+    read = dataclasses.replace(read, global_batch_size=8)
+    parts = {}
+    if own:
+        data = input_fn.train_input_fn(read)
+        parts = {"model": tiny_network(), "train_dataset": lambda step: data.skip(step)}
+        values = dataclasses.replace(values, steps_per_epoch=50)
+    for function in (rate_search.search, trainer.train):
+        with pytest.raises(errors.DataError) as caught:
+            function(values, **parts)
+        assert "\n" not in str(caught.value) and str(caught.value).startswith("record ")
 
 
 def test_the_range_test_refuses_data_whose_first_loss_is_not_finite(tmp_path):

@@ -1,0 +1,52 @@
+"""What the messages of TensorFlow's errors say, without their places in a graph.
+
+A message has many lines.  In a ``tf.function``, the first of them is only "Graph
+execution error", and the stack follows; what happened comes after that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from afad_tfdata.common import errors, stores
+
+# Lines that do not say what happened.
+_NO_REASON = (
+    *("Graph execution error", "Detected at node", "<stack traces", "[[", "^"),
+    *('File "', "Traceback "),
+)
+# A store is named at any place of a text, often in quotes or brackets.
+_REMOTE = re.compile(r"\b(?:gs|s3|hdfs)://[^\s;,]*[^\s;,.:'\")\]]")
+# TensorFlow's file systems append the system's own text to the path.
+_ERRNOS = {os.strerror(number): number for number in errno.errorcode}
+
+
+def reason(message: str) -> str:
+    """The line that says what happened; empty if there is none."""
+    message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message)
+    for line in map(str.strip, message.splitlines()):
+        if line and not line.startswith(_NO_REASON):
+            return re.sub(
+                r"^Error in user-defined function .* Iterator::\S+: ", "", line
+            )
+    return ""
+
+
+def without_stack(message: str) -> str:
+    """A message without the paths of programs, which may contain any word."""
+    return re.sub(r'^\s*File ".*$', "", message, flags=re.MULTILINE)
+
+
+def file_error(message: str) -> OSError | None:
+    """The error of a file that TensorFlow cannot open or read; None for all others."""
+    if "Traceback (most recent call last)" in message:
+        return None  # Of a Python function, whose text may mention any file.
+    text = reason(message)
+    path, _, why = text.rpartition("; ")
+    if path and why in _ERRNOS:
+        return OSError(_ERRNOS[why], why, path)
+    if found := _REMOTE.search(message):
+        return stores.StoreError(errno.EIO, errors.one_line(text), found[0])
+    return None
