@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import evaluation, models
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.evaluating import predictions
 from afad_tfdata.models import facts, saved
@@ -103,6 +103,32 @@ def test_a_foreign_model_counts_every_example_once(
         assert json.load(f) == result
     text = evaluation.summary_text(result)
     assert "constant" in text and f"{result['mae']:.4f}" in text
+
+
+def test_remote_records_are_fetched_once(sample_records, tmp_path, monkeypatch):
+    """The keys of the worst faces come from the copies in --cache_dir."""
+    remote = "ram://evaluated"
+    for name in os.listdir(sample_records):
+        if os.path.isfile(os.path.join(sample_records, name)):
+            with tf.io.gfile.GFile(f"{remote}/{name}", "wb") as f:
+                f.write(files.read_bytes(os.path.join(sample_records, name)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    result = evaluation.evaluate(
+        evaluation.EvaluateConfig(
+            model=save_model(tmp_path / "mine.keras"),
+            records_dir=remote,
+            cache_dir=str(tmp_path / "cache"),
+            output_dir=str(tmp_path / "out"),
+            bootstrap_samples=0,
+            devices="cpu",
+            pictures=False,
+        )
+    )
+    where = record_index.load(sample_records, "test")
+    assert len(result["worst"]) == 32
+    for face in result["worst"]:
+        assert face["key"] == where.filename(face["row"]) != ""
+    assert os.listdir(tmp_path / "cache") and not os.path.exists(tmp_path / "home")
 
 
 def test_jpegs_are_decoded_as_in_training(sample_records, tmp_path):
