@@ -169,7 +169,7 @@ def write_cards(config: CardsConfig) -> CardsResult:
             _check_trained_on(known, manifest)
         paths += _describe_data(config, records_dir, manifest, stated)
     if known:
-        paths.append(_describe_model(config, known, manifest, stated))
+        paths.append(_describe_model(config, known, stated))
     asked = ["license", "citation"]
     asked += ["url", "date_published"] if manifest else []
     unknown = [name for name in asked if not getattr(stated, name)]
@@ -191,19 +191,19 @@ def _check_trained_on(known: model_files.ModelFiles, manifest: schema.Manifest) 
 def _describe_model(
     config: CardsConfig,
     known: model_files.ModelFiles,
-    manifest: schema.Manifest | None,
     stated: statements.Statements,
 ) -> str:
     """Writes the model card; returns its path."""
-    directory = config.output_dir or os.path.dirname(config.graph) or config.run_dir
-    files.make_dirs(directory or ".")
-    path = files.join(directory or ".", model_card.FILE_NAME)
+    next_to_graph = os.path.dirname(config.graph.rstrip("/")) or "."
+    usual = next_to_graph if config.graph else config.run_dir
+    directory = config.output_dir or usual
+    files.make_dirs(directory)
+    path = files.join(directory, model_card.FILE_NAME)
     try:
         card = model_card.write(
             known,
             title=config.model_title,
             license=config.model_license,
-            manifest=manifest,
             stated=stated,
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -236,9 +236,7 @@ def _describe_data(
     ]
     description = croissant.describe(manifest, stated, listed, folder=folder)
     files.write_json(files.join(output_dir, description_names.CROISSANT), description)
-    card = data_card.write(
-        manifest, stated, rejected, has_labels=True, has_images=config.with_images
-    )
+    card = data_card.write(manifest, stated, rejected, has_images=config.with_images)
     files.write_atomic(files.join(output_dir, description_names.DATA_CARD), card)
     names += [description_names.CROISSANT, description_names.DATA_CARD]
     return [files.join(output_dir, name) for name in names]

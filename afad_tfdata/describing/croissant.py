@@ -4,7 +4,7 @@ Loaders of Croissant know CSV and Parquet, but neither TFRecord nor HDF5.  The s
 are therefore listed as files with their checksums, and the records are read from the
 table of labels and from the Parquet files with the images, if these were written::
 
-    value = croissant.describe(manifest, statements, files, tables)
+    value = croissant.describe(manifest, stated, listed)
 
 Source: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html.
 """
@@ -12,7 +12,6 @@ Source: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html.
 from __future__ import annotations
 
 import dataclasses
-import mimetypes
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -135,7 +134,7 @@ def describe(
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
-        "name": stated.title or manifest.name,
+        "name": stated.title,
         "description": _description(manifest, stated),
         "version": _VERSION,
         "keywords": ["face images", "age", "gender"],
@@ -149,13 +148,9 @@ def describe(
         ],
         "rai:dataLimitations": list(stated.limits),
         "distribution": [_file_object(file, folder) for file in listed],
-        "recordSet": [],
+        "recordSet": [_splits(manifest), *_genders(manifest), _records(manifest)],
     }
-    names = [file.name for file in listed]
-    value["recordSet"] = [_splits(manifest), *_genders(manifest)]
-    if description_names.LABELS in names:
-        value["recordSet"].append(_records(manifest))
-    if any(description_names.is_images(name) for name in names):
+    if any(description_names.is_images(file.name) for file in listed):
         value["distribution"].append(_image_files())
         value["recordSet"].append(_images(manifest))
     return {k: v for k, v in value.items() if v not in (None, [])}
@@ -200,7 +195,7 @@ def _media_type(name: str) -> str:
     if ".tfrecord-" in name:
         return _TFRECORD
     ending = "." + name.rpartition(".")[2]
-    return _MEDIA_TYPES.get(ending) or mimetypes.types_map[ending]
+    return _MEDIA_TYPES[ending]
 
 
 def _splits(manifest: schema.Manifest) -> dict[str, Any]:

@@ -33,7 +33,6 @@ def write(
     stated: statements.Statements,
     rejected: Sequence[str] | None,
     *,
-    has_labels: bool,
     has_images: bool,
 ) -> str:
     """The card.
@@ -42,12 +41,11 @@ def write(
       manifest: Of the data set.
       stated: Licence, citation and whatever else is not in the manifest.
       rejected: The reason of each rejected file; None if the file of them is missing.
-      has_labels: Whether ``labels.csv`` and ``croissant.json`` are next to the card.
       has_images: Whether the Parquet files are next to the card.
     """
     parts = [
         _header(manifest, stated),
-        f"# Data card: {markdown.text(stated.title or manifest.name)}",
+        f"# Data card: {markdown.text(stated.title)}",
         _about(manifest, stated),
         "## Numbers",
         _numbers(manifest),
@@ -60,7 +58,7 @@ def write(
         "## Intended use and limits",
         _limits(manifest, stated),
         "## How to load it",
-        _loading(manifest, has_labels=has_labels, has_images=has_images),
+        _loading(manifest, has_images=has_images),
         "## Files",
         _files(manifest),
     ]
@@ -82,7 +80,7 @@ def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
     size = next((name for limit, name in _SIZES if manifest.written < limit), "n>10M")
     return markdown.header(
         {
-            "pretty_name": stated.title or manifest.name,
+            "pretty_name": stated.title,
             # The hub takes only its own identifiers; any other text goes to the name.
             "license": "other" if stated.license else "unknown",
             "license_name": stated.license,
@@ -276,7 +274,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in found)
 
 
-def _loading(manifest: schema.Manifest, *, has_labels: bool, has_images: bool) -> str:
+def _loading(manifest: schema.Manifest, *, has_images: bool) -> str:
     # Without the task, both labels are asked for.
     task = "" if len(manifest.labels) > 1 else f', task="{manifest.labels[0]}"'
     parts = [
@@ -297,22 +295,21 @@ def _loading(manifest: schema.Manifest, *, has_labels: bool, has_images: bool) -
         )
     else:
         parts.append("The shards are HDF5 files, which `h5py` opens.")
-    if has_labels:
-        sets = "`records` (all labels, and the place of each image in its shard)"
-        if has_images:
-            sets += " and `images` (the images with their labels)"
-        parts += [
-            f"With mlcroissant, which does not read"
-            f" {croissant.FORMATS[manifest.format]}, the record sets are {sets}:",
-            markdown.code(
-                "import mlcroissant\n\n"
-                f'faces = mlcroissant.Dataset("{description_names.CROISSANT}")\n'
-                'for record in faces.records("records"):\n'
-                '    print(record["records/key"])\n',
-                "python",
-            ),
-            f"`{description_names.LABELS}` is a plain table, which any program reads.",
-        ]
+    sets = "`records` (all labels, and the place of each image in its shard)"
+    if has_images:
+        sets += " and `images` (the images with their labels)"
+    parts += [
+        f"With mlcroissant, which does not read {croissant.FORMATS[manifest.format]},"
+        f" the record sets are {sets}:",
+        markdown.code(
+            "import mlcroissant\n\n"
+            f'faces = mlcroissant.Dataset("{description_names.CROISSANT}")\n'
+            'for record in faces.records("records"):\n'
+            '    print(record["records/key"])\n',
+            "python",
+        ),
+        f"`{description_names.LABELS}` is a plain table, which any program reads.",
+    ]
     return "\n\n".join(parts)
 
 

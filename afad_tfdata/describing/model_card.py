@@ -1,7 +1,7 @@
 """The model card: what a model is, what it was trained on, and how good it is.
 
 Every number is copied from ``config.json``, ``history.json``, ``metrics.json``,
-``NAME.json`` or the manifest; a fact that none of them gives is called unknown.  The
+``NAME.json`` or `Statements`; a fact that none of them gives is called unknown.  The
 same files give the same bytes.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.describing import markdown, model_files, statements
-from afad_tfdata.storage import schema
 
 FILE_NAME = "model_card.md"
 # Metrics in the order of the table, with their names and units.
@@ -38,7 +37,6 @@ def write(
     *,
     title: str,
     license: str,
-    manifest: schema.Manifest | None,
     stated: statements.Statements,
 ) -> str:
     """The card.
@@ -47,8 +45,7 @@ def write(
       known: The files of the model.
       title: Its name, for people; empty for that of its files.
       license: Of the model; empty if it is unknown.
-      manifest: Of the data set that it was trained on; None if that is not named.
-      stated: What is known about that data set.
+      stated: What is known about the data set that it was trained on.
     """
     parts = [
         _header(known, title, license, stated),
@@ -57,7 +54,7 @@ def write(
         "## Intended use and limits",
         _limits(known, stated),
         "## Training",
-        _training(known, manifest, stated),
+        _training(known, stated),
         "## Evaluation",
         _evaluation(known),
     ]
@@ -97,7 +94,8 @@ def _header(
         {
             "license": "other" if license else "unknown",
             "license_name": license,
-            "library_name": "tf-keras" if not known.run else "keras",
+            # A graph by itself is for any program, and for no library of the hub.
+            "library_name": "keras" if known.run else None,
             "pipeline_tag": "image-classification",
             "tags": ["faces", *known.labels],
             "metrics": list(values),
@@ -158,15 +156,11 @@ def _limits(known: model_files.ModelFiles, stated: statements.Statements) -> str
     return markdown.items(limits)
 
 
-def _training(
-    known: model_files.ModelFiles,
-    manifest: schema.Manifest | None,
-    stated: statements.Statements,
-) -> str:
+def _training(known: model_files.ModelFiles, stated: statements.Statements) -> str:
     if not known.run:
         return "How it was trained is unknown: no run is named."
     train = known.run["train"]
-    data = markdown.text(stated.title) if manifest else "a data set that is not named"
+    data = markdown.text(stated.title) if stated.title else "an unnamed data set"
     number = known.run.get("train_examples")
     lines = [
         f"It was trained on {data}: {markdown.text(markdown.number(number))} training"
@@ -215,8 +209,10 @@ def _evaluation(known: model_files.ModelFiles) -> str:
         f" {markdown.text(markdown.number(metrics.get('examples')))} images. The"
         " constant predictor says the same of every face"
         f" ({markdown.text(predicts)}): what a model does not do better has not been"
-        " learnt. Intervals are of 95 %, by bootstrap over the images."
+        " learnt."
     ]
+    if intervals:
+        lines[0] += " Intervals are of 95 %, by bootstrap over the images."
     rows = [
         [
             title,
@@ -290,28 +286,26 @@ def _graph(graph: Mapping[str, Any]) -> str:
 
 def _others(others: Mapping[str, Mapping[str, Any]]) -> str:
     """The other formats, with what those of fewer bits lose."""
+    if not others:
+        return ""
     rows: list[list[object]] = []
     for about in others.values():
-        means = about.get("mean_difference")
+        largest, means = about["max_difference"], about.get("mean_difference")
         equal = about.get("equal_genders")
         rows.append(
             [
                 about["file"],
                 about["bytes"],
                 *(
-                    f"{about['max_difference'].get(n, 0):.2g}"
-                    if n in about["max_difference"]
-                    else "none"
-                    for n in ("age", "gender")
+                    f"{largest[name]:.2g}" if name in largest else "none"
+                    for name in ("age", "gender")
                 ),
                 "equal to the model"
                 if means is None
                 else ", ".join(f"{name} {value:.2g}" for name, value in means.items()),
-                "" if equal is None else f"{equal:.1%}",
+                "not measured" if equal is None else f"{equal:.1%}",
             ]
         )
-    if not rows:
-        return ""
     head = [
         "other format",
         "bytes",
@@ -319,9 +313,7 @@ def _others(others: Mapping[str, Mapping[str, Any]]) -> str:
         "gender: largest difference",
     ]
     head += ["mean difference", "equal genders"]
-    return markdown.table(
-        head, [[c if c != "" else "not measured" for c in r] for r in rows]
-    )
+    return markdown.table(head, rows)
 
 
 def _use(known: model_files.ModelFiles) -> str:

@@ -78,11 +78,13 @@ def test_training_is_that_of_the_run(run):
     assert f"ages from {youngest} to {oldest}" in text or "ages that it" in text
 
 
-def test_a_data_set_is_named_as_far_as_it_is_known(run):
+def test_a_data_set_is_named_as_far_as_it_is_known(run, tmp_path):
     assert "trained on an unnamed data set: " in _card(run_dir=str(run))
     text = _card(run_dir=str(run), dataset="utkface")
     assert "trained on UTKFace: " in text and "CVPR 2017" in text
-    text = _card(run_dir=str(run), records_dir=str(_OLD / "records"), title="Mine")
+    records_dir = str(_OLD / "records")
+    named = {"records_dir": records_dir, "output_dir": str(tmp_path)}
+    text = _card(run_dir=str(run), title="Mine", **named)
     assert "trained on Mine: " in text
 
 
