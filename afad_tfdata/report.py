@@ -6,7 +6,7 @@
         records_dir="records", run_dir="run", graph="graph/faces.pb"))
     print(result["report"])
 
-The page is one file that needs no network.  Nothing of what it reads is changed.
+The page is one file that needs no network.  No file that it is made from is changed.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class ReportConfig:
     sort: str = options.option(
         "stored",
         "Which faces the viewer has, and in which order: stored takes them evenly from"
-        " all records; suspicious takes those first whose labels differ most from what"
-        " the model of --run_dir says.",
+        " all records; suspicious starts with those whose labels differ most from what"
+        " the model of --run_dir predicts.",
         choices=SORTS,
     )
 
@@ -121,9 +121,9 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
       sentence for each section that could not be shown.
 
     Raises:
-      UsageError: A directory or file that does not exist, or the page cannot be
-        written.
-      DataError: What was named is damaged as a whole.
+      UsageError: A directory or file does not exist, or the page cannot be written.
+      DataError: The manifest of the data set, the configuration of a run, or a file
+        that ``--sort=suspicious`` needs is damaged.
     """
     runs = run_dirs(config.run_dir)
     about = [config.records_dir, *runs, config.evaluation_dir, config.graph]
@@ -178,7 +178,7 @@ class _Shown:
         self.page = shown
         self.missing: list[str] = []
         self._config = config
-        # By directory, of those that have one.
+        # By directory; only of those that have an evaluation.
         self._metrics: dict[str, json_values.Json] = {}
 
     def evaluation(self, path: str, ending: str) -> None:
@@ -224,7 +224,7 @@ class _Shown:
         self.page.add("graph", "Graph", content)
 
     def comparison(self, runs: Sequence[str]) -> None:
-        """Adds the comparison of two runs, and shows it before the runs."""
+        """Adds the comparison of two runs, before the sections of the runs."""
         names = [_base(path) for path in runs]
         if names[0] == names[1]:
             names = list(runs)
@@ -260,7 +260,7 @@ class _Shown:
 
 
 def _data_set_of(path: str, metrics: json_values.Json) -> str:
-    """The data set that was evaluated, where it is still there; else empty."""
+    """The data set that was evaluated; empty if it is no longer there."""
     with contextlib.suppress(errors.AfadError):
         return run_dir.data_set(path, metrics.at("records_dir").text)
     return ""

@@ -1,1 +1,1 @@
-"""What the cards say: facts of a data set, a run and a graph, in three forms."""
+"""What the cards say about a data set, a run and a graph, as Markdown, JSON and CSV."""

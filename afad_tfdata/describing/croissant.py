@@ -1,8 +1,8 @@
-"""Croissant 1.1: what a data set is, in the JSON-LD that catalogues and loaders read.
+"""Croissant 1.1: a description of a data set in JSON-LD, for catalogues and loaders.
 
-Loaders of Croissant know CSV and Parquet, but neither TFRecord nor HDF5.  The shards
-are therefore listed as files with their checksums, and the records are read from the
-table of labels and from the Parquet files with the images, if these were written::
+Loaders of Croissant read CSV and Parquet, but neither TFRecord nor HDF5.  The shards
+are therefore listed only as files with their checksums.  A loader reads the records
+from the table of labels, and from the Parquet files with the images if there are any::
 
     value = croissant.describe(manifest, stated, listed)
 
@@ -19,11 +19,11 @@ from typing import Any
 from afad_tfdata.describing import image_tables, statements
 from afad_tfdata.storage import description_names, schema
 
-# For people.
+# Names of the formats of records, for people.
 FORMATS = {"tfrecord": "TFRecord", "hdf5": "HDF5"}
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
-# The same as in dataset_info.json, because checksums identify the content, and not a
-# version.
+# The same as in dataset_info.json.  It never changes, because the content is identified
+# by its checksums and not by a version.
 _VERSION = "1.0.0"
 # These formats have no registered media type.  For such formats, Croissant asks for the
 # address of a page about the format.
@@ -38,7 +38,7 @@ _MEDIA_TYPES = {
     ".parquet": "application/x-parquet",
     ".txt": "text/plain",
 }
-# The context of the specification's examples; mlcroissant warns of any other.
+# The context in the specification's examples; mlcroissant warns of any other.
 _CONTEXT = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -126,7 +126,7 @@ def describe(
     Args:
       manifest: Of the data set.
       stated: Licence, citation and whatever else is not in the manifest.
-      listed: The files, the table of labels and Parquet files among them.
+      listed: All files, including the table of labels and the Parquet files.
       folder: Where the shards are, relative to the JSON file; empty for the same
         directory.
     """

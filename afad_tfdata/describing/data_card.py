@@ -1,7 +1,7 @@
 """The data card: what a data set is, how it was made, and what it is not good for.
 
-Everything in it comes from the manifest, ``rejected.jsonl`` and `Statements`; a fact
-that none of them gives is called unknown.  The same files give the same bytes.
+Everything in it comes from the manifest, ``rejected.jsonl`` and `Statements`.  If none
+of them states a fact, the card calls it unknown.  The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
     return markdown.header(
         {
             "pretty_name": stated.title,
-            # The hub takes only its own identifiers; any other text goes to the name.
+            # The hub accepts only its own identifiers here.  The licence itself is
+            # therefore in the next field.
             "license": "other" if stated.license else "unknown",
             "license_name": stated.license,
             "task_categories": ["image-classification"],
@@ -117,8 +118,8 @@ def _about(manifest: schema.Manifest, stated: statements.Statements) -> str:
             for code, label in manifest.gender_codes.items()
         )
         lines.append(
-            "The gender is one of two classes, as the source files it; nobody"
-            f" asked the persons here. In the source, {codes}."
+            "The gender is one of two classes, as recorded in the source; the people"
+            f" themselves were not asked for this data set. In the source, {codes}."
         )
     if manifest.face_crop:
         crop = markdown.text(json.dumps(manifest.face_crop, sort_keys=True))
@@ -177,15 +178,15 @@ def _making(manifest: schema.Manifest) -> str:
         "photo": "All faces of one photo are in one split.",
         "group": "All images of one group (a person, a photo or a video) are in one"
         " split.",
-        "image": "Every image was assigned to a split by itself, so that images of one"
-        " person or photo can be in several splits.",
+        "image": "Every image was assigned to a split independently, so that images of"
+        " one person or photo can be in several splits.",
     }
     if config.get("split_file"):
         lines.append("A published list decided the splits.")
     elif config.get("split_by") in how:
         lines.append(how[config["split_by"]])
     rows = [[name, _plain(value)] for name, value in config.items()]
-    lines.append("The options that decided its bytes:")
+    lines.append("The options that determine the bytes of the records:")
     return "\n\n".join([*lines, markdown.table(["option", "value"], rows)])
 
 
@@ -260,7 +261,7 @@ def _few(manifest: schema.Manifest) -> Iterable[str]:
             for name, number in zip(manifest.class_names, numbers, strict=True)
         ]
         yield f"The training split is {' and '.join(shares)}."
-    yield "The populations that it shows, beyond what is said here, are unknown."
+    yield "Nothing else is known about the people that it shows."
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -275,7 +276,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _loading(manifest: schema.Manifest, *, has_images: bool) -> str:
-    # Without the task, both labels are asked for.
+    # Without a task, both labels are required.
     task = "" if len(manifest.labels) > 1 else f', task="{manifest.labels[0]}"'
     parts = [
         "With this package:",

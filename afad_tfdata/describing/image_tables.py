@@ -20,10 +20,10 @@ COLUMNS = ("key", "split", "age", "gender", "gender_label", "image")
 
 
 def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[str]:
-    """Writes the tables, one after the other; one shard is in memory at a time.
+    """Writes the tables one after the other, with one shard in memory at a time.
 
     Args:
-      directory: Where they are written to; it exists.
+      directory: An existing directory that they are written to.
       records_dir: The data set, in a local directory.
       manifest: Of the data set.
 
@@ -54,7 +54,7 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
         columns = {name: [getattr(r, name) for r in mine] for name in COLUMNS[:-1]}
         columns["image"] = list(_images(shard, manifest))
         content = io.BytesIO()
-        # Compression and statistics are off: images are compressed already, and
+        # Compression and statistics are off, because images are compressed already and
         # statistics of them are useless.
         pq.write_table(
             pa.table(columns, schema=types),
@@ -67,8 +67,8 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
             description_names.images_name(shard.split, shard.number, shard.num_shards)
         )
         files.write_atomic(files.join(directory, names[-1]), content.getvalue())
-    # Files of an earlier data set with more shards are removed, because programs would
-    # read them as well.
+    # Files of an earlier data set with more shards are removed: loaders would read them
+    # as well.
     for name in sorted(os.listdir(directory)):
         if description_names.is_images(name) and name not in names:
             files.remove_if_there(files.join(directory, name))

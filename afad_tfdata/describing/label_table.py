@@ -123,7 +123,7 @@ def shards(records_dir: str, manifest: schema.Manifest) -> Iterator[Shard]:
 
 
 def write(path: str, records_dir: str, manifest: schema.Manifest) -> None:
-    """Writes the table as CSV: UTF-8, a line of names, an empty cell for no label.
+    """Writes the table as CSV in UTF-8; a cell is empty if there is no label.
 
     Raises:
       UsageError: The file cannot be written.
@@ -134,7 +134,7 @@ def write(path: str, records_dir: str, manifest: schema.Manifest) -> None:
 
 
 def _keys(path: str, format: str, entries: np.ndarray) -> list[bytes]:
-    """The keys of a shard's records, whose checksums are compared."""
+    """The keys of a shard's records; those of TFRecord are checked by their CRC."""
     if format == "hdf5":
         import h5py
 

@@ -1,7 +1,7 @@
-"""Markdown whose text shows as it is, whatever characters are in it.
+"""Markdown that shows any text exactly as it is.
 
-Names, paths and labels come from users.  In `text` none of their characters starts a
-tag, a link, a table cell or emphasis, and none breaks the line::
+Names, paths and labels come from users.  `text` escapes them, so that none of their
+characters starts a tag, a link, a table cell or emphasis, or breaks the line::
 
     markdown.table(["class", "images"], [["<b>", "12"]])
 """
@@ -15,22 +15,23 @@ from typing import Any
 
 from afad_tfdata.common import errors
 
-# What CommonMark and GitHub's tables and mathematics give a meaning within a line.
+# Characters with a meaning within a line, in CommonMark or in GitHub's tables and
+# mathematics.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
-# What starts a list or a heading if it comes first.
+# What starts a list or a heading at the beginning of a line.
 _FIRST = re.compile(r"^(\s*)([-+=]|\d+(?=[.)](?:\s|$)))")
 
 
 def text(value: object) -> str:
-    r"""Text that shows its characters, in one line; "unknown" for None and "".
+    r"""One line that shows the characters of a text; "unknown" for None and "".
 
-    Characters that cannot be printed are shown as ``\x1b``.
+    A character that cannot be printed is shown by its code, such as ``\x1b``.
     """
     return _FIRST.sub(_escape_first, _inline(value))
 
 
 def _inline(value: object) -> str:
-    """As `text`, for a place at which nothing starts a list or a heading."""
+    """As `text`, for a place where no list or heading can start."""
     if value is None or value == "":
         return "unknown"
     shown = errors.printable(" ".join(str(value).split()))
@@ -38,7 +39,7 @@ def _inline(value: object) -> str:
 
 
 def _escape_first(match: re.Match[str]) -> str:
-    # A number may not be escaped itself, but the point or bracket after it may.
+    # Digits cannot be escaped, but the point or bracket after them can.
     return match[1] + (f"{match[2]}\\" if match[2].isdigit() else f"\\{match[2]}")
 
 
@@ -63,7 +64,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def number(value: object) -> object:
-    """Numbers as people read them: 12,345 and 0.9312; anything else as it is."""
+    """A number as people read it, such as 12,345 or 0.9312; other values unchanged."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
@@ -82,9 +83,9 @@ def code(content: str, language: str = "") -> str:
 
 
 def header(values: Mapping[str, Any]) -> str:
-    """The YAML block at the top of a card; values that are None or empty are left out.
+    """The YAML block at the top of a card, without values that are None or empty.
 
-    The values are written as JSON, which is YAML, too.
+    The values are written as JSON, because every JSON value is also YAML.
     """
     lines = [
         f"{name}: {json.dumps(_printable(value), ensure_ascii=False)}"

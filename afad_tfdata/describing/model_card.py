@@ -1,8 +1,8 @@
 """The model card: what a model is, what it was trained on, and how good it is.
 
 Every number is copied from ``config.json``, ``history.json``, ``metrics.json``,
-``NAME.json`` or `Statements`; a fact that none of them gives is called unknown.  The
-same files give the same bytes.
+``NAME.json`` or `Statements`.  If none of them states a fact, the card calls it
+unknown.  The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _METRICS = {
     "bias": "age: mean of estimate minus age, years",
 }
 _BY_GROUP = ("accuracy", "mae", "bias")
-# The options that say how the model was trained; config.json has all others.
+# The options that say most about how the model was trained; config.json has them all.
 _OPTIONS = (
     *("task", "backbone", "weights", "age_head", "stage", "recipe", "epochs"),
     *("global_batch_size", "optimizer", "learning_rate", "schedule", "weight_decay"),
@@ -94,7 +94,7 @@ def _header(
         {
             "license": "other" if license else "unknown",
             "license_name": license,
-            # A graph by itself is for any program, and for no library of the hub.
+            # A graph alone is for any program.  The hub has no name for that.
             "library_name": "keras" if known.run else None,
             "pipeline_tag": "image-classification",
             "tags": ["faces", *known.labels],
@@ -137,20 +137,20 @@ def _limits(known: model_files.ModelFiles, stated: statements.Statements) -> str
     limits = []
     if "age" in known.labels:
         limits.append(
-            f"It was trained on ages from {ages[0]} to {ages[1]}, and never saw another"
-            " one: what it says about older and younger faces means nothing."
+            f"It was trained on ages from {ages[0]} to {ages[1]} only. What it says"
+            " about younger or older faces means nothing."
             if ages
             else "The ages that it was trained on are unknown."
         )
     if "gender" in known.labels:
         shown = " and ".join(markdown.text(name) for name in names) or "unknown"
         limits.append(
-            f"Its gender is one of the two classes of its data ({shown}), guessed from"
+            f"The gender is one of the two classes in its data ({shown}), guessed from"
             " how a face looks."
         )
     limits += [markdown.text(limit) for limit in stated.limits]
     limits += [
-        "How well it does for populations other than those of its data is unknown.",
+        "How well it works for people unlike those in its data is unknown.",
         "No decision about a person should rest on its estimate alone.",
     ]
     return markdown.items(limits)
@@ -198,7 +198,7 @@ def _last_epoch(last: Mapping[str, Any]) -> str:
 def _evaluation(known: model_files.ModelFiles) -> str:
     metrics = known.metrics
     if not metrics:
-        return "It was not evaluated: how good it is is unknown."
+        return "It was not evaluated, so nobody knows how good it is."
     constant = metrics.get("constant") or {}
     intervals = metrics.get("intervals") or {}
     predicts = ", ".join(
@@ -207,12 +207,12 @@ def _evaluation(known: model_files.ModelFiles) -> str:
     lines = [
         f"On the split {markdown.text(metrics.get('split'))}, of"
         f" {markdown.text(markdown.number(metrics.get('examples')))} images. The"
-        " constant predictor says the same of every face"
-        f" ({markdown.text(predicts)}): what a model does not do better has not been"
-        " learnt."
+        " constant predictor gives the same answer for every face"
+        f" ({markdown.text(predicts)}). Where a model is no better than that, it has"
+        " learnt nothing."
     ]
     if intervals:
-        lines[0] += " Intervals are of 95 %, by bootstrap over the images."
+        lines[0] += " The intervals are 95 % intervals, by bootstrap over the images."
     rows = [
         [
             title,
@@ -274,8 +274,8 @@ def _graph(graph: Mapping[str, Any]) -> str:
     }
     if times:
         lines.append(
-            "Time of a run on the CPU of the machine that froze it, which is not"
-            " recorded: "
+            "Time of a run on the CPU of the machine that froze the graph (which"
+            " machine that was is not recorded): "
             + ", ".join(f"{name} {value:.1f} ms" for name, value in times.items())
             + "."
         )
@@ -285,7 +285,7 @@ def _graph(graph: Mapping[str, Any]) -> str:
 
 
 def _others(others: Mapping[str, Mapping[str, Any]]) -> str:
-    """The other formats, with what those of fewer bits lose."""
+    """The other formats, and how far those with fewer bits are from the model."""
     if not others:
         return ""
     rows: list[list[object]] = []

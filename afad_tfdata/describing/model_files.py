@@ -69,8 +69,8 @@ def read(run: str, graph: str) -> ModelFiles:
         description = graph_description.load_description(graph)
         if run:
             _check_source(description, run, graph)
-        # The metrics of the file that was frozen count, even if the run was evaluated
-        # again.
+        # The metrics of the frozen file are used, even if the run was evaluated again
+        # later.
         metrics = description.get("metrics") or metrics
     path = graph or run
     return ModelFiles(

@@ -1,7 +1,7 @@
-"""What nobody can compute from records: licence, citation, name, where they are from.
+"""What cannot be computed from records: their licence, citation, name and origin.
 
-It is taken from the flags first, then from what is published about the data set that
-the images are from.  What neither says is unknown, and the cards say so.
+Each fact is taken from the flags, or else from what is published about the data set
+that the images are from.  If neither states it, the cards call it unknown.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def complete(
     """Fills in what is published about the data set that the images are from.
 
     Args:
-      given: What the caller states; it goes before everything else.
-      manifest: Of the data set; None if it is not at hand.
-      dataset: A key of `published_sets.BY_SOURCE`, if the caller says that; empty for
-        what the manifest says.
+      given: What the caller states; it takes precedence.
+      manifest: Of the data set; None if it is not known.
+      dataset: A key of `published_sets.BY_SOURCE`, if the caller names one; empty for
+        the one that the manifest names.
     """
     name = dataset or (manifest.config.get("source", "") if manifest else "")
     known = published_sets.BY_SOURCE.get(name)
@@ -81,9 +81,9 @@ def _unknown_source(manifest: schema.Manifest) -> str:
     if set(manifest.gender_codes) == _AFAD_CODES:
         afad = published_sets.AFAD
         text += (
-            " They were filed as AFAD files them, in folders of ages and of the codes"
-            " 111 and 112. If they are AFAD, its licence holds"
-            f" ({afad.license.rstrip('.').lower()}), and its publication is to be"
+            " They were in folders of ages and of the codes 111 and 112, as in AFAD."
+            " If they are from AFAD, its licence applies"
+            f" ({afad.license.rstrip('.').lower()}), and its publication must be"
             f" cited: {afad.citation}"
         )
     return text

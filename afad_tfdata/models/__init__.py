@@ -6,9 +6,9 @@
     model = models.build_model(config)        # root_input -> age_output, gender_output
     models.save(model, "face.keras", class_names=("male", "female"))
 
-A model takes ``root_input``, float32 RGB ``[n, size, size, 3]`` of
+A model's input is ``root_input``: float32 RGB ``[n, size, size, 3]`` with the values
 ``(x - mean) / 127.5``.  Other programs import the public names from here.  Modules of
-this package import the modules of the folder one by one.
+this package import the modules in this folder directly.
 """
 
 from afad_tfdata.models.networks import (

@@ -1,14 +1,14 @@
-"""Age heads: their names, how many logits each has, and the age that logits mean.
+"""Age heads: their names, how many logits each has, and how these become an age.
 
 The layers of a head are built in `networks`, and its loss is in `losses`.  An age in
 ``[min_age, max_age]`` is one of ``K = max_age - min_age + 1`` classes.  There are three
-families, which differ in the meaning of a logit:
+families, whose logits have different meanings:
 
-* ``regression``: there are no logits, the network outputs years;
+* ``regression``: there are no logits, because the network outputs years;
 * distributions (`DISTRIBUTIONS`): a softmax over the K ages, decoded to its mean;
 * ranks (`RANKS`): K - 1 answers to "older than min_age + k?", decoded to min_age plus
-  the sum of their probabilities.  This is also the mean, because the mean of a whole
-  number is the sum of its survival function.
+  the sum of their probabilities.  This sum is also a mean: the mean number of years
+  above min_age is the sum over k of the probability that there are more than k.
 
 Decoding uses only operations that TensorFlow 1.15 has, because frozen graphs run there.
 """
@@ -38,7 +38,7 @@ def num_logits(head: str, min_age: int, max_age: int) -> int:
 
 
 def decode(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tensor:
-    """The age that logits mean.
+    """Decodes logits to an age.
 
     Args:
       logits: float32 or float64 ``[n, num_logits]``.
@@ -53,13 +53,13 @@ def decode(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tenso
         ages = np.arange(min_age, max_age + 1, dtype=logits.dtype.as_numpy_dtype)
         return tf.matmul(tf.nn.softmax(logits), ages[:, np.newaxis])
     older = tf.sigmoid(logits)
-    if head == "corn":  # Its logits mean "older than k, given older than k - 1".
+    if head == "corn":  # Each logit is of "older than k, given older than k - 1".
         older = tf.math.cumprod(older, axis=1)
     return min_age + tf.reduce_sum(older, axis=1, keepdims=True)
 
 
 def spread(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tensor:
-    """The standard deviation of the distribution that logits mean.
+    """The standard deviation of the distribution that logits describe.
 
     Args:
       logits: float32 or float64 ``[n, num_logits]``.
@@ -68,13 +68,14 @@ def spread(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tenso
       max_age: Years of the last class.
 
     Returns:
-      Years from 0 up, ``[n, 1]``.
+      Years, at least 0, ``[n, 1]``.
     """
     steps = np.arange(max_age - min_age + 1, dtype=logits.dtype.as_numpy_dtype)
     if head in DISTRIBUTIONS:
         share = tf.nn.softmax(logits)
         mean = tf.matmul(share, steps[:, np.newaxis])
-        # Around the mean: a difference of squares would lose the digits.
+        # The mean is subtracted before squaring: the difference of two large squares
+        # would lose digits.
         square = tf.square(steps - mean)
         return tf.sqrt(tf.reduce_sum(share * square, axis=1, keepdims=True))
     older = tf.sigmoid(logits)
@@ -83,18 +84,19 @@ def spread(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tenso
     # E[X] is the sum of P(X > k), and E[X^2] that of (2k + 1) P(X > k).
     mean = tf.reduce_sum(older, axis=1, keepdims=True)
     second = tf.matmul(older, (2 * steps[:-1] + 1)[:, np.newaxis])
-    # Ranks that contradict each other mean no distribution: the difference may be
-    # negative.
+    # If ranks contradict each other, they describe no distribution, and the difference
+    # may be negative.
     return tf.sqrt(tf.maximum(second - tf.square(mean), 0.0))
 
 
 def initial_logits(
     head: str, min_age: int, max_age: int, initial_age: float
 ) -> np.ndarray:
-    """Biases with which an untrained head predicts about `initial_age`.
+    """Biases that make an untrained head predict about `initial_age`.
 
-    Without them, a rank head begins at the middle of the range, tens of years away
-    from most faces.  A CORN head begins one year above the lower end.
+    Without them, the first predictions of a rank head are at the middle of the range,
+    tens of years away from most faces.  Those of a CORN head are one year above the
+    lower end.
 
     Returns:
       float32 ``[num_logits]``: the logits of a logistic distribution around

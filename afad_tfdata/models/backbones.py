@@ -1,9 +1,9 @@
 """Backbones: those of ``keras.applications`` by exact name, and two small ones.
 
-A backbone is a Keras model from an image to a feature map, without its classifier.
-This module measures what its weights expect (BGR without scaling, or a range of
-[-1, 1]) with Keras' own ``preprocess_input``, and builds one affine map from that,
-which follows ``root_input``.
+A backbone is a Keras model from an image to a feature map, without its classifier.  Its
+weights expect a range and an order of the channels, such as BGR in [0, 255] or RGB in
+[-1, 1].  This module finds out which by calling Keras' own ``preprocess_input``, and
+builds an affine map from ``root_input`` to these values.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from afad_tfdata.images import preprocess
 from afad_tfdata.models import layer_arrays, saved
 from afad_tfdata.storage import hdf5
 
-# Channels of the convolution of each block.  The first block has stride 2; all blocks
-# but the first and the last end in max pooling.  With two halvings, the first does too.
+# Channels of the convolution of each block.  The first block has stride 2.  The blocks
+# between the first and the last end in max pooling; with two halvings, so does the
+# first.
 _SMALL_CHANNELS = (24, 32, 64, 96, 128)
 SMALL = ("small_cnn", "small_cnn_no_bn")
-# Pixels: one stride and three poolings leave a map of 1 x 1.  Each further halving in
-# the first block needs twice as much.
+# Pixels: from this size, one stride and three poolings leave a map of 1 x 1.  A second
+# halving in the first block needs twice the size.
 _MIN_SMALL_SIZE = 16
 
 _GROUP_SIZE = 8  # Channels in a group of `small_cnn_no_bn`; divides all of the above.
 
-# The first EfficientNets divide by 255 and then normalise inside of the network, with
-# variables.  They normalise differently if the weights are named "imagenet" than if the
-# same weights come from a file.  Here that layer becomes an identity, and the map after
+# EfficientNetB0 to B7 divide by 255 and then normalise inside the network, with
+# variables.  With ``weights="imagenet"`` they normalise differently than with the same
+# weights from a file.  Here that layer becomes an identity, and the map after
 # ``root_input`` normalises instead.
 _EFFICIENTNET = re.compile(r"EfficientNetB\d$")
 # What their weights were trained with: channels of ImageNet in [0, 1], as in Keras'
@@ -128,8 +129,8 @@ def build(
             include_top=False, weights=None, input_shape=(size, size, 3), **kwargs
         )
     except ValueError as error:
-        # Here Keras refuses only images that are too small; networks
-        # without a stated limit fail at the first empty feature map.
+        # The only thing that Keras can refuse here is an image that is too small.
+        # Networks without a stated limit fail at the first empty feature map.
         least = re.search(r"at least (\d+)", str(error))
         wanted = f"{least[1]} pixels" if least else "more pixels"
         raise errors.UsageError(
@@ -148,8 +149,8 @@ def conversion(
 
     Args:
       name: One of `names()`.
-      normalization: ``original``: the backbone sees ``(x - mean) / 127.5``;
-        ``backbone``: what its ImageNet weights were trained with.
+      normalization: ``original`` gives the backbone ``(x - mean) / 127.5``,
+        ``backbone`` what its ImageNet weights were trained with.
       mean: RGB in [0, 255], as in ``root_input``; needed for ``backbone``.
     """
     inside = 255.0 if _EFFICIENTNET.match(name) else 1.0
@@ -189,7 +190,8 @@ def load_imagenet(backbone: keras.Model, name: str) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECS)
     try:
-        # At Keras' own size, because some networks refuse ImageNet weights at others.
+        # Built at Keras' own size, because some networks refuse ImageNet weights at
+        # other sizes.
         donor = getattr(keras.applications, name)(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises a bare Exception for a failed download.
         raise errors.UsageError(_download_advice(name, error)) from error
@@ -224,8 +226,8 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
     elif is_model:
         _copy_from_model(backbone, name, path, saved.load(path))
     else:
-        # If a file lacks some weights, Keras only warns and skips them: they are still
-        # NaN afterwards.
+        # If a file lacks some weights, Keras only warns and skips them.  They are
+        # therefore set to NaN first, which shows afterwards.
         unset = [np.full_like(w, np.nan) for w in backbone.get_weights()]
         try:
             backbone.set_weights(unset)
@@ -248,8 +250,8 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
 def _small(name: str, size: int, stem_halvings: int) -> keras.Model:
     """Five convolutions with normalisation, ReLU and pooling: 0.2 million weights.
 
-    Group normalisation (Wu and He, ECCV 2018) uses each example alone, so that the
-    results of a batch do not change when it is divided over replicas.
+    Group normalisation (Wu and He, ECCV 2018) looks at one example at a time, so that
+    the results of a batch do not change when it is divided over replicas.
     """
     image = keras.Input((size, size, 3), name="image")
     x = image
@@ -264,8 +266,8 @@ def _small(name: str, size: int, stem_halvings: int) -> keras.Model:
             name=f"block{i}_conv",
         )(x)
         if name == "small_cnn":
-            # With Keras' default of 0.99, the initial values still count after hundreds
-            # of steps: too long for runs of a few epochs on a small data set.
+            # With Keras' default of 0.99, the initial statistics still matter after
+            # hundreds of steps, which is too long for a few epochs on a small data set.
             x = keras.layers.BatchNormalization(momentum=0.9, name=f"block{i}_bn")(x)
         else:
             x = keras.layers.GroupNormalization(
@@ -301,7 +303,7 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _neutralise(backbone: keras.Model) -> None:
-    """Turns the normalisation inside of an EfficientNet into an identity.
+    """Turns the normalisation inside an EfficientNet into an identity.
 
     Raises:
       UsageError: The network does not begin as `conversion` assumes.
@@ -318,7 +320,7 @@ def _neutralise(backbone: keras.Model) -> None:
         )
     mean, variance, count = normalizations[0].get_weights()
     normalizations[0].set_weights([0 * mean, 1 + 0 * variance, 0 * count])
-    # The layer computes with copies of its weights; this makes the copies again.
+    # The layer computes with copies of its weights; this updates the copies.
     normalizations[0].finalize_state()
 
 

@@ -7,8 +7,8 @@
     facts.read_file("best.keras")   # what `saved.save` stored, without loading it
 
 They are stored as JSON: in a ``.keras`` file as the comment of its ZIP archive, in an
-``.h5`` file as an attribute.  Keras reads neither, so that it loads such files without
-this package.  Checkpoints and SavedModels contain the same JSON values.
+``.h5`` file as an attribute.  Keras ignores both, and therefore loads such files
+without this package.  Checkpoints and SavedModels contain the same JSON values.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Facts:
       mean: Channel means R, G, B in [0, 255] that are subtracted from images.
       age_range: Youngest and oldest age in the training data, in years.
       input_range: One of `INPUT_RANGES`.
-      face_crop: How faces were cut out of photos, as `face_crop.FaceCrop.to_json`;
-        empty for a model of images that were cut before.
+      face_crop: How faces were cut out of photos, as in `face_crop.FaceCrop.to_json`;
+        empty if the images were faces already.
       decode: How the JPEGs of the training data were decoded, one of `codec.DECODES`.
     """
 
@@ -251,7 +251,7 @@ def is_swapped(
     other: str,
     flag: str = "--class_names",
 ) -> bool:
-    """Whether two orders of class names differ.
+    """Whether a data set has a model's classes in the reverse order.
 
     Args:
       names: Class names of a model.
@@ -261,7 +261,8 @@ def is_swapped(
       flag: The flag that names the model's classes.
 
     Returns:
-      False for equal orders, True for inverse ones.  Upper and lower case are equal.
+      False for the same order, True for the reverse one.  Upper and lower case do not
+      matter.
 
     Raises:
       UsageError: The two names are not the same in both.
@@ -295,11 +296,11 @@ def chosen_class_names(
       flag: The flag.
 
     Returns:
-      The given names, which may be other words for the known ones.  Without given
-      names, the known ones.
+      The given names, which may be other words for the known ones.  If none are given,
+      the known ones.
 
     Raises:
-      UsageError: There are no names, or the flag gives the known ones in the inverse
+      UsageError: There are no names, or the flag gives the known ones in the reverse
         order.
     """
     if known and given and _keys(known) == _keys(given)[::-1]:

@@ -21,12 +21,12 @@ from afad_tfdata.models import facts
 CHOICES = ("auto", *facts.INPUT_RANGES)
 HELP = (
     "What the model's input receives: normalized is (x - mean) / 127.5, pixels is"
-    " x, and unit is x / 255, with x in [0, 255]. auto takes what the model file"
-    " or its layers say, and is an error if they do not say it."
+    " x, and unit is x / 255, with x in [0, 255]. auto finds it in the model file"
+    " or in the model's first layers, and is an error if neither says it."
 )
 # The name of the input in models of this package and of the original project.
 _ROOT_INPUT = "root_input"
-# After one of these layers, the values have no relation to the input's range.
+# The output of one of these layers says nothing about the range of the input.
 _DECISIVE = frozenset(
     """Rescaling Normalization Conv2D Dense DepthwiseConv2D SeparableConv2D""".split()
 )
@@ -49,8 +49,8 @@ def choose(
       given: The flag ``--input_range``.
       model: The model, to look at its input and its first layers; None for a SavedModel
         or a graph.
-      normalized: Whether something else says that images are normalised: the input's
-        name, or a ``--mean_json`` that the user named.
+      normalized: Whether the input's name, or a ``--mean_json`` that the user named,
+        says that images are normalised.
       what: The model, for the message.
 
     Returns:
@@ -93,7 +93,7 @@ def of_layers(model: Any) -> str:
         named |= name == _ROOT_INPUT
     for layer in _first_layers(model):
         if scaling_of_pixels(layer):
-            # The name says one thing and the layer another: neither is a proof.
+            # The name and the layer contradict each other: neither is a proof.
             return "" if named else "pixels"
         if type(layer).__name__ in _DECISIVE:
             break  # Later layers say nothing about the input.
@@ -134,7 +134,7 @@ def normalization(
 
 
 def _first_layers(model: Any) -> Iterator[Any]:
-    """A model's layers in order; a model inside of it is replaced by its own layers."""
+    """A model's layers in order; a model inside it is replaced by its own layers."""
     for layer in getattr(model, "layers", ()):
         if getattr(layer, "layers", None):
             yield from _first_layers(layer)

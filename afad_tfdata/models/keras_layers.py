@@ -1,4 +1,4 @@
-"""Keras layers in the models of version 0.1.0, registered so that these still load.
+"""Keras layers of models that version 0.1.0 saved, registered so that they still load.
 
 New networks consist of Keras' own layers (`standard_layers`).  Importing this module
 imports Keras; therefore other modules import it inside functions.
@@ -22,7 +22,7 @@ _Shape = tuple[int | None, ...]
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class InputConversion(keras.layers.Layer):
-    """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
+    """Converts ``(x - mean) / 127.5`` to a backbone's range and order of channels.
 
     This is a fixed affine map for each channel, in float32 under every precision.  The
     layer also stores the model's configuration, which `facts.of` reads from it.
@@ -42,8 +42,9 @@ class InputConversion(keras.layers.Layer):
         info: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        # The policy's dtype is not used: bfloat16 would lose levels of the pixels.  The
-        # config of a saved layer also contains both, and is passed in here again.
+        # The policy's dtype is not used, because bfloat16 would round the 256 levels of
+        # a pixel.  `|=` and not arguments, because the config of a saved layer contains
+        # both names, too.
         kwargs |= {"dtype": "float32", "trainable": False}
         super().__init__(**kwargs)
         self.scale = [float(v) for v in scale]
@@ -53,7 +54,7 @@ class InputConversion(keras.layers.Layer):
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Converts float32 images ``[n, h, w, 3]``."""
-        # For an identity, no operation is added, so that frozen graphs stay small.
+        # An identity adds no operation, so that frozen graphs stay small.
         if self.reverse:
             images = tf.reverse(images, [-1])
         if self.scale != [1.0] * 3:
@@ -79,7 +80,7 @@ class InputConversion(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class AgeDecoder(keras.layers.Layer):
-    """Logits of an age head to years ``[n, 1]``, in float32 (`age_heads.decode`).
+    """Decodes logits of an age head to years ``[n, 1]``, as `age_heads.decode` does.
 
     Args:
       head: One of `age_heads.NAMES`, but not ``regression``.
@@ -88,7 +89,7 @@ class AgeDecoder(keras.layers.Layer):
     """
 
     def __init__(self, head: str, min_age: int, max_age: int, **kwargs: Any) -> None:
-        # 16 bits can represent whole years at best.
+        # In bfloat16, an age of 40 years would be rounded to a quarter of a year.
         kwargs["dtype"] = _at_least_float32(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.head, self.min_age, self.max_age = head, int(min_age), int(max_age)

@@ -1,8 +1,8 @@
 """Weights in an HDF5 file of Keras 2, read without building its layers.
 
 The original project built a network and its head as one flat model.  Keras 3 cannot
-load all of these files, for example because of a layer's ``groups``; but the arrays
-are there, in the order of the layers, and the first ones are those of the backbone.
+load some of these files, for example because of a layer's ``groups``.  Their arrays can
+still be read: they are in the order of the layers, and the backbone's come first.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ class _Stored(NamedTuple):
 def copy_beginning(path: str, backbone: keras.Model) -> bool:
     """Copies the first arrays of a file into a backbone, if each of them fits.
 
-    Shapes alone do not say which of the four vectors of a batch normalisation is which:
-    the names have to agree, too.
+    The names are compared as well as the shapes, because the four vectors of a batch
+    normalisation all have the same shape.
 
     Args:
       path: ``.h5`` of a whole model, or of all its weights.
       backbone: Changed in place.
 
     Returns:
-      Whether the weights were copied.  A damaged file is left to Keras to describe.
+      Whether the weights were copied.  False for a damaged file, too, because Keras
+      then describes the damage.
 
     Raises:
       UsageError: The file takes data from other files.
@@ -81,6 +82,7 @@ def _names(group: Any, attribute: str) -> list[str]:
 
 
 def _kind(name: str) -> str:
-    """The last part of a weight's name, such as kernel; Keras 2 and 3 differ in one."""
+    """The last part of a weight's name, such as ``kernel``."""
     last = name.split("/")[-1].split(":")[0]
+    # Keras 2 says depthwise_kernel where Keras 3 says kernel.
     return last.removeprefix("depthwise_")

@@ -6,10 +6,11 @@
     losses_by_example = loss_fn(outputs, labels)      # {"loss", "age_loss", ...}, [B]
 
 Nothing here divides by the batch size: the training step sums over the examples and
-divides by the global batch size.  Class weights and CORN need a division by a sum over
-the batch.  Here they are multiplied by ``examples / sum`` instead, with both taken over
-the global batch.  After the step's division, the sum is the denominator, for any number
-of replicas.
+divides by the global batch size.  With class weights or CORN, the mean must instead
+divide by the sum of the weights in the global batch.  Therefore the losses are
+multiplied here by ``examples / sum``, both of the global batch.  After the step has
+divided by ``examples``, only ``sum`` is left, for any number of replicas.
+
 All losses are computed in float32, even if the network computes in 16 bits; float64
 stays float64.
 """
@@ -61,8 +62,9 @@ class LossConfig:
     )
     gender_weight: float = option(
         500.0,
-        "Factor of the gender loss in that sum.  500, from the original project's"
-        " successor, gives a squared error in years and a cross-entropy the same size.",
+        "Factor of the gender loss in that sum.  The value 500 is that of the original"
+        " project's successor, and makes a cross-entropy about as large as a squared"
+        " error in years.",
     )
     min_age: int = option(15, "Lowest age that an age head knows, in years.")
     max_age: int = option(72, "Highest age that an age head knows, in years.")
@@ -107,20 +109,21 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
     """The loss of a config.
 
     Returns:
-      A function ``(outputs, labels, *, normalize=True, batch_labels=None)`` to a dict
-      of float32 ``[B]``: ``loss`` (which is trained on) and its parts ``age_loss`` and
-      ``gender_loss`` (those of the task; weighted by class, not by task).
+      A function ``(outputs, labels, *, normalize=True, batch_labels=None)`` that
+      returns a dict of float32 ``[B]``: ``loss``, which is trained on, and those of its
+      parts ``age_loss`` and ``gender_loss`` that the task has.  The parts include the
+      weights of the classes, but not ``age_weight`` and ``gender_weight``.
 
       * outputs: from `networks.training_model`; without ``gender_logits`` the
         cross-entropy is computed from the probability.
       * labels: ``age`` ``[B]`` in years and ``gender`` ``[B]``, 0 or 1.
-        With `LossConfig.masks`, an example without a label has no loss of that label,
-        and the means are over the others.
+        With `LossConfig.masks`, an example without a label adds nothing to that label's
+        loss, and the means are over the other examples.
       * normalize: False for evaluation, where an example's loss must not depend on the
-        batch it came in: class weights stay as they are, and CORN takes the mean over
-        the example's own questions.
-      * batch_labels: the labels of the global batch, over which normalisers are taken,
-        where ``labels`` are a part of them.
+        other examples of its batch: class weights stay as they are, and CORN takes the
+        mean over the example's own questions.
+      * batch_labels: the labels of the global batch, if ``labels`` are only a part of
+        it.  The normalisers are computed from them.
     """
     names = schema.labels_of(config.task)
 
@@ -158,7 +161,7 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
 def weighs_by_batch(config: LossConfig) -> bool:
     """Whether an example's share of the loss depends on the other labels of its batch.
 
-    If it does not, `build`'s function needs no ``batch_labels`` of other replicas.
+    If not, the function of `build` does not need the labels of other replicas.
     """
     if config.masks:
         return True
@@ -186,7 +189,7 @@ class _Parts(NamedTuple):
 
 
 def _known(labels: Tensors, config: LossConfig) -> Tensors:
-    """The labels, with 0 in the place of those that are missing."""
+    """The labels, with 0 in place of the missing ones."""
     if not config.masks:
         return labels
     return {name: tf.maximum(value, 0) for name, value in labels.items()}
@@ -214,7 +217,7 @@ def _normalizer(
 
 
 def _gender_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Binary cross-entropy; from logits if there are any, as they do not saturate."""
+    """Binary cross-entropy, from logits if possible, because these do not saturate."""
     del config
     if "gender_logits" in outputs:
         logits = _flat(outputs["gender_logits"])
@@ -246,7 +249,7 @@ def _age_weights(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Ten
 
 
 def _age_terms(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
-    """1, or for CORN the number of questions that an example is asked."""
+    """1; for CORN, the number of questions that apply to an example."""
     if config.age_head != "corn":
         return tf.ones_like(labels["age"], dtype)
     asked = tf.minimum(_classes(labels, config) + 1, config.max_age - config.min_age)
@@ -360,12 +363,12 @@ def _coral(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
 
 
 def _corn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Loss of `corn`: cross-entropy of questions; a "no" ends an example's questions.
+    """Loss of `corn`: cross-entropies of an example's questions, up to the first "no".
 
     Shi, Cao and Raschka, "Deep neural networks for rank-consistent ordinal regression
     based on conditional probabilities", Pattern Analysis and Applications 2023.  The
-    loss is the sum over an example's questions; the normaliser is the number of all
-    questions.
+    loss is the sum over an example's questions, and the normaliser is the number of
+    the questions of all examples.
     """
     terms = _rank_terms(outputs, labels, config)
     asked = tf.sequence_mask(
@@ -404,7 +407,7 @@ def _rank_terms(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Ten
 
 
 def _classes(labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Classes, int32 ``[B]``; an age out of the range counts as the nearest end."""
+    """Classes, int32 ``[B]``; an age outside the range gets the nearest class."""
     index = tf.cast(tf.round(labels["age"]), tf.int32) - config.min_age
     return tf.clip_by_value(index, 0, config.max_age - config.min_age)
 

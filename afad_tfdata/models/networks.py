@@ -6,8 +6,8 @@
     model = models.build_model(config)        # root_input -> age_output, gender_output
     network = models.training_model(model)    # the same weights; returns a dict
 
-Every model takes ``root_input``, float32 RGB ``[n, size, size, 3]`` of
-``(x - mean) / 127.5``.  A fixed layer after it converts the input to what the
+The input of every model is ``root_input``: float32 RGB ``[n, size, size, 3]`` with the
+values ``(x - mean) / 127.5``.  A fixed layer after it converts them to what the
 backbone's weights expect, so that callers need not know what that is.  All layers are
 Keras' own, so that a saved model loads in a program without this package.
 """
@@ -30,7 +30,7 @@ NORMALIZATIONS = ("auto", "backbone", "original")
 POOLINGS = ("auto", "flatten", "avg")
 STAGES = ("warmup", "tuning")
 
-# Number of layers of a pre-trained backbone that `tuning` trains by default, as in the
+# How many layers of a pre-trained backbone `tuning` trains by default, as in the
 # original project's recipe.
 DEFAULT_TRAINABLE_LAYERS = 4
 
@@ -154,8 +154,8 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
 
     Args:
       config: What the network consists of.
-      load_weights: False keeps the backbone's random weights even if the config names
-        others, for a caller that sets the weights itself; nothing else changes.
+      load_weights: False leaves the backbone's weights random even if the config names
+        others.  It is for a caller that sets the weights itself; nothing else changes.
 
     Returns:
       A model from ``root_input``, float32 ``[n, size, size, 3]``, to a list of the
@@ -243,15 +243,15 @@ def age_branch(
     x = keras.layers.Dropout(config.age_dropout, name="age_dropout")(features)
     x = _hidden(x, "age_dense_1", config)
     if gender is not None:
-        # After the first layer, because one column would have little effect among
-        # thousands of features.
+        # The gender joins after the first layer, because one column would have little
+        # effect among the thousands of features before it.
         x = keras.layers.Concatenate(name="age_and_gender")([x, gender])
     x = _hidden(x, "age_dense_2", config)
     head, ages = config.age_head, (config.min_age, config.max_age)
     dtype = _output_dtype()
     if head == "regression":
-        # Ages are far from 0: a bias that starts at 0 would need many epochs to get
-        # there.
+        # Ages are far from 0: a bias that starts at 0 would need many epochs to reach
+        # them.
         first = keras.initializers.Constant(config.initial_age)
         output = keras.layers.Dense(
             1, bias_initializer=first, dtype=dtype, name="age_output"
@@ -308,7 +308,7 @@ def training_model(model: keras.Model) -> keras.Model:
 def stored_variables(model: keras.Model) -> list[keras.Variable]:
     """The variables that a checkpoint contains: all except those that never change.
 
-    The list is the same as in version 0.1.0, whose networks had no fixed layer.
+    The list is the same as in version 0.1.0, whose networks had no fixed weights.
     """
     fixed = {id(v) for layer in _fixed_layers(model) for v in layer.variables}
     return [v for v in model.variables if id(v) not in fixed]
@@ -328,18 +328,18 @@ def set_trainable(
     """Sets which layers a stage trains.
 
     Every stage trains the heads.  If the backbone is pre-trained, ``warmup`` trains
-    none of its layers, and ``tuning`` trains the top ones.  If it is not, there are no
+    none of its layers, and ``tuning`` trains the top ones.  If it is not, it has no
     weights to protect, and every stage trains the whole backbone unless
-    `trainable_layers` says otherwise.  A frozen BatchNormalization stays in inference
-    mode, and its statistics do not change.
+    `trainable_layers` says otherwise.  A BatchNormalization that is not trained stays
+    in inference mode, and its statistics do not change.
 
     Args:
       model: From `build_model` or `saved.load`.  In a foreign model, the ``trainable``
         flags of the layers decide what trains, and are not changed.
       stage: One of `STAGES`.
-      trainable_layers: Layers from the top of the backbone, as Keras lists them in
-        ``backbone.layers`` (with activations and additions); -1 for all.  None means
-        `DEFAULT_TRAINABLE_LAYERS`, or all if nothing is pre-trained.
+      trainable_layers: How many layers to train, counted from the top of the backbone
+        in ``backbone.layers``, where Keras also lists activations and additions; -1 for
+        all.  None means `DEFAULT_TRAINABLE_LAYERS`, or all if nothing is pre-trained.
 
     Returns:
       The number of parameters that train, and a line for the log.
@@ -422,7 +422,7 @@ def _resolve(config: ModelConfig) -> ModelConfig:
         changes["normalization"] = "backbone" if own else "original"
     if config.pooling == "auto":
         changes["pooling"] = "avg" if small else "flatten"
-    if config.stem_halvings == 0:  # As in networks of before this option.
+    if config.stem_halvings == 0:  # As in networks from before this option.
         changes["stem_halvings"] = 1
     if config.age_head == "auto":
         changes["age_head"] = "regression"  # Plain losses fit it, such as Keras' own.
@@ -436,12 +436,12 @@ def _hidden(x: keras.KerasTensor, name: str, config: ModelConfig) -> keras.Keras
 
 
 def _output_dtype() -> str:
-    """float32 also under mixed policies: 16 bits cannot represent parts of a year."""
+    """float32 also under mixed policies: bfloat16 rounds an age to a quarter year."""
     return "float64" if keras.config.dtype_policy().name == "float64" else "float32"
 
 
 def _set_flags(model: keras.layers.Layer, value: bool) -> None:
-    # Each layer's flag is set by itself: on TensorFlow, Keras ignores an assignment
+    # Each layer's flag is set separately: on TensorFlow, Keras ignores an assignment
     # that does not change the model's own flag, and the layers keep their flags.
     for layer in model._flatten_layers():
         layer.trainable = value

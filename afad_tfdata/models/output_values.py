@@ -13,7 +13,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 
-# Rounding may put a probability this far outside of [0, 1].
+# Rounding may put a probability this far outside [0, 1].
 _ROUNDING = 1e-5
 
 
@@ -25,7 +25,7 @@ def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
       what: The model, for the message.
 
     Raises:
-      DataError: A value is NaN or infinite, or a probability is outside of [0, 1].
+      DataError: A value is NaN or infinite, or a probability is outside [0, 1].
     """
     for label, array in values.items():
         wrong = np.ravel(array)[_is_wrong(label, np.ravel(array))]

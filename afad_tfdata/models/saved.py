@@ -31,8 +31,8 @@ from afad_tfdata.storage import hdf5
 _AGE_LOGITS = ("age_logits", "age_biases")
 # From names of layers in version 0.1.0 to their present names.
 _FORMER_NAMES = {"age_biases": "age_logits"}
-# Class names under which Keras stores code: one is a layer, the other a function inside
-# of any layer, such as an activation.
+# Class names under which Keras stores code: one is a layer, the other a function in any
+# layer, such as an activation.
 _CODE_CLASSES = ("Lambda", "__lambda__")
 
 
@@ -176,7 +176,7 @@ def check_finite(
 
 
 def info(model: keras.Model) -> dict[str, Any]:
-    """The `networks.ModelConfig` of one of our models as plain values.
+    """The `networks.ModelConfig` of a model of this package, as plain values.
 
     It is ``{}`` for any other model.  Instead of ``auto`` it has the value that was
     chosen, and ``weights`` is ``none`` if none were loaded.
@@ -185,7 +185,7 @@ def info(model: keras.Model) -> dict[str, Any]:
 
 
 def backbone_of(model: keras.Model) -> keras.Model | None:
-    """The backbone of one of our models: the only model inside it; None if absent."""
+    """The backbone of a model of this package: the only model inside it, or None."""
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     return nested[0] if len(nested) == 1 else None
 
@@ -241,12 +241,12 @@ def update_derived(model: keras.Model) -> None:
 def transfer(
     source: keras.Model, target: keras.Model, *, swap_classes: bool = False
 ) -> tuple[int, list[str]]:
-    """Copies the weights of another model that have the same place and shape.
+    """Copies those weights of another model that have the same place and shape.
 
-    The weights of the two backbones are compared by their order in one list, and not by
-    name: Keras counts the layers of some networks in the whole process.  The layers of
-    the heads are compared by name.  Logits of an age head are not copied if they stand
-    for other ages in the other model.
+    The weights of the two backbones are matched by their order and not by name, because
+    the names of some of Keras' layers contain a counter of the whole process.  The
+    layers of the heads are matched by name.  Logits of an age head are not copied if
+    they stand for different ages in the two models.
 
     Args:
       source: A model as `load` returns it.

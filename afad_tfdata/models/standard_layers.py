@@ -6,8 +6,8 @@ in a program without this package::
     x = standard_layers.convert_input(image, **conversion._asdict())
     age = standard_layers.decode_age(logits, "corn", 15, 72, dtype="float32")
 
-Layers without weights are used wherever possible, because training, a copy of weights
-or another precision cannot change them.
+Layers without weights are used wherever possible, because neither training nor copied
+weights nor another precision can change them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def convert_input(
     offset: Sequence[float],
     reverse: bool,
 ) -> keras.KerasTensor:
-    """``(x - mean) / 127.5`` to the range and channel order that a backbone expects.
+    """Converts ``(x - mean) / 127.5`` to a backbone's range and order of channels.
 
-    It computes in float32 under every precision: bfloat16 would lose levels of the
-    pixels.
+    It computes in float32 under every precision, because bfloat16 would round the 256
+    levels of a pixel.
 
     Args:
       image: float32 RGB ``[n, h, w, 3]``.
@@ -80,7 +80,7 @@ def is_fixed(layer: keras.layers.Layer) -> bool:
 def decode_age(
     logits: keras.KerasTensor, head: str, min_age: int, max_age: int, *, dtype: str
 ) -> keras.KerasTensor:
-    """``age_output``: the age that logits mean, as `age_heads.decode` computes it.
+    """Adds ``age_output``: logits decoded to an age, as in `age_heads.decode`.
 
     Args:
       logits: ``[n, num_logits]``.
@@ -125,7 +125,8 @@ def add_biases(
     x = keras.layers.RepeatVector(count, dtype=dtype, name="age_repeated")(score)
     scores = keras.layers.Flatten(dtype=dtype, name="age_scores")(x)
     # A Dense layer with a bias would also have a matrix.  PReLU has only one vector of
-    # weights, and multiplies negative inputs by it: from -1 it makes minus the biases.
+    # weights, by which it multiplies negative inputs: an input of -1 becomes minus the
+    # bias.
     ones = keras.layers.Rescaling(0.0, -1.0, dtype=dtype, name="age_minus_ones")(scores)
     biases = keras.layers.PReLU(
         alpha_initializer=keras.initializers.Constant(list(initial)),
@@ -136,7 +137,7 @@ def add_biases(
 
 
 def _shortest(values: Sequence[float]) -> float | list[float]:
-    """One number instead of equal ones: freezing removes ``* 1`` and ``+ 0``."""
+    """One number for equal ones, because freezing removes ``* 1`` and ``+ 0``."""
     return values[0] if len(set(values)) == 1 else list(values)
 
 
@@ -146,9 +147,10 @@ def _probabilities(
     """Probabilities of being older than each threshold, ``[n, count]``."""
     if head != "corn":
         return keras.layers.Activation("sigmoid", dtype=dtype, name="age_older")(logits)
-    # CORN's logits mean "older than k, given older than k - 1": the probabilities up to
-    # each threshold are multiplied, as a sum of logarithms.  The sum is computed as a
-    # mean over a window that ends at the threshold; zeros fill it at the beginning.
+    # Each of CORN's logits is of "older than k, given older than k - 1".  The
+    # probabilities up to each threshold are therefore multiplied, as a sum of
+    # logarithms.  The sum is computed as the mean of a window that ends at the
+    # threshold; before the first threshold, the window is filled with zeros.
     x = keras.layers.Activation("log_sigmoid", dtype=dtype, name="age_logarithms")(
         logits
     )

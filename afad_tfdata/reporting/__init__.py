@@ -1,1 +1,1 @@
-"""The parts of `afad_tfdata.report`, which writes a page to look at."""
+"""The parts of `afad_tfdata.report`, which writes one HTML page."""

@@ -1,4 +1,4 @@
-"""Charts for the page: SVG by matplotlib, whose marks show their numbers.
+"""Charts for the page: SVG by matplotlib, in which bars and points show their numbers.
 
 ::
 
@@ -6,9 +6,10 @@
     chart.line("validation", [(1, value), (2, value)], color=1)
     chart.figure("Age: mean absolute error")
 
-matplotlib draws with placeholder colours, which become variables of the page's style,
-so that the same picture can be read on a light and on a dark background.  Each bar and
-each point gets a title, which browsers show, and its number with the place in its file.
+matplotlib draws with placeholder colours.  They are then replaced by variables of the
+page's style, so that the same picture can be read on a light and on a dark background.
+Each bar and each point gets a title, which browsers show, its number, and the place of
+the number in its file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import numpy as np
 from afad_tfdata.common import errors, figures, lazy_imports
 from afad_tfdata.reporting import elements, json_values
 
-# Inches.  At 390 pixels a page is a little narrower than this, at 1280 two fit.
+# Inches.  A screen of 390 pixels is a little narrower than one chart; on 1280 pixels,
+# two fit side by side.
 _WIDTH, _HEIGHT = 4.7, 3.0
 _MARGINS = {"left": 0.155, "right": 0.985, "top": 0.97, "bottom": 0.165}
 NUM_COLORS = 6
@@ -38,7 +40,7 @@ _VARIABLES = {
     _GRID: "var(--grid)",
 }
 _STYLE: Any = {
-    "svg.fonttype": "none",  # Texts stay texts, which are small and can be searched.
+    "svg.fonttype": "none",  # Text stays text, which is small and can be searched.
     "svg.hashsalt": "afad_tfdata",  # Equal charts get equal identifiers.
     "font.size": 9.5,
     "axes.edgecolor": _GRID,
@@ -51,10 +53,10 @@ _STYLE: Any = {
     "grid.color": _GRID,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    # Names of classes and stages may contain what would be a formula.
+    # Names of classes and stages may contain dollar signs, which start a formula.
     "text.parse_math": False,
 }
-_LARGEST_MARKED = 240  # Points of a line; more would be closer than a pixel.
+_LARGEST_MARKED = 240  # Marks on a line; more would overlap.
 
 Point = tuple[float, json_values.Json]
 
@@ -74,17 +76,17 @@ class Chart:
     ) -> None:
         matplotlib = lazy_imports.load_matplotlib()
         self._name, self._wide = name, wide
-        # Texts and ticks get their colours when they are made.
+        # Texts and ticks take their colours at the moment they are created.
         with matplotlib.rc_context(_STYLE):
             self._figure = figures.new(_WIDTH * (2 if wide else 1), _HEIGHT)
-            # The engine that fits the margins takes as long as all the drawing.
+            # The layout engine, which fits the margins, takes as long as all drawing.
             self._figure.set_layout_engine(None)
             self._figure.subplots_adjust(**_MARGINS)
             self.axes = self._figure.subplots()
             self.axes.set(xlabel=xlabel, ylabel=ylabel)
             self.axes.grid(axis="y")
             self.axes.set_axisbelow(True)
-        # By group: titles, numbers, and whether its marks are the points of a line.
+        # Title and number of each mark, by the identifier of its group.
         self._marks: dict[str, list[tuple[str, json_values.Json]]] = {}
         self._has_labels = False
 
@@ -127,9 +129,9 @@ class Chart:
           points: Place and value of each.
           color: From 0.
           dashed: Whether the line is dashed.
-          digits: Of the numbers in the titles.
-          percent: Whether values are shares that are shown in per cent.
-          xname: What a place is, for the titles, such as ``epoch``.
+          digits: Digits of the numbers in the titles.
+          percent: Whether the values are shares, to be shown in per cent.
+          xname: Name of the x axis for the titles, such as ``epoch``.
           marks: Whether the points show their numbers.
         """
         places = [place for place, _ in points]
@@ -167,13 +169,13 @@ class Chart:
         )
 
     def whole_numbers(self) -> None:
-        """Places are whole numbers, such as epochs."""
+        """Labels the x axis with whole numbers only, such as epochs."""
         from matplotlib import ticker
 
         self.axes.xaxis.set_major_locator(ticker.MaxNLocator("auto", integer=True))
 
     def moment(self, place: float, text: str, *, color: int) -> None:
-        """A vertical line with a text."""
+        """Draws a vertical line with a text."""
         self.axes.axvline(place, color=_SERIES[color], ls=":", lw=1.2)
         self.axes.annotate(
             errors.printable(text),
@@ -224,7 +226,7 @@ class Chart:
                 )
         svg = _without_namespaces(ET.fromstring(content.getvalue()))
         for parent in svg.iter():
-            # matplotlib's indentation is a third of the text.
+            # The indentation that matplotlib writes is a third of all characters.
             parent.text = parent.text if parent.tag == "text" else None
             parent.tail = None
             for child in list(parent):
@@ -244,7 +246,7 @@ class Chart:
         for name, marks in self._marks.items():
             group = groups.get(name)
             if group is None:
-                continue  # matplotlib leaves out what has no area.
+                continue  # matplotlib leaves out shapes without an area.
             points = list(group.iter("use"))
             for mark, (title, value) in zip(points or [group], marks, strict=True):
                 mark.set("class", "mark")
@@ -255,7 +257,7 @@ class Chart:
                 mark.insert(0, elements.new("title", title))
 
     def _rename(self, svg: elements.Element) -> None:
-        """Makes identifiers unique on the page, and colours variables."""
+        """Makes identifiers unique on the page, and replaces colours by variables."""
         wanted = {
             name
             for element in svg.iter()
@@ -277,13 +279,13 @@ class Chart:
 
 
 def _legend(label: str) -> str:
-    """A text for the legend, which leaves out what begins with an underscore."""
+    """A text for the legend, which would leave out one that begins with "_"."""
     text = errors.printable(label)
     return f" {text}" if text.startswith("_") else text
 
 
 def _without_namespaces(svg: elements.Element) -> elements.Element:
-    """As HTML writes SVG: plain names, and ``href`` without ``xlink:``."""
+    """SVG as HTML expects it: plain names, and ``href`` without ``xlink:``."""
     for element in svg.iter():
         element.tag = element.tag.rpartition("}")[2]
         attributes: dict[str, Any] = {

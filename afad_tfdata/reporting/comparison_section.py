@@ -1,4 +1,4 @@
-"""Two runs beside each other: their curves, their metrics and their options."""
+"""Two runs side by side: their curves, their metrics and their options."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from afad_tfdata.reporting import (
 )
 from afad_tfdata.training import evaluation_metrics
 
-# Metrics of which more is better; of the others less is, but of the bias, nothing.
+# For these metrics more is better, and for the bias neither more nor less is.  For all
+# others less is better.
 _MORE_IS_BETTER = {"accuracy", "balanced_accuracy", "auc", "cs5"}
 _NOT_RANKED = {"bias"}
 _SAMPLES = 1000
-# What differs between any two runs.
+# Options that differ between any two runs.
 _PLACES = {"run_dir", "report"}
 
 
@@ -139,7 +140,7 @@ def _metrics(
             "p",
             "A difference is the second run's value minus the first one's. Its interval"
             " is a paired bootstrap: both runs are measured on the same resampled"
-            " faces. One that contains 0 does not tell the runs apart.",
+            " faces. An interval that contains 0 does not tell the runs apart.",
             class_="muted",
         ),
     ]
@@ -179,7 +180,7 @@ def _paired(
             )
     names = [evaluation_section.class_names(found) for found in metrics]
     if names[0] != names[1]:
-        # The same labels in the other order, if the models have other classes.
+        # The models may have the same two classes in the reverse order.
         if names[0] != names[1][::-1]:
             raise errors.UsageError(
                 f"the runs have other classes ({', '.join(names[0])} and"
@@ -240,7 +241,7 @@ def _options(paths: Sequence[str], names: Sequence[str]) -> list[elements.Elemen
 
 
 def _flat(stored: json_values.Json) -> list[tuple[str, Any]]:
-    """Options by their flags, then what was derived from them."""
+    """Options by the names of their flags, then the values derived from them."""
     found = [(n, v.value) for n, v in stored.at("train").items() if n not in _PLACES]
     derived = ("devices", "precision", "train_examples", "records_digest")
     titles = {"records_digest": "content of the data set (digest)"}

@@ -1,4 +1,4 @@
-"""The data set: how many faces of which labels, some of them, and what was left out."""
+"""The data set: its faces by label, some of their pictures, and what was left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afad_tfdata.storage import joined, schema
 from afad_tfdata.writing import rejections
 
 _SHEET_FACES = 24
-# Left out of the table of the configuration, because nobody reads a digest.
+# Not in the table of the configuration, because nobody reads a digest.
 _LONG = {"source_sha256"}
 
 
@@ -107,7 +107,7 @@ def _counts(manifest: schema.Manifest, source: json_values.Json) -> elements.Ele
 def _charts(
     manifest: schema.Manifest, source: json_values.Json
 ) -> list[elements.Element]:
-    """A histogram of the ages of each split, the classes above each other."""
+    """A histogram of the ages of each split, with the bars of the classes stacked."""
     if not any(split.ages for split in manifest.splits.values()):
         return [elements.note("No face of this data set has an age.")]
     filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
@@ -150,7 +150,7 @@ def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Eleme
     rows: list[list[Any]] = []
     for age in ages:
         cells = [source.at("splits", s, "counts", c, str(age)) for s, c in columns]
-        # An age that the manifest does not name has no face.
+        # The manifest leaves out ages without a face.
         rows.append(
             [str(age), *(elements.number(c) if c.value else "0" for c in cells)]
         )
@@ -161,7 +161,7 @@ def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Eleme
 def _sheet(
     manifests: Mapping[str, schema.Manifest], *, images: bool
 ) -> list[elements.Element]:
-    """Some faces of the first split that has any, spread evenly over it."""
+    """Some faces, spread evenly over the first split that has any."""
     if not images:
         return []
     heading = elements.new("h3", "Some of the faces")
@@ -185,7 +185,7 @@ def _sheet(
 
 
 def caption(face: stored_faces.Face, class_names: Sequence[str]) -> str:
-    """Labels of a face, such as ``male, 25``."""
+    """The labels of a face, such as ``male, 25``."""
     gender = "" if face.gender < 0 else class_names[face.gender]
     age = "" if face.age < 0 else str(face.age)
     return ", ".join(part for part in (gender, age) if part) or "no label"
@@ -257,7 +257,7 @@ def _same_bytes(manifests: Mapping[str, schema.Manifest]) -> list[elements.Eleme
 
 
 def _licence(manifests: Iterable[schema.Manifest]) -> list[elements.Element]:
-    """What the cards state about each source, too, and what it means for the page."""
+    """Licence and citation of each source, as the cards state them."""
     nothing = statements.Statements()
     all_stated = [statements.complete(nothing, manifest) for manifest in manifests]
     found: list[elements.Element] = []
@@ -270,8 +270,8 @@ def _licence(manifests: Iterable[schema.Manifest]) -> list[elements.Element]:
             found.append(elements.new("p", "To cite:"))
             found.append(elements.new("blockquote", citation))
     text = (
-        "Images keep the licence and the terms of their source. These hold for the"
-        " faces on this page, too: read them before you share records, faces or models."
+        "Images keep the licence and the terms of their source. The terms also apply to"
+        " the faces on this page: read them before you share records, faces or models."
     )
     return [*found, elements.new("p", text)]
 
@@ -289,7 +289,7 @@ def _configuration(
                 for name, value in config.items()
                 if name not in _LONG
             ],
-            caption="What decides the bytes"
+            caption="What determines the bytes"
             + (f" of {place}" if len(places) > 1 else ""),
         )
         for place, config in zip(places, configs, strict=True)

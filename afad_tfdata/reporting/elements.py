@@ -1,8 +1,8 @@
-"""Elements of the page.  Every text is escaped, because it comes from elsewhere.
+"""Elements of the page, in which every text is escaped.
 
 Names of files, labels and models may contain ``<``, quotes, control characters, or
-bytes that are no text.  The page is built as a tree, which the standard library writes
-as HTML, and no string is ever taken as markup::
+bytes that are no text.  Therefore the page is built as a tree, which the standard
+library writes as HTML, and no string is ever taken as markup::
 
     elements.new("p", "see ", elements.new("code", path), class_="note")
 """
@@ -25,11 +25,11 @@ def new(tag: str, *children: Element | str | None, **attributes: Any) -> Element
 
     Args:
       tag: Its name.
-      *children: Elements and texts; control characters in texts are shown by their
-        codes.  None is left out.
-      **attributes: By name; an underscore stands for a hyphen, and one at the end is
-        dropped (``class_``).  None and False are left out; True is an attribute without
-        a value.
+      *children: Elements and texts, of which None is left out.  Control characters in
+        texts are shown by their codes.
+      **attributes: Attributes by name.  An underscore stands for a hyphen, and one at
+        the end is dropped (``class_``).  None and False are left out, and True means an
+        attribute without a value.
     """
     element = ET.Element(tag)
     for name, value in attributes.items():
@@ -65,16 +65,16 @@ def number(
     sign: str = "",
     form: str = "f",
 ) -> Element | str:
-    """A number with its origin; a dash if there is none.
+    """A number and where it comes from; a dash if there is no number.
 
-    The element has the exact value, and the place in its file as ``data-file`` and
+    The element contains the exact value, and its place in a file as ``data-file`` and
     ``data-pointer``.
 
     Args:
       value: The number.
-      digits: After the decimal point; whole numbers have none.
-      percent: Whether a share is shown in per cent.
-      sign: ``+`` to show the sign of numbers above 0, too.
+      digits: Digits after the decimal point; whole numbers have none.
+      percent: Whether the number is a share, to be shown in per cent.
+      sign: ``+`` to show the sign of positive numbers, too.
       form: ``f``, or ``e`` for a power of ten.
     """
     text = shown(value, digits, percent=percent, sign=sign, form=form)
@@ -128,7 +128,7 @@ def table(
 
     Args:
       head: Texts of the columns.
-      rows: Cells, which are elements and texts; each row is as long as the head.
+      rows: Cells, which are elements or texts, as many in each row as in the head.
       caption: What the table shows.
     """
     body = [
@@ -151,14 +151,14 @@ def table(
 
 
 def scrollable(content: Element, label: str) -> Element:
-    """A box that scrolls sideways where the screen is narrow, by keyboard, too."""
+    """A box that scrolls sideways on a narrow screen, also by keyboard."""
     return new(
         "div", content, class_="scroll", tabindex="0", role="group", aria_label=label
     )
 
 
 def facts(rows: Mapping[str, Element | str | None]) -> Element:
-    """Names and values below each other; values that are None are left out."""
+    """A list of names and values; values that are None or empty are left out."""
     listed = new("dl", class_="facts")
     for name, value in rows.items():
         if value is not None and value != "":
@@ -171,7 +171,7 @@ def facts(rows: Mapping[str, Element | str | None]) -> Element:
 
 
 def note(text: str) -> Element:
-    """A sentence about what is not here, and why."""
+    """A sentence that says what is missing, and why."""
     return new("p", text, class_="note")
 
 
@@ -183,7 +183,7 @@ def folded(title: str, *children: Element | str | None) -> Element:
 def code(lines: Sequence[str], label: str) -> Element:
     """A block of program text."""
     block = new("code")
-    # Lines are made printable one by one, because `printable` would show the code of
-    # each end of a line.
+    # Lines are made printable one by one, because `printable` would turn the line
+    # breaks into codes.
     block.text = "\n".join(errors.printable(line) for line in lines)
     return new("pre", block, class_="scroll", tabindex="0", aria_label=label)

@@ -10,7 +10,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.evaluating import predictions
 from afad_tfdata.reporting import charts, elements, json_values, pictures, stored_faces
 
-# Titles of the metrics, and what tells which value is better.
+# Titles of the metrics, with their units.
 TITLES = {
     "accuracy": "Gender: accuracy",
     "balanced_accuracy": "Gender: balanced accuracy",
@@ -93,7 +93,7 @@ def _table(metrics: json_values.Json) -> elements.Element:
         if metrics.at(name).number is not None
     ]
     if not rows:
-        return elements.note("These metrics have no number that is known here.")
+        return elements.note("The file of metrics has no number that this page shows.")
     predicts = metrics.at("constant", "predicts")
     age = predicts.at("age").number
     said = ["" if age is None else f"{age:g} years", predicts.at("gender").text]
@@ -139,7 +139,7 @@ def _confusion(metrics: json_values.Json) -> list[elements.Element]:
 def class_names(metrics: json_values.Json) -> list[str]:
     """Names of the labels 0 and 1, as the metrics have them."""
     found = [name.text for name in metrics.at("class_names").elements()]
-    # Earlier versions did not record them, but list groups in label order.
+    # Earlier versions did not record them, but their groups are in the order of labels.
     found = found or [name for name, _ in metrics.at("by_gender").items()]
     return found if len(found) == 2 else ["class 0", "class 1"]
 
@@ -331,7 +331,7 @@ def _coverage(found: json_values.Json) -> list[elements.Element]:
     for form, _ in forms:
         head += [f"{form}cover the age", "mean width, years"]
     wanted = elements.shown(found.at("coverage"), 0, percent=True)
-    caption = f"Intervals that are to cover the age of {wanted} of all faces"
+    caption = f"Intervals that should cover the age of {wanted} of all faces"
     return [
         elements.new("h3", "Age intervals"),
         elements.table(head, rows, caption=caption),
@@ -373,8 +373,8 @@ def _worst(
     if not worst:
         return [
             elements.note(
-                "The evaluation does not name them: bad records were skipped, or it was"
-                " made by an earlier version."
+                "The evaluation does not name them, because bad records were skipped or"
+                " an earlier version made it."
             )
         ]
     notes, faces = [], {}

@@ -222,7 +222,7 @@ def _programs(path: str, description: json_values.Json) -> list[elements.Element
     else:
         text = (
             "This graph was frozen without an ONNX file. afad-freeze --onnx writes one"
-            " next to it, and compares it with the model, too."
+            " next to it, and also compares it with the model."
         )
         found.append(elements.folded("ONNX", elements.new("p", text)))
     return found

@@ -1,4 +1,4 @@
-"""Values of a JSON file that may lack anything, and that know where they come from.
+"""Values of a JSON file, each with its place there; any value may be missing.
 
 ::
 
@@ -6,8 +6,8 @@
     metrics.at("intervals", "mae", 0).number     # None if there is no such number
     metrics.at("intervals", "mae", 0).pointer    # "/intervals/mae/0"
 
-The page shows numbers of files that other versions wrote, or that somebody changed.  A
-part that is missing or of another type is then absent from the page.
+The page shows numbers from files that other versions wrote or that somebody changed.  A
+value that is missing or has another type is left out of the page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Json:
         return self.value not in (None, {}, [], "")
 
     def at(self, *keys: str | int) -> Json:
-        """The value in nested objects (by text) and arrays (by number)."""
+        """The value inside nested objects (by name) and arrays (by number)."""
         found = self
         for key in keys:
             found = found._child(key)
@@ -53,13 +53,13 @@ class Json:
         return Json(value, self.file, f"{self.pointer}/{name}")
 
     def items(self) -> list[tuple[str, Json]]:
-        """Names and values of an object; none for other values."""
+        """The names and values of an object; empty for other values."""
         if not isinstance(self.value, dict):
             return []
         return [(str(key), self.at(str(key))) for key in self.value]
 
     def elements(self) -> list[Json]:
-        """The values of an array; none for other values."""
+        """The values of an array; empty for other values."""
         if not isinstance(self.value, list):
             return []
         return [self.at(i) for i in range(len(self.value))]
@@ -73,7 +73,7 @@ class Json:
 
     @property
     def text(self) -> str:
-        """The value if it is a text, and otherwise an empty one."""
+        """The value if it is a text, and otherwise an empty text."""
         return self.value if isinstance(self.value, str) else ""
 
 
@@ -87,6 +87,6 @@ def of_file(path: str, *, what: str, advice: str = "restore it") -> Json:
 
     Raises:
       UsageError: It is missing or cannot be read.
-      DataError: It is no JSON.
+      DataError: It is not JSON.
     """
     return Json(files.read_json(path, what=what, advice=advice), path)

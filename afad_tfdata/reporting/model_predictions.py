@@ -1,4 +1,4 @@
-"""What a model said about every record of a data set, stored or computed now.
+"""What a model predicts for every record of a data set.
 
 ::
 
@@ -28,8 +28,9 @@ def of_data_set(
 ) -> dict[str, viewer_section.Said]:
     """Predictions by split.
 
-    Those of an evaluation that fits are taken from its files.  The model of the run
-    computes those of the other splits; without a run they are left out.
+    If the directory has an evaluation of these records, its stored predictions are
+    used.  The model of the run predicts the other splits; without a run, those are left
+    out.
 
     Args:
       records_dir: Directories, separated by commas.
@@ -63,7 +64,7 @@ def of_data_set(
 def _stored(
     records_dir: str, directory: str, class_names: Sequence[str]
 ) -> dict[str, viewer_section.Said]:
-    """The predictions of the evaluation in a directory, if it was of these records."""
+    """The predictions in a directory, if they are those of all records of a split."""
     path = files.join(directory, evaluation.METRICS_NAME)
     if not files.exists(path):
         return {}
@@ -81,7 +82,7 @@ def _stored(
 def _said(
     columns: Mapping[str, np.ndarray], names: Sequence[str], class_names: Sequence[str]
 ) -> viewer_section.Said:
-    """Predictions in the order of the data set's classes."""
+    """Predictions, with the gender as the probability of the data set's class 1."""
     gender: Any = columns.get("gender")
     if gender is not None and list(names) == list(class_names)[::-1]:
         gender = 1 - gender

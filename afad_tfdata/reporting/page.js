@@ -1,6 +1,6 @@
 "use strict";
-// Titles of marks are shown at once, near the pointer or the finger, and not after a
-// second as browsers show them.
+// Titles of marks are shown near the pointer or the finger, and at once: browsers would
+// wait for a second.
 (() => {
   const tip = document.createElement("div");
   tip.id = "tip";
@@ -36,7 +36,7 @@
       mark.dataset.tip = title.textContent;
       title.remove();
     }
-    // The nearest mark, so that a small point need not be hit exactly.
+    // The nearest mark within 24 pixels, so that a small point need not be hit exactly.
     const nearest = (event) => {
       let best = null;
       let least = 24;

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, and that requests nothing.
+"""The page: one HTML file that needs no other file and requests nothing.
 
 ::
 
@@ -6,8 +6,9 @@
     page.add("data", "Data set", [elements.new("p", "...")])
     files.write_atomic("report.html", page.html())
 
-Its style and its program are in it.  A content security policy forbids every request,
-and names the program by its digest, so that no text of a data set can run as a program.
+The file contains its style and its program.  Its content security policy forbids every
+request, and allows only the program with a given digest, so that no text of a data set
+can run as a program.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Page:
     """A page of sections.
 
     Args:
-      title: In its heading, and in the browser's title.
-      about: What it was made from, one text for each.
+      title: Text of the heading and of the browser's title.
+      about: What the page was made from, one text for each.
     """
 
     def __init__(self, title: str, about: Sequence[str]) -> None:
@@ -51,8 +52,8 @@ class Page:
         Args:
           name: Its identifier on the page.
           title: Its heading.
-          content: What is in it.
-          before: The section that it is put before; empty for the end.
+          content: Its elements.
+          before: Name of the section that it is put before; empty for the end.
         """
         names = [name for name, _, _ in self._sections]
         place = names.index(before) if before else len(names)
@@ -114,15 +115,15 @@ def data(name: str, value: Any) -> elements.Element:
 
     Args:
       name: Identifier of the element.
-      value: JSON values.  Their texts are to be printable.
+      value: JSON values, whose texts must be printable.
     """
-    # Escaped, so that no text in it ends the element.
+    # "<" is escaped, so that no text ends the element.
     text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
     return _raw("script", text, id=name, type="application/json")
 
 
 def _prefix(svg: elements.Element, name: str) -> None:
-    """Makes the identifiers in a chart unique: two runs have the same charts."""
+    """Makes the identifiers in a chart unique, as two runs have the same charts."""
     for element in svg.iter():
         for attribute in ("id", "href", "clip-path"):
             if value := element.get(attribute):
@@ -132,7 +133,7 @@ def _prefix(svg: elements.Element, name: str) -> None:
 
 
 def _raw(tag: str, text: str, **attributes: str) -> elements.Element:
-    """An element whose text HTML does not escape: a style or a program."""
+    """A style or a program, whose text is not escaped in HTML."""
     if f"</{tag}" in text.lower() or "<!--" in text:
         raise ValueError(f"the text ends the element {tag}")
     element = elements.new(tag, **attributes)

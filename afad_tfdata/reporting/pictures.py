@@ -1,4 +1,4 @@
-"""Pictures inside of the page: faces as data URIs, so that nothing is requested."""
+"""Pictures inside the page: faces as data URIs, so that nothing is requested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIDE, _QUALITY = 96, 80
 
 
 def jpeg_uri(content: bytes) -> str:
-    """A JPEG as the address of an image."""
+    """A data URI with the bytes of a JPEG."""
     return "data:image/jpeg;base64," + base64.b64encode(content).decode()
 
 
@@ -37,5 +37,5 @@ def face(
 
 
 def sheet(faces: list[elements.Element]) -> elements.Element:
-    """Faces in rows that are as long as the screen is wide."""
+    """Faces in rows, as many in a row as fit on the screen."""
     return elements.new("div", *faces, class_="faces")

@@ -1,4 +1,4 @@
-"""A run: its curves, rates and speed, its configuration, and what is stored."""
+"""A run: its curves, learning rates, speed and configuration, and its stored files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def history_of(path: str) -> json_values.Json:
 def points(
     epochs: json_values.Json, *names: str
 ) -> list[tuple[float, json_values.Json]]:
-    """Epoch and value of a metric, such as ``("validation", "mae")``."""
+    """Epochs and values of a metric, such as ``"validation", "mae"``."""
     rows = epochs.at("epochs").elements()
     return [
         (row.at("epoch").number or i + 1, row.at(*names)) for i, row in enumerate(rows)
@@ -130,7 +130,7 @@ def _short(text: str) -> str:
 
 
 def _moments(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
-    """Events with their places, half an epoch after the last epoch before them."""
+    """Events, each placed half an epoch after the last epoch that ended before it."""
     rows = epochs.at("epochs").elements()
     placed = []
     for event in epochs.at("events").elements():
@@ -181,13 +181,13 @@ def _events(epochs: json_values.Json) -> elements.Element:
 
 
 def _speed(path: str) -> list[elements.Element]:
-    """Speed and waiting of each epoch, from the lines of ``metrics.jsonl``."""
+    """Speed and waiting time of each epoch, from the lines of ``metrics.jsonl``."""
     name = os.path.join(path, history.LINES_NAME)
     rows = []
     try:
         with open(name, encoding="utf-8", errors="replace") as file:
             for line in file:
-                # A torn line is the last one of a run that was killed.
+                # A run that was killed may have an incomplete last line.
                 with contextlib.suppress(ValueError, RecursionError):
                     row = json_values.Json(json.loads(line))
                     if row.at("epoch").number is not None:
@@ -226,7 +226,7 @@ def _files(path: str) -> elements.Element:
             size = os.path.getsize(os.path.join(path, name))
             rows.append([elements.new("code", name), f"{size / 1e6:,.2f} MB"])
     if not rows:
-        return elements.note("No model and no checkpoint is there.")
+        return elements.note("The run has neither a model nor a checkpoint.")
     return elements.table(["file", "size"], rows, caption="Stored weights")
 
 
@@ -248,7 +248,7 @@ def _configuration(stored: json_values.Json) -> elements.Element:
     return elements.table(
         ["option", "value", "the default, if the value differs"],
         rows,
-        caption="Options of the training, with those that were chosen or set first",
+        caption="Options of the training, first those that differ from the default",
     )
 
 

@@ -1,4 +1,4 @@
-"""Faces of a data set, by record number, with what is known about each.
+"""Faces of a data set by the number of their record, with what is known about each.
 
 ::
 
@@ -28,9 +28,9 @@ class Face:
     Attributes:
       directory: Directory of its data set.
       split: Its split.
-      record: Its number in the index of the split.
+      record: Number of its record in the index of the split.
       shard: File name of its shard.
-      position: Its number in the shard.
+      position: Number of its record in the shard.
       age: Years; `schema.MISSING` without this label.
       gender: 0 or 1; `schema.MISSING` without this label.
       crc32: CRC-32 of the stored image, from the index.
@@ -57,8 +57,8 @@ class Face:
 def even_sample(total: int, count: int) -> np.ndarray:
     """Numbers of at most `count` records that are spread evenly over all.
 
-    Records are stored in the order of hashes of their keys, so that these are a random
-    sample, and the same one each time.
+    Records are stored in the order of hashes of their keys.  Therefore an even sample
+    is a random one, but the same each time.
     """
     count = min(count, total)
     return np.arange(count, dtype=np.int64) * total // max(count, 1)
@@ -111,7 +111,7 @@ def read(
                     found["image"] = dataset_pictures.read_picture(
                         path, row, face.position, manifest
                     )
-            # A damaged record may raise any error; it is one face of many.
+            # A damaged record may raise any error, which must not hide other faces.
             except Exception as error:
                 if isinstance(error, (MemoryError, errors.UsageError)):
                     raise
@@ -127,8 +127,8 @@ def read_rows(
     Args:
       records_dir: Directories, separated by commas.
       split: The split.
-      rows: Ascending; those that no record has are left out at the end.
-      max_examples: At most how many records of the split count; 0 for all.
+      rows: Numbers of rows, ascending; those beyond the last record are left out.
+      max_examples: How many records of the split count at most; 0 for all.
 
     Raises:
       UsageError: There is no such data set, or it is remote.
@@ -152,7 +152,7 @@ def read_rows(
 
 
 def thumbnail(face: Face, side: int, quality: int) -> bytes:
-    """A JPEG of the face; empty if its image is not there."""
+    """A JPEG of the face; empty if there is no image."""
     if face.image is None:
         return b""
     small = codec.resize(face.image, side, antialias=True)

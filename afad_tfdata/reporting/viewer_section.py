@@ -1,4 +1,4 @@
-"""The viewer: thumbnails of records, which the reader of the page filters and pages."""
+"""The viewer: thumbnails of records, which one can filter, sort and page through."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.reporting import elements, page, stored_faces
 from afad_tfdata.storage import joined, schema
 
-# Pixels and JPEG quality: 2,000 faces take about 3 MB as text.
+# Pixels and JPEG quality, with which 2,000 faces take about 3 MB as text.
 _SIDE, _QUALITY = 64, 65
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Said:
-    """What a model said about each record of a split.
+    """What a model predicts for each record of a split.
 
     Attributes:
       age: Years ``[n]``; None if the model predicts none.
@@ -39,8 +39,8 @@ def build(
     Args:
       records_dir: Directories of local data sets, separated by commas.
       thumbnails: Largest number of faces.
-      said: Predictions by split.  Those records come first whose label differs most
-        from what the model said.
+      said: Predictions by split.  The records whose labels differ most from them come
+        first.
 
     Raises:
       UsageError: There is no such data set.
@@ -83,7 +83,7 @@ def build(
     }
     about = f"{number:,} of {total:,} faces"
     if said:
-        about += ", those first whose labels differ most from the predictions"
+        about += ", first those whose labels differ most from the predictions"
     elif number < total:
         about += ", spread evenly over all"
     return [
@@ -153,7 +153,7 @@ def _suspicion(
     manifest: schema.Manifest,
     said: Said | None,
 ) -> np.ndarray:
-    """How wrong each label of a split looks, in [0, 2]; 0 without a prediction."""
+    """How wrong the labels of each record look, in [0, 2]; 0 without a prediction."""
     index = schema.load_index(places[place], manifest, split)
     scores = np.zeros(len(index))
     if said is None:
@@ -163,7 +163,7 @@ def _suspicion(
         said, slice(start, start + len(index)), index["age"], index["gender"]
     )
     if age is not None:
-        # A label that is wrong by 20 years looks as wrong as the other gender.
+        # An age that is wrong by 20 years looks as wrong as the other gender.
         scores += np.minimum(np.nan_to_num(age) / 20, 1)
     if gender is not None:
         scores += np.nan_to_num(gender)
@@ -173,7 +173,7 @@ def _suspicion(
 def errors_of(
     said: Said, rows: slice, ages: np.ndarray, genders: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Absolute errors in years, and in probability; NaN where a label is missing."""
+    """Absolute errors of age (years) and gender; NaN where a label is missing."""
     found: list[np.ndarray | None] = []
     for value, label in ((said.age, ages), (said.gender, genders)):
         if value is None:
@@ -188,7 +188,7 @@ def errors_of(
 
 
 def _start(places: Sequence[str], split: str, place: int) -> int:
-    """The row at which a data set begins in a split of all of them."""
+    """The row at which a data set begins, in a split of all data sets together."""
     start = 0
     for directory in places[:place]:
         found = schema.load_manifest(directory).splits.get(split)
@@ -221,7 +221,7 @@ def _row(
 def _predicted(
     face: stored_faces.Face, start: int, said: Said | None
 ) -> dict[str, Any]:
-    """What the model said about a face, and how much its labels differ from it."""
+    """What the model predicts for a face, and how much its labels differ from that."""
     if said is None:
         return {}
     row = start + face.record
@@ -243,13 +243,14 @@ def _predicted(
 
 
 def _common_head(pictures: Sequence[bytes]) -> bytes:
-    """What all thumbnails begin with: their tables, which are a third of their bytes.
+    """The bytes that all thumbnails begin with, so that the page stores them once.
 
-    Its length is a multiple of 3, so that base64 of the whole is that of both parts.
+    They are the tables of the JPEGs, a third of all bytes.  Their number is a multiple
+    of 3, so that the base64 texts of both parts can be joined.
     """
     found = [picture for picture in pictures if picture]
     head: Any = os.path.commonprefix(found) if found else b""
-    # Up to the pixels, which thumbnails of one colour have in common, too.
+    # Only up to the pixels, which thumbnails of a single colour also have in common.
     head = head[: max(head.find(b"\xff\xda"), 0)]
     return head[: len(head) // 3 * 3]
 

@@ -61,7 +61,7 @@ def test_metrics_are_beside_their_intervals_and_the_constant(run):
             assert rows[name][0] == str(values["examples"])
             assert f"{values['mae']:.4f}" in rows[name]
     assert f"of {metrics['examples']} images" in text
-    assert "Intervals are of 95 %" in text
+    assert "The intervals are 95 % intervals" in text
 
 
 def test_training_is_that_of_the_run(run):
