@@ -426,7 +426,7 @@ def _said(row: json_values.Json, names: Sequence[str]) -> list[elements.Element 
     """Label and prediction of a face."""
     if row.at("label").text == "age":
         value = elements.number(row.at("value"), 0)
-        return [value, ", said ", elements.number(row.at("predicted"), 1)]
+        return [value, ", predicted ", elements.number(row.at("predicted"), 1)]
     label = names[1] if row.at("value").number == 1 else names[0]
     chance = elements.number(row.at("predicted"), 3)
     return [f"{label}; {names[1]} with ", chance]

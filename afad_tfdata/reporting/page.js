@@ -154,7 +154,7 @@
       button.setAttribute("aria-pressed", "false");
       let text = `${genderName(face)}, ${ageName(face)}`;
       if (byError === "error" && face.said_age !== undefined) {
-        text = `${ageName(face)}, said ${face.said_age.toFixed(1)}`;
+        text = `${ageName(face)}, predicted ${face.said_age.toFixed(1)}`;
       }
       button.append(picture(face), make("span", text));
       button.addEventListener("click", () => tell(face, button));

@@ -162,7 +162,7 @@ def test_what_is_unknown_is_left_out_and_called_unknown(tfrecord, tmp_path, capl
     assert "- Licence: unknown\n" in text
     # The tree is filed as AFAD's, but nobody said that it is AFAD.
     assert "does not say which published data set" in text
-    assert "If they are AFAD" in text
+    assert "If they are from AFAD" in text
     # The JSON is not next to the shards, and still valid; its records load.
     rows, warnings = _load(str(tmp_path / "croissant.json"), "records", caplog)
     assert len(rows) == schema.load_manifest(str(tfrecord)).written
