@@ -32,12 +32,18 @@ from afad_tfdata.evaluating import (
 from afad_tfdata.evaluating import config as evaluate_config
 from afad_tfdata.freezing import calibrated_source, model_source
 from afad_tfdata.images import contact_sheet, preprocess
-from afad_tfdata.metrics import age_decision_pictures, age_decisions, calibration
+from afad_tfdata.metrics import (
+    age_decision_pictures,
+    age_decisions,
+    bootstrap,
+    calibration,
+    prediction_metrics,
+)
 from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engines
 from afad_tfdata.storage import joined, schema
-from afad_tfdata.training import evaluation_metrics, plots, run_dir, step
+from afad_tfdata.training import plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
 
 METRICS_NAME = "metrics.json"
@@ -65,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       The content of ``metrics.json``, JSON values:
 
       - ``accuracy``, ``auc``, ``mae`` and ``bias`` in years, ``cs5`` and the other
-        metrics of `evaluation_metrics.evaluate`, as far as the model predicts them;
+        metrics of `prediction_metrics.evaluate`, as far as the model predicts them;
       - ``intervals``: the 95 % interval of each, ``[low, high]``; ``by_age``: the
         metrics by year;
       - ``constant``: what the training split's median age and majority class reach;
@@ -120,7 +126,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             columns["age"],
             _known_ages(columns)["label_age"],
             thresholds=sorted(config.age_thresholds) or AGE_THRESHOLDS,
-            groups=evaluation_metrics.groups(columns, class_names=names),
+            groups=prediction_metrics.groups(columns, class_names=names),
             samples=config.bootstrap_samples,
         )
     result["class_names"] = list(names)
@@ -403,15 +409,15 @@ def _measure(
       names: Names of the gender labels 0 and 1 in the columns.
       samples: Number of resampled data sets.
     """
-    result = evaluation_metrics.evaluate(columns, class_names=names)
+    result = prediction_metrics.evaluate(columns, class_names=names)
     if samples:
-        result["intervals"] = evaluation_metrics.intervals(columns, samples=samples)
+        result["intervals"] = bootstrap.intervals(columns, samples=samples)
     result["by_age"] = {}
     # A data set of genders has no ages.
     ages = np.round(columns.get("label_age", np.full(1, -1.0))).astype(int)
     for age in np.unique(ages[ages >= 0]):
         rows = {name: values[ages == age] for name, values in columns.items()}
-        by_age = evaluation_metrics.evaluate(rows, class_names=names)
+        by_age = prediction_metrics.evaluate(rows, class_names=names)
         result["by_age"][str(age)] = {
             name: by_age[name]
             for name in ("examples", "accuracy", "mae", "bias")
@@ -424,7 +430,7 @@ def _measure(
     # A data set that is only a test set does not say which constant is the best one.
     result["constant"] = {"predicts": {}}
     if train is not None and train.num_examples:
-        result["constant"] = evaluation_metrics.constant(
+        result["constant"] = prediction_metrics.constant(
             train.counts, labels, class_names=names
         )
     return result

@@ -33,10 +33,11 @@ import tensorflow as tf
 
 from afad_tfdata import input_fn, models, records, trainer
 from afad_tfdata.images import drawn_faces, preprocess
+from afad_tfdata.metrics import bootstrap, prediction_metrics
 from afad_tfdata.models import age_heads as heads
 from afad_tfdata.models import losses, networks
 from afad_tfdata.storage import schema
-from afad_tfdata.training import evaluation_metrics, optimizers, step
+from afad_tfdata.training import optimizers, step
 
 BATCH = 64
 # The network of the part `loop`, and its learning rates.
@@ -166,7 +167,7 @@ class Place:
 
     def constant(self, columns: Columns) -> dict[str, float]:
         """The metrics of predicting the training split's median age and majority."""
-        return evaluation_metrics.constant(
+        return prediction_metrics.constant(
             self.manifest.splits["train"].counts, columns
         )
 
@@ -201,9 +202,9 @@ def augment(arguments: argparse.Namespace, place: Place) -> None:
         if augmentation == "none":
             cells += ["", ""]
         else:
-            between = evaluation_metrics.paired_intervals(seen["test"], tests["none"])
+            between = bootstrap.paired_intervals(seen["test"], tests["none"])
             now, before = map(
-                evaluation_metrics.evaluate, (seen["test"], tests["none"])
+                prediction_metrics.evaluate, (seen["test"], tests["none"])
             )
             for name in ("accuracy", "mae"):
                 low, high = between[name]
@@ -299,7 +300,7 @@ def head_error(
         inner_loop.run(iterator, first, [schedule.rate(i) for i in range(first, last)])
     x, labels = features["test"]
     age = network(x, training=False)["age_output"].numpy().ravel()
-    return evaluation_metrics.evaluate({**labels, "age": age})["mae"]
+    return prediction_metrics.evaluate({**labels, "age": age})["mae"]
 
 
 def loops(arguments: argparse.Namespace, place: Place) -> None:
@@ -314,7 +315,7 @@ def loops(arguments: argparse.Namespace, place: Place) -> None:
     for seed in range(1, arguments.seeds + 1):
         for name, way in ways.items():
             columns = place.predict(way(arguments, place, seed), "test")
-            values = evaluation_metrics.evaluate(columns)
+            values = prediction_metrics.evaluate(columns)
             found[name].append((values["accuracy"], values["mae"]))
             print(f"{seed} {name}: {scored(columns)}", flush=True)
     print("\n| training | accuracy | MAE |\n|---|---|---|")
@@ -433,7 +434,7 @@ def trained(
 
 def scored(columns: Columns) -> str:
     """Accuracy and MAE."""
-    found = evaluation_metrics.evaluate(columns)
+    found = prediction_metrics.evaluate(columns)
     return f"{found['accuracy']:.4f}, {found['mae']:.3f}"
 
 

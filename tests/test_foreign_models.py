@@ -107,11 +107,11 @@ def test_what_cannot_be_known_is_asked_for(sample_records, tmp_path):
         for given in ("normalized", "pixels", "unit")
     }
     images, genders = pixels(sample_records)
-    from afad_tfdata.training import evaluation_metrics
+    from afad_tfdata.metrics import prediction_metrics
 
     outputs = models.load(path).predict(images / np.float32(255), verbose=0)
     columns = {"gender": outputs.reshape(-1), "label_gender": genders}
-    expected = evaluation_metrics.evaluate(columns, class_names=NAMES)["auc"]
+    expected = prediction_metrics.evaluate(columns, class_names=NAMES)["auc"]
     assert accuracies["unit"] == pytest.approx(expected)
     assert frozen(path, tmp_path, input_range="unit").description["divisor"] == 255
 

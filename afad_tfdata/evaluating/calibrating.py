@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.metrics import age_intervals, calibration
-from afad_tfdata.training import evaluation_metrics
+from afad_tfdata.metrics import age_intervals, calibration, prediction_metrics
 
 SPLIT = "validation"
 
@@ -165,7 +164,7 @@ def coverage(
       without a spread, and in ``scaled`` of the form with one, if there is one.
     """
     values = (columns["age"], columns["label_age"])
-    groupings = evaluation_metrics.groups(columns, class_names=names)
+    groupings = prediction_metrics.groups(columns, class_names=names)
     predicted = _predicted(columns, names)
     measured = age_intervals.measure(
         interval, *values, predicted=_list(predicted), groupings=groupings

@@ -1,1 +1,1 @@
-"""What predictions are worth in use: decisions about age, and error by group."""
+"""What predictions are worth: metrics, intervals, decisions about age, corrections."""

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.metrics import resampling
+from afad_tfdata.metrics import bootstrap
 
 SOURCE = "NIST IR 8525, Face Analysis Technology Evaluation: Age Estimation (2024)"
 DEFINITION = {
@@ -265,11 +265,11 @@ def _errors_by_group(
             "bias": float(bias),
         }
         # A seed for each group: groups of one size would otherwise draw the same rows.
-        drawn = resampling.means(values, samples=samples, seed=(seed, index))
+        drawn = bootstrap.means(values, samples=samples, seed=(seed, index))
         by_metric = dict(zip(("mae", "bias"), drawn, strict=True))
         if samples:
             row["intervals"] = {
-                metric: resampling.interval(values, _LEVEL)
+                metric: bootstrap.interval(values, _LEVEL)
                 for metric, values in by_metric.items()
             }
         found[name] = (row, by_metric)
@@ -294,7 +294,7 @@ def _largest_gap(
         }
         between = large[high][1][metric] - large[low][1][metric]
         if len(between):
-            gap["interval"] = resampling.interval(between, _LEVEL)
+            gap["interval"] = bootstrap.interval(between, _LEVEL)
         result[metric] = gap
     return result
 

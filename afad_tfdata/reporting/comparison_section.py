@@ -9,6 +9,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.evaluating import predictions
+from afad_tfdata.metrics import bootstrap
 from afad_tfdata.reporting import (
     charts,
     elements,
@@ -16,7 +17,6 @@ from afad_tfdata.reporting import (
     json_values,
     run_section,
 )
-from afad_tfdata.training import evaluation_metrics
 
 # For these metrics more is better, and for the bias neither more nor less is.  For all
 # others less is better.
@@ -198,9 +198,7 @@ def _paired(
             for c in columns
         ]
         try:
-            found |= evaluation_metrics.paired_intervals(
-                both[1], both[0], samples=_SAMPLES
-            )
+            found |= bootstrap.paired_intervals(both[1], both[0], samples=_SAMPLES)
         except ValueError as error:
             raise errors.UsageError(f"{error}: evaluate both runs again") from error
     return found

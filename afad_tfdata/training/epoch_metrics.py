@@ -1,6 +1,6 @@
 """The metrics of an epoch, from the sums of its steps, and which epoch is the best.
 
-`evaluation_metrics` has those of a finished model, with groups and intervals.
+`prediction_metrics` has those of a finished model, with groups and intervals.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from afad_tfdata.metrics import age_decision_pictures, age_decisions, resampling
+from afad_tfdata.metrics import age_decision_pictures, age_decisions, bootstrap
 
 
 def data_set(seed):
@@ -213,11 +213,11 @@ def test_one_group_has_no_gap():
 
 def test_resampling_is_seeded_and_does_not_depend_on_chunks(monkeypatch):
     values = np.random.default_rng(1).normal(size=(2, 50))
-    got = resampling.means(values, samples=100, seed=1)
-    assert np.array_equal(got, resampling.means(values, samples=100, seed=1))
-    assert not np.array_equal(got, resampling.means(values, samples=100, seed=2))
-    monkeypatch.setattr(resampling, "_CHUNK", 128)
-    assert np.array_equal(got, resampling.means(values, samples=100, seed=1))
+    got = bootstrap.means(values, samples=100, seed=1)
+    assert np.array_equal(got, bootstrap.means(values, samples=100, seed=1))
+    assert not np.array_equal(got, bootstrap.means(values, samples=100, seed=2))
+    monkeypatch.setattr(bootstrap, "_CHUNK", 128)
+    assert np.array_equal(got, bootstrap.means(values, samples=100, seed=1))
     assert got.std(axis=1) == pytest.approx(values.std(axis=1) / 50**0.5, rel=0.25)
 
 

@@ -1,7 +1,7 @@
 """Changes the package in one place at a time, and counts what the tests notice.
 
     python -m tests.robustness.mutate [--mutations=30] [--seed=1]
-        [--modules=storage.sharding,training.evaluation_metrics]
+        [--modules=storage.sharding,metrics.prediction_metrics]
 
 A mutation swaps a comparison or an operator, adds one to a number, negates a condition
 or removes a statement.  The tests of the module then run in a process of their own,
@@ -39,7 +39,8 @@ MODULES = {
     ),
     "storage.schema": ("storage/test_schema.py", "robustness/test_fuzz.py"),
     "storage.tfrecord": ("storage/test_tfrecord.py", "robustness/test_fuzz.py"),
-    "training.evaluation_metrics": ("training/test_evaluation_metrics.py",),
+    "metrics.bootstrap": ("metrics/test_bootstrap.py",),
+    "metrics.prediction_metrics": ("metrics/test_prediction_metrics.py",),
     "training.class_weights": ("training/test_class_weights.py",),
     "training.checkpoints": (
         "training/test_checkpoints.py",

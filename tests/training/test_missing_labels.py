@@ -13,10 +13,11 @@ from hypothesis import strategies
 
 from afad_tfdata import evaluation, input_fn, trainer
 from afad_tfdata.common import errors
+from afad_tfdata.metrics import bootstrap, prediction_metrics
 from afad_tfdata.models import age_heads, losses
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import joined, schema
-from afad_tfdata.training import epoch_metrics, evaluation_metrics, optimizers, step
+from afad_tfdata.training import epoch_metrics, optimizers, step
 from afad_tfdata.training.distributed.strategies import local_value
 from tests.training import test_step
 from tests.writing.data_sets import face_file, write
@@ -226,8 +227,8 @@ def test_metrics_are_those_without_the_rows(seed):
     columns["loss"] = 2 * columns["age_loss"] + 5 * columns["gender_loss"]
     weights = {"age_loss": 2.0, "gender_loss": 5.0}
     found = epoch_metrics.validation(columns, weights)
-    result = evaluation_metrics.evaluate(columns)
-    intervals = evaluation_metrics.intervals(columns, samples=20)
+    result = prediction_metrics.evaluate(columns)
+    intervals = bootstrap.intervals(columns, samples=20)
     for label, of_label in (
         ("age", ("mae", "age_loss")),
         ("gender", ("accuracy", "gender_loss")),
@@ -240,11 +241,11 @@ def test_metrics_are_those_without_the_rows(seed):
         wanted = epoch_metrics.validation(alone)
         for name in of_label:
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-12)
-        wanted = evaluation_metrics.evaluate(alone)
+        wanted = prediction_metrics.evaluate(alone)
         for name in ("mae", "rmse", "cs5", "accuracy", "auc", "confusion"):
             if name in wanted:
                 assert result[name] == wanted[name]
-        for name, values in evaluation_metrics.intervals(alone, samples=20).items():
+        for name, values in bootstrap.intervals(alone, samples=20).items():
             assert intervals[name] == values
     joint = 2 * found["age_loss"] + 5 * found["gender_loss"]
     np.testing.assert_allclose(found["loss"], joint, rtol=1e-12)
@@ -261,7 +262,7 @@ def test_the_constant_predictor_ignores_missing_labels():
         "label_age": np.array([20.0, -1, 40]),
         "label_gender": np.array([0, 1, -1]),
     }
-    found = evaluation_metrics.constant(counts, labels)
+    found = prediction_metrics.constant(counts, labels)
     assert found["predicts"] == {"age": 20.0, "gender": "male"}
     assert found["mae"] == 10.0 and found["accuracy"] == 0.5 and found["examples"] == 3
 

@@ -1,11 +1,11 @@
-"""Metrics against plain loops, intervals, and the constant predictor."""
+"""Metrics against plain loops, and the constant predictor."""
 
 import json
 
 import numpy as np
 import pytest
 
-from afad_tfdata.training import evaluation_metrics
+from afad_tfdata.metrics import prediction_metrics
 
 
 def predictions(n=300, seed=0):
@@ -29,7 +29,7 @@ def auc(score, label):
 
 def test_values():
     p = predictions()
-    got = evaluation_metrics.evaluate(p)
+    got = prediction_metrics.evaluate(p)
     predicted = p["gender"] >= 0.5
     right = predicted == p["label_gender"]
     error = p["age"].astype(np.float64) - p["label_age"]
@@ -56,7 +56,7 @@ def test_values():
 
 def test_groups_partition_the_examples():
     p = predictions()
-    got = evaluation_metrics.evaluate(p, class_names=("m", "w"))
+    got = prediction_metrics.evaluate(p, class_names=("m", "w"))
     assert list(got["by_gender"]) == ["m", "w"]
     for groups in (got["by_gender"], got["by_age_group"]):
         assert sum(g["examples"] for g in groups.values()) == 300
@@ -71,77 +71,51 @@ def test_groups_partition_the_examples():
 
 def test_one_task_only():
     p = predictions()
-    age = evaluation_metrics.evaluate({"age": p["age"], "label_age": p["label_age"]})
+    age = prediction_metrics.evaluate({"age": p["age"], "label_age": p["label_age"]})
     assert "accuracy" not in age and "by_gender" not in age and "mae" in age
     # Labels that nothing predicts serve to group by.
-    both = evaluation_metrics.evaluate({k: v for k, v in p.items() if k != "gender"})
+    both = prediction_metrics.evaluate({k: v for k, v in p.items() if k != "gender"})
     assert "accuracy" not in both and both["by_gender"]["male"]["mae"] > 0
 
 
 def test_shape_n_by_1_and_no_examples():
     p = predictions()
     column = {k: v[:, np.newaxis] for k, v in p.items()}
-    assert evaluation_metrics.evaluate(column) == evaluation_metrics.evaluate(p)
+    assert prediction_metrics.evaluate(column) == prediction_metrics.evaluate(p)
     assert (
-        evaluation_metrics.evaluate({k: v[:0] for k, v in p.items()})["examples"] == 0
+        prediction_metrics.evaluate({k: v[:0] for k, v in p.items()})["examples"] == 0
     )
 
 
 @pytest.mark.parametrize("error, near", [(5, 1), (5.01, 0), (-5, 1), (-5.01, 0)])
 def test_cs5_counts_five_years(error, near):
     age = np.array([20 + error], np.float32)
-    assert evaluation_metrics.evaluate({"age": age, "label_age": [20]})["cs5"] == near
+    assert prediction_metrics.evaluate({"age": age, "label_age": [20]})["cs5"] == near
 
 
 def test_threshold_belongs_to_class_1():
     p = {"gender": [0.5, 0.49], "label_gender": [1, 0]}
-    assert evaluation_metrics.evaluate(p)["accuracy"] == 1
+    assert prediction_metrics.evaluate(p)["accuracy"] == 1
 
 
-def test_intervals_are_seeded_and_hold_the_value():
-    p = predictions()
-    got = evaluation_metrics.intervals(p, samples=300, seed=3)
-    assert got == evaluation_metrics.intervals(p, samples=300, seed=3)
-    assert got != evaluation_metrics.intervals(p, samples=300, seed=4)
-    value = evaluation_metrics.evaluate(p)
-    for name, (low, high) in got.items():
-        assert low < value[name] < high
-    # A mean's interval is about 1.96 standard errors on each side.
-    error = np.abs(p["age"] - p["label_age"])
-    low, high = got["mae"]
-    assert (high - low) / 2 == pytest.approx(1.96 * error.std() / 300**0.5, rel=0.15)
-
-
-def test_intervals_count_resampled_examples():
+def test_counted_metrics_equal_those_of_the_drawn_rows():
     """The weighted forms, AUC included, equal those of the resampled columns."""
     p = predictions(60)
     drawn = np.random.default_rng(5).integers(0, 60, 60)
     counts = np.bincount(drawn, minlength=60).astype(float)
-    got = evaluation_metrics._Resampler(p).metrics(counts)
-    expected = evaluation_metrics.evaluate({k: v[drawn] for k, v in p.items()})
+    got = prediction_metrics.CountedMetrics(p).metrics(counts)
+    expected = prediction_metrics.evaluate({k: v[drawn] for k, v in p.items()})
     assert got == pytest.approx({name: expected[name] for name in got})
-
-
-def test_paired_interval_tells_apart_what_single_ones_do_not():
-    a = predictions()
-    b = {**a, "age": a["label_age"] + (a["age"] - a["label_age"]) * 0.95}
-    single_a = evaluation_metrics.intervals(a, samples=300)["mae"]
-    single_b = evaluation_metrics.intervals(b, samples=300)["mae"]
-    assert single_b[1] > single_a[0]
-    low, high = evaluation_metrics.paired_intervals(a, b, samples=300)["mae"]
-    assert 0 < low < high
-    with pytest.raises(ValueError, match="label_age"):
-        evaluation_metrics.paired_intervals(a, predictions(seed=1))
 
 
 def test_constant_predictor():
     counts = {"male": {"20": 5, "30": 1}, "female": {"22": 2, "40": 1}}
     labels = {"label_age": np.array([20, 25]), "label_gender": np.array([0, 1])}
-    got = evaluation_metrics.constant(counts, labels)
+    got = prediction_metrics.constant(counts, labels)
     assert got["predicts"] == {"age": 20, "gender": "male"}
     assert (got["mae"], got["bias"], got["accuracy"]) == (2.5, -2.5, 0.5)
     assert got["auc"] == 0.5
-    female = evaluation_metrics.constant({"female": {"22": 2}}, labels)
+    female = prediction_metrics.constant({"female": {"22": 2}}, labels)
     assert female["predicts"]["gender"] == "female" and female["mae"] == 2.5
 
 
@@ -149,5 +123,5 @@ def test_no_constant_beats_it_on_its_own_split():
     rng = np.random.default_rng(0)
     ages = rng.integers(15, 73, 201)
     counts = {"male": {str(a): int((ages == a).sum()) for a in set(ages.tolist())}}
-    got = evaluation_metrics.constant(counts, {"label_age": ages})["mae"]
+    got = prediction_metrics.constant(counts, {"label_age": ages})["mae"]
     assert got == min(np.abs(ages - c).mean() for c in range(15, 73))

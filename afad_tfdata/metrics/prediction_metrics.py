@@ -1,12 +1,11 @@
-"""Metrics of predictions, with bootstrap intervals, in numpy.
+"""Metrics of predictions, over all examples and by group, in numpy.
 
 ::
 
     # {"accuracy": ..., "mae": ...}
-    result = evaluation_metrics.evaluate(predictions)
-    result["intervals"] = evaluation_metrics.intervals(predictions)
+    result = prediction_metrics.evaluate(predictions)
     counts = manifest.split("train").counts
-    result["constant"] = evaluation_metrics.constant(counts, predictions)
+    result["constant"] = prediction_metrics.constant(counts, predictions)
 
 Predictions are columns over all examples, each once: ``gender`` (probability of class
 1) with ``label_gender``, ``age`` (years) with ``label_age``, or both.  Padding was
@@ -54,8 +53,8 @@ def evaluate(
       group that has any.  None where a value is not defined, such as the AUC of one
       class.
     """
-    columns = _columns(predictions)
-    parts = _by_label(columns)
+    columns = label_columns(predictions)
+    parts = by_label(columns)
     if len(parts) > 1 or any(len(rows) for rows in _missing_rows(columns)):
         result: dict[str, Any] = {"examples": len(next(iter(columns.values()), ()))}
         for label, part in parts.items():
@@ -74,7 +73,8 @@ def evaluate(
         result["confusion"] = confusion.tolist()
     for grouping, by_name in groups(columns, class_names=class_names).items():
         result[f"by_{grouping}"] = {
-            name: _overall(_rows(columns, rows)) for name, rows in by_name.items()
+            name: _overall(_chosen_rows(columns, rows))
+            for name, rows in by_name.items()
         }
     return result
 
@@ -93,7 +93,7 @@ def groups(
     Returns:
       Bools ``[num_examples]`` by grouping (``gender``, ``age_group``) and by group.
     """
-    columns = _columns(predictions)
+    columns = label_columns(predictions)
     result: dict[str, dict[str, np.ndarray]] = {}
     if "label_gender" in columns:
         result["gender"] = {
@@ -110,62 +110,6 @@ def groups(
         grouping: {name: rows for name, rows in by_name.items() if rows.any()}
         for grouping, by_name in result.items()
     }
-
-
-def intervals(
-    predictions: Mapping[str, np.ndarray],
-    *,
-    samples: int = 1000,
-    seed: int = 1,
-    level: float = 0.95,
-) -> dict[str, list[float]]:
-    """Percentile bootstrap intervals over examples (Efron, 1979).
-
-    Args:
-      predictions: As for `evaluate`.
-      samples: Number of resampled data sets.
-      seed: Of the resampling; the same seed draws the same samples.
-      level: Share of the samples that an interval holds.
-
-    Returns:
-      ``{metric: [low, high]}`` for the metrics over all examples.
-    """
-    rows: dict[str, np.ndarray] = {}
-    for part in _by_label(_columns(predictions)).values():
-        rows |= _bootstrap(_Resampler(part), samples=samples, seed=seed)
-    return _percentiles(rows, level)
-
-
-def paired_intervals(
-    first: Mapping[str, np.ndarray],
-    second: Mapping[str, np.ndarray],
-    *,
-    samples: int = 1000,
-    seed: int = 1,
-    level: float = 0.95,
-) -> dict[str, list[float]]:
-    """Intervals of the differences ``first - second`` on the same examples.
-
-    Each sample draws the same examples for both, so that faces which are hard for both
-    do not widen the interval.  If an interval excludes zero, the two predictions
-    differ.
-
-    Args:
-      first: As for `evaluate`.
-      second: Predictions for the same examples in the same order.
-      samples: Number of resampled data sets.
-      seed: Of the resampling.
-      level: Share of the samples that an interval holds.
-
-    Raises:
-      ValueError: The two do not have the same labels.
-    """
-    for name in ("label_age", "label_gender"):
-        if name in first and not np.array_equal(first[name], second.get(name, ())):
-            raise ValueError(f"{name} of the two predictions differ")
-    a = _bootstrap(_Resampler(first), samples=samples, seed=seed)
-    b = _bootstrap(_Resampler(second), samples=samples, seed=seed)
-    return _percentiles({name: a[name] - b[name] for name in a if name in b}, level)
 
 
 def constant(
@@ -204,7 +148,7 @@ def constant(
         median = float(ages[np.searchsorted(cumulative, cumulative[-1] / 2)])
     totals = [sum(counts.get(name, {}).values()) for name in class_names]
     gender = int(np.argmax(totals))
-    columns = _columns(labels)
+    columns = label_columns(labels)
     predicts: dict[str, Any] = {}
     if "label_age" in columns:
         columns["age"] = np.full(len(columns["label_age"]), median)
@@ -213,7 +157,7 @@ def constant(
         columns["gender"] = np.full(len(columns["label_gender"]), float(gender))
         predicts["gender"] = class_names[gender]
     result: dict[str, Any] = {}
-    for part in _by_label(columns).values():
+    for part in by_label(columns).values():
         result = {**_overall(part), **result}
     result["examples"] = len(next(iter(columns.values()), ()))
     return {**result, "predicts": predicts}
@@ -226,7 +170,7 @@ def group_name(low: int, high: int) -> str:
     return f"{low} and over" if high == AGE_GROUPS[-1][1] else f"{low}-{high}"
 
 
-def _columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def label_columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns that matter, as flat float64."""
     columns = {}
     for name in _LABELS:
@@ -237,7 +181,9 @@ def _columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return columns
 
 
-def _rows(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+def _chosen_rows(
+    columns: Mapping[str, np.ndarray], rows: np.ndarray
+) -> dict[str, np.ndarray]:
     return {name: values[rows] for name, values in columns.items()}
 
 
@@ -250,7 +196,7 @@ def _missing_rows(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _by_label(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def by_label(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """The columns of the rows that have each label; one part if all rows have all."""
     if not any(len(rows) for rows in _missing_rows(columns)):
         return {"": dict(columns)}
@@ -259,7 +205,7 @@ def _by_label(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarr
         if name in columns:
             # The other label stays, without its prediction, because groups need it.
             kept = {n: v for n, v in columns.items() if n == name or n[:6] == "label_"}
-            parts[name] = _rows(kept, columns[f"label_{name}"] >= 0)
+            parts[name] = _chosen_rows(kept, columns[f"label_{name}"] >= 0)
     return parts
 
 
@@ -278,18 +224,18 @@ def _overall(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if not number:
         return {"examples": 0}
     counts = np.ones(number)
-    values = _Resampler(columns).metrics(counts)
+    values = CountedMetrics(columns).metrics(counts)
     return {
         "examples": number,
         **{name: None if np.isnan(v) else float(v) for name, v in values.items()},
     }
 
 
-class _Resampler:
+class CountedMetrics:
     """Metrics of resampled examples, from how often each example was drawn."""
 
     def __init__(self, predictions: Mapping[str, np.ndarray]) -> None:
-        columns = _columns(predictions)
+        columns = label_columns(predictions)
         self.number = len(next(iter(columns.values()), ()))
         self._age = self._gender = None
         if "age" in columns:
@@ -332,33 +278,3 @@ class _Resampler:
         below = np.cumsum(zeros) - zeros
         pairs = ones.sum() * zeros.sum()
         return float(ones @ (below + zeros / 2) / pairs)
-
-
-def _bootstrap(
-    resampler: _Resampler, *, samples: int, seed: int
-) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    number = resampler.number
-    if not number:
-        return {}
-    rows = [
-        resampler.metrics(
-            np.bincount(
-                rng.integers(0, number, number, dtype=np.int32), minlength=number
-            ).astype(np.float64)
-        )
-        for _ in range(samples)
-    ]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def _percentiles(
-    rows: Mapping[str, np.ndarray], level: float
-) -> dict[str, list[float]]:
-    tail = (1 - level) / 2
-    result = {}
-    for name, values in rows.items():
-        defined = values[~np.isnan(values)]
-        if len(defined):
-            result[name] = [float(v) for v in np.quantile(defined, (tail, 1 - tail))]
-    return result
