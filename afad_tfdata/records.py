@@ -259,7 +259,7 @@ def _scan(config: WriteConfig) -> source.Listing:
     output_dir = os.path.realpath(config.output_dir) + os.sep
     if output_dir.startswith(os.path.realpath(config.data_dir) + os.sep):
         raise errors.UsageError(
-            f"--output_dir={config.output_dir} is inside of --data_dir, where a second"
+            f"--output_dir={config.output_dir} is inside --data_dir, where a second"
             " run would list it as a part of the source: name a directory outside"
         )
     if not is_tree:

@@ -36,7 +36,7 @@ def ours(images: Any, config: augment.AugmentConfig) -> Callable[[int], Any]:
 
 
 def wait(result: Any) -> Any:
-    """Waits for the device by reading one pixel; copying all would count the copy."""
+    """Waits for the device by reading one pixel; a copy of all would be timed, too."""
     result[0, 0, 0].numpy()
     return result
 

@@ -212,7 +212,7 @@ def race_fresh(
 
 
 def print_header(rounds: int, seconds: float) -> None:
-    """Prints what a table is of."""
+    """Prints the machine and the settings of a table."""
     print(
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores,"
         f" {datetime.date.today()}, {rounds} rounds of {seconds:g} s, batch {BATCH},"
@@ -367,7 +367,7 @@ def limit_encoded(place: str, form: str) -> Iterator[int]:
     import cv2
     import simplejpeg
 
-    cv2.setNumThreads(0)  # The threads here are all that may work.
+    cv2.setNumThreads(0)  # OpenCV may start no threads of its own.
     data, _ = stored(place, form)
 
     def fill(batch: list[int], out: np.ndarray, scratch: np.ndarray) -> None:

@@ -177,7 +177,7 @@ def decode_limit(paths, tree, out):
     import cv2
     import simplejpeg
 
-    cv2.setNumThreads(0)  # The threads here are all that may work.
+    cv2.setNumThreads(0)  # OpenCV may start no threads of its own.
 
     def decode(part):
         for path in part:

@@ -17,7 +17,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Tests never download: a look-up that forgets this fails at once and not in minutes.
+# Tests never download: an attempt fails at once, and not after minutes.
 os.environ.setdefault("TFDS_DATA_DIR", os.devnull)
 
 from afad_tfdata.images import drawn_faces  # noqa: E402

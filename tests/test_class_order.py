@@ -1,6 +1,6 @@
-"""Which gender a model's output means survives every way from a run to a prediction.
+"""A model's output means the same gender on every way from a run to a prediction.
 
-For both orders of the class names, every form in which people hand a model on is
+For both orders of the class names, every form in which people pass on a model is
 evaluated, frozen, used for predictions and trained on, with data sets of both orders.
 Each combination is right, which means that it names the same gender for every face, or
 is refused in one line.
@@ -25,7 +25,7 @@ CODES = {
     "male_first": "111:male,112:female",
     "female_first": "112:female,111:male",
 }
-# Forms in which a model is handed on.  Keras' own functions wrote the last two, so that
+# Forms in which a model is passed on.  Keras' own functions wrote the last two, so that
 # nothing in them says what the outputs mean.
 FORMS = ("run", "keras", "checkpoint", "h5", "saved_model", "graph")
 NAMELESS = ("plain_keras", "plain_h5")
@@ -245,7 +245,7 @@ def test_no_data_set_writes_its_order_over_the_models(handed, data, form):
 @pytest.mark.parametrize("form", ["keras", "checkpoint"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_training_that_starts_from_either_order_knows_the_genders(handed, form, order):
-    if form == "checkpoint":  # It is not best.keras, but of the same training.
+    if form == "checkpoint":  # It is not best.keras, but comes from the same training.
         age, female = started_from(handed.paths[form], order)
         again = started_from(handed.paths[form], handed.order)
         np.testing.assert_allclose(age, again[0], rtol=1e-4)
@@ -257,7 +257,7 @@ def test_training_that_starts_from_either_order_knows_the_genders(handed, form, 
 def test_the_run_of_another_network_says_nothing_about_a_model(
     handed, tmp_path, monkeypatch
 ):
-    """As where a model of version 0.1.0 is copied next to the config of another run."""
+    """Such as a model of version 0.1.0 that is copied into the directory of a run."""
     monkeypatch.setattr(facts, "read_file", lambda path: facts.Facts({"task": "age"}))
     run = handed.paths["run"]
     shutil.copy(os.path.join(run, run_dir.CONFIG_NAME), tmp_path)

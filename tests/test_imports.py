@@ -99,7 +99,7 @@ _FILES = _files()
 
 
 def _folder(module: str) -> str:
-    """The folder that a module counts to."""
+    """The folder that a module belongs to."""
     first, _, rest = module.partition(".")
     return first if rest else _FRONT_DOORS[first]
 
@@ -216,7 +216,7 @@ def test_only_the_commands_know_absl():
 
 @pytest.mark.parametrize("module", _FILES)
 def test_importing_a_module_loads_nothing_heavy(module):
-    # keras_layers.py subclasses Keras layers; it is imported inside of functions only.
+    # keras_layers.py subclasses Keras layers; it is imported inside functions only.
     if module in ("models.keras_layers", "common.lazy_imports", "bin.absl_flags"):
         pytest.skip("is there to import it")
     imports = _imports(ast.parse(_FILES[module].read_text()), nested=False)

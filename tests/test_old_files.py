@@ -88,7 +88,7 @@ def test_an_old_run_continues_with_the_same_numbers(
     fields = options.defaults(train_config.TrainConfig)
     flags = {name: value for name, value in stored.items() if name in fields}
     assert set(stored) == set(flags), "a flag of the old version is gone"
-    # What a command leaves open is what the run recorded, not what is chosen today.
+    # Options without a flag are those that the run recorded, not today's choices.
     flags = {name: value for name, value in flags.items() if name not in left_open}
 
     result = trainer.train(

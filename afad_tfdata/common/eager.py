@@ -17,7 +17,7 @@ def require(*, outside_of_scopes: bool = True) -> None:
     """
     if not tf.executing_eagerly():
         raise errors.UsageError(
-            "eager execution is needed: make this call outside of tf.Graph and"
+            "eager execution is needed: make this call outside tf.Graph and"
             " tf.function, and without tf.compat.v1.disable_eager_execution()"
         )
     if outside_of_scopes and tf.distribute.has_strategy():

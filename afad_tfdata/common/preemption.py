@@ -34,7 +34,7 @@ def install() -> None:
 def interruptible() -> Iterator[None]:
     """Turns Ctrl-C within the block into a request, in a program without `install`.
 
-    The second Ctrl-C raises KeyboardInterrupt, as it does outside of the block.
+    The second Ctrl-C raises KeyboardInterrupt, as it does outside the block.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

@@ -397,7 +397,7 @@ def refuse_effects(
         if node.op in _SIDE_EFFECT_OPS and node.op not in allowed:
             raise errors.UsageError(
                 f"{path} has the operation {node.name} of type {node.op}, which reaches"
-                " outside of the graph: it is not loaded"
+                " outside the graph: it is not loaded"
             )
 
 

@@ -70,7 +70,7 @@ class AugmentConfig:
     )
     fill: str = options.option(
         "nearest",
-        "What is shown outside of the image: the nearest pixel, its reflection, or"
+        "What is shown outside the image: the nearest pixel, its reflection, or"
         " black (constant).",
         choices=augment_affine.FILLS,
     )

@@ -5,7 +5,7 @@ at ``order=1``, with the mode of the same name:
 
 * ``nearest``: the pixel at the edge is repeated without end (aaaa|abcd|dddd);
 * ``reflect``: mirrored at the edge of the last pixel (dcba|abcd|dcba);
-* ``constant``: 0 wherever the source is outside of the outermost pixels' centres.
+* ``constant``: 0 wherever the source is outside the outermost pixels' centres.
 
 `gather` rounds coordinates to integers with a fixed number of fraction bits.  For uint8
 images, everything after that is integer arithmetic.  The result therefore has the same

@@ -159,7 +159,7 @@ def why_unusable(box: Box, height: int, width: int) -> str:
         return f"the box {text} is empty: expected x1 < x2 and y1 < y2"
     center = (x1 + x2) / 2, (y1 + y2) / 2
     if not (0 <= center[0] < width and 0 <= center[1] < height):
-        return f"the box {text} is outside of the image of {width} x {height} pixels"
+        return f"the box {text} is outside the image of {width} x {height} pixels"
     if max(x2 - x1, y2 - y1) > 2 * max(height, width):
         return (
             f"the box {text} is more than twice as large as the image of {width} x"

@@ -89,7 +89,7 @@ def _drawn(
         drawing.rectangle((left, top, right, bottom), outline=_LINE, width=line)
         box = drawing.textbbox((0, 0), caption, font)
         wide, high = box[2] + 4, box[3] + 4
-        # Above the box; inside of the picture where there is no room above.
+        # Above the box; inside the picture where there is no room above.
         x = min(max(left, 0), max(0, canvas.width - wide))
         y = top - high if top >= high else max(top, 0)
         drawing.rectangle((x, y, x + wide, y + high), fill=_LINE)

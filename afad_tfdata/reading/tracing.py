@@ -13,7 +13,7 @@ _Result = TypeVar("_Result")
 
 
 def eagerly(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Makes a function run as if it were called outside of every ``tf.function``.
+    """Makes a function run as if it were called outside every ``tf.function``.
 
     A program may build its data set in a ``tf.function`` or in ``interleave``.  There,
     AutoGraph would rewrite the code that reads indexes, and tensors would have no

@@ -32,7 +32,7 @@ class _Received(NamedTuple):
       passed: The layers before them.
       name: Name of their layer.
       values: What it receives for `_images`.
-      inner: Layers inside of it, if it is no graph.
+      inner: Layers inside it, if it is no graph.
     """
 
     passed: list[Any]

@@ -387,7 +387,7 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
     if strategy.num_replicas_in_sync == 1:
         return model
     # A Keras variable wraps a TensorFlow variable, which refers to its strategy.  If it
-    # was created outside of any scope, it has no such attribute.
+    # was created outside any scope, it has no such attribute.
     if all(
         getattr(getattr(v, "value", v), "distribute_strategy", None) is strategy
         for v in model.variables

@@ -68,6 +68,6 @@ def _clock(forms: tuple[tuple[Any, Any], ...]) -> Any:
         with tf.control_dependencies(tensors):
             return tf.timestamp()
 
-    # Traced outside of the graph that calls it.
+    # Traced outside the graph that calls it.
     with tf.init_scope():
         return clock.get_concrete_function()

@@ -67,7 +67,7 @@ def members(
         for member, content in found:
 
             def checked(content: Callable[[], bytes] = content) -> bytes:
-                with _damage(parts):  # The caller reads outside of the outer block.
+                with _damage(parts):  # The caller reads outside the outer block.
                     return content()
 
             yield member, checked

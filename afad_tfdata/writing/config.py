@@ -154,8 +154,7 @@ class WriteConfig:
     )
     validation_fraction: float = options.option(
         0.2,
-        "Share of the images outside of the test split that goes to the validation"
-        " split.",
+        "Share of the images outside the test split that goes to the validation split.",
     )
     split_by: str = options.option(
         "",

@@ -36,7 +36,7 @@ class Payload:
     Attributes:
       index: ``[n]`` rows of `schema.INDEX_DTYPE`; offsets are those in the payload.
       sha256: uint8 ``[n, 32]``: digest of each image's source bytes.
-      sums: uint64 ``[n, 3]``: channel sums at the image size; zero outside of
+      sums: uint64 ``[n, 3]``: channel sums at the image size; zero outside
         `plan.Plan.mean_splits`.
       rows: int64 ``[n]``: rows of the plan.
       rejected: ``(row, reason)`` of images that cannot be used.

@@ -175,7 +175,7 @@ class _WriteShard:
 
 
 def _reason(error: Exception) -> str:
-    """The text of this package's own error inside of Beam's, if there is one."""
+    """The text of this package's own error inside Beam's, if there is one."""
     text = str(error)
     for line in text.splitlines():
         if "errors.UsageError:" in line:
@@ -256,7 +256,7 @@ def tasks_of_range(
       shard_range: ``A:B``, counted over all splits; empty for all shards.
 
     Raises:
-      UsageError: The range is outside of the data set's shards.
+      UsageError: The range is outside the data set's shards.
     """
     tasks = work_plan.tasks
     if not shard_range:

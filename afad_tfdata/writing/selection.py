@@ -49,7 +49,7 @@ def select(
         photo = sharding.photo_id(item.key) if crowded else None
         known = item.age != schema.MISSING
         if known and not config.min_age <= item.age <= config.max_age:
-            reason = f"age {item.age} is outside of --min_age and --max_age"
+            reason = f"age {item.age} is outside --min_age and --max_age"
         elif photo in crowded:
             reason = f"photo {photo} has {crowded[photo]} faces: --max_faces_per_photo"
         elif splits is not None and _split_of(item.key, splits) is None:

@@ -30,7 +30,7 @@ def run(name: str, *flags: str, **kwargs) -> subprocess.CompletedProcess:
 def assert_one_line(
     result: subprocess.CompletedProcess, status: int, *words: str
 ) -> None:
-    """A program must have ended with this status and one line that has the words."""
+    """Asserts that a program ended with this status, and one line with these words."""
     assert result.returncode == status, result.stderr
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr

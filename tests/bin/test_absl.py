@@ -1,4 +1,4 @@
-"""What the commands have of an absl program: common flags, log lines, clean JSON."""
+"""What absl gives to every command: common flags, log lines, clean JSON."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_flags_of_a_run_continue_it(sample_records, tmp_path):
     flags = [
         *(f"--records_dir={sample_records}", f"--run_dir={tmp_path / 'a, run'}"),
         *("--task=gender", "--backbone=small_cnn", "--weights=none", "--epochs=1"),
-        "--schedule=constant",  # With a cosine, a run cannot go on for longer.
+        "--schedule=constant",  # Its number of epochs may be raised.
         *("--stage=tuning", "--global_batch_size=8", "--noaugment_preview", "--json"),
     ]
     first = run("train", *flags)
@@ -213,7 +213,7 @@ def test_flags_of_a_run_continue_it(sample_records, tmp_path):
     before = path.read_text()
     assert before.splitlines() == sorted(before.splitlines())
     assert "--json" not in before and "--backbone=small_cnn\n" in before
-    assert "--seed" not in before  # Its default.
+    assert "--seed" not in before  # It has its default.
     again = run("train", f"--flagfile={path}", "--epochs=2", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["epochs"] == 2, again.stderr

@@ -20,7 +20,7 @@ PATHS = {
     "a NUL byte": "a\0b",
     "a device without an end": "/dev/zero",
 }
-# With what else a command needs; {} is the path.
+# Each flag with the others that the command needs; {} is the path.
 FLAGS = [
     ("inspect_records", "--records_dir={}"),
     ("inspect_records", "--records_dir={} --verify"),
@@ -52,7 +52,7 @@ FLAGS = [
 
 @pytest.fixture(autouse=True)
 def same_log_levels():
-    """A command sets levels for its process, and here that is the tests' process."""
+    """A command sets log levels, and here it runs in the process of the tests."""
     loggers = [logging.getLogger(), logging.getLogger("afad_tfdata")]
     levels = [logger.level for logger in loggers]
     yield

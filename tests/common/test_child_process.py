@@ -1,4 +1,4 @@
-"""Processes of ours see this package and what is installed, not the user's folder."""
+"""The processes that this package starts do not import from the user's folder."""
 
 from __future__ import annotations
 

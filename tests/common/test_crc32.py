@@ -14,7 +14,7 @@ from afad_tfdata.common import crc32
 
 @pytest.fixture(params=["isal", "zlib_ng", "zlib"])
 def library(request, monkeypatch):
-    """The module as it is where only this library is installed."""
+    """The module as if only this library were installed."""
     if request.param != "zlib":
         pytest.importorskip(request.param)
     for other in {"isal", "zlib_ng"} - {request.param}:
@@ -47,6 +47,6 @@ def test_buffers_of_any_form_are_not_copied_first(library):
         library.crc32(rows[:, ::2])
 
 
-def test_it_is_one_value_in_parts(library):
+def test_parts_give_the_value_of_the_whole(library):
     data = bytes(range(256)) * 40
     assert library.crc32(data[9000:], library.crc32(data[:9000])) == zlib.crc32(data)

@@ -1,4 +1,4 @@
-"""A call inside of a graph or of a scope is one line, wherever it begins."""
+"""A call in a graph or in a strategy's scope ends in one line."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from afad_tfdata.training.distributed import strategies
     ],
 )
 def test_training_and_evaluation(around, text):
-    """A scope's strategy was also remembered as the one of these devices."""
+    """The scope's strategy was once stored as the strategy of these devices."""
     with around(), pytest.raises(errors.UsageError, match=text):
         strategies.create_strategy("")
     assert strategies.create_strategy("") is strategies.create_strategy("")

@@ -1,4 +1,4 @@
-"""Figures are drawn without a display, whatever the environment says of one."""
+"""Figures are drawn without a display, whatever MPLBACKEND says."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what cannot be read says so in one line."""
+"""Files appear whole or not at all, and one line names a file that is unreadable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of tensorflow-io are tried; one that lacks is one line with the command."""
+"""Parts of tensorflow-io are tried; one line names a missing part and the command."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_advice_does_not_speak_of_buckets(loads_nothing):
     assert "s3fs is not installed" in str(caught.value)
 
 
-def test_tensorflow_io_that_is_not_installed_is_said(monkeypatch):
+def test_a_missing_tensorflow_io_is_named(monkeypatch):
     # None in sys.modules makes the import raise ModuleNotFoundError.
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
     _with_schemes(monkeypatch)

@@ -1,4 +1,4 @@
-"""Cores and memory, inside of a container and without one."""
+"""Cores and memory, inside and outside a container."""
 
 import os
 
@@ -19,7 +19,7 @@ def _container(directory, limit, used, cache):
 
 def test_a_container_limits_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "_LIMITS", _container(tmp_path, 5000, 3000, 400))
-    # Cached files are in use, but the kernel drops them when they are in the way.
+    # Cached files count as used memory, but the kernel drops them when it needs it.
     assert resources.available_bytes() == 2400
 
 

@@ -1,4 +1,4 @@
-"""Remote stores by fsspec: what a server on this machine does wrong is one line."""
+"""Remote stores by fsspec: one line tells what their server does wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from afad_tfdata.storage import remote, schema
 
 
 class _Store(http.server.BaseHTTPRequestHandler):
-    """As much of S3 as copies of small objects need, with faults by bucket."""
+    """The part of S3 that copies of small objects need; each bucket has a fault."""
 
     protocol_version = "HTTP/1.1"
     objects: dict[str, bytes] = {}
@@ -91,7 +91,7 @@ def bucket(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr(stores, "_ATTEMPTS", 2)  # Each one waits longer.
+    monkeypatch.setattr(stores, "_ATTEMPTS", 2)  # Each attempt waits longer.
     monkeypatch.setattr(_Store, "objects", {})
     monkeypatch.setattr(_Store, "asked", [])
     yield _Store.objects
@@ -109,7 +109,7 @@ def test_what_is_written_is_read(bucket, tmp_path):
     assert files.sha256("s3://faces/run/part") == files.sha256(str(tmp_path / "part"))
     chunks = list(stores.read_chunks("s3://faces/run/part", 64))
     assert b"".join(chunks) == bytes(range(200)) and len(chunks) == 4
-    files.make_dirs("s3://new-bucket/run")  # It makes no bucket.
+    files.make_dirs("s3://new-bucket/run")  # This creates no bucket.
     assert not any("new-bucket" in line for line in _Store.asked)
 
 

@@ -1,4 +1,4 @@
-"""A trial of XLA that aborts ends a process of its own, and not this one."""
+"""A trial of XLA runs in a process of its own, and may abort only that."""
 
 from __future__ import annotations
 

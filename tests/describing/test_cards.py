@@ -1,4 +1,4 @@
-"""Cards of data sets: what a loader of Croissant reads, and what stands in the card."""
+"""Cards of data sets: what a loader of Croissant reads, and what the card says."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATED = {
 
 @pytest.fixture(scope="module")
 def tfrecord(sample_records, tmp_path_factory) -> str:
-    """A copy of the sample records that may get files."""
+    """A copy of the sample records, to which files may be added."""
     return shutil.copytree(sample_records, tmp_path_factory.mktemp("cards") / "records")
 
 
@@ -160,7 +160,7 @@ def test_what_is_unknown_is_left_out_and_called_unknown(tfrecord, tmp_path, capl
     assert not {"license", "citeAs", "url", "datePublished"} & set(value)
     text = (tmp_path / "data_card.md").read_text()
     assert "- Licence: unknown\n" in text
-    # The tree is filed as AFAD's, but nobody said that it is AFAD.
+    # The tree has AFAD's folders, but nothing says that it is AFAD.
     assert "does not say which published data set" in text
     assert "If they are from AFAD" in text
     # The JSON is not next to the shards, and still valid; its records load.
@@ -257,7 +257,7 @@ def test_copies_and_conflicts_are_counted(sample_tree, tmp_path):
     )
     cards.write_cards(cards.CardsConfig(records_dir=directory))
     text = open(os.path.join(directory, "data_card.md")).read()
-    # The first copy stays; of two files with other labels, none.
+    # Of equal files the first is kept; with different labels, none is.
     assert "3 of the rejected files have the same bytes as another file, 2 of" in text
     assert "| same bytes as another, under different labels | 2 |" in text
 
@@ -278,7 +278,7 @@ def test_a_replaced_data_set_keeps_no_description(sample_tree, tmp_path):
     assert not before & set(os.listdir(tmp_path))
 
 
-def test_images_of_more_shards_than_there_are_now_go(tfrecord, tmp_path):
+def test_image_files_of_an_earlier_data_set_are_removed(tfrecord, tmp_path):
     about = cards.CardsConfig(
         records_dir=str(tfrecord), output_dir=str(tmp_path), with_images=True
     )
@@ -319,7 +319,7 @@ def test_what_cannot_be_described_is_one_line(fields, message):
     assert "\n" not in str(caught.value)
 
 
-def test_text_of_a_user_is_shown_and_starts_nothing(tfrecord, tmp_path):
+def test_text_of_a_user_is_shown_and_starts_no_markup(tfrecord, tmp_path):
     title = "<script>alert(1)</script> [a](b) | `c` *d* $e$ \x1b[31m\n# heading"
     cards.write_cards(
         cards.CardsConfig(

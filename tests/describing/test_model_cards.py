@@ -1,4 +1,4 @@
-"""Cards of models: every number is that of the file that it is from."""
+"""Cards of models: every number is the one in the file that it comes from."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_damaged_metrics_are_one_line(content, tmp_path):
     assert not (run / "model_card.md").exists()
 
 
-def test_what_a_user_names_starts_nothing(tmp_path):
+def test_names_that_a_user_gives_start_no_markup(tmp_path):
     run = shutil.copytree(_OLD / "run", tmp_path / "run")
     metrics = {"by_gender": {"<b>|x": {"examples": 1, "mae": 2.0}}, "split": "`test`"}
     (run / "metrics.json").write_text(json.dumps(metrics))
@@ -181,7 +181,7 @@ def test_what_a_user_names_starts_nothing(tmp_path):
     body = text.split("---\n", 2)[2]
     assert "<script>" not in body and "<b>" not in body and "\n- b" not in body
     assert r"| \<b\>\|x | 1 |" in body
-    assert "Intervals" not in body  # These metrics have none.
+    assert "Intervals" not in body  # These metrics have no intervals.
 
 
 def test_nothing_to_describe_is_one_line():

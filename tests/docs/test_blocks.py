@@ -1,4 +1,4 @@
-"""Every block of code in the docs runs, or says here why it cannot.
+"""Every block of code in the docs runs, or this file says why it cannot.
 
 The blocks run in one process, each in a folder that contains what a reader has at that
 point: faces, records, a run and a graph.  Only sizes differ: small networks, images and

@@ -1,4 +1,4 @@
-"""The site of the docs lists every page and every public name, and links to no void.
+"""The site of the docs lists every page and public name, and has no dead link.
 
 ``make docs`` builds it, in CI, too; nothing here needs Sphinx.
 """

@@ -113,7 +113,7 @@ def test_each_epoch_of_a_run_and_its_checkpoint(run, sample_records, tmp_path):
 
 
 def test_an_h5_file_of_keras_2_and_its_graph(sample_records, tmp_path):
-    """As the original project left them: it can be tested as well as frozen."""
+    """A file of the original project can be evaluated as well as frozen."""
     tf_keras = pytest.importorskip("tf_keras")
     model = network(tf_keras)
     path = str(tmp_path / "original.h5")
@@ -208,6 +208,8 @@ def test_a_data_set_that_is_only_a_test_set(sample_tree, tmp_path):
     models.save(model, path, class_names=NAMES)
     mean = schema.load_manifest(directory).mean_rgb
     result = evaluated(tmp_path, directory, model=path)
-    assert "constant" not in evaluation.summary_text(result)  # Nothing tells it.
+    assert "constant" not in evaluation.summary_text(
+        result
+    )  # It needs training images.
     assert result["examples"] == splits["test"].num_examples
     assert_is(result, expected(directory, lambda x: model(x), mean))

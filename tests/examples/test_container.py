@@ -1,4 +1,4 @@
-"""The container recipes: one base image, valid shell, and a user without rights."""
+"""The container recipes: one base image, valid shell, and an ordinary user."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_commands_are_shell():
         assert done.returncode == 0, done.stderr
 
 
-def test_the_image_ends_as_a_user_without_rights():
+def test_the_image_ends_as_an_ordinary_user():
     *_, user = re.findall(r"^USER (\S+)$", _DOCKERFILE, re.M)
     assert user == "${USER_ID}:${GROUP_ID}"
     # bash sets UID itself, to 0 while the image is built.

@@ -1,4 +1,4 @@
-"""Small graphs that TensorFlow 1.15 loads, and cannot run or computes otherwise."""
+"""Small graphs that TensorFlow 1.15 loads, but cannot run or computes differently."""
 
 import numpy as np
 
@@ -104,7 +104,7 @@ REFUSED = {
         tf.reshape(x, [-1, 2, 2, 2, 2, 2, 2, 8]), [0] * 8, [-1] + [1] * 7
     ),
 }
-# Neighbours of the above that 1.15 runs.
+# Similar graphs that 1.15 runs.
 ACCEPTED = {
     "Conv2D dilated": lambda x: tf.raw_ops.Conv2D(
         input=x,

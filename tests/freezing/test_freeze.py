@@ -55,7 +55,7 @@ def test_the_file_is_a_graph_of_constants_with_the_names(result):
     assert by_name["gender_output/Sigmoid"].op == "Sigmoid"
     found = {n.op for n in graph.node}
     assert not found & {"Identity", "VarHandleOp", "ReadVariableOp", "Rsqrt", "NoOp"}
-    assert "Mul" not in found and "AddV2" not in found  # They are in the weights.
+    assert "Mul" not in found and "AddV2" not in found  # Both moved into the weights.
     table = graphdef.tf1_table()
     for node in graph.node:
         assert set(node.attr) <= set(table[node.op])
@@ -171,7 +171,7 @@ def test_a_graph_that_fails_does_not_get_its_name(model, tmp_path, monkeypatch):
         errors.DataError, match="age differs from the model's by 1 on a"
     ):
         freeze.freeze(config, model=model)
-    # Both times the file existed when it was verified.
+    # The earlier file was there at both verifications.
     assert calls == [[True], [True]]  # With constant folding, then without.
     assert os.listdir(tmp_path) == ["face.pb"]
     assert (tmp_path / "face.pb").read_bytes() == b"older"

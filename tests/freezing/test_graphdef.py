@@ -90,7 +90,7 @@ def test_identities_go_and_names_are_given():
     )
     assert ops(graph) == ["Const", "Mul", "Placeholder", "Relu"]
     names = graphdef.nodes(graph)
-    # The layer's own operation gets the name, and the node that had it another one.
+    # The layer's own operation gets the name; the node that had it gets another.
     assert names["other/Relu"].op == "Relu" and names["other"].op == "Mul"
     first, second = outputs(graph, {"root": X}, ["other/Relu", "other"])
     np.testing.assert_array_equal(first, np.maximum(2 * X, 0))

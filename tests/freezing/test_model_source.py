@@ -63,7 +63,7 @@ def test_h5_files_of_keras_2(policy, tmp_path):
 
 
 def test_h5_files_as_keras_2_3_wrote_them(tmp_path):
-    """Before Keras was a part of TensorFlow, it used other words for the same."""
+    """Before Keras was a part of TensorFlow, its files used other words."""
     tf_keras = pytest.importorskip("tf_keras")
     model = keras2_model(tf_keras)
     path = str(tmp_path / "old.h5")
@@ -198,7 +198,7 @@ def test_a_model_that_was_copied_into_a_run(name, model, tmp_path, caplog):
 
 
 def test_the_networks_own_model_under_another_name(model, tmp_path):
-    """Keras lost what it said; another run's network may have the same shapes."""
+    """Keras drops a model's facts, and another run's network may have equal shapes."""
     make_run(tmp_path, model)
     model.save(tmp_path / "mine.keras")
     source = model_source.open_source(str(tmp_path / "mine.keras"))

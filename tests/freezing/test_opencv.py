@@ -200,7 +200,7 @@ def test_group_normalizations(groups, options):
     images = 3 * np.random.default_rng(1).normal(size=(5, 8, 8, 3)).astype(np.float32)
     (found,) = by_tensorflow(graph, images, ["years"])
     np.testing.assert_allclose(found, model(images), atol=2e-6)
-    # Without a factor or a summand, Keras builds it otherwise.
+    # Without a factor or a summand, Keras builds it differently.
     changed = "SquaredDifference" not in {n.op for n in graph.node}
     assert changed == (not options or "epsilon" in options)
 

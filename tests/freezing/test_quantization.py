@@ -91,14 +91,14 @@ def test_the_description_says_what_is_lost_on_faces_of_the_validation_split(
 
 
 def test_the_exact_files_are_judged_apart(result):
-    # What a quantized file loses is not what the graph may differ by.
+    # The loss of a quantized file does not count as a difference of the graph.
     assert result.max_difference["gender"] <= 1e-5
     assert "quantization" not in result.description["others"]["tflite"]
     lines = result.summary().splitlines()
     assert [x for x in lines if x.startswith("face_int8.tflite: ")]
 
 
-def test_int8_has_whole_numbers_only_but_for_its_ends(result):
+def test_int8_has_whole_numbers_except_at_its_ends(result):
     path = os.path.join(os.path.dirname(result.path), "face_int8.tflite")
     interpreter = loaded_graph.tflite_interpreter()(path)
     interpreter.allocate_tensors()

@@ -1,4 +1,4 @@
-"""Augmentation against scipy, against itself in other splits, and its parameters."""
+"""Augmentation compared with scipy and over divided batches, and its parameters."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_agrees_with_scipy(form, fill, as_float):
     expected = scipy_warp(images, drawn(config, 24, **place), fill)
     # Noise is the worst case: neighbours differ by up to 255.
     agrees = np.abs(result.numpy() - expected).max(axis=-1) < HALF_LEVEL
-    # `constant` has a jump at the edge, and a source may lie on it to the last digit.
+    # `constant` has a jump at the edge, and a source may be exactly there.
     assert (~agrees).sum() <= (2 if fill == "constant" else 0)
 
 
 def test_the_matrix_equals_that_of_the_keras_generator():
-    # Not public any more, hence skipped where it has moved.
+    # It is no longer public, so that a Keras that moved it skips this test.
     legacy = pytest.importorskip("keras.src.legacy.preprocessing.image")
-    images = noise(6, 40, 40)  # Keras takes one side's centre for the other's.
+    images = noise(6, 40, 40)  # Square: Keras confuses the centres of the sides.
     values = drawn(STRONG, 6, 40, 40, seed=9, step=0)
     result = augment.augment_images(images, seed=9, step=0, config=STRONG).numpy()
     for i in range(6):
@@ -280,7 +280,7 @@ def test_parameters_fill_their_ranges():
         assert abs(values[name].mean() - (low + high) / 2) < width / 50, name
     assert 0.47 < values["flip"].mean() < 0.53
     assert 0.47 < np.mean(values["erase_height"] > 0) < 0.53
-    # Each on its own: no two go together.
+    # Each varies independently of the others.
     table = np.stack([values[name] for name in (*ranges, "flip")])
     assert np.abs(np.corrcoef(table) - np.eye(len(table))).max() < 0.06
 

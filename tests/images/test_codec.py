@@ -259,7 +259,7 @@ def test_gray_progressive_and_16_bit_are_shown_as_a_viewer_does():
         assert np.abs(decoded.astype(int) - wanted.astype(int)).max() <= 2, name
     sixteen = codec.decode(contents["sixteen.png"])
     assert sixteen.dtype == np.uint8
-    assert set(np.unique(sixteen)) == {1}  # 0x0102 is 1 of 255.
+    assert set(np.unique(sixteen)) == {1}  # 0x0102 of 65535 is 1 of 255.
 
 
 def test_channel_sums_are_exact(sample_tree, monkeypatch):

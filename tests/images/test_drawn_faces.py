@@ -1,4 +1,4 @@
-"""Drawn faces: filed as AFAD is, of its sizes and ages, the same for a seed."""
+"""Drawn faces: in AFAD's folders, sizes and ages, and the same for each seed."""
 
 from __future__ import annotations
 

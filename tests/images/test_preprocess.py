@@ -1,4 +1,4 @@
-"""From encoded bytes to a model's input: the same pixels by every way."""
+"""From encoded bytes to a model's input: every way gives the same pixels."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def settings(tmp_path) -> check_settings.Settings:
 
 @pytest.fixture
 def process(monkeypatch):
-    """Replaces the process of a part by a short program, and returns who was asked."""
+    """Replaces the process of a part by a short program; returns the parts it got."""
     asked = []
 
     def use(end: str) -> list[str]:

@@ -143,7 +143,7 @@ def test_an_estimate_at_the_threshold_is_accepted():
 
 
 @pytest.mark.parametrize("thresholds", [(5,), (100,)])
-def test_a_threshold_outside_of_the_data_gives_none_and_a_word(thresholds):
+def test_a_threshold_outside_the_data_gives_none_and_a_reason(thresholds):
     age, label, gender = np.full(9, 30.0), np.full(9, 31.0), np.zeros(9)
     got = measured(age, label, gender, thresholds)
     row = got["thresholds"][str(thresholds[0])]
@@ -162,7 +162,7 @@ def test_no_example_and_unknown_labels():
     assert got == measured(age, label, gender)
 
 
-def test_absurd_estimates_end():
+def test_absurd_estimates_do_not_take_for_ever():
     age = np.array([1e30, -1e30, 3e5])
     got = measured(age, np.full(3, 17.0), np.zeros(3))
     assert got["challenge"]["18"]["challenge_age"] > 1e30

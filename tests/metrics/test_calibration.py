@@ -1,4 +1,4 @@
-"""Temperature and line against other ways to compute them, and their file."""
+"""Temperature and line compared with other ways to compute them; their file."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_the_temperature_has_the_lowest_log_loss_of_a_grid(seed):
 def test_odd_logits_give_a_temperature_within_its_range():
     label = np.arange(60) % 2
     right = np.where(label, 3.0, -3.0)
-    # Everything below it has the same loss in float64, none.
+    # In float64, all lower temperatures have the same loss: 0.
     assert 0.05 <= calibration.fit_temperature(right, label) < 0.1
     assert calibration.fit_temperature(-right, label) == pytest.approx(20, rel=1e-6)
     assert 0.05 <= calibration.fit_temperature(np.zeros(60), label) <= 20

@@ -39,7 +39,7 @@ def test_conversion_equals_keras_preprocessing(name, module):
 
 @pytest.mark.parametrize("normalization", ["original", "backbone"])
 def test_efficientnet_sees_what_its_imagenet_weights_expect(normalization):
-    """Whatever weights a file has for the layer inside, as with Keras' correction."""
+    """The weights that a file has for the layer inside do not matter."""
     backbone = backbones.build("EfficientNetB0", SIZE, raw_input=True)
     inner = next(
         layer
@@ -136,14 +136,16 @@ def test_the_beginning_of_a_flat_model(form, donor, tmp_path):
 
 
 def test_arrays_in_another_order_are_not_taken(donor, tmp_path):
-    """Nested in a layer, Keras 2 stores what is not trained behind all the rest."""
+    """In a nested model, Keras 2 stores the untrained weights after all others."""
     tf_keras = pytest.importorskip("tf_keras")
     path = str(tmp_path / "old.h5")
     flat(tf_keras, donor).save(path)
     with h5py.File(path, "r+") as file:
         layer = file["model_weights"]["conv1_bn"]
         names = list(layer.attrs["weight_names"])
-        layer.attrs["weight_names"] = names[::-1]  # All four are vectors of a length.
+        layer.attrs["weight_names"] = names[
+            ::-1
+        ]  # All four are vectors of the same length.
     backbone = backbones.build("MobileNet", SIZE, raw_input=True)
     assert not layer_arrays.copy_beginning(path, backbone)
 
@@ -243,7 +245,7 @@ def test_a_small_network_may_halve_its_image_twice_at_first(halvings, side):
             networks.build_model(config)
 
 
-def test_networks_of_before_the_option_halve_once():
+def test_networks_from_before_the_option_halve_once():
     config = networks.ModelConfig(backbone="small_cnn", weights="none", image_size=64)
     model = networks.build_model(config)
     assert saved.info(model)["stem_halvings"] == 1

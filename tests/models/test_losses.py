@@ -9,7 +9,7 @@ from afad_tfdata.models import age_heads, losses
 
 LOW, HIGH = 15, 30
 AGES = np.arange(LOW, HIGH + 1)
-LABELS = np.array([15, 30, 22, 40, 3, 19, 22, 28], np.float32)  # Two out of the range.
+LABELS = np.array([15, 30, 22, 40, 3, 19, 22, 28], np.float32)  # Two are too far.
 GENDER = np.array([0, 1, 1, 0, 0, 1, 0, 0], np.int32)
 
 

@@ -133,7 +133,7 @@ def test_transfer_copies_weights_of_the_same_place_and_shape():
     assert any("block1_conv" in path for path in left) and taken
 
 
-def test_a_transferred_head_can_be_turned_round():
+def test_a_transferred_head_can_be_inverted():
     """The age stays, and the probability becomes that of the other class."""
     source, target = shaken(make(age_head="corn")), make(age_head="corn")
     layer = source.get_layer("gender_logits")

@@ -228,7 +228,7 @@ def test_evaluation_that_does_not_fit_gives_the_same(form, monkeypatch, caplog):
     monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
     found = take(input_fn.eval_input_fn(config(form, "graph"), "train"))
     assert_same(wanted, found)
-    assert "shuffled" not in caplog.text  # Nothing is, in evaluation.
+    assert "shuffled" not in caplog.text  # Evaluation never shuffles.
 
 
 def test_without_tensorflow_io_compressed_pixels_that_do_not_fit_are_refused(

@@ -174,7 +174,7 @@ def test_our_own_shards_can_be_read_as_foreign(sample_records):
     assert codec.decode(bytes(encoded)).shape[2] == 3
 
 
-def test_files_that_serve_as_two_splits_are_said_to(pixels, tmp_path, caplog):
+def test_a_warning_names_files_that_serve_as_two_splits(pixels, tmp_path, caplog):
     path = tmp_path / "a.tfrecord"
     write_tfrecord(path, pixels, [20] * COUNT)
     config = input_fn.InputConfig(

@@ -145,7 +145,7 @@ def test_every_flipped_byte_is_noticed_in_the_first_pass(pixels, tmp_path):
             f.seek(place)
             f.write(bytes([byte ^ 1 << int(rng.integers(8))]))
             f.flush()
-            # The time of a change may be coarse: it must not repeat.
+            # Changes in quick succession may get the same time: these must not.
             os.utime(source.paths[0], ns=(trial, trial))
             reader = mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 0))
             with pytest.raises(errors.DataError, match="do not match its checksum"):

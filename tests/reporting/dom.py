@@ -1,4 +1,4 @@
-"""A strict reader of pages: what is not balanced, or named twice, is a fault."""
+"""A strict HTML reader: open tags, misplaced elements and repeated ids are faults."""
 
 from __future__ import annotations
 

@@ -297,7 +297,7 @@ def test_the_faces_are_those_of_the_keys(sample_records, evaluated_runs, tmp_pat
     faces = stored_faces.read_rows(sample_records, "test", rows)
     keys = {face.record: face.key for face in faces}
     assert all(keys[row["row"]] == row["key"] for row in metrics["worst"])
-    # In a data set of several, rows count on.
+    # In several data sets read as one, the numbers of rows continue.
     copy = str(tmp_path / "copy")
     shutil.copytree(sample_records, copy)
     total = json.loads(files.read_bytes(f"{copy}/manifest.json"))["splits"]["test"]
@@ -392,7 +392,7 @@ def test_two_runs_are_compared(sample_records, evaluated_runs, tmp_path):
     assert float(mae[3]) == pytest.approx(second["mae"] - first["mae"], abs=6e-5)
     low, high = (float(v) for v in mae[4].strip("[]").split(","))
     assert low <= float(mae[3]) <= high
-    # Ages of the second are moved by 3 years, which tells the biases apart surely.
+    # The second run's ages are moved by 3 years: the biases surely differ.
     bias = rows["Age: mean of prediction minus label, years"]
     low, high = (float(v) for v in bias[4].strip("[]").split(","))
     assert 0 < low <= high

@@ -232,7 +232,7 @@ def _check_index(trial: Trial) -> None:
 
 
 def _drawn(rng, table):
-    """A name of a table; what cannot be read is rare, because it hides the rest."""
+    """A name from a table; unreadable forms are rare, because they hide the rest."""
     readable = rng.random() < 0.85
     return str(rng.choice([name for name, row in table.items() if row[-1] == readable]))
 

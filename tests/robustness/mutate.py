@@ -87,7 +87,7 @@ def places(tree: ast.Module) -> list[tuple[ast.AST, str]]:
     def look(node: ast.AST, inside: bool) -> None:
         inside = inside or isinstance(node, ast.FunctionDef)
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.AnnAssign | ast.arguments):
-            return  # Only texts and types, which no test needs to hold.
+            return  # Only texts and types, which no test needs to check.
         if inside:
             if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPPED:
                 found.append((node, "comparison"))

@@ -20,7 +20,7 @@ import tempfile
 
 import numpy as np
 
-# In the places of a size that a backbone refuses, the next one is tried.
+# If a backbone refuses a size, the next one is tried.
 SIZES = (32, 64, 71, 75, 96, 128, 224, 331)
 BATCH = 2
 

@@ -1,4 +1,4 @@
-"""A manifest of two records that no file belongs to."""
+"""A manifest of two records, without their files."""
 
 from __future__ import annotations
 

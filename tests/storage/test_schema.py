@@ -103,7 +103,7 @@ def test_index_is_mapped_and_checked(tmp_path):
 
 
 def test_index_rows_are_small():
-    """A record may cost 320 bytes beside its image; the index is a part of that."""
+    """A record may cost 320 bytes in addition to its image, including the index."""
     assert schema.INDEX_DTYPE.itemsize == 46
 
 

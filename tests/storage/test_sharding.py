@@ -178,7 +178,7 @@ def test_names():
 
 
 def test_keys_of_any_bytes_can_be_hashed():
-    """File names on Linux are bytes; Python hands odd ones over as surrogates."""
+    """File names on Linux are bytes; Python represents odd ones by surrogates."""
     odd = b"15/111/\xff-0.jpg".decode("utf-8", "surrogateescape")
     other = odd.replace("\udcff", "\udcfe")
     assert len(set(sharding.places_of([odd, other], seed=1).tolist())) == 2

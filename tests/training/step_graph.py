@@ -1,4 +1,4 @@
-"""Counts what the replicas of a step, and the devices and the process, wait for.
+"""Counts the operations for which replicas, devices and the process wait in a step.
 
     python -m tests.training.step_graph      # prints the table of docs/training.md
 

@@ -22,7 +22,7 @@ def resolved(pretrained=False, more=None, **values):
     return choice.config
 
 
-def test_every_default_asks():
+def test_every_default_leaves_its_option_open():
     usual = options.defaults(train_config.TrainConfig)
     assert {name: usual[name] for name in automatic.ASKING} == automatic.ASKING
 

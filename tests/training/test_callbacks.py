@@ -115,7 +115,7 @@ def test_events_say_what_the_history_says(sample_records, tmp_path, undisturbed)
         json.dumps(dataclasses.asdict(event))
 
 
-def test_a_batch_larger_than_the_split_is_said(sample_records, tmp_path, caplog):
+def test_a_batch_larger_than_the_split_is_warned_of(sample_records, tmp_path, caplog):
     def end(event):
         raise trainer.StopTraining("one step is enough")
 

@@ -55,7 +55,7 @@ FOR_PIXELS = {
     "a normalization": lambda: own_parts.network(
         [keras.layers.Normalization(mean=[124, 116, 104], variance=[58**2] * 3)]
     ),
-    "inside of a model": lambda: functional(
+    "inside a model": lambda: functional(
         keras.Sequential(
             [
                 keras.Input((SIZE, SIZE, 3)),

@@ -52,7 +52,7 @@ def test_parse(text, expected):
     "text",
     [
         "",
-        "1.0,1.6",  # A list is what was once ignored.
+        "1.0,1.6",  # A list was once ignored.
         "0:1",
         "0:1,0:2",
         "0:1,2:2",

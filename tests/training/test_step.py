@@ -12,7 +12,7 @@ from afad_tfdata.training import checkpoints, optimizers, step
 from afad_tfdata.training.distributed import strategies
 from tests import conftest
 
-BATCH = 12  # Whole parts for two and for three replicas.
+BATCH = 12  # It can be divided by two and by three replicas.
 SIZE = 6
 
 
@@ -121,7 +121,7 @@ def test_gradients_of_a_step_are_those_of_one_replica(one_replica, replicas, opt
     for strategy in (one_replica, replicas):
         model, trainer = make_trainer(strategy, **options)
         before = [strategies.local_value(strategy, v) for v in model.variables]
-        # A rate beside which the rounding of the weights is nothing.
+        # With so large a rate, the rounding of the weights does not matter.
         rows, _ = trainer.run(batches(strategy), 0, [1e3])
         after = [strategies.local_value(strategy, v) for v in model.variables]
         moved.append(
@@ -182,7 +182,7 @@ def test_replicas_equal_one_in_float64(one_replica, replicas):
 
 @pytest.mark.parametrize("bad", range(conftest.NUM_DEVICES))
 def test_overflow_on_one_replica_skips_the_step_on_all(one_replica, replicas, bad):
-    """A float16 overflow, acted out: one image of one replica becomes infinite."""
+    """A simulated float16 overflow: one image of one replica becomes infinite."""
 
     first = bad * (BATCH // replicas.num_replicas_in_sync)
 
@@ -335,7 +335,9 @@ def test_a_keras_that_keeps_generators_elsewhere_is_refused(
         monkeypatch.delattr(keras.random.SeedGenerator, "next")
     with pytest.raises(RuntimeError, match="replicas would share.*dropout"):
         step._separate_replica_seeds(model, replicas)
-    step._separate_replica_seeds(model, one_replica)  # One replica has nobody to share.
+    step._separate_replica_seeds(
+        model, one_replica
+    )  # A single replica has nothing to share.
 
 
 def test_dropout_trains_alike_after_any_chunking(replicas):

@@ -12,7 +12,7 @@ from afad_tfdata.training import step_clock
         ([10.0], [12.0], 0.0),
         ([11.0], [12.0], 1.0),
         ([11.0, 11.5, 14.5], [12.0, 14.0, 15.0], 1.5),
-        # A batch that was there before the step before was done: nothing waited.
+        # Each batch came before the previous step was done: no waiting.
         ([10.0, 10.1, 10.2], [12.0, 14.0, 16.0], 0.0),
     ],
 )

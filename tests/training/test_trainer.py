@@ -181,7 +181,7 @@ def test_a_phase_ends_with_its_patience_and_the_recipe_without_a_gain():
     values = config("records", "run", stage="recipe", epochs=9, patience=2)
     phases = recipe.phases(values, pretrained=False)
     done, log = recipe.PhaseProgress(), []
-    # Better in epochs 1, 2 and 5; a phase starts anew after two that are not.
+    # Epochs 1, 2 and 5 are better; two epochs that are not end a phase.
     for better in (True, True, False, False, True, False, False, False, False):
         done.after_epoch(better, values)
         log.append(done.phase)
@@ -392,7 +392,7 @@ def test_a_restart_that_was_cut_short_is_done_again(tmp_path):
 def test_nan_goes_back_lowers_the_rate_and_in_the_end_names_the_examples(
     sample_records, tmp_path, caplog
 ):
-    """A poisoned example stays one: as many recoveries as allowed, then a failure."""
+    """The example stays poisoned: the run fails after the allowed recoveries."""
     values = own_config(tmp_path, epochs=2, max_recoveries=2)
     with pytest.raises(errors.DataError, match="the loss is nan at step 2") as caught:
         trainer.train(values, model=tiny_network(), train_dataset=tiny_data(poison=17))
@@ -526,7 +526,7 @@ def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
     def recover(self, error):
         recovered.append(error)
         go_back(self, error)
-        self._enter(0)  # Traced anew, for the leap is gone.
+        self._enter(0)  # Traced again, because the leap is gone now.
         self._restore(run_state.newest(str(tmp_path / "checkpoints")))
 
     monkeypatch.setattr(run.Run, "_go_back", recover)

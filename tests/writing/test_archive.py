@@ -33,7 +33,7 @@ def _tar(tree: str, top: str, extra=()) -> bytes:
 
 
 def _split(content: bytes, directory) -> list[str]:
-    """Compresses an archive and cuts it into parts, as the data set is sold."""
+    """Compresses an archive and cuts it into parts, as the data set is published."""
     directory.mkdir()
     packed = lzma.compress(content, preset=0)
     names = []
@@ -355,7 +355,7 @@ def test_a_second_folder_beside_the_root(tmp_path):
 
 @pytest.mark.parametrize("packing", ["", "xz", "gz", "bz2"])
 @pytest.mark.parametrize("whole", [True, False])
-def test_archives_one_behind_the_other(packing, whole, tmp_path):
+def test_archives_one_after_the_other(packing, whole, tmp_path):
     """The second one was lost, with exit status 0."""
     trees = [make_tree(tmp_path / name, 12) for name in "ab"]
     for i, face in enumerate(sorted(trees[1].rglob("*.jpg"))):

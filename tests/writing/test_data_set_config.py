@@ -9,7 +9,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.writing import data_set_config
 
-# Of every manifest since 0.1.0; the order decides its bytes.
+# These are in every manifest since 0.1.0, whose bytes depend on their order.
 _ALWAYS = (
     *("format", "image_size", "test_fraction", "validation_fraction", "split_by"),
     *("seed", "min_age", "max_age", "max_faces_per_photo", "gender_codes"),

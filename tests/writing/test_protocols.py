@@ -24,7 +24,7 @@ _PAPLHAM_AND_FRANC = (
 
 
 def _tree(root: pathlib.Path) -> list[str]:
-    """40 faces of 10 ages, filed as AFAD is."""
+    """40 faces of 10 ages, in folders like AFAD's."""
     keys = [f"{20 + i % 10}/{111 + i % 2}/{500 + i}-0.jpg" for i in range(40)]
     for i, key in enumerate(keys):
         (root / key).parent.mkdir(parents=True, exist_ok=True)

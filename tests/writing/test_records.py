@@ -346,10 +346,10 @@ def test_no_other_files_are_left_in_the_directory(sample_records):
 
 def test_an_output_inside_of_the_source_is_refused(tmp_path):
     tree = make_tree(tmp_path / "tree")
-    with pytest.raises(errors.UsageError, match="is inside of --data_dir"):
+    with pytest.raises(errors.UsageError, match="is inside --data_dir"):
         write(tree, tree / "records")
     (tmp_path / "link").symlink_to(tree)
-    with pytest.raises(errors.UsageError, match="is inside of --data_dir"):
+    with pytest.raises(errors.UsageError, match="is inside --data_dir"):
         write(tree, tmp_path / "link" / "records")
 
 

@@ -36,7 +36,7 @@ def test_flags_leave_out_ages_and_crowded_photos(sample_tree, tmp_path):
 
 @pytest.mark.parametrize("names", ["{age}-{i}.jpg", "{gender}-{i}.jpg", "1-{i}.jpg"])
 def test_names_whose_number_is_no_photo(names, tmp_path, caplog):
-    """Whole ages were once put into one split, without a word."""
+    """Whole ages were once put into one split, without a warning."""
     for i in range(120):
         age, gender = 20 + i % 6, (111, 112)[i // 6 % 2]
         path = (

@@ -115,6 +115,6 @@ def _rows(
     except csv.Error as error:
         raise errors.UsageError(
             f"{name}, row {number} cannot be read ({errors.one_line(error)}): a quote"
-            " must be closed, and a quote inside of quotes is written twice"
+            " must be closed, and a quote inside quotes is written twice"
         ) from error
     return found

@@ -34,7 +34,7 @@ def _kill(number: int) -> Callable[[Trial], None]:
     """The process gets a signal at a random instant."""
 
     def arrange(trial: Trial) -> None:
-        # On a quiet machine some come after the end; `Trial.run` then tries earlier.
+        # On a quiet machine some signals come too late; `Trial.run` then tries earlier.
         delay = trial.random.uniform(0.05, 1.1) * trial.base.seconds[trial.command]
         if number == signal.SIGTERM and trial.command is TRAIN:
             delay = max(delay, 0.3)  # By then the handler is installed.

@@ -266,7 +266,7 @@ def test_two_workers_train_as_one_process(sample_records, alone, tmp_path):
     assert statuses == [0, 0], texts
     assert_same_run(str(run), alone)
     assert {"best.keras", "final.keras", "config.json"} <= set(os.listdir(run))
-    # Not even for a moment did the other one write there: nothing is there twice.
+    # The other worker never wrote there: nothing is there twice.
     lines = (run / "metrics.jsonl").read_text().splitlines()
     epochs = [json.loads(line)["epoch"] for line in lines if '"epoch"' in line]
     assert epochs == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Small folders in the layouts in which data sets of faces are given out.
+"""Small folders in the layouts in which data sets of faces are published.
 
 Each function draws the images, writes the lists with the traps of the data set, and
 returns the labels that must come out: ``(age, gender, split, group)`` by key, where the

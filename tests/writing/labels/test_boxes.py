@@ -109,7 +109,7 @@ def test_a_protocol_names_the_image(photos):
         ("11.png,30,m,10,40,30,20", "widths and heights are not read"),
         ("11.png,30,m,0.1,0.2,0.5,1", "expected pixels, not shares of the image"),
         ("11.png,30,m,,,,", "column x1: no box of the face; --find_faces"),
-        ("11.png,30,m,100,10,130,30", "is outside of the image of 80 x 60 pixels"),
+        ("11.png,30,m,100,10,130,30", "is outside the image of 80 x 60 pixels"),
         ("11.png,30,m,-999,-999,999,999", "more than twice as large"),
     ],
 )

@@ -552,7 +552,7 @@ def test_absolute_paths_without_a_root(faces, tmp_path):
     assert listing.root == str(faces)
 
 
-def test_an_image_outside_of_the_root_is_not_mistaken(faces, tmp_path):
+def test_an_image_outside_the_root_is_not_mistaken(faces, tmp_path):
     """Another folder may have an image of the same name."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.jpg").write_bytes(face_file(9))

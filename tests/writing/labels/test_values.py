@@ -96,7 +96,7 @@ def test_spellings_of_no_value(text):
         ("0:female,1:male", "m", 1),
         ("0:man,1:woman", "w", 1),
         ("0:Mann,1:Frau", "frau", 1),
-        ("m:female,f:male", "m", 0),  # What the user says counts most.
+        ("m:female,f:male", "m", 0),  # What the user says takes precedence.
         ("m:a,M:b", "M", 1),
         ("-:male,+:female", "-", 0),
         ("NA:male,x:female", "NA", 0),
