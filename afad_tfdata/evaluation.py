@@ -41,7 +41,7 @@ from afad_tfdata.metrics import (
 )
 from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.reading import engines
+from afad_tfdata.reading import engine_choice
 from afad_tfdata.storage import joined, schema
 from afad_tfdata.training import plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
@@ -145,7 +145,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
         written[predictions.FILE_NAME] = files.join(output_dir, predictions.FILE_NAME)
         # As the columns were read: of remote records from the same local copies.
-        index = engines.open_index(prepared.data, config.split)
+        index = engine_choice.open_index(prepared.data, config.split)
         result["worst"] = predictions.worst(columns, _worst(columns), index)
     if config.pictures:
         written.update(
@@ -507,7 +507,7 @@ def _images(
     """
     found: dict[int, np.ndarray] = {}
     start = 0
-    with engines.reading_again():
+    with engine_choice.reading_again():
         dataset = input_fn.eval_input_fn(data, split)
     for features, _ in dataset:
         # The columns have no rows for padding and for skipped records.

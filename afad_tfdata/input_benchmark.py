@@ -18,7 +18,7 @@ from afad_tfdata import input_fn
 from afad_tfdata.common import errors, options, resources
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.reading import engine_mapped, engines, transformation_rates
+from afad_tfdata.reading import engine_choice, engine_mapped, transformation_rates
 from afad_tfdata.storage import schema
 
 # Batches that are taken before the clock starts: those that were prefetched, and those
@@ -194,8 +194,8 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
       DataError: The data set is damaged.
     """
     data = _readable(config)
-    source = engines.open_index(data, config.split)
-    engine, reason = engines.choose(data, source)
+    source = engine_choice.open_index(data, config.split)
+    engine, reason = engine_choice.choose(data, source)
     rates: dict[str, float] = {}
     with input_fn.readable_errors():
         speed = _measure(data, config.split, config.seconds)
@@ -204,7 +204,7 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
                 source, data, engine=engine, seconds=config.seconds
             )
     cores = resources.cores()
-    most = engine_mapped.MAX_THREADS if engine == engines.MAPPED else cores
+    most = engine_mapped.MAX_THREADS if engine == engine_choice.MAPPED else cores
     result = BenchmarkResult(
         engine=engine,
         reason=reason,
@@ -213,7 +213,7 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
         threads=data.num_parallel_calls or min(cores, most),
         cores=cores,
         rates=rates,
-        ceiling=_ceiling(rates) if engine == engines.MAPPED else 0.0,
+        ceiling=_ceiling(rates) if engine == engine_choice.MAPPED else 0.0,
         advice="",
     )
     if not rates:
@@ -232,7 +232,7 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
 def _readable(config: BenchmarkConfig) -> input_config.InputConfig:
     """The input's config, with a task that the data set has labels for."""
     data = dataclasses.replace(config.input, global_batch_size=config.batch_size)
-    labels = set(engines.open_labels(data, config.split))
+    labels = set(engine_choice.open_labels(data, config.split))
     tasks = [t for t in schema.TASKS if set(schema.labels_of(t)) <= labels]
     return dataclasses.replace(data, task=tasks[-1]) if tasks else data
 
@@ -291,7 +291,10 @@ def _advice(
         )
     if "pip install" in result.reason:
         return result.reason
-    if result.engine == engines.MAPPED and result.cores > engine_mapped.MAX_THREADS:
+    if (
+        result.engine == engine_choice.MAPPED
+        and result.cores > engine_mapped.MAX_THREADS
+    ):
         return (
             f"one process stops scaling near {engine_mapped.MAX_THREADS} threads: feed"
             " the replicas through several input pipelines (one process each), or try"

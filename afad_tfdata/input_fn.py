@@ -14,7 +14,7 @@ Elements are ``({"image": uint8 [B, S, S, 3]}, {"age": float32 [B], "gender": in
 padding.  B is the batch of one replica: with an input context each global batch is cut
 into contiguous slices, one for each replica in order.
 
-The module `reading.engines` chooses the engine that reads the records, and
+The module `reading.engine_choice` chooses the engine that reads the records, and
 `reading.order` says which record is at which position.
 """
 
@@ -34,16 +34,16 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import preprocess
 from afad_tfdata.reading import (
     bad_records,
-    batch_slices,
     data_service,
+    engine_choice,
     engine_graph,
     engine_mapped,
-    engines,
+    function_tracing,
     order,
+    order_stream,
     record_dataset,
     record_index,
-    record_numbers,
-    tracing,
+    replica_batches,
 )
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import joined, schema, sharding
@@ -59,7 +59,7 @@ _SERVED_ORDERS = 16
 _log = logging.getLogger(__name__)
 
 
-@tracing.eagerly
+@function_tracing.eagerly
 def train_input_fn(
     config: InputConfig,
     input_context: tf.distribute.InputContext | None = None,
@@ -85,13 +85,13 @@ def train_input_fn(
         raise errors.UsageError(
             f"start_step must be a whole number, 0 or more; got {start_step!r}"
         )
-    index = engines.open_index(config, sharding.TRAIN)
+    index = engine_choice.open_index(config, sharding.TRAIN)
     slices = _train_slices(config, index, input_context)
     element = _element(config, index)
     if config.data_service:
         return _served_batches(config, index, slices, element)
     shuffle = order_of(config, index)
-    engine = engines.create(config, index, shuffled=True)
+    engine = engine_choice.create(config, index, shuffled=True)
 
     if isinstance(engine, engine_graph.StreamEngine):
         # A data set that does not fit in memory is shuffled in a window.  It is decoded
@@ -101,7 +101,7 @@ def train_input_fn(
         announce = None
         if isinstance(engine, engine_mapped.Engine):
             announce = functools.partial(engine.read_ahead, train=True)
-        dataset = record_numbers.of_batches(shuffle, slices, start_step, announce)
+        dataset = order_stream.of_batches(shuffle, slices, start_step, announce)
     # One map over whole batches turns records into finished batches.  A map costs the
     # same for a batch as for an image.  Therefore one map reads, decodes, resizes and
     # names, instead of one map for each.
@@ -112,7 +112,7 @@ def train_input_fn(
     return _prefetch(dataset, config.prefetch)
 
 
-@tracing.eagerly
+@function_tracing.eagerly
 def eval_input_fn(
     config: InputConfig,
     split: str = sharding.TEST,
@@ -140,13 +140,13 @@ def eval_input_fn(
       UsageError: The configuration does not fit the data set or the replicas.
       DataError: The data set is damaged.
     """
-    index = engines.open_index(config, split)
-    slices = batch_slices.BatchSlices.of_pipeline(
+    index = engine_choice.open_index(config, split)
+    slices = replica_batches.ReplicaBatches.of_pipeline(
         config.global_batch_size, input_context, pad=True
     )
     num_steps = -(-len(index) // slices.global_batch_size)
     element = _element(config, index, pads=slices.num_replicas > 1)
-    engine = engines.create(config, index, shuffled=False)
+    engine = engine_choice.create(config, index, shuffled=False)
 
     read: Callable[..., Any]
     if isinstance(engine, engine_graph.StreamEngine):
@@ -174,7 +174,7 @@ def eval_input_fn(
     if config.as_supervised and config.max_bad_records:
         # Keras computes NaN from an empty batch, of which all records were bad.
         dataset = dataset.filter(
-            tracing.without_autograph(lambda image, *_: tf.shape(image)[0] > 0)
+            function_tracing.without_autograph(lambda image, *_: tf.shape(image)[0] > 0)
         )
     return _prefetch(dataset, config.prefetch)
 
@@ -195,7 +195,7 @@ def num_examples(config: InputConfig, split: str) -> int:
     """
     config.check_source()
     if config.files:
-        return len(engines.open_index(config, split))
+        return len(engine_choice.open_index(config, split))
     manifest = joined.load_manifest(config.records_dir, config.max_examples)
     found = manifest.splits.get(split)
     return found.num_examples if found else 0
@@ -257,8 +257,8 @@ def _train_slices(
     config: InputConfig,
     index: record_index.RecordIndex,
     input_context: tf.distribute.InputContext | None,
-) -> batch_slices.BatchSlices:
-    slices = batch_slices.BatchSlices.of_pipeline(
+) -> replica_batches.ReplicaBatches:
+    slices = replica_batches.ReplicaBatches.of_pipeline(
         # Batches are not padded: the model would be trained on the padding, and the
         # order would depend on the number of replicas.
         config.global_batch_size,
@@ -276,7 +276,7 @@ def _train_slices(
 def _served_batches(
     config: InputConfig,
     index: record_index.RecordIndex,
-    slices: batch_slices.BatchSlices,
+    slices: replica_batches.ReplicaBatches,
     element: Callable[..., Any],
 ) -> tf.data.Dataset:
     """Returns the training batches that a ``tf.data`` service reads."""
@@ -286,7 +286,7 @@ def _served_batches(
         " nothing exactly",
         config.data_service,
     )
-    engine = engines.create_served(config, index)
+    engine = engine_choice.create_served(config, index)
     epochs = []
     for i in range(_SERVED_ORDERS):
         # A data server starts each pass from the beginning: with the same seed, every
@@ -376,7 +376,7 @@ def _parallel_map(
     dataset: tf.data.Dataset, function: Callable[..., Any], num_threads: int
 ) -> tf.data.Dataset:
     return dataset.map(
-        tracing.without_autograph(function),
+        function_tracing.without_autograph(function),
         # The number of threads is fixed.  TensorFlow's tuner would take seconds to find
         # this number, and would change it during a measurement.
         num_parallel_calls=num_threads,

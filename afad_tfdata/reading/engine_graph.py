@@ -6,7 +6,7 @@ machines with more cores than one Python process can feed.
 
 A global shuffle needs access to any record.  If the stored images fit in memory,
 `MemoryEngine` reads them in the same order as the mapped engine.  If they do not fit,
-`StreamEngine` decodes the streams of `record_stream`.
+`StreamEngine` decodes the streams of `sequential_records`.
 
 Both read a whole batch in one function, which the pipeline maps once, because a
 transformation costs the same for a batch as for an image.
@@ -20,7 +20,7 @@ import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import preprocess
-from afad_tfdata.reading import memory_store, record_index, record_stream
+from afad_tfdata.reading import memory_store, record_index, sequential_records
 from afad_tfdata.storage import hdf5
 
 
@@ -84,7 +84,7 @@ class StreamEngine:
     def __init__(
         self,
         index: record_index.RecordIndex,
-        stream: record_stream.RecordStream,
+        stream: sequential_records.RecordStream,
         image_size: int,
         num_threads: int,
         decode: str = "accurate",

@@ -15,9 +15,9 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import (
     mapped_reader,
+    pipeline_shutdown,
+    pixel_row_gather,
     read_ahead,
-    row_gather,
-    shutdown_guard,
 )
 
 # With more threads one process reads no faster, because each image takes about 5 us
@@ -43,12 +43,14 @@ class Engine:
         self._size = image_size
         self._reader = read_ahead.ReadAhead(reader, image_size)
         self.num_threads = num_threads
-        self._rows: row_gather.RowGather | None = None
+        self._rows: pixel_row_gather.RowGather | None = None
         rows = reader.stored_rows
         # A graph in the style of TensorFlow 1 cannot take memory as a tensor.
         if rows and tf.compat.v1.executing_eagerly_outside_functions():
             with tf.init_scope():
-                self._rows = row_gather.RowGather(rows, (image_size, image_size, 3))
+                self._rows = pixel_row_gather.RowGather(
+                    rows, (image_size, image_size, 3)
+                )
 
     def read(
         self, records: tf.Tensor
@@ -78,7 +80,7 @@ class Engine:
         self,
         python: Callable[[], Any],
         records: tf.Tensor,
-        gather: Callable[[row_gather.RowGather], Any],
+        gather: Callable[[pixel_row_gather.RowGather], Any],
     ) -> Any:
         """Gathers by TensorFlow if all records are checked; else reads by Python."""
         rows = self._rows
@@ -97,7 +99,7 @@ class Engine:
     ) -> tuple[tf.Tensor, ...]:
         # The guard refers to the reader weakly.  The data set that maps this engine's
         # method keeps the engine alive, and the engine keeps the reader alive.
-        result = tf.numpy_function(shutdown_guard.guard(function), [records], types)
+        result = tf.numpy_function(pipeline_shutdown.guard(function), [records], types)
         batch_size = records.shape[0]
         image, *labels = result
         image.set_shape([batch_size, self._size, self._size, 3])

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.reading import (
+    foreign_features,
     foreign_hdf5,
-    foreign_names,
     foreign_tfrecords,
     record_index,
 )
@@ -48,7 +48,7 @@ def load(
       patterns: Paths or patterns, separated by commas; ``{split}`` in them stands for
         `split`.
       split: One of `sharding.SPLITS`.
-      features: As for `foreign_names.parse`; empty for the usual names.
+      features: As for `foreign_features.parse`; empty for the usual names.
       mean_file: JSON file with the channel means; empty if they are not known.
       task: One of `schema.TASKS`: says which label the data set ``labels`` in HDF5
         files contains.
@@ -61,9 +61,9 @@ def load(
     """
     paths = _paths(patterns, split)
     _warn_of_two_splits(patterns, paths, split)
-    names = foreign_names.parse(features)
+    names = foreign_features.parse(features)
     mean = schema.read_mean(mean_file) if mean_file else None
-    skipped = foreign_names.Skipped(max_bad_records)
+    skipped = foreign_features.Skipped(max_bad_records)
     try:
         kinds = [_is_hdf5(path) for path in paths]
         if len(set(kinds)) > 1:

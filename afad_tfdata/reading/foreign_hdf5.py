@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from afad_tfdata.common import crc32, errors
-from afad_tfdata.reading import foreign_labels, foreign_names, record_index
+from afad_tfdata.reading import foreign_features, foreign_labels, record_index
 from afad_tfdata.storage import hdf5, schema
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ _OVERSHOOT = 0.25
 
 def build_index(
     paths: Sequence[str],
-    given: foreign_names.Names,
+    given: foreign_features.Names,
     mean: tuple[float, float, float] | None,
     split: str,
     task_labels: Sequence[str],
-    skipped: foreign_names.Skipped,
+    skipped: foreign_features.Skipped,
 ) -> record_index.RecordIndex:
     """Builds the index.
 
@@ -71,7 +71,7 @@ def build_index(
         try:
             with h5py.File(path, "r") as f:
                 hdf5.refuse_outside(f, path)
-                names = foreign_names.resolve(names, _data_sets(f), usual, path)
+                names = foreign_features.resolve(names, _data_sets(f), usual, path)
                 part = _index_file(f, names, path, given.pixels, skipped)
         except (OSError, KeyError, RuntimeError) as error:
             if isinstance(error, OSError) and error.errno:
@@ -109,7 +109,7 @@ def build_index(
         image_size=side,
         pixel=pixel,
         dataset=names["image"],
-        labels=tuple(label for label in foreign_names.LABELS if label in names),
+        labels=tuple(label for label in foreign_features.LABELS if label in names),
         mean_rgb=mean,
         split=split,
         features=dict(names),
@@ -160,7 +160,7 @@ def _index_file(
     names: Mapping[str, str],
     path: str,
     limits: tuple[float, float] | None,
-    skipped: foreign_names.Skipped,
+    skipped: foreign_features.Skipped,
 ) -> _Hdf5Part:
     data = file[names["image"]]
     pixel, side = _pixel_layout(data, path)
@@ -173,7 +173,7 @@ def _index_file(
         hdf5.unwritten_rows(data), "its pixels were never written"
     )
     ages = np.zeros(count)
-    for field in foreign_names.LABELS:
+    for field in foreign_features.LABELS:
         if field in names:
             values = _hdf5_labels(file, names[field], field, count, path, wrong_labels)
             if field == "age":

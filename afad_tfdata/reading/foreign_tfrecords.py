@@ -15,7 +15,7 @@ import numpy as np
 from afad_tfdata.common import crc32, errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec
-from afad_tfdata.reading import foreign_labels, foreign_names, record_index
+from afad_tfdata.reading import foreign_features, foreign_labels, record_index
 from afad_tfdata.storage import schema, tfrecord
 
 # If the user gives no name for a feature, the first of these that exists is read.
@@ -40,7 +40,7 @@ def build_index(
     names: Mapping[str, str],
     mean: tuple[float, float, float] | None,
     split: str,
-    skipped: foreign_names.Skipped,
+    skipped: foreign_features.Skipped,
 ) -> record_index.RecordIndex:
     """Builds the index.
 
@@ -68,12 +68,12 @@ def build_index(
             try:
                 example = _parse_example(framed)
                 if not readers and not rows:
-                    names = foreign_names.resolve(
+                    names = foreign_features.resolve(
                         names, set(example), _USUAL_NAMES, path
                     )
                     readers = {
                         label: foreign_labels.Label(label, names[label], set(example))
-                        for label in foreign_names.LABELS
+                        for label in foreign_features.LABELS
                         if label in names
                     }
                 image, header = _image(example, names["image"])
@@ -133,7 +133,7 @@ class _UnusableError(Exception):
 
 
 def _records(
-    path: str, skipped: foreign_names.Skipped
+    path: str, skipped: foreign_features.Skipped
 ) -> Iterator[tuple[int, int, bytes]]:
     """Yields ``(number, offset, framed record)`` of each good record of a file.
 

@@ -14,8 +14,8 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import preprocess
 from afad_tfdata.reading import (
     bad_records,
+    engine_choice,
     engine_graph,
-    engines,
     mapped_reader,
     memory_store,
     order,
@@ -52,7 +52,7 @@ def measure(
     Args:
       index: The records.
       config: The configuration of the pipeline: image size and batch size.
-      engine: Whose transformations: `engines.MAPPED` or `engines.GRAPH`.
+      engine: Whose transformations: `engine_choice.MAPPED` or `engine_choice.GRAPH`.
       seconds: How long each is measured.
 
     Returns:
@@ -63,7 +63,7 @@ def measure(
       takes for a batch), ``copy`` (to the device).  Transformations that the pipeline
       does not have are left out.
     """
-    size = engines.image_size(config, index)
+    size = engine_choice.image_size(config, index)
     batch_size = config.global_batch_size
     # Each run draws the same sample, because rates are compared between runs.
     rng = np.random.default_rng(0)
@@ -76,9 +76,9 @@ def measure(
 
     shuffle = tf.function(order.Order(len(index), config.seed).records)
     found: Transformations = {"order": lambda batch: shuffle(tf.constant(batch))}
-    if engine == engines.GRAPH or not index.pixel:
+    if engine == engine_choice.GRAPH or not index.pixel:
         found["read"] = stored.read
-    if engine == engines.MAPPED:
+    if engine == engine_choice.MAPPED:
         found |= _of_mapped_engine(index, stored, size, config.decode == "fast")
     else:
         found |= _of_graph_engine(index, stored, size, batch_size, config.decode)
@@ -238,7 +238,7 @@ def _example(name: str, data: bytes) -> bytes:
 
 def _empty_pipeline(engine: str, image: np.ndarray) -> Iterator[Any]:
     """A pipeline that returns the same array again and again."""
-    if engine == engines.GRAPH:
+    if engine == engine_choice.GRAPH:
         constant = tf.constant(image)
         dataset = tf.data.Dataset.counter().map(lambda i: (i, constant))
     else:

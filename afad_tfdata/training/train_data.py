@@ -12,7 +12,7 @@ from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import saved
-from afad_tfdata.reading import engines
+from afad_tfdata.reading import engine_choice
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
     caller_data,
@@ -179,14 +179,14 @@ class TrainData:
         """Name of what reads the records, for ``config.json``."""
         if self._train is not None:
             return "own"
-        index = engines.open_index(self._input, sharding.TRAIN)
-        return engines.choose(self._input, index).engine
+        index = engine_choice.open_index(self._input, sharding.TRAIN)
+        return engine_choice.choose(self._input, index).engine
 
     def names(self, first: int, end: int) -> list[str]:
         """Names of the examples at these positions of the endless stream."""
         if self._train is not None:
             return [f"position {i} of the stream" for i in range(first, end)]
-        index = engines.open_index(self._input, sharding.TRAIN)
+        index = engine_choice.open_index(self._input, sharding.TRAIN)
         stream = input_fn.order_of(self._input, index)
         records = stream.records(np.arange(first, end)).numpy()
         return [index.describe(int(record)) for record in records]

@@ -18,7 +18,7 @@ from afad_tfdata.common import errors, io_extra, resources
 from afad_tfdata.reading import (
     array_pool,
     bad_records,
-    engines,
+    engine_choice,
     mapped_reader,
     memory_store,
     record_index,
@@ -280,8 +280,8 @@ def test_remote_shards_are_read_by_the_graph_engine(
             with tf.io.gfile.GFile(f"{target}/{name}", "wb") as out:
                 out.write(f.read())
     fields = config(target, "auto")
-    source = engines.open_index(fields, "train")
-    name, reason = engines.choose(fields, source)
+    source = engine_choice.open_index(fields, "train")
+    name, reason = engine_choice.choose(fields, source)
     assert name == "graph" and "remote" in reason
     with pytest.raises(errors.UsageError, match="--engine=mapped needs local files"):
         input_fn.train_input_fn(config(target, "mapped"))
@@ -408,11 +408,11 @@ def test_arrays_that_nothing_uses_are_given_back():
 
 def test_choice_of_engine(sample_records, monkeypatch):
     fields = config(sample_records, "auto")
-    source = engines.open_index(fields, "train")
-    name, reason = engines.choose(fields, source, cores=2)
+    source = engine_choice.open_index(fields, "train")
+    name, reason = engine_choice.choose(fields, source, cores=2)
     assert name == "mapped" and "simplejpeg" in reason and "2 threads" in reason
     # With so many cores the interpreter lock of one process is the limit.
-    name, reason = engines.choose(fields, source, cores=64)
+    name, reason = engine_choice.choose(fields, source, cores=64)
     assert name == "graph" and "64 cores" in reason
 
 
@@ -422,8 +422,8 @@ def test_without_a_library_the_graph_engine_decodes(
 ):
     monkeypatch.setitem(sys.modules, module, None)
     fields = config(sample_records, "auto", decode="fast")
-    source = engines.open_index(fields, "train")
-    name, reason = engines.choose(fields, source, cores=2)
+    source = engine_choice.open_index(fields, "train")
+    name, reason = engine_choice.choose(fields, source, cores=2)
     assert name == "graph"
     assert reason == f"{title} is missing: pip install 'afad-tfdata[fast]'"
     assert len(take(input_fn.train_input_fn(fields), 2)) == 2

@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from afad_tfdata.common import errors
-from afad_tfdata.reading import batch_slices, order, record_numbers
+from afad_tfdata.reading import order, order_stream, replica_batches
 
 AFAD = 165_501
 PINNED_EPOCH_0 = [764, 554, 742, 921, 735, 788, 517, 682]
@@ -117,7 +117,7 @@ def context(pipelines: int, pipeline: int, replicas: int):
 def test_slices_join_to_global_batches(pipelines, replicas):
     found = []
     for pipeline in range(pipelines):
-        slices = batch_slices.BatchSlices.of_pipeline(
+        slices = replica_batches.ReplicaBatches.of_pipeline(
             16, context(pipelines, pipeline, replicas), pad=False
         )
         local = np.arange(slices.num_local_replicas)
@@ -133,7 +133,7 @@ def test_slices_join_to_global_batches(pipelines, replicas):
 
 
 def test_a_batch_that_cannot_be_divided():
-    of_pipeline = batch_slices.BatchSlices.of_pipeline
+    of_pipeline = replica_batches.ReplicaBatches.of_pipeline
     with pytest.raises(errors.UsageError, match="--global_batch_size=10 .* 4 replicas"):
         of_pipeline(10, context(1, 0, 4), pad=False)
     padded = of_pipeline(10, context(1, 0, 4), pad=True)
@@ -161,9 +161,9 @@ def test_a_stream_begins_like_it_goes_on(size, groups):
     members = order.groups_of(np.arange(size) % groups) if groups else ()
     shuffle = order.Order(size, 3, members)
     # The second of two pipelines with one replica each.
-    slices = batch_slices.BatchSlices(512, 1024, 1, 1)
+    slices = replica_batches.ReplicaBatches(512, 1024, 1, 1)
     for start in (0, 7):
-        stream = record_numbers.of_batches(shuffle, slices, start)
+        stream = order_stream.of_batches(shuffle, slices, start)
         found = np.stack(list(stream.take(40).as_numpy_iterator()))
         steps = np.arange(start, start + 40)
         positions = steps[:, np.newaxis] * 1024 + 512 + np.arange(512)

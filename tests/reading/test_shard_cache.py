@@ -12,7 +12,7 @@ import pytest
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, stores
-from afad_tfdata.reading import engines, record_index, shard_cache
+from afad_tfdata.reading import engine_choice, record_index, shard_cache
 from afad_tfdata.storage import schema
 
 _numbers = itertools.count()
@@ -77,7 +77,9 @@ def test_a_cache_for_local_records_is_said_not_to_be_used(
         records_dir=remote if is_remote else str(sample_records),
         cache_dir=str(tmp_path) if named else "",
     )
-    engines.create(config, engines.open_index(config, "train"), shuffled=True)
+    engine_choice.create(
+        config, engine_choice.open_index(config, "train"), shuffled=True
+    )
     assert ("--cache_dir is not used for train" in caplog.text) == warned
 
 
@@ -155,12 +157,12 @@ def test_records_that_tensorflow_cannot_open_are_copied_to_the_users_cache(
     assert all(path.startswith(str(tmp_path)) for path in index.paths)
     assert "the shards are copied to" in caplog.text
     # Data servers on other machines would not find the copies.
-    monkeypatch.setattr(engines, "stores", own)
+    monkeypatch.setattr(engine_choice, "stores", own)
     config = input_fn.InputConfig(records_dir=remote, data_service="grpc://a:5000")
     with pytest.raises(
         errors.UsageError, match="--data_service.*--cache_dir"
     ) as caught:
-        engines.open_index(config, "train")
+        engine_choice.open_index(config, "train")
     assert "\n" not in str(caught.value)
 
 

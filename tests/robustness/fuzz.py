@@ -44,7 +44,7 @@ _MODULES = {
     "codec": "images.codec",
     "errors": "common.errors",
     "files": "common.files",
-    "foreign_names": "reading.foreign_names",
+    "foreign_features": "reading.foreign_features",
     "input_config": "reading.config",
     "label_scan": "writing.labels.scan",
     "label_values": "writing.labels.values",
@@ -269,7 +269,7 @@ def _flags(afad: Any, place: str) -> Target:
             for parse in (
                 afad.augment.parse,
                 afad.source.parse_gender_codes,
-                afad.foreign_names.parse,
+                afad.foreign_features.parse,
             ):
                 with contextlib.suppress(afad.errors.UsageError):
                     parse(argument)

@@ -9,7 +9,7 @@ import pytest
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.reading import batch_slices, engines, order, record_index
+from afad_tfdata.reading import engine_choice, order, record_index, replica_batches
 from afad_tfdata.storage import joined, schema, sharding
 from tests.writing import data_sets
 
@@ -86,8 +86,8 @@ def test_max_examples_takes_the_first(home, form, engine):
 def test_a_stream_that_is_limited_has_the_same_records(home, form):
     """Records that do not fit in memory are streamed, here by a budget of 0 MiB."""
     index = record_index.load(f"{home}/{form}-1", "train", max_examples=7)
-    engine = engines._stream_engine(config(f"{home}/{form}-1"), index)
-    slices = batch_slices.BatchSlices.of_pipeline(7, None, pad=False)
+    engine = engine_choice._stream_engine(config(f"{home}/{form}-1"), index)
+    slices = replica_batches.ReplicaBatches.of_pipeline(7, None, pad=False)
     stream = engine.stream.shuffled(order.Order(7, 1), slices, 0)
     for _, numbers in stream.take(3):
         assert sorted(numbers.numpy()) == list(range(7))

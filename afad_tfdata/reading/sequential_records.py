@@ -16,7 +16,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.reading import batch_slices, order, record_index, tracing
+from afad_tfdata.reading import function_tracing, order, record_index, replica_batches
 from afad_tfdata.storage import hdf5
 
 # The number of shards that are read in turn, and of records that are taken from each at
@@ -44,7 +44,10 @@ class RecordStream:
         self._window = min(shuffle_window, len(index))
 
     def shuffled(
-        self, shuffle: order.Order, slices: batch_slices.BatchSlices, start_step: int
+        self,
+        shuffle: order.Order,
+        slices: replica_batches.ReplicaBatches,
+        start_step: int,
     ) -> tf.data.Dataset:
         """Returns a pipeline's batches of all epochs, each epoch in its own order.
 
@@ -81,11 +84,11 @@ class RecordStream:
             return rows.skip(tf.cast(skipped, tf.int64))
 
         epochs = tf.data.Dataset.counter(first_epoch)
-        rows = epochs.flat_map(tracing.without_autograph(epoch_rows))
+        rows = epochs.flat_map(function_tracing.without_autograph(epoch_rows))
         return self._slices_of(rows, slices)
 
     def in_order(
-        self, slices: batch_slices.BatchSlices, num_steps: int
+        self, slices: replica_batches.ReplicaBatches, num_steps: int
     ) -> tf.data.Dataset:
         """Returns a pipeline's batches of every record once, in the data set's order.
 
@@ -183,7 +186,7 @@ class RecordStream:
         if mixed:
             entries = entries.shuffle(len(table))
         return entries.interleave(
-            tracing.without_autograph(shard_rows),
+            function_tracing.without_autograph(shard_rows),
             cycle_length=cycle_length,
             block_length=_BLOCK_LENGTH,
             num_parallel_calls=min(cycle_length, self._num_threads),
@@ -206,7 +209,7 @@ class RecordStream:
         return tf.data.Dataset.zip((pixels, numbers))
 
     def _slices_of(
-        self, rows: tf.data.Dataset, slices: batch_slices.BatchSlices
+        self, rows: tf.data.Dataset, slices: replica_batches.ReplicaBatches
     ) -> tf.data.Dataset:
         """Cuts a stream into global batches, and keeps this pipeline's part of each."""
         first = slices.first_replica * slices.per_replica_batch_size
@@ -216,7 +219,7 @@ class RecordStream:
         rows = rows.batch(slices.global_batch_size, drop_remainder=True)
         if slices.num_local_replicas == 1:
             return rows.map(
-                tracing.without_autograph(
+                function_tracing.without_autograph(
                     lambda data, numbers: (data[first:last], numbers[first:last])
                 )
             )
@@ -231,7 +234,7 @@ class RecordStream:
             )
             return tf.data.Dataset.from_tensor_slices(both)
 
-        return rows.flat_map(tracing.without_autograph(per_replica))
+        return rows.flat_map(function_tracing.without_autograph(per_replica))
 
 
 def _file_sizes(paths: tuple[str, ...]) -> np.ndarray:

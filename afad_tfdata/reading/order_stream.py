@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.reading import batch_slices, order, order_numpy, tracing
+from afad_tfdata.reading import function_tracing, order, order_numpy, replica_batches
 
 # How many positions are looked up together.  The number is large enough that the cost
 # of calling the operations is negligible, and small enough that the first batch comes
@@ -25,7 +25,7 @@ _ENDLESS = 1 << 62
 
 def of_batches(
     shuffle: order.Order,
-    slices: batch_slices.BatchSlices,
+    slices: replica_batches.ReplicaBatches,
     start_step: int,
     announce: Callable[[tf.Tensor], None] | None = None,
 ) -> tf.data.Dataset:
@@ -56,7 +56,7 @@ def of_batches(
     return tf.data.Dataset.from_tensor_slices(found).concatenate(rest)
 
 
-def _num_looked_up(slices: batch_slices.BatchSlices) -> int:
+def _num_looked_up(slices: replica_batches.ReplicaBatches) -> int:
     """Returns how many batches are looked up together."""
     # Each call of an operation costs microseconds, for one batch as for many, and a
     # batch must take only a few hundred.
@@ -64,7 +64,7 @@ def _num_looked_up(slices: batch_slices.BatchSlices) -> int:
 
 
 def _first_numbers(
-    shuffle: order.Order, slices: batch_slices.BatchSlices, first: int
+    shuffle: order.Order, slices: replica_batches.ReplicaBatches, first: int
 ) -> tf.Tensor:
     """Computes `_look_up` in the fastest way for a process that has just started."""
     if shuffle.num_examples < order_numpy.SMALL and not shuffle.groups:
@@ -77,7 +77,7 @@ def _first_numbers(
 
 
 def _look_up(
-    shuffle: order.Order, slices: batch_slices.BatchSlices, batch: tf.Tensor
+    shuffle: order.Order, slices: replica_batches.ReplicaBatches, batch: tf.Tensor
 ) -> tf.Tensor:
     """Returns record numbers from a batch on: int64 [many, per_replica_batch_size]."""
     batches = batch + tf.range(_num_looked_up(slices), dtype=tf.int64)
@@ -85,14 +85,14 @@ def _look_up(
 
 
 def _stream(
-    shuffle: order.Order, slices: batch_slices.BatchSlices, first: int
+    shuffle: order.Order, slices: replica_batches.ReplicaBatches, first: int
 ) -> tf.data.Dataset:
     # This map turns numbers of batches into numbers of records.
     numbers = tf.data.Dataset.range(first, _ENDLESS, _num_looked_up(slices))
     # The range never ends, but `repeat` tells tf.data that the stream is infinite.
     numbers = numbers.repeat()
     records = numbers.map(
-        tracing.without_autograph(functools.partial(_look_up, shuffle, slices))
+        function_tracing.without_autograph(functools.partial(_look_up, shuffle, slices))
     )
     return records.unbatch()
 
@@ -100,7 +100,7 @@ def _stream(
 def _make(
     function: Callable[..., Any],
     shuffle: order.Order,
-    slices: batch_slices.BatchSlices,
+    slices: replica_batches.ReplicaBatches,
     first: int,
 ) -> Any:
     return function(shuffle, slices, first)
@@ -109,7 +109,7 @@ def _make(
 def _kept(
     function: Callable[..., Any],
     shuffle: order.Order,
-    slices: batch_slices.BatchSlices,
+    slices: replica_batches.ReplicaBatches,
     first: int,
 ) -> Any:
     return _cached(function, shuffle.num_examples, shuffle.seed, slices, first)
@@ -121,7 +121,7 @@ def _cached(
     function: Callable[..., Any],
     num_examples: int,
     seed: int,
-    slices: batch_slices.BatchSlices,
+    slices: replica_batches.ReplicaBatches,
     first: int,
 ) -> Any:
     return function(order.Order(num_examples, seed), slices, first)

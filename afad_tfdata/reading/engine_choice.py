@@ -14,12 +14,12 @@ from afad_tfdata.reading import (
     bad_records,
     engine_graph,
     engine_mapped,
-    engine_rows,
+    engine_pixel_rows,
     foreign_files,
     mapped_reader,
     memory_store,
     record_index,
-    record_stream,
+    sequential_records,
 )
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.storage import hdf5, joined, schema
@@ -194,7 +194,7 @@ def create(
     shuffled: bool,
 ) -> (
     engine_mapped.Engine
-    | engine_rows.RowEngine
+    | engine_pixel_rows.RowEngine
     | engine_graph.MemoryEngine
     | engine_graph.StreamEngine
 ):
@@ -251,7 +251,7 @@ def _row_engine(
     index: record_index.RecordIndex,
     bad: bad_records.BadRecords,
     threads: int,
-) -> engine_rows.RowEngine | None:
+) -> engine_pixel_rows.RowEngine | None:
     """Returns the graph engine for rows in mapped files; None if it cannot be used."""
     if not (index.local and index.pixel and index.contiguous):
         return None
@@ -266,7 +266,7 @@ def _row_engine(
     if rows is None:
         return None
     size = image_size(config, index)
-    return engine_rows.RowEngine(index, reader, rows, bad, size, threads)
+    return engine_pixel_rows.RowEngine(index, reader, rows, bad, size, threads)
 
 
 def create_served(
@@ -313,7 +313,7 @@ def _stream_engine(
     config: input_config.InputConfig, index: record_index.RecordIndex
 ) -> engine_graph.StreamEngine:
     threads = config.num_parallel_calls or resources.cores()
-    stream = record_stream.RecordStream(index, threads, config.shuffle_window)
+    stream = sequential_records.RecordStream(index, threads, config.shuffle_window)
     size = image_size(config, index)
     return engine_graph.StreamEngine(index, stream, size, threads, config.decode)
 

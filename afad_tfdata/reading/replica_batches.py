@@ -12,7 +12,7 @@ from afad_tfdata.common.lazy_imports import tf
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchSlices:
+class ReplicaBatches:
     """The slices of every global batch that one input pipeline reads.
 
     Each replica gets a contiguous slice of the global batch.  A pipeline yields the
@@ -39,7 +39,7 @@ class BatchSlices:
         input_context: tf.distribute.InputContext | None,
         *,
         pad: bool,
-    ) -> BatchSlices:
+    ) -> ReplicaBatches:
         """Returns the slices of one input pipeline.
 
         Args:

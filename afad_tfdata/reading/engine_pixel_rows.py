@@ -15,9 +15,9 @@ from afad_tfdata.reading import (
     bad_records,
     engine_graph,
     mapped_reader,
+    pipeline_shutdown,
+    pixel_row_gather,
     record_index,
-    row_gather,
-    shutdown_guard,
 )
 from afad_tfdata.storage import hdf5
 
@@ -53,9 +53,9 @@ class RowEngine:
         layout = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
         self._dtype = np.dtype(index.pixel["dtype"])
         shape = (layout.num_bytes // self._dtype.itemsize, self._dtype.itemsize)
-        self._checks = _Checks(index, reader, rows, bad, layout.num_bytes)
+        self._checks = _RowChecksums(index, reader, rows, bad, layout.num_bytes)
         with tf.init_scope():
-            self._rows = row_gather.RowGather(rows, shape)
+            self._rows = pixel_row_gather.RowGather(rows, shape)
 
     def read(
         self, records: tf.Tensor
@@ -76,7 +76,7 @@ class RowEngine:
             return records
 
         def checked() -> tf.Tensor:
-            guarded = shutdown_guard.guard(self._checks.good)
+            guarded = pipeline_shutdown.guard(self._checks.good)
             return tf.numpy_function(guarded, [records], tf.int64)
 
         if self._reader.fits:
@@ -97,7 +97,7 @@ class RowEngine:
         return images, ages, genders
 
 
-class _Checks:
+class _RowChecksums:
     """Compares the checksums of mapped rows.
 
     Args:
