@@ -36,23 +36,22 @@ from afad_tfdata.storage import hdf5, remote, schema, tfds_metadata
 from afad_tfdata.writing import (
     archive,
     dali_index,
-    dataset_pictures,
-    finish,
+    data_set_files,
+    data_set_pictures,
+    overwritten_data_set,
     payloads,
     plan,
-    protocols,
+    published_splits,
     rejections,
-    replacement,
-    runners,
     selection,
     source,
     split_assignment,
+    task_runners,
     work_directory,
 )
 from afad_tfdata.writing.config import WriteConfig
-from afad_tfdata.writing.importers import sources
-from afad_tfdata.writing.labels import scan as label_scan
-from afad_tfdata.writing.labels import values
+from afad_tfdata.writing.importers import importer_choice
+from afad_tfdata.writing.labels import cell_values, label_scan
 
 __all__ = ["WriteConfig", "companion_names", "write_records"]
 
@@ -60,7 +59,7 @@ LOG_NAME = "writer_log.json"
 # The files that a data set has next to its shards and indexes.
 _COMPANIONS = (
     *(schema.MANIFEST_NAME, schema.MEAN_NAME, rejections.FILE_NAME, LOG_NAME),
-    *(dataset_pictures.HISTOGRAM_NAME, dataset_pictures.SHEET_NAME),
+    *(data_set_pictures.HISTOGRAM_NAME, data_set_pictures.SHEET_NAME),
     *tfds_metadata.NAMES,
 )
 _log = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
         return _write_remote(config)
     # The processes start before the scan, so that they import their libraries while
     # this process lists files.
-    with runners.start(
+    with task_runners.start(
         config.runner,
         num_processes=config.num_workers or resources.cores(),
         beam_options=config.beam_options,
@@ -123,7 +122,9 @@ def _from_here(config: WriteConfig) -> WriteConfig:
     )
 
 
-def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest | None:
+def _write_local(
+    config: WriteConfig, runner: task_runners.Runner
+) -> schema.Manifest | None:
     """`write_records` on a local disk."""
     started = time.time()
     # Nothing is on the disk yet, so that a kill loses only the scan.
@@ -136,7 +137,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
     if config.overwrite:
         # The old data set is removed only after the scan and the plan, so that wrong
         # flags do not destroy it.
-        replacement.remove(config.output_dir, work_plan, _COMPANIONS)
+        overwritten_data_set.remove(config.output_dir, work_plan, _COMPANIONS)
     if manifest := _finished(config, work_plan):
         return manifest
     work_dir = os.path.join(config.output_dir, work_directory.WORK_NAME)
@@ -149,11 +150,11 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
         # payloads belong to.
         work_directory.keep_plan(work_plan, work_dir)
         # A kill loses only the payloads that are being written at that moment.
-        found = runners.write_payloads(
+        found = task_runners.write_payloads(
             runner,
             listing,
             work_plan,
-            runners.tasks_of_range(work_plan, config.shard_range),
+            task_runners.tasks_of_range(work_plan, config.shard_range),
             work_dir,
             lock_fd=lock_fd,
         )
@@ -174,7 +175,7 @@ def _write_local(config: WriteConfig, runner: runners.Runner) -> schema.Manifest
         rejections.write(config.output_dir, rejected)
         _check_rejected(config, listing, work_plan, found)
         # From here on a kill loses little, because the payloads stay until the end.
-        manifest = finish.finish(
+        manifest = data_set_files.finish(
             work_plan,
             found,
             keep,
@@ -240,7 +241,7 @@ def _scan(config: WriteConfig) -> source.Listing:
         return label_scan.scan(
             config.labels_csv,
             config.data_dir,
-            values.Genders(config.gender_codes),
+            cell_values.Genders(config.gender_codes),
             age_ranges=config.age_ranges,
             find_faces=config.find_faces,
             missing_labels=config.missing_labels,
@@ -254,7 +255,7 @@ def _scan(config: WriteConfig) -> source.Listing:
     if is_tree and (parts := archive.find_parts(config.data_dir)):
         return archive.scan(parts, codes)
     if config.source:
-        sources.check(config.source, config.data_dir)
+        importer_choice.check(config.source, config.data_dir)
     # Links are resolved, because they can hide that one is inside the other.
     output_dir = os.path.realpath(config.output_dir) + os.sep
     if output_dir.startswith(os.path.realpath(config.data_dir) + os.sep):
@@ -266,7 +267,7 @@ def _scan(config: WriteConfig) -> source.Listing:
         return label_scan.scan_source(
             config.source,
             config.data_dir,
-            values.Genders(config.data_set.gender_codes),
+            cell_values.Genders(config.data_set.gender_codes),
             age_ranges=config.age_ranges,
             missing_labels=config.missing_labels,
             follow_links=config.follow_links,
@@ -282,8 +283,8 @@ def _plan(
     data_set = config.data_set_of(has_boxes=has_boxes)
     splits = None
     if config.split_file:
-        splits = protocols.match(
-            protocols.load(config.split_file, fold=config.split_fold),
+        splits = published_splits.match(
+            published_splits.load(config.split_file, fold=config.split_fold),
             [item.key for item in listing.items],
         )
     items, left_out = selection.select(
@@ -340,7 +341,7 @@ def _nothing_found(
     if listing.first_fault:
         because = f"; the first fault: {listing.first_fault}"
     elif not (config.labels_csv or config.source):
-        likely = sources.looks_like(config.data_dir)
+        likely = importer_choice.looks_like(config.data_dir)
         if likely not in (None, "afad"):
             because += f"; the folder looks like --source={likely}"
     return errors.UsageError(

@@ -5,7 +5,7 @@ import dataclasses
 
 from afad_tfdata import records
 from afad_tfdata.bin import command, reports
-from afad_tfdata.writing import summary
+from afad_tfdata.writing import data_set_summary
 
 EXAMPLE = """
 afad-write-records --data_dir=AFAD-Full --output_dir=records
@@ -21,8 +21,8 @@ def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
         text = f"shards {config.shard_range} are written in {config.output_dir}"
         return command.Output(text, {"shard_range": config.shard_range})
     text = (
-        f"{summary.table(manifest)}\nwritten to {config.output_dir}: shards, indexes,"
-        f" {', '.join(records.companion_names(manifest))}"
+        f"{data_set_summary.table(manifest)}\nwritten to {config.output_dir}: shards,"
+        f" indexes, {', '.join(records.companion_names(manifest))}"
     )
     if missing := records.not_written(config.output_dir, manifest):
         text += f"\n{missing}"

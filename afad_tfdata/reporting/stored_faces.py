@@ -18,7 +18,7 @@ import numpy as np
 from afad_tfdata.common import errors, files
 from afad_tfdata.images import codec
 from afad_tfdata.storage import joined, schema, tfrecord
-from afad_tfdata.writing import dataset_pictures
+from afad_tfdata.writing import data_set_pictures
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def read(
             try:
                 found["key"], found["sha256"] = opened.of(path, row, face.position)
                 if images:
-                    found["image"] = dataset_pictures.read_picture(
+                    found["image"] = data_set_pictures.read_picture(
                         path, row, face.position, manifest
                     )
             # A damaged record may raise any error, which must not hide other faces.

@@ -13,12 +13,11 @@ from afad_tfdata.writing import (
     data_set_config,
     duplicate_images,
     face_images,
-    runners,
     source,
+    task_runners,
 )
-from afad_tfdata.writing.importers import sources
-from afad_tfdata.writing.labels import scan as label_scan
-from afad_tfdata.writing.labels import values
+from afad_tfdata.writing.importers import importer_choice
+from afad_tfdata.writing.labels import cell_values, label_scan
 
 _MAX_AGE = source.MAX_AGE  # Inside the class, `source` is an option.
 
@@ -40,7 +39,7 @@ class WriteConfig:
         " which it is given out. Its labels, persons, splits and gender codes are then"
         " read as that data set writes them. Without this flag, the folders AGE/GENDER"
         " or --labels_csv give the labels.",
-        choices=("", *sources.NAMES),
+        choices=("", *importer_choice.NAMES),
     )
     labels_csv: str = options.option(
         "",
@@ -54,7 +53,7 @@ class WriteConfig:
         "refuse",
         "What an age such as (25, 32) in the label file means. refuse: the row is"
         " rejected. middle: the middle of the range, a half rounded upwards.",
-        choices=values.AGE_RANGES,
+        choices=cell_values.AGE_RANGES,
     )
     missing_labels: str = options.option(
         "refuse",
@@ -187,7 +186,7 @@ class WriteConfig:
         "local",
         "What runs the tasks that write the shards: processes of this machine (local)"
         " or Apache Beam (beam).",
-        choices=runners.NAMES,
+        choices=task_runners.NAMES,
     )
     beam_options: str = options.option(
         "",
@@ -412,7 +411,7 @@ class WriteConfig:
                 max_examples=self.max_examples,
             ),
             gender_codes=self._of_source(
-                "gender_codes", lambda name: sources.importer(name).CODES
+                "gender_codes", lambda name: importer_choice.importer(name).CODES
             ),
             duplicates=self.duplicates,
             conflicts=self.conflicts,

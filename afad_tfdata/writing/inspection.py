@@ -22,7 +22,7 @@ import numpy as np
 from afad_tfdata.common import crc32, errors, files, options, resources, stores
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, sharding, tfrecord
-from afad_tfdata.writing import dali_index, dataset_pictures, summary
+from afad_tfdata.writing import dali_index, data_set_pictures, data_set_summary
 
 _SHEET_FACES, _SHEET_COLUMNS = 80, 10
 # Bytes of one request to a remote store.
@@ -124,8 +124,8 @@ def inspect_records(config: InspectConfig) -> InspectResult:
             named = [dataclasses.asdict(fault) for fault in faults]
             return InspectResult(text, {"faults": named}, faults)
     manifest = schema.load_manifest(config.records_dir)
-    lines = [summary.heading(manifest), summary.table(manifest), ""]
-    lines += summary.ages(manifest)
+    lines = [data_set_summary.heading(manifest), data_set_summary.table(manifest), ""]
+    lines += data_set_summary.ages(manifest)
     values: dict[str, Any] = dataclasses.asdict(manifest)
     lines += _draw(config, manifest, faults)
     if config.diff:
@@ -149,13 +149,13 @@ def _draw(
     """Draws ``--histogram`` and ``--sheet``; returns lines that name the files."""
     lines = []
     if config.histogram:
-        dataset_pictures.draw_histogram(config.histogram, manifest)
+        data_set_pictures.draw_histogram(config.histogram, manifest)
         lines += ["", f"ages by split: {config.histogram}"]
     if config.sheet and faults:
         # A damaged image would end the command before it names the faults.
         lines += ["", "faces with labels: not drawn, because of the faults"]
     elif config.sheet:
-        dataset_pictures.draw_sample(
+        data_set_pictures.draw_sample(
             config.sheet,
             config.records_dir,
             manifest,

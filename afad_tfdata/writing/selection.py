@@ -31,8 +31,8 @@ def select(
     Args:
       listing: From a scan.
       config: The flags.
-      splits: From `protocols.match`; None without such a file.  The images get these
-        splits, and images without one are left out.
+      splits: From `published_splits.match`; None without such a file.  The images get
+        these splits, and images without one are left out.
       seed: Decides which images ``max_examples`` takes.
 
     Returns:

@@ -46,10 +46,10 @@ _MODULES = {
     "files": "common.files",
     "foreign_features": "reading.foreign_features",
     "input_config": "reading.config",
-    "label_scan": "writing.labels.scan",
-    "label_values": "writing.labels.values",
+    "label_scan": "writing.labels.label_scan",
+    "cell_values": "writing.labels.cell_values",
     "schema": "storage.schema",
-    "protocols": "writing.protocols",
+    "published_splits": "writing.published_splits",
     "source": "writing.source",
     "tfrecord": "storage.tfrecord",
     "train_config": "training.config",
@@ -220,8 +220,8 @@ def _split_file(afad: Any, place: str) -> Target:
             with open(path, "wb") as f:
                 f.write(data)
             with contextlib.suppress(afad.errors.UsageError):
-                afad.protocols.load(path)
-        afad.protocols.load(path)
+                afad.published_splits.load(path)
+        afad.published_splits.load(path)
 
     csv = b"path,split\n18/111/1-0.jpg,train\n18/112/2-0.jpg,test\n"
     return Target(read, [b'{"18/111/1-0.jpg": "train", "18/112/2-0.jpg": "test"}', csv])
@@ -234,7 +234,7 @@ def _labels_csv(afad: Any, place: str) -> Target:
         with open(path, "wb") as f:
             f.write(data)
         afad.label_scan.scan(
-            path, place, afad.label_values.Genders("111:male,112:female")
+            path, place, afad.cell_values.Genders("111:male,112:female")
         )
 
     return Target(

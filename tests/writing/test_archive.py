@@ -15,7 +15,13 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
-from afad_tfdata.writing import archive, inspection, payloads, runners, work_directory
+from afad_tfdata.writing import (
+    archive,
+    inspection,
+    payloads,
+    task_runners,
+    work_directory,
+)
 from tests import bad_files
 from tests.writing.data_sets import digests, face_file, make_tree, rejected, write
 
@@ -182,7 +188,7 @@ def test_writing_the_same_range_of_an_archive_twice_keeps_its_payloads(tmp_path)
 def test_a_missing_spool_is_an_error_and_not_a_rejection(tmp_path, monkeypatch):
     tree = make_tree(tmp_path / "tree")
     parts = _in_one_file(tree, tmp_path / "parts")
-    monkeypatch.setattr(runners.archive, "spool", lambda *arguments: None)
+    monkeypatch.setattr(task_runners.archive, "spool", lambda *arguments: None)
     with pytest.raises(errors.UsageError, match="the spool .* is missing"):
         write(parts, tmp_path / "out")
 

@@ -19,7 +19,7 @@ import pytest
 from afad_tfdata import __version__, records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import finish, inspection, rejections
+from afad_tfdata.writing import data_set_files, inspection, rejections
 from tests import bad_files
 from tests.writing.data_sets import (
     digests,
@@ -106,7 +106,7 @@ def test_a_killed_writer_continues_to_the_same_bytes(format, sample_tree, tmp_pa
 def test_a_torn_payload_is_written_again(sample_tree, tmp_path, monkeypatch):
     write(sample_tree, tmp_path / "one")
     out = tmp_path / "torn"
-    monkeypatch.setattr(finish, "finish", lambda *arguments, **named: _stop())
+    monkeypatch.setattr(data_set_files, "finish", lambda *arguments, **named: _stop())
     with pytest.raises(KeyboardInterrupt):
         write(sample_tree, out)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.writing import source
-from afad_tfdata.writing.labels import scan, values
+from afad_tfdata.writing.labels import cell_values, label_scan
 from tests.writing.data_sets import digests, face_file, make_tree, rejected, write
 
 
@@ -93,7 +93,9 @@ def test_an_age_of_thousands_of_digits(tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("path,age,gender\na.jpg," + "9" * 5000 + ",111\n")
     (tmp_path / "a.jpg").write_bytes(face_file(1))
-    listing = scan.scan(str(path), str(tmp_path), values.Genders("1:a,111:b"))
+    listing = label_scan.scan(
+        str(path), str(tmp_path), cell_values.Genders("1:a,111:b")
+    )
     assert listing.rejected[0].reason.endswith("is not a number of years")
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.writing.importers import scheme
-from afad_tfdata.writing.labels import values
+from afad_tfdata.writing.labels import cell_values
 
 CODES = "1:male,0:female"
 LAYOUT = "imdb.mat or wiki.mat, here or in a folder, with the images next to it"
@@ -105,7 +105,7 @@ def _persons(columns: dict[str, Any]) -> list[str]:
         for i, value in enumerate(columns.get(field, ())):
             person = _text(value).strip()
             # MATLAB counts from 1, so that 0 is nobody's number.
-            if not (values.is_missing(person) or person == "0"):
+            if not (cell_values.is_missing(person) or person == "0"):
                 persons[i] = person
     return persons
 

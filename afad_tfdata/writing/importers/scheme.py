@@ -21,7 +21,7 @@ from typing import Protocol
 
 from afad_tfdata.common import errors
 from afad_tfdata.writing import source, tree_walk
-from afad_tfdata.writing.labels import table
+from afad_tfdata.writing.labels import file_formats
 
 HEADER = ["path", "age", "gender", "split", "group"]
 # This many names are enough to see what a folder contains.
@@ -186,13 +186,13 @@ def read_rows(
     """Yields the rows of a table of a data set, as cells by the name of their column.
 
     Args:
-      path: A file that `table.read` reads.
+      path: A file that `file_formats.read` reads.
       wanted: Columns that it must have.
 
     Raises:
       UsageError: It cannot be read, or lacks a column.
     """
-    found = table.read(path, flag="data_dir", known=wanted)
+    found = file_formats.read(path, flag="data_dir", known=wanted)
     header = [name.strip() for name in found.header]
     if missing := [name for name in wanted if name not in header]:
         raise errors.UsageError(

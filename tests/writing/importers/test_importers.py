@@ -9,7 +9,7 @@ import pytest
 
 from afad_tfdata import input_fn, records
 from afad_tfdata.common import errors
-from afad_tfdata.writing.importers import imdb_wiki, sources
+from afad_tfdata.writing.importers import imdb_wiki, importer_choice
 from tests.writing.data_sets import config, rejected, write
 from tests.writing.importers import layouts
 
@@ -20,10 +20,10 @@ def _scan(name, root, tmp_path, **flags):
 
 
 def test_every_importer_is_tested():
-    assert set(layouts.ALL) == set(sources.NAMES)
+    assert set(layouts.ALL) == set(importer_choice.NAMES)
 
 
-@pytest.mark.parametrize("name", sources.NAMES)
+@pytest.mark.parametrize("name", importer_choice.NAMES)
 def test_a_data_set_gives_the_right_labels(name, tmp_path):
     wanted = layouts.ALL[name](tmp_path / "set")
     listing = _scan(name, tmp_path / "set", tmp_path)
@@ -33,12 +33,12 @@ def test_a_data_set_gives_the_right_labels(name, tmp_path):
     assert listing.found == len(listing.items) + len(listing.left_out)
 
 
-@pytest.mark.parametrize("other", sources.NAMES)
-@pytest.mark.parametrize("name", sources.NAMES)
+@pytest.mark.parametrize("other", importer_choice.NAMES)
+@pytest.mark.parametrize("name", importer_choice.NAMES)
 def test_a_wrong_source_is_noticed(name, other, tmp_path):
     layouts.ALL[name](tmp_path / "set")
     if name == other:
-        assert sources.looks_like(str(tmp_path / "set")) == name
+        assert importer_choice.looks_like(str(tmp_path / "set")) == name
         return
     with pytest.raises(errors.UsageError, match=f"like --source={name}") as said:
         _scan(other, tmp_path / "set", tmp_path)
@@ -47,7 +47,7 @@ def test_a_wrong_source_is_noticed(name, other, tmp_path):
 
 def test_a_folder_of_nothing_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for name in sources.NAMES:
+    for name in importer_choice.NAMES:
         for folder in (tmp_path / "empty", tmp_path / "none"):
             with pytest.raises(errors.UsageError, match=f"--source={name} expects"):
                 _scan(name, folder, tmp_path)
@@ -122,7 +122,7 @@ def test_a_misnamed_image_is_rejected_with_the_form_of_the_names(
     listing = _scan(name, tmp_path / "set", tmp_path)
     assert {item.key for item in listing.items} == set(wanted)
     ((path, reason),) = listing.rejected
-    assert path == "me 2.jpg" and reason.endswith(sources.importer(name).LAYOUT)
+    assert path == "me 2.jpg" and reason.endswith(importer_choice.importer(name).LAYOUT)
     assert "its name has no labels; expected images named" in listing.first_fault
     assert f"--source={name}, me 2.jpg: {reason}" in caplog.text
 

@@ -18,7 +18,7 @@ import zipfile
 import pytest
 
 from afad_tfdata.common import errors
-from afad_tfdata.writing.labels import scan, values
+from afad_tfdata.writing.labels import cell_values, label_scan
 from tests.writing.data_sets import face_file, rejected, write
 
 # The images of every case, with the labels that each file below gives them.
@@ -250,7 +250,9 @@ def _scan(content, root, tmp_path, name="l.csv", codes=_CODES, ranges="refuse"):
     if isinstance(content, str):
         content = content.replace("ROOT", str(root)).encode()
     path.write_bytes(content)
-    return scan.scan(str(path), str(root), values.Genders(codes), age_ranges=ranges)
+    return label_scan.scan(
+        str(path), str(root), cell_values.Genders(codes), age_ranges=ranges
+    )
 
 
 def test_there_are_forty_label_files():
@@ -278,7 +280,9 @@ def test_parquet(faces, tmp_path):
         }
     )
     parquet.write_table(table, tmp_path / "l.parquet")
-    listing = scan.scan(str(tmp_path / "l.parquet"), str(faces), values.Genders(_CODES))
+    listing = label_scan.scan(
+        str(tmp_path / "l.parquet"), str(faces), cell_values.Genders(_CODES)
+    )
     assert {item.key: (item.age, item.gender) for item in listing.items} == _FACES
 
 
@@ -547,7 +551,7 @@ def test_absolute_paths_without_a_root(faces, tmp_path):
     """Without --data_dir the root is the folder that contains all the images."""
     path = tmp_path / "l.csv"
     path.write_text(_table(paths=[f"{faces}/{p}" for p in _FACES]))
-    listing = scan.scan(str(path), "", values.Genders(_CODES))
+    listing = label_scan.scan(str(path), "", cell_values.Genders(_CODES))
     assert {item.key: (item.age, item.gender) for item in listing.items} == _FACES
     assert listing.root == str(faces)
 

@@ -3,10 +3,10 @@
 A cell that has one meaning is read, however it is spelt.  A cell that could mean two
 things is refused, with the reason as the result::
 
-    values.age("25.0")                    # Age(years=25, rounded=False)
-    values.age("25,4")                    # Age(years=25, rounded=True)
-    values.age("(25, 32)")                # "is a range of ages: ..."
-    genders = values.Genders("111:male,112:female")
+    cell_values.age("25.0")                    # Age(years=25, rounded=False)
+    cell_values.age("25,4")                    # Age(years=25, rounded=True)
+    cell_values.age("(25, 32)")                # "is a range of ages: ..."
+    genders = cell_values.Genders("111:male,112:female")
     genders.label("F"), genders.label("112.0"), genders.label("1")   # 1, 1, "is ..."
 """
 

@@ -18,7 +18,7 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.storage import schema, sharding, tfds_metadata
 from afad_tfdata.writing import (
     data_set_config,
-    dataset_pictures,
+    data_set_pictures,
     payloads,
     plan,
     rejections,
@@ -203,11 +203,11 @@ def _write_companions(directory: str, manifest: schema.Manifest) -> None:
     files.write_json(os.path.join(directory, schema.MEAN_NAME), manifest.mean)
     if manifest.format == "tfrecord":  # TensorFlow Datasets does not read HDF5.
         tfds_metadata.write(directory, manifest)
-    dataset_pictures.draw_histogram(
-        os.path.join(directory, dataset_pictures.HISTOGRAM_NAME), manifest
+    data_set_pictures.draw_histogram(
+        os.path.join(directory, data_set_pictures.HISTOGRAM_NAME), manifest
     )
-    dataset_pictures.draw_sample(
-        os.path.join(directory, dataset_pictures.SHEET_NAME),
+    data_set_pictures.draw_sample(
+        os.path.join(directory, data_set_pictures.SHEET_NAME),
         directory,
         manifest,
         next(name for name, split in manifest.splits.items() if split.num_examples),

@@ -22,7 +22,7 @@ from typing import Any
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
-from afad_tfdata.writing.labels import columns, table, values
+from afad_tfdata.writing.labels import cell_values, file_formats, header_columns
 
 FLAG = "split_file"
 # Folders of the training split; the next two validate, and the two after them test.
@@ -54,7 +54,7 @@ def load(text: str, *, fold: int = 0) -> dict[str, str]:
     splits: dict[str, str] = {}
     for path in _files(text):
         for key, split in _read(path, fold):
-            named = values.split(split) if isinstance(split, str) else None
+            named = cell_values.split(split) if isinstance(split, str) else None
             if not isinstance(key, str) or named is None:
                 raise errors.UsageError(
                     f"--split_file={path} puts {key} into {split!r}; expected one of"
@@ -172,7 +172,7 @@ def _files(text: str) -> list[str]:
 def _split_of_name(path: str) -> str | None:
     """The split that a file's name says, such as ``afad_train.csv``; None if none."""
     words = re.split(r"[\W_]+", os.path.basename(path))
-    found = {split for word in words if (split := values.split(word))}
+    found = {split for word in words if (split := cell_values.split(word))}
     return found.pop() if len(found) == 1 else None
 
 
@@ -180,8 +180,10 @@ def _read(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
     """Path and split of each row; their types are not checked."""
     if path.lower().endswith(".json"):
         return _read_json(path, fold)
-    found = table.read(path, flag=FLAG, known=(*columns.NAMES["path"], "split"))
-    names = [columns.normalized(cell) for cell in found.header]
+    found = file_formats.read(
+        path, flag=FLAG, known=(*header_columns.NAMES["path"], "split")
+    )
+    names = [header_columns.normalized(cell) for cell in found.header]
     where = _path_column(names, found.rows)
     split_columns = [i for i, name in enumerate(names) if name in ("split", "subset")]
     split = _split_of_name(path)
@@ -200,7 +202,7 @@ def _read(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
 
 def _path_column(names: Sequence[str], rows: Sequence[Any]) -> int | None:
     """The column of the paths: by its name, or one without a name that has images."""
-    for name in columns.NAMES["path"]:
+    for name in header_columns.NAMES["path"]:
         if name in names:
             return names.index(name)
     first = rows[0][1] if rows else []

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from afad_tfdata.images.face_crop import Box
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
-from afad_tfdata.writing.labels import columns, values
+from afad_tfdata.writing.labels import cell_values, header_columns
 
 
 class BadBoxError(ValueError):
@@ -28,9 +28,9 @@ def read(cells: Mapping[str, str]) -> Box | None:
     Raises:
       BadBoxError: A number is missing or is none, or the box is empty.
     """
-    texts = {side: cells.get(side, "") for side in columns.BOX}
-    missing = [side for side, text in texts.items() if values.is_missing(text)]
-    if len(missing) == len(columns.BOX):
+    texts = {side: cells.get(side, "") for side in header_columns.BOX}
+    missing = [side for side, text in texts.items() if cell_values.is_missing(text)]
+    if len(missing) == len(header_columns.BOX):
         return None
     if missing:
         raise BadBoxError(missing[0], "no value, but the row has a part of a box")

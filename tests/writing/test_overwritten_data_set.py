@@ -98,7 +98,7 @@ def unfinished(source, directory, monkeypatch, **flags):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.finish, "finish", killed)
+        patch.setattr(records.data_set_files, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             write(source, directory, **flags)
     work = directory / work_directory.WORK_NAME

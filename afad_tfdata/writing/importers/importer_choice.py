@@ -1,7 +1,7 @@
 """The importers by name, and which of them a folder is for.
 
-sources.check("utkface", "faces")     # an error if the folder is another data set
-sources.MODULES["utkface"].read("faces")
+importer_choice.check("utkface", "faces")  # an error if the folder is another data set
+importer_choice.MODULES["utkface"].read("faces")
 """
 
 from __future__ import annotations

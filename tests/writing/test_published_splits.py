@@ -10,7 +10,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
-from afad_tfdata.writing import protocols
+from afad_tfdata.writing import published_splits
 from tests.writing.data_sets import face_file, keys_by_split, write
 
 # As the README of the databases has them.
@@ -52,7 +52,7 @@ def _by_folder(path: pathlib.Path, keys, folder_of) -> str:
 def test_the_folders_of_paplham_and_franc(fold, tmp_path):
     keys = _tree(tmp_path / "faces")
     path = _by_folder(tmp_path / "AFAD-Full.json", keys, lambda i: i // 4)
-    splits = protocols.match(protocols.load(path, fold=fold), keys)
+    splits = published_splits.match(published_splits.load(path, fold=fold), keys)
     assert set(splits) == set(keys)
     for split, folders in zip(sharding.SPLITS, _PAPLHAM_AND_FRANC[fold], strict=True):
         wanted = {key for i, key in enumerate(keys) if i // 4 in folders}
@@ -62,17 +62,17 @@ def test_the_folders_of_paplham_and_franc(fold, tmp_path):
 def test_sets_with_a_split_of_their_own(tmp_path):
     keys = [f"train/{i}.jpg" for i in range(6)]
     path = _by_folder(tmp_path / "CLAP2016.json", keys, lambda i: i % 3)
-    splits = protocols.load(path)
+    splits = published_splits.load(path)
     assert list(splits.values()) == ["train", "validation", "test"] * 2
     with pytest.raises(errors.UsageError, match="--split_fold=1"):
-        protocols.load(path, fold=1)
+        published_splits.load(path, fold=1)
 
 
 def test_leave_one_person_out_is_refused(tmp_path):
     keys = [f"{i}.jpg" for i in range(82)]
     path = _by_folder(tmp_path / "FG-Net.json", keys, lambda i: i + 1)
     with pytest.raises(errors.UsageError, match="82 folders, one for each person"):
-        protocols.load(path)
+        published_splits.load(path)
 
 
 def _lists(root: pathlib.Path, keys, names, *, four_ages: bool = False) -> list[str]:
@@ -124,8 +124,8 @@ def test_lists_without_a_column_of_paths(tmp_path):
         (tmp_path / f"morph2_{split}.csv").write_text(
             "\n".join([",id_num,picture_num,race,age", *rows])
         )
-    splits = protocols.match(
-        protocols.load(str(tmp_path)),
+    splits = published_splits.match(
+        published_splits.load(str(tmp_path)),
         ["Album2/a_03M36.jpg", "Album2/b_03M36.jpg", "Album2/c_03M36.jpg"],
     )
     assert splits == {
@@ -137,7 +137,7 @@ def test_lists_without_a_column_of_paths(tmp_path):
 
 def test_names_that_occur_twice_are_not_guessed():
     keys = ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
-    assert protocols.match({"1.jpg": "train", "2.jpg": "test"}, keys) == {
+    assert published_splits.match({"1.jpg": "train", "2.jpg": "test"}, keys) == {
         "1.jpg": "train",
         "b/2.jpg": "test",
     }
@@ -155,21 +155,23 @@ def test_folders_of_lists_that_are_not_clear(names, message, tmp_path):
     for name in names:
         (tmp_path / name).write_text("path\na.jpg\n")
     with pytest.raises(errors.UsageError, match=message):
-        protocols.load(str(tmp_path))
+        published_splits.load(str(tmp_path))
 
 
 def test_a_list_that_names_no_split(tmp_path):
     path = tmp_path / "afad.csv"
     path.write_text("path,age\na.jpg,3\n")
     with pytest.raises(errors.UsageError, match="must be a CSV") as said:
-        protocols.load(str(path))
+        published_splits.load(str(path))
     assert "\n" not in str(said.value)
 
 
 def test_the_log_says_how_paths_were_matched(caplog):
     caplog.set_level(logging.INFO)
     splits = {"AFAD/AFAD-Full/15/111/1-0.jpg": "train"}
-    assert protocols.match(splits, ["15/111/1-0.jpg"]) == {"15/111/1-0.jpg": "train"}
+    assert published_splits.match(splits, ["15/111/1-0.jpg"]) == {
+        "15/111/1-0.jpg": "train"
+    }
     assert "without their first 2 folders name 1 images" in caplog.text
 
 
@@ -189,14 +191,14 @@ def test_paths_that_become_one_are_refused(paths):
     splits = {f"{folder}/{key}": "train" for key in keys[1:]}
     splits |= dict(zip(paths, ("train", "test"), strict=True))
     with pytest.raises(errors.UsageError, match="both would be the image 1.jpg") as e:
-        protocols.match(splits, keys)
+        published_splits.match(splits, keys)
     line = str(e.value)
     assert all(path in line for path in paths) and "\n" not in line
 
 
 def test_paths_of_one_split_that_become_one_are_read():
     splits = {"a/1.jpg": "train", "b/1.jpg": "train", "a/2.jpg": "test"}
-    assert protocols.match(splits, ["1.jpg", "2.jpg"]) == {
+    assert published_splits.match(splits, ["1.jpg", "2.jpg"]) == {
         "1.jpg": "train",
         "2.jpg": "test",
     }
@@ -245,4 +247,4 @@ def test_the_photo_of_a_boxed_face_is_found(protocol, keys, tmp_path):
 def test_a_protocol_may_name_the_faces_of_a_photo():
     keys = ["photos/1.jpg#0,0,9,9", "photos/1.jpg#10,10,20,20", "photos/2.jpg"]
     splits = {f"set/{key}": "train" for key in keys}
-    assert set(protocols.match(splits, keys)) == set(keys)
+    assert set(published_splits.match(splits, keys)) == set(keys)

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.writing.labels import columns, text
+from afad_tfdata.writing.labels import header_columns, text_files
 
 _PARQUET, _ZIP, _GZIP = b"PAR1", b"PK\x03\x04", b"\x1f\x8b"
 # First bytes of forms that look like a table of one strange column.
@@ -87,7 +87,7 @@ def read(path: str, *, flag: str, known: Sequence[str] = ()) -> Table:
                 raise errors.UsageError(
                     f"{name} is {what}, which is not read: save it as .csv or .xlsx"
                 )
-        decoded, encoding = text.decode(content)
+        decoded, encoding = text_files.decode(content)
         if suffix in ("jsonl", "ndjson", "json"):
             return _json(decoded, name, lines=suffix != "json")
     except errors.AfadError:
@@ -102,10 +102,10 @@ def read(path: str, *, flag: str, known: Sequence[str] = ()) -> Table:
 
     def num_known(cells: Sequence[str]) -> int:
         if not wanted:
-            return columns.num_known(cells)
+            return header_columns.num_known(cells)
         return len(wanted & {cell.strip() for cell in cells})
 
-    found = text.rows(decoded, num_known, name=name)
+    found = text_files.rows(decoded, num_known, name=name)
     header = found[0][1] if found else []
     return Table(name, header, found[1:], encoding)
 
@@ -191,13 +191,13 @@ def _of_value(value: Any, name: str) -> Table:
         return _of_objects(list(enumerate(value, 1)), name)
     parts = list(value.values())
     if all(isinstance(part, dict) for part in parts):
-        if columns.num_known(list(value)):  # Columns, each an object by row.
+        if header_columns.num_known(list(value)):  # Columns, each an object by row.
             keys = list(dict.fromkeys(key for part in parts for key in part))
             rows = [[part.get(key) for part in parts] for key in keys]
             return _of_rows(list(value), rows, name)
         # Rows by their name, which is the image if they do not name it themselves.
         header = list(dict.fromkeys(key for part in parts for key in part))
-        unnamed = not columns.has_path(header)
+        unnamed = not header_columns.has_path(header)
         first = ["path"] if unnamed else []
         rows = [
             [*([key] if unnamed else []), *(part.get(cell) for cell in header)]

@@ -19,8 +19,14 @@ from collections.abc import Iterator, Sequence
 from afad_tfdata.common import errors
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
-from afad_tfdata.writing.importers import scheme, sources
-from afad_tfdata.writing.labels import boxes, columns, paths, table, values
+from afad_tfdata.writing.importers import importer_choice, scheme
+from afad_tfdata.writing.labels import (
+    cell_values,
+    face_boxes,
+    file_formats,
+    header_columns,
+    image_paths,
+)
 
 FLAG = "labels_csv"
 MISSING_LABELS = ("refuse", "keep")
@@ -61,7 +67,7 @@ def _where(number: int | str) -> str:
 def scan(
     path: str,
     root: str,
-    genders: values.Genders,
+    genders: cell_values.Genders,
     *,
     age_ranges: str = "refuse",
     missing_labels: str = "refuse",
@@ -70,11 +76,11 @@ def scan(
     """Lists the images that a label file names.
 
     Args:
-      path: The label file, in a form that `table.read` reads.
+      path: The label file, in a form that `file_formats.read` reads.
       root: Directory that the paths are relative to; empty for the folder of the label
         file or, if all its paths are absolute, for the folder that contains them all.
       genders: Reads the column ``gender``.
-      age_ranges: One of `values.AGE_RANGES`.
+      age_ranges: One of `cell_values.AGE_RANGES`.
       missing_labels: Whether a row without one of the two labels is written (``keep``)
         or rejected (``refuse``).  A file that has no value at all for one of the labels
         is written without that label in both cases.
@@ -84,22 +90,22 @@ def scan(
     Raises:
       UsageError: The file cannot be read, or lacks a column.
     """
-    found = table.read(path, flag=FLAG)
-    where = columns.find(found.header, name=found.name, required=("path",))
+    found = file_formats.read(path, flag=FLAG)
+    where = header_columns.find(found.header, name=found.name, required=("path",))
     if not {"age", "gender"} & set(where.positions):
-        columns.find(found.header, name=found.name, required=("age", "gender"))
+        header_columns.find(found.header, name=found.name, required=("age", "gender"))
     reader = _Reader(found, where, genders, age_ranges, find_faces)
     if not root:
         cells = list(reader.column("path"))
-        root = paths.common_root(cells) or os.path.dirname(path) or "."
+        root = image_paths.common_root(cells) or os.path.dirname(path) or "."
     reader.allow_missing(missing_labels)
-    return reader.listing(paths.Paths(root, found.encoding), root)
+    return reader.listing(image_paths.Paths(root, found.encoding), root)
 
 
 def scan_source(
     name: str,
     root: str,
-    genders: values.Genders,
+    genders: cell_values.Genders,
     *,
     age_ranges: str = "refuse",
     missing_labels: str = "refuse",
@@ -108,8 +114,8 @@ def scan_source(
     """Lists a data set in the layout in which it is given out.
 
     Args:
-      name: One of `sources.NAMES`, but ``afad``.
-      root: The folder of the data set, which `sources.check` has accepted.
+      name: One of `importer_choice.NAMES`, but ``afad``.
+      root: The folder of the data set, which `importer_choice.check` has accepted.
       genders: Reads the codes of the data set.
       age_ranges: As for `scan`.
       missing_labels: As for `scan`, but with ``refuse`` an image without a label is
@@ -121,19 +127,19 @@ def scan_source(
       UsageError: A list or a folder cannot be read, or a folder is linked without
         ``follow_links``.
     """
-    listed = sources.importer(name).read(root, follow_links=follow_links)
+    listed = importer_choice.importer(name).read(root, follow_links=follow_links)
     flag = f"--source={name}"
     if listed.has_ranges and age_ranges == "refuse":
         raise errors.UsageError(
             f"{flag} has ranges of ages, and a record has one age: add"
             " --age_ranges=middle to take the middle of each range"
         )
-    found = table.Table(flag, scheme.HEADER, listed.rows, "utf-8")
-    where = columns.find(found.header, name=flag, required=("path",))
+    found = file_formats.Table(flag, scheme.HEADER, listed.rows, "utf-8")
+    where = header_columns.find(found.header, name=flag, required=("path",))
     # The images of these layouts are taken whole, or searched for faces.
     reader = _Reader(found, where, genders, age_ranges, False, lenient=True)
     reader.allow_missing(missing_labels)
-    result = reader.listing(paths.Paths(root), root)
+    result = reader.listing(image_paths.Paths(root), root)
     result.left_out = sorted([*result.left_out, *listed.left_out])
     result.rejected = sorted([*result.rejected, *listed.misnamed])
     result.skipped = listed.skipped
@@ -163,9 +169,9 @@ class _Reader:
 
     def __init__(
         self,
-        found: table.Table,
-        where: columns.Columns,
-        genders: values.Genders,
+        found: file_formats.Table,
+        where: header_columns.Columns,
+        genders: cell_values.Genders,
         age_ranges: str,
         find_faces: bool,
         *,
@@ -173,7 +179,7 @@ class _Reader:
     ) -> None:
         self._table, self._where = found, where
         self._genders, self._ranges = genders, age_ranges
-        self._needs_box = columns.BOX[0] in where.positions and not find_faces
+        self._needs_box = header_columns.BOX[0] in where.positions and not find_faces
         self._lenient = lenient
         self._may_lack: set[str] = set()
         self._counts: collections.Counter[str] = collections.Counter()
@@ -201,9 +207,9 @@ class _Reader:
         """Decides which labels a row may lack: those that the whole file lacks."""
         rows, name = self._table.rows, self._table.name
         lacking = {
-            "age": all(map(values.is_missing, self.column("age"))),
+            "age": all(map(cell_values.is_missing, self.column("age"))),
             "gender": all(
-                self._genders.label(text) == values.MISSING
+                self._genders.label(text) == cell_values.MISSING
                 for text in self.column("gender")
             ),
         }
@@ -222,11 +228,11 @@ class _Reader:
                     *(name, field, other, other),
                 )
 
-    def listing(self, keys: paths.Paths, root: str) -> source.Listing:
+    def listing(self, keys: image_paths.Paths, root: str) -> source.Listing:
         """Reads all rows."""
-        items: dict[tuple[str, boxes.Box | None], source.Item] = {}
-        rows: dict[tuple[str, boxes.Box | None], int | str] = {}
-        differing: set[tuple[str, boxes.Box | None]] = set()
+        items: dict[tuple[str, face_boxes.Box | None], source.Item] = {}
+        rows: dict[tuple[str, face_boxes.Box | None], int | str] = {}
+        differing: set[tuple[str, face_boxes.Box | None]] = set()
         result = source.Listing(root, [], [], 0)
         for number, cells in self._table.rows:
             row = self._row(number, cells)
@@ -264,9 +270,9 @@ class _Reader:
                     errors.printable(item.key), f"{reason}, with other values"
                 )
             )
-            gender = None if item.gender == values.MISSING else item.gender
+            gender = None if item.gender == cell_values.MISSING else item.gender
             result.lost.append((gender, item.split))
-        result.items = boxes.with_keys(items.values())
+        result.items = face_boxes.with_keys(items.values())
         result.rejected.sort()
         if not self._lenient:
             self._refuse_class_numbers(result.items)
@@ -282,7 +288,7 @@ class _Reader:
         says so, but their paths contain the ages, as AFAD's do.  Real ages differ from
         such a folder by chance only, so that they are never all less by one number.
         """
-        aged = [item for item in items if item.age != values.MISSING]
+        aged = [item for item in items if item.age != cell_values.MISSING]
         folders = [_AGE_FOLDER.search(item.key) for item in aged]
         shifts = {
             int(folder[1]) - item.age if folder else 0
@@ -327,7 +333,9 @@ class _Reader:
                 " --gender_codes which is which, such as H:male,M:female"
             )
 
-    def _item(self, row: _Row, cells: Sequence[str], keys: paths.Paths) -> source.Item:
+    def _item(
+        self, row: _Row, cells: Sequence[str], keys: image_paths.Paths
+    ) -> source.Item:
         """The item of a row.
 
         Raises:
@@ -346,7 +354,7 @@ class _Reader:
             raise _BadRow("path", found)
         key, about = found
         age, gender = self._age(row), self._gender(row)
-        if age == gender == values.MISSING:
+        if age == gender == cell_values.MISSING:
             raise _BadRow("", "neither an age nor a gender")
         return source.Item(
             key,
@@ -359,7 +367,7 @@ class _Reader:
         )
 
     def _age(self, row: _Row) -> int:
-        age = values.age(row["age"], ranges=self._ranges)
+        age = cell_values.age(row["age"], ranges=self._ranges)
         if isinstance(age, str):
             raise _BadRow("age", age)
         self._counts["rounded"] += age.rounded and not age.middle
@@ -374,7 +382,7 @@ class _Reader:
         return self._present("gender", label)
 
     def _present(self, field: str, label: int) -> int:
-        if label == values.MISSING:
+        if label == cell_values.MISSING:
             if field not in self._may_lack:
                 if self._lenient:
                     raise _LacksLabel(field)
@@ -386,8 +394,8 @@ class _Reader:
 
     def _split(self, row: _Row) -> str | None:
         text = row["split"]
-        split = values.split(text)
-        if split is None and not values.is_missing(text):
+        split = cell_values.split(text)
+        if split is None and not cell_values.is_missing(text):
             raise _BadRow(
                 "split", f"{text[:20]!r} is none of {', '.join(sharding.SPLITS)}"
             )
@@ -395,16 +403,16 @@ class _Reader:
 
     def _group(self, row: _Row) -> str | None:
         text = row["group"]
-        return None if values.is_missing(text) else text.removesuffix(".0")
+        return None if cell_values.is_missing(text) else text.removesuffix(".0")
 
-    def _box(self, row: _Row) -> boxes.Box | None:
+    def _box(self, row: _Row) -> face_boxes.Box | None:
         try:
-            box = boxes.read(row.cells)
-        except boxes.BadBoxError as error:
+            box = face_boxes.read(row.cells)
+        except face_boxes.BadBoxError as error:
             raise _BadRow(*error.args) from error
         if box is None and self._needs_box:
             raise _BadRow(
-                columns.BOX[0], "no box of the face; --find_faces finds the face"
+                header_columns.BOX[0], "no box of the face; --find_faces finds the face"
             )
         self._counts["boxes"] += box is not None
         return box
@@ -415,9 +423,9 @@ class _Reader:
     def _lost(self, row: _Row) -> tuple[int | None, str | None]:
         """Gender and split of a rejected row, as far as they can be read."""
         label = self._genders.label(row["gender"])
-        if isinstance(label, str) or label == values.MISSING:
-            return None, values.split(row["split"])
-        return label, values.split(row["split"])
+        if isinstance(label, str) or label == cell_values.MISSING:
+            return None, cell_values.split(row["split"])
+        return label, cell_values.split(row["split"])
 
     def _say(self, result: source.Listing) -> None:
         """Logs what was read in a way that the user might not expect."""
@@ -443,7 +451,7 @@ class _Reader:
                 " the image (rename the columns %s to write whole images)",
                 name,
                 count,
-                ", ".join(map(self._where.named, columns.BOX)),
+                ", ".join(map(self._where.named, header_columns.BOX)),
             )
         for field in self._may_lack:
             count = self._counts[f"no {field}"]
