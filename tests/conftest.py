@@ -8,6 +8,7 @@ devices; test_three_replicas starts a session of its own with `DEVICES_VARIABLE`
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 
@@ -38,6 +39,16 @@ def logical_devices():
     )
     tf.config.set_visible_devices([], "GPU")
     return [device.name for device in tf.config.list_logical_devices("CPU")]
+
+
+@pytest.fixture(autouse=True)
+def same_log_levels():
+    """A command sets log levels, and here it runs in the process of the tests."""
+    loggers = [logging.getLogger(), logging.getLogger("afad_tfdata")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from afad_tfdata import prediction
+from afad_tfdata.bin import predict as predict_command
 from afad_tfdata.common import errors, files
-from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     export_formats,
     graph_description,
@@ -203,6 +204,51 @@ def test_a_remote_path_that_fails_costs_no_other_result(
     assert [path for path, _ in said] == [remote] and str(error) in said[0][1]
     assert "\n".join(printed) == result.text("csv")
     assert printed[0].startswith("image,age,gender,probability\n")
+
+
+def test_the_command_goes_on_after_a_path_that_fails(
+    frozen, sample_tree, tmp_path, monkeypatch, capfd
+):
+    """Such a path once cost all results, with a traceback or an abort."""
+    names = prediction.expand([sample_tree])[:2]
+    bad = ["http://127.0.0.1:9/a.jpg", "hdfs://127.0.0.1:9/a.jpg", "no/such.jpg"]
+    graph = os.path.join(frozen, "face.pb")
+    arguments = [f"--graph={graph}", "--json", names[0], *bad, names[1]]
+    monkeypatch.setattr("sys.argv", ["afad-predict", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        predict_command.run()
+    assert caught.value.code == 1
+    captured = capfd.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [row["image"] for row in rows] == [names[0], *bad, names[1]]
+    assert ["error" in row for row in rows] == [False, True, True, True, False]
+    said = [line for line in captured.err.splitlines() if "error: " in line]
+    assert [line.split("error: ")[1].split(": ")[0] for line in said] == bad
+    assert "Traceback" not in captured.err
+
+
+def test_an_image_with_an_output_of_nan_is_named(sample_tree, tmp_path):
+    """The root of a negative number; a bright image alone has one."""
+    image = keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3), name="root_input")
+    mean = keras.layers.GlobalAveragePooling2D()(image)
+    age = keras.layers.Dense(1, name="age_output")(keras.ops.sqrt(0.5 - mean))
+    gender = keras.layers.Dense(1, activation="sigmoid", name="gender_output")(mean)
+    model = keras.Model(image, [age, gender])
+    known = facts.Facts(
+        class_names=("male", "female"),
+        mean=small_graphs.MEAN,
+        input_range="normalized",
+    )
+    facts.attach(model, known)
+    write_formats(str(tmp_path), model_source.from_model(model))
+    white = str(tmp_path / "white.png")
+    pixels = np.full((small_graphs.SIZE, small_graphs.SIZE, 3), 255, np.uint8)
+    files.write_atomic(white, tf.io.encode_png(pixels).numpy())
+    names = prediction.expand([sample_tree])[:2]
+    result = predict(str(tmp_path), [names[0], white, names[1]])
+    assert [row["image"] for row in result.rows] == names
+    ((path, reason),) = result.bad
+    assert path == white and "the age is nan, which is not finite" in reason
 
 
 def test_rows_are_printed_before_the_last_image_is_read(frozen, sample_tree):

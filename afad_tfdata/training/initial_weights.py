@@ -81,7 +81,7 @@ def copy_from(
         run = run_dir.config_of(path)
         source = checkpoint_model.load(path, run)
     else:
-        source = saved.load(path)
+        source = _load_model(path)
     swapped = _is_swapped(path, source, model, class_names)
     with strategy.scope():
         taken, left = saved.transfer(source, model, swap_classes=swapped)
@@ -96,6 +96,19 @@ def copy_from(
         shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
         unchanged = f", {len(left)} left as they were: {shown}"
     _log.info("weights of %s: %d taken%s", path, taken, unchanged)
+
+
+def _load_model(path: str) -> keras.Model:
+    try:
+        return saved.load(path)
+    except errors.UsageError as error:
+        # Keras 3 loads some files of Keras 2 and refuses others, as it does files of
+        # weights without a network.
+        if not path.endswith(".h5") or not os.path.isfile(path):
+            raise
+        raise errors.UsageError(
+            f"--init_from: {error}; --weights takes the backbone of such a file"
+        ) from error
 
 
 def _is_swapped(

@@ -1,7 +1,6 @@
 """Flags that take paths, with paths that cannot be read: one line, status 1 or 2."""
 
 import importlib
-import logging
 import resource
 import sys
 
@@ -48,16 +47,6 @@ FLAGS = [
     ("predict", "--graph={}.tflite face.jpg"),
     ("benchmark_input", "--records_dir={}"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def same_log_levels():
-    """A command sets log levels, and here it runs in the process of the tests."""
-    loggers = [logging.getLogger(), logging.getLogger("afad_tfdata")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def call(name, flags, monkeypatch):

@@ -238,6 +238,15 @@ def test_blocks_of_input_run(title, sample_records):
     _run(_block("docs/input.md", title), sample_records)
 
 
+def test_model_fit_of_input_takes_a_step_of_a_split_smaller_than_a_batch(
+    sample_records,
+):
+    """It was told 0 steps, and its epoch had no end."""
+    block = _block("docs/input.md", "## In model.fit")
+    scope = _run(block.replace("BATCH = 128", "BATCH = 256"), sample_records)
+    assert int(scope["model"].optimizer.iterations) == 1
+
+
 def test_custom_loop_of_input_runs(sample_records, two_replicas):
     block = _block("docs/input.md", "## In a custom loop")
     scope = _run(block, sample_records, two_replicas=two_replicas)

@@ -9,6 +9,7 @@ import pytest
 from afad_tfdata import evaluation, freeze, input_fn, models, records, trainer
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.freezing import model_facts, model_source, verification_images
 from afad_tfdata.images import preprocess
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints
@@ -72,12 +73,26 @@ def network(framework, *, dtype="float32", name="root_input", first=()):
 
 @pytest.fixture(scope="module")
 def run(sample_records, tmp_path_factory):
-    """A run of two epochs, of which each has its checkpoint."""
-    path = str(tmp_path_factory.mktemp("run") / "run")
+    """A run of two epochs, of which each has its checkpoint.
+
+    Its training had relative paths, as a command in the folder of a project has.
+    """
+    project = tmp_path_factory.mktemp("project")
+    os.symlink(sample_records, project / "faces")
+    before = os.getcwd()
+    os.chdir(project)
+    try:
+        _train_in_the_project()
+    finally:
+        os.chdir(before)
+    return str(project / "runs" / "first")
+
+
+def _train_in_the_project():
     trainer.train(
         trainer.TrainConfig(
-            records_dir=sample_records,
-            run_dir=path,
+            records_dir="faces",
+            run_dir="runs/first",
             backbone="small_cnn",
             hidden_units=4,
             image_size=SIZE,
@@ -91,7 +106,26 @@ def run(sample_records, tmp_path_factory):
             tensorboard=False,
         )
     )
-    return path
+
+
+def test_a_run_is_used_from_another_working_directory(
+    run, sample_records, tmp_path, monkeypatch, caplog
+):
+    """Its data set was not found; evaluation failed, and freezing drew faces."""
+    monkeypatch.chdir(tmp_path)
+    result = evaluated(tmp_path / "found", "", run_dir=run)
+    given = evaluated(tmp_path / "given", sample_records, run_dir=run)
+    assert result["mae"] == given["mae"] and result["auc"] == given["auc"]
+    known = model_facts.collect(model_source.open_source(run))
+    faces = verification_images.choose(known.records_dir, SIZE)
+    assert faces.origin == "real images"
+    assert "drawn faces" not in caplog.text
+    # Where the data set is gone, evaluation says so, and freezing says what it takes.
+    shutil.copytree(run, tmp_path / "copy")
+    with pytest.raises(errors.UsageError, match="faces does not exist.*--records_dir"):
+        evaluated(tmp_path, "", run_dir="copy")
+    known = model_facts.collect(model_source.open_source("copy"))
+    assert not known.records_dir and "is verified on drawn faces" in caplog.text
 
 
 def test_each_epoch_of_a_run_and_its_checkpoint(run, sample_records, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+import zlib
 
 import h5py
 import numpy as np
@@ -104,6 +106,31 @@ def test_tfrecord_errors(pixels, tmp_path):
         input_fn.eval_input_fn(good, "test")
 
 
+@pytest.mark.parametrize(
+    ("pack", "text"),
+    [
+        (gzip.compress, r"is compressed \(GZIP\).*gunzip.*TFRecordWriter"),
+        (zlib.compress, r"is compressed \(ZLIB\).*TFRecordWriter"),
+        (
+            lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "is a pointer of Git LFS, .*: git lfs pull",
+        ),
+    ],
+    ids=["gzip", "zlib", "git lfs"],
+)
+def test_a_file_in_another_form_is_named(pack, text, pixels, tmp_path):
+    """It was called cut short."""
+    path = tmp_path / "a.tfrecord"
+    write_tfrecord(path, pixels[:3], [20, 30, 40])
+    path.write_bytes(pack(path.read_bytes()))
+    config = input_fn.InputConfig(
+        files=str(path), features="image=img,age=years", task="age"
+    )
+    with pytest.raises(errors.UsageError, match=text) as caught:
+        input_fn.num_examples(config, "test")
+    assert "cut short" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("storage", ["contiguous", "gzip", "lzf blocks"])
 @pytest.mark.parametrize("engine", ["mapped", "graph"])
 def test_older_hdf5_files(pixels, tmp_path, engine, storage):
@@ -146,9 +173,14 @@ def test_hdf5_errors(pixels, tmp_path):
 
     labels = np.zeros(COUNT, int)
     for name, fields, text in (
-        ("a", dict(data=pixels[..., :2], labels=labels), "wanted square RGB images"),
-        ("b", dict(data=pixels[:, :-2], labels=labels), "wanted square RGB images"),
-        ("c", dict(data=pixels / np.float32(255), labels=labels), r"in \[0, 255\]"),
+        ("a", dict(data=pixels[..., :2], labels=labels), "three channels in the order"),
+        ("b", dict(data=pixels[:, :-2], labels=labels), "resize or crop .* to squares"),
+        (
+            "g",
+            dict(data=pixels[:, :3, :3], labels=labels),
+            "which axis has the colours",
+        ),
+        ("c", dict(data=pixels / np.float32(255), labels=labels), "=pixels=0..1"),
         ("d", dict(data=pixels, labels=labels[:-1]), "23 images and 22 labels"),
         ("e", dict(data=pixels, labels=labels + 111), "from 0 to 1, .*; it is 111"),
         ("f", dict(data=pixels), "needs the label 'gender'"),

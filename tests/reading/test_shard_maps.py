@@ -63,6 +63,15 @@ def test_files_without_bytes_and_files_that_are_missing(tmp_path):
         shard_maps.ShardMaps([str(tmp_path / "missing")])
 
 
+def test_maps_hold_no_descriptors(tmp_path):
+    """There may be more shards than a process may open files."""
+    paths = [write(tmp_path / str(i), 0, np.array([[i]], np.uint8)) for i in range(30)]
+    before = len(os.listdir("/proc/self/fd"))
+    maps = shard_maps.ShardMaps(paths)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert [int(shard[0]) for shard in maps.shards] == list(range(30))
+
+
 def mapped(path: str) -> bool:
     with open("/proc/self/maps") as f:
         return path in f.read()

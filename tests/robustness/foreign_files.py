@@ -54,10 +54,22 @@ PIXELS = {
     "cast to whole": (lambda x: (x / 255).astype("u1"), "", False),
     "NaN": (lambda x: np.where(x == x[0, 0, 0, 0], np.nan, x), "", False),
     "infinite": (lambda x: np.where(x > 250, np.inf, x), "", False),
+    "NaN in the last": (lambda x: _in_the_last(x, np.nan), "", False),
+    "infinite in the last": (lambda x: _in_the_last(x, np.inf), "", False),
+    "unit in the last": (lambda x: _in_the_last(x, x[-1] / 255), "", False),
     "bool": (lambda x: x > 100, "", False),
     "complex": (lambda x: x.astype("c8"), "", False),
     "uint32": (lambda x: x.astype("u4"), "", False),
 }
+
+
+def _in_the_last(images, values):
+    """Values in the last image only, which a look at the first does not find."""
+    found = images.astype("f4")
+    found[-1] = values
+    return found
+
+
 LAYOUTS = {
     "last": (lambda x: x, True),
     "first": (lambda x: x.transpose(0, 3, 1, 2), True),
@@ -121,6 +133,20 @@ LABELS = {
     "pairs": (lambda a, g: {"labels": np.stack([a, g], 1)}, "", "gender", False),
     "pairs as ages": (lambda a, g: {"labels": np.stack([a, g], 1)}, "", "age", False),
     "soft": (lambda a, g: {"gender": 0.1 + 0.8 * g}, "", "gender", False),
+    "one soft": (
+        lambda a, g: {"gender": np.where(np.arange(COUNT) == 3, 0.3, g)},
+        *("", "gender", False),
+    ),
+    "one soft pair": (
+        lambda a, g: {
+            "gender": np.where(np.arange(COUNT)[:, None] == 3, [0.7, 0.3], ONE_HOT[g])
+        },
+        *("", "gender", False),
+    ),
+    "one age with NaN": (
+        lambda a, g: {"age": np.where(np.arange(COUNT) == 3, np.nan, a)},
+        *("", "age", False),
+    ),
     "soft pairs": (
         lambda a, g: {"gender": 0.1 + 0.8 * ONE_HOT[g]},
         "",
@@ -149,7 +175,8 @@ HDF5_DAMAGE = (
 TFRECORD_DAMAGE = (
     *("none",) * 12,
     *("GZIP", "ZLIB", "cut", "cut at a record"),
-    *("flipped data", "flipped length", "empty shard first", "cut image", "CMYK"),
+    *("flipped data", "flipped length", "flipped last", "empty shard first"),
+    *("cut image", "CMYK", "wrong label"),
     *("no image", "not an example", "text", "empty", "cut inside"),
 )
 
@@ -194,6 +221,14 @@ def try_pixels(name: str, directory: str) -> None:
         judge(trial, engine)
 
 
+def try_layout(name: str, storage: str, directory: str) -> None:
+    """One layout of the pixels, in a sound file, read by both engines."""
+    rng = np.random.default_rng(0)
+    trial = _hdf5(rng, directory, "gender", "uint8", name, storage, "none", 0)
+    for engine in ENGINES:
+        judge(trial, engine)
+
+
 def try_labels(name: str, container: str, directory: str) -> None:
     """One form of labels, in a sound file."""
     rng = np.random.default_rng(0)
@@ -211,7 +246,8 @@ def try_damage(name: str, container: str, budget: int, directory: str) -> None:
         trial = _hdf5(rng, directory, "age", "uint8", "last", "gzip", name, budget)
     else:
         trial = _tfrecord(rng, directory, "age", name, "jpeg", budget)
-    _check_index(trial)
+    for engine in ENGINES:
+        judge(trial, engine)
 
 
 def _check_index(trial: Trial) -> None:
@@ -364,6 +400,10 @@ def _tfrecord(rng, directory, label, damage, kind, budget) -> Trial:
         for name, column in labels.items():
             if i < len(column):
                 values[name] = column[i]
+                is_plain = column.ndim == 1 and column.dtype.kind == "i"
+                if i == 4 and damage == "wrong label" and is_plain:
+                    values[name] = -70
+                    good[4] = False
         items = {name: _feature(value) for name, value in values.items()}
         example = tf.train.Example(features=tf.train.Features(feature=items))
         records.append(example.SerializeToString())
@@ -390,6 +430,9 @@ def _tfrecord(rng, directory, label, damage, kind, budget) -> Trial:
     elif damage == "flipped data":
         data[sum(sizes[:4]) + 40] ^= 1
         good[4] = False
+    elif damage == "flipped last":
+        data[sum(sizes[:-1]) + 40] ^= 1
+        good[-1] = False
     elif damage == "flipped length":
         data[sum(sizes[:4])] ^= 1
         good[4] = False

@@ -18,6 +18,12 @@ def test_every_kind_of_pixels(name, tmp_path):
     foreign_files.try_pixels(name, str(tmp_path))
 
 
+@pytest.mark.parametrize("name", list(foreign_files.LAYOUTS))
+@pytest.mark.parametrize("storage", ["contiguous", "gzip"])
+def test_every_layout_of_pixels(name, storage, tmp_path):
+    foreign_files.try_layout(name, storage, str(tmp_path))
+
+
 @pytest.mark.parametrize("name", list(foreign_files.LABELS))
 @pytest.mark.parametrize("container", ["hdf5", "tfrecord"])
 def test_every_form_of_labels(name, container, tmp_path):

@@ -35,6 +35,8 @@ def run(tmp_path, task="gender", replicas=1, **forms):
         (2, "age_gender", {"data": "unknown_batch", "loss": "one_head"}),
         (1, "age", {"data": "arrays", "images": "bare", "model": "subclassed"}),
         (2, "gender", {"labels": "bool", "model": "unbuilt", "loss": "tensor"}),
+        (1, "gender", {"images": "bare", "labels": "bare", "loss": "column"}),
+        (1, "age", {"augment": "images_only", "model": "sequential"}),
     ],
 )
 def test_what_has_one_reading_is_trained_as_plain_keras_does(

@@ -10,6 +10,7 @@ from afad_tfdata.bin import absl_flags
 from afad_tfdata.common import errors, preemption, progress
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import recipe
+from tests.training import own_parts
 
 
 @pytest.fixture
@@ -50,6 +51,15 @@ def test_lines_are_shown_where_a_program_set_up_no_logging(capsys, monkeypatch):
         logging.getLogger("afad_tfdata.trainer").info("a line")
     assert "a line" in capsys.readouterr().err
     assert not ours.handlers and ours.level == logging.NOTSET
+
+
+def test_a_training_in_such_a_program_says_what_it_does(tmp_path, capsys, monkeypatch):
+    """A script or a notebook once saw nothing until the training returned."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    own_parts.train(tmp_path / "run")
+    shown = capsys.readouterr().err
+    assert "epoch 1" in shown and "Traceback" not in shown
+    assert "tuning ends: all of its 1 epochs are done" in shown
 
 
 def test_lines_are_not_doubled_where_it_did(monkeypatch):

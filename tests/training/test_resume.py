@@ -106,22 +106,29 @@ def test_calls_of_any_length_end_alike(sample_records, tmp_path, undisturbed):
     assert_same(end_of(tmp_path), undisturbed)
 
 
-def test_a_signal_ends_the_command_with_75_and_it_continues(sample_records, tmp_path):
-    """In a process of its own, as a batch system does it."""
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_command_with_75_and_it_continues(
+    name, sample_records, tmp_path
+):
+    """In a process of its own, as a batch system or Ctrl-C does it."""
     more = {"epochs": 100, "checkpoint_steps": 2, "augment": "none"}
     more["schedule"] = "constant"  # So that the run can be made shorter.
     more["backbone"] = "small_cnn"
     arguments = flags(sample_records, tmp_path, **more)
     command = [sys.executable, BIN, *_as_flags(arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=_in_the_foreground
+    )
     try:
         _wait_for_steps(tmp_path / "checkpoints", process)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(getattr(signal, name))
         _, text = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 75
-    assert "stopped: SIGTERM came" in text and "Traceback" not in text
+    reason = {"SIGTERM": "SIGTERM", "SIGINT": "Ctrl-C"}[name]
+    assert f"stopped: {reason} came" in text and "Traceback" not in text
+    assert "the same command continues" in text
     state = checkpoints.load_newest(str(tmp_path / "checkpoints")).state["state"]
     arguments["epochs"] = state["epoch"] + 1
     result = trainer.train(trainer.TrainConfig(**arguments))
@@ -145,6 +152,11 @@ def test_runs_killed_at_random_moments_end_as_the_undisturbed(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 equal" in done.stdout
+
+
+def _in_the_foreground():
+    # A shell starts its background processes, such as a test run, without Ctrl-C.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _as_flags(arguments):

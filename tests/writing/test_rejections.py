@@ -107,6 +107,21 @@ def test_a_class_is_not_lost_among_many_others(tmp_path):
     assert write(tree, tmp_path / "out", max_rejected=8).written == 91
 
 
+def test_a_split_is_not_lost_among_the_others(tmp_path):
+    tree = make_tree(tmp_path / "tree", 200)
+    faces = sorted(tree.rglob("*.jpg"))
+    _damage(tree, faces[::10][:12])  # A twentieth of all, and of each class.
+    rows = ["path,age,gender,split"]
+    for i, face in enumerate(faces):
+        age, gender = face.parts[-3:-1]
+        split = "train" if i % 10 else "test"
+        rows.append(f"{face.relative_to(tree)},{age},{gender},{split}")
+    path = tmp_path / "l.csv"
+    path.write_text("\n".join(rows))
+    with pytest.raises(errors.DataError, match="12 of 20 files of split test"):
+        write(tree, tmp_path / "out", labels_csv=str(path))
+
+
 def test_the_last_line_says_what_was_not_written(tmp_path, capsys, monkeypatch):
     tree = make_tree(tmp_path / "tree", 60)
     faces = sorted(tree.rglob("*.jpg"))
