@@ -301,6 +301,7 @@ def _files_of_records(
 
 
 def _file(directory: str, name: str, about: dict[str, str]) -> croissant.FileFacts:
+    """Size and digest of a file that a data card describes."""
     path = files.join(directory, name)
     return croissant.FileFacts(
         name,

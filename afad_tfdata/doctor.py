@@ -122,6 +122,7 @@ def summary(findings: list[Finding]) -> str:
 
 
 def _machine(directory: str) -> Iterator[Finding]:
+    """Finds Python, cores, memory and free disk."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()}")
     cores = resources.cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -139,6 +140,7 @@ def _machine(directory: str) -> Iterator[Finding]:
 
 
 def _core() -> Iterator[Finding]:
+    """Finds the packages that every command needs."""
     for name in _CORE:
         try:
             yield Finding(name, True, importlib.metadata.version(name))
@@ -159,6 +161,7 @@ def _core() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
+    """Finds the GPUs that TensorFlow sees."""
     try:
         gpus = tf.config.list_physical_devices("GPU")
     except Exception as error:  # TensorFlow itself may not load.
@@ -217,6 +220,7 @@ def _capabilities(gpus: Sequence[tf.config.PhysicalDevice]) -> Iterator[Finding]
 
 
 def _xla() -> Iterator[Finding]:
+    """Finds whether XLA compiles here."""
     try:
         reason = xla.why_not()
     except Exception as error:  # TensorFlow itself may not load.
@@ -263,6 +267,7 @@ def _file_systems() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
+    """Tries each optional extra."""
     for extra, (trial, purpose) in _EXTRAS.items():
         try:
             with warnings.catch_warnings():
@@ -385,6 +390,7 @@ _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
 
 
 def _weights() -> Finding:
+    """Finds the backbone weights that Keras has downloaded."""
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     directory = os.path.join(os.path.expanduser(home), "models")
     try:
@@ -403,6 +409,7 @@ def _weights() -> Finding:
 
 
 def _cluster() -> Finding:
+    """Finds whether ``TF_CONFIG`` or Slurm describes several machines."""
     for variable in ("TF_CONFIG", "SLURM_JOB_ID"):
         if os.environ.get(variable):
             return Finding("cluster", None, f"{variable} is set")

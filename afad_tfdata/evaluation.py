@@ -526,6 +526,7 @@ def _images(
 def _caption(
     columns: dict[str, np.ndarray], row: int, name: str, names: Sequence[str]
 ) -> str:
+    """Label and prediction of a face, as the caption of its picture."""
     label, value = columns[f"label_{name}"][row], columns[name][row]
     if name == "age":
         return f"{label:.0f}, said {value:.1f}"

@@ -387,6 +387,7 @@ def _parallel_map(
 
 
 def _prefetch(dataset: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
+    """Prefetches batches, with fixed numbers of threads."""
     if num_batches:
         dataset = dataset.prefetch(num_batches)
     options = tf.data.Options()

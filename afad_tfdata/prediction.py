@@ -306,6 +306,7 @@ class _Results:
         _log.info("images with their results: %s", self._config.sheet)
 
     def _refuse(self, path: str, reason: str) -> None:
+        """Notes an image that cannot be predicted, and reports it."""
         self.bad.append((path, reason))
         self._on_error(path, reason)
 
@@ -432,6 +433,7 @@ def _reader(
     *,
     fast: bool,
 ) -> image_reader.ImageReader:
+    """The reader of image files that a graph of this kind needs."""
     mean = description["mean"]
     return image_reader.ImageReader(
         kind=kind,
@@ -548,6 +550,7 @@ def _row(
     outputs: dict[str, float],
     description: dict[str, Any],
 ) -> dict[str, Any]:
+    """What the graph says about an image, as a row of the results."""
     # Rounded to what the labels and float32 support.
     row: dict[str, Any] = {"image": item.path}
     if item.square is not None:
@@ -585,11 +588,13 @@ def _with_interval_in_words(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
+    """A value of a row as text."""
     if isinstance(value, float):
         return f"{value:.3f}" if 0 <= value <= 1 else f"{value:.1f}"
     return errors.printable(str(value))
 
 
 def _caption(row: dict[str, Any]) -> str:
+    """Age and gender, as the caption of a picture."""
     parts = [f"{row['age']:.0f}"] if "age" in row else []
     return ", ".join([*parts, row["gender"]] if "gender" in row else parts)

@@ -267,6 +267,7 @@ def _data_set_of(path: str, metrics: json_values.Json) -> str:
 
 
 def _title(config: ReportConfig, runs: Sequence[str]) -> str:
+    """The title of the page: what it is a report of."""
     names = [_base(path) for path in runs]
     if len(names) > 1:
         return f"Report: {names[0]} and {names[1]}"

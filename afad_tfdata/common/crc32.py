@@ -20,6 +20,7 @@ _LIBRARIES = ("isal.isal_zlib", "zlib_ng.zlib_ng", "zlib")
 
 
 def _fastest() -> tuple[Callable[..., int], str]:
+    """The first CRC-32 library that loads, and its name."""
     for library in _LIBRARIES:
         # A library that is installed may still not load: then the next one is used.
         with contextlib.suppress(ImportError):

@@ -97,6 +97,7 @@ class FileLock:
 
 
 def _open(path: str) -> int:
+    """Opens the lock file, which another process may remove at the same time."""
     for attempt in range(_OPEN_ATTEMPTS):
         files.make_dirs(os.path.dirname(path) or ".")
         try:

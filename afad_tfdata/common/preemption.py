@@ -106,5 +106,6 @@ def _ask_to_stop(frame: object) -> None:
 
 
 def _handle(number: int, frame: object) -> None:
+    """Handles a signal: notes that it asks the command to stop."""
     del frame
     request(signal.Signals(number).name)

@@ -110,6 +110,7 @@ class Progress:
         return (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
 
     def _line(self) -> None:
+        """Logs the progress as one line of a batch log."""
         self._last_line = self._clock()
         rate = self.rate()
         text = f"{self._what}: {self._done}"

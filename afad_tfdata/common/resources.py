@@ -95,6 +95,7 @@ def _file_cache(group: str) -> int:
 
 
 def _number(path: str) -> int | None:
+    """The number in a file of the kernel, such as a limit of a container."""
     try:
         with open(path) as f:
             return int(f.read())

@@ -157,6 +157,7 @@ def describe(
 
 
 def _description(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    """The data set in one paragraph, for catalogues."""
     splits = ", ".join(
         f"{split.num_examples:,} in {name}"
         for name, split in manifest.splits.items()
@@ -199,6 +200,7 @@ def _media_type(name: str) -> str:
 
 
 def _splits(manifest: schema.Manifest) -> dict[str, Any]:
+    """The Croissant record set of the splits."""
     return _enumeration(
         "splits",
         "The splits with their numbers of records.",
@@ -212,6 +214,7 @@ def _splits(manifest: schema.Manifest) -> dict[str, Any]:
 
 
 def _genders(manifest: schema.Manifest) -> list[dict[str, Any]]:
+    """The Croissant record set that names the gender labels."""
     if "gender" not in manifest.labels:
         return []
     return [
@@ -233,6 +236,7 @@ def _enumeration(
     *,
     kind: str,
 ) -> dict[str, Any]:
+    """A Croissant record set whose rows are in the metadata itself."""
     return {
         "@type": "cr:RecordSet",
         "@id": name,
@@ -254,6 +258,7 @@ def _enumeration(
 
 
 def _records(manifest: schema.Manifest) -> dict[str, Any]:
+    """The Croissant record set of the records."""
     source = {"fileObject": {"@id": description_names.LABELS}}
     return {
         "@type": "cr:RecordSet",
@@ -280,6 +285,7 @@ def _image_files() -> dict[str, Any]:
 
 
 def _images(manifest: schema.Manifest) -> dict[str, Any]:
+    """The Croissant record set of the images."""
     source = {"fileSet": {"@id": "image-files"}}
     columns = _columns(manifest, image_tables.COLUMNS)
     return {
@@ -306,6 +312,7 @@ def _columns(manifest: schema.Manifest, names: Iterable[str]) -> list[str]:
 
 
 def _field(record_set: str, name: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """A field of a Croissant record set."""
     data_type, about = _COLUMNS.get(
         name, ("sc:ImageObject", "The image as a file: JPEG, or PNG for raw pixels.")
     )

@@ -77,6 +77,7 @@ def rejected_reasons(records_dir: str) -> list[str] | None:
 
 
 def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    """The YAML header of a data card, which the hub reads."""
     size = next((name for limit, name in _SIZES if manifest.written < limit), "n>10M")
     return markdown.header(
         {
@@ -93,6 +94,7 @@ def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
 
 
 def _about(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    """The card's section on what the data set is."""
     lines = [markdown.text(stated.description)] if stated.description else []
     labels = " and ".join(manifest.labels) or "no label"
     lines.append(
@@ -128,6 +130,7 @@ def _about(manifest: schema.Manifest, stated: statements.Statements) -> str:
 
 
 def _numbers(manifest: schema.Manifest) -> str:
+    """The card's table of records by split and class."""
     filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
     classes = [
         name
@@ -156,6 +159,7 @@ def _numbers(manifest: schema.Manifest) -> str:
 
 
 def _ages(splits: dict[str, schema.Split]) -> str:
+    """The card's table of records by age group and split."""
     groups = sorted(
         {age // _GROUP_YEARS for split in splits.values() for age in split.ages}
     )
@@ -169,6 +173,7 @@ def _ages(splits: dict[str, schema.Split]) -> str:
 
 
 def _making(manifest: schema.Manifest) -> str:
+    """The card's section on how the data set was written."""
     config = manifest.config
     lines = [
         "The images were written by `afad-write-records`, which decides the split of an"
@@ -213,6 +218,7 @@ def _left_out(manifest: schema.Manifest, rejected: Sequence[str] | None) -> str:
 
 
 def _rights(stated: statements.Statements) -> str:
+    """The card's section on licence and citation."""
     return markdown.items(
         [
             f"Licence: {markdown.text(stated.license)}",
@@ -224,6 +230,7 @@ def _rights(stated: statements.Statements) -> str:
 
 
 def _limits(manifest: schema.Manifest, stated: statements.Statements) -> str:
+    """The card's section on what the data set is not good for."""
     labels = " and the ".join(manifest.labels)
     use = f"to train and evaluate models that estimate the {labels} of a face"
     lines = [f"It can be used {use}."] if labels else []
@@ -276,6 +283,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _loading(manifest: schema.Manifest, *, has_images: bool) -> str:
+    """The card's section on how to load the records."""
     # Without a task, both labels are required.
     task = "" if len(manifest.labels) > 1 else f', task="{manifest.labels[0]}"'
     parts = [
@@ -315,6 +323,7 @@ def _loading(manifest: schema.Manifest, *, has_images: bool) -> str:
 
 
 def _files(manifest: schema.Manifest) -> str:
+    """The card's table of shards and indexes with their digests."""
     rows: list[list[object]] = []
     for split in manifest.splits.values():
         for shard in (*split.shards, split.index):

@@ -96,6 +96,7 @@ def _images(shard: label_table.Shard, manifest: schema.Manifest) -> Iterator[byt
 
 
 def _png(pixels: np.ndarray) -> bytes:
+    """Pixels as the bytes of a PNG file."""
     from PIL import Image
 
     content = io.BytesIO()

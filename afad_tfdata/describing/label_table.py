@@ -161,15 +161,18 @@ def _keys(path: str, format: str, entries: np.ndarray) -> list[bytes]:
 
 
 def _label(value: np.integer) -> int | None:
+    """A label of the index; None if it is missing."""
     return None if value == schema.MISSING else int(value)
 
 
 def _text(key: bytes) -> str:
+    """A key as text, whatever bytes it has."""
     # Some file names are not UTF-8, and CSV is text.
     return key.decode(errors="backslashreplace")
 
 
 def _damaged(path: str, reason: str) -> errors.DataError:
+    """The error of a shard or an index that is damaged."""
     return errors.DataError(
         f"{path} is damaged: {reason}; afad-inspect-records --verify names every fault"
     )

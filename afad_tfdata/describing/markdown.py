@@ -96,6 +96,7 @@ def header(values: Mapping[str, Any]) -> str:
 
 
 def _printable(value: Any) -> Any:
+    """A value of the header without characters that cannot be printed."""
     if isinstance(value, str):
         return errors.printable(value)
     if isinstance(value, Mapping):
@@ -106,4 +107,5 @@ def _printable(value: Any) -> Any:
 
 
 def _row(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"

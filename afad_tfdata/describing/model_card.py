@@ -71,6 +71,7 @@ def _header(
     license: str,
     stated: statements.Statements,
 ) -> str:
+    """The YAML header of a model card, which the hub reads."""
     values = {
         name: known.metrics[name]
         for name in ("accuracy", "auc", "mae", "rmse")
@@ -105,6 +106,7 @@ def _header(
 
 
 def _about(known: model_files.ModelFiles) -> str:
+    """The card's section on what the model estimates, and by which network."""
     network = known.network
     labels = " and the ".join(known.labels)
     lines = [
@@ -127,11 +129,13 @@ def _about(known: model_files.ModelFiles) -> str:
 
 
 def _size(network: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
+    """Size of the images that the network takes."""
     size = graph.get("image_size") or network.get("image_size")
     return f"{size} x {size} pixels, RGB" if size else "unknown"
 
 
 def _limits(known: model_files.ModelFiles, stated: statements.Statements) -> str:
+    """The card's section on what the model is not good for."""
     ages = known.graph.get("age_range") or known.run.get("age_range")
     names = known.graph.get("class_names") or known.run.get("class_names") or ()
     limits = []
@@ -157,6 +161,7 @@ def _limits(known: model_files.ModelFiles, stated: statements.Statements) -> str
 
 
 def _training(known: model_files.ModelFiles, stated: statements.Statements) -> str:
+    """The card's section on the training."""
     if not known.run:
         return "How it was trained is unknown: no run is named."
     train = known.run["train"]
@@ -196,6 +201,7 @@ def _last_epoch(last: Mapping[str, Any]) -> str:
 
 
 def _evaluation(known: model_files.ModelFiles) -> str:
+    """The card's section on the metrics of an evaluation."""
     metrics = known.metrics
     if not metrics:
         return "It was not evaluated, so nobody knows how good it is."
@@ -244,6 +250,7 @@ def _by_group(groups: Mapping[str, Mapping[str, Any]], title: str) -> str:
 
 
 def _graph(graph: Mapping[str, Any]) -> str:
+    """The card's section on the frozen graph: its feed and fetches."""
     (feed,) = graph["feeds"]
     items = [
         f"File: {markdown.text(graph['graph']['file'])},"
@@ -317,6 +324,7 @@ def _others(others: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _use(known: model_files.ModelFiles) -> str:
+    """The card's section on how to use the graph or the model."""
     if known.graph:
         name = known.graph["graph"]["file"]
         return "\n\n".join(
@@ -345,6 +353,7 @@ def _use(known: model_files.ModelFiles) -> str:
 
 
 def _rights(license: str, stated: statements.Statements) -> str:
+    """The card's section on licences and citation."""
     return markdown.items(
         [
             f"Licence of the model: {markdown.text(license)}",
@@ -356,22 +365,27 @@ def _rights(license: str, stated: statements.Statements) -> str:
 
 
 def _shape(shape: list[int | None]) -> str:
+    """A shape as text, with n for the size of the batch."""
     return "[" + ", ".join("n" if side is None else str(side) for side in shape) + "]"
 
 
 def _mean(mean: Mapping[str, float] | None) -> str:
+    """The channel means as text."""
     if not mean:
         return "unknown"
     return ", ".join(f"{name} {value:.2f}" for name, value in mean.items())
 
 
 def _interval(value: Any) -> str:
+    """The interval of a metric as text."""
     return f"{value[0]:.4f} to {value[1]:.4f}" if value else "not measured"
 
 
 def _cell(value: Any) -> Any:
+    """The value of a metric in a table."""
     return "not defined" if value is None else value
 
 
 def _plain(value: Any) -> str:
+    """A value of the run as text; none if it is empty."""
     return str(value) if value not in ("", None) else "none"

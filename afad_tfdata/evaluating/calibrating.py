@@ -236,10 +236,12 @@ def effects(
 
 
 def _list(predicted: np.ndarray | None) -> list[str | None] | None:
+    """The predicted class names as a list."""
     return None if predicted is None else predicted.tolist()
 
 
 def _mae(columns: Mapping[str, np.ndarray]) -> float:
+    """Mean absolute error of the ages."""
     return float(np.nanmean(np.abs(columns["age"] - columns["label_age"])))
 
 

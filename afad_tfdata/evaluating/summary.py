@@ -86,4 +86,5 @@ def _decision_lines(decisions: Mapping[str, Any] | None) -> list[str]:
 
 
 def _note(row: Mapping[str, Any]) -> list[str]:
+    """The note of a row about decisions, if it has one."""
     return [row["note"]] if "note" in row else []

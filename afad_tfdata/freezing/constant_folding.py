@@ -387,8 +387,10 @@ def _inputs_first(by_name: Mapping[str, tf.compat.v1.NodeDef]) -> list[str]:
 
 
 def _placeholders(graph: tf.compat.v1.GraphDef) -> list[str]:
+    """Names of the nodes that are fed."""
     return [node.name for node in graph.node if node.op == "Placeholder"]
 
 
 def _value(node: tf.compat.v1.NodeDef) -> np.ndarray:
+    """The array in a constant node."""
     return tf.make_ndarray(node.attr["value"].tensor)

@@ -223,6 +223,7 @@ def _graph_facts(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
 
 
 def _feed(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
+    """The description of the node that is fed."""
     mean = frozen.mean
     return {
         "name": frozen.feed,
@@ -245,6 +246,7 @@ def _fetches(
     frozen: export_formats.FrozenGraph,
     class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
+    """The descriptions of the nodes that are fetched."""
     size = frozen.image_size
     # Some models return [n] and others [n, 1].  A batch of one image shows which.
     outputs = source.call(tf.zeros([1, size, size, 3]))
@@ -284,6 +286,7 @@ def _parity(
     images: str,
     rounding: Mapping[str, float],
 ) -> dict[str, Any]:
+    """What the verification found, for the description of the graph."""
     return {
         "max_difference": _plain(comparison.max_difference),
         "allowed": _plain(comparison.allowed(tolerance)),
@@ -342,6 +345,7 @@ def _loss(
 
 
 def _versions() -> dict[str, str]:
+    """Versions of the packages that made the graph."""
     packages = ("tensorflow", "keras", "numpy")
     return {
         "afad_tfdata": __version__,
@@ -355,6 +359,7 @@ def _content(path: str) -> str:
 
 
 def _digest(path: str) -> dict[str, Any]:
+    """Size and SHA-256 of a written file."""
     path = _content(path)
     return {"bytes": os.path.getsize(path), "sha256": files.sha256(path)}
 

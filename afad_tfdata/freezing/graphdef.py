@@ -326,6 +326,7 @@ def layer_of(node_name: str, layers: Iterable[str]) -> str:
 
 
 def _allows(allowed: Sequence[Any] | None, value: Any) -> bool:
+    """Whether a list of allowed values has the value of an attribute."""
     if allowed is None:
         return True
     kind = value.WhichOneof("value")

@@ -97,6 +97,7 @@ def _is_depthwise(node: tf.compat.v1.NodeDef, weights: np.ndarray) -> bool:
 def _depthwise(
     node: tf.compat.v1.NodeDef, weights: np.ndarray, groups: int
 ) -> list[tf.compat.v1.NodeDef]:
+    """A grouped convolution as a depthwise one."""
     height, width, _, _ = weights.shape
     changed = tf.compat.v1.NodeDef(name=node.name, op="DepthwiseConv2dNative")
     for name in ("T", "strides", "padding", "data_format", "dilations"):

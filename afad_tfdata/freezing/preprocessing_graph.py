@@ -104,6 +104,7 @@ def _pixels_of_files(encoded: tf.Tensor, size: int, decode: str) -> tf.Tensor:
 
 
 def _resized(pixels: tf.Tensor, size: int, decode: str) -> tf.Tensor:
+    """Pixels that are fed, in the size that the graph takes."""
     del decode  # The program that feeds pixels has decoded them.
     return preprocess.resize(pixels, size)
 

@@ -49,6 +49,7 @@ def _has_ellipsis(node: tf.compat.v1.NodeDef) -> bool:
 
 
 def _trains(node: tf.compat.v1.NodeDef) -> bool:
+    """Whether a normalisation with the channels first computes its own statistics."""
     return graphdef.attribute(node, "is_training").b and _is_channels_first(node)
 
 
@@ -108,6 +109,7 @@ def check(graph: tf.compat.v1.GraphDef, *, layers: Iterable[str] = ()) -> None:
 def _refused(
     node: tf.compat.v1.NodeDef, reason: str, layers: list[str]
 ) -> errors.UsageError:
+    """The error of an operation that TensorFlow 1.15 cannot run."""
     layer = graphdef.layer_of(node.name, layers)
     where = f"layer {layer!r}" if layer else f"node {node.name!r}"
     return errors.UsageError(

@@ -236,6 +236,7 @@ def median_ms(call: Callable[[], Any], repeats: int = _LATENCY_REPEATS) -> float
 
 
 def _difference(output: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference of two outputs; infinite for NaN or another shape."""
     if output.shape != expected.shape or output.dtype != expected.dtype:
         return float("inf")
     # Two NaN do not count as equal: a model that returns them is broken.
@@ -330,6 +331,7 @@ def _run(
     inputs: Sequence[Any],
     timed: Sequence[bool],
 ) -> _RunResult:
+    """Runs a written graph on all inputs, in the fresh process."""
     # The CPU is used, as for the model, because GPUs round products to fewer digits.
     graph = loaded_graph.LoadedGraph(path, feed, fetches, device="cpu")
     outputs, latency = [], []

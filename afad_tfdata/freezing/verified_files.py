@@ -138,6 +138,7 @@ class VerifiedFiles:
         return [*paths, description_path]
 
     def _file(self, export_format: export_formats.ExportFormat) -> WrittenFile:
+        """Temporary and final name of the graph in one format."""
         ending = export_format.ending
         # The temporary file is in the same directory, because a rename between file
         # systems is not atomic.  Its name has the same ending, by which the format is

@@ -175,6 +175,7 @@ def parse(text: str) -> AugmentConfig | None:
 
 
 def _value(name: str, text: str, kind: type) -> str | bool | float:
+    """The value of one setting in the text of ``--augment``."""
     if kind is str:
         return text
     if kind is bool:

@@ -181,4 +181,5 @@ def _blend(
 
 
 def _within(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Which coordinates are inside the image."""
     return (values >= low) & (values <= high)

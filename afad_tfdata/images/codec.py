@@ -351,6 +351,7 @@ def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
 
 @functools.cache
 def _library() -> _OpenCvLibrary | _PillowLibrary:
+    """OpenCV, or Pillow where OpenCV is not installed."""
     try:
         import cv2
     except ImportError as error:

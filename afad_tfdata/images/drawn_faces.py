@@ -254,6 +254,7 @@ class _Canvas:
         return box, turned_x, turned_y
 
     def _pixels(self, low: float, high: float) -> slice:
+        """The pixels between two coordinates in [-1, 1]."""
         first = math.floor((low + 1) / 2 * self._side)
         last = math.ceil((high + 1) / 2 * self._side)
         return slice(max(first, 0), max(last, 0))
@@ -265,6 +266,7 @@ class _Canvas:
         color: np.ndarray,
         opacity: float,
     ) -> None:
+        """Paints a colour where the mask is set."""
         part = self._rgb[box]
         weight = (mask * opacity).astype(np.float32)[..., None]
         part += weight * (color.astype(np.float32) - part)

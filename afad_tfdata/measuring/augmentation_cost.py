@@ -56,6 +56,7 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
 def _augmented(
     form: str, images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
 ) -> tf.Tensor:
+    """The network's input with augmentation, in one of its forms."""
     config = augment.AugmentConfig(form=form)
     images = augment.augment_images(
         images, seed=1, step=step, offset=offset, config=config
@@ -69,6 +70,7 @@ def _step(
     precision: str,
     prepare: Callable[..., tf.Tensor],
 ) -> trial_steps.Loop:
+    """The training loop of the slow network with this preparation of images."""
     with strategy.scope():
         model = trial_steps.network(
             settings.slow_network, settings.image_size, precision

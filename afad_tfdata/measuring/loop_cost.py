@@ -47,6 +47,7 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
 def _batches(
     strategy: tf.distribute.Strategy, settings: check_settings.Settings
 ) -> Iterator[Any]:
+    """Batches of noise for the training loop."""
     return trial_steps.distributed(
         strategy, lambda _: trial_steps.in_memory(settings.batch, settings.image_size)
     )
@@ -58,6 +59,7 @@ def _loop(
     backbone: str,
     precision: str,
 ) -> trial_steps.Loop:
+    """The package's training loop around a network."""
     with strategy.scope():
         model = trial_steps.network(backbone, settings.image_size, precision)
     batches = _batches(strategy, settings)

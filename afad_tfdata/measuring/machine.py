@@ -82,6 +82,7 @@ def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[rows.Row]:
 
 
 def _gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:
+    """Name, card and compute capability of a GPU."""
     details = tf.config.experimental.get_device_details(device)
     return {
         "name": "gpu:" + device.name.rpartition(":")[2],
@@ -116,6 +117,7 @@ def _nvidia_smi() -> list[str]:
 
 
 def _processor() -> str:
+    """The name of the processor."""
     try:
         with open("/proc/cpuinfo") as file:
             match = re.search(r"^model name\s*: (.+)$", file.read(), re.M)

@@ -49,6 +49,7 @@ def _row(
     backbone: str,
     precision: str,
 ) -> rows.Row:
+    """The row of one network in one precision."""
     tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
     batch = settings.batch
     for _ in range(_HALVINGS):
@@ -83,6 +84,7 @@ def _rate(
     precision: str,
     batch: int,
 ) -> trial_steps.Rate:
+    """How fast a network takes steps with this batch."""
     with strategy.scope():
         model = trial_steps.network(backbone, settings.image_size, precision)
     batches = trial_steps.distributed(

@@ -44,6 +44,7 @@ def measure(settings: check_settings.Settings, what: str) -> Iterator[rows.Row]:
 
 
 def _augmentation(settings: check_settings.Settings, device: str) -> Iterator[rows.Row]:
+    """Compares augmented images on the device with those on the CPU."""
     config = augment.AugmentConfig(brightness=0.2, contrast=0.2, color=0.2, erasing=0.5)
     size = settings.image_size
     images = trial_steps.random_batches(32, size, 1)[0][0]
@@ -83,6 +84,7 @@ def _augmentation(settings: check_settings.Settings, device: str) -> Iterator[ro
 
 
 def _step(settings: check_settings.Settings, device: str) -> Iterator[rows.Row]:
+    """Compares a step on the device with the same step on the CPU."""
     del settings
     places = {
         name: tf.distribute.OneDeviceStrategy(f"/{name}") for name in ("CPU:0", device)
@@ -113,6 +115,7 @@ def _step(settings: check_settings.Settings, device: str) -> Iterator[rows.Row]:
 
 
 def _graph(settings: check_settings.Settings, device: str) -> Iterator[rows.Row]:
+    """Compares a frozen graph on the device with the same graph on the CPU."""
     keras.utils.set_random_seed(1)
     size = settings.image_size
     config = models.ModelConfig(

@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
 def _measured(
     part: parts.Part, settings: check_settings.Settings
 ) -> Iterator[rows.Row]:
+    """The rows of one part of the check; a row of the error if it fails."""
     module, _, function = part.function.partition(":")
     try:
         if not settings.gpus and settings.all:

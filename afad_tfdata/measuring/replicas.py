@@ -105,6 +105,7 @@ def scaling(settings: check_settings.Settings) -> Iterator[rows.Row]:
 
 
 def _devices(settings: check_settings.Settings, count: int) -> str:
+    """The flag ``--devices`` for the first of the replicas."""
     if settings.gpus:
         return ",".join(settings.devices[:count])
     return "cpu" if count == 1 else f"cpu:{count}"

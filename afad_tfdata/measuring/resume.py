@@ -86,6 +86,7 @@ def _last(process: subprocess.Popen) -> str:
 
 
 def _compared(settings: check_settings.Settings) -> rows.Row:
+    """Compares the last checkpoints of the two trainings."""
     ends = [
         checkpoints.load_newest(os.path.join(settings.work_dir, name, "checkpoints"))
         for name in ("whole", "cut")
@@ -115,4 +116,5 @@ def _compared(settings: check_settings.Settings) -> rows.Row:
 
 
 def _equal(one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether two arrays are the same; NaN equals NaN."""
     return np.array_equal(one, two, equal_nan=np.issubdtype(one.dtype, np.floating))

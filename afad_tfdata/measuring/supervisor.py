@@ -118,6 +118,7 @@ class Supervisor:
         settings: check_settings.Settings,
         limit: float,
     ) -> list[rows.Row]:
+        """Runs parts in one process; returns their rows."""
         began = time.monotonic()
         names = [part.name for part in group]
         path = os.path.join(settings.work_dir, names[0].replace(":", "-"))
@@ -173,6 +174,7 @@ class Supervisor:
 
 
 def _end(process: subprocess.Popen) -> None:
+    """Kills a process that runs a part, with its children."""
     with contextlib.suppress(OSError):  # The group has no processes left.
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

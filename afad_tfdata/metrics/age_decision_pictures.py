@@ -197,6 +197,7 @@ def _gap_text(gaps: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _ends(row: Mapping[str, Any], metric: str) -> Sequence[float] | None:
+    """The ends of a rate's interval, if it was measured."""
     return row.get("intervals", {}).get(metric)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.metrics import bootstrap
+from afad_tfdata.metrics import group_errors
 
 SOURCE = "NIST IR 8525, Face Analysis Technology Evaluation: Age Estimation (2024)"
 DEFINITION = {
@@ -40,8 +40,6 @@ DEFINITION = {
 }
 # The share of people under the legal age that a challenge age may accept.
 LIMIT = 0.01
-# Examples that a group needs to count in the largest gap: the mean of fewer is noise.
-MIN_GROUP = 30
 # A two-sided 95 % interval, as a share and in standard deviations of a normal.
 _LEVEL = 0.95
 _DEVIATIONS = 1.959963984540054
@@ -118,9 +116,9 @@ def measure(
         }
     errors = age - label
     for grouping, by_name in groups.items():
-        found = _errors_by_group(errors, by_name, samples=samples, seed=seed)
+        found = group_errors.by_group(errors, by_name, samples=samples, seed=seed)
         result["groups"][grouping] = {name: row for name, (row, _) in found.items()}
-        result["largest_gap"][grouping] = _largest_gap(found)
+        result["largest_gap"][grouping] = group_errors.largest_gap(found)
     return result
 
 
@@ -246,57 +244,6 @@ def wilson(successes: int, number: int) -> list[float] | None:
     half /= 1 + square / number
     # Rounding may put an end on the wrong side of the share, or of 0 or 1.
     return [max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))]
-
-
-def _errors_by_group(
-    errors: np.ndarray, by_name: Mapping[str, np.ndarray], *, samples: int, seed: int
-) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """MAE and bias of each group with any example, and of its resampled examples."""
-    found = {}
-    for index, (name, rows) in enumerate(by_name.items()):
-        own = errors[rows]
-        if not len(own):
-            continue
-        values = np.stack([np.abs(own), own])
-        mae, bias = values.mean(axis=1)
-        row: dict[str, Any] = {
-            "examples": len(own),
-            "mae": float(mae),
-            "bias": float(bias),
-        }
-        # A seed for each group: groups of one size would otherwise draw the same rows.
-        drawn = bootstrap.means(values, samples=samples, seed=(seed, index))
-        by_metric = dict(zip(("mae", "bias"), drawn, strict=True))
-        if samples:
-            row["intervals"] = {
-                metric: bootstrap.interval(values, _LEVEL)
-                for metric, values in by_metric.items()
-            }
-        found[name] = (row, by_metric)
-    return found
-
-
-def _largest_gap(
-    found: Mapping[str, tuple[Mapping[str, Any], Mapping[str, np.ndarray]]],
-) -> dict[str, Any]:
-    """The groups between which MAE and bias differ most."""
-    large = {n: v for n, v in found.items() if v[0]["examples"] >= MIN_GROUP}
-    result: dict[str, Any] = {"smallest_group": MIN_GROUP}
-    if len(large) < 2:
-        note = f"fewer than two groups have {MIN_GROUP} examples or more"
-        return {**result, "mae": None, "bias": None, "note": note}
-    for metric in ("mae", "bias"):
-        low, *_, high = sorted(large, key=lambda name: large[name][0][metric])
-        gap: dict[str, Any] = {
-            "high": high,
-            "low": low,
-            "years": large[high][0][metric] - large[low][0][metric],
-        }
-        between = large[high][1][metric] - large[low][1][metric]
-        if len(between):
-            gap["interval"] = bootstrap.interval(between, _LEVEL)
-        result[metric] = gap
-    return result
 
 
 def _step_above(estimate: float, legal_age: float) -> float:

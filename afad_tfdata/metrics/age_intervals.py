@@ -200,5 +200,6 @@ def _half_widths(
 
 
 def _rank(number: int, coverage: float) -> int:
+    """Which of the sorted errors reaches the coverage."""
     # The product may be rounded up: (9 + 1) * 0.9 must have the rank 9, not 10.
     return math.ceil((number + 1) * coverage - 1e-9)

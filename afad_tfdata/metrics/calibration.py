@@ -162,6 +162,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _key(model_path: str) -> str:
+    """The name by which the file of corrections lists a model."""
     return os.path.basename(model_path.rstrip("/"))
 
 

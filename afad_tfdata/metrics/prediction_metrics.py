@@ -220,6 +220,7 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _overall(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The metrics over all examples."""
     number = len(next(iter(columns.values()), ()))
     if not number:
         return {"examples": 0}

@@ -380,5 +380,6 @@ def _has_option(constructor: Callable[..., keras.Model], name: str) -> bool:
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    """Three channel values as floats."""
     r, g, b = (float(v) for v in values)
     return r, g, b

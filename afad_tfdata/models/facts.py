@@ -329,4 +329,5 @@ def check_class_names(names: Sequence[str], flag: str) -> None:
 
 
 def _keys(names: Sequence[str]) -> list[str]:
+    """Class names without spaces around them and without case."""
     return [name.strip().casefold() for name in names]

@@ -143,4 +143,5 @@ def _first_layers(model: Any) -> Iterator[Any]:
 
 
 def _largest(value: Any) -> float:
+    """The largest absolute value of an array."""
     return float(np.max(np.abs(np.asarray(value, np.float64)), initial=0.0))

@@ -428,4 +428,5 @@ def _at_least_float32(value: tf.Tensor) -> tf.Tensor:
 
 
 def _flat(value: tf.Tensor) -> tf.Tensor:
+    """Labels or outputs as one vector of float32."""
     return tf.reshape(_at_least_float32(value), [-1])

@@ -432,6 +432,7 @@ def _resolve(config: ModelConfig) -> ModelConfig:
 
 
 def _hidden(x: keras.KerasTensor, name: str, config: ModelConfig) -> keras.KerasTensor:
+    """The hidden layer before a head."""
     return keras.layers.Dense(config.hidden_units, activation="relu", name=name)(x)
 
 
@@ -476,6 +477,7 @@ def _flat_outputs(model: keras.Model) -> list[keras.KerasTensor]:
 
 
 def _describe(model: keras.Model, what: str) -> Trainable:
+    """What a stage trains: numbers of weights, and a text for the log."""
     parameters = sum(math.prod(w.shape) for w in model.trainable_weights)
     fixed = [w for layer in _fixed_layers(model) for w in layer.weights]
     total = sum(math.prod(w.shape) for w in model.weights)

@@ -314,6 +314,7 @@ def _with_swapped_classes(
 
 
 def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:
+    """Shapes of a layer's weights."""
     return [tuple(weight.shape) for weight in layer.weights]
 
 

@@ -127,6 +127,7 @@ class ImageReader:
     def _faces(
         self, path: str, photo: np.ndarray, finder: FaceFinder
     ) -> list[LoadedImage]:
+        """Cuts each face out of a photo."""
         found = face_detector.cut_faces(photo, finder.crop, finder.detector)
         items = [
             LoadedImage(path, self._fed(pixels), self._picture(pixels), "", square)
@@ -146,6 +147,7 @@ class ImageReader:
         return (pixels - center) / np.float32(self.divisor)
 
     def _picture(self, image: np.ndarray) -> np.ndarray | None:
+        """The thumbnail of an image, if one is wanted."""
         return codec.resize(image, self.thumbnail) if self.thumbnail else None
 
 

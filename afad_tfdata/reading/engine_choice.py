@@ -406,4 +406,5 @@ def _keeps_in_memory(
 
 
 def _needed(index: record_index.RecordIndex) -> str:
+    """How much memory the split takes, as text."""
     return f"the {index.split} split takes {resources.mib(index.image_bytes)}"

@@ -62,6 +62,7 @@ class MemoryEngine:
         return self._images(good), *self._labels.of(good)
 
     def _images(self, records: tf.Tensor) -> tf.Tensor:
+        """Decodes images that are in memory."""
         store = self._store
         data = tf.gather(store.data, records)
         return decode(data, store.pixel, store.side, self._size, self._decode)
@@ -116,6 +117,7 @@ class StreamEngine:
         return self._images(data), *self._labels.of(records)
 
     def _images(self, data: tf.Tensor) -> tf.Tensor:
+        """Decodes the images of a batch of records."""
         index = self._index
         if index.format == "tfrecord":
             # One call parses the batch: a call per record takes several times as long.

@@ -97,6 +97,7 @@ class Engine:
         records: tf.Tensor,
         types: list[tf.DType],
     ) -> tuple[tf.Tensor, ...]:
+        """Calls a function of the mapped reader as an operation."""
         # The guard refers to the reader weakly.  The data set that maps this engine's
         # method keeps the engine alive, and the engine keeps the reader alive.
         result = tf.numpy_function(pipeline_shutdown.guard(function), [records], types)

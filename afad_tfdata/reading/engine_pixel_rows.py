@@ -87,6 +87,7 @@ class RowEngine:
         return tf.ensure_shape(good, records.shape)
 
     def _batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Gathers the rows of a batch, as images of the model's size."""
         values, ages, genders = self._rows.batch(records)
         if self._dtype.byteorder == ">":
             values = tf.reverse(values, [2])

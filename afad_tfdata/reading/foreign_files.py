@@ -87,6 +87,7 @@ def load(
 
 
 def _paths(patterns: str, split: str) -> list[str]:
+    """The files that the patterns of ``--files`` name."""
     found: list[str] = []
     for pattern in filter(None, patterns.split(",")):
         pattern = files.local_path(pattern.replace("{split}", split))

@@ -132,6 +132,7 @@ class Label:
         )
 
     def _checked(self, value: Any) -> float:
+        """The number that a value of another program stands for."""
         number = value
         if isinstance(value, (bytes, str)):
             text = (

@@ -178,6 +178,7 @@ def _shard_bytes(path: str) -> np.ndarray | bytes:
 
 
 def _chunks(items: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """Groups the stored images into lists of one size."""
     while chunk := list(itertools.islice(items, _CHUNK)):
         yield chunk
 

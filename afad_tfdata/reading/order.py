@@ -111,6 +111,7 @@ class Order:
         return np.concatenate(self.groups)[starts[group] + member]
 
     def _balanced(self, positions: tf.Tensor) -> tf.Tensor:
+        """Record numbers at positions of the balanced stream."""
         sizes = np.array([len(group) for group in self.groups], np.int64)
         starts = np.cumsum(sizes) - sizes
         round_, place = _divide(positions, len(sizes))

@@ -98,6 +98,7 @@ def _mix(value: np.ndarray) -> np.ndarray:
 def _encrypt(
     place: np.ndarray, words: list[int], largest: int, rounds: int
 ) -> np.ndarray:
+    """The block cipher that permutes record numbers."""
     bits = math.ceil(math.log2(largest)) if largest else 0
     width = max(bits + bits % 2, _SMALLEST_BLOCK) // 2
     keys = [np.uint64(k) for k in _round_keys(words, width, rounds)]
@@ -136,6 +137,7 @@ def _encrypt(
 
 
 def _follow(table: list[int], value: int, largest: int) -> int:
+    """Applies a permutation again until the number is a record's."""
     value = table[value]
     while value > largest:
         value = table[value]

@@ -87,6 +87,7 @@ def _look_up(
 def _stream(
     shuffle: order.Order, slices: replica_batches.ReplicaBatches, first: int
 ) -> tf.data.Dataset:
+    """The endless stream of record numbers, from one step on."""
     # This map turns numbers of batches into numbers of records.
     numbers = tf.data.Dataset.range(first, _ENDLESS, _num_looked_up(slices))
     # The range never ends, but `repeat` tells tf.data that the stream is infinite.
@@ -103,6 +104,7 @@ def _make(
     slices: replica_batches.ReplicaBatches,
     first: int,
 ) -> Any:
+    """Calls a function that makes a data set of record numbers."""
     return function(shuffle, slices, first)
 
 
@@ -112,6 +114,7 @@ def _kept(
     slices: replica_batches.ReplicaBatches,
     first: int,
 ) -> Any:
+    """Calls the function once for each order; its graph is kept."""
     return _cached(function, shuffle.num_examples, shuffle.seed, slices, first)
 
 
@@ -124,4 +127,5 @@ def _cached(
     slices: replica_batches.ReplicaBatches,
     first: int,
 ) -> Any:
+    """Calls a function by values that can be compared, for `_kept`."""
     return function(order.Order(num_examples, seed), slices, first)

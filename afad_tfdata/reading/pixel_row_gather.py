@@ -63,6 +63,7 @@ class RowGather:
         return first + tf.squeeze(tf.gather(self._shift, shard), [0])
 
     def _images(self, first: tf.Tensor) -> tf.Tensor:
+        """The pixel rows of records, as images."""
         if self._pieces == 1:
             return tf.gather(self._matrix, first)
         first = first[:, tf.newaxis] + tf.range(self._pieces, dtype=tf.int64)
@@ -70,6 +71,7 @@ class RowGather:
         return tf.reshape(tf.gather(self._matrix, first), shape)
 
     def _labels(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Ages and genders of records."""
         ages, genders = (
             tf.gather(values, records) for values in (self._ages, self._genders)
         )

@@ -58,6 +58,7 @@ class ReadAhead:
     def _taken(
         self, records: np.ndarray, function: Callable[[np.ndarray], _Result]
     ) -> _Result:
+        """The batch that was read ahead, or one that is read now."""
         if self._batches:
             try:
                 batch = self._batches.pop()
@@ -84,6 +85,7 @@ class _Batch:
         self._thread.start()
 
     def _read(self) -> None:
+        """Reads the batch, in its own thread."""
         try:
             self._found = self._function(self._records)
         except Exception:

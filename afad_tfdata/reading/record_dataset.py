@@ -60,6 +60,7 @@ class RecordDataset:
         self._open()
 
     def _open(self) -> None:
+        """Opens the records, which a copy in another process does again."""
         records_dir, split, image_size, self._keys, self._decode = self._arguments
         if files.is_remote(records_dir):
             raise errors.UsageError(
@@ -116,6 +117,7 @@ class RecordDataset:
         ]
 
     def _key(self, record: int) -> str:
+        """The key of a record."""
         if self._index.format != "hdf5":
             return self._index.filename(record)
         shard = int(self._index.entries["shard"][record])

@@ -223,6 +223,7 @@ def first_records(index: RecordIndex, count: int) -> RecordIndex:
 
 
 def _has(records_dir: str, split: str) -> bool:
+    """Whether a data set has records of this split."""
     found = schema.load_manifest(records_dir).splits.get(split)
     return found is not None and found.num_examples > 0
 

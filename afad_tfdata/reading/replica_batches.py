@@ -96,6 +96,7 @@ class ReplicaBatches:
         return self._first(batches)[..., np.newaxis] + within
 
     def _first(self, batches: Any) -> Any:
+        """Position of the first example of a pipeline's batch."""
         step = batches // self.num_local_replicas
         replica = self.first_replica + batches % self.num_local_replicas
         return step * self.global_batch_size + replica * self.per_replica_batch_size

@@ -96,6 +96,7 @@ def _is_good(path: str, shard: schema.Shard) -> bool:
 
 
 def _fetch(remote: str, path: str, shard: schema.Shard) -> None:
+    """Copies a remote shard to the local disk, and checks its digest."""
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, _TEMPORARY + name)
     digest, count = hashlib.sha256(), 0

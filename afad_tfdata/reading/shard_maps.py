@@ -136,6 +136,7 @@ class ShardMaps:
         ).start()
 
     def _populate(self, user: Callable[[], object]) -> None:
+        """Reads the mapped shards into memory, until their user is gone."""
         try:
             for number, shard in enumerate(self.shards):
                 address = self._addresses[number]
@@ -303,6 +304,7 @@ def _identity(path: str) -> tuple[str, int, int, int, int]:
 
 
 def _size(path: str) -> int:
+    """Size of a shard's file."""
     try:
         return os.path.getsize(path)
     except OSError as error:
@@ -310,6 +312,7 @@ def _size(path: str) -> int:
 
 
 def _unreadable(path: str, error: OSError) -> errors.AfadError:
+    """The error of a shard that cannot be read."""
     if not isinstance(error, FileNotFoundError):
         return files.read_error(path, error)
     return errors.DataError(f"cannot read {path}: {error.strerror}; restore it")
@@ -356,6 +359,7 @@ def _places(
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
+    """The C library, with the calls that map memory."""
     # Python's own `mmap` cannot map at a given address, and its `madvise` does not
     # release the interpreter lock.
     libc = ctypes.CDLL(None, use_errno=True)
@@ -376,6 +380,7 @@ def _libc() -> ctypes.CDLL:
 def _map(
     address: int | None, size: int, protection: int, flags: int, fd: int, what: str
 ) -> int:
+    """Maps a file or zeros to an address."""
     found = _libc().mmap(address, size, protection, flags, fd, 0)
     if found == _FAILED or found is None:
         code = ctypes.get_errno()

@@ -231,6 +231,7 @@ def _of_graph_engine(
 
 
 def _example(name: str, data: bytes) -> bytes:
+    """A serialized ``tf.train.Example`` that contains one image."""
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
     features = tf.train.Features(feature={name: feature})
     return tf.train.Example(features=features).SerializeToString()

@@ -206,11 +206,13 @@ class Chart:
         )
 
     def _group(self, marks: list[tuple[str, json_values.Json]]) -> str:
+        """Names a group of marks in the SVG, with their numbers."""
         name = f"mark-{len(self._marks)}"
         self._marks[name] = marks
         return name
 
     def _svg(self, title: str) -> elements.Element:
+        """The figure as an SVG element."""
         import matplotlib
 
         content = io.BytesIO()

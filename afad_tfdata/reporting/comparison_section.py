@@ -54,6 +54,7 @@ def build(
 
 
 def _curves(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element]:
+    """Charts of both runs' curves."""
     histories, notes = [], []
     for path in paths:
         try:
@@ -94,6 +95,7 @@ def _metrics(
     names: Sequence[str],
     metrics: Sequence[json_values.Json | None],
 ) -> list[elements.Element]:
+    """The table that compares the metrics of both runs."""
     known = [found for found in metrics if found is not None]
     if len(known) < 2:
         lacking = [p for p, found in zip(paths, metrics, strict=True) if found is None]
@@ -216,6 +218,7 @@ def _swapped(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _options(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element]:
+    """The table of options that differ between the runs."""
     stored = [run_section.config_of(path) for path in paths]
     rows: list[list[Any]] = []
     flat = [dict(_flat(found)) for found in stored]

@@ -58,6 +58,7 @@ def build(records_dir: str, *, images: bool) -> list[elements.Element]:
 def _facts(
     records_dir: str, manifest: schema.Manifest, source: json_values.Json
 ) -> elements.Element:
+    """The list of what the data set is."""
     size = sum(
         shard.num_bytes for split in manifest.splits.values() for shard in split.shards
     )
@@ -83,6 +84,7 @@ def _facts(
 
 
 def _counts(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
+    """The table of records by split and class."""
     classes = manifest.counted_classes
     rows = []
     for name, split in manifest.splits.items():
@@ -145,6 +147,7 @@ def _charts(
 
 
 def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
+    """The table of records by age."""
     columns = [(s, c) for s in manifest.splits for c in manifest.counted_classes]
     ages = sorted({age for split in manifest.splits.values() for age in split.ages})
     rows: list[list[Any]] = []

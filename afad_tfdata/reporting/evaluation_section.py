@@ -65,6 +65,7 @@ def interval(
 
 
 def _facts(metrics: json_values.Json) -> elements.Element:
+    """The list of what was evaluated."""
     return elements.facts(
         {
             "Model": elements.new("code", metrics.at("model").text),
@@ -82,6 +83,7 @@ def _if_there(value: json_values.Json) -> elements.Element | str | None:
 
 
 def _table(metrics: json_values.Json) -> elements.Element:
+    """The table of metrics with their intervals."""
     rows = [
         [
             title,
@@ -107,6 +109,7 @@ def _table(metrics: json_values.Json) -> elements.Element:
 
 
 def _confusion(metrics: json_values.Json) -> list[elements.Element]:
+    """The table of labels by predicted gender."""
     counts = metrics.at("confusion")
     cells = [row.elements() for row in counts.elements()]
     numbers = [[cell.number for cell in row] for row in cells]
@@ -227,6 +230,7 @@ def _by_group(metrics: json_values.Json) -> list[elements.Element]:
 
 
 def _decisions(decisions: json_values.Json) -> list[elements.Element]:
+    """The table of error rates of decisions about age."""
     thresholds = decisions.at("thresholds").items()
     if not thresholds:
         return []
@@ -280,6 +284,7 @@ def _percent_interval(pair: json_values.Json) -> elements.Element | str:
 
 
 def _curves(decisions: json_values.Json) -> list[elements.Element]:
+    """Charts of error rates by challenge age."""
     drawn = []
     for years, row in decisions.at("challenge").items():
         places = row.at("curve", "challenge_age").elements()
@@ -308,6 +313,7 @@ def _name(text: str) -> str:
 
 
 def _coverage(found: json_values.Json) -> list[elements.Element]:
+    """The table of how often age intervals contain the age."""
     measured = found.at("measured")
     if not measured.items():
         return []
@@ -339,6 +345,7 @@ def _coverage(found: json_values.Json) -> list[elements.Element]:
 
 
 def _corrections(metrics: json_values.Json) -> list[elements.Element]:
+    """The list of corrections that the evaluation applied."""
     entry = metrics.at("calibration")
     facts: dict[str, Any] = {}
     if entry.at("gender_temperature").items():
@@ -363,12 +370,14 @@ def _corrections(metrics: json_values.Json) -> list[elements.Element]:
 
 
 def _both(before: json_values.Json, after: json_values.Json) -> elements.Element:
+    """A metric before and after the corrections."""
     return elements.new("span", elements.number(before), ", ", elements.number(after))
 
 
 def _worst(
     metrics: json_values.Json, records_dir: str, *, images: bool
 ) -> list[elements.Element]:
+    """The faces with the largest errors."""
     worst = metrics.at("worst").elements()
     if not worst:
         return [

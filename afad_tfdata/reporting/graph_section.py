@@ -35,6 +35,7 @@ def build(path: str) -> list[elements.Element]:
 
 
 def _facts(path: str, description: json_values.Json) -> elements.Element:
+    """The list of what the graph is."""
     graph = description.at("graph")
     names = [name.text for name in description.at("class_names").elements()]
     ages = description.at("age_range")
@@ -63,10 +64,12 @@ def _facts(path: str, description: json_values.Json) -> elements.Element:
 
 
 def _yes(value: json_values.Json) -> str:
+    """A bool of the description as yes or no."""
     return {True: "yes", False: "no"}.get(value.value, "")
 
 
 def _ends(description: json_values.Json) -> list[elements.Element]:
+    """The table of feeds and fetches."""
     rows: list[list[Any]] = [
         [
             elements.new("code", end.at("name").text),
@@ -97,11 +100,13 @@ def _ends(description: json_values.Json) -> list[elements.Element]:
 
 
 def _shape(value: json_values.Json) -> str:
+    """A shape as text, with n for the size of the batch."""
     sides = ["n" if v.value is None else str(v.value) for v in value.elements()]
     return f"[{', '.join(sides)}]"
 
 
 def _parity(parity: json_values.Json) -> list[elements.Element]:
+    """The table of differences between the graph and its model."""
     labels = [name for name, _ in parity.at("max_difference").items()]
     if not labels:
         return []
@@ -122,6 +127,7 @@ def _parity(parity: json_values.Json) -> list[elements.Element]:
 
 
 def _latency(description: json_values.Json) -> list[elements.Element]:
+    """The table of median times."""
     rows = [
         [
             batch,
@@ -137,6 +143,7 @@ def _latency(description: json_values.Json) -> list[elements.Element]:
 
 
 def _others(description: json_values.Json) -> list[elements.Element]:
+    """The table of the graph's other formats."""
     rows: list[list[Any]] = [
         [
             elements.new("code", other.at("file").text),
@@ -153,6 +160,7 @@ def _others(description: json_values.Json) -> list[elements.Element]:
 
 
 def _programs(path: str, description: json_values.Json) -> list[elements.Element]:
+    """The programs that load the graph, in several languages."""
     feed = description.at("feeds", 0, "name").text
     fetches = [f.at("name").text for f in description.at("fetches").elements()]
     side = description.at("image_size").number or 0
@@ -229,15 +237,18 @@ def _programs(path: str, description: json_values.Json) -> list[elements.Element
 
 
 def _quoted(text: str) -> str:
+    """A text as a string of Python."""
     return repr(text)
 
 
 def _double(text: str) -> str:
+    """A text as a literal in double quotes."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def _model(description: json_values.Json) -> elements.Element:
+    """The table of the model's options, and of versions."""
     rows = [
         [name, elements.new("code", elements.plain_text(value.value))]
         for part in ("model", "corrections", "versions")

@@ -43,6 +43,7 @@ class Json:
         return found
 
     def _child(self, key: str | int) -> Json:
+        """The value under a key or at a position."""
         value = None
         if isinstance(key, int):
             if isinstance(self.value, list) and 0 <= key < len(self.value):

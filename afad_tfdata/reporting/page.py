@@ -142,4 +142,5 @@ def _raw(tag: str, text: str, **attributes: str) -> elements.Element:
 
 
 def _read(name: str) -> str:
+    """The style or the program of the page."""
     return (_HERE / name).read_text(encoding="utf-8")

@@ -75,6 +75,7 @@ def points(
 
 
 def _facts(path: str, stored: json_values.Json) -> elements.Element:
+    """The list of what the run is."""
     train = stored.at("train")
     return elements.facts(
         {
@@ -94,6 +95,7 @@ def _facts(path: str, stored: json_values.Json) -> elements.Element:
 
 
 def _curves(epochs: json_values.Json) -> list[elements.Element]:
+    """Charts of loss and metrics by epoch."""
     rows = epochs.at("epochs").elements()
     if not rows:
         return [elements.note("No epoch is finished yet.")]
@@ -126,6 +128,7 @@ def _curves(epochs: json_values.Json) -> list[elements.Element]:
 
 
 def _short(text: str) -> str:
+    """A text, cut so that it fits in a table."""
     return text if len(text) <= 34 else text[:32] + "..."
 
 
@@ -148,6 +151,7 @@ def _moments(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
 
 
 def _epochs(rows: Sequence[json_values.Json]) -> elements.Element:
+    """The table of metrics by epoch."""
     columns = [
         (part, name)
         for part in ("train", "validation")
@@ -169,6 +173,7 @@ def _epochs(rows: Sequence[json_values.Json]) -> elements.Element:
 
 
 def _events(epochs: json_values.Json) -> elements.Element:
+    """The table of stages, restarts and recoveries."""
     rows: list[list[Any]] = [
         [elements.number(e.at("step")), e.at("kind").text, e.at("text").text]
         for e in epochs.at("events").elements()
@@ -212,6 +217,7 @@ def _speed(path: str) -> list[elements.Element]:
 
 
 def _files(path: str) -> elements.Element:
+    """The table of the run's models and checkpoints."""
     rows: list[list[Any]] = []
     folder = os.path.join(path, run_dir.CHECKPOINTS_NAME)
     names = [run_dir.BEST_NAME, run_dir.FINAL_NAME]
@@ -231,6 +237,7 @@ def _files(path: str) -> elements.Element:
 
 
 def _configuration(stored: json_values.Json) -> elements.Element:
+    """The table of the run's options."""
     usual = options.defaults(train_config.TrainConfig)
     rows: list[list[Any]] = []
     for name, value in stored.at("train").items():
@@ -253,6 +260,7 @@ def _configuration(stored: json_values.Json) -> elements.Element:
 
 
 def _derived(stored: json_values.Json) -> elements.Element:
+    """The table of what ``config.json`` records besides the options."""
     rows: list[list[Any]] = []
     for name, value in stored.items():
         if name in ("train", "checksum"):

@@ -186,6 +186,7 @@ class _Keys:
         return os.fsdecode(bytes(example[schema.IMAGE_FILENAME])), digest.hex()
 
     def _open(self, path: str) -> Any:
+        """Opens a shard."""
         if self._format == "hdf5":
             import h5py
 
@@ -193,6 +194,7 @@ class _Keys:
         return open(path, "rb")
 
     def _close(self) -> None:
+        """Closes the shard that is open."""
         if self._file is not None:
             self._file.close()
         self._file, self._path = None, ""

@@ -199,6 +199,7 @@ def _start(places: Sequence[str], split: str, place: int) -> int:
 def _row(
     face: stored_faces.Face, place: int, split: int, shards: dict[str, int]
 ) -> dict[str, Any]:
+    """What the page's program gets about a face."""
     row = {
         "directory": place,
         "split": split,
@@ -258,6 +259,7 @@ def _common_head(pictures: Sequence[bytes]) -> bytes:
 def _form(
     manifest: schema.Manifest, splits: Sequence[str], *, with_errors: bool
 ) -> elements.Element:
+    """The form that filters and sorts the faces."""
     new = elements.new
     genders = [(str(i), name) for i, name in enumerate(manifest.class_names)]
     if schema.NO_GENDER in manifest.counted_classes:
@@ -285,12 +287,14 @@ def _form(
 
 
 def _all(choices: Any) -> Iterator[tuple[str, str]]:
+    """Choices of a filter, after the one that chooses all."""
     yield "", "all"
     for value, text in choices:
         yield str(value), text
 
 
 def _select(name: str, choices: Any) -> elements.Element:
+    """An element to choose from a list."""
     return elements.new(
         "select",
         *(elements.new("option", text, value=value) for value, text in choices),

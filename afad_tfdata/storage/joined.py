@@ -124,6 +124,7 @@ def _check_alike(places: Sequence[str], manifests: Sequence[schema.Manifest]) ->
 
 
 def _shown(value: Any) -> str:
+    """A value of a manifest as text, for errors."""
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in value.items()) or "none"
     return ", ".join(value) if isinstance(value, tuple) else str(value)

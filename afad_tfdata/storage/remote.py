@@ -86,6 +86,7 @@ def copy(path: str, output_dir: str, name: str) -> None:
 
 
 def _copy(path: str, target: str) -> None:
+    """Copies a file of the data set to the store."""
     try:
         size = stores.upload(path, target)
     except stores.StoreError as error:

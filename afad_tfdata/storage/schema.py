@@ -405,6 +405,7 @@ def _check_digest(found: str, expected: Shard) -> None:
 
 
 def _damaged(path: str, reason: str) -> errors.DataError:
+    """The error of a manifest or an index that is damaged."""
     return errors.DataError(
         f"{path} is damaged: {reason}; restore it, or write the records again"
     )

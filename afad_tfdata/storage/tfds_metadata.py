@@ -49,6 +49,7 @@ def write(directory: str, manifest: schema.Manifest) -> None:
 
 
 def _image(manifest: schema.Manifest) -> dict[str, Any]:
+    """The image feature, as TensorFlow Datasets describes it."""
     side = str(manifest.image_size)
     if manifest.image_encoding == "raw":
         pixels = _kind(
@@ -80,20 +81,24 @@ def _image(manifest: schema.Manifest) -> dict[str, Any]:
 
 
 def _label(manifest: schema.Manifest) -> dict[str, Any]:
+    """The label features, as TensorFlow Datasets describes them."""
     classes = {"numClasses": str(len(manifest.class_names))}
     gender = _kind("class_label_feature.ClassLabel", classLabel=classes)
     return _dict({"age": _integer(), "gender": gender})
 
 
 def _dict(features: dict[str, Any]) -> dict[str, Any]:
+    """A dict of features, as TensorFlow Datasets describes it."""
     return _kind("features_dict.FeaturesDict", featuresDict={"features": features})
 
 
 def _integer() -> dict[str, Any]:
+    """An integer feature, as TensorFlow Datasets describes it."""
     return _kind(
         "scalar.Scalar", tensor={"shape": {}, "dtype": "int64", "encoding": "none"}
     )
 
 
 def _kind(name: str, **content: Any) -> dict[str, Any]:
+    """A feature of this class of TensorFlow Datasets."""
     return {"pythonClassName": _FEATURES + name, **content}

@@ -258,6 +258,7 @@ def _int_feature(name: str, value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
+    """A number as a protocol buffer's varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -299,5 +300,6 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _only(fields: list[tuple[int, bytes]]) -> tuple[int, bytes]:
+    """The only field of a protocol buffer."""
     (field,) = fields
     return field

@@ -128,6 +128,7 @@ class Callbacks:
             self._call(f"callbacks[{number}]", called, name, event)
 
     def _call(self, label: str, called: Any, name: str, event: TrainEvent) -> None:
+        """Calls a method of a callback; its error ends the training."""
         method = getattr(called, name, None)
         if method is None:
             return
@@ -186,6 +187,7 @@ class Callbacks:
         self.outcome()
 
     def _end(self, status: str, reason: str, paths: dict[str, str]) -> None:
+        """Tells all callbacks how the training has ended."""
         if self._last is None:  # The training has not begun: no callback was called.
             return
         before, self._failure = self._failure, None

@@ -85,6 +85,7 @@ class Parser:
     # Finding the parts of an element.
 
     def _pair(self, spec: Any) -> tuple[Any, Any]:
+        """Images and labels of an element."""
         if isinstance(spec, list | tuple) and len(spec) == 2:
             return spec[0], spec[1]
         wanted = f"{self._name} takes pairs (images, labels)"
@@ -161,9 +162,11 @@ class Parser:
         return keys
 
     def _image(self, features: Any) -> Any:
+        """The images among the features of an element."""
         return features if self._image_key is None else features[self._image_key]
 
     def _named(self, labels: Any) -> dict[str, Any]:
+        """The labels of an element, by our names."""
         return {
             name: labels if key is None else labels[key]
             for name, key in self._label_keys.items()
@@ -256,6 +259,7 @@ class Parser:
         labels: dict[str, np.ndarray],
         mask: np.ndarray | None,
     ) -> FirstBatch:
+        """The first batch, with its shapes and values checked."""
         self._check_image_shape(images.shape)
         for name, value in labels.items():
             _check_length(self._name, name, value, len(images))
@@ -316,6 +320,7 @@ class Parser:
         return {"image": image}, found
 
     def _levels(self, image: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Image levels, checked to be in [0, 255]."""
         levels = tf.cast(image, tf.float32)
         low, high = -_LEVEL_SLACK, _HIGHEST_LEVEL + _LEVEL_SLACK
         wrong = self._outside(levels, low, high)
@@ -325,15 +330,18 @@ class Parser:
         return self._sound(levels, wrong, mask, what, 0.0)
 
     def _genders(self, label: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Genders, checked to be 0 or 1."""
         wrong = (label != 0) & (label != 1)
         return self._sound(label, wrong, mask, "genders other than 0 and 1", 0.0)
 
     def _ages(self, label: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Ages, checked to be in the range that the network knows."""
         low, high = self.wanted.ages or (0, _HIGHEST_AGE)
         wrong = self._outside(label, low, high)
         return self._sound(label, wrong, mask, f"ages outside [{low}, {high}]", low)
 
     def _outside(self, values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+        """Which values are out of range."""
         wrong = (values < low) | (values > high)
         # In training, NaN shows in the loss, and the run reports the step.  A metric of
         # the validation would be NaN, or leave the example out, without a word.
@@ -464,13 +472,16 @@ def _check_label_shape(where: str, shape: Sequence[int | None], name: str) -> No
 
 
 def _flat(label: tf.Tensor, batch: int | None) -> tf.Tensor:
+    """A label as a vector."""
     return tf.ensure_shape(tf.reshape(label, [-1]), [batch])
 
 
 def _listed(names: Any) -> str:
+    """Names as text, for errors."""
     return ", ".join(f'"{name}"' for name in names) or "nothing"
 
 
 def _short(spec: Any) -> str:
+    """The form of an element as a short text, for errors."""
     text = errors.one_line(str(spec))
     return text if len(text) <= 100 else f"{text[:97]}..."

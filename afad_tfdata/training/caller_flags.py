@@ -100,4 +100,5 @@ def refuse_idle(
 
 
 def _shown(value: Any) -> str:
+    """The value of a flag as it is typed."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -121,6 +121,7 @@ def _parts_of(function: types.FunctionType) -> tuple[Any, ...]:
 
 
 def _content(cell: Any) -> Any:
+    """The value of a variable that a function encloses."""
     try:
         return cell.cell_contents
     except ValueError:  # A variable that has no value yet.

@@ -375,6 +375,7 @@ def logits_error(found: str = "a layer without an activation") -> errors.UsageEr
 
 
 def _text(shape: tuple[int | None, ...]) -> str:
+    """A shape as text, with n for an unknown size."""
     return "[" + ", ".join("n" if s is None else str(s) for s in shape) + "]"
 
 

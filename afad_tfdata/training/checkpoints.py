@@ -128,6 +128,7 @@ def load_state(path: str) -> dict[str, Any]:
 
 
 def _damaged(path: str, error: Exception) -> errors.DataError:
+    """The error of a checkpoint that is damaged."""
     return errors.DataError(
         f"the checkpoint {path} is torn or damaged ({errors.one_line(error)}); use"
         " another one"

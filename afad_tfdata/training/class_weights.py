@@ -117,6 +117,7 @@ def describe(
 
 
 def _balanced(manifest: schema.Manifest) -> tuple[float, float]:
+    """Weights under which both classes weigh the same."""
     by_class = manifest.split("train").counts
     counts = [sum(by_class.get(name, {}).values()) for name in manifest.class_names]
     if not all(counts):
@@ -132,6 +133,7 @@ def _balanced(manifest: schema.Manifest) -> tuple[float, float]:
 
 
 def _position(names: list[str], name: str, text: str) -> int:
+    """Which class a name of ``--class_weight`` is."""
     if name not in names:
         raise errors.UsageError(
             f"--class_weight takes none, balanced or weights such as 0:1.0,1:1.6 or"
@@ -141,6 +143,7 @@ def _position(names: list[str], name: str, text: str) -> int:
 
 
 def _weight(value: str, text: str) -> float:
+    """A weight of ``--class_weight`` as a number."""
     try:
         weight = float(value)
     except ValueError:

@@ -67,6 +67,7 @@ def cut(directory: str, step: int) -> None:
 
 
 def _events(path: str) -> list[Any]:
+    """The events of a file, up to one that was cut short."""
     events: list[Any] = []
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():

@@ -77,6 +77,7 @@ class History:
         figures.save(path, figure)
 
     def _mark(self, axes: Any) -> None:
+        """Draws a line where a stage, a restart or a recovery was."""
         colors = {"stage": "tab:gray", "restart": "tab:red", "recovery": "tab:purple"}
         ends = [(row["step"], row["epoch"]) for row in self.epochs]
         for event in self.events:

@@ -188,6 +188,7 @@ def _steepest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None
 
 
 def _draw(result: SearchResult) -> None:
+    """Draws the loss by learning rate."""
     figure = figures.new(7, 4)
     axes = figure.subplots()
     axes.plot(result.rates, result.losses, lw=0.6, alpha=0.5, label="loss")

@@ -200,5 +200,6 @@ def rates(
 
 
 def _warmup(config: train_config.TrainConfig, epochs: int, rate: float) -> Phase:
+    """The phase in which only the new layers train."""
     optimizer = "rmsprop" if config.optimizer == "auto" else config.optimizer
     return Phase(stage="warmup", epochs=epochs, rate=rate, optimizer=optimizer)

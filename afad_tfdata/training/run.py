@@ -90,6 +90,7 @@ class Run:
     # Beginning and continuing.
 
     def _begin(self) -> None:
+        """Begins a new run: its files, and the state before the first step."""
         self._write_config()
         logbook.start("beginning", self._parts.facts)
         if len(self._phases) > 1:
@@ -189,6 +190,7 @@ class Run:
             _log.warning("%s", text)
 
     def _enter(self, phase: int) -> None:
+        """Builds the steps of a phase."""
         self._built_phase = phase
         self._train_step, self._loop = self._build(phase)
 

@@ -286,6 +286,7 @@ def known_facts(
 
 
 def _both(own: facts.Facts, run: Mapping[str, Any]) -> facts.Facts:
+    """A model's own facts, completed by those of its run."""
     return own.or_else(facts_of(run))
 
 
@@ -367,6 +368,7 @@ def records_digest(manifest: schema.Manifest | None) -> str:
 
 
 def _lock(path: str) -> locks.FileLock:
+    """The lock of a run directory, which one process holds at a time."""
     try:
         return locks.FileLock(path)
     except BlockingIOError as error:

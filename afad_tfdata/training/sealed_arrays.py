@@ -166,6 +166,7 @@ def _parsed_header(start: bytes, rest: bytes) -> dict[str, Any]:
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a file that this package wrote."""
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ContentError("this package did not write it")
@@ -178,6 +179,7 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON values in the metadata."""
     values = json.loads(metadata["values"])
     if not isinstance(values, dict):
         raise ContentError("its values are no JSON object")

@@ -188,6 +188,7 @@ class TrainStep:
         rates: tf.Tensor,
         count: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes several steps in one call, and sums their losses."""
         replicas = strategies.local_replicas(self._strategy)
         rows = [
             tf.TensorArray(tf.float64, size=count, element_shape=[len(SUMS)])
@@ -296,6 +297,7 @@ class TrainStep:
     def _apply(
         self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]
     ) -> None:
+        """Changes the weights by the summed gradients."""
         if self._summed is not None:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if self._config.clip_norm:
@@ -455,6 +457,7 @@ class _AlreadySummed:
 
     @staticmethod
     def _error() -> RuntimeError:
+        """The error of gradients that Keras would sum again."""
         return RuntimeError(
             f"replicas would sum their gradients twice: Keras {keras.__version__} does"
             " not sum them where this version of afad_tfdata looks for it; train on"

@@ -54,6 +54,7 @@ def waited(began: tf.Tensor, came: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
 
 
 def _forms(tensors: Sequence[tf.Tensor]) -> tuple[tuple[Any, Any], ...]:
+    """Dtypes and shapes of tensors."""
     return tuple((tensor.dtype, tuple(tensor.shape)) for tensor in tensors)
 
 

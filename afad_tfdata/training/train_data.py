@@ -217,6 +217,7 @@ class TrainData:
         )
 
     def _distribute(self, dataset: tf.data.Dataset) -> tf.distribute.DistributedDataset:
+        """Distributes a data set to the replicas as it is."""
         # Every example must reach a replica once: TensorFlow's own sharding by files or
         # by elements would change which examples a batch has.
         settings = tf.data.Options()

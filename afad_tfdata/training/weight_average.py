@@ -101,6 +101,7 @@ class WeightAverage:
             self._assign(own)
 
     def _assign(self, values: Sequence[np.ndarray]) -> None:
+        """Sets the averaged weights."""
         with self._strategy.scope():
             for variable, value in zip(self._averaged, values, strict=True):
                 variable.assign(value)

@@ -82,6 +82,7 @@ def ordered(names: Sequence[str], directory: str) -> list[str]:
 
 
 def _match(name: str) -> re.Match[str]:
+    """Finds the number in the name of an archive's part."""
     match = _BEFORE.fullmatch(name) or _BEHIND.fullmatch(name)
     if match is None:
         raise ValueError(name)  # The name does not come from `group`.

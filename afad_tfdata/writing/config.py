@@ -354,6 +354,7 @@ class WriteConfig:
         return self._encoding(cuts=self.find_faces)
 
     def _encoding(self, *, cuts: bool) -> str:
+        """How images are stored, if ``--image_encoding`` does not say it."""
         default = "jpeg" if cuts else "original"
         if self.format == "hdf5":
             default = "raw"

@@ -60,6 +60,7 @@ def remove(output_dir: str, work_plan: plan.Plan, companions: tuple[str, ...]) -
 
 
 def _names(directory: str) -> list[str]:
+    """Names of the files in a directory."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:

@@ -400,6 +400,7 @@ def _tasks(
     num_shards: dict[str, int],
     config: data_set_config.DataSetConfig,
 ) -> tuple[ShardTask, ...]:
+    """The shards to write: a range of rows of the plan each."""
     tasks: list[ShardTask] = []
     for number, split in enumerate(sharding.SPLITS):
         total = num_shards[split]

@@ -77,6 +77,7 @@ class Walk:
                     yield entry, key
 
     def _entries(self, folder: str) -> list[os.DirEntry]:
+        """The entries of a folder, sorted by name."""
         try:
             found = os.scandir(os.path.join(self._root, folder))
             return sorted(found, key=lambda entry: entry.name)
@@ -89,6 +90,7 @@ class Walk:
             return []
 
     def _identity(self, key: str) -> tuple[int, int]:
+        """Device and inode of a folder, the same by every path to it."""
         try:
             about = os.stat(os.path.join(self._root, key))
         except OSError:  # `_entries` cannot list it either, and reports that.

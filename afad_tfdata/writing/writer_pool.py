@@ -227,6 +227,7 @@ class _WriterProcess:
         self._process.wait()
 
     def _send(self, line: str) -> None:
+        """Sends a line to the writer process."""
         self._socket.sendall(f"{line}\n".encode())
 
     def _listen(self) -> None:
@@ -271,5 +272,6 @@ class _Flusher:
 
 
 def _fsync(path: str) -> None:
+    """Waits until a file is on the disk."""
     with open(path, "rb") as f:
         os.fsync(f.fileno())

@@ -67,6 +67,7 @@ def decode(message: bytes) -> Any:
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A message as JSON values; its arrays are collected."""
     if isinstance(value, np.ndarray | np.generic):
         number = str(len(arrays))
         arrays[number] = np.asarray(value)
@@ -83,6 +84,7 @@ def _plain(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _restored(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A message from JSON values and arrays."""
     if isinstance(value, dict):
         if value.keys() == {_ARRAY}:
             return arrays[value[_ARRAY]]

@@ -121,6 +121,7 @@ class Workers:
         return messages.decode(b"".join(pieces)[:length])
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
+        """Sums values over all workers."""
         assert self._total is not None  # noqa: S101 (one worker alone never sums)
         return self._total(tf.constant(values)).numpy()
 
@@ -190,6 +191,7 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
 
 
 def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
+    """Starts the strategy of several workers."""
     try:
         return strategies.create_worker_strategy(found, devices, all_reduce=all_reduce)
     except tf.errors.OpError as error:

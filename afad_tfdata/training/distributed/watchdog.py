@@ -82,6 +82,7 @@ class PortWatch:
             time.sleep(_TRY_SECS)  # The thread is about to end this process.
 
     def _run(self) -> None:
+        """Probes all workers until one is gone or the job ends."""
         while not self._stopped.wait(self._every_secs):
             for peer, address in self._peers.items():
                 self._try(peer, address)
@@ -93,6 +94,7 @@ class PortWatch:
                 )
 
     def _try(self, peer: int, address: str) -> None:
+        """Probes the port of one worker."""
         if _is_open(address):
             self._seen.add(peer)
             self._failures[peer] = 0
@@ -102,6 +104,7 @@ class PortWatch:
                 self._say(f"{_names([peer], self._peers)} is gone")
 
     def _say(self, what: str) -> None:
+        """Reports that a worker is gone, once."""
         if not self._stopped.is_set():
             self._stopped.set()
             self._lost(
@@ -172,4 +175,5 @@ def _is_open(address: str) -> bool:
 
 
 def _names(peers: Sequence[int], addresses: dict[int, str]) -> str:
+    """Workers with their addresses, as text."""
     return ", ".join(f"worker {peer} ({addresses[peer]})" for peer in peers)

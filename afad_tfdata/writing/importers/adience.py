@@ -58,5 +58,6 @@ def _folder(root: str) -> str | None:
 
 
 def _folds(root: str) -> list[tuple[str, str]]:
+    """Names and paths of the lists of the five folds."""
     names = [f"fold_{fold}_data.txt" for fold in range(_NUM_FOLDS)]
     return [(name, os.path.join(root, name)) for name in names]

@@ -27,5 +27,6 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
 
 
 def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:
+    """Adds an image by the labels in its name."""
     person, age, gender = match.groups()
     found.add("the name", key, age=age, gender=gender, group=person)

@@ -68,6 +68,7 @@ def age_of(birth: float, photo_taken: float) -> int | None:
 
 
 def _base(root: str, name: str) -> str | None:
+    """The folder that contains the ``.mat`` file."""
     return scheme.folder_with(root, (f"{name}.mat",))
 
 

@@ -42,6 +42,7 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
 
 
 def _base(root: str) -> str | None:
+    """The folder that contains the lists."""
     return scheme.folder_with(root, ("list/train_name.txt", "list/train_age.txt"))
 
 

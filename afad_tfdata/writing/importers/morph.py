@@ -38,6 +38,7 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
 
 
 def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:
+    """Adds an image by the labels in its name."""
     person, _, gender, age = match.groups()
     found.add(
         "the name", key, age=age, gender=gender.upper(), group=person.lstrip("0") or "0"

@@ -29,6 +29,7 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
 
 
 def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:
+    """Adds an image by the labels in its name."""
     age, first, second, _ = match.groups()
     if second is None:
         found.leave_out(key, "its name lacks the gender or the race")

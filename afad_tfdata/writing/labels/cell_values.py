@@ -166,6 +166,7 @@ class Genders:
         return self._cached(text)
 
     def _label(self, text: str) -> int | str:
+        """The gender that a cell stands for, or why it stands for none."""
         text = text.strip()
         # Checked first, because a code may be a word for "no value".
         if text in self._exact:

@@ -231,6 +231,7 @@ def _of_objects(objects: Sequence[tuple[int, Any]], name: str) -> Table:
 
 
 def _parquet(content: bytes, name: str) -> Table:
+    """Reads a Parquet file."""
     source = io.BytesIO(content)
     library = _library(("pyarrow.parquet", "pandas"), name, "pyarrow")
     if library.__name__ == "pandas":
@@ -260,6 +261,7 @@ def _of_rows(header: list[str], values: Iterable[Iterable[Any]], name: str) -> T
 
 
 def _excel(content: bytes, name: str) -> Table:
+    """Reads the first sheet with a value of an Excel file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         inside = archive.namelist()
     if "xl/workbook.xml" not in inside:

@@ -72,6 +72,7 @@ class Paths:
                 yield from self._below_root(spelt.replace("\\", "/"))
 
     def _spellings(self, text: str) -> Iterator[str]:
+        """Ways in which a file system may spell a path."""
         yield text
         # Another system may store accented letters in the other Unicode form.
         for form in ("NFC", "NFD"):

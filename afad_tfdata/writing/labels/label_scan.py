@@ -61,6 +61,7 @@ class _LacksLabel(Exception):
 
 
 def _where(number: int | str) -> str:
+    """The place of a row in a label file, for errors."""
     return number if isinstance(number, str) else f"row {number}"
 
 
@@ -367,6 +368,7 @@ class _Reader:
         )
 
     def _age(self, row: _Row) -> int:
+        """The age in a row of the label file."""
         age = cell_values.age(row["age"], ranges=self._ranges)
         if isinstance(age, str):
             raise _BadRow("age", age)
@@ -375,6 +377,7 @@ class _Reader:
         return self._present("age", age.years)
 
     def _gender(self, row: _Row) -> int:
+        """The gender in a row of the label file."""
         label = self._genders.label(row["gender"])
         self._seen_genders.add(row["gender"].lower())
         if isinstance(label, str):
@@ -382,6 +385,7 @@ class _Reader:
         return self._present("gender", label)
 
     def _present(self, field: str, label: int) -> int:
+        """A label, unless it is missing and must not be."""
         if label == cell_values.MISSING:
             if field not in self._may_lack:
                 if self._lenient:
@@ -393,6 +397,7 @@ class _Reader:
         return label
 
     def _split(self, row: _Row) -> str | None:
+        """The split in a row of the label file."""
         text = row["split"]
         split = cell_values.split(text)
         if split is None and not cell_values.is_missing(text):
@@ -402,10 +407,12 @@ class _Reader:
         return split
 
     def _group(self, row: _Row) -> str | None:
+        """The group in a row of the label file."""
         text = row["group"]
         return None if cell_values.is_missing(text) else text.removesuffix(".0")
 
     def _box(self, row: _Row) -> face_boxes.Box | None:
+        """The box of the face in a row of the label file."""
         try:
             box = face_boxes.read(row.cells)
         except face_boxes.BadBoxError as error:
@@ -418,6 +425,7 @@ class _Reader:
         return box
 
     def _named(self, field: str) -> str:
+        """The name of a column in the label file."""
         return self._where.named(field) if field in self._where.positions else field
 
     def _lost(self, row: _Row) -> tuple[int | None, str | None]:

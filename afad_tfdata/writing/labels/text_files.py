@@ -102,6 +102,7 @@ def _header(text: str, separator: str) -> list[str]:
 def _rows(
     text: str, separator: str, skipped: int, name: str
 ) -> list[tuple[int, list[str]]]:
+    """The cells of a label file's text, with the number of each row."""
     # A strict reader refuses a quote that is not closed.  Another one would take the
     # rest of the file for one cell.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
