@@ -43,7 +43,7 @@ from afad_tfdata.models import facts, input_range, output_values
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engine_choice
 from afad_tfdata.storage import joined, schema
-from afad_tfdata.training import plots, run_dir, step
+from afad_tfdata.training import evaluation_plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
 
 METRICS_NAME = "metrics.json"
@@ -453,11 +453,13 @@ def _draw(
         )
     }
     if "gender" in columns:
-        plots.draw_confusion(paths[CONFUSION_NAME], result["confusion"], names)
+        evaluation_plots.draw_confusion(
+            paths[CONFUSION_NAME], result["confusion"], names
+        )
     else:
         del paths[CONFUSION_NAME]
     if "age" in columns:
-        plots.draw_error_by_age(paths[ERROR_NAME], result["by_age"])
+        evaluation_plots.draw_error_by_age(paths[ERROR_NAME], result["by_age"])
         decisions = result["age_decisions"]
         title = f"{os.path.basename(result['model'])} on the {split} split"
         age_decision_pictures.draw_decisions(

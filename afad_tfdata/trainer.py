@@ -21,17 +21,17 @@ from afad_tfdata import input_fn
 from afad_tfdata.common import errors, options, preemption, progress
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import (
-    assembly,
-    automatic,
-    caller_data,
+    automatic_options,
+    caller_data_sets,
     caller_model,
+    checkpointed_state,
     initial_weights,
     recipe,
     run_dir,
-    run_state,
-    runtime,
+    threads_and_precision,
     train_data,
     train_result,
+    training_parts,
 )
 from afad_tfdata.training import callbacks as train_callbacks
 from afad_tfdata.training import config as train_config
@@ -110,21 +110,21 @@ def train(
     if model is not None:
         caller_model.check_kind(model)
     if cluster.find():  # Joining the job starts TensorFlow and fixes its threads.
-        runtime.set_threads(config.threads)
+        threads_and_precision.set_threads(config.threads)
     with (
         multi_worker.join(config.devices, config.all_reduce) as workers,
         run_dir.hold(config.run_dir, workers) as directory,
         input_fn.readable_errors(),
-        caller_data.readable_errors(own_data=not own.builds_data()),
+        caller_data_sets.readable_errors(own_data=not own.builds_data()),
         caller_model.flags_restored(model),
         preemption.interruptible(),
         progress.lines_shown(),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
-        choice = automatic.resolve(
+        choice = automatic_options.resolve(
             config,
             pretrained=pretrained,
-            image_size=assembly.image_size(config),
+            image_size=training_parts.image_size(config),
             initial=initial_weights.network_of(config.init_from),
             # Only the chief has the directory.
             recorded=workers.from_chief(directory.stored),
@@ -136,17 +136,17 @@ def train(
         # moment later and find it changed.
         found, has_models = workers.from_chief(
             lambda: [
-                run_state.to_plain(_find_snapshot(config, directory)),
+                checkpointed_state.to_plain(_find_snapshot(config, directory)),
                 directory.has_models(),
             ]
         )
-        snapshot = run_state.of_plain(found)
+        snapshot = checkpointed_state.of_plain(found)
         if snapshot is not None and own == train_data.CallerObjects() and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
                 # Returns before anything is built, so that a repeated call is quick.
                 _log.info("this run is finished: nothing is left to do")
                 return train_result.of(config, snapshot.state, snapshot.history)
-        parts = assembly.assemble(
+        parts = training_parts.assemble(
             config,
             own,
             begun=snapshot is not None,
@@ -160,7 +160,7 @@ def train(
         if snapshot is None:  # A checkpoint has its own weights.
             if choice.chosen:
                 _log.info("%s", choice.text())
-            assembly.set_initial_weights(config, own, parts)
+            training_parts.set_initial_weights(config, own, parts)
         called = train_callbacks.Callbacks(
             callbacks if workers.is_chief else (), options.to_dict(config)
         )
@@ -177,6 +177,6 @@ def train(
 
 def _find_snapshot(
     config: TrainConfig, directory: run_dir.RunDir
-) -> run_state.Snapshot | None:
-    manifest = assembly.load_manifest(config)
-    return run_state.find(directory, config, manifest)
+) -> checkpointed_state.Snapshot | None:
+    manifest = training_parts.load_manifest(config)
+    return checkpointed_state.find(directory, config, manifest)

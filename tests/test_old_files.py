@@ -17,7 +17,7 @@ from afad_tfdata import evaluation, freeze, input_fn, models, prediction, traine
 from afad_tfdata.common import options
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import age_heads, backbones, networks
-from afad_tfdata.training import automatic
+from afad_tfdata.training import automatic_options
 from afad_tfdata.training import config as train_config
 from afad_tfdata.writing import inspection
 
@@ -80,7 +80,7 @@ def _assert_batches(found, expected):
         assert mean_pixel == pytest.approx(wanted["mean_pixel"], abs=0.5)
 
 
-@pytest.mark.parametrize("left_open", [(), tuple(automatic.ASKING)])
+@pytest.mark.parametrize("left_open", [(), tuple(automatic_options.ASKING)])
 def test_an_old_run_continues_with_the_same_numbers(
     left_open, expected, small_networks
 ):

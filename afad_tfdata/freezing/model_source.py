@@ -24,7 +24,7 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import keras2_files, safe_saved_model
 from afad_tfdata.models import facts, input_range
 from afad_tfdata.storage import schema
-from afad_tfdata.training import checkpoints, run_dir, run_state
+from afad_tfdata.training import checkpointed_state, checkpoints, run_dir
 
 _LABELS = ("age", "gender")
 # Ending of a label in --outputs whose output is not yet a probability.
@@ -377,7 +377,7 @@ def file_of_run(directory: str, which: str, epoch: int) -> str:
             )
         return path
     kept = os.path.join(directory, run_dir.CHECKPOINTS_NAME)
-    ends = run_state.epoch_ends(kept)
+    ends = checkpointed_state.epoch_ends(kept)
     if epoch not in ends:
         names = ", ".join(str(e) for e in sorted(ends)) or "none"
         raise errors.UsageError(

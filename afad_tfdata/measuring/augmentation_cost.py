@@ -13,7 +13,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import augment, preprocess
 from afad_tfdata.measuring import rows, trial_steps
 from afad_tfdata.measuring import settings as check_settings
-from afad_tfdata.training import runtime
+from afad_tfdata.training import threads_and_precision
 from afad_tfdata.training.distributed import strategies
 
 # The augmentation may cost this share of a VGG19 step.
@@ -23,7 +23,9 @@ LIMIT = 0.02
 def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
     """Times both forms alone and within the step, in turn with the bare step."""
     strategy = strategies.create_strategy(settings.first)
-    precision = runtime.resolve_precision("auto" if settings.gpus else "float32")
+    precision = threads_and_precision.resolve_precision(
+        "auto" if settings.gpus else "float32"
+    )
     ways: dict[str, Callable[[int], Any]] = {
         "none": _step(strategy, settings, precision, trial_steps.normalized).run
     }

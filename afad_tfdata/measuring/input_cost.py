@@ -10,7 +10,7 @@ from afad_tfdata.common import resources
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.measuring import rows, trial_steps
 from afad_tfdata.measuring import settings as check_settings
-from afad_tfdata.training import runtime, step
+from afad_tfdata.training import step, threads_and_precision
 from afad_tfdata.training.distributed import strategies
 
 # The share of the time that steps may wait for the records.
@@ -20,7 +20,9 @@ LIMIT = 0.01
 def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
     """Takes the same steps from records and from memory; counts the cores needed."""
     strategy = strategies.create_strategy(settings.first)
-    precision = runtime.resolve_precision("auto" if settings.gpus else "float32")
+    precision = threads_and_precision.resolve_precision(
+        "auto" if settings.gpus else "float32"
+    )
     config = input_fn.InputConfig(
         records_dir=settings.records_dir,
         global_batch_size=settings.batch,

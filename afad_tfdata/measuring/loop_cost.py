@@ -12,7 +12,7 @@ from afad_tfdata.images import preprocess
 from afad_tfdata.measuring import rows, trial_steps
 from afad_tfdata.measuring import settings as check_settings
 from afad_tfdata.models import losses
-from afad_tfdata.training import runtime
+from afad_tfdata.training import threads_and_precision
 from afad_tfdata.training.distributed import strategies
 
 # The loop may add this share to a step.
@@ -22,7 +22,9 @@ LIMIT = 0.01
 def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
     """Times the loop in turn with forward pass, backward pass and update alone."""
     strategy = strategies.create_strategy(settings.first)
-    precision = runtime.resolve_precision("auto" if settings.gpus else "float32")
+    precision = threads_and_precision.resolve_precision(
+        "auto" if settings.gpus else "float32"
+    )
     for backbone in settings.networks:
         ways = {
             "bare": _bare(strategy, settings, backbone, precision),

@@ -10,7 +10,7 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.measuring import rows, trial_steps
 from afad_tfdata.measuring import settings as check_settings
-from afad_tfdata.training import runtime
+from afad_tfdata.training import threads_and_precision
 from afad_tfdata.training.distributed import strategies
 
 # float32 numbers that are summed: about the gradient of VGG19 without its top.
@@ -80,7 +80,9 @@ def _gathered(strategy: tf.distribute.Strategy) -> rows.Row:
 def scaling(settings: check_settings.Settings) -> Iterator[rows.Row]:
     """Takes steps on 1, 2, 4, ... and all devices, with equal batches for each."""
     backbone = settings.slow_network
-    precision = runtime.resolve_precision("auto" if settings.gpus else "float32")
+    precision = threads_and_precision.resolve_precision(
+        "auto" if settings.gpus else "float32"
+    )
     counts = [2**i for i in range(settings.replicas.bit_length())]
     counts = sorted({c for c in counts if c < settings.replicas} | {settings.replicas})
     rates: dict[int, float] = {}

@@ -20,7 +20,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import networks, saved
 from afad_tfdata.storage import schema
-from afad_tfdata.training import caller_input
+from afad_tfdata.training import caller_input_range
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def adapted(
             f"the model takes batches of {fixed}, and each device gets {batch} images:"
             " leave batch_size out of keras.Input, or change --global_batch_size"
         )
-    caller_input.refuse_pixels(model, sides)
+    caller_input_range.refuse_pixels(model, sides)
     wanted = [f"{name}_output" for name in schema.labels_of(task)]
     found = networks.named_outputs(model)
     if not set(wanted) <= set(found):
@@ -303,7 +303,7 @@ def _inputs_of(model: keras.Model) -> list[Any] | None:
         inputs = getattr(model, "inputs", None)
     except (AttributeError, ValueError):  # A Sequential without an Input layer.
         return None
-    return list(inputs) if inputs and caller_input.is_graph(model) else None
+    return list(inputs) if inputs and caller_input_range.is_graph(model) else None
 
 
 def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Model:
@@ -332,7 +332,7 @@ def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Mode
         if name in found:
             check_shape(name, tuple(found[name].shape))
     wrapped = keras.Model(image, found, name="afad_own")
-    caller_input.refuse_pixels(wrapped, sides)
+    caller_input_range.refuse_pixels(wrapped, sides)
     if "gender_output" in wanted:
         _refuse_linear(found["gender_output"])
     return wrapped
@@ -349,7 +349,7 @@ def _names_error(task: str, wanted: list[str], names: list[str]) -> errors.Usage
 def _refuse_linear(output: keras.KerasTensor) -> None:
     """Refuses a gender output that is a layer's sum without activation: a logit."""
     layer = getattr(output, "_keras_history", (None,))[0]
-    while isinstance(layer, keras.Model) and caller_input.is_graph(layer):
+    while isinstance(layer, keras.Model) and caller_input_range.is_graph(layer):
         # A model's `outputs` are inside it, and its `output` may be that of a call.
         if len(layer.outputs) != 1:
             return

@@ -9,7 +9,7 @@ from typing import Any
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import facts, networks, saved
-from afad_tfdata.training import checkpoints, run_dir, run_state
+from afad_tfdata.training import checkpointed_state, checkpoints, run_dir
 
 
 def run_directory(path: str) -> str:
@@ -35,7 +35,7 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
       DataError: The checkpoint is damaged.
     """
     stored = checkpoints.load(path)
-    known = facts.from_dict(stored.state.get(run_state.FACTS_KEY), where=path)
+    known = facts.from_dict(stored.state.get(checkpointed_state.FACTS_KEY), where=path)
     known = run_dir.known_facts(known, run)
     if not known.network:
         raise errors.UsageError(

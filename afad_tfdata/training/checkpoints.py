@@ -1,10 +1,10 @@
 """Checkpoints: each is one file with a digest, the same for any number of replicas.
 
 A file contains named arrays and the outer loop's state, in the safetensors format with
-a digest (`sealed_arrays`): other programs open it with ``safetensors``.  The arrays are
-called ``group/position path``, such as ``model/0000 conv2d/kernel``, where the path is
-Keras' path of the variable.  Reading uses only group and position, because Keras counts
-layers, and so chooses their names, in each process.
+a digest (`safetensors_files`): other programs open it with ``safetensors``.  The arrays
+are called ``group/position path``, such as ``model/0000 conv2d/kernel``, where the path
+is Keras' path of the variable.  Reading uses only group and position, because Keras
+counts layers, and so chooses their names, in each process.
 
 A mirrored variable is stored once and restored to every replica, however many there
 are.  ``tf.train.Checkpoint`` would leave out the dropout seeds of a Keras model, and
@@ -24,7 +24,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.training import first_checkpoint_format, sealed_arrays
+from afad_tfdata.training import first_checkpoint_format, safetensors_files
 from afad_tfdata.training.distributed import strategies
 
 _NAME = re.compile(r"step-(\d{10})\.ckpt")
@@ -84,7 +84,7 @@ def save(
     """
     paths = paths or {}
     named = {_stored_name(key, paths.get(key, "")): arrays[key] for key in arrays}
-    files.write_atomic(path, sealed_arrays.pack(named, state))
+    files.write_atomic(path, safetensors_files.pack(named, state))
 
 
 def load(path: str) -> Checkpoint:
@@ -104,8 +104,8 @@ def load(path: str) -> Checkpoint:
         if content.startswith(first_checkpoint_format.MAGIC):
             arrays, state = first_checkpoint_format.unpack(content)
             return Checkpoint(arrays, state)
-        return _of_content(sealed_arrays.unpack(content))
-    except sealed_arrays.ContentError as error:
+        return _of_content(safetensors_files.unpack(content))
+    except safetensors_files.ContentError as error:
         raise _damaged(path, error) from error
 
 
@@ -122,8 +122,8 @@ def load_state(path: str) -> dict[str, Any]:
             start = f.read(len(first_checkpoint_format.MAGIC))
         if start == first_checkpoint_format.MAGIC:
             return first_checkpoint_format.read_state(path)
-        return sealed_arrays.read_values(path)
-    except (OSError, sealed_arrays.ContentError) as error:
+        return safetensors_files.read_values(path)
+    except (OSError, safetensors_files.ContentError) as error:
         raise _damaged(path, error) from error
 
 
@@ -143,7 +143,7 @@ def _stored_name(key: str, path: str) -> str:
     return f"{name} {path}" if path else name
 
 
-def _of_content(content: sealed_arrays.Content) -> Checkpoint:
+def _of_content(content: safetensors_files.Content) -> Checkpoint:
     arrays, paths = {}, {}
     for name, array in content.arrays.items():
         key = name
@@ -152,7 +152,7 @@ def _of_content(content: sealed_arrays.Content) -> Checkpoint:
             if match[3]:
                 paths[key] = match[3]
         if key in arrays:
-            raise sealed_arrays.ContentError(f"{key} is in it twice")
+            raise safetensors_files.ContentError(f"{key} is in it twice")
         arrays[key] = array
     return Checkpoint(arrays, content.values, paths)
 

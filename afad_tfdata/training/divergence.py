@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.training import run_dir, run_state
+from afad_tfdata.training import checkpointed_state, run_dir
 
 REPORT_NAME = "failure.json"
 # The running mean of the loss follows a change within about 1 / 0.02 = 50 steps; before
@@ -32,7 +32,7 @@ class DivergedError(errors.DataError):
 
 
 def check_losses(
-    rows: np.ndarray, state: run_state.State, *, spike_factor: float
+    rows: np.ndarray, state: checkpointed_state.State, *, spike_factor: float
 ) -> None:
     """Checks the losses of steps, and follows their running mean.
 

@@ -17,11 +17,11 @@ from afad_tfdata.common import preemption, progress
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training import (
     callbacks,
+    checkpointed_state,
     divergence,
     logbook,
     recipe,
     run_dir,
-    run_state,
     step,
 )
 from afad_tfdata.training import config as train_config
@@ -90,7 +90,7 @@ class EpochLoop:
         self._steps_per_call = config.steps_per_loop or 1
         self._is_traced = False
 
-    def run(self, state: run_state.State, iterator: Iterator[Any]) -> Speed:
+    def run(self, state: checkpointed_state.State, iterator: Iterator[Any]) -> Speed:
         """Takes the rest of the present epoch.
 
         Args:
@@ -138,7 +138,11 @@ class EpochLoop:
         return Speed(waiting=waited / seconds, images_per_second=images / seconds)
 
     def rates(
-        self, state: run_state.State, count: int, *, first_step: int | None = None
+        self,
+        state: checkpointed_state.State,
+        count: int,
+        *,
+        first_step: int | None = None,
     ) -> list[float]:
         """Learning rates of `count` steps from `first_step`, or the present one, on."""
         return recipe.rates(
@@ -166,14 +170,17 @@ class EpochLoop:
         if said[:, 2].any():
             self._end_early()
 
-    def _steps_of_next_call(self, state: run_state.State, end: int) -> int:
+    def _steps_of_next_call(self, state: checkpointed_state.State, end: int) -> int:
         count = min(self._steps_per_call, end - state.step, step.MAX_STEPS_PER_CALL)
         if every := self._config.checkpoint_steps:
             count = min(count, every - state.step % every)
         return count
 
     def _take_steps(
-        self, state: run_state.State, iterator: Iterator[Any], rates: Sequence[float]
+        self,
+        state: checkpointed_state.State,
+        iterator: Iterator[Any],
+        rates: Sequence[float],
     ) -> tuple[np.ndarray, float]:
         """Takes and counts steps; returns their sums and the seconds of waiting."""
         count = len(rates)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.training import sealed_arrays
+from afad_tfdata.training import safetensors_files
 
 MAGIC = b"AFADCKP1"
 # Plain numbers, as `numpy.dtype.str` names them: no objects and no structures.
@@ -29,7 +29,7 @@ _HEADER_START = len(MAGIC) + 8
 _PARSE_ERRORS = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
 
 
-def unpack(content: bytes) -> sealed_arrays.Content:
+def unpack(content: bytes) -> safetensors_files.Content:
     """The arrays and the state, after checking the digest.
 
     Raises:
@@ -37,7 +37,7 @@ def unpack(content: bytes) -> sealed_arrays.Content:
     """
     body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
-        raise sealed_arrays.ContentError("its SHA-256 does not match")
+        raise safetensors_files.ContentError("its SHA-256 does not match")
     try:
         length = int.from_bytes(body[len(MAGIC) : _HEADER_START], "little")
         header = json.loads(body[_HEADER_START : _HEADER_START + length])
@@ -51,9 +51,11 @@ def unpack(content: bytes) -> sealed_arrays.Content:
             arrays[name] = flat.reshape(shape)
         if not isinstance(header["state"], dict):
             raise TypeError("its state is no object")
-        return sealed_arrays.Content(arrays, header["state"])
+        return safetensors_files.Content(arrays, header["state"])
     except _PARSE_ERRORS as error:
-        raise sealed_arrays.ContentError(f"{type(error).__name__}: {error}") from error
+        raise safetensors_files.ContentError(
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def read_state(path: str) -> dict[str, Any]:
@@ -82,4 +84,6 @@ def read_state(path: str) -> dict[str, Any]:
             raise ValueError(f"it has {size} bytes instead of {whole}")
         return dict(header["state"])
     except _PARSE_ERRORS as error:
-        raise sealed_arrays.ContentError(f"{type(error).__name__}: {error}") from error
+        raise safetensors_files.ContentError(
+            f"{type(error).__name__}: {error}"
+        ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.training import event_file, history, run_dir
+from afad_tfdata.training import history, run_dir, tensorboard_events
 
 # Seconds.  In a day, a run then writes less than 10,000 lines of steps, a few MB.
 _LINE_SECS = 10.0
@@ -63,7 +63,7 @@ class Logbook:
             }
             history.append_line(self._dir.path, {"step": step, **scalars})
             if self._tensorboard:
-                event_file.append(self._dir.events("train"), step, scalars)
+                tensorboard_events.append(self._dir.events("train"), step, scalars)
         return {
             "loss": f"{loss:.4g}",
             "rate": f"{rate:.2g}",
@@ -84,7 +84,9 @@ class Logbook:
         if self._tensorboard:
             for part in ("train", "validation"):
                 if row[part]:
-                    event_file.append(self._dir.events(part), row["step"], row[part])
+                    tensorboard_events.append(
+                        self._dir.events(part), row["step"], row[part]
+                    )
 
 
 def mean_loss(rows: np.ndarray) -> float:

@@ -21,9 +21,8 @@ from afad_tfdata import input_fn
 from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import (
-    assembly,
-    automatic,
-    caller_data,
+    automatic_options,
+    caller_data_sets,
     caller_model,
     checkpoints,
     initial_weights,
@@ -31,6 +30,7 @@ from afad_tfdata.training import (
     run_dir,
     step,
     train_data,
+    training_parts,
 )
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import cluster
@@ -106,21 +106,21 @@ def search(
     with (
         contextlib.closing(directory),
         input_fn.readable_errors(),
-        caller_data.readable_errors(own_data=train_dataset is not None),
+        caller_data_sets.readable_errors(own_data=train_dataset is not None),
         caller_model.flags_restored(model),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
-        config = automatic.resolve(
+        config = automatic_options.resolve(
             config,
             pretrained=pretrained,
-            image_size=assembly.image_size(config),
+            image_size=training_parts.image_size(config),
             initial=initial_weights.network_of(config.init_from),
             **own.decides(),
         ).config
-        parts = assembly.assemble(config, own)
-        assembly.set_initial_weights(config, own, parts)
+        parts = training_parts.assemble(config, own)
+        training_parts.set_initial_weights(config, own, parts)
         phase = recipe.phases(config, pretrained=pretrained)[0]
-        train_step = assembly.train_step_of(parts, config, phase)
+        train_step = training_parts.train_step_of(parts, config, phase)
         groups = {"model": parts.model.variables}
         before = checkpoints.variable_values(parts.strategy, groups)
         try:

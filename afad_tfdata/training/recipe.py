@@ -120,8 +120,8 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
     """The phases of a run, in order; a run may end before the last ones.
 
     Args:
-      config: From `automatic.resolve`; its recipe, stage, task, epochs, rate and
-        optimizer are used.
+      config: From `automatic_options.resolve`; its recipe, stage, task, epochs, rate
+        and optimizer are used.
       pretrained: Whether the backbone has pre-trained weights, so that a warm-up of
         the head over them makes sense.
 

@@ -17,9 +17,9 @@ from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import facts, networks
 from afad_tfdata.training import (
-    assembly,
     callbacks,
     caller_model,
+    checkpointed_state,
     checkpoints,
     divergence,
     epoch_loop,
@@ -28,8 +28,8 @@ from afad_tfdata.training import (
     logbook,
     recipe,
     run_dir,
-    run_state,
     step,
+    training_parts,
     weight_average,
 )
 from afad_tfdata.training import config as train_config
@@ -59,11 +59,11 @@ class Run:
     def __init__(
         self,
         config: train_config.TrainConfig,
-        parts: assembly.TrainingParts,
+        parts: training_parts.TrainingParts,
         phases: tuple[recipe.Phase, ...],
         directory: run_dir.RunDir,
         workers: multi_worker.Workers,
-        snapshot: run_state.Snapshot | None,
+        snapshot: checkpointed_state.Snapshot | None,
         called: callbacks.Callbacks,
     ) -> None:
         self.is_over = False  # Whether a callback has ended the run.
@@ -71,7 +71,7 @@ class Run:
         self._called = called
         self._config, self._parts, self._phases = config, parts, phases
         self._dir, self._workers = directory, workers
-        self.state, self.history = run_state.State(), history.History()
+        self.state, self.history = checkpointed_state.State(), history.History()
         if snapshot is not None:
             self.state, self.history = snapshot.state, snapshot.history
         self._book = logbook.Logbook(directory, tensorboard=config.tensorboard)
@@ -97,7 +97,7 @@ class Run:
             _log.info("recipe: %s", "; then ".join(map(str, self._phases)))
         if self._config.augment_preview:
             path = self._dir.join(run_dir.PREVIEW_NAME)
-            assembly.draw_preview(self._config, self._parts, path)
+            training_parts.draw_preview(self._config, self._parts, path)
         self._mark_stage()
         self._warn_of_decay()
         self._iterator = self._parts.train_data(0)
@@ -105,12 +105,12 @@ class Run:
         # A run that diverges in its first epoch goes back to this checkpoint.
         self._save_checkpoint()
 
-    def _continue_from(self, snapshot: run_state.Snapshot) -> None:
+    def _continue_from(self, snapshot: checkpointed_state.Snapshot) -> None:
         self._restore(snapshot)
         logbook.start(f"continuing after step {self.state.step}", self._parts.facts)
         self._report("on_start")
 
-    def _restore(self, snapshot: run_state.Snapshot) -> None:
+    def _restore(self, snapshot: checkpointed_state.Snapshot) -> None:
         """Sets state, variables, files and input back to those of a snapshot."""
         self.state, self.history = snapshot.state, snapshot.history
         if self._built_phase != self.state.course.phase:
@@ -172,7 +172,9 @@ class Run:
         """Variables of the best epoch; None if its checkpoint is gone or damaged."""
         try:
             return self._workers.from_chief(
-                lambda: run_state.best_arrays(self._dir.checkpoints, self.state)
+                lambda: checkpointed_state.best_arrays(
+                    self._dir.checkpoints, self.state
+                )
             )
         except errors.AfadError as error:
             _log.warning("%s; going on from the last epoch", error)
@@ -196,7 +198,7 @@ class Run:
 
     def _build(self, phase: int) -> tuple[step.TrainStep, epoch_loop.EpochLoop]:
         """The object that takes the steps of a phase, with a new optimizer."""
-        train_step = assembly.train_step_of(
+        train_step = training_parts.train_step_of(
             self._parts, self._config, self._phases[phase]
         )
         loop = epoch_loop.EpochLoop(
@@ -362,7 +364,7 @@ class Run:
     def _save_checkpoint(self) -> None:
         # Every worker reads the values, because some can only be read by all together.
         groups = self._variables()
-        snapshot = run_state.Snapshot(
+        snapshot = checkpointed_state.Snapshot(
             self.state,
             self.history,
             checkpoints.variable_values(self._parts.strategy, groups),
@@ -409,9 +411,11 @@ class Run:
 
     def _go_back(self, error: divergence.DivergedError) -> None:
         """Goes back to the last checkpoint and lowers the rate."""
-        newest = run_state.of_plain(
+        newest = checkpointed_state.of_plain(
             self._workers.from_chief(
-                lambda: run_state.to_plain(run_state.newest(self._dir.checkpoints))
+                lambda: checkpointed_state.to_plain(
+                    checkpointed_state.newest(self._dir.checkpoints)
+                )
             )
         )
         # The checkpoint may be just as bad, if another program changed it.

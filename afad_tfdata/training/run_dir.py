@@ -23,7 +23,7 @@ from typing import Any
 from afad_tfdata.common import errors, files, locks, options
 from afad_tfdata.models import facts, networks, saved
 from afad_tfdata.storage import joined, schema
-from afad_tfdata.training import caller_identity, event_file, history
+from afad_tfdata.training import caller_identity, history, tensorboard_events
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import multi_worker
 
@@ -173,7 +173,7 @@ class RunDir:
         """Removes the log lines and TensorBoard events of later steps."""
         history.cut_lines(self.path, step)
         for part in ("train", "validation"):
-            event_file.cut(self.events(part), step)
+            tensorboard_events.cut(self.events(part), step)
 
     def events(self, part: str) -> str:
         """Directory of the events of ``train`` or ``validation``."""

@@ -15,8 +15,8 @@ from afad_tfdata.models import saved
 from afad_tfdata.reading import engine_choice
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
-    caller_data,
-    caller_elements,
+    caller_data_sets,
+    caller_examples,
     caller_identity,
     caller_model,
 )
@@ -65,7 +65,7 @@ class CallerObjects:
         }
 
     def decides(self) -> dict[str, Any]:
-        """The options that the caller's parts decide, for `automatic.resolve`."""
+        """What the caller's parts decide, for `automatic_options.resolve`."""
         head = saved.info(self.model).get("age_head", "regression")
         return {
             "own_age_head": None if self.model is None else head,
@@ -98,13 +98,13 @@ class TrainData:
         own: CallerObjects,
         strategy: tf.distribute.Strategy,
         manifest: schema.Manifest | None,
-        wanted: caller_elements.Wanted,
+        wanted: caller_examples.Wanted,
     ) -> None:
         self._config, self._strategy = config, strategy
         self._manifest = manifest
         self._input: Any = None
-        self._train: caller_data.CallerData | None = None
-        self._validation: caller_data.CallerData | None = None
+        self._train: caller_data_sets.CallerData | None = None
+        self._validation: caller_data_sets.CallerData | None = None
         if strategies.spans_workers(strategy) and not own.builds_data():
             raise errors.UsageError(
                 "with several workers, each worker reads its part of a batch from"
@@ -121,16 +121,16 @@ class TrainData:
                 " finished"
             )
         if own.train_dataset is not None:
-            self._train = caller_data.CallerData(
+            self._train = caller_data_sets.CallerData(
                 own.train_dataset, "train_dataset", wanted, training=True
             )
             wanted = self._train.wanted
         if own.validation_dataset is not None:
-            self._validation = caller_data.CallerData(
+            self._validation = caller_data_sets.CallerData(
                 own.validation_dataset, "validation_dataset", wanted, training=False
             )
 
-    def first_batch(self) -> caller_elements.FirstBatch | None:
+    def first_batch(self) -> caller_examples.FirstBatch | None:
         """The first batch of the caller's data for training, else for validation."""
         data = self._train or self._validation
         return data.first_batch if data else None

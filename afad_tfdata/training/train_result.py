@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from afad_tfdata.common import files
+from afad_tfdata.training import checkpointed_state, epoch_metrics, logbook
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import epoch_metrics, logbook, run_state
 from afad_tfdata.training import history as run_history
 from afad_tfdata.training import run_dir as run_directory
 
@@ -64,7 +64,7 @@ class TrainResult:
 
 def of(
     config: train_config.TrainConfig,
-    state: run_state.State,
+    state: checkpointed_state.State,
     history: run_history.History,
     *,
     stopped: str = "",

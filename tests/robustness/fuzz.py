@@ -40,7 +40,7 @@ _MODULES = {
     "archive": "writing.archive",
     "augment": "images.augment",
     "checkpoints": "training.checkpoints",
-    "sealed_arrays": "training.sealed_arrays",
+    "safetensors_files": "training.safetensors_files",
     "codec": "images.codec",
     "errors": "common.errors",
     "files": "common.files",
@@ -319,7 +319,7 @@ def _sealed_checkpoint(afad: Any, place: str) -> Target:
             data += hashlib.sha256(data).digest()
         with open(path, "wb") as f:
             f.write(data)
-        sealed = afad.sealed_arrays
+        sealed = afad.safetensors_files
         # The digest is forged, so that every checkpoint passes this check.
         right, sealed._digest = sealed._digest, lambda _, metadata: metadata["sha256"]
         try:

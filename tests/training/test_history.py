@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from afad_tfdata.training import epoch_metrics, event_file, history, step
+from afad_tfdata.training import epoch_metrics, history, step, tensorboard_events
 
 
 def row(epoch, **more):
@@ -63,16 +63,16 @@ def test_lines_after_a_step_and_a_torn_one_are_cut(tmp_path):
 def test_events_after_a_step_and_a_torn_one_are_cut(tmp_path):
     directory = str(tmp_path / "train")
     for at in (5, 10, 15):
-        event_file.append(directory, at, {"loss": at / 10, "rate": 1e-3})
+        tensorboard_events.append(directory, at, {"loss": at / 10, "rate": 1e-3})
     (path,) = (tmp_path / "train").iterdir()
     with path.open("ab") as f:
         f.write(b"torn")
-    event_file.cut(directory, 10)
-    event_file.append(directory, 11, {"loss": 1.1})
-    read = event_file.read(directory)
+    tensorboard_events.cut(directory, 10)
+    tensorboard_events.append(directory, 11, {"loss": 1.1})
+    read = tensorboard_events.read(directory)
     assert [at for at, _ in read] == [5, 10, 11]
     assert read[0][1] == pytest.approx({"loss": 0.5, "rate": 1e-3})
-    event_file.cut(str(tmp_path / "missing"), 10)
+    tensorboard_events.cut(str(tmp_path / "missing"), 10)
 
 
 def test_means_divide_by_examples_and_rename():

@@ -19,17 +19,17 @@ from afad_tfdata.models import facts
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
-    assembly,
-    automatic,
+    automatic_options,
+    checkpointed_state,
     checkpoints,
-    event_file,
     optimizers,
     rate_search,
     recipe,
     run,
     run_dir,
-    run_state,
+    tensorboard_events,
     train_data,
+    training_facts,
 )
 from afad_tfdata.training import config as train_config
 from tests.reading import test_input_fn
@@ -245,7 +245,7 @@ def test_stored_pixels_were_decoded_accurately(sample_records, tmp_path, caplog)
     manifest = schema.load_manifest(sample_records)
     values = config(sample_records, tmp_path, decode="fast")
     for pixel, decode in (({}, "fast"), ({"dtype": "uint8"}, "accurate")):
-        found = assembly._facts(
+        found = training_facts.facts_after(
             *(values, train_data.CallerObjects(), facts.Facts()),
             dataclasses.replace(manifest, pixel=pixel),
             manifest.mean_rgb,
@@ -259,7 +259,7 @@ def test_a_run_leaves_what_people_look_at(finished, tmp_path):
     directory = run_dir.RunDir(values.run_dir)
     stored = directory.stored()
     directory.close()
-    resolved = automatic.resolve(values, pretrained=False).config
+    resolved = automatic_options.resolve(values, pretrained=False).config
     assert stored["train"] == options.to_dict(resolved)
     assert stored["model"]["backbone"] == "small_cnn"
     assert set(stored["mean"]) == {"R", "G", "B"}
@@ -277,7 +277,7 @@ def test_a_run_leaves_what_people_look_at(finished, tmp_path):
     assert set(row["validation"]) == {"loss", "gender_loss", "accuracy"}
     with open(directory.join("metrics.jsonl")) as f:
         assert json.loads(f.read().splitlines()[-1])["epoch"] == 2
-    read = dict(event_file.read(directory.events("validation")))
+    read = dict(tensorboard_events.read(directory.events("validation")))
     assert read[result.steps]["accuracy"] == pytest.approx(
         row["validation"]["accuracy"]
     )
@@ -379,14 +379,14 @@ def test_a_restart_that_was_cut_short_is_done_again(tmp_path):
     directory = str(tmp_path / "checkpoints")
     asked = {"start_epoch": 2, "learning_rate": 1e-4}
     later = checkpoints.load(checkpoints.path_of(directory, 16))
-    first = run_state.go_back(directory, 2, asked)
+    first = checkpointed_state.go_back(directory, 2, asked)
     # Killed before the later ones were gone.
     checkpoints.save(checkpoints.path_of(directory, 16), later.arrays, later.state)
-    assert run_state.newest(directory).state.restart is None
-    second = run_state.go_back(directory, 2, asked)
+    assert checkpointed_state.newest(directory).state.restart is None
+    second = checkpointed_state.go_back(directory, 2, asked)
     assert checkpoints.steps(directory)[-1] == 8
     assert second.state == first.state
-    assert run_state.newest(directory).state.restart == asked
+    assert checkpointed_state.newest(directory).state.restart == asked
 
 
 def test_nan_goes_back_lowers_the_rate_and_in_the_end_names_the_examples(
@@ -400,7 +400,7 @@ def test_nan_goes_back_lowers_the_rate_and_in_the_end_names_the_examples(
     failure = json.loads((tmp_path / "failure.json").read_text())
     assert failure["steps"] == [1, 2]
     assert "position 17 of the stream" in failure["examples"]
-    newest = run_state.newest(str(tmp_path / "checkpoints"))
+    newest = checkpointed_state.newest(str(tmp_path / "checkpoints"))
     assert newest.state.scale == 0.25
     assert [e["kind"] for e in newest.history.events] == ["stage"] + 2 * ["recovery"]
 
@@ -527,7 +527,7 @@ def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
         recovered.append(error)
         go_back(self, error)
         self._enter(0)  # Traced again, because the leap is gone now.
-        self._restore(run_state.newest(str(tmp_path / "checkpoints")))
+        self._restore(checkpointed_state.newest(str(tmp_path / "checkpoints")))
 
     monkeypatch.setattr(run.Run, "_go_back", recover)
     result = trainer.train(
@@ -617,7 +617,7 @@ def test_float16_scales_its_loss_and_continues(tmp_path):
     result = trainer.train(values, model=again, train_dataset=tiny_data())
     losses = [row["train"]["loss"] for row in result.history["epochs"]]
     assert all(math.isfinite(loss) for loss in losses) and losses[1] < losses[0]
-    newest = run_state.newest(str(tmp_path / "checkpoints"))
+    newest = checkpointed_state.newest(str(tmp_path / "checkpoints"))
     scales = [float(a) for a in newest.arrays.values() if a.shape == ()]
     assert 2.0**15 in scales  # The initial loss scale: nothing overflowed.
 
@@ -745,7 +745,7 @@ def test_faces_of_one_age_teach_gender_only(sample_records):
     train = manifest.splits["train"]
     train = dataclasses.replace(train, counts={"male": {"30": 5}, "female": {"30": 4}})
     manifest = dataclasses.replace(manifest, splits={"train": train})
-    assert assembly._age_range(manifest, "gender") == (30, 31)
+    assert training_facts._age_range(manifest, "gender") == (30, 31)
     for task in ("age", "age_gender"):
         with pytest.raises(errors.UsageError, match=f"--task={task} needs .* are 30"):
-            assembly._age_range(manifest, task)
+            training_facts._age_range(manifest, task)

@@ -1,7 +1,7 @@
 """What one worker sends to the others: JSON values and arrays, and nothing that runs.
 
 The port between workers has no authentication.  A message is therefore data only, in
-the same checked form as a checkpoint (`sealed_arrays`).
+the same checked form as a checkpoint (`safetensors_files`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.training import sealed_arrays
+from afad_tfdata.training import safetensors_files
 
 # An object with this one key stands for the array of that number.
 _ARRAY = "array of the message"
@@ -36,13 +36,13 @@ def encode(value: Any) -> bytes:
     """
     arrays: dict[str, np.ndarray] = {}
     plain = _plain(value, arrays)  # It fills `arrays`.
-    return sealed_arrays.pack(arrays, {"value": plain})
+    return safetensors_files.pack(arrays, {"value": plain})
 
 
 def encode_error(error: errors.AfadError) -> bytes:
     """A message that says that the sender raised an error."""
     kind = next(c.__name__ for c in type(error).__mro__ if c.__name__ in _ERRORS)
-    return sealed_arrays.pack({}, {"error": kind, "message": str(error)})
+    return safetensors_files.pack({}, {"error": kind, "message": str(error)})
 
 
 def decode(message: bytes) -> Any:
@@ -53,11 +53,11 @@ def decode(message: bytes) -> Any:
       WorkerLostError: The message was damaged on its way.
     """
     try:
-        arrays, content = sealed_arrays.unpack(message)
+        arrays, content = safetensors_files.unpack(message)
         if "error" not in content:
             return _restored(content["value"], arrays)
         raised = _ERRORS[content["error"]](content["message"])
-    except (sealed_arrays.ContentError, LookupError, RecursionError) as error:
+    except (safetensors_files.ContentError, LookupError, RecursionError) as error:
         raise errors.WorkerLostError(
             "a message from the first worker arrived damaged"
             f" ({errors.one_line(error)}); the same command on all workers continues"

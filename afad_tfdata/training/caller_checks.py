@@ -1,6 +1,6 @@
 """What follows from the parts that a caller passes: refusals, sizes, a trial.
 
-`assembly` builds all other parts.
+`training_parts` builds all other parts.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import (
-    caller_elements,
-    caller_flags,
-    caller_functions,
+    caller_augmentation,
+    caller_examples,
+    caller_idle_flags,
+    caller_loss,
     caller_model,
-    runtime,
+    caller_trial_step,
+    threads_and_precision,
     train_data,
 )
 from afad_tfdata.training import config as train_config
@@ -41,7 +43,7 @@ def refuse_unusable(
     if own.model is not None:
         caller_model.check_kind(own.model)
         known = saved.info(own.model)
-    caller_flags.refuse_idle(
+    caller_idle_flags.refuse_idle(
         config,
         model=own.model is not None,
         known=known,
@@ -61,7 +63,7 @@ def refuse_unusable(
 def precision(config: train_config.TrainConfig, model: keras.Model | None) -> str:
     """Name of the dtype policy that the network has."""
     if model is None:
-        return runtime.resolve_precision(config.precision)
+        return threads_and_precision.resolve_precision(config.precision)
     found = caller_model.precision(model)
     if config.precision not in ("auto", found):
         raise errors.UsageError(
@@ -77,13 +79,13 @@ def wanted(
     own: train_data.CallerObjects,
     ages: tuple[int, int],
     age_head: str,
-) -> caller_elements.Wanted:
+) -> caller_examples.Wanted:
     """What the examples of a caller's data set must be."""
     size = config.input.image_size or None
     sides: tuple[int | None, int | None] = (size, size)
     if own.model is not None:
         sides = caller_model.input_sides(own.model)
-    return caller_elements.Wanted(
+    return caller_examples.Wanted(
         task=config.input.task,
         batch_size=config.input.global_batch_size,
         sides=sides,
@@ -98,7 +100,7 @@ def sides(
     config: train_config.TrainConfig,
     own: train_data.CallerObjects,
     manifest: schema.Manifest | None,
-    batch: caller_elements.FirstBatch | None,
+    batch: caller_examples.FirstBatch | None,
 ) -> tuple[int, int]:
     """Height and width of the network's input."""
     size = config.input.image_size or (manifest.image_size if manifest else 150)
@@ -138,7 +140,7 @@ def try_parts(
     data: train_data.TrainData,
     sides: tuple[int, int],
     ages: tuple[int, int],
-) -> caller_functions.Trial:
+) -> caller_trial_step.Trial:
     """Computes a small batch once, which shows most mistakes in a caller's parts."""
     batch, validation_labels = data.first_batch(), data.validation_labels()
     count = network.inputs[0].shape[0] or min(
@@ -146,19 +148,17 @@ def try_parts(
     )
     images, labels = _examples(batch, sides, ages, count, config.input.seed)
     if own.augment is not None and changed is not None:
-        caller_functions.check_augmentation(changed, images)
+        caller_augmentation.check_augmentation(changed, images)
     inputs = normalize(tf.constant(images))
-    trial = caller_functions.try_step(strategy, network, loss, inputs, labels)
-    if isinstance(loss, caller_functions.OwnLoss) and validation_labels is not None:
-        outputs = caller_functions.outputs_of(strategy, network, inputs)
-        caller_functions.check_validation_labels(
-            loss, outputs, labels, validation_labels
-        )
+    trial = caller_trial_step.try_step(strategy, network, loss, inputs, labels)
+    if isinstance(loss, caller_loss.OwnLoss) and validation_labels is not None:
+        outputs = caller_trial_step.outputs_of(strategy, network, inputs)
+        caller_loss.check_validation_labels(loss, outputs, labels, validation_labels)
     return trial
 
 
 def _examples(
-    batch: caller_elements.FirstBatch | None,
+    batch: caller_examples.FirstBatch | None,
     sides: tuple[int, int],
     ages: tuple[int, int],
     count: int,

@@ -13,25 +13,25 @@ from afad_tfdata.images import augment, preprocess
 from afad_tfdata.models import facts, losses, networks, saved
 from afad_tfdata.storage import joined, schema
 from afad_tfdata.training import (
-    automatic,
-    caller_functions,
+    automatic_options,
+    caller_augmentation,
+    caller_checks,
+    caller_loss,
     caller_model,
-    caller_parts,
+    caller_trial_step,
     class_weights,
     initial_weights,
     optimizers,
     recipe,
-    run_dir,
-    runtime,
     step,
+    threads_and_precision,
     train_data,
+    training_facts,
 )
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import strategies
 
 _log = logging.getLogger(__name__)
-# Used without records, when nothing is known about the images and ages.
-_MIDDLE_GRAY, _AFAD_AGES = 127.5, (15, 72)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +94,18 @@ def assemble(
     """Builds what the caller did not pass.
 
     Args:
-      config: The options, from `automatic.resolve`.
+      config: The options, from `automatic_options.resolve`.
       own: The caller's objects.
       begun: Whether a checkpoint will be restored: no pre-trained weights are needed.
       strategy: The strategy of several workers; None for that of `config`'s devices.
-      chosen: `automatic.Choice.chosen`, to be recorded.
+      chosen: `automatic_options.Choice.chosen`, to be recorded.
 
     Raises:
       UsageError: Records that do not fit the task, a batch that the replicas do not
         divide, a device, backbone or file that does not exist, or --jit without XLA.
     """
     # This comes first: the threads must be set before TensorFlow starts.
-    threads = runtime.set_threads(config.threads)
+    threads = threads_and_precision.set_threads(config.threads)
     strategy = strategy or strategies.create_strategy(
         config.devices, all_reduce=config.all_reduce
     )
@@ -119,21 +119,21 @@ def assemble(
             " --nojit"
         )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
-    network_config = caller_parts.refuse_unusable(config, own)
-    precision = caller_parts.precision(config, own.model)
+    network_config = caller_checks.refuse_unusable(config, own)
+    precision = caller_checks.precision(config, own.model)
     manifest = load_manifest(config)
-    mean = _mean(manifest, facts.of(own.model))
-    ages = _ages(manifest, network_config, config.input.task)
+    mean = training_facts.channel_means(manifest, facts.of(own.model))
+    ages = training_facts.known_ages(manifest, network_config, config.input.task)
     age_head = _age_head(config, own, network_config)
     data = train_data.TrainData(
         config,
         own,
         strategy,
         manifest,
-        caller_parts.wanted(config, own, ages, age_head),
+        caller_checks.wanted(config, own, ages, age_head),
     )
     batch = data.first_batch()
-    sides = caller_parts.sides(config, own, manifest, batch)
+    sides = caller_checks.sides(config, own, manifest, batch)
     model, identity = _model(
         config,
         own,
@@ -145,7 +145,7 @@ def assemble(
         part=per_replica // config.accumulation,
         begun=begun,
     )
-    known = _facts(config, own, facts.of(model), manifest, mean)
+    known = training_facts.facts_after(config, own, facts.of(model), manifest, mean)
     facts.attach(model, known)
     data.use_size(sides[0])
     with strategy.scope():
@@ -160,24 +160,26 @@ def assemble(
     loss: Callable[..., Any] = losses.build(loss_config)
     if own.loss is not None:
         labels = batch.labels if batch else {}
-        loss = caller_functions.OwnLoss(own.loss, caller_functions.forms_of(labels))
+        loss = caller_loss.OwnLoss(own.loss, caller_loss.forms_of(labels))
     changed, form = _augmentation(config, own)
     prepare, normalize = _preparations(changed, mean, seed=config.input.seed)
     if (own.model, own.augment, own.loss) == (None, None, None):
-        trial = caller_functions.Trial(("loss", "age_loss", "gender_loss"))
+        trial = caller_trial_step.Trial(("loss", "age_loss", "gender_loss"))
     else:
-        trial = caller_parts.try_parts(
+        trial = caller_checks.try_parts(
             config, own, strategy, network, loss, changed, normalize, data, sides, ages
         )
-    frozen = caller_parts.frozen(config, own, model)
+    frozen = caller_checks.frozen(config, own, model)
     num_examples = data.num_examples()
     steps_per_epoch = _steps_per_epoch(config, num_examples)
     recorded = {
         "auto": dict(chosen or {}),
         "model": saved.info(model),
-        **_record_facts(manifest, known, ages),
+        **training_facts.record_facts(manifest, known, ages),
         "class_weights": list(weights),
-        **_machine_facts(strategy, config.input.global_batch_size, precision),
+        **training_facts.machine_facts(
+            strategy, config.input.global_batch_size, precision
+        ),
         "train_examples": num_examples,
         "steps_per_epoch": steps_per_epoch,
         "augmentation": form,
@@ -326,124 +328,6 @@ def _steps_per_epoch(config: train_config.TrainConfig, num_examples: int) -> int
     return config.steps_per_epoch or max(1, round(num_examples / batch_size))
 
 
-def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
-    """The ages that the network knows: those of the training split."""
-    learns_age = "age" in schema.labels_of(task)
-    if not learns_age and not _have_ages(manifest):
-        return _AFAD_AGES  # No age is learnt here, and the records have none.
-    low, high = schema.age_range(manifest)
-    if low < high:
-        return low, high
-    if learns_age:
-        raise errors.UsageError(
-            f"--task={task} needs faces of several ages; in the train split all are"
-            f" {low}: train with --task=gender, or name another --records_dir"
-        )
-    return low, low + 1  # No age is learnt here; an empty range would be refused.
-
-
-def _have_ages(manifest: schema.Manifest) -> bool:
-    """Whether a training image has an age; a data set may have genders only."""
-    return bool(manifest.split("train").ages)
-
-
-def _facts(
-    config: train_config.TrainConfig,
-    own: train_data.CallerObjects,
-    known: facts.Facts,
-    manifest: schema.Manifest | None,
-    mean: tuple[float, ...],
-) -> facts.Facts:
-    """What the model's input and outputs mean after this training.
-
-    Args:
-      config: The options.
-      own: The caller's objects.
-      known: Facts of the model as it was built or passed.
-      manifest: Of the records, or None.
-      mean: What is subtracted from the images.
-
-    Raises:
-      UsageError: The caller's model has other classes, or the same in another order.
-    """
-    result = dataclasses.replace(known, mean=mean, input_range="normalized")
-    if manifest is None:  # It is not known what the labels of the caller's data mean.
-        return result
-    # An earlier training of the model may have seen other crops; the last one counts.
-    result = dataclasses.replace(result, face_crop=manifest.face_crop)
-    decode = config.input.decode
-    if manifest.pixel and decode != "accurate":
-        _log.warning(
-            "--decode=%s has no effect: the data set stores pixels, which were decoded"
-            " accurately when they were written",
-            decode,
-        )
-        decode = "accurate"
-    result = dataclasses.replace(result, decode=decode)
-    names = manifest.class_names
-    learns_gender = "gender" in schema.labels_of(config.input.task)
-    if own.model is not None and known.class_names and learns_gender:
-        what = "the model that was passed to train"
-        where = config.input.records_dir
-        if facts.is_swapped(known.class_names, names, what=what, other=where):
-            raise errors.UsageError(
-                f"{what} has the classes {', '.join(known.class_names)}, and"
-                f" {where} has {', '.join(names)}, the other way round: write the data"
-                " set in the model's order (afad-write-records --gender_codes)"
-            )
-    ages = None
-    if _have_ages(manifest):
-        ages = _age_range(manifest, config.input.task)
-    return dataclasses.replace(result, class_names=names, age_range=ages)
-
-
-def _mean(manifest: schema.Manifest | None, known: facts.Facts) -> tuple[float, ...]:
-    """Channel means: those of the caller's model if it has any, or of the records."""
-    # Layers of one of our models convert its input by the mean that it was built with.
-    if known.mean:
-        return known.mean
-    return manifest.mean_rgb if manifest is not None else (_MIDDLE_GRAY,) * 3
-
-
-def _ages(
-    manifest: schema.Manifest | None, known: Mapping[str, Any], task: str
-) -> tuple[int, int]:
-    """Range of the ages: of the caller's model if it has one, or of the records."""
-    if known:
-        return known["min_age"], known["max_age"]
-    return _age_range(manifest, task) if manifest is not None else _AFAD_AGES
-
-
-def _record_facts(
-    manifest: schema.Manifest | None, known: facts.Facts, ages: tuple[int, int]
-) -> dict[str, Any]:
-    """What ``config.json`` says about the records and the labels."""
-    known_ages = manifest is None or _have_ages(manifest)
-    return {
-        "mean": dict(zip("RGB", known.mean or (), strict=True)),
-        "class_names": list(known.class_names),
-        "age_range": list(ages) if known_ages else None,
-        "decode": known.decode,
-        "records_digest": run_dir.records_digest(manifest),
-        **({"face_crop": dict(known.face_crop)} if known.face_crop else {}),
-    }
-
-
-def _machine_facts(
-    strategy: tf.distribute.Strategy, global_batch_size: int, precision: str
-) -> dict[str, Any]:
-    """Devices and versions for ``config.json``; rounding depends on them."""
-    replicas = strategy.num_replicas_in_sync
-    return {
-        "devices": strategies.describe(strategy),
-        "replicas": replicas,
-        "per_replica_batch_size": global_batch_size // replicas,
-        "precision": precision,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
-
-
 def _loss_config(
     config: train_config.TrainConfig,
     ages: tuple[int, int],
@@ -456,7 +340,7 @@ def _loss_config(
     return losses.LossConfig(
         task=config.input.task,
         age_head=age_head,
-        age_loss=automatic.age_loss(config),
+        age_loss=automatic_options.age_loss(config),
         age_weight=config.age_weight,
         gender_weight=config.gender_weight or 0.0,
         min_age=ages[0],
@@ -515,7 +399,7 @@ def _model(
         max_age=ages[1],
         mean=mean,
     )
-    with strategy.scope(), runtime.dtype_policy(precision):
+    with strategy.scope(), threads_and_precision.dtype_policy(precision):
         return networks.build_model(settings, load_weights=not begun), ""
 
 
@@ -570,7 +454,7 @@ def _augmentation(
 ) -> tuple[Callable[..., Any] | None, str]:
     """The augmentation, and its name in ``config.json``."""
     if own.augment is not None:
-        return caller_functions.own_augmentation(own.augment), "own"
+        return caller_augmentation.own_augmentation(own.augment), "own"
     settings = augment.parse(config.augment)
     if settings is None:
         return None, "none"

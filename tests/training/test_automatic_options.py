@@ -8,7 +8,7 @@ import pytest
 
 from afad_tfdata import trainer
 from afad_tfdata.common import errors, options
-from afad_tfdata.training import automatic, initial_weights, recipe, run_dir
+from afad_tfdata.training import automatic_options, initial_weights, recipe, run_dir
 from afad_tfdata.training import config as train_config
 
 
@@ -18,13 +18,17 @@ def config(**more):
 
 
 def resolved(pretrained=False, more=None, **values):
-    choice = automatic.resolve(config(**values), pretrained=pretrained, **(more or {}))
+    choice = automatic_options.resolve(
+        config(**values), pretrained=pretrained, **(more or {})
+    )
     return choice.config
 
 
 def test_every_default_leaves_its_option_open():
     usual = options.defaults(train_config.TrainConfig)
-    assert {name: usual[name] for name in automatic.ASKING} == automatic.ASKING
+    assert {
+        name: usual[name] for name in automatic_options.ASKING
+    } == automatic_options.ASKING
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -43,7 +47,7 @@ def test_nothing_that_a_step_needs_stays_open(source, task, stage, pretrained):
     assert (found.weight_decay is None) == (optimizers != {"adamw"})
     for phase in recipe.phases(found, pretrained=pretrained):
         assert phase.rate > 0 and phase.optimizer != "auto"
-    again = automatic.resolve(found, pretrained=pretrained)
+    again = automatic_options.resolve(found, pretrained=pretrained)
     assert again.config == found
     assert not set(again.chosen) - {"optimizer", "learning_rate"}
 
@@ -131,7 +135,7 @@ def test_what_the_user_gives_is_kept():
         "age_head": "corn",
         "gender_weight": 0.0,
     }
-    found = automatic.resolve(config(**given), pretrained=False)
+    found = automatic_options.resolve(config(**given), pretrained=False)
     values = options.to_dict(found.config)
     assert {name: values[name] for name in given} == given
     assert not set(found.chosen) & set(given)
@@ -150,25 +154,31 @@ def test_the_gender_weight_suits_the_age_loss():
 
 def test_parts_of_the_callers_leave_their_options_open():
     own = {"own_age_head": "regression", "own_augment": True, "own_loss": True}
-    choice = automatic.resolve(config(), pretrained=False, **own)
+    choice = automatic_options.resolve(config(), pretrained=False, **own)
     still = options.to_dict(choice.config)
     for name in ("age_head", "augment", "gender_weight"):
-        assert still[name] == automatic.ASKING[name] and name not in choice.chosen
-    own_data = automatic.resolve(config(records_dir=""), pretrained=False)
+        assert (
+            still[name] == automatic_options.ASKING[name] and name not in choice.chosen
+        )
+    own_data = automatic_options.resolve(config(records_dir=""), pretrained=False)
     assert own_data.config.age_head == "regression"  # It learns ages of any range.
-    weighed = automatic.resolve(config(), pretrained=False, own_age_head="regression")
+    weighed = automatic_options.resolve(
+        config(), pretrained=False, own_age_head="regression"
+    )
     assert weighed.config.gender_weight == 500
 
 
 def test_a_run_keeps_what_it_recorded():
-    first = automatic.resolve(config(epochs=5), pretrained=False)
+    first = automatic_options.resolve(config(epochs=5), pretrained=False)
     stored = options.to_dict(first.config) | {"augment": "none", "weight_decay": 0.5}
     recorded = {"train": stored, "auto": first.chosen}
-    later = automatic.resolve(config(epochs=5), pretrained=False, recorded=recorded)
+    later = automatic_options.resolve(
+        config(epochs=5), pretrained=False, recorded=recorded
+    )
     assert later.config.augment == "none" and later.config.weight_decay == 0.5
     assert later.chosen == first.chosen
     assert not train_config.differences(stored, later.config)
-    other = automatic.resolve(
+    other = automatic_options.resolve(
         config(epochs=5, age_head="corn"), pretrained=False, recorded=recorded
     )
     (text,) = train_config.differences(stored, other.config)
@@ -179,7 +189,7 @@ def test_a_run_of_an_earlier_version_keeps_the_originals_recipe():
     stored = options.to_dict(resolved(recipe="original", stage="recipe"))
     for name in ("recipe", "stem_halvings"):
         del stored[name]
-    found = automatic.resolve(
+    found = automatic_options.resolve(
         config(stage="recipe"), pretrained=False, recorded={"train": stored}
     ).config
     assert found.recipe == "original"
@@ -206,8 +216,8 @@ def test_a_run_logs_and_records_its_choices_once(
     assert stored["auto"]["age_head"] == stored["train"]["age_head"] == "dldl_v2"
     assert stored["model"]["age_head"] == "dldl_v2"
     # As if another version of the package chose other values.
-    monkeypatch.setattr(automatic, "_WEIGHT_DECAY", 0.5)
-    monkeypatch.setattr(automatic, "_AGE_HEAD", "corn")
+    monkeypatch.setattr(automatic_options, "_WEIGHT_DECAY", 0.5)
+    monkeypatch.setattr(automatic_options, "_AGE_HEAD", "corn")
     trainer.train(values)
     assert run_dir.read_config(values.run_dir) == stored
     with pytest.raises(errors.UsageError, match="--age_head"):

@@ -3,7 +3,7 @@
 The best value of some options depends on the stage, the network, the task or another
 option.  The default value of each leaves the choice to this module (`ASKING`)::
 
-    choice = automatic.resolve(config, pretrained=False)
+    choice = automatic_options.resolve(config, pretrained=False)
     choice.config.schedule        # "cosine", and no longer "auto"
     choice.chosen                 # {"schedule": "cosine", ...}
 

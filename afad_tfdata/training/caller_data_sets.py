@@ -18,7 +18,7 @@ import numpy as np
 from afad_tfdata.common import errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import bad_records, order
-from afad_tfdata.training import caller_elements, caller_identity
+from afad_tfdata.training import caller_examples, caller_identity
 
 
 class CallerData:
@@ -40,14 +40,14 @@ class CallerData:
     """
 
     def __init__(
-        self, value: Any, name: str, wanted: caller_elements.Wanted, *, training: bool
+        self, value: Any, name: str, wanted: caller_examples.Wanted, *, training: bool
     ) -> None:
         self._value, self._name, self.wanted = value, name, wanted
         self._training = training
         self._arrays = _arrays_of(value, name)
         if self._arrays is None:
             dataset = self._dataset(0)
-            self._parse = caller_elements.Parser(
+            self._parse = caller_examples.Parser(
                 dataset.element_spec, name, wanted, training=training
             )
             self.cardinality = int(dataset.cardinality())
@@ -56,7 +56,7 @@ class CallerData:
         else:
             images, labels = self._arrays
             spec = tf.nest.map_structure(_spec_of, (images, labels))
-            self._parse = caller_elements.Parser(spec, name, wanted, training=training)
+            self._parse = caller_examples.Parser(spec, name, wanted, training=training)
             self._arrays = self._parse.columns(images, labels)
             self.first_batch = self._look_at_arrays()
             digest = caller_identity.of_arrays(*self._arrays)
@@ -182,7 +182,7 @@ class CallerData:
                 " repeat(), or add take(N)"
             )
 
-    def _look_at(self, dataset: tf.data.Dataset) -> caller_elements.FirstBatch:
+    def _look_at(self, dataset: tf.data.Dataset) -> caller_examples.FirstBatch:
         try:
             element = next(iter(dataset.take(1)), None)
         except tf.errors.OpError as error:
@@ -201,17 +201,17 @@ class CallerData:
             )
         return batch
 
-    def _look_at_arrays(self) -> caller_elements.FirstBatch:
+    def _look_at_arrays(self) -> caller_examples.FirstBatch:
         assert self._arrays is not None  # noqa: S101 (the caller has just set them)
         images, labels = self._arrays
         if not len(images):
             raise errors.UsageError(f"{self._name} is empty: pass at least one image")
         # All labels are checked, because arrays are often sorted by them.
         finite = not self._training
-        caller_elements.check_labels(labels, self.wanted, self._name, finite=finite)
-        caller_elements.check_images(images[:256], self._name, finite=finite)
+        caller_examples.check_labels(labels, self.wanted, self._name, finite=finite)
+        caller_examples.check_images(images[:256], self._name, finite=finite)
         size = min(len(images), self.wanted.batch_size)
-        return caller_elements.FirstBatch(
+        return caller_examples.FirstBatch(
             images[:size], {n: v[:size] for n, v in labels.items()}
         )
 
@@ -277,13 +277,13 @@ def readable_errors(own_data: bool) -> Iterator[None]:
         ) from error
     except tf.errors.OpError as error:
         text = str(error.message)
-        if not own_data or not (caller_elements.MARK in text or _GETS_NEXT in text):
+        if not own_data or not (caller_examples.MARK in text or _GETS_NEXT in text):
             raise
         if own := bad_records.own_error(error):
             raise own from error  # Of this package's input, which names the record.
-        if caller_elements.MARK in text:
-            text = text.partition(caller_elements.MARK)[2]
-            text = text.partition(caller_elements.END)[0]
+        if caller_examples.MARK in text:
+            text = text.partition(caller_examples.MARK)[2]
+            text = text.partition(caller_examples.END)[0]
         else:
             what = tensorflow_messages.reason(text) or "it could not be read"
             text = f"a later batch of a data set of your own: {what}"

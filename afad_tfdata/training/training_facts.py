@@ -1,0 +1,140 @@
+"""What records and a caller's model say about a training: means, ages, classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from afad_tfdata.common import errors
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.models import facts
+from afad_tfdata.storage import schema
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import run_dir, train_data
+from afad_tfdata.training.distributed import strategies
+
+_log = logging.getLogger(__name__)
+# Used without records, when nothing is known about the images and ages.
+_MIDDLE_GRAY, _AFAD_AGES = 127.5, (15, 72)
+
+
+def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
+    """The ages that the network knows: those of the training split."""
+    learns_age = "age" in schema.labels_of(task)
+    if not learns_age and not _have_ages(manifest):
+        return _AFAD_AGES  # No age is learnt here, and the records have none.
+    low, high = schema.age_range(manifest)
+    if low < high:
+        return low, high
+    if learns_age:
+        raise errors.UsageError(
+            f"--task={task} needs faces of several ages; in the train split all are"
+            f" {low}: train with --task=gender, or name another --records_dir"
+        )
+    return low, low + 1  # No age is learnt here; an empty range would be refused.
+
+
+def _have_ages(manifest: schema.Manifest) -> bool:
+    """Whether a training image has an age; a data set may have genders only."""
+    return bool(manifest.split("train").ages)
+
+
+def facts_after(
+    config: train_config.TrainConfig,
+    own: train_data.CallerObjects,
+    known: facts.Facts,
+    manifest: schema.Manifest | None,
+    mean: tuple[float, ...],
+) -> facts.Facts:
+    """What the model's input and outputs mean after this training.
+
+    Args:
+      config: The options.
+      own: The caller's objects.
+      known: Facts of the model as it was built or passed.
+      manifest: Of the records, or None.
+      mean: What is subtracted from the images.
+
+    Raises:
+      UsageError: The caller's model has other classes, or the same in another order.
+    """
+    result = dataclasses.replace(known, mean=mean, input_range="normalized")
+    if manifest is None:  # It is not known what the labels of the caller's data mean.
+        return result
+    # An earlier training of the model may have seen other crops; the last one counts.
+    result = dataclasses.replace(result, face_crop=manifest.face_crop)
+    decode = config.input.decode
+    if manifest.pixel and decode != "accurate":
+        _log.warning(
+            "--decode=%s has no effect: the data set stores pixels, which were decoded"
+            " accurately when they were written",
+            decode,
+        )
+        decode = "accurate"
+    result = dataclasses.replace(result, decode=decode)
+    names = manifest.class_names
+    learns_gender = "gender" in schema.labels_of(config.input.task)
+    if own.model is not None and known.class_names and learns_gender:
+        what = "the model that was passed to train"
+        where = config.input.records_dir
+        if facts.is_swapped(known.class_names, names, what=what, other=where):
+            raise errors.UsageError(
+                f"{what} has the classes {', '.join(known.class_names)}, and"
+                f" {where} has {', '.join(names)}, the other way round: write the data"
+                " set in the model's order (afad-write-records --gender_codes)"
+            )
+    ages = None
+    if _have_ages(manifest):
+        ages = _age_range(manifest, config.input.task)
+    return dataclasses.replace(result, class_names=names, age_range=ages)
+
+
+def channel_means(
+    manifest: schema.Manifest | None, known: facts.Facts
+) -> tuple[float, ...]:
+    """Channel means: those of the caller's model if it has any, or of the records."""
+    # Layers of one of our models convert its input by the mean that it was built with.
+    if known.mean:
+        return known.mean
+    return manifest.mean_rgb if manifest is not None else (_MIDDLE_GRAY,) * 3
+
+
+def known_ages(
+    manifest: schema.Manifest | None, known: Mapping[str, Any], task: str
+) -> tuple[int, int]:
+    """Range of the ages: of the caller's model if it has one, or of the records."""
+    if known:
+        return known["min_age"], known["max_age"]
+    return _age_range(manifest, task) if manifest is not None else _AFAD_AGES
+
+
+def record_facts(
+    manifest: schema.Manifest | None, known: facts.Facts, ages: tuple[int, int]
+) -> dict[str, Any]:
+    """What ``config.json`` says about the records and the labels."""
+    known_ages = manifest is None or _have_ages(manifest)
+    return {
+        "mean": dict(zip("RGB", known.mean or (), strict=True)),
+        "class_names": list(known.class_names),
+        "age_range": list(ages) if known_ages else None,
+        "decode": known.decode,
+        "records_digest": run_dir.records_digest(manifest),
+        **({"face_crop": dict(known.face_crop)} if known.face_crop else {}),
+    }
+
+
+def machine_facts(
+    strategy: tf.distribute.Strategy, global_batch_size: int, precision: str
+) -> dict[str, Any]:
+    """Devices and versions for ``config.json``; rounding depends on them."""
+    replicas = strategy.num_replicas_in_sync
+    return {
+        "devices": strategies.describe(strategy),
+        "replicas": replicas,
+        "per_replica_batch_size": global_batch_size // replicas,
+        "precision": precision,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
