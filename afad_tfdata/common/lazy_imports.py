@@ -5,9 +5,9 @@ flag does not need it.  Modules therefore write::
 
     from afad_tfdata.common.lazy_imports import keras, tf
 
-and use neither while they are imported themselves.  Type checkers see the real modules.
-At run time each is a stand-in that imports the module on the first access to one of its
-attributes.
+and use neither `keras` nor `tf` while they are being imported.  Type checkers see the
+real modules.  At run time each is a stand-in that imports the module on the first
+access to one of its attributes.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ _hiding = threading.Lock()
 def hide_start_lines() -> None:
     """Hides what TensorFlow prints at its start, unless the user set its log level.
 
-    Only commands call this, because these lines would hide their own.  Errors are still
-    raised, and lines that are not known to be harmless are still printed.
+    Only commands call this, because their own output is hard to find among these lines.
+    Errors are still raised, and lines that are not known to be harmless are still
+    printed.
     """
     global _hide
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
@@ -131,7 +132,7 @@ def _check_image_format() -> None:
     """Refuses Keras' setting that takes the last axis of an image for its width.
 
     Raises:
-      UsageError: ``keras.json`` or the program says so.
+      UsageError: The setting is in ``keras.json``, or the program made it.
     """
     used = sys.modules["keras"].config.image_data_format()
     if used != "channels_last":

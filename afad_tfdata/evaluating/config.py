@@ -84,7 +84,7 @@ class EvaluateConfig(options.Config):
     )
     interval_coverage: float = options.option(
         0.0,
-        "Share of all faces whose age interval is to contain their true age, such as"
+        "Share of all faces whose age interval should contain their true age, such as"
         " 0.9. The width of the intervals is measured on the validation split and"
         " stored in calibration.json next to the model, for afad-freeze and"
         " afad-predict. 0 measures no width; the coverage of stored intervals is still"
@@ -92,9 +92,9 @@ class EvaluateConfig(options.Config):
     )
     gender_temperature: bool = options.option(
         False,
-        "Divide the logit of the gender by a temperature, so that the probability of"
-        " a gender is the share of such faces that have it. The temperature is"
-        " measured on the validation split and stored in calibration.json.",
+        "Divide the logit of the gender by a temperature, so that, for example, about"
+        " 80 % of the faces with a probability of 0.8 have that gender. The temperature"
+        " is measured on the validation split and stored in calibration.json.",
     )
     age_correction: bool = options.option(
         False,

@@ -33,7 +33,7 @@ _EDGE = 1e-4
 
 
 def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
-    """Transforms images by reading four neighbours a pixel, in a form for XLA.
+    """Transforms images by reading four neighbours for each pixel, in a form for XLA.
 
     Args:
       images: uint8 or float32 ``[B, H, W, 3]`` in [0, 255]; H and W at most

@@ -20,7 +20,7 @@ from afad_tfdata.measuring import plain_network, rows, trial_steps
 from afad_tfdata.measuring import settings as check_settings
 from afad_tfdata.training.distributed import strategies
 
-# Levels of 255: half a pixel's rounding of its coordinates at the sharpest edge.
+# Levels of 255: what a thousandth of a pixel changes at the sharpest edge.
 _AUGMENTATION_LIMIT = 0.255
 # The same limits hold for k replicas compared with one.
 _GRADIENT_LIMIT = {"float32": 1e-6, "float64": 1e-9}

@@ -25,10 +25,11 @@ from afad_tfdata.common import errors, files
 FILE_NAME = "calibration.json"
 FORMAT = "afad_tfdata calibration"
 FORMAT_VERSION = 1
-# A temperature outside this range says that the validation split decides nothing.
+# A validation split with a temperature outside this range does not determine it.
 _TEMPERATURES = (0.05, 20.0)
 _STEPS = 100  # Halvings of the range, more than float64 has digits.
-_MIN_EXAMPLES = 20  # Of each gender, or of all for the age: fewer give noise.
+# Examples of each gender, or of all faces for the age.  With fewer, noise decides.
+_MIN_EXAMPLES = 20
 
 
 def fit_temperature(

@@ -33,8 +33,8 @@ def copy_beginning(path: str, backbone: keras.Model) -> bool:
       backbone: Changed in place.
 
     Returns:
-      Whether the weights were copied.  False for a damaged file, too, because Keras
-      then describes the damage.
+      Whether the weights were copied.  For a damaged file this is False; the caller
+      then lets Keras load it, which describes the damage.
 
     Raises:
       UsageError: The file takes data from other files.

@@ -1,4 +1,4 @@
-"""Reads an image file as a graph is fed it: as a whole, or each of its faces."""
+"""Reads an image file in the form that a graph takes: the whole image, or each face."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def face_finder(
     description: dict[str, Any],
     detector: str | Callable[[np.ndarray], Any],
 ) -> tuple[FaceFinder, str]:
-    """Finds faces as in the training of a graph.
+    """Chooses how faces are found and cut out: as for the training of a graph.
 
     Args:
       description: Description of the graph; its ``face_crop`` says how faces were cut.

@@ -22,8 +22,8 @@ class InputConfig:
 
     records_dir: str = options.option(
         "",
-        "Directory of the data set that afad-write-records wrote. Several of the same"
-        " form, separated by commas, are read as one.",
+        "Directory of the data set that afad-write-records wrote. Several data sets of"
+        " the same form, separated by commas, are read as one.",
     )
     max_examples: int = options.option(
         0,
@@ -60,9 +60,10 @@ class InputConfig:
     )
     decode: str = options.option(
         "accurate",
-        "How JPEGs are decoded: accurate, as most programs show them; or fast, by"
-        " libjpeg-turbo's fast DCT and upsampling, which differ by about one level of"
-        " 255. The run, its models and graphs record the choice and repeat it.",
+        "How JPEGs are decoded: accurate gives the pixels that most programs show; fast"
+        " uses libjpeg-turbo's fast DCT and upsampling, whose pixels differ by about"
+        " one level of 255. The run, its models and graphs record the choice and repeat"
+        " it.",
         choices=codec.DECODES,
     )
     cache: str = options.option(
@@ -106,7 +107,7 @@ class InputConfig:
     )
     shuffle_window: int = options.option(
         16_384,
-        "Number of records that the graph engine shuffles at a time where a global"
+        "Number of records that the graph engine shuffles at a time if a global"
         " shuffle does not fit into --memory_budget_mib.",
     )
     data_service: str = options.option(

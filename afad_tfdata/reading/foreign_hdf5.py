@@ -30,8 +30,8 @@ _PIXEL_DTYPES = (
 # Sharpened pixels in [0, 1] may exceed 1 a little.  A face in [0, 255] has pixels above
 # this limit.
 _MAX_UNIT_PIXEL = 1.5
-# Pixels may exceed the range that the user named by this part of it.  Resampling
-# overshoots by about as much; pixels whose mean was subtracted exceed it by more.
+# Pixels may exceed the user's range by this fraction of it.  Resampling overshoots by
+# about as much; pixels whose mean was subtracted exceed it by more.
 _OVERSHOOT = 0.25
 
 
@@ -209,7 +209,7 @@ def _rows(
 ) -> Iterator[tuple[int, bytes | OSError]]:
     """Yields each image's number and stored bytes, or the error if it is unreadable."""
     if pixel["compression"] == "none":
-        # Rows are read as plain bytes: h5py takes several times as long for each row.
+        # Rows are read as plain bytes, because h5py would take several times as long.
         with open(path, "rb") as f:
             f.seek(data.id.get_offset() or 0)
             for i in range(len(data)):

@@ -65,7 +65,7 @@ def load_manifest(records_dir: str, max_examples: int = 0) -> schema.Manifest:
 
     Args:
       records_dir: Paths, separated by commas.
-      max_examples: At most how many examples of each split count; 0 for all.
+      max_examples: Largest number of examples of each split; 0 for all.
 
     Raises:
       UsageError: There is no data set, or they do not fit together.
@@ -92,8 +92,8 @@ def shares_of(lengths: Sequence[int], max_examples: int) -> list[int]:
     """How many examples of each data set are used, in proportion to their numbers.
 
     Args:
-      lengths: Examples of a split in each data set.
-      max_examples: The most in all of them; 0 for no limit.
+      lengths: Number of examples of a split in each data set.
+      max_examples: Largest number of examples in all data sets; 0 for no limit.
 
     Returns:
       One number for each data set; their sum is the limit or that of all examples.

@@ -115,8 +115,8 @@ class TrainConfig(options.Config):
     )
     recipe: str = options.option(
         "default",
-        "Which values the options have that are not given: default takes those that"
-        " were best in this package's trials. original takes the original project's"
+        "Which values are used for options that are not given: default uses those that"
+        " were best in this package's trials; original uses the original project's"
         " (constant rates, age regression, strong augmentation), and --stage=recipe"
         " then lowers the rate by phases also for networks that are not pre-trained.",
         choices=RECIPES,
@@ -158,10 +158,9 @@ class TrainConfig(options.Config):
     )
     learning_rate: float = options.option(
         0.0,
-        "Highest learning rate; 0 means 1e-3 for warmup, and for tuning 5e-4 with"
-        " --task=gender and 1e-3 otherwise. If nothing is pre-trained, it means 6e-3"
-        " for the small networks (in proportion less for batches below 128), and 1e-3"
-        " for others.",
+        "Highest learning rate. With 0, it depends on the network. Pre-trained: 1e-3,"
+        " but 5e-4 for tuning with --task=gender. Not pre-trained: 6e-3 for the small"
+        " networks (proportionally less for batches below 128), and 1e-3 for others.",
     )
     optimizer: str = options.option(
         "auto",
@@ -227,7 +226,7 @@ class TrainConfig(options.Config):
         0.0,
         "Decay of a running average of the weights, which is then evaluated and"
         " saved. With 0.998 it averages over about the last 500 steps; in the first"
-        " 9,500 steps of a stage, it averages over about the last twentieth of the"
+        " 9,500 steps of a phase, it averages over about the last twentieth of the"
         " steps so far. 0 means no average.",
     )
     precision: str = options.option(
@@ -286,7 +285,7 @@ class TrainConfig(options.Config):
     )
     max_recoveries: int = options.option(
         3,
-        "How often the training may recover from a loss that explodes before it"
+        "How often the training may recover from an exploding loss; after that, it"
         " fails. To recover, it goes back to its last checkpoint and halves the rate.",
     )
     spike_factor: float = options.option(

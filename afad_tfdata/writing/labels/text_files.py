@@ -1,6 +1,7 @@
 """The text of a label file: its encoding, its separator and its rows.
 
-Spreadsheets choose all three by the language of the machine, so each is found out::
+Spreadsheets choose encoding and separator by the language of the machine.  Therefore
+both are found out from the content::
 
     text.decode(content)            # "path;age", "utf-16"
     text.rows(lines, count, ...)    # [(1, ["path", "age"]), (2, ["a.jpg", "25"])]
@@ -84,8 +85,8 @@ def rows(
         separators, skipped = ("\t",), 1
         text = text.split("\n", 1)[1] if "\n" in text else ""
     headers = {mark: _header(text, mark) for mark in separators}
-    # If several find equally many known columns, the one with more columns is taken,
-    # and then the more common one.
+    # If several separators give equally many known columns, the one with more columns
+    # is taken, and then the more common one.
     best = max(separators, key=lambda m: (num_known(headers[m]), len(headers[m])))
     return _rows(text, best, skipped, name)
 
