@@ -158,9 +158,9 @@ class TrainConfig(options.Config):
     )
     learning_rate: float = options.option(
         0.0,
-        "Highest learning rate. With 0, it depends on the network. Pre-trained: 1e-3,"
-        " but 5e-4 for tuning with --task=gender. Not pre-trained: 6e-3 for the small"
-        " networks (proportionally less for batches below 128), and 1e-3 for others.",
+        "Highest learning rate. 0 means 1e-3 for most networks; 5e-4 for tuning a"
+        " pre-trained network with --task=gender; and 6e-3 for the small networks"
+        " without pre-trained weights (proportionally less for batches below 128).",
     )
     optimizer: str = options.option(
         "auto",
