@@ -9,7 +9,7 @@ out=${1:-demo}
 
 say() { printf '\n--- %s\n' "$*"; }
 
-say "1. draw faces, filed as AFAD does: AGE/GENDER/PHOTO-FACE.jpg"
+say "1. draw faces, in folders like those of AFAD: AGE/GENDER/PHOTO-FACE.jpg"
 afad-make-sample --output_dir="$out/faces" --num_images=2000
 
 say "2. write records"
@@ -52,4 +52,4 @@ constant = metrics["constant"]
 print(f"test accuracy: {metrics['accuracy']:.3f}  (constant predictor {constant['accuracy']:.3f})")
 print(f"test MAE:      {metrics['mae']:.2f} years  (constant predictor {constant['mae']:.2f} years)")
 END
-printf 'to look at:    %s\n' "$out/run/report.html"
+printf 'report:        %s\n' "$out/run/report.html"
