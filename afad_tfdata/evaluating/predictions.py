@@ -1,4 +1,4 @@
-"""What a model said about each record of a split, for programs that compare models.
+"""What a model predicts for each record of a split, for programs that compare models.
 
 ::
 
@@ -23,12 +23,12 @@ from afad_tfdata.reading import record_index
 from afad_tfdata.storage import joined, schema
 
 FILE_NAME = "predictions.npy"
-# In this order: what the model says, and the labels.
+# In this order: the predictions, and the labels.
 _DTYPES = {"age": "<f4", "gender": "<f4", "label_age": "<f4", "label_gender": "i1"}
 
 
 def rows_of(records_dir: str, split: str) -> str:
-    """A text that says which records of which data sets the rows are.
+    """A text that identifies the records which the rows belong to.
 
     Args:
       records_dir: Directories, separated by commas.

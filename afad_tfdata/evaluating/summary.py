@@ -14,7 +14,7 @@ from afad_tfdata.evaluating import calibrating
 
 
 def summary_text(result: Mapping[str, Any]) -> str:
-    """The result of `evaluate` in a few lines, with the constant's next to each."""
+    """The result of `evaluate` in a few lines, next to the constant predictor's."""
     constant, intervals = result["constant"], result.get("intervals", {})
     lines = [f"{result['split']}: {result['examples']:,} examples, {result['model']}"]
     for name, title in _TITLES.items():

@@ -12,8 +12,8 @@ its errors, it covers the age of a new example with at least the stated probabil
 the new example comes from the same source (Lei et al., 2018, Distribution-free
 predictive inference for regression, section 2.2).  Each predicted gender has a half
 width of its own, so that the coverage also holds for each (Vovk, 2012, Conditional
-validity of inductive conformal predictors).  Where the age head gives a spread, a
-second, scaled form multiplies it by a factor: wide where the model is unsure.
+validity of inductive conformal predictors).  If the age head gives a spread, there is a
+second, scaled form: the spread times a factor, which is wide where the model is unsure.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class ImageReader:
             except OSError as error:
                 reason = error.strerror or errors.one_line(error)
                 return [LoadedImage(path, error=f"cannot be read: {reason}")]
-            except Exception as error:  # The library of a remote store may raise any.
+            except Exception as error:  # A remote store may raise any error.
                 reason = errors.one_line(error)
                 return [LoadedImage(path, error=f"cannot be read: {reason}")]
             # Outside of the try: an error of the detector concerns every photo.
