@@ -1,6 +1,6 @@
-"""Augmentation on the device: the public name of `afad_tfdata.images.augment`."""
+"""Augmentation on the device: the public name of `afad_tfdata.images.augmentation`."""
 
-from afad_tfdata.images.augment import (
+from afad_tfdata.images.augmentation import (
     FORMS,
     AugmentConfig,
     augment_images,

@@ -21,14 +21,19 @@ from afad_tfdata.common import errors, files, options
 from afad_tfdata.describing import (
     croissant,
     data_card,
-    image_tables,
     label_table,
+    licence_and_origin,
     model_card,
-    model_files,
-    published_sets,
-    statements,
+    model_card_files,
+    parquet_images,
+    published_data_sets,
 )
-from afad_tfdata.storage import description_names, joined, schema, tfds_metadata
+from afad_tfdata.storage import (
+    description_names,
+    joined_data_sets,
+    schema,
+    tfds_metadata,
+)
 from afad_tfdata.training import run_dir
 from afad_tfdata.writing import rejections
 
@@ -67,7 +72,7 @@ class CardsConfig:
         "Published data set that the images are from: its licence and publication are"
         " then cited.  auto takes what --source of afad-write-records named, which the"
         " manifest records for all but afad.",
-        choices=("auto", *published_sets.BY_SOURCE),
+        choices=("auto", *published_data_sets.BY_SOURCE),
     )
     title: str = options.option(
         "",
@@ -148,9 +153,9 @@ def write_cards(config: CardsConfig) -> CardsResult:
     # Everything is read before anything is written.
     known = None
     if config.run_dir or config.graph:
-        known = model_files.read(config.run_dir, config.graph)
+        known = model_card_files.read(config.run_dir, config.graph)
     manifest = None
-    given = statements.Statements(
+    given = licence_and_origin.Statements(
         title=config.title,
         description=config.description,
         license=config.license,
@@ -163,7 +168,7 @@ def write_cards(config: CardsConfig) -> CardsResult:
     if config.records_dir:
         records_dir = _local_dir(config.records_dir)
         manifest = schema.load_manifest(records_dir)
-    stated = statements.complete(given, manifest, dataset)
+    stated = licence_and_origin.complete(given, manifest, dataset)
     if manifest:
         if known:
             _check_trained_on(known, manifest)
@@ -178,7 +183,9 @@ def write_cards(config: CardsConfig) -> CardsResult:
     return CardsResult(tuple(paths), tuple(unknown))
 
 
-def _check_trained_on(known: model_files.ModelFiles, manifest: schema.Manifest) -> None:
+def _check_trained_on(
+    known: model_card_files.ModelFiles, manifest: schema.Manifest
+) -> None:
     """Refuses a data set that the run was not trained on."""
     digest = known.run.get("records_digest")
     if digest and digest != run_dir.records_digest(manifest):
@@ -190,8 +197,8 @@ def _check_trained_on(known: model_files.ModelFiles, manifest: schema.Manifest) 
 
 def _describe_model(
     config: CardsConfig,
-    known: model_files.ModelFiles,
-    stated: statements.Statements,
+    known: model_card_files.ModelFiles,
+    stated: licence_and_origin.Statements,
 ) -> str:
     """Writes the model card; returns its path."""
     next_to_graph = os.path.dirname(config.graph.rstrip("/")) or "."
@@ -219,7 +226,7 @@ def _describe_data(
     config: CardsConfig,
     records_dir: str,
     manifest: schema.Manifest,
-    stated: statements.Statements,
+    stated: licence_and_origin.Statements,
 ) -> list[str]:
     """Writes the files of a data set; returns their paths."""
     output_dir = config.output_dir or records_dir
@@ -229,7 +236,7 @@ def _describe_data(
     names = [description_names.LABELS]
     label_table.write(files.join(output_dir, names[0]), records_dir, manifest)
     if config.with_images:
-        names += image_tables.write(output_dir, records_dir, manifest)
+        names += parquet_images.write(output_dir, records_dir, manifest)
     listed = [
         *_files_of_records(records_dir, manifest),
         *(_file(output_dir, name, _ABOUT_TABLES) for name in names),
@@ -248,7 +255,7 @@ _ABOUT_TABLES = {
 
 
 def _local_dir(records_dir: str) -> str:
-    if len(joined.directories(records_dir)) != 1:
+    if len(joined_data_sets.directories(records_dir)) != 1:
         raise errors.UsageError(
             f"--records_dir={records_dir} names several data sets: describe each of"
             " them by itself"

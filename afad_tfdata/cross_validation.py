@@ -25,7 +25,7 @@ import numpy as np
 from afad_tfdata import evaluation, trainer
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.storage import joined, schema, sharding, tfrecord
+from afad_tfdata.storage import joined_data_sets, schema, sharding, tfrecord
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import cluster
 
@@ -135,7 +135,7 @@ def write_views(
       output_dir: Where to; it takes as much space as the data set.
       config: Its ``folds`` and ``seed`` decide the parts.
     """
-    if len(joined.directories(records_dir)) > 1:
+    if len(joined_data_sets.directories(records_dir)) > 1:
         raise errors.UsageError(
             "--folds takes one data set, and --records_dir names several"
             f" ({records_dir}): write them as one, with afad-write-records --labels_csv"

@@ -25,14 +25,14 @@ from afad_tfdata.common import (
     crc32,
     errors,
     files,
-    io_extra,
     options,
+    remote_files,
     resources,
-    stores,
+    tensorflow_io_extra,
     xla,
 )
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.measuring import rows
+from afad_tfdata.measuring import row_verdicts
 from afad_tfdata.storage import schema, tfds_metadata, tfrecord
 
 _CORE = (
@@ -245,12 +245,12 @@ def _computing(devices: str) -> Iterator[Finding]:
                 output_dir=directory, devices=devices, parts=_COMPUTING, sizes="tiny"
             )
         )
-    works = {rows.MET: True, rows.MISSED: False}
+    works = {row_verdicts.MET: True, row_verdicts.MISSED: False}
     for row in result.found:
         if row.part.partition(":")[0] in _COMPUTING:
             found = f"{row.name}: {row.measured or row.why}"
             advice = ""
-            if row.verdict == rows.MISSED:
+            if row.verdict == row_verdicts.MISSED:
                 advice = f"wanted: {row.target}. {row.why}".strip()
             yield Finding(row.part, works.get(row.verdict), found, advice)
 
@@ -258,8 +258,10 @@ def _computing(devices: str) -> Iterator[Finding]:
 def _file_systems() -> Iterator[Finding]:
     try:
         # tensorflow-io adds to them, where it is installed and loads.
-        io_extra.why_no_scheme("s3")
-        found = ", ".join(f"{name}://" for name in io_extra.registered_schemes())
+        tensorflow_io_extra.why_no_scheme("s3")
+        found = ", ".join(
+            f"{name}://" for name in tensorflow_io_extra.registered_schemes()
+        )
     except Exception as error:  # TensorFlow itself may not load.
         yield Finding("file systems", False, errors.one_line(error))
         return
@@ -281,7 +283,7 @@ def _extras() -> Iterator[Finding]:
             continue
         command = f"pip install 'afad-tfdata[{extra}]'"
         if extra == "io":
-            command = io_extra.install_command()
+            command = tensorflow_io_extra.install_command()
         yield Finding(
             f"extra {extra}", None, f"not usable: {reason}", f"for {purpose}: {command}"
         )
@@ -296,7 +298,7 @@ def _try_fast() -> str:
 
 
 def _try_io() -> str:
-    return io_extra.why_no_scheme("s3") or io_extra.why_no_hdf5()
+    return tensorflow_io_extra.why_no_scheme("s3") or tensorflow_io_extra.why_no_hdf5()
 
 
 def _try_tensorboard() -> str:
@@ -364,7 +366,7 @@ def _try_imports(*modules: str) -> Callable[[], str]:
 _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
     "fast": (_try_fast, "the mapped input engine and fast writing"),
     "remote": (
-        lambda: stores.why_no_fsspec("s3") or stores.why_no_fsspec("gs"),
+        lambda: remote_files.why_no_fsspec("s3") or remote_files.why_no_fsspec("gs"),
         "copies to and from s3:// and gs:// on any TensorFlow",
     ),
     "io": (_try_io, "s3:// paths and compressed HDF5 in the graph engine"),

@@ -23,26 +23,26 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, tf32
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.evaluating import (
-    calibrating,
-    evaluated_model,
-    predictions,
-    summary,
-)
 from afad_tfdata.evaluating import config as evaluate_config
-from afad_tfdata.freezing import calibrated_source, model_source
-from afad_tfdata.images import contact_sheet, preprocess
+from afad_tfdata.evaluating import (
+    evaluated_model,
+    evaluation_summary,
+    fitted_on_validation,
+    stored_predictions,
+)
+from afad_tfdata.freezing import corrected_source, model_source
+from afad_tfdata.images import contact_sheet, tensor_preprocessing
 from afad_tfdata.metrics import (
     age_decision_pictures,
     age_decisions,
     bootstrap,
-    calibration,
+    output_corrections,
     prediction_metrics,
 )
-from afad_tfdata.models import facts, input_range, output_values
+from afad_tfdata.models import facts, input_range, output_checks
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engine_choice
-from afad_tfdata.storage import joined, schema
+from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import evaluation_plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
 
@@ -55,7 +55,7 @@ GROUPS_NAME = "age_groups.png"
 AGE_THRESHOLDS = (18, 21, 25)
 
 EvaluateConfig = evaluate_config.EvaluateConfig
-summary_text = summary.summary_text
+summary_text = evaluation_summary.summary_text
 
 _WORST = 32  # Four rows of eight faces, which a screen shows in full.
 _log = logging.getLogger(__name__)
@@ -77,10 +77,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       - ``constant``: what the training split's median age and majority class reach;
       - ``calibration``: what was measured on the validation split, if it was asked
         for, with ``log_loss`` and ``corrected_mae`` without and with it;
-      - ``age_interval`` from `calibrating.coverage`, and ``age_decisions`` from
-        `age_decisions.measure`, if the model predicts ages;
-      - ``worst`` from `predictions.worst` and ``predictions`` from
-        `predictions.store`, unless bad records were skipped;
+      - ``age_interval`` from `fitted_on_validation.coverage`, and ``age_decisions``
+        from `age_decisions.measure`, if the model predicts ages;
+      - ``worst`` from `stored_predictions.worst` and ``predictions`` from
+        `stored_predictions.store`, unless bad records were skipped;
       - ``class_names`` in label order, ``model``, ``split`` and ``files``.
 
     Raises:
@@ -105,20 +105,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     # First: a split that is too small is then an error before the longer work.
     entry = (
-        calibrating.fit(_known(columns_of, manifest), wanted, names)
+        fitted_on_validation.fit(_known(columns_of, manifest), wanted, names)
         if wanted.flags
         else None
     )
     before = columns = columns_of(config.split)
     if entry:
-        columns = calibrating.corrected(before, entry)
+        columns = fitted_on_validation.corrected(before, entry)
     result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
     if entry:
         result["calibration"] = entry
-        result.update(calibrating.effects(before, columns, entry))
+        result.update(fitted_on_validation.effects(before, columns, entry))
     interval = _interval(entry, model, config.flip_average)
     if interval:
-        result["age_interval"] = calibrating.coverage(
+        result["age_interval"] = fitted_on_validation.coverage(
             _known_ages(columns), interval, names
         )
     if "age" in columns:
@@ -139,21 +139,25 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         len(columns[f"label_{model.labels[0]}"])
         == manifest.split(config.split).num_examples
     ):
-        rows = predictions.rows_of(records_dir, config.split)
-        result["predictions"] = predictions.store(
+        rows = stored_predictions.rows_of(records_dir, config.split)
+        result["predictions"] = stored_predictions.store(
             output_dir, columns, rows=rows, max_examples=config.input.max_examples
         )
-        written[predictions.FILE_NAME] = files.join(output_dir, predictions.FILE_NAME)
+        written[stored_predictions.FILE_NAME] = files.join(
+            output_dir, stored_predictions.FILE_NAME
+        )
         # As the columns were read: of remote records from the same local copies.
         index = engine_choice.open_index(prepared.data, config.split)
-        result["worst"] = predictions.worst(columns, _worst(columns), index)
+        result["worst"] = stored_predictions.worst(columns, _worst(columns), index)
     if config.pictures:
         written.update(
             _draw(columns, result, names, prepared.data, config.split, output_dir)
         )
     if entry:
-        home = calibrated_source.home(model.path)
-        written[calibration.FILE_NAME] = calibration.store(home, model.path, entry)
+        home = corrected_source.home(model.path)
+        written[output_corrections.FILE_NAME] = output_corrections.store(
+            home, model.path, entry
+        )
     result["files"] = sorted(written.values())
     # Last: a result is there only if its pictures are.
     files.write_json(written[METRICS_NAME], result)
@@ -179,7 +183,7 @@ class _Prepared:
     path: str
     records_dir: str
     output_dir: str
-    wanted: calibrating.Wanted
+    wanted: fitted_on_validation.Wanted
     manifest: schema.Manifest
     model: evaluated_model.EvaluatedModel
     names: Sequence[str]
@@ -216,13 +220,13 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
       UsageError: They do not, or one of them does not exist.
     """
     path, records_dir, output_dir = places(config)
-    wanted = calibrating.Wanted(
+    wanted = fitted_on_validation.Wanted(
         config.interval_coverage,
         config.gender_temperature,
         config.age_correction,
         config.flip_average,
     )
-    manifest = joined.load_manifest(records_dir, config.input.max_examples)
+    manifest = joined_data_sets.load_manifest(records_dir, config.input.max_examples)
     strategy = strategies.create_strategy(config.devices)
     tf32.turn_off()
     model = evaluated_model.load(
@@ -272,7 +276,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
 
     def columns_of(split: str) -> dict[str, np.ndarray]:
         found = _predict(strategy, model.network, normalization, data, split)
-        output_values.check({n: found[n] for n in model.labels}, what=path)
+        output_checks.check({n: found[n] for n in model.labels}, what=path)
         if swapped:
             genders = found["label_gender"]
             found["label_gender"] = np.where(genders < 0, genders, 1 - genders)
@@ -305,13 +309,13 @@ def _known(
     Raises:
       UsageError: The data set has none.
     """
-    split = manifest.splits.get(calibrating.SPLIT)
+    split = manifest.splits.get(fitted_on_validation.SPLIT)
     if split is None or not split.num_examples:
         raise errors.UsageError(
-            f"the data set has no {calibrating.SPLIT} split to measure on: write it"
-            " again with afad-write-records --validation_fraction"
+            f"the data set has no {fitted_on_validation.SPLIT} split to measure on:"
+            " write it again with afad-write-records --validation_fraction"
         )
-    return columns_of(calibrating.SPLIT)
+    return columns_of(fitted_on_validation.SPLIT)
 
 
 def _interval(
@@ -384,7 +388,9 @@ def _predict(
         strategy,
         network,
         None,
-        lambda images: preprocess.normalize(images, mean or (0, 0, 0), divisor),
+        lambda images: tensor_preprocessing.normalize(
+            images, mean or (0, 0, 0), divisor
+        ),
     )
     with input_fn.readable_errors():
         return predictor.run(

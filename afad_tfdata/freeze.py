@@ -27,19 +27,19 @@ from afad_tfdata.common import eager, errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
-    calibrated_source,
+    corrected_source,
     export_formats,
+    facts_of_source,
     graph_description,
-    model_facts,
+    graph_files,
     model_source,
     preprocessing_graph,
     quantization,
     verification,
     verification_images,
-    verified_files,
 )
 from afad_tfdata.freezing import config as freeze_config
-from afad_tfdata.storage import remote
+from afad_tfdata.storage import remote_data_set
 
 FreezeConfig = freeze_config.FreezeConfig
 
@@ -155,9 +155,9 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
         path = files.join(config.output_dir, f"{name}.pb")
         corrections = _corrections(config, source, path)
         # From here on, the corrected model is the model: the graph is verified with it.
-        source = calibrated_source.apply(source, corrections)
+        source = corrected_source.apply(source, corrections)
         fetches = _fetches(config.output_nodes, source.labels)
-        facts = model_facts.collect(
+        facts = facts_of_source.collect(
             source,
             config.records_dir,
             config.mean_json,
@@ -187,7 +187,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
         # This follows the checks, so that a refused call leaves no directory behind.
         files.make_dirs(config.output_dir)
         # When the block ends, files that do not have their final names are removed.
-        with verified_files.VerifiedFiles(config.output_dir, name) as output:
+        with graph_files.VerifiedFiles(config.output_dir, name) as output:
             # The model is traced, variables become constants, constants are folded, and
             # the inputs and outputs are named.  Then every format is written under a
             # temporary name, and one fresh process verifies all of them.
@@ -233,7 +233,7 @@ class _Verified(NamedTuple):
     rounding: dict[str, float]
 
     def max_difference(
-        self, written: Sequence[verified_files.WrittenFile]
+        self, written: Sequence[graph_files.WrittenFile]
     ) -> dict[str, float]:
         """The largest difference over the files that must equal the model, by label."""
         exact = [
@@ -257,7 +257,7 @@ def _freeze_remote(config: FreezeConfig, model: keras.Model | None) -> FreezeRes
         names = [os.path.relpath(path, directory) for path in result.paths]
         # The order matters: NAME.json is the last of them.
         for name in names:
-            remote.copy(os.path.join(directory, name), config.output_dir, name)
+            remote_data_set.copy(os.path.join(directory, name), config.output_dir, name)
     paths = tuple(files.join(config.output_dir, name) for name in names)
     return dataclasses.replace(result, path=paths[0], paths=paths)
 
@@ -284,12 +284,12 @@ def _load_model(config: FreezeConfig, model: keras.Model | None) -> model_source
 
 def _corrections(
     config: FreezeConfig, source: model_source.Source, path: str
-) -> calibrated_source.Corrections:
+) -> corrected_source.Corrections:
     """The corrections of the flags, or those of the graph that is to be compared."""
     if config.verify_only:
         description = graph_description.load_description(path)
-        return calibrated_source.of_description(description)
-    return calibrated_source.find(
+        return corrected_source.of_description(description)
+    return corrected_source.find(
         source,
         flip_average=config.flip_average,
         gender_temperature=config.gender_temperature,
@@ -311,7 +311,7 @@ def _fetches(names: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
 def _preprocessing_cases(
     source: model_source.Source,
     images: verification_images.Images,
-    facts: model_facts.ModelFacts,
+    facts: facts_of_source.ModelFacts,
 ) -> dict[str, list[verification.Case]]:
     """What the graphs with preprocessing are verified on, by format."""
     mean = facts.mean
@@ -329,7 +329,7 @@ def _preprocessing_cases(
 
 
 def _quantization_images(
-    config: FreezeConfig, source: model_source.Source, facts: model_facts.ModelFacts
+    config: FreezeConfig, source: model_source.Source, facts: facts_of_source.ModelFacts
 ) -> quantization.Images:
     """The faces that files with fewer bits are calibrated on and compared with."""
     return quantization.choose(
@@ -344,9 +344,9 @@ def _write_verified(
     config: FreezeConfig,
     source: model_source.Source,
     fetches: Mapping[str, str],
-    facts: model_facts.ModelFacts,
+    facts: facts_of_source.ModelFacts,
     cases: Mapping[str, list[verification.Case]],
-    output: verified_files.VerifiedFiles,
+    output: graph_files.VerifiedFiles,
     calibration: np.ndarray | None,
 ) -> _Verified:
     """Builds and writes the graph, and verifies every file.
@@ -404,7 +404,7 @@ def _write_verified(
 
 
 def _failure(
-    output: verified_files.VerifiedFiles,
+    output: graph_files.VerifiedFiles,
     comparisons: Sequence[verification.Comparison],
     tolerance: float,
     rounding: Mapping[str, float],
@@ -421,7 +421,7 @@ def _failure(
 
 def _check_losses(
     config: freeze_config.FreezeConfig,
-    output: verified_files.VerifiedFiles,
+    output: graph_files.VerifiedFiles,
     comparisons: Sequence[verification.Comparison],
 ) -> None:
     """Refuses a file with fewer bits that loses too much.

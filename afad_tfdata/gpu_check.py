@@ -1,7 +1,7 @@
 """One table of how well training works on this machine's GPUs.
 
-Each part runs in a process of its own with a time limit (`measuring.supervisor`), so
-that an abort of one is a row of the table::
+Each part runs in a process of its own with a time limit
+(`measuring.part_supervisor`), so that an abort of one is a row of the table::
 
     result = gpu_check.check(gpu_check.GpuCheckConfig(output_dir="gpu_check"))
     print(result.text())
@@ -20,8 +20,14 @@ from typing import Any
 
 from afad_tfdata import __version__
 from afad_tfdata.common import errors, files, options
-from afad_tfdata.measuring import machine, parts, report, rows, supervisor
-from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.measuring import (
+    check_settings,
+    machine,
+    part_list,
+    part_supervisor,
+    row_verdicts,
+    table_text,
+)
 
 # Parts that measure no time and run at once; a GPU that takes one process gets one.
 _JOBS = 3
@@ -43,7 +49,7 @@ class GpuCheckConfig:
     )
     parts: tuple[str, ...] = options.option(
         (),
-        f"Which parts run: {', '.join(parts.GROUPS)}. Without this flag, all run.",
+        f"Which parts run: {', '.join(part_list.GROUPS)}. Without this flag, all run.",
     )
     sizes: str = options.option(
         "auto",
@@ -62,10 +68,10 @@ class GpuCheckConfig:
 
     def __post_init__(self) -> None:
         options.check_choices(self)
-        unknown = [name for name in self.parts if name not in parts.GROUPS]
+        unknown = [name for name in self.parts if name not in part_list.GROUPS]
         if unknown:
             raise errors.UsageError(
-                f"--parts takes {', '.join(parts.GROUPS)}; got {unknown[0]!r}"
+                f"--parts takes {', '.join(part_list.GROUPS)}; got {unknown[0]!r}"
             )
         if not 0 < self.minutes <= 24 * 60:
             raise errors.UsageError(
@@ -87,17 +93,17 @@ class CheckResult:
       facts: What `measuring.machine` found out, and when.
     """
 
-    found: list[rows.Row]
+    found: list[row_verdicts.Row]
     facts: dict[str, Any]
 
     @property
-    def missed(self) -> list[rows.Row]:
+    def missed(self) -> list[row_verdicts.Row]:
         """The rows whose targets are missed."""
-        return [row for row in self.found if row.verdict == rows.MISSED]
+        return [row for row in self.found if row.verdict == row_verdicts.MISSED]
 
     def text(self) -> str:
         """The table for a terminal."""
-        return report.text(self.found)
+        return table_text.text(self.found)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in gpu_check.json."""
@@ -112,7 +118,7 @@ def check(config: GpuCheckConfig) -> CheckResult:
     """
     files.make_dirs(config.output_dir)
     began = datetime.datetime.now(datetime.timezone.utc)
-    manager = supervisor.Supervisor(config.minutes)
+    manager = part_supervisor.Supervisor(config.minutes)
     with tempfile.TemporaryDirectory(prefix="afad-gpu-check-") as work_dir:
         found, facts = _run(config, manager, work_dir)
         _keep_logs(work_dir, config.output_dir)
@@ -126,21 +132,21 @@ def check(config: GpuCheckConfig) -> CheckResult:
         os.path.join(config.output_dir, "gpu_check.json"), result.to_dict()
     )
     files.write_atomic(
-        os.path.join(config.output_dir, "gpu_check.md"), report.page(found, facts)
+        os.path.join(config.output_dir, "gpu_check.md"), table_text.page(found, facts)
     )
     return result
 
 
 def _run(
-    config: GpuCheckConfig, manager: supervisor.Supervisor, work_dir: str
-) -> tuple[list[rows.Row], dict[str, Any]]:
+    config: GpuCheckConfig, manager: part_supervisor.Supervisor, work_dir: str
+) -> tuple[list[row_verdicts.Row], dict[str, Any]]:
     """The rows of all parts, and the facts about the machine."""
     asked = tuple(config.devices.replace(" ", "").lower().split(","))
     first = check_settings.sized(asked, 0, tiny=True, work_dir=work_dir)
-    found = manager.run([parts.MACHINE], first)
+    found = manager.run([part_list.MACHINE], first)
     path = os.path.join(work_dir, machine.FACTS)
     if not os.path.exists(path):
-        why = next(row for row in found if row.verdict == rows.MISSED)
+        why = next(row for row in found if row.verdict == row_verdicts.MISSED)
         raise errors.UsageError(f"{why.why} ({why.measured})")
     facts = files.read_json(path, what="facts about the machine", advice="try again")
     gpus = len(facts["gpus"])
@@ -157,9 +163,9 @@ def _run(
         work_dir=work_dir,
         data_dir=os.path.abspath(config.data_dir) if config.data_dir else "",
     )
-    chosen = parts.select(config.parts)
+    chosen = part_list.select(config.parts)
     if any(part.reads for part in chosen):
-        found += manager.run([parts.FACES], settings)
+        found += manager.run([part_list.FACES], settings)
     jobs = 1 if facts["exclusive"] else _JOBS
     return found + manager.run_all(chosen, settings, jobs=jobs), facts
 

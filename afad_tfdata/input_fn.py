@@ -31,7 +31,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.reading import (
     bad_records,
     data_service,
@@ -46,7 +46,7 @@ from afad_tfdata.reading import (
     replica_batches,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import joined, schema, sharding
+from afad_tfdata.storage import joined_data_sets, schema, sharding
 
 InputConfig = input_config.InputConfig
 # These two are for programs that do not use TensorFlow, and do not import it.
@@ -196,7 +196,7 @@ def num_examples(config: InputConfig, split: str) -> int:
     config.check_source()
     if config.files:
         return len(engine_choice.open_index(config, split))
-    manifest = joined.load_manifest(config.records_dir, config.max_examples)
+    manifest = joined_data_sets.load_manifest(config.records_dir, config.max_examples)
     found = manifest.splits.get(split)
     return found.num_examples if found else 0
 
@@ -358,7 +358,7 @@ def _supervised(
                 tf.boolean_mask(part, mask) for part in (image, age, gender)
             )
         values = {"age": age, "gender": tf.cast(gender, tf.float32)}
-        image = preprocess.normalize(image, mean_rgb)
+        image = tensor_preprocessing.normalize(image, mean_rgb)
         if len(labels) == 1:
             label = values[labels[0]]
         else:

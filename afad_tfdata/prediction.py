@@ -31,7 +31,7 @@ from afad_tfdata.common import errors, files, options, progress, resources
 from afad_tfdata.freezing import export_formats, graph_description, loaded_graph
 from afad_tfdata.images import codec, contact_sheet, face_crop, face_detector
 from afad_tfdata.metrics import age_intervals
-from afad_tfdata.models import output_values
+from afad_tfdata.models import output_checks
 from afad_tfdata.predicting import face_pictures, image_reader
 
 _log = logging.getLogger(__name__)
@@ -534,7 +534,7 @@ def _why_refused(data: bytes, error: loaded_graph.InputError) -> str:
 
 def _fault(outputs: dict[str, float]) -> str:
     """Why a graph's outputs for an image mean nothing; empty if they do."""
-    found = [output_values.fault(label, value) for label, value in outputs.items()]
+    found = [output_checks.fault(label, value) for label, value in outputs.items()]
     return next((reason for reason in found if reason), "")
 
 

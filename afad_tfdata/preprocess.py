@@ -1,6 +1,6 @@
-"""Normalisation and resizing: the public name of `afad_tfdata.images.preprocess`."""
+"""The public name of `afad_tfdata.images.tensor_preprocessing`."""
 
-from afad_tfdata.images.preprocess import (
+from afad_tfdata.images.tensor_preprocessing import (
     DIVISOR,
     decode_and_resize,
     normalize,

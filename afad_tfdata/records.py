@@ -32,7 +32,7 @@ import numpy as np
 from afad_tfdata import __version__
 from afad_tfdata.common import errors, files, options, resources
 from afad_tfdata.images import face_detector
-from afad_tfdata.storage import hdf5, remote, schema, tfds_metadata
+from afad_tfdata.storage import hdf5, remote_data_set, schema, tfds_metadata
 from afad_tfdata.writing import (
     archive,
     dali_index,
@@ -213,7 +213,7 @@ def _write_remote(config: WriteConfig) -> schema.Manifest | None:
             "--shard_range with a remote --output_dir needs --work_dir, on a file"
             " system that all tasks share"
         )
-    manifest = remote.stored(config.output_dir)
+    manifest = remote_data_set.stored(config.output_dir)
     if manifest is not None:
         work_plan, _ = _plan(config, _scan(config))
         work_directory.refuse_other(
@@ -226,11 +226,11 @@ def _write_remote(config: WriteConfig) -> schema.Manifest | None:
                 " same command with a local copy as --output_dir"
             )
         return manifest
-    directory = remote.staging_dir(config.output_dir, config.work_dir)
+    directory = remote_data_set.staging_dir(config.output_dir, config.work_dir)
     local = dataclasses.replace(config, output_dir=directory, work_dir="")
     manifest = write_records(local)
     if manifest is not None:
-        remote.upload(directory, config.output_dir)
+        remote_data_set.upload(directory, config.output_dir)
     return manifest
 
 

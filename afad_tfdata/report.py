@@ -22,16 +22,16 @@ from afad_tfdata.common import errors, files, options
 from afad_tfdata.reporting import (
     comparison_section,
     data_set_section,
-    elements,
     evaluation_section,
     graph_section,
+    html_elements,
     json_values,
     model_predictions,
     page,
     run_section,
     viewer_section,
 )
-from afad_tfdata.storage import joined
+from afad_tfdata.storage import joined_data_sets
 from afad_tfdata.training import run_dir
 
 PAGE_NAME = "report.html"
@@ -255,7 +255,7 @@ class _Shown:
 
     def _note(self, name: str, title: str, text: str) -> None:
         """Adds a section that says why it is empty."""
-        self.page.add(name, title, [elements.note(text)])
+        self.page.add(name, title, [html_elements.note(text)])
         self.missing.append(errors.one_line(text))
 
 
@@ -271,7 +271,9 @@ def _title(config: ReportConfig, runs: Sequence[str]) -> str:
     names = [_base(path) for path in runs]
     if len(names) > 1:
         return f"Report: {names[0]} and {names[1]}"
-    places = joined.directories(config.records_dir) if config.records_dir else ()
+    places = (
+        joined_data_sets.directories(config.records_dir) if config.records_dir else ()
+    )
     others = [*places, config.evaluation_dir, config.graph]
     return (
         f"Report: {', '.join([*names, *(_base(other) for other in others if other)])}"
@@ -282,7 +284,9 @@ def _usual_output(config: ReportConfig, runs: Sequence[str]) -> str:
     if runs or config.evaluation_dir:
         return files.join(runs[0] if runs else config.evaluation_dir, PAGE_NAME)
     if config.records_dir:
-        return files.join(joined.directories(config.records_dir)[0], PAGE_NAME)
+        return files.join(
+            joined_data_sets.directories(config.records_dir)[0], PAGE_NAME
+        )
     return files.join(os.path.dirname(config.graph), PAGE_NAME)
 
 

@@ -22,15 +22,19 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.images import augment
+from afad_tfdata.images import augmentation
 
-DEFAULT = augment.AugmentConfig()
-COLORS = augment.AugmentConfig(brightness=0.2, contrast=0.2, color=0.2, erasing=0.5)
+DEFAULT = augmentation.AugmentConfig()
+COLORS = augmentation.AugmentConfig(
+    brightness=0.2, contrast=0.2, color=0.2, erasing=0.5
+)
 
 
-def ours(images: Any, config: augment.AugmentConfig) -> Callable[[int], Any]:
+def ours(images: Any, config: augmentation.AugmentConfig) -> Callable[[int], Any]:
     def run(step: int) -> Any:
-        return wait(augment.augment_images(images, seed=1, step=step, config=config))
+        return wait(
+            augmentation.augment_images(images, seed=1, step=step, config=config)
+        )
 
     return run
 
@@ -122,7 +126,7 @@ def main() -> None:
         f" cores, {gpus} GPU, TensorFlow {tf.__version__}, Keras"
         f" {keras.__version__}, {datetime.date.today()}"
     )
-    print(f"form=auto is {augment.resolve_form(DEFAULT)} here\n")
+    print(f"form=auto is {augmentation.resolve_form(DEFAULT)} here\n")
     print("| | images/s | relative to the layers | relative to the generator |")
     print("|---|---|---|---|")
     for name, value in seconds.items():

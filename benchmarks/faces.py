@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from afad_tfdata import input_fn, models, records, trainer
-from afad_tfdata.images import drawn_faces, preprocess
+from afad_tfdata.images import drawn_faces, tensor_preprocessing
 from afad_tfdata.metrics import bootstrap, prediction_metrics
 from afad_tfdata.models import age_heads as heads
 from afad_tfdata.models import losses, networks
@@ -155,7 +155,7 @@ class Place:
         mean = self.manifest.mean_rgb
 
         def normalize(images):
-            return preprocess.normalize(images, mean)
+            return tensor_preprocessing.normalize(images, mean)
 
         predictor = step.Predictor(
             tf.distribute.get_strategy(),
@@ -247,7 +247,9 @@ def features_of(
     """The features of a split, float32 ``[n, channels]``, and its labels."""
     mean, rows, labels = place.manifest.mean_rgb, [], []
     run = tf.function(
-        lambda images: pooled(preprocess.normalize(images, mean), training=False)
+        lambda images: pooled(
+            tensor_preprocessing.normalize(images, mean), training=False
+        )
     )
     for batch, label in input_fn.eval_input_fn(place.input(), split):
         mask = batch["mask"].numpy()

@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 from afad_tfdata import input_fn, models
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.models import losses
 from afad_tfdata.training import optimizers, step
 
@@ -151,7 +151,7 @@ def bare(arguments: argparse.Namespace, dataset: tf.data.Dataset):
         features, labels = next(iterator)
         with tf.GradientTape() as tape:
             outputs = network(
-                preprocess.normalize(features["image"], MEAN), training=True
+                tensor_preprocessing.normalize(features["image"], MEAN), training=True
             )
             loss = tf.reduce_mean(loss_fn(outputs, labels)["loss"])
         gradients = tape.gradient(loss, network.trainable_variables)
@@ -177,7 +177,7 @@ def loop(arguments: argparse.Namespace, dataset: tf.data.Dataset):
         network,
         optimizers.build("adam", momentum=0.9),
         loss_fn,
-        lambda images, step, offset: preprocess.normalize(images, MEAN),
+        lambda images, step, offset: tensor_preprocessing.normalize(images, MEAN),
         step.StepConfig(global_batch_size=arguments.batch),
     )
     iterator = iter(strategy.distribute_datasets_from_function(lambda _: dataset))
@@ -221,7 +221,7 @@ def fit(arguments: argparse.Namespace, dataset: tf.data.Dataset):
     )
     ready = dataset.map(
         lambda features, labels: (
-            preprocess.normalize(features["image"], MEAN),
+            tensor_preprocessing.normalize(features["image"], MEAN),
             {"age_output": labels["age"], "gender_output": labels["gender"]},
         )
     ).prefetch(2)

@@ -27,7 +27,14 @@ from typing import Any, NoReturn, TypeVar
 
 from afad_tfdata import __version__
 from afad_tfdata.bin import absl_flags, streams
-from afad_tfdata.common import errors, files, lazy_imports, options, preemption, stores
+from afad_tfdata.common import (
+    errors,
+    files,
+    lazy_imports,
+    options,
+    preemption,
+    remote_files,
+)
 from afad_tfdata.training.distributed import cluster, multi_worker
 
 _WIDTH = 88
@@ -124,7 +131,7 @@ def run(
     )
     # After use of S3 or of several workers, a normal exit would hang or abort in the
     # clean-up of the libraries.
-    if stores.aborts_at_exit() or multi_worker.joined():
+    if remote_files.aborts_at_exit() or multi_worker.joined():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -11,13 +11,13 @@ from afad_tfdata import evaluation, freeze, models, prediction, records
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
-    calibrated_source,
+    corrected_source,
     loaded_graph,
     model_source,
     verification,
 )
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.metrics import calibration
+from afad_tfdata.metrics import output_corrections
 from tests.freezing import small_graphs
 
 NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
@@ -176,11 +176,11 @@ def test_mirror_images_are_averaged_in_the_graph(measured, frozen_graph, monkeyp
 def test_a_graph_without_the_average_has_neither_it_nor_its_interval(measured, caplog):
     source = model_source.open_source(measured[0])
     flags = {"gender_temperature": False, "age_correction": False}
-    found = calibrated_source.find(source, flip_average=False, **flags)
-    assert found == calibrated_source.Corrections()
+    found = corrected_source.find(source, flip_average=False, **flags)
+    assert found == corrected_source.Corrections()
     assert "measured with other corrections" in caplog.text
     # The graph that earlier programs read stays as it was.
-    assert calibrated_source.apply(source, found) is source
+    assert corrected_source.apply(source, found) is source
 
 
 @pytest.mark.parametrize("head, flip", [("regression", False), ("coral", True)])
@@ -193,13 +193,13 @@ def test_corrections_are_those_that_were_measured(tmp_path, head, flip):
         "age_correction": {"slope": 0.8, "offset": 5.0},
         "age_interval": None,
     }
-    calibration.store(str(tmp_path), path, entry)
+    output_corrections.store(str(tmp_path), path, entry)
     source = model_source.open_source(path)
-    corrections = calibrated_source.find(
+    corrections = corrected_source.find(
         source, flip_average=flip, gender_temperature=True, age_correction=True
     )
     assert corrections.in_graph == {k: entry[k] for k in list(entry)[:3]}
-    source = calibrated_source.apply(source, corrections)
+    source = corrected_source.apply(source, corrections)
     # Also writes the graph as TensorFlow 1.15 reads it, or refuses an operation.
     graph, nodes = small_graphs.frozen_file(tmp_path, source)
     comparison = small_graphs.compared(graph, source, nodes)
@@ -218,11 +218,11 @@ def test_corrections_are_those_that_were_measured(tmp_path, head, flip):
 
 def test_a_network_is_in_an_averaged_graph_once(tmp_path):
     source = model_source.from_model(small_graphs.build())
-    averaged = calibrated_source.Corrections(flip_average=True)
+    averaged = corrected_source.Corrections(flip_average=True)
     sizes = []
     for name, one in (
         ("plain", source),
-        ("flip", calibrated_source.apply(source, averaged)),
+        ("flip", corrected_source.apply(source, averaged)),
     ):
         (tmp_path / name).mkdir()
         path, _ = small_graphs.frozen_file(tmp_path / name, one)
@@ -236,9 +236,9 @@ def test_saturated_logits_keep_their_digits(tmp_path):
     layer = model.get_layer("gender_logits")
     layer.set_weights([100 * w for w in layer.get_weights()])
     source = model_source.from_model(model)
-    source = calibrated_source.apply(
+    source = corrected_source.apply(
         source,
-        calibrated_source.Corrections(gender_temperature={"temperature": 10.0}),
+        corrected_source.Corrections(gender_temperature={"temperature": 10.0}),
     )
     value = small_graphs.noise(4)
     logits = models.training_model(model)(value)["gender_logits"].numpy()
@@ -273,7 +273,7 @@ def test_what_was_not_measured_is_refused(data, measured, tmp_path):
         "age_correction": None,
         "age_interval": None,
     }
-    calibration.store(str(tmp_path), str(copied), entry)
+    output_corrections.store(str(tmp_path), str(copied), entry)
     with pytest.raises(errors.UsageError, match="was measured with --flip_average"):
         frozen(str(copied), tmp_path, gender_temperature=True)
     assert not list(tmp_path.glob("*.pb"))
@@ -313,9 +313,9 @@ def test_a_model_without_logits_is_scaled_by_its_probability():
     assert source.parts is not None
     value = tf.constant(small_graphs.noise(5))
     for flip in (False, True):
-        known = calibrated_source.outputs(source, value, flip_average=flip)
-        plain = calibrated_source.dataclasses.replace(source, parts=None)
-        blind = calibrated_source.outputs(plain, value, flip_average=flip)
+        known = corrected_source.outputs(source, value, flip_average=flip)
+        plain = corrected_source.dataclasses.replace(source, parts=None)
+        blind = corrected_source.outputs(plain, value, flip_average=flip)
         np.testing.assert_allclose(
             blind["gender_logit"], known["gender_logit"], atol=1e-4
         )

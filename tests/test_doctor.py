@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from afad_tfdata import doctor, gpu_check
-from afad_tfdata.common import compute_capability, errors, io_extra, xla
-from afad_tfdata.measuring import rows
+from afad_tfdata.common import compute_capability, errors, tensorflow_io_extra, xla
+from afad_tfdata.measuring import row_verdicts
 
 
 def test_summary_names_versions_and_devices(tmp_path):
@@ -88,7 +88,7 @@ def _extra(name):
 
 def test_tensorflow_io_that_imports_but_loads_nothing_is_not_ok(monkeypatch):
     reason = "tensorflow-io 0.37.1 does not load on TensorFlow 2.21.0"
-    monkeypatch.setattr(io_extra, "why_no_scheme", lambda scheme: reason)
+    monkeypatch.setattr(tensorflow_io_extra, "why_no_scheme", lambda scheme: reason)
     finding = _extra("io")
     assert finding.works is None and reason in finding.found
     assert "pip install 'afad-tfdata[io]'" in finding.advice
@@ -121,12 +121,28 @@ def test_computing_on_the_gpus_is_part_of_the_findings(monkeypatch):
     def check(config):
         asked.append(config)
         found = [
-            rows.Row("software", "1", part="machine"),
-            rows.Row("gradient", "0", "1e-6", rows.MET, part="parity:step"),
-            rows.Row(
-                "sum", "wrong", "right", rows.MISSED, "no P2P", {}, "all_reduce:x"
+            row_verdicts.Row("software", "1", part="machine"),
+            row_verdicts.Row(
+                "gradient", "0", "1e-6", row_verdicts.MET, part="parity:step"
             ),
-            rows.Row("sum", "", "", rows.NOT_APPLICABLE, "one GPU", {}, "all_reduce:y"),
+            row_verdicts.Row(
+                "sum",
+                "wrong",
+                "right",
+                row_verdicts.MISSED,
+                "no P2P",
+                {},
+                "all_reduce:x",
+            ),
+            row_verdicts.Row(
+                "sum",
+                "",
+                "",
+                row_verdicts.NOT_APPLICABLE,
+                "one GPU",
+                {},
+                "all_reduce:y",
+            ),
         ]
         return gpu_check.CheckResult(found, {})
 

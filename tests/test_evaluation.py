@@ -11,7 +11,7 @@ import pytest
 from afad_tfdata import evaluation, models
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.evaluating import predictions
+from afad_tfdata.evaluating import stored_predictions
 from afad_tfdata.models import facts, saved
 from afad_tfdata.reading import record_index
 from afad_tfdata.storage import schema
@@ -84,7 +84,7 @@ def test_a_foreign_model_counts_every_example_once(
     right = (genders >= 0.5) == index["gender"]
     assert result["accuracy"] == pytest.approx(right.mean())
     assert np.sum(result["confusion"]) == len(index)
-    said = predictions.load(str(tmp_path / "out"), result["predictions"])
+    said = stored_predictions.load(str(tmp_path / "out"), result["predictions"])
     np.testing.assert_allclose(said["age"], ages, rtol=1e-5)
     np.testing.assert_allclose(said["gender"], genders, atol=1e-5)
     np.testing.assert_array_equal(said["label_age"], index["age"])

@@ -8,7 +8,7 @@ import pytest
 from afad_tfdata import evaluation, freeze, models, prediction
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import input_range, output_values
+from afad_tfdata.models import input_range, output_checks
 
 SIZE = 16
 NAMES = ("male", "female")
@@ -176,7 +176,7 @@ def test_logits_are_refused_or_become_probabilities(sample_records, tmp_path):
 def test_nan_outputs_are_no_result():
     for label in ("age", "gender"):
         with pytest.raises(errors.DataError, match="not finite"):
-            output_values.check({label: np.array([0.5, np.nan])}, what="x.keras")
+            output_checks.check({label: np.array([0.5, np.nan])}, what="x.keras")
 
 
 def test_names_of_outputs_and_saved_models(sample_records, tmp_path):

@@ -19,11 +19,11 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     export_formats,
+    facts_of_source,
     graph_description,
-    model_facts,
+    graph_files,
     model_source,
     verification,
-    verified_files,
 )
 from afad_tfdata.images import codec
 from afad_tfdata.models import facts
@@ -42,11 +42,11 @@ def write_formats(directory, source):
         export_formats.FORMATS[name]
         for name in ("graph", "bytes", "pixels", "saved_model")
     ]
-    with verified_files.VerifiedFiles(directory, "face") as output:
+    with graph_files.VerifiedFiles(directory, "face") as output:
         output.write(frozen, formats)
         description = graph_description.describe(
             source,
-            model_facts.collect(source),
+            facts_of_source.collect(source),
             frozen,
             output.written,
             [comparison] * len(formats),
@@ -187,7 +187,7 @@ def test_a_remote_path_that_fails_costs_no_other_result(
     def fail(path):
         raise error
 
-    monkeypatch.setattr(prediction.files.stores, "read_bytes", fail)
+    monkeypatch.setattr(prediction.files.remote_files, "read_bytes", fail)
     names = prediction.expand([sample_tree])[:3]
     remote = "http://127.0.0.1/faces/a.jpg?size=*"
     said, printed = [], []
@@ -395,15 +395,15 @@ def test_flags_are_checked(changes, flag):
 
 def test_the_mean_of_a_foreign_model(tmp_path):
     source = model_source.from_model(small_graphs.dense((20, 20, 3)))
-    assert model_facts.collect(source).mean is None
+    assert facts_of_source.collect(source).mean is None
     files.write_json(
         str(tmp_path / "mean.json"), dict(zip("RGB", small_graphs.MEAN, strict=True))
     )
-    facts = model_facts.collect(source, mean_json=str(tmp_path / "mean.json"))
+    facts = facts_of_source.collect(source, mean_json=str(tmp_path / "mean.json"))
     assert facts.mean == small_graphs.MEAN and facts.age_range is None
     with pytest.raises(errors.UsageError, match="has no channel means"):
         files.write_json(str(tmp_path / "bad.json"), {"R": 1})
-        model_facts.collect(source, mean_json=str(tmp_path / "bad.json"))
+        facts_of_source.collect(source, mean_json=str(tmp_path / "bad.json"))
 
 
 def test_the_c_client_of_the_examples(tmp_path):

@@ -1,7 +1,7 @@
 """Reads files and writes them atomically, on local disks and in remote stores.
 
-A path with a scheme (``gs://``, ``s3://``) is opened by `stores`; every other path is
-opened by the operating system, without TensorFlow.
+A path with a scheme (``gs://``, ``s3://``) is opened by `remote_files`; every other
+path is opened by the operating system, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from afad_tfdata.common import errors, stores
+from afad_tfdata.common import errors, remote_files
 
 # A full disk, an exhausted quota, and a file that reaches the process's limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -52,14 +52,14 @@ def user_cache() -> str:
 
 def exists(path: str) -> bool:
     """Whether a file or directory exists."""
-    return stores.exists(path) if is_remote(path) else os.path.exists(path)
+    return remote_files.exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def make_dirs(path: str) -> None:
     """Creates a directory and its parents; `UsageError` if that is impossible."""
     try:
         if is_remote(path):
-            stores.make_dirs(path)
+            remote_files.make_dirs(path)
         else:
             os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -73,7 +73,7 @@ def make_dirs(path: str) -> None:
 def read_bytes(path: str) -> bytes:
     """The whole content of a file."""
     if is_remote(path):
-        return stores.read_bytes(path)
+        return remote_files.read_bytes(path)
     try:
         f = open(path, "rb")
     except ValueError as error:
@@ -106,8 +106,8 @@ def write_atomic(path: str, content: bytes | str, *, durable: bool = True) -> No
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
         try:
-            stores.write_bytes(path, data)
-        except stores.StoreError as error:
+            remote_files.write_bytes(path, data)
+        except remote_files.StoreError as error:
             raise errors.UsageError(
                 f"cannot write {path}: {error.strerror}; check the bucket's"
                 " name and the credentials"
@@ -295,7 +295,7 @@ def sha256(path: str) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     if is_remote(path):
-        for chunk in stores.read_chunks(path, _REMOTE_CHUNK_BYTES):
+        for chunk in remote_files.read_chunks(path, _REMOTE_CHUNK_BYTES):
             digest.update(chunk)
         return digest.hexdigest()
     with open(path, "rb") as f:

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 
-from afad_tfdata.common import errors, stores
+from afad_tfdata.common import errors, remote_files
 
 # Lines that do not say what happened.
 _NO_REASON = (
@@ -48,5 +48,5 @@ def file_error(message: str) -> OSError | None:
     if path and why in _ERRNOS:
         return OSError(_ERRNOS[why], why, path)
     if found := _REMOTE.search(message):
-        return stores.StoreError(errno.EIO, errors.one_line(text), found[0])
+        return remote_files.StoreError(errno.EIO, errors.one_line(text), found[0])
     return None

@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from afad_tfdata.describing import image_tables, statements
+from afad_tfdata.describing import licence_and_origin, parquet_images
 from afad_tfdata.storage import description_names, schema
 
 # Names of the formats of records, for people.
@@ -116,7 +116,7 @@ class FileFacts:
 
 def describe(
     manifest: schema.Manifest,
-    stated: statements.Statements,
+    stated: licence_and_origin.Statements,
     listed: Sequence[FileFacts],
     *,
     folder: str = "",
@@ -156,7 +156,9 @@ def describe(
     return {k: v for k, v in value.items() if v not in (None, [])}
 
 
-def _description(manifest: schema.Manifest, stated: statements.Statements) -> str:
+def _description(
+    manifest: schema.Manifest, stated: licence_and_origin.Statements
+) -> str:
     """The data set in one paragraph, for catalogues."""
     splits = ", ".join(
         f"{split.num_examples:,} in {name}"
@@ -287,7 +289,7 @@ def _image_files() -> dict[str, Any]:
 def _images(manifest: schema.Manifest) -> dict[str, Any]:
     """The Croissant record set of the images."""
     source = {"fileSet": {"@id": "image-files"}}
-    columns = _columns(manifest, image_tables.COLUMNS)
+    columns = _columns(manifest, parquet_images.COLUMNS)
     return {
         "@type": "cr:RecordSet",
         "@id": "images",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from afad_tfdata.common import files
-from afad_tfdata.describing import croissant, markdown, statements
+from afad_tfdata.describing import croissant, licence_and_origin, markdown
 from afad_tfdata.storage import description_names, schema
 from afad_tfdata.writing import rejections
 
@@ -30,7 +30,7 @@ _SIZES = (
 
 def write(
     manifest: schema.Manifest,
-    stated: statements.Statements,
+    stated: licence_and_origin.Statements,
     rejected: Sequence[str] | None,
     *,
     has_images: bool,
@@ -76,7 +76,7 @@ def rejected_reasons(records_dir: str) -> list[str] | None:
     return [rejection.reason for rejection in rejections.read(records_dir)]
 
 
-def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
+def _header(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> str:
     """The YAML header of a data card, which the hub reads."""
     size = next((name for limit, name in _SIZES if manifest.written < limit), "n>10M")
     return markdown.header(
@@ -93,7 +93,7 @@ def _header(manifest: schema.Manifest, stated: statements.Statements) -> str:
     )
 
 
-def _about(manifest: schema.Manifest, stated: statements.Statements) -> str:
+def _about(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> str:
     """The card's section on what the data set is."""
     lines = [markdown.text(stated.description)] if stated.description else []
     labels = " and ".join(manifest.labels) or "no label"
@@ -217,7 +217,7 @@ def _left_out(manifest: schema.Manifest, rejected: Sequence[str] | None) -> str:
     )
 
 
-def _rights(stated: statements.Statements) -> str:
+def _rights(stated: licence_and_origin.Statements) -> str:
     """The card's section on licence and citation."""
     return markdown.items(
         [
@@ -229,7 +229,7 @@ def _rights(stated: statements.Statements) -> str:
     )
 
 
-def _limits(manifest: schema.Manifest, stated: statements.Statements) -> str:
+def _limits(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> str:
     """The card's section on what the data set is not good for."""
     labels = " and the ".join(manifest.labels)
     use = f"to train and evaluate models that estimate the {labels} of a face"

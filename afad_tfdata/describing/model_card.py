@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afad_tfdata.describing import markdown, model_files, statements
+from afad_tfdata.describing import licence_and_origin, markdown, model_card_files
 
 FILE_NAME = "model_card.md"
 # Metrics in the order of the table, with their names and units.
@@ -33,11 +33,11 @@ _OPTIONS = (
 
 
 def write(
-    known: model_files.ModelFiles,
+    known: model_card_files.ModelFiles,
     *,
     title: str,
     license: str,
-    stated: statements.Statements,
+    stated: licence_and_origin.Statements,
 ) -> str:
     """The card.
 
@@ -66,10 +66,10 @@ def write(
 
 
 def _header(
-    known: model_files.ModelFiles,
+    known: model_card_files.ModelFiles,
     title: str,
     license: str,
-    stated: statements.Statements,
+    stated: licence_and_origin.Statements,
 ) -> str:
     """The YAML header of a model card, which the hub reads."""
     values = {
@@ -105,7 +105,7 @@ def _header(
     )
 
 
-def _about(known: model_files.ModelFiles) -> str:
+def _about(known: model_card_files.ModelFiles) -> str:
     """The card's section on what the model estimates, and by which network."""
     network = known.network
     labels = " and the ".join(known.labels)
@@ -134,7 +134,9 @@ def _size(network: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
     return f"{size} x {size} pixels, RGB" if size else "unknown"
 
 
-def _limits(known: model_files.ModelFiles, stated: statements.Statements) -> str:
+def _limits(
+    known: model_card_files.ModelFiles, stated: licence_and_origin.Statements
+) -> str:
     """The card's section on what the model is not good for."""
     ages = known.graph.get("age_range") or known.run.get("age_range")
     names = known.graph.get("class_names") or known.run.get("class_names") or ()
@@ -160,7 +162,9 @@ def _limits(known: model_files.ModelFiles, stated: statements.Statements) -> str
     return markdown.items(limits)
 
 
-def _training(known: model_files.ModelFiles, stated: statements.Statements) -> str:
+def _training(
+    known: model_card_files.ModelFiles, stated: licence_and_origin.Statements
+) -> str:
     """The card's section on the training."""
     if not known.run:
         return "How it was trained is unknown: no run is named."
@@ -200,7 +204,7 @@ def _last_epoch(last: Mapping[str, Any]) -> str:
     return markdown.table(["last epoch", *parts], rows)
 
 
-def _evaluation(known: model_files.ModelFiles) -> str:
+def _evaluation(known: model_card_files.ModelFiles) -> str:
     """The card's section on the metrics of an evaluation."""
     metrics = known.metrics
     if not metrics:
@@ -323,7 +327,7 @@ def _others(others: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown.table(head, rows)
 
 
-def _use(known: model_files.ModelFiles) -> str:
+def _use(known: model_card_files.ModelFiles) -> str:
     """The card's section on how to use the graph or the model."""
     if known.graph:
         name = known.graph["graph"]["file"]
@@ -352,7 +356,7 @@ def _use(known: model_files.ModelFiles) -> str:
     )
 
 
-def _rights(license: str, stated: statements.Statements) -> str:
+def _rights(license: str, stated: licence_and_origin.Statements) -> str:
     """The card's section on licences and citation."""
     return markdown.items(
         [

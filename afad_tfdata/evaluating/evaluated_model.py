@@ -16,12 +16,12 @@ from typing import Any
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
-    calibrated_source,
+    corrected_source,
     graph_description,
     loaded_graph,
     model_source,
 )
-from afad_tfdata.metrics import calibration
+from afad_tfdata.metrics import output_corrections
 from afad_tfdata.models import facts, input_range
 from afad_tfdata.training import run_dir
 
@@ -104,7 +104,7 @@ def load(
 
     def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         del training  # A source computes in inference only.
-        found = calibrated_source.outputs(source, images, flip_average=flip_average)
+        found = corrected_source.outputs(source, images, flip_average=flip_average)
         return {f"{k}_output": v for k, v in found.items()}
 
     return EvaluatedModel(
@@ -113,7 +113,7 @@ def load(
         source.image_size,
         dataclasses.replace(known, input_range=chosen),
         source.owner,
-        calibration.load(calibrated_source.home(source.path), source.path),
+        output_corrections.load(corrected_source.home(source.path), source.path),
         source.path,
     )
 

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
-    column_means,
     constant_folding,
     constant_shapes,
     graphdef,
     group_normalizations,
     grouped_convolutions,
+    means_as_products,
     model_source,
-    own_outputs,
+    output_nodes,
     tf1_kernels,
     variables_to_constants,
 )
@@ -64,7 +64,7 @@ def build(
         graph = constant_shapes.constant(graph)
         graph = constant_folding.fold_constants(graph, traced_fetches)
         graph = constant_folding.without_neutral(graph, [*traced_fetches, traced_feed])
-        graph = column_means.as_products(graph)
+        graph = means_as_products.as_products(graph)
         graph = constant_folding.fold_normalization(graph, traced_fetches)
         graph = group_normalizations.in_four_axes(graph)
     # This comes after constant folding, so that its new nodes get a suffix if they have
@@ -72,7 +72,7 @@ def build(
     wanted = [fetches[label] for label in source.labels]
     names = {**dict(zip(traced_fetches, wanted, strict=True)), traced_feed: feed}
     graph = graphdef.renamed(graph, names)
-    graph = own_outputs.separate(graph, wanted)
+    graph = output_nodes.separate(graph, wanted)
     _refuse_half_precision(graph, source.layers)
     # This comes last, because it drops attributes that the steps before read.
     if tf1_compatible:

@@ -25,7 +25,7 @@ import numpy as np
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, preprocessing_graph, quantization
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.models import facts
 
 # The operators of 2020: ONNX runtimes since 1.6 know them, and no network of this
@@ -56,7 +56,7 @@ class FrozenGraph:
     image_size: int
     mean: Sequence[float] | None = None
     tf1_compatible: bool = True
-    divisor: float = preprocess.DIVISOR
+    divisor: float = tensor_preprocessing.DIVISOR
     facts: facts.Facts = dataclasses.field(default_factory=lambda: facts.Facts())
     calibration: np.ndarray | None = None
     int8_inputs: bool = False

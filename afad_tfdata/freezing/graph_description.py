@@ -20,16 +20,16 @@ from afad_tfdata import __version__
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
-    calibrated_source,
     constant_folding,
+    corrected_source,
     export_formats,
+    facts_of_source,
+    graph_files,
     loaded_graph,
-    model_facts,
     model_source,
     verification,
-    verified_files,
 )
-from afad_tfdata.images import codec, preprocess
+from afad_tfdata.images import codec, tensor_preprocessing
 from afad_tfdata.models import facts
 
 FORMAT = "afad_tfdata frozen graph"
@@ -40,16 +40,16 @@ GENDER_THRESHOLD = 0.5
 
 def describe(
     source: model_source.Source,
-    known: model_facts.ModelFacts,
+    known: facts_of_source.ModelFacts,
     frozen: export_formats.FrozenGraph,
-    written: Sequence[verified_files.WrittenFile],
+    written: Sequence[graph_files.WrittenFile],
     comparisons: Sequence[verification.Comparison],
     *,
     tolerance: float,
     images: str,
     latency_ms: Mapping[str, Mapping[str, float]],
     rounding: Mapping[str, float],
-    corrections: calibrated_source.Corrections | None = None,
+    corrections: corrected_source.Corrections | None = None,
 ) -> dict[str, Any]:
     """The content of NAME.json.
 
@@ -66,7 +66,7 @@ def describe(
         if the verification did not have to allow for it.
       corrections: What the graph does to the outputs of its model; None for nothing.
     """
-    corrections = corrections or calibrated_source.Corrections()
+    corrections = corrections or corrected_source.Corrections()
     graph_file = written[0]
     # Programs in other languages read these keys: none may be renamed or removed.
     return {
@@ -172,11 +172,13 @@ def decode_of(description: Mapping[str, Any], *, where: str) -> str:
       DataError: The description says something else.
     """
     # A description without an entry was written by hand or by another program.
-    options = description.get("decode", preprocess.jpeg_options("accurate"))
+    options = description.get("decode", tensor_preprocessing.jpeg_options("accurate"))
     for decode in codec.DECODES:
-        if options == preprocess.jpeg_options(decode):
+        if options == tensor_preprocessing.jpeg_options(decode):
             return decode
-    known = " or ".join(json.dumps(preprocess.jpeg_options(d)) for d in codec.DECODES)
+    known = " or ".join(
+        json.dumps(tensor_preprocessing.jpeg_options(d)) for d in codec.DECODES
+    )
     raise errors.DataError(
         f'the description of {where} says "decode": {json.dumps(options)}; expected'
         f" {known}: freeze the model again"
@@ -265,7 +267,7 @@ def _fetches(
 def _image_reading(decode: str) -> dict[str, Any]:
     """How images were decoded and resized in training, for programs that repeat it."""
     return {
-        "decode": preprocess.jpeg_options(decode),
+        "decode": tensor_preprocessing.jpeg_options(decode),
         "resize": {
             "method": "bilinear",
             "antialias": False,
@@ -298,7 +300,7 @@ def _parity(
 
 
 def _other_file(
-    file: verified_files.WrittenFile,
+    file: graph_files.WrittenFile,
     comparison: verification.Comparison,
     frozen: export_formats.FrozenGraph,
 ) -> dict[str, Any]:
@@ -318,7 +320,7 @@ def _other_file(
 
 
 def _loss(
-    file: verified_files.WrittenFile,
+    file: graph_files.WrittenFile,
     comparison: verification.Comparison,
     frozen: export_formats.FrozenGraph,
 ) -> dict[str, Any]:

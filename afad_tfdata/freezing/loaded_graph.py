@@ -20,7 +20,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files, tf32
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import graphdef, safe_saved_model
+from afad_tfdata.freezing import graphdef, saved_model_checks
 
 # Runs one batch; returns arrays by label.
 _Call = Callable[[Any], Mapping[str, Any]]
@@ -173,7 +173,7 @@ def _load_saved_model(
 ) -> _Call:
     tf32.turn_off()
     with tf.device("CPU:0" if device == "cpu" else None):
-        module = safe_saved_model.load(path)
+        module = saved_model_checks.load(path)
     function = module.signatures["serving_default"]
 
     def call(value: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import keras2_files, safe_saved_model
+from afad_tfdata.freezing import keras2_files, saved_model_checks
 from afad_tfdata.models import facts, input_range
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpointed_state, checkpoints, run_dir
@@ -403,7 +403,7 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
 def _saved_model(
     path: str, name: str, outputs: Sequence[str], image_size: int
 ) -> Source:
-    module = safe_saved_model.load(path)
+    module = saved_model_checks.load(path)
     signatures = dict(module.signatures)
     # Keras calls its own signature "serve".
     function = signatures.get("serving_default") or signatures.get("serve")

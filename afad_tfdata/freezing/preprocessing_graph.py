@@ -17,7 +17,7 @@ import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def build(
     fetches: Collection[str],
     size: int,
     mean: Sequence[float],
-    divisor: float = preprocess.DIVISOR,
+    divisor: float = tensor_preprocessing.DIVISOR,
     decode: str = "accurate",
 ) -> tf.compat.v1.GraphDef:
     """A frozen graph with decoding, resizing and normalisation before it.
@@ -68,7 +68,7 @@ def build(
         with tf.Graph().as_default() as whole:
             given = image_input.placeholder(image_input.feed)
             pixels = image_input.resize(given, size, decode)
-            value = preprocess.normalize(pixels, mean, divisor)
+            value = tensor_preprocessing.normalize(pixels, mean, divisor)
             inputs = tf.identity(value, name=feed)
             tf.import_graph_def(graph, {f"{feed}:0": inputs}, name="")
             result = whole.as_graph_def()
@@ -81,12 +81,14 @@ def reference(
     encoded: bytes,
     size: int,
     mean: Sequence[float],
-    divisor: float = preprocess.DIVISOR,
+    divisor: float = tensor_preprocessing.DIVISOR,
     decode: str = "accurate",
 ) -> np.ndarray:
     """The network's input for an image file: float32 ``[size, size, 3]``."""
-    pixels = preprocess.decode_and_resize(tf.constant(encoded), size, decode=decode)
-    return preprocess.normalize(pixels, mean, divisor).numpy()
+    pixels = tensor_preprocessing.decode_and_resize(
+        tf.constant(encoded), size, decode=decode
+    )
+    return tensor_preprocessing.normalize(pixels, mean, divisor).numpy()
 
 
 def _bytes_placeholder(name: str) -> tf.Tensor:
@@ -95,7 +97,7 @@ def _bytes_placeholder(name: str) -> tf.Tensor:
 
 def _pixels_of_files(encoded: tf.Tensor, size: int, decode: str) -> tf.Tensor:
     pixels = tf.map_fn(
-        lambda one: preprocess.decode_and_resize(one, size, decode=decode),
+        lambda one: tensor_preprocessing.decode_and_resize(one, size, decode=decode),
         encoded,
         fn_output_signature=tf.uint8,
     )
@@ -106,7 +108,7 @@ def _pixels_of_files(encoded: tf.Tensor, size: int, decode: str) -> tf.Tensor:
 def _resized(pixels: tf.Tensor, size: int, decode: str) -> tf.Tensor:
     """Pixels that are fed, in the size that the graph takes."""
     del decode  # The program that feeds pixels has decoded them.
-    return preprocess.resize(pixels, size)
+    return tensor_preprocessing.resize(pixels, size)
 
 
 def _pixels_placeholder(name: str) -> tf.Tensor:

@@ -18,8 +18,8 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import model_source, verification, verification_images
-from afad_tfdata.images import preprocess
-from afad_tfdata.storage import joined
+from afad_tfdata.images import tensor_preprocessing
+from afad_tfdata.storage import joined_data_sets
 
 # They show the share of equal genders to one percent, and take a second or two.
 VERIFICATION_IMAGES = 128
@@ -95,7 +95,7 @@ def choose(
             "--tflite_int8 needs faces to calibrate on, and no data set is known: name"
             " it with --records_dir"
         )
-    split = joined.load_manifest(records_dir).splits.get("validation")
+    split = joined_data_sets.load_manifest(records_dir).splits.get("validation")
     available = split.num_examples if split else 0
     if calibration_images and not available:
         raise errors.UsageError(
@@ -115,7 +115,7 @@ def normalized(
     pixels: np.ndarray, mean: Sequence[float] | None, divisor: float
 ) -> np.ndarray:
     """Images as the graph is fed them: float32 ``[n, size, size, 3]``."""
-    center = np.array(mean if mean is not None else [preprocess.DIVISOR] * 3)
+    center = np.array(mean if mean is not None else [tensor_preprocessing.DIVISOR] * 3)
     return ((pixels - center) / divisor).astype(np.float32)
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import model_source, preprocessing_graph, verification
-from afad_tfdata.images import codec, drawn_faces, preprocess
-from afad_tfdata.models import output_values
-from afad_tfdata.storage import joined
+from afad_tfdata.images import codec, drawn_faces, tensor_preprocessing
+from afad_tfdata.models import output_checks
+from afad_tfdata.storage import joined_data_sets
 
 # One image, as most programs feed it; the smallest real batch; and an odd number,
 # because vectorised kernels compute the remainder of a batch separately.
@@ -84,7 +84,7 @@ def cases(
     source: model_source.Source,
     images: Images,
     mean: Sequence[float] | None,
-    divisor: float = preprocess.DIVISOR,
+    divisor: float = tensor_preprocessing.DIVISOR,
 ) -> list[verification.Case]:
     """Normalised images, then random input, each in batches of `BATCH_SIZES`.
 
@@ -99,7 +99,7 @@ def cases(
     """
     size = source.image_size
     rng = np.random.default_rng(0)  # The same input for every graph of a size.
-    center = np.array(mean if mean is not None else [preprocess.DIVISOR] * 3)
+    center = np.array(mean if mean is not None else [tensor_preprocessing.DIVISOR] * 3)
     result = []
     start = 0
     for kind in (images.origin, "random input"):
@@ -113,7 +113,7 @@ def cases(
             name = f"{kind}, batch of {batch}"
             outputs = expected(source, value)
             if is_image:
-                output_values.check(outputs, what=source.path or "the model")
+                output_checks.check(outputs, what=source.path or "the model")
             result.append(verification.Case(name, value, outputs, is_image))
     return result
 
@@ -123,7 +123,7 @@ def preprocessing_cases(
     images: Images,
     mean: Sequence[float],
     kind: str,
-    divisor: float = preprocess.DIVISOR,
+    divisor: float = tensor_preprocessing.DIVISOR,
 ) -> list[verification.Case]:
     """Images as a graph with preprocessing is fed them, in batches of `BATCH_SIZES`.
 
@@ -189,7 +189,9 @@ def _pixel_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of another size than the network's, and what the network sees of them."""
     pixels = images.pixels_of_size(size * 4 // 3, count)
-    seen = preprocess.normalize(preprocess.resize(pixels, size), mean, divisor)
+    seen = tensor_preprocessing.normalize(
+        tensor_preprocessing.resize(pixels, size), mean, divisor
+    )
     return pixels, np.array(seen)
 
 
@@ -203,7 +205,7 @@ _PREPROCESSING_BATCHES: dict[str, Callable[..., tuple[Any, np.ndarray]]] = {
 def _pixels_of_records(
     records_dir: str, size: int, count: int, decode: str
 ) -> np.ndarray:
-    manifest = joined.load_manifest(records_dir)
+    manifest = joined_data_sets.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]
     # Images that the model was not trained on are preferred.
     split = next((s for s in ("validation", "test") if s in filled), "train")

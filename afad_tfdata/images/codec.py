@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.images import image_header, resampling
+from afad_tfdata.images import image_header, numpy_resizing
 
 # These names are exported from here as well, because callers that decode need them.
 from afad_tfdata.images.image_header import ImageError, ImageHeader, read_header
@@ -327,7 +327,7 @@ class _PillowLibrary:
     def resize(
         self, image: np.ndarray, size: int, averages: bool, out: np.ndarray | None
     ) -> np.ndarray:
-        resample = resampling.area if averages else resampling.bilinear
+        resample = numpy_resizing.area if averages else numpy_resizing.bilinear
         resized = resample(image, size)
         if out is None:
             return resized

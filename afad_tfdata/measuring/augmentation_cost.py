@@ -10,9 +10,13 @@ import numpy as np
 
 from afad_tfdata.common import xla
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.images import augment, preprocess
-from afad_tfdata.measuring import rows, trial_steps
-from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.images import augmentation, tensor_preprocessing
+from afad_tfdata.measuring import (
+    check_settings,
+    row_verdicts,
+    step_timing,
+    trial_networks,
+)
 from afad_tfdata.training import threads_and_precision
 from afad_tfdata.training.distributed import strategies
 
@@ -20,29 +24,31 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.02
 
 
-def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
     """Times both forms alone and within the step, in turn with the bare step."""
     strategy = strategies.create_strategy(settings.first)
     precision = threads_and_precision.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
     ways: dict[str, Callable[[int], Any]] = {
-        "none": _step(strategy, settings, precision, trial_steps.normalized).run
+        "none": _step(strategy, settings, precision, trial_networks.normalized).run
     }
-    forms = [form for form in augment.FORMS if form != "gather" or not xla.why_not()]
+    forms = [
+        form for form in augmentation.FORMS if form != "gather" or not xla.why_not()
+    ]
     for form in forms:
         ways[form] = _alone(settings, form)
         prepare = functools.partial(_augmented, form)
         ways[f"step with {form}"] = _step(strategy, settings, precision, prepare).run
-    found = trial_steps.in_turn(ways, seconds=settings.seconds, rounds=settings.rounds)
-    for form in augment.FORMS:
+    found = step_timing.in_turn(ways, seconds=settings.seconds, rounds=settings.rounds)
+    for form in augmentation.FORMS:
         name = f"{form} ({'compiled by XLA' if form == 'gather' else 'plain'})"
         if form not in forms:
-            yield rows.not_applicable(name, "XLA does not compile here")
+            yield row_verdicts.not_applicable(name, "XLA does not compile here")
             continue
         within = float(np.median(found[f"step with {form}"] / found["none"])) - 1
         alone = float(np.median(found[form]))
-        yield rows.at_most(
+        yield row_verdicts.at_most(
             f"{name}, share of a {settings.slow_network} step in {precision}",
             float(np.median(found[form] / found["none"])),
             LIMIT,
@@ -59,11 +65,11 @@ def _augmented(
     form: str, images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
 ) -> tf.Tensor:
     """The network's input with augmentation, in one of its forms."""
-    config = augment.AugmentConfig(form=form)
-    images = augment.augment_images(
+    config = augmentation.AugmentConfig(form=form)
+    images = augmentation.augment_images(
         images, seed=1, step=step, offset=offset, config=config
     )
-    return preprocess.normalize(images, trial_steps.MEAN)
+    return tensor_preprocessing.normalize(images, trial_networks.MEAN)
 
 
 def _step(
@@ -71,22 +77,23 @@ def _step(
     settings: check_settings.Settings,
     precision: str,
     prepare: Callable[..., tf.Tensor],
-) -> trial_steps.Loop:
+) -> step_timing.Loop:
     """The training loop of the slow network with this preparation of images."""
     with strategy.scope():
-        model = trial_steps.network(
+        model = trial_networks.network(
             settings.slow_network, settings.image_size, precision
         )
-    batches = trial_steps.distributed(
-        strategy, lambda _: trial_steps.in_memory(settings.batch, settings.image_size)
+    batches = trial_networks.distributed(
+        strategy,
+        lambda _: trial_networks.in_memory(settings.batch, settings.image_size),
     )
-    return trial_steps.Loop(strategy, model, settings.batch, batches, prepare=prepare)
+    return step_timing.Loop(strategy, model, settings.batch, batches, prepare=prepare)
 
 
 def _alone(settings: check_settings.Settings, form: str) -> Callable[[int], Any]:
     """Augments a batch that is on the device already, again and again."""
     device = settings.devices[0].upper() if settings.gpus else "CPU:0"
-    pixels, _ = trial_steps.random_batches(settings.batch, settings.image_size, 1)
+    pixels, _ = trial_networks.random_batches(settings.batch, settings.image_size, 1)
     with tf.device(device):
         images = tf.identity(tf.constant(pixels[0]))
 

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from afad_tfdata import input_fn
 from afad_tfdata.common import resources
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.measuring import rows, trial_steps
-from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.measuring import (
+    check_settings,
+    row_verdicts,
+    step_timing,
+    trial_networks,
+)
 from afad_tfdata.training import step, threads_and_precision
 from afad_tfdata.training.distributed import strategies
 
@@ -17,7 +21,7 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.01
 
 
-def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
     """Takes the same steps from records and from memory; counts the cores needed."""
     strategy = strategies.create_strategy(settings.first)
     precision = threads_and_precision.resolve_precision(
@@ -31,7 +35,7 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
 
     def from_memory(context: tf.distribute.InputContext) -> tf.data.Dataset:
         del context
-        return trial_steps.in_memory(settings.batch, settings.image_size)
+        return trial_networks.in_memory(settings.batch, settings.image_size)
 
     def from_records(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return input_fn.train_input_fn(config, context)
@@ -42,16 +46,16 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
         rates = {}
         for name, make in (("memory", from_memory), ("records", from_records)):
             with strategy.scope():
-                model = trial_steps.network(backbone, settings.image_size, precision)
-            batches = trial_steps.distributed(strategy, make)
-            loop = trial_steps.Loop(strategy, model, settings.batch, batches)
+                model = trial_networks.network(backbone, settings.image_size, precision)
+            batches = trial_networks.distributed(strategy, make)
+            loop = step_timing.Loop(strategy, model, settings.batch, batches)
             # The first pass is not timed, because it also compares the checksums, which
             # happens once in a training.
             loop.run(min(one_pass, step.MAX_STEPS_PER_CALL))
             rates[name] = loop.rate(2 * settings.seconds)
             del loop, batches, model
         needed = rates["memory"].images_per_second * _cpu_seconds(config, settings)
-        yield rows.at_most(
+        yield row_verdicts.at_most(
             f"{backbone} in {precision}, waiting for records",
             rates["records"].waiting,
             LIMIT,

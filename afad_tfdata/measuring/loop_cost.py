@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.images import preprocess
-from afad_tfdata.measuring import rows, trial_steps
-from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.images import tensor_preprocessing
+from afad_tfdata.measuring import (
+    check_settings,
+    row_verdicts,
+    step_timing,
+    trial_networks,
+)
 from afad_tfdata.models import losses
 from afad_tfdata.training import threads_and_precision
 from afad_tfdata.training.distributed import strategies
@@ -19,7 +23,7 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.01
 
 
-def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
     """Times the loop in turn with forward pass, backward pass and update alone."""
     strategy = strategies.create_strategy(settings.first)
     precision = threads_and_precision.resolve_precision(
@@ -30,11 +34,11 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
             "bare": _bare(strategy, settings, backbone, precision),
             "loop": _loop(strategy, settings, backbone, precision).run,
         }
-        found = trial_steps.in_turn(
+        found = step_timing.in_turn(
             ways, seconds=settings.seconds, rounds=settings.rounds
         )
         bare, loop = (float(np.median(found[name])) for name in ways)
-        yield rows.at_most(
+        yield row_verdicts.at_most(
             f"{backbone} in {precision}, the loop beside the bare step",
             float(np.median(found["loop"] / found["bare"])) - 1,
             LIMIT,
@@ -50,8 +54,9 @@ def _batches(
     strategy: tf.distribute.Strategy, settings: check_settings.Settings
 ) -> Iterator[Any]:
     """Batches of noise for the training loop."""
-    return trial_steps.distributed(
-        strategy, lambda _: trial_steps.in_memory(settings.batch, settings.image_size)
+    return trial_networks.distributed(
+        strategy,
+        lambda _: trial_networks.in_memory(settings.batch, settings.image_size),
     )
 
 
@@ -60,12 +65,12 @@ def _loop(
     settings: check_settings.Settings,
     backbone: str,
     precision: str,
-) -> trial_steps.Loop:
+) -> step_timing.Loop:
     """The package's training loop around a network."""
     with strategy.scope():
-        model = trial_steps.network(backbone, settings.image_size, precision)
+        model = trial_networks.network(backbone, settings.image_size, precision)
     batches = _batches(strategy, settings)
-    return trial_steps.Loop(strategy, model, settings.batch, batches)
+    return step_timing.Loop(strategy, model, settings.batch, batches)
 
 
 def _bare(
@@ -79,7 +84,7 @@ def _bare(
     It has the same batches on the device, and the same scaling of the loss.
     """
     with strategy.scope():
-        model = trial_steps.network(backbone, settings.image_size, precision)
+        model = trial_networks.network(backbone, settings.image_size, precision)
         optimizer: Any = keras.optimizers.Adam(1e-5)
         if precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -90,7 +95,8 @@ def _bare(
     def one(images: tf.Tensor, labels: dict[str, tf.Tensor]) -> tf.Tensor:
         with tf.GradientTape() as tape:
             outputs = model(
-                preprocess.normalize(images, trial_steps.MEAN), training=True
+                tensor_preprocessing.normalize(images, trial_networks.MEAN),
+                training=True,
             )
             loss = tf.reduce_mean(loss_fn(outputs, labels)["loss"])
             scaled = loss

@@ -12,8 +12,7 @@ from typing import Any
 
 from afad_tfdata.common import compute_capability, files, resources
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.measuring import rows
-from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.measuring import check_settings, row_verdicts
 from afad_tfdata.training.distributed import strategies
 
 # The file in which this part leaves what the other parts need to know.
@@ -28,14 +27,14 @@ _VARIABLES = (
 )
 
 
-def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
+def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
     """Names everything that the other rows depend on."""
-    yield rows.fact(
+    yield row_verdicts.fact(
         "software",
         f"TensorFlow {tf.__version__}, Keras {keras.__version__},"
         f" Python {platform.python_version()}",
     )
-    yield rows.fact("host", f"{resources.cores()} usable cores, {_processor()}")
+    yield row_verdicts.fact("host", f"{resources.cores()} usable cores, {_processor()}")
     devices = strategies.device_names(",".join(settings.devices))
     gpus = [_gpu(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     smi = _nvidia_smi()
@@ -50,25 +49,27 @@ def measure(settings: check_settings.Settings) -> Iterator[rows.Row]:
         "driver": _driver(),
     }
     files.write_json(os.path.join(settings.work_dir, FACTS), facts)
-    yield rows.fact("devices", ", ".join(facts["devices"]))
+    yield row_verdicts.fact("devices", ", ".join(facts["devices"]))
     yield from _gpu_rows(facts, smi)
     found = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
-    yield rows.fact("environment", ", ".join(found) or "no variable that matters")
+    yield row_verdicts.fact(
+        "environment", ", ".join(found) or "no variable that matters"
+    )
 
 
-def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[rows.Row]:
+def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[row_verdicts.Row]:
     if not facts["gpus"]:
-        yield rows.not_applicable("driver", "there is no GPU among the devices")
+        yield row_verdicts.not_applicable("driver", "there is no GPU among the devices")
         return
-    yield rows.fact("driver", facts["driver"] or "unknown")
+    yield row_verdicts.fact("driver", facts["driver"] or "unknown")
     build = tf.sysconfig.get_build_info()
     versions = (build.get(f"{name}_version", "?") for name in ("cuda", "cudnn"))
-    yield rows.fact("built with", "CUDA {}, cuDNN {}".format(*versions))
+    yield row_verdicts.fact("built with", "CUDA {}, cuDNN {}".format(*versions))
     built = list(build.get("cuda_compute_capabilities", ()))
     for gpu in facts["gpus"]:
         capability = tuple(gpu["capability"])
         fits = compute_capability.built_for(capability, built)
-        yield rows.holds(
+        yield row_verdicts.holds(
             f"{gpu['name']} {gpu['card']}",
             fits == "kernels",
             target="TensorFlow contains code for its compute capability",
@@ -78,7 +79,7 @@ def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[rows.Row]:
             else "install a newer TensorFlow",
         )
     for line in smi:
-        yield rows.fact("nvidia-smi", line)
+        yield row_verdicts.fact("nvidia-smi", line)
 
 
 def _gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:

@@ -6,8 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.measuring import rows, trial_steps
-from afad_tfdata.measuring import settings as check_settings
+from afad_tfdata.measuring import (
+    check_settings,
+    row_verdicts,
+    step_timing,
+    trial_networks,
+)
 from afad_tfdata.training.distributed import strategies
 
 _PRECISIONS = ("float32", "tf32", "mixed_float16")
@@ -15,7 +19,9 @@ _PRECISIONS = ("float32", "tf32", "mixed_float16")
 _HALVINGS = 3
 
 
-def measure(settings: check_settings.Settings, backbone: str) -> Iterator[rows.Row]:
+def measure(
+    settings: check_settings.Settings, backbone: str
+) -> Iterator[row_verdicts.Row]:
     """Times the steps of one network with batches in memory.
 
     Args:
@@ -26,7 +32,7 @@ def measure(settings: check_settings.Settings, backbone: str) -> Iterator[rows.R
     for precision in _PRECISIONS:
         reason = _why_not(settings, backbone, precision)
         if reason:
-            yield rows.not_applicable(precision, reason)
+            yield row_verdicts.not_applicable(precision, reason)
         else:
             yield _row(strategy, settings, backbone, precision)
 
@@ -48,22 +54,22 @@ def _row(
     settings: check_settings.Settings,
     backbone: str,
     precision: str,
-) -> rows.Row:
+) -> row_verdicts.Row:
     """The row of one network in one precision."""
     tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
     batch = settings.batch
     for _ in range(_HALVINGS):
-        trial_steps.peak_gib(settings)
+        step_timing.peak_gib(settings)
         try:
             rate = _rate(strategy, settings, backbone, precision, batch)
         except tf.errors.ResourceExhaustedError:
             batch //= 2
             continue
-        memory = trial_steps.peak_gib(settings)
+        memory = step_timing.peak_gib(settings)
         text = f"{rate.images_per_second:,.0f} images/s in batches of {batch}"
         if settings.gpus:
             text += f", {memory:.1f} GiB"
-        return rows.fact(
+        return row_verdicts.fact(
             precision,
             f"{text}, {rate.waiting:.1%} of the time waiting for input",
             images_per_second=rate.images_per_second,
@@ -72,7 +78,7 @@ def _row(
             waiting=rate.waiting,
         )
     return dataclasses.replace(
-        rows.failed(f"a batch of {batch * 2} does not fit into the memory"),
+        row_verdicts.failed(f"a batch of {batch * 2} does not fit into the memory"),
         name=precision,
     )
 
@@ -83,11 +89,11 @@ def _rate(
     backbone: str,
     precision: str,
     batch: int,
-) -> trial_steps.Rate:
+) -> step_timing.Rate:
     """How fast a network takes steps with this batch."""
     with strategy.scope():
-        model = trial_steps.network(backbone, settings.image_size, precision)
-    batches = trial_steps.distributed(
-        strategy, lambda _: trial_steps.in_memory(batch, settings.image_size)
+        model = trial_networks.network(backbone, settings.image_size, precision)
+    batches = trial_networks.distributed(
+        strategy, lambda _: trial_networks.in_memory(batch, settings.image_size)
     )
-    return trial_steps.Loop(strategy, model, batch, batches).rate(settings.seconds)
+    return step_timing.Loop(strategy, model, batch, batches).rate(settings.seconds)

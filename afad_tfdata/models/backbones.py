@@ -21,8 +21,8 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.images import preprocess
-from afad_tfdata.models import layer_arrays, saved
+from afad_tfdata.images import tensor_preprocessing
+from afad_tfdata.models import keras2_weights, saved
 from afad_tfdata.storage import hdf5
 
 # Channels of the convolution of each block.  The first block has stride 2.  The blocks
@@ -170,7 +170,7 @@ def conversion(
     scale = matrix.sum(axis=1)  # Each row has one entry.
     seen = np.asarray(mean, np.float64)[:: -1 if reverse else 1]
     return Conversion(
-        scale=_triple(preprocess.DIVISOR * scale * inside),
+        scale=_triple(tensor_preprocessing.DIVISOR * scale * inside),
         offset=_triple((scale * seen + constant) * inside),
         reverse=reverse,
     )
@@ -221,7 +221,7 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
             " .h5, .weights.h5 or .keras)"
         )
     is_model = path.endswith(".keras") or _is_model(path)
-    if not path.endswith(".keras") and layer_arrays.copy_beginning(path, backbone):
+    if not path.endswith(".keras") and keras2_weights.copy_beginning(path, backbone):
         pass  # A flat model, as the original project saved it, or its weights.
     elif is_model:
         _copy_from_model(backbone, name, path, saved.load(path))

@@ -22,7 +22,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.images import codec, preprocess
+from afad_tfdata.images import codec, tensor_preprocessing
 
 # What a model's input receives: (x - mean) / 127.5, x in [0, 255], or x / 255.
 INPUT_RANGES = ("normalized", "pixels", "unit")
@@ -82,7 +82,7 @@ class Facts:
             "age_range": list(self.age_range) if self.age_range else None,
             "input_range": self.input_range,
             "decode": self.decode,
-            "divisor": preprocess.DIVISOR,
+            "divisor": tensor_preprocessing.DIVISOR,
             "outputs": {
                 f"{label}_output": meaning(label, self.class_names)
                 for label in _MEANINGS

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.models import facts
 
 CHOICES = ("auto", *facts.INPUT_RANGES)
@@ -130,7 +130,7 @@ def normalization(
         return (0.0, 0.0, 0.0), 1.0
     if input_range == "unit":
         return (0.0, 0.0, 0.0), 255.0
-    return (None if mean is None else tuple(mean)), preprocess.DIVISOR
+    return (None if mean is None else tuple(mean)), tensor_preprocessing.DIVISOR
 
 
 def _first_layers(model: Any) -> Iterator[Any]:

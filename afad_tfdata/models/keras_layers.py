@@ -1,6 +1,6 @@
 """Keras layers of models that version 0.1.0 saved, registered so that they still load.
 
-New networks consist of Keras' own layers (`standard_layers`).  Importing this module
+New networks consist of Keras' own layers (`network_parts`).  Importing this module
 imports Keras; therefore other modules import it inside functions.
 """
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.common.options import option
-from afad_tfdata.models import age_heads, backbones, facts, saved, standard_layers
+from afad_tfdata.models import age_heads, backbones, facts, network_parts, saved
 from afad_tfdata.storage import schema
 
 INPUT_NAME = "root_input"
@@ -184,7 +184,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
     image = keras.Input(
         (config.image_size, config.image_size, 3), dtype="float32", name=INPUT_NAME
     )
-    x = backbone(standard_layers.convert_input(image, **conversion._asdict()))
+    x = backbone(network_parts.convert_input(image, **conversion._asdict()))
     if config.pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
     else:
@@ -261,7 +261,7 @@ def age_branch(
     if head == "coral":
         # CORAL's questions share one weight vector and differ only in their biases.
         score = keras.layers.Dense(1, use_bias=False, dtype=dtype, name="age_score")
-        logits = standard_layers.add_biases(
+        logits = network_parts.add_biases(
             score(x), initial, dtype=dtype, name="age_logits"
         )
     else:
@@ -272,7 +272,7 @@ def age_branch(
             name="age_logits",
         )
         logits = dense(x)
-    return standard_layers.decode_age(logits, head, *ages, dtype=dtype)
+    return network_parts.decode_age(logits, head, *ages, dtype=dtype)
 
 
 def training_model(model: keras.Model) -> keras.Model:
@@ -454,7 +454,7 @@ def _fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
     They are recognised without the model's facts, because a model that Keras itself
     loaded has no facts.
     """
-    return [layer for layer in model.layers if standard_layers.is_fixed(layer)]
+    return [layer for layer in model.layers if network_parts.is_fixed(layer)]
 
 
 def _output_names(model: keras.Model) -> list[str]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import age_heads, facts, standard_layers
+from afad_tfdata.models import age_heads, facts, network_parts
 from afad_tfdata.storage import hdf5
 
 # Names of the layers with a weight for each age or threshold.
@@ -270,7 +270,7 @@ def transfer(
     by_name = {layer.name: layer for layer in source.layers if layer is not theirs}
     for layer in target.layers:
         # The fixed layer of the target depends on the target's mean.
-        if layer is ours or not layer.weights or standard_layers.is_fixed(layer):
+        if layer is ours or not layer.weights or network_parts.is_fixed(layer):
             continue
         other = by_name.get(layer.name)
         if other is None:

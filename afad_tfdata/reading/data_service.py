@@ -23,7 +23,13 @@ import re
 import time
 from collections.abc import Sequence
 
-from afad_tfdata.common import errors, io_extra, options, preemption, stores
+from afad_tfdata.common import (
+    errors,
+    options,
+    preemption,
+    remote_files,
+    tensorflow_io_extra,
+)
 from afad_tfdata.common.lazy_imports import tf
 
 # The main thread checks for a signal at this interval.
@@ -129,8 +135,8 @@ def _start_server(
         return f"dispatcher at grpc://{config.host}:{port}", server
     # Trainings say later which records to read.  TensorFlow must know s3:// by then.
     # Without tensorflow-io, a data server reads only what TensorFlow itself can open.
-    if not io_extra.why_no_scheme("s3"):
-        stores.gfile("s3://")
+    if not tensorflow_io_extra.why_no_scheme("s3"):
+        remote_files.gfile("s3://")
     # TensorFlow replaces %port% with the free port that it found.
     port = config.port or "%port%"
     address = f"{config.host}:{port}"

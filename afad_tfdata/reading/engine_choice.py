@@ -8,7 +8,13 @@ import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from afad_tfdata.common import errors, files, io_extra, resources, stores
+from afad_tfdata.common import (
+    errors,
+    files,
+    remote_files,
+    resources,
+    tensorflow_io_extra,
+)
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import (
     bad_records,
@@ -22,7 +28,7 @@ from afad_tfdata.reading import (
     sequential_records,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import hdf5, joined, schema
+from afad_tfdata.storage import hdf5, joined_data_sets, schema
 
 AUTO, MAPPED, GRAPH = input_config.ENGINES
 
@@ -101,7 +107,7 @@ def _load_index(
         )
         return record_index.first_records(index, config.max_examples or len(index))
     if config.data_service and not config.cache_dir:
-        for place in joined.directories(config.records_dir):
+        for place in joined_data_sets.directories(config.records_dir):
             _check_service_reads(place)
     return record_index.load(
         config.records_dir,
@@ -117,7 +123,7 @@ def _check_service_reads(records_dir: str) -> None:
     if not files.is_remote(records_dir):
         return
     try:
-        stores.gfile(records_dir)
+        remote_files.gfile(records_dir)
     except errors.UsageError as error:
         raise errors.UsageError(
             f"--data_service: TensorFlow's data servers read the shards themselves, and"
@@ -289,7 +295,7 @@ def _logged_choice(
     again = _read_again.get()
     level = logging.DEBUG if again else logging.INFO
     _log.log(level, "input: %s engine for %s (%s)", engine, index.split, reason)
-    places = joined.directories(config.records_dir)
+    places = joined_data_sets.directories(config.records_dir)
     if config.cache_dir and not any(map(files.is_remote, places)):
         _log.log(
             logging.DEBUG if again else logging.WARNING,
@@ -372,7 +378,7 @@ def _keeps_in_memory(
       UsageError: The engine must keep the images, and they do not fit.
     """
     # Only tensorflow-io streams compressed HDF5.
-    no_stream = "" if index.contiguous else io_extra.why_no_hdf5()
+    no_stream = "" if index.contiguous else tensorflow_io_extra.why_no_hdf5()
     if not index.contiguous and index.pixel["dtype"] not in hdf5.DTYPES:
         no_stream = f"tensorflow-io does not read {index.pixel['dtype']}"
     # A stream cannot tell which record is bad, and therefore cannot skip it.
@@ -388,7 +394,9 @@ def _keeps_in_memory(
         reason = install = ""
         if not asked_for:
             reason = f" ({no_stream})"
-            install = f"; to stream compressed HDF5, {io_extra.install_command()}"
+            install = (
+                f"; to stream compressed HDF5, {tensorflow_io_extra.install_command()}"
+            )
         raise errors.UsageError(
             f"the graph engine must keep the stored images in memory here{reason}, and"
             f" {_needed(index)}, of {resources.mib(budget)} allowed: raise"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.reading import memory_store, record_index, sequential_records
 from afad_tfdata.storage import hdf5
 
@@ -170,7 +170,7 @@ def decode(
     if pixel:
         return pixels(data, pixel, side, image_size)
     return tf.map_fn(
-        lambda one: preprocess.decode_and_resize(
+        lambda one: tensor_preprocessing.decode_and_resize(
             one, image_size, stored_size=side, decode=way
         ),
         data,
@@ -223,4 +223,8 @@ def pixels(
         # TensorFlow's clip_by_value does not support all types of integers.
         rounded = rounded if values.dtype.is_floating else tf.cast(rounded, tf.float64)
         values = tf.cast(tf.clip_by_value(rounded, 0, 255), tf.uint8)
-    return values if side == image_size else preprocess.resize(values, image_size)
+    return (
+        values
+        if side == image_size
+        else tensor_preprocessing.resize(values, image_size)
+    )

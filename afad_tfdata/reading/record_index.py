@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, stores
+from afad_tfdata.common import errors, files, remote_files
 from afad_tfdata.reading import shard_cache
-from afad_tfdata.storage import joined, schema, tfrecord
+from afad_tfdata.storage import joined_data_sets, schema, tfrecord
 
 _log = logging.getLogger(__name__)
 
@@ -181,18 +181,20 @@ def load(
         fit together.
       DataError: The manifest, the index or a shard is missing, damaged or changed.
     """
-    places = joined.directories(records_dir)
+    places = joined_data_sets.directories(records_dir)
     if len(places) == 1:
         whole = _load_one(records_dir, split, cache_dir, cache_dir_gib)
         return first_records(whole, max_examples or len(whole))
-    manifest = joined.load_manifest(records_dir)  # Checks that they fit together.
+    manifest = joined_data_sets.load_manifest(
+        records_dir
+    )  # Checks that they fit together.
     manifest.split(split)  # Raises an error if no data set has examples in it.
     parts = [
         _load_one(place, split, cache_dir, cache_dir_gib)
         for place in places
         if _has(place, split)
     ]
-    lengths = joined.shares_of([len(part) for part in parts], max_examples)
+    lengths = joined_data_sets.shares_of([len(part) for part in parts], max_examples)
     parts = [first_records(p, n) for p, n in zip(parts, lengths, strict=True) if n]
     return _joined(parts, manifest.mean_rgb)
 
@@ -318,7 +320,7 @@ def _needed_cache(records_dir: str) -> str:
     """Returns the user's cache if TensorFlow cannot read there, and otherwise ''."""
     try:
         # This call also records that S3 is used: the process must then end specially.
-        stores.gfile(records_dir)
+        remote_files.gfile(records_dir)
     except errors.UsageError:
         directory = files.join(files.user_cache(), "shards")
         _log.info(

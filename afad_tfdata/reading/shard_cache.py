@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from afad_tfdata.common import errors, files, locks, progress, resources, stores
+from afad_tfdata.common import errors, files, locks, progress, remote_files, resources
 from afad_tfdata.storage import schema
 
 _PREFIX, _TEMPORARY = "shard-", "fetching-"
@@ -102,11 +102,11 @@ def _fetch(remote: str, path: str, shard: schema.Shard) -> None:
     digest, count = hashlib.sha256(), 0
     try:
         with open(temporary, "wb") as f:
-            for chunk in stores.read_chunks(remote, _CHUNK_BYTES):
+            for chunk in remote_files.read_chunks(remote, _CHUNK_BYTES):
                 digest.update(chunk)
                 count += len(chunk)
                 f.write(chunk)
-    except stores.StoreError as error:
+    except remote_files.StoreError as error:
         files.remove_if_there(temporary)
         raise errors.DataError(
             f"cannot read the shard {remote}: {error.strerror}; check the bucket's name"

@@ -11,7 +11,7 @@ import numpy as np
 
 from afad_tfdata.common import crc32
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.reading import (
     bad_records,
     engine_choice,
@@ -204,10 +204,12 @@ def _of_graph_engine(
         return found
 
     def decoded_size(one: tf.Tensor) -> tf.Tensor:
-        # This decodes like `preprocess.decode_and_resize`.  It returns only the number
-        # of values, because images of different sizes cannot be stacked.
+        # This decodes like `tensor_preprocessing.decode_and_resize`.  It returns only
+        # the number of values, because images of different sizes cannot be stacked.
         return tf.size(
-            tf.io.decode_jpeg(one, channels=3, **preprocess.jpeg_options(decode))
+            tf.io.decode_jpeg(
+                one, channels=3, **tensor_preprocessing.jpeg_options(decode)
+            )
         )
 
     decode_all = tf.function(
@@ -217,10 +219,10 @@ def _of_graph_engine(
     )
     found["decode"] = lambda batch: decode_all()
     if index.stored_size != size:
-        image = preprocess.decode_and_resize(chosen[0], size)[tf.newaxis]
+        image = tensor_preprocessing.decode_and_resize(chosen[0], size)[tf.newaxis]
         resize = tf.function(
             lambda: tf.map_fn(
-                lambda _: preprocess.resize(image, size)[0],
+                lambda _: tensor_preprocessing.resize(image, size)[0],
                 chosen,
                 fn_output_signature=tf.uint8,
                 parallel_iterations=1,

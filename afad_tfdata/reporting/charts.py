@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, figures, lazy_imports
-from afad_tfdata.reporting import elements, json_values
+from afad_tfdata.reporting import html_elements, json_values
 
 # Inches.  A screen of 390 pixels is a little narrower than one chart; on 1280 pixels,
 # two fit side by side.
@@ -153,7 +153,7 @@ class Chart:
         titles = [
             (
                 f"{label}{', ' if label else ''}{xname} {place:g}:"
-                f" {elements.shown(v, digits, percent=percent)}",
+                f" {html_elements.shown(v, digits, percent=percent)}",
                 v,
             )
             for place, v in known
@@ -190,16 +190,18 @@ class Chart:
             color=_INK,
         )
 
-    def figure(self, title: str, *more: elements.Element | None) -> elements.Element:
+    def figure(
+        self, title: str, *more: html_elements.Element | None
+    ) -> html_elements.Element:
         """The chart with its title.
 
         Args:
           title: Text above it.
           *more: What follows the chart, such as its numbers as a table.
         """
-        return elements.new(
+        return html_elements.new(
             "figure",
-            elements.new("figcaption", title),
+            html_elements.new("figcaption", title),
             self._svg(title),
             *more,
             class_="wide" if self._wide else None,
@@ -211,7 +213,7 @@ class Chart:
         self._marks[name] = marks
         return name
 
-    def _svg(self, title: str) -> elements.Element:
+    def _svg(self, title: str) -> html_elements.Element:
         """The figure as an SVG element."""
         import matplotlib
 
@@ -243,7 +245,7 @@ class Chart:
         svg.set("aria-label", errors.printable(title))
         return svg
 
-    def _add_marks(self, svg: elements.Element) -> None:
+    def _add_marks(self, svg: html_elements.Element) -> None:
         groups = {g.get("id"): g for g in svg.iter("g")}
         for name, marks in self._marks.items():
             group = groups.get(name)
@@ -256,9 +258,9 @@ class Chart:
                     mark.set("data-file", errors.printable(value.file))
                     mark.set("data-pointer", errors.printable(value.pointer))
                     mark.set("data-value", repr(value.number))
-                mark.insert(0, elements.new("title", title))
+                mark.insert(0, html_elements.new("title", title))
 
-    def _rename(self, svg: elements.Element) -> None:
+    def _rename(self, svg: html_elements.Element) -> None:
         """Makes identifiers unique on the page, and replaces colours by variables."""
         wanted = {
             name
@@ -286,7 +288,7 @@ def _legend(label: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _without_namespaces(svg: elements.Element) -> elements.Element:
+def _without_namespaces(svg: html_elements.Element) -> html_elements.Element:
     """SVG as HTML expects it: plain names, and ``href`` without ``xlink:``."""
     for element in svg.iter():
         element.tag = element.tag.rpartition("}")[2]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.evaluating import predictions
+from afad_tfdata.evaluating import stored_predictions
 from afad_tfdata.metrics import bootstrap
 from afad_tfdata.reporting import (
     charts,
-    elements,
     evaluation_section,
+    html_elements,
     json_values,
     run_section,
 )
@@ -31,7 +31,7 @@ def build(
     paths: Sequence[str],
     names: Sequence[str],
     metrics: Sequence[json_values.Json | None],
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """The section that compares two runs.
 
     Args:
@@ -44,16 +44,16 @@ def build(
       DataError: A configuration is damaged.
     """
     return [
-        elements.new("h3", "Curves"),
+        html_elements.new("h3", "Curves"),
         *_curves(paths, names),
-        elements.new("h3", "Metrics"),
+        html_elements.new("h3", "Metrics"),
         *_metrics(paths, names, metrics),
-        elements.new("h3", "Options that differ"),
+        html_elements.new("h3", "Options that differ"),
         *_options(paths, names),
     ]
 
 
-def _curves(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element]:
+def _curves(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.Element]:
     """Charts of both runs' curves."""
     histories, notes = [], []
     for path in paths:
@@ -61,7 +61,7 @@ def _curves(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element
             histories.append(run_section.history_of(path))
         except errors.AfadError as error:
             histories.append(json_values.Json(None))
-            notes.append(elements.note(f"There are no curves of {path}: {error}"))
+            notes.append(html_elements.note(f"There are no curves of {path}: {error}"))
     drawn = []
     for metric, (title, unit) in run_section.CURVES.items():
         chart = charts.Chart(f"both-{metric}", xlabel="epoch", ylabel=unit)
@@ -87,20 +87,20 @@ def _curves(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element
         rates.line(name, line, color=color, xname="epoch", digits=8)
     rates.whole_numbers()
     drawn.append(rates.figure("Learning rate"))
-    return [*notes, elements.new("div", *drawn, class_="charts")]
+    return [*notes, html_elements.new("div", *drawn, class_="charts")]
 
 
 def _metrics(
     paths: Sequence[str],
     names: Sequence[str],
     metrics: Sequence[json_values.Json | None],
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """The table that compares the metrics of both runs."""
     known = [found for found in metrics if found is not None]
     if len(known) < 2:
         lacking = [p for p, found in zip(paths, metrics, strict=True) if found is None]
         return [
-            elements.note(
+            html_elements.note(
                 f"Metrics are not compared, because {' and '.join(lacking)} has no"
                 " evaluation: evaluate both runs with afad-evaluate --run_dir."
             )
@@ -123,22 +123,24 @@ def _metrics(
         rows.append(
             [
                 title,
-                *(elements.number(value) for value in values),
-                elements.number(difference, sign="+"),
+                *(html_elements.number(value) for value in values),
+                html_elements.number(difference, sign="+"),
                 evaluation_section.interval(ends, sign="+"),
                 _verdict(metric, differences.get(metric), names),
             ]
         )
     notes = []
     if why:
-        notes.append(elements.note(f"There are no intervals of the differences: {why}"))
+        notes.append(
+            html_elements.note(f"There are no intervals of the differences: {why}")
+        )
     splits = [found.at("split").text for found in known]
     head = ["metric", *names, "difference", "95 % interval", "better"]
     caption = f"Metrics on the {' and '.join(dict.fromkeys(splits))} split"
     return [
         *notes,
-        elements.table(head, rows, caption=caption),
-        elements.new(
+        html_elements.table(head, rows, caption=caption),
+        html_elements.new(
             "p",
             "A difference is the second run's value minus the first one's. Its interval"
             " is a paired bootstrap: both runs are measured on the same resampled"
@@ -169,7 +171,7 @@ def _paired(
     """
     entries = [found.at("predictions") for found in metrics]
     columns = [
-        predictions.load(path, entry.value)
+        stored_predictions.load(path, entry.value)
         for path, entry in zip(paths, entries, strict=True)
     ]
     for what in (("split",), ("predictions", "rows"), ("predictions", "max_examples")):
@@ -217,7 +219,7 @@ def _swapped(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return swapped
 
 
-def _options(paths: Sequence[str], names: Sequence[str]) -> list[elements.Element]:
+def _options(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.Element]:
     """The table of options that differ between the runs."""
     stored = [run_section.config_of(path) for path in paths]
     rows: list[list[Any]] = []
@@ -229,16 +231,19 @@ def _options(paths: Sequence[str], names: Sequence[str]) -> list[elements.Elemen
                 [
                     name,
                     *(
-                        elements.new(
-                            "code", "not set" if v is None else elements.plain_text(v)
+                        html_elements.new(
+                            "code",
+                            "not set" if v is None else html_elements.plain_text(v),
                         )
                         for v in values
                     ),
                 ]
             )
     if not rows:
-        return [elements.new("p", "All options are equal.")]
-    return [elements.table(["option", *names], rows, caption="Options of the runs")]
+        return [html_elements.new("p", "All options are equal.")]
+    return [
+        html_elements.table(["option", *names], rows, caption="Options of the runs")
+    ]
 
 
 def _flat(stored: json_values.Json) -> list[tuple[str, Any]]:

@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.describing import statements
-from afad_tfdata.reporting import charts, elements, json_values, pictures, stored_faces
-from afad_tfdata.storage import joined, schema
+from afad_tfdata.describing import licence_and_origin
+from afad_tfdata.reporting import (
+    charts,
+    embedded_pictures,
+    html_elements,
+    json_values,
+    stored_faces,
+)
+from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.writing import rejections
 
 _SHEET_FACES = 24
@@ -21,7 +27,7 @@ _SHEET_FACES = 24
 _LONG = {"source_sha256"}
 
 
-def build(records_dir: str, *, images: bool) -> list[elements.Element]:
+def build(records_dir: str, *, images: bool) -> list[html_elements.Element]:
     """The section of one data set, or of several that are read as one.
 
     Args:
@@ -32,8 +38,8 @@ def build(records_dir: str, *, images: bool) -> list[elements.Element]:
       UsageError: There is no such data set, or several do not fit together.
       DataError: A manifest is damaged.
     """
-    manifest = joined.load_manifest(records_dir)
-    places = joined.directories(records_dir)
+    manifest = joined_data_sets.load_manifest(records_dir)
+    places = joined_data_sets.directories(records_dir)
     manifests = {place: schema.load_manifest(place) for place in places}
     if len(places) == 1:
         path = files.join(records_dir, schema.MANIFEST_NAME)
@@ -46,28 +52,30 @@ def build(records_dir: str, *, images: bool) -> list[elements.Element]:
         _counts(manifest, source),
         *_charts(manifest, source),
         *_sheet(manifests, images=images),
-        elements.new("h3", "Left out"),
+        html_elements.new("h3", "Left out"),
         *_left_out(places, source),
         *_same_bytes(manifests),
-        elements.new("h3", "Licence and citation"),
+        html_elements.new("h3", "Licence and citation"),
         *_licence(manifests.values()),
-        elements.folded("Configuration of the writer", *_configuration(places, source)),
+        html_elements.folded(
+            "Configuration of the writer", *_configuration(places, source)
+        ),
     ]
 
 
 def _facts(
     records_dir: str, manifest: schema.Manifest, source: json_values.Json
-) -> elements.Element:
+) -> html_elements.Element:
     """The list of what the data set is."""
     size = sum(
         shard.num_bytes for split in manifest.splits.values() for shard in split.shards
     )
     crop = manifest.face_crop
-    return elements.facts(
+    return html_elements.facts(
         {
-            "Directory": elements.new("code", records_dir),
+            "Directory": html_elements.new("code", records_dir),
             "Name": manifest.name,
-            "Records": elements.number(source.at("written")),
+            "Records": html_elements.number(source.at("written")),
             "Format": f"{manifest.format}, images {manifest.image_encoding}",
             "Image size": f"{manifest.image_size} pixels",
             "Size of all shards": f"{size / 1e6:,.1f} MB",
@@ -83,7 +91,9 @@ def _facts(
     )
 
 
-def _counts(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
+def _counts(
+    manifest: schema.Manifest, source: json_values.Json
+) -> html_elements.Element:
     """The table of records by split and class."""
     classes = manifest.counted_classes
     rows = []
@@ -92,7 +102,7 @@ def _counts(manifest: schema.Manifest, source: json_values.Json) -> elements.Ele
         rows.append(
             [
                 name,
-                elements.number(source.at("splits", name, "num_examples")),
+                html_elements.number(source.at("splits", name, "num_examples")),
                 *(f"{sum(split.counts.get(c, {}).values()):,}" for c in classes),
                 f"{min(ages)} to {max(ages)}" if ages else "no ages",
                 f"{split.num_without('age'):,}",
@@ -103,15 +113,15 @@ def _counts(manifest: schema.Manifest, source: json_values.Json) -> elements.Ele
     if not any(split.num_without("age") for split in manifest.splits.values()):
         rows = [[*row[:-2], row[-1]] for row in rows]
         head.remove("without age")
-    return elements.table(head, rows, caption="Faces by split and gender")
+    return html_elements.table(head, rows, caption="Faces by split and gender")
 
 
 def _charts(
     manifest: schema.Manifest, source: json_values.Json
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """A histogram of the ages of each split, with the bars of the classes stacked."""
     if not any(split.ages for split in manifest.splits.values()):
-        return [elements.note("No face of this data set has an age.")]
+        return [html_elements.note("No face of this data set has an age.")]
     filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
     drawn = []
     for name, split in filled.items():
@@ -126,7 +136,7 @@ def _charts(
                 source.at("splits", name, "counts", label, str(ages[i])) for i in places
             ]
             titles = [
-                f"{label}, {ages[i]} years: {elements.shown(value)}"
+                f"{label}, {ages[i]} years: {html_elements.shown(value)}"
                 for i, value in zip(places, found, strict=True)
             ]
             heights = np.array([value.number or 0 for value in found])
@@ -141,12 +151,12 @@ def _charts(
             below[places] += heights
         drawn.append(chart.figure(f"{name}: {split.num_examples:,} faces by age"))
     return [
-        elements.new("div", *drawn, class_="charts"),
-        elements.folded("Numbers by age", _ages(manifest, source)),
+        html_elements.new("div", *drawn, class_="charts"),
+        html_elements.folded("Numbers by age", _ages(manifest, source)),
     ]
 
 
-def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Element:
+def _ages(manifest: schema.Manifest, source: json_values.Json) -> html_elements.Element:
     """The table of records by age."""
     columns = [(s, c) for s in manifest.splits for c in manifest.counted_classes]
     ages = sorted({age for split in manifest.splits.values() for age in split.ages})
@@ -155,22 +165,25 @@ def _ages(manifest: schema.Manifest, source: json_values.Json) -> elements.Eleme
         cells = [source.at("splits", s, "counts", c, str(age)) for s, c in columns]
         # The manifest leaves out ages without a face.
         rows.append(
-            [str(age), *(elements.number(c) if c.value else "0" for c in cells)]
+            [str(age), *(html_elements.number(c) if c.value else "0" for c in cells)]
         )
     head = ["age", *(f"{split}, {label}" for split, label in columns)]
-    return elements.table(head, rows, caption="Faces by age, split and gender")
+    return html_elements.table(head, rows, caption="Faces by age, split and gender")
 
 
 def _sheet(
     manifests: Mapping[str, schema.Manifest], *, images: bool
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """Some faces, spread evenly over the first split that has any."""
     if not images:
         return []
-    heading = elements.new("h3", "Some of the faces")
+    heading = html_elements.new("h3", "Some of the faces")
     local = [place for place in manifests if not files.is_remote(place)]
     if not local:
-        return [heading, elements.note("The faces of a remote data set are not shown.")]
+        return [
+            heading,
+            html_elements.note("The faces of a remote data set are not shown."),
+        ]
     shown = []
     try:
         for place in local:
@@ -181,10 +194,12 @@ def _sheet(
             total = manifest.splits[name].num_examples
             sample = stored_faces.even_sample(total, _SHEET_FACES // len(local))
             for face in stored_faces.read(place, manifest, name, sample):
-                shown.append(pictures.face(face, caption(face, manifest.class_names)))
+                shown.append(
+                    embedded_pictures.face(face, caption(face, manifest.class_names))
+                )
     except errors.AfadError as error:
-        return [heading, elements.note(f"No faces are shown: {error}")]
-    return [heading, pictures.sheet(shown)] if shown else []
+        return [heading, html_elements.note(f"No faces are shown: {error}")]
+    return [heading, embedded_pictures.sheet(shown)] if shown else []
 
 
 def caption(face: stored_faces.Face, class_names: Sequence[str]) -> str:
@@ -196,23 +211,23 @@ def caption(face: stored_faces.Face, class_names: Sequence[str]) -> str:
 
 def _left_out(
     places: Sequence[str], source: json_values.Json
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     sums = {
-        "Files found": elements.number(source.at("found")),
-        "Written": elements.number(source.at("written")),
-        "Rejected": elements.number(source.at("rejected")),
-        "Skipped, because they are no images": elements.number(
+        "Files found": html_elements.number(source.at("found")),
+        "Written": html_elements.number(source.at("written")),
+        "Rejected": html_elements.number(source.at("rejected")),
+        "Skipped, because they are no images": html_elements.number(
             source.at("passed_over")
         ),
     }
-    found = [elements.facts(sums)]
+    found = [html_elements.facts(sums)]
     kinds: collections.Counter[str] = collections.Counter()
     examples: dict[str, str] = {}
     for place in places:
         try:
             rejected = rejections.read(place)
         except errors.DataError as error:
-            found.append(elements.note(str(error)))
+            found.append(html_elements.note(str(error)))
             continue
         for name, reason in rejected:
             (kind,) = rejections.by_kind([reason])
@@ -220,11 +235,11 @@ def _left_out(
             examples.setdefault(kind, f"{name}: {reason}")
     if kinds:
         rows = [
-            [kind, f"{count:,}", elements.new("code", examples[kind])]
+            [kind, f"{count:,}", html_elements.new("code", examples[kind])]
             for kind, count in kinds.most_common()
         ]
         found.append(
-            elements.table(
+            html_elements.table(
                 ["reason", "files", "the first of them"],
                 rows,
                 caption="Rejected files by reason",
@@ -233,7 +248,9 @@ def _left_out(
     return found
 
 
-def _same_bytes(manifests: Mapping[str, schema.Manifest]) -> list[elements.Element]:
+def _same_bytes(
+    manifests: Mapping[str, schema.Manifest],
+) -> list[html_elements.Element]:
     """How many records have the image of another record, by length and CRC-32."""
     columns = ["crc32", "image_length", "age", "gender"]
     parts = []
@@ -244,7 +261,7 @@ def _same_bytes(manifests: Mapping[str, schema.Manifest]) -> list[elements.Eleme
                     index = schema.load_index(place, manifest, name)
                     parts.append(np.stack([index[c].astype(np.int64) for c in columns]))
         except errors.AfadError as error:
-            return [elements.note(f"Equal images were not counted: {error}")]
+            return [html_elements.note(f"Equal images were not counted: {error}")]
     if not parts:
         return []
     rows = np.concatenate(parts, axis=1)
@@ -256,39 +273,41 @@ def _same_bytes(manifests: Mapping[str, schema.Manifest]) -> list[elements.Eleme
         f" {int(same.sum()):,}; of these under other labels:"
         f" {int(other_labels.sum()):,}. Bytes are compared by length and CRC-32."
     )
-    return [elements.new("p", text)]
+    return [html_elements.new("p", text)]
 
 
-def _licence(manifests: Iterable[schema.Manifest]) -> list[elements.Element]:
+def _licence(manifests: Iterable[schema.Manifest]) -> list[html_elements.Element]:
     """Licence and citation of each source, as the cards state them."""
-    nothing = statements.Statements()
-    all_stated = [statements.complete(nothing, manifest) for manifest in manifests]
-    found: list[elements.Element] = []
+    nothing = licence_and_origin.Statements()
+    all_stated = [
+        licence_and_origin.complete(nothing, manifest) for manifest in manifests
+    ]
+    found: list[html_elements.Element] = []
     for source, license, citation in dict.fromkeys(
         (stated.source, stated.license, stated.citation) for stated in all_stated
     ):
-        found.append(elements.new("p", source))
-        found.append(elements.facts({"Licence": license or "unknown"}))
+        found.append(html_elements.new("p", source))
+        found.append(html_elements.facts({"Licence": license or "unknown"}))
         if citation:
-            found.append(elements.new("p", "To cite:"))
-            found.append(elements.new("blockquote", citation))
+            found.append(html_elements.new("p", "To cite:"))
+            found.append(html_elements.new("blockquote", citation))
     text = (
         "Images keep the licence and the terms of their source. The terms also apply to"
         " the faces on this page: read them before you share records, faces or models."
     )
-    return [*found, elements.new("p", text)]
+    return [*found, html_elements.new("p", text)]
 
 
 def _configuration(
     places: Sequence[str], source: json_values.Json
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """The options of each data set."""
     configs = source.at("config", "joined").elements() or [source.at("config")]
     return [
-        elements.table(
+        html_elements.table(
             ["option", "value"],
             [
-                [name, elements.new("code", elements.plain_text(value.value))]
+                [name, html_elements.new("code", html_elements.plain_text(value.value))]
                 for name, value in config.items()
                 if name not in _LONG
             ],

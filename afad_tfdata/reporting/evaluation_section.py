@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from afad_tfdata.common import errors
-from afad_tfdata.evaluating import predictions
-from afad_tfdata.reporting import charts, elements, json_values, pictures, stored_faces
+from afad_tfdata.evaluating import stored_predictions
+from afad_tfdata.reporting import (
+    charts,
+    embedded_pictures,
+    html_elements,
+    json_values,
+    stored_faces,
+)
 
 # Titles of the metrics, with their units.
 TITLES = {
@@ -29,7 +35,7 @@ _RATES = {
 
 def build(
     metrics: json_values.Json, *, records_dir: str, images: bool
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """The section of one evaluation.
 
     Args:
@@ -46,69 +52,71 @@ def build(
         *_decisions(metrics.at("age_decisions")),
         *_coverage(metrics.at("age_interval")),
         *_corrections(metrics),
-        elements.new("h3", "The worst faces"),
+        html_elements.new("h3", "The worst faces"),
         *_worst(metrics, records_dir, images=images),
     ]
 
 
 def interval(
     pair: json_values.Json, digits: int = 4, *, sign: str = ""
-) -> elements.Element | str:
+) -> html_elements.Element | str:
     """Both ends of an interval; empty if there is none."""
     ends = pair.elements()
     if len(ends) != 2:
         return ""
-    low, high = (elements.number(end, digits, sign=sign) for end in ends)
+    low, high = (html_elements.number(end, digits, sign=sign) for end in ends)
     if ends[1].value is None:
         high = "no upper end"
-    return elements.new("span", "[", low, ", ", high, "]")
+    return html_elements.new("span", "[", low, ", ", high, "]")
 
 
-def _facts(metrics: json_values.Json) -> elements.Element:
+def _facts(metrics: json_values.Json) -> html_elements.Element:
     """The list of what was evaluated."""
-    return elements.facts(
+    return html_elements.facts(
         {
-            "Model": elements.new("code", metrics.at("model").text),
-            "Data set": elements.new("code", metrics.at("records_dir").text),
+            "Model": html_elements.new("code", metrics.at("model").text),
+            "Data set": html_elements.new("code", metrics.at("records_dir").text),
             "Split": metrics.at("split").text,
-            "Examples": elements.number(metrics.at("examples")),
+            "Examples": html_elements.number(metrics.at("examples")),
             "With an age": _if_there(metrics.at("examples_age")),
             "With a gender": _if_there(metrics.at("examples_gender")),
         }
     )
 
 
-def _if_there(value: json_values.Json) -> elements.Element | str | None:
-    return None if value.number is None else elements.number(value)
+def _if_there(value: json_values.Json) -> html_elements.Element | str | None:
+    return None if value.number is None else html_elements.number(value)
 
 
-def _table(metrics: json_values.Json) -> elements.Element:
+def _table(metrics: json_values.Json) -> html_elements.Element:
     """The table of metrics with their intervals."""
     rows = [
         [
             title,
-            elements.number(metrics.at(name)),
+            html_elements.number(metrics.at(name)),
             interval(metrics.at("intervals", name)),
-            elements.number(metrics.at("constant", name)),
+            html_elements.number(metrics.at("constant", name)),
         ]
         for name, title in TITLES.items()
         if metrics.at(name).number is not None
     ]
     if not rows:
-        return elements.note("The file of metrics has no number that this page shows.")
+        return html_elements.note(
+            "The file of metrics has no number that this page shows."
+        )
     predicts = metrics.at("constant", "predicts")
     age = predicts.at("age").number
     said = ["" if age is None else f"{age:g} years", predicts.at("gender").text]
     said = [text for text in said if text]
     constant = f"always {' and '.join(said)}" if said else "constant"
-    return elements.table(
+    return html_elements.table(
         ["metric", "value", "95 % interval", constant],
         rows,
         caption="Metrics, next to those of a predictor that ignores the image",
     )
 
 
-def _confusion(metrics: json_values.Json) -> list[elements.Element]:
+def _confusion(metrics: json_values.Json) -> list[html_elements.Element]:
     """The table of labels by predicted gender."""
     counts = metrics.at("confusion")
     cells = [row.elements() for row in counts.elements()]
@@ -124,9 +132,9 @@ def _confusion(metrics: json_values.Json) -> list[elements.Element]:
             [
                 name,
                 *(
-                    elements.new(
+                    html_elements.new(
                         "div",
-                        elements.number(cell),
+                        html_elements.number(cell),
                         f" ({share:.1%})",
                         class_="heat",
                         style=f"--share: {share:.3f}",
@@ -136,7 +144,7 @@ def _confusion(metrics: json_values.Json) -> list[elements.Element]:
             ]
         )
     head = ["label", *(f"predicted {name}" for name in names)]
-    return [elements.table(head, rows, caption="Confusion of the genders")]
+    return [html_elements.table(head, rows, caption="Confusion of the genders")]
 
 
 def class_names(metrics: json_values.Json) -> list[str]:
@@ -147,7 +155,7 @@ def class_names(metrics: json_values.Json) -> list[str]:
     return found if len(found) == 2 else ["class 0", "class 1"]
 
 
-def _by_age(metrics: json_values.Json) -> list[elements.Element]:
+def _by_age(metrics: json_values.Json) -> list[html_elements.Element]:
     by_age = [
         (int(age), row)
         for age, row in metrics.at("by_age").items()
@@ -174,26 +182,26 @@ def _by_age(metrics: json_values.Json) -> list[elements.Element]:
     chart = charts.Chart("examples-by-age", xlabel="age, years", ylabel="faces")
     found = [row.at("examples") for _, row in by_age]
     titles = [
-        f"{age} years: {elements.shown(value)}"
+        f"{age} years: {html_elements.shown(value)}"
         for (age, _), value in zip(by_age, found, strict=True)
     ]
     chart.bars("", [age for age, _ in by_age], found, titles, color=3)
     drawn.append(chart.figure("Faces that were evaluated, by age"))
     names = [n for n in ("examples", "accuracy", "mae", "bias") if by_age[0][1].at(n)]
     rows = [
-        [str(age), *(elements.number(row.at(name)) for name in names)]
+        [str(age), *(html_elements.number(row.at(name)) for name in names)]
         for age, row in by_age
     ]
     return [
-        elements.new("div", *drawn, class_="charts"),
-        elements.folded(
+        html_elements.new("div", *drawn, class_="charts"),
+        html_elements.folded(
             "Numbers by age",
-            elements.table(["age", *names], rows, caption="Metrics by age"),
+            html_elements.table(["age", *names], rows, caption="Metrics by age"),
         ),
     ]
 
 
-def _by_group(metrics: json_values.Json) -> list[elements.Element]:
+def _by_group(metrics: json_values.Json) -> list[html_elements.Element]:
     found = []
     for key, name in _GROUPINGS.items():
         groups = metrics.at(key).items()
@@ -204,18 +212,18 @@ def _by_group(metrics: json_values.Json) -> list[elements.Element]:
         ]
         if groups and names:
             rows = [
-                [group, *(elements.number(row.at(metric)) for metric in names)]
+                [group, *(html_elements.number(row.at(metric)) for metric in names)]
                 for group, row in groups
             ]
             head = [name, *names]
-            found.append(elements.table(head, rows, caption=f"Metrics by {name}"))
+            found.append(html_elements.table(head, rows, caption=f"Metrics by {name}"))
     gaps = metrics.at("age_decisions", "largest_gap").items()
     rows = [
         [
             grouping.replace("_", " "),
             gap.at("mae", "high").text,
             gap.at("mae", "low").text,
-            elements.number(gap.at("mae", "years"), 2),
+            html_elements.number(gap.at("mae", "years"), 2),
             interval(gap.at("mae", "interval"), 2),
         ]
         for grouping, gap in gaps
@@ -224,12 +232,14 @@ def _by_group(metrics: json_values.Json) -> list[elements.Element]:
     if rows:
         head = ["between", "larger error", "smaller error", "years", "95 % interval"]
         found.append(
-            elements.table(head, rows, caption="Largest gaps in mean absolute error")
+            html_elements.table(
+                head, rows, caption="Largest gaps in mean absolute error"
+            )
         )
     return found
 
 
-def _decisions(decisions: json_values.Json) -> list[elements.Element]:
+def _decisions(decisions: json_values.Json) -> list[html_elements.Element]:
     """The table of error rates of decisions about age."""
     thresholds = decisions.at("thresholds").items()
     if not thresholds:
@@ -240,11 +250,11 @@ def _decisions(decisions: json_values.Json) -> list[elements.Element]:
         for group, found in groups:
             cells: list[Any] = [f"{years} years, {group}"]
             for rate in _RATES:
-                cells.append(elements.number(found.at(rate), 1, percent=True))
+                cells.append(html_elements.number(found.at(rate), 1, percent=True))
                 cells.append(
                     _percent_interval(found.at("intervals", rate)),
                 )
-            rows.append([*cells, elements.number(found.at("younger"))])
+            rows.append([*cells, html_elements.number(found.at("younger"))])
     head = ["threshold"]
     for text in _RATES.values():
         head += [text, "95 % interval"]
@@ -252,9 +262,9 @@ def _decisions(decisions: json_values.Json) -> list[elements.Element]:
     challenge: list[list[Any]] = [
         [
             f"{years} years",
-            elements.number(row.at("challenge_age"), 1),
+            html_elements.number(row.at("challenge_age"), 1),
             interval(row.at("interval"), 1),
-            elements.number(row.at("limit"), 1, percent=True),
+            html_elements.number(row.at("limit"), 1, percent=True),
         ]
         for years, row in decisions.at("challenge").items()
     ]
@@ -262,28 +272,28 @@ def _decisions(decisions: json_values.Json) -> list[elements.Element]:
     notes = [text for text in notes if text]
     source = f"Definitions: {decisions.at('source').text}."
     return [
-        elements.new("h3", "Decisions about age"),
-        elements.table(head, rows, caption="Wrong decisions at a threshold"),
-        elements.table(
+        html_elements.new("h3", "Decisions about age"),
+        html_elements.table(head, rows, caption="Wrong decisions at a threshold"),
+        html_elements.table(
             ["legal age", "challenge age", "95 % interval", "accepts below"],
             challenge,
             caption="Challenge ages",
         ),
-        *(elements.new("p", f"{text}.", class_="muted") for text in notes),
+        *(html_elements.new("p", f"{text}.", class_="muted") for text in notes),
         *_curves(decisions),
-        elements.new("p", source, class_="muted"),
+        html_elements.new("p", source, class_="muted"),
     ]
 
 
-def _percent_interval(pair: json_values.Json) -> elements.Element | str:
+def _percent_interval(pair: json_values.Json) -> html_elements.Element | str:
     ends = pair.elements()
     if len(ends) != 2:
         return ""
-    low, high = (elements.number(end, 1, percent=True) for end in ends)
-    return elements.new("span", "[", low, ", ", high, "]")
+    low, high = (html_elements.number(end, 1, percent=True) for end in ends)
+    return html_elements.new("span", "[", low, ", ", high, "]")
 
 
-def _curves(decisions: json_values.Json) -> list[elements.Element]:
+def _curves(decisions: json_values.Json) -> list[html_elements.Element]:
     """Charts of error rates by challenge age."""
     drawn = []
     for years, row in decisions.at("challenge").items():
@@ -304,7 +314,7 @@ def _curves(decisions: json_values.Json) -> list[elements.Element]:
             if any(value.number is not None for _, value in line):
                 chart.line(text, line, color=color, percent=True, digits=1, xname="at")
         drawn.append(chart.figure(f"Wrong decisions, legal age {years}"))
-    return [elements.new("div", *drawn, class_="charts")] if drawn else []
+    return [html_elements.new("div", *drawn, class_="charts")] if drawn else []
 
 
 def _name(text: str) -> str:
@@ -312,7 +322,7 @@ def _name(text: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
-def _coverage(found: json_values.Json) -> list[elements.Element]:
+def _coverage(found: json_values.Json) -> list[html_elements.Element]:
     """The table of how often age intervals contain the age."""
     measured = found.at("measured")
     if not measured.items():
@@ -327,61 +337,63 @@ def _coverage(found: json_values.Json) -> list[elements.Element]:
     for name, keys in groups:
         if not measured.at(*keys, "examples").number:
             continue
-        row: list[Any] = [name, elements.number(measured.at(*keys, "examples"))]
+        row: list[Any] = [name, html_elements.number(measured.at(*keys, "examples"))]
         for _, values in forms:
             coverage = values.at(*keys, "coverage")
-            row.append(elements.number(coverage, 1, percent=True))
-            row.append(elements.number(values.at(*keys, "mean_width"), 2))
+            row.append(html_elements.number(coverage, 1, percent=True))
+            row.append(html_elements.number(values.at(*keys, "mean_width"), 2))
         rows.append(row)
     head = ["faces", "examples"]
     for form, _ in forms:
         head += [f"{form}cover the age", "mean width, years"]
-    wanted = elements.shown(found.at("coverage"), 0, percent=True)
+    wanted = html_elements.shown(found.at("coverage"), 0, percent=True)
     caption = f"Intervals that should cover the age of {wanted} of all faces"
     return [
-        elements.new("h3", "Age intervals"),
-        elements.table(head, rows, caption=caption),
+        html_elements.new("h3", "Age intervals"),
+        html_elements.table(head, rows, caption=caption),
     ]
 
 
-def _corrections(metrics: json_values.Json) -> list[elements.Element]:
+def _corrections(metrics: json_values.Json) -> list[html_elements.Element]:
     """The list of corrections that the evaluation applied."""
     entry = metrics.at("calibration")
     facts: dict[str, Any] = {}
     if entry.at("gender_temperature").items():
         value = entry.at("gender_temperature", "temperature")
-        facts["Temperature of the gender"] = elements.number(value, 3)
+        facts["Temperature of the gender"] = html_elements.number(value, 3)
         before, after = metrics.at("log_loss", 0), metrics.at("log_loss", 1)
         facts["Log loss without and with it"] = _both(before, after)
     if entry.at("age_correction").items():
         line = entry.at("age_correction")
-        facts["Corrected age"] = elements.new(
+        facts["Corrected age"] = html_elements.new(
             "span",
-            elements.number(line.at("slope"), 3),
+            html_elements.number(line.at("slope"), 3),
             " * age ",
-            elements.number(line.at("offset"), 2, sign="+"),
+            html_elements.number(line.at("offset"), 2, sign="+"),
         )
         before, after = metrics.at("corrected_mae", 0), metrics.at("corrected_mae", 1)
         facts["Mean absolute error without and with it"] = _both(before, after)
     if not facts:
         return []
-    heading = elements.new("h3", "Corrections, measured on the validation split")
-    return [heading, elements.facts(facts)]
+    heading = html_elements.new("h3", "Corrections, measured on the validation split")
+    return [heading, html_elements.facts(facts)]
 
 
-def _both(before: json_values.Json, after: json_values.Json) -> elements.Element:
+def _both(before: json_values.Json, after: json_values.Json) -> html_elements.Element:
     """A metric before and after the corrections."""
-    return elements.new("span", elements.number(before), ", ", elements.number(after))
+    return html_elements.new(
+        "span", html_elements.number(before), ", ", html_elements.number(after)
+    )
 
 
 def _worst(
     metrics: json_values.Json, records_dir: str, *, images: bool
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """The faces with the largest errors."""
     worst = metrics.at("worst").elements()
     if not worst:
         return [
-            elements.note(
+            html_elements.note(
                 "The evaluation does not name them, because bad records were skipped or"
                 " an earlier version made it."
             )
@@ -391,23 +403,23 @@ def _worst(
         try:
             faces = _faces(metrics, worst, records_dir)
         except errors.AfadError as error:
-            notes.append(elements.note(f"Their images are not shown: {error}"))
+            notes.append(html_elements.note(f"Their images are not shown: {error}"))
     names = class_names(metrics)
     found = list(notes)
     for label, title in (("age", "By age"), ("gender", "By gender")):
         rows = [row for row in worst if row.at("label").text == label]
         if not rows:
             continue
-        found.append(elements.new("h4", title))
+        found.append(html_elements.new("h4", title))
         if faces:
             found.append(
-                pictures.sheet(
+                embedded_pictures.sheet(
                     [
-                        pictures.face(
+                        embedded_pictures.face(
                             faces[row.at("row").value],
                             *_said(row, names),
-                            elements.new("br"),
-                            elements.new("code", row.at("key").text),
+                            html_elements.new("br"),
+                            html_elements.new("code", row.at("key").text),
                         )
                         for row in rows
                         if row.at("row").value in faces
@@ -416,12 +428,12 @@ def _worst(
             )
             continue
         found.append(
-            elements.table(
+            html_elements.table(
                 ["key", "label and prediction"],
                 [
                     [
-                        elements.new("code", row.at("key").text),
-                        elements.new("span", *_said(row, names)),
+                        html_elements.new("code", row.at("key").text),
+                        html_elements.new("span", *_said(row, names)),
                     ]
                     for row in rows
                 ],
@@ -431,13 +443,15 @@ def _worst(
     return found
 
 
-def _said(row: json_values.Json, names: Sequence[str]) -> list[elements.Element | str]:
+def _said(
+    row: json_values.Json, names: Sequence[str]
+) -> list[html_elements.Element | str]:
     """Label and prediction of a face."""
     if row.at("label").text == "age":
-        value = elements.number(row.at("value"), 0)
-        return [value, ", predicted ", elements.number(row.at("predicted"), 1)]
+        value = html_elements.number(row.at("value"), 0)
+        return [value, ", predicted ", html_elements.number(row.at("predicted"), 1)]
     label = names[1] if row.at("value").number == 1 else names[0]
-    chance = elements.number(row.at("predicted"), 3)
+    chance = html_elements.number(row.at("predicted"), 3)
     return [f"{label}; {names[1]} with ", chance]
 
 
@@ -460,7 +474,7 @@ def _faces(
             if isinstance(row.at("row").value, int) and row.at("row").value >= 0
         }
     )
-    if entry.at("rows").text != predictions.rows_of(records_dir, split):
+    if entry.at("rows").text != stored_predictions.rows_of(records_dir, split):
         raise errors.UsageError(
             f"{records_dir} is not the data set that was evaluated: its {split} split"
             " differs"

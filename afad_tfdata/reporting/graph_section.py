@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 from afad_tfdata.freezing import graph_description
-from afad_tfdata.reporting import elements, json_values
+from afad_tfdata.reporting import html_elements, json_values
 
 
-def build(path: str) -> list[elements.Element]:
+def build(path: str) -> list[html_elements.Element]:
     """The section of one graph.
 
     Args:
@@ -28,33 +28,36 @@ def build(path: str) -> list[elements.Element]:
         *_parity(description.at("parity")),
         *_latency(description),
         *_others(description),
-        elements.new("h3", "How to load it"),
+        html_elements.new("h3", "How to load it"),
         *_programs(path, description),
-        elements.folded("Model and versions", _model(description)),
+        html_elements.folded("Model and versions", _model(description)),
     ]
 
 
-def _facts(path: str, description: json_values.Json) -> elements.Element:
+def _facts(path: str, description: json_values.Json) -> html_elements.Element:
     """The list of what the graph is."""
     graph = description.at("graph")
     names = [name.text for name in description.at("class_names").elements()]
     ages = description.at("age_range")
     flops = graph.at("flops_per_image")
-    return elements.facts(
+    return html_elements.facts(
         {
-            "File": elements.new("code", path),
-            "SHA-256": elements.new("code", graph.at("sha256").text),
-            "Bytes": elements.number(graph.at("bytes")),
-            "Nodes": elements.number(graph.at("nodes")),
-            "Operations per image": elements.number(flops),
+            "File": html_elements.new("code", path),
+            "SHA-256": html_elements.new("code", graph.at("sha256").text),
+            "Bytes": html_elements.number(graph.at("bytes")),
+            "Nodes": html_elements.number(graph.at("nodes")),
+            "Operations per image": html_elements.number(flops),
             "Loads in TensorFlow 1.15": _yes(graph.at("tf1_compatible")),
-            "Image size": elements.number(description.at("image_size")),
+            "Image size": html_elements.number(description.at("image_size")),
             "Labels": ", ".join(f"{i} {name}" for i, name in enumerate(names)),
-            "Label 1 from": elements.number(description.at("threshold"), 2)
+            "Label 1 from": html_elements.number(description.at("threshold"), 2)
             if names
             else None,
-            "Ages of the training data": elements.new(
-                "span", elements.number(ages.at(0)), " to ", elements.number(ages.at(1))
+            "Ages of the training data": html_elements.new(
+                "span",
+                html_elements.number(ages.at(0)),
+                " to ",
+                html_elements.number(ages.at(1)),
             )
             if ages
             else None,
@@ -68,11 +71,11 @@ def _yes(value: json_values.Json) -> str:
     return {True: "yes", False: "no"}.get(value.value, "")
 
 
-def _ends(description: json_values.Json) -> list[elements.Element]:
+def _ends(description: json_values.Json) -> list[html_elements.Element]:
     """The table of feeds and fetches."""
     rows: list[list[Any]] = [
         [
-            elements.new("code", end.at("name").text),
+            html_elements.new("code", end.at("name").text),
             what,
             end.at("dtype").text,
             _shape(end.at("shape")),
@@ -82,19 +85,21 @@ def _ends(description: json_values.Json) -> list[elements.Element]:
         for end in description.at(key).elements()
     ]
     mean = description.at("mean")
-    sentence = elements.new("p", "Feed RGB images")
+    sentence = html_elements.new("p", "Feed RGB images")
     if mean.items():
-        elements.extend(sentence, ["; the mean is "])
+        html_elements.extend(sentence, ["; the mean is "])
         for name, value in mean.items():
-            elements.extend(sentence, [f"{name} ", elements.number(value, 4), ", "])
-        elements.extend(
+            html_elements.extend(
+                sentence, [f"{name} ", html_elements.number(value, 4), ", "]
+            )
+        html_elements.extend(
             sentence,
-            ["and the divisor ", elements.number(description.at("divisor"), 1)],
+            ["and the divisor ", html_elements.number(description.at("divisor"), 1)],
         )
-    elements.extend(sentence, ["."])
+    html_elements.extend(sentence, ["."])
     head = ["node", "use", "type", "shape", "content"]
     return [
-        elements.table(head, rows, caption="What the graph takes and returns"),
+        html_elements.table(head, rows, caption="What the graph takes and returns"),
         sentence,
     ]
 
@@ -105,20 +110,20 @@ def _shape(value: json_values.Json) -> str:
     return f"[{', '.join(sides)}]"
 
 
-def _parity(parity: json_values.Json) -> list[elements.Element]:
+def _parity(parity: json_values.Json) -> list[html_elements.Element]:
     """The table of differences between the graph and its model."""
     labels = [name for name, _ in parity.at("max_difference").items()]
     if not labels:
         return []
     rows: list[list[Any]] = [
-        [case, *(elements.number(found.at(n), 1, form="e") for n in labels)]
+        [case, *(html_elements.number(found.at(n), 1, form="e") for n in labels)]
         for case, found in parity.at("cases").items()
     ]
     for title, key in (("largest", "max_difference"), ("allowed", "allowed")):
-        values = [elements.number(parity.at(key, n), 1, form="e") for n in labels]
-        rows.append([elements.new("strong", title), *values])
+        values = [html_elements.number(parity.at(key, n), 1, form="e") for n in labels]
+        rows.append([html_elements.new("strong", title), *values])
     return [
-        elements.table(
+        html_elements.table(
             ["images", *labels],
             rows,
             caption=f"Largest differences from the model ({parity.at('images').text})",
@@ -126,40 +131,40 @@ def _parity(parity: json_values.Json) -> list[elements.Element]:
     ]
 
 
-def _latency(description: json_values.Json) -> list[elements.Element]:
+def _latency(description: json_values.Json) -> list[html_elements.Element]:
     """The table of median times."""
     rows = [
         [
             batch,
-            elements.number(times.at("graph"), 3),
-            elements.number(times.at("model"), 3),
+            html_elements.number(times.at("graph"), 3),
+            html_elements.number(times.at("model"), 3),
         ]
         for batch, times in description.at("latency_ms").items()
     ]
     if not rows:
         return []
     head = ["images", "graph, ms", "Keras model, ms"]
-    return [elements.table(head, rows, caption="Median time on the CPU")]
+    return [html_elements.table(head, rows, caption="Median time on the CPU")]
 
 
-def _others(description: json_values.Json) -> list[elements.Element]:
+def _others(description: json_values.Json) -> list[html_elements.Element]:
     """The table of the graph's other formats."""
     rows: list[list[Any]] = [
         [
-            elements.new("code", other.at("file").text),
+            html_elements.new("code", other.at("file").text),
             name,
-            elements.number(other.at("bytes")),
-            elements.plain_text(other.at("max_difference").value),
+            html_elements.number(other.at("bytes")),
+            html_elements.plain_text(other.at("max_difference").value),
         ]
         for name, other in description.at("others").items()
     ]
     if not rows:
         return []
     head = ["file", "form", "bytes", "largest differences"]
-    return [elements.table(head, rows, caption="Other forms of the graph")]
+    return [html_elements.table(head, rows, caption="Other forms of the graph")]
 
 
-def _programs(path: str, description: json_values.Json) -> list[elements.Element]:
+def _programs(path: str, description: json_values.Json) -> list[html_elements.Element]:
     """The programs that load the graph, in several languages."""
     feed = description.at("feeds", 0, "name").text
     fetches = [f.at("name").text for f in description.at("fetches").elements()]
@@ -214,9 +219,9 @@ def _programs(path: str, description: json_values.Json) -> list[elements.Element
         f"// The column {feed} is float[{side} * {side} * 3]: rows, columns, R, G, B.",
     ]
     found = [
-        elements.folded("Python", elements.code(python, "Python")),
-        elements.folded("C", elements.code(c, "C")),
-        elements.folded("C#, by ML.NET", elements.code(csharp, "C#")),
+        html_elements.folded("Python", html_elements.code(python, "Python")),
+        html_elements.folded("C", html_elements.code(c, "C")),
+        html_elements.folded("C#, by ML.NET", html_elements.code(csharp, "C#")),
     ]
     if onnx:
         program = [
@@ -226,13 +231,13 @@ def _programs(path: str, description: json_values.Json) -> list[elements.Element
             "inputs = {session.get_inputs()[0].name: images}",
             "outputs = session.run(None, inputs)",
         ]
-        found.append(elements.folded("ONNX", elements.code(program, "ONNX")))
+        found.append(html_elements.folded("ONNX", html_elements.code(program, "ONNX")))
     else:
         text = (
             "This graph was frozen without an ONNX file. afad-freeze --onnx writes one"
             " next to it, and also compares it with the model."
         )
-        found.append(elements.folded("ONNX", elements.new("p", text)))
+        found.append(html_elements.folded("ONNX", html_elements.new("p", text)))
     return found
 
 
@@ -247,11 +252,11 @@ def _double(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _model(description: json_values.Json) -> elements.Element:
+def _model(description: json_values.Json) -> html_elements.Element:
     """The table of the model's options, and of versions."""
     rows = [
-        [name, elements.new("code", elements.plain_text(value.value))]
+        [name, html_elements.new("code", html_elements.plain_text(value.value))]
         for part in ("model", "corrections", "versions")
         for name, value in description.at(part).items()
     ]
-    return elements.table(["name", "value"], rows, caption="Model and versions")
+    return html_elements.table(["name", "value"], rows, caption="Model and versions")

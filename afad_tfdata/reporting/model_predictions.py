@@ -16,9 +16,9 @@ import numpy as np
 
 from afad_tfdata import evaluation
 from afad_tfdata.common import errors, files
-from afad_tfdata.evaluating import predictions
+from afad_tfdata.evaluating import stored_predictions
 from afad_tfdata.reporting import evaluation_section, json_values, viewer_section
-from afad_tfdata.storage import joined
+from afad_tfdata.storage import joined_data_sets
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def of_data_set(
       UsageError: There are no predictions, or the model does not fit the data set.
       DataError: A file is damaged.
     """
-    manifest = joined.load_manifest(records_dir)
+    manifest = joined_data_sets.load_manifest(records_dir)
     splits = [n for n, split in manifest.splits.items() if split.num_examples]
     found = _stored(records_dir, directory, manifest.class_names)
     missing = [name for name in splits if name not in found]
@@ -72,9 +72,9 @@ def _stored(
     split, entry = metrics.at("split").text, metrics.at("predictions")
     if not entry or entry.at("max_examples").number != 0:
         return {}
-    if entry.at("rows").text != predictions.rows_of(records_dir, split):
+    if entry.at("rows").text != stored_predictions.rows_of(records_dir, split):
         return {}
-    columns = predictions.load(directory, entry.value)
+    columns = stored_predictions.load(directory, entry.value)
     names = evaluation_section.class_names(metrics)
     return {split: _said(columns, names, class_names)}
 

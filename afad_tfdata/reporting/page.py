@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from afad_tfdata import __version__
-from afad_tfdata.reporting import elements
+from afad_tfdata.reporting import html_elements
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -37,13 +37,13 @@ class Page:
 
     def __init__(self, title: str, about: Sequence[str]) -> None:
         self._title, self._about = title, about
-        self._sections: list[tuple[str, str, list[elements.Element]]] = []
+        self._sections: list[tuple[str, str, list[html_elements.Element]]] = []
 
     def add(
         self,
         name: str,
         title: str,
-        content: Sequence[elements.Element],
+        content: Sequence[html_elements.Element],
         *,
         before: str = "",
     ) -> None:
@@ -70,7 +70,7 @@ class Page:
             "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
             f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
         )
-        new = elements.new
+        new = html_elements.new
         head = new(
             "head",
             new("meta", charset="utf-8"),
@@ -110,7 +110,7 @@ class Page:
         return f"<!DOCTYPE html>\n{text}\n"
 
 
-def data(name: str, value: Any) -> elements.Element:
+def data(name: str, value: Any) -> html_elements.Element:
     """JSON values that the page's program reads.
 
     Args:
@@ -122,7 +122,7 @@ def data(name: str, value: Any) -> elements.Element:
     return _raw("script", text, id=name, type="application/json")
 
 
-def _prefix(svg: elements.Element, name: str) -> None:
+def _prefix(svg: html_elements.Element, name: str) -> None:
     """Makes the identifiers in a chart unique, as two runs have the same charts."""
     for element in svg.iter():
         for attribute in ("id", "href", "clip-path"):
@@ -132,11 +132,11 @@ def _prefix(svg: elements.Element, name: str) -> None:
                 element.set(attribute, value)
 
 
-def _raw(tag: str, text: str, **attributes: str) -> elements.Element:
+def _raw(tag: str, text: str, **attributes: str) -> html_elements.Element:
     """A style or a program, whose text is not escaped in HTML."""
     if f"</{tag}" in text.lower() or "<!--" in text:
         raise ValueError(f"the text ends the element {tag}")
-    element = elements.new(tag, **attributes)
+    element = html_elements.new(tag, **attributes)
     element.text = text
     return element
 

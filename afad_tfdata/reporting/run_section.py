@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.reporting import charts, elements, json_values
+from afad_tfdata.reporting import charts, html_elements, json_values
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import history, run_dir
 
@@ -22,7 +22,7 @@ CURVES = {
 _EVENT_COLORS = {"stage": 3, "restart": 4, "recovery": 5}
 
 
-def build(path: str) -> list[elements.Element]:
+def build(path: str) -> list[html_elements.Element]:
     """The section of one run.
 
     Args:
@@ -37,15 +37,15 @@ def build(path: str) -> list[elements.Element]:
     try:
         epochs = history_of(path)
     except errors.AfadError as error:
-        found.append(elements.note(f"There are no curves: {error}"))
+        found.append(html_elements.note(f"There are no curves: {error}"))
     else:
         found += _curves(epochs)
         found.append(_events(epochs))
     found += _speed(path)
-    found.append(elements.new("h3", "Checkpoints and models"))
+    found.append(html_elements.new("h3", "Checkpoints and models"))
     found.append(_files(path))
-    found.append(elements.folded("Configuration", _configuration(stored)))
-    found.append(elements.folded("What was derived", _derived(stored)))
+    found.append(html_elements.folded("Configuration", _configuration(stored)))
+    found.append(html_elements.folded("What was derived", _derived(stored)))
     return found
 
 
@@ -74,19 +74,19 @@ def points(
     ]
 
 
-def _facts(path: str, stored: json_values.Json) -> elements.Element:
+def _facts(path: str, stored: json_values.Json) -> html_elements.Element:
     """The list of what the run is."""
     train = stored.at("train")
-    return elements.facts(
+    return html_elements.facts(
         {
-            "Directory": elements.new("code", path),
+            "Directory": html_elements.new("code", path),
             "Task": train.at("task").text,
             "Backbone": train.at("backbone").text,
             "Age head": train.at("age_head").text,
             "Stage": train.at("stage").text,
-            "Training examples": elements.number(stored.at("train_examples")),
-            "Global batch": elements.number(train.at("global_batch_size")),
-            "Steps in an epoch": elements.number(stored.at("steps_per_epoch")),
+            "Training examples": html_elements.number(stored.at("train_examples")),
+            "Global batch": html_elements.number(train.at("global_batch_size")),
+            "Steps in an epoch": html_elements.number(stored.at("steps_per_epoch")),
             "Devices": stored.at("devices").text,
             "Precision": stored.at("precision").text,
             "Classes": ", ".join(c.text for c in stored.at("class_names").elements()),
@@ -94,11 +94,11 @@ def _facts(path: str, stored: json_values.Json) -> elements.Element:
     )
 
 
-def _curves(epochs: json_values.Json) -> list[elements.Element]:
+def _curves(epochs: json_values.Json) -> list[html_elements.Element]:
     """Charts of loss and metrics by epoch."""
     rows = epochs.at("epochs").elements()
     if not rows:
-        return [elements.note("No epoch is finished yet.")]
+        return [html_elements.note("No epoch is finished yet.")]
     drawn = []
     for name, (title, unit) in CURVES.items():
         if not any(row.at("train", name).number is not None for row in rows):
@@ -122,8 +122,8 @@ def _curves(epochs: json_values.Json) -> list[elements.Element]:
     rates.whole_numbers()
     drawn.append(rates.figure("Learning rate at the end of each epoch"))
     return [
-        elements.new("div", *drawn, class_="charts"),
-        elements.folded("Numbers by epoch", _epochs(rows)),
+        html_elements.new("div", *drawn, class_="charts"),
+        html_elements.folded("Numbers by epoch", _epochs(rows)),
     ]
 
 
@@ -150,7 +150,7 @@ def _moments(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
     return placed
 
 
-def _epochs(rows: Sequence[json_values.Json]) -> elements.Element:
+def _epochs(rows: Sequence[json_values.Json]) -> html_elements.Element:
     """The table of metrics by epoch."""
     columns = [
         (part, name)
@@ -161,31 +161,31 @@ def _epochs(rows: Sequence[json_values.Json]) -> elements.Element:
         [
             str(row.at("epoch").number),
             row.at("stage").text,
-            elements.number(row.at("step")),
-            elements.number(row.at("learning_rate"), 8),
-            *(elements.number(row.at(*column)) for column in columns),
+            html_elements.number(row.at("step")),
+            html_elements.number(row.at("learning_rate"), 8),
+            *(html_elements.number(row.at(*column)) for column in columns),
         ]
         for row in rows
     ]
     head = ["epoch", "stage", "step", "learning rate"]
     head += [f"{part} {name}" for part, name in columns]
-    return elements.table(head, body, caption="The history of the run")
+    return html_elements.table(head, body, caption="The history of the run")
 
 
-def _events(epochs: json_values.Json) -> elements.Element:
+def _events(epochs: json_values.Json) -> html_elements.Element:
     """The table of stages, restarts and recoveries."""
     rows: list[list[Any]] = [
-        [elements.number(e.at("step")), e.at("kind").text, e.at("text").text]
+        [html_elements.number(e.at("step")), e.at("kind").text, e.at("text").text]
         for e in epochs.at("events").elements()
     ]
     if not rows:
-        return elements.note("No stage, restart or recovery is recorded.")
-    return elements.table(
+        return html_elements.note("No stage, restart or recovery is recorded.")
+    return html_elements.table(
         ["after step", "what", "details"], rows, caption="Stages, restarts, recoveries"
     )
 
 
-def _speed(path: str) -> list[elements.Element]:
+def _speed(path: str) -> list[html_elements.Element]:
     """Speed and waiting time of each epoch, from the lines of ``metrics.jsonl``."""
     name = os.path.join(path, history.LINES_NAME)
     rows = []
@@ -199,7 +199,7 @@ def _speed(path: str) -> list[elements.Element]:
                         rows.append(row)
     except OSError as error:
         reason = error.strerror or errors.one_line(error)
-        return [elements.note(f"The speed is not known: {name}: {reason}")]
+        return [html_elements.note(f"The speed is not known: {name}: {reason}")]
     if not rows:
         return []
     drawn = []
@@ -213,10 +213,10 @@ def _speed(path: str) -> list[elements.Element]:
         chart.axes.set_ylim(bottom=0)
         chart.whole_numbers()
         drawn.append(chart.figure(title))
-    return [elements.new("div", *drawn, class_="charts")]
+    return [html_elements.new("div", *drawn, class_="charts")]
 
 
-def _files(path: str) -> elements.Element:
+def _files(path: str) -> html_elements.Element:
     """The table of the run's models and checkpoints."""
     rows: list[list[Any]] = []
     folder = os.path.join(path, run_dir.CHECKPOINTS_NAME)
@@ -230,36 +230,36 @@ def _files(path: str) -> elements.Element:
     for name in names:
         with contextlib.suppress(OSError):
             size = os.path.getsize(os.path.join(path, name))
-            rows.append([elements.new("code", name), f"{size / 1e6:,.2f} MB"])
+            rows.append([html_elements.new("code", name), f"{size / 1e6:,.2f} MB"])
     if not rows:
-        return elements.note("The run has neither a model nor a checkpoint.")
-    return elements.table(["file", "size"], rows, caption="Stored weights")
+        return html_elements.note("The run has neither a model nor a checkpoint.")
+    return html_elements.table(["file", "size"], rows, caption="Stored weights")
 
 
-def _configuration(stored: json_values.Json) -> elements.Element:
+def _configuration(stored: json_values.Json) -> html_elements.Element:
     """The table of the run's options."""
     usual = options.defaults(train_config.TrainConfig)
     rows: list[list[Any]] = []
     for name, value in stored.at("train").items():
         default = usual.get(name)
         changed = name not in usual or value.value != default
-        shown = elements.new("code", elements.plain_text(value.value))
+        shown = html_elements.new("code", html_elements.plain_text(value.value))
         rows.append(
             [
-                elements.new("strong", name) if changed else name,
+                html_elements.new("strong", name) if changed else name,
                 shown,
-                "" if not changed else elements.plain_text(default),
+                "" if not changed else html_elements.plain_text(default),
             ]
         )
     rows.sort(key=lambda row: isinstance(row[0], str))
-    return elements.table(
+    return html_elements.table(
         ["option", "value", "the default, if the value differs"],
         rows,
         caption="Options of the training, first those that differ from the default",
     )
 
 
-def _derived(stored: json_values.Json) -> elements.Element:
+def _derived(stored: json_values.Json) -> html_elements.Element:
     """The table of what ``config.json`` records besides the options."""
     rows: list[list[Any]] = []
     for name, value in stored.items():
@@ -268,8 +268,8 @@ def _derived(stored: json_values.Json) -> elements.Element:
         inner = value.items() or [("", value)]
         for key, item in inner:
             title = f"{name}.{key}" if key else name
-            text = elements.plain_text(item.value)
-            rows.append([title, elements.new("code", text)])
-    return elements.table(
+            text = html_elements.plain_text(item.value)
+            rows.append([title, html_elements.new("code", text)])
+    return html_elements.table(
         ["name", "value"], rows, caption="What follows from flags, records and devices"
     )

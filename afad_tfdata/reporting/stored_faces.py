@@ -17,7 +17,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.images import codec
-from afad_tfdata.storage import joined, schema, tfrecord
+from afad_tfdata.storage import joined_data_sets, schema, tfrecord
 from afad_tfdata.writing import data_set_pictures
 
 
@@ -134,14 +134,14 @@ def read_rows(
       UsageError: There is no such data set, or it is remote.
       DataError: It is damaged.
     """
-    places = joined.directories(records_dir)
+    places = joined_data_sets.directories(records_dir)
     manifests = [schema.load_manifest(place) for place in places]
     lengths = [
         manifest.splits[split].num_examples if split in manifest.splits else 0
         for manifest in manifests
     ]
     start = 0
-    shares = joined.shares_of(lengths, max_examples)
+    shares = joined_data_sets.shares_of(lengths, max_examples)
     for place, manifest, length in zip(places, manifests, shares, strict=True):
         if files.is_remote(place):
             raise errors.UsageError(f"{place} is not on this machine")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.reporting import elements, page, stored_faces
-from afad_tfdata.storage import joined, schema
+from afad_tfdata.reporting import html_elements, page, stored_faces
+from afad_tfdata.storage import joined_data_sets, schema
 
 # Pixels and JPEG quality, with which 2,000 faces take about 3 MB as text.
 _SIDE, _QUALITY = 64, 65
@@ -33,7 +33,7 @@ class Said:
 
 def build(
     records_dir: str, *, thumbnails: int, said: Mapping[str, Said] | None = None
-) -> list[elements.Element]:
+) -> list[html_elements.Element]:
     """The section of the viewer.
 
     Args:
@@ -46,17 +46,19 @@ def build(
       UsageError: There is no such data set.
       DataError: An index is damaged.
     """
-    places = joined.directories(records_dir)
+    places = joined_data_sets.directories(records_dir)
     remote = [place for place in places if files.is_remote(place)]
     if remote:
-        return [elements.note(f"The faces of {remote[0]} are not on this machine.")]
-    manifest = joined.load_manifest(records_dir)
+        return [
+            html_elements.note(f"The faces of {remote[0]} are not on this machine.")
+        ]
+    manifest = joined_data_sets.load_manifest(records_dir)
     splits = [n for n, split in manifest.splits.items() if split.num_examples]
     total = sum(manifest.splits[name].num_examples for name in splits)
     chosen = _chosen(places, splits, thumbnails, said)
     number = sum(len(rows) for rows in chosen.values())
     if not number:
-        return [elements.note("There is no face to show.")]
+        return [html_elements.note("There is no face to show.")]
     shards: dict[str, int] = {}
     rows, pictures = [], []
     for (place, split), records in chosen.items():
@@ -87,22 +89,22 @@ def build(
     elif number < total:
         about += ", spread evenly over all"
     return [
-        elements.new("p", f"{about}. A click on a face shows its record."),
-        *([elements.note(f"{lost:,} of them cannot be read.")] if lost else []),
-        elements.new(
+        html_elements.new("p", f"{about}. A click on a face shows its record."),
+        *([html_elements.note(f"{lost:,} of them cannot be read.")] if lost else []),
+        html_elements.new(
             "noscript",
-            elements.new(
+            html_elements.new(
                 "p", "The viewer is a program, which this browser does not run."
             ),
         ),
         _form(manifest, splits, with_errors=bool(said)),
-        elements.new("div", id="face", hidden=True, aria_live="polite"),
-        elements.new("ul", id="grid"),
-        elements.new(
+        html_elements.new("div", id="face", hidden=True, aria_live="polite"),
+        html_elements.new("ul", id="grid"),
+        html_elements.new(
             "div",
-            elements.new("button", "Previous", type="button", id="previous"),
-            elements.new("span", id="count", aria_live="polite"),
-            elements.new("button", "Next", type="button", id="next"),
+            html_elements.new("button", "Previous", type="button", id="previous"),
+            html_elements.new("span", id="count", aria_live="polite"),
+            html_elements.new("button", "Next", type="button", id="next"),
             class_="pager",
         ),
         page.data("faces-data", values),
@@ -258,9 +260,9 @@ def _common_head(pictures: Sequence[bytes]) -> bytes:
 
 def _form(
     manifest: schema.Manifest, splits: Sequence[str], *, with_errors: bool
-) -> elements.Element:
+) -> html_elements.Element:
     """The form that filters and sorts the faces."""
-    new = elements.new
+    new = html_elements.new
     genders = [(str(i), name) for i, name in enumerate(manifest.class_names)]
     if schema.NO_GENDER in manifest.counted_classes:
         genders.append(("-1", "no gender"))
@@ -293,10 +295,10 @@ def _all(choices: Any) -> Iterator[tuple[str, str]]:
         yield str(value), text
 
 
-def _select(name: str, choices: Any) -> elements.Element:
+def _select(name: str, choices: Any) -> html_elements.Element:
     """An element to choose from a list."""
-    return elements.new(
+    return html_elements.new(
         "select",
-        *(elements.new("option", text, value=value) for value, text in choices),
+        *(html_elements.new("option", text, value=value) for value, text in choices),
         name=name,
     )

@@ -22,7 +22,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, files, locks, options
 from afad_tfdata.models import facts, networks, saved
-from afad_tfdata.storage import joined, schema
+from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import caller_identity, history, tensorboard_events
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import multi_worker
@@ -340,7 +340,9 @@ def data_set(directory: str, records_dir: str) -> str:
         working directory, and from the folders above the run directory, because the
         training command may have been started in any of them.
     """
-    parts = [_data_set(directory, part) for part in joined.directories(records_dir)]
+    parts = [
+        _data_set(directory, part) for part in joined_data_sets.directories(records_dir)
+    ]
     return ",".join(parts) if all(parts) else ""
 
 

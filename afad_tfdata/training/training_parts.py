@@ -9,9 +9,9 @@ from typing import Any
 
 from afad_tfdata.common import errors, xla
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.images import augment, preprocess
+from afad_tfdata.images import augmentation, tensor_preprocessing
 from afad_tfdata.models import facts, losses, networks, saved
-from afad_tfdata.storage import joined, schema
+from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import (
     automatic_options,
     caller_augmentation,
@@ -278,7 +278,11 @@ def set_initial_weights(
 def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
     """The manifest of ``--records_dir``; None if the flag is not set."""
     path = config.input.records_dir
-    return joined.load_manifest(path, config.input.max_examples) if path else None
+    return (
+        joined_data_sets.load_manifest(path, config.input.max_examples)
+        if path
+        else None
+    )
 
 
 def image_size(config: train_config.TrainConfig) -> int:
@@ -357,7 +361,7 @@ def _preparations(
     """Functions that turn images into the network's input: for training, validation."""
 
     def normalize(images: tf.Tensor) -> tf.Tensor:
-        return preprocess.normalize(images, mean)
+        return tensor_preprocessing.normalize(images, mean)
 
     def prepare(images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
         if changed is not None:
@@ -455,15 +459,15 @@ def _augmentation(
     """The augmentation, and its name in ``config.json``."""
     if own.augment is not None:
         return caller_augmentation.own_augmentation(own.augment), "own"
-    settings = augment.parse(config.augment)
+    settings = augmentation.parse(config.augment)
     if settings is None:
         return None, "none"
     # The form is decided once, so that it does not change during the run.
-    form = augment.resolve_form(settings)
+    form = augmentation.resolve_form(settings)
     settings = dataclasses.replace(settings, form=form)
 
     def changed(images: Any, **keywords: Any) -> Any:
-        return augment.augment_images(images, config=settings, **keywords)
+        return augmentation.augment_images(images, config=settings, **keywords)
 
     return changed, form
 
@@ -472,11 +476,11 @@ def draw_preview(
     config: train_config.TrainConfig, parts: TrainingParts, path: str
 ) -> None:
     """Writes a sheet of training images and their augmented versions."""
-    settings = augment.parse(config.augment)
+    settings = augmentation.parse(config.augment)
     if settings is None:
         _log.info("--augment=none leaves nothing to preview")
         return
     features, _ = next(parts.train_data(0))
     images = parts.strategy.experimental_local_results(features["image"])[0].numpy()
-    augment.preview(images, path, settings, config.input.seed)
+    augmentation.preview(images, path, settings, config.input.seed)
     _log.info("preview of the augmentation: %s", path)

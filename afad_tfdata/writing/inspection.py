@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors, files, options, resources, stores
+from afad_tfdata.common import crc32, errors, files, options, remote_files, resources
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema, sharding, tfrecord
 from afad_tfdata.writing import dali_index, data_set_pictures, data_set_summary
@@ -284,7 +284,7 @@ def _local_copy(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="afad-inspect-") as directory:
         copy = os.path.join(directory, os.path.basename(path))
         with open(copy, "wb") as f:
-            for chunk in stores.read_chunks(path, _CHUNK_BYTES):
+            for chunk in remote_files.read_chunks(path, _CHUNK_BYTES):
                 f.write(chunk)
         yield copy
 

@@ -10,7 +10,7 @@ import stat
 
 import pytest
 
-from afad_tfdata.common import errors, files, stores
+from afad_tfdata.common import errors, files, remote_files
 
 
 def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
@@ -121,7 +121,7 @@ def test_a_failed_write_gives_its_reason_in_words(tmp_path):
 
 
 def test_only_s3_makes_a_process_abort_at_exit(monkeypatch):
-    monkeypatch.setattr(stores, "_used", set())
-    assert not stores.aborts_at_exit()
-    stores._used.add("s3")
-    assert stores.aborts_at_exit()
+    monkeypatch.setattr(remote_files, "_used", set())
+    assert not remote_files.aborts_at_exit()
+    remote_files._used.add("s3")
+    assert remote_files.aborts_at_exit()

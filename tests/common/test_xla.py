@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from afad_tfdata.common import xla
-from afad_tfdata.images import augment
+from afad_tfdata.images import augmentation
 
 _ABORTS = """
 import os, sys
@@ -42,7 +42,7 @@ def test_a_trial_that_aborts_means_no_xla(gpu):
     reason = xla.why_not()
     assert reason.startswith("XLA aborts the process: F0000")
     assert "no code for sm_120" in reason and "\n" not in reason
-    assert augment.resolve_form(augment.AugmentConfig()) == "affine_op"
+    assert augmentation.resolve_form(augmentation.AugmentConfig()) == "affine_op"
     assert len(started) == 1  # Once per process: it takes seconds.
 
 

@@ -9,8 +9,8 @@ import pytest
 from afad_tfdata import evaluation, freeze, input_fn, models, records, trainer
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.freezing import model_facts, model_source, verification_images
-from afad_tfdata.images import preprocess
+from afad_tfdata.freezing import facts_of_source, model_source, verification_images
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints
 
@@ -48,7 +48,7 @@ def expected(records_dir, predict, mean=None):
     images, ages, genders = examples(records_dir)
     values = images.astype(np.float32)
     if mean is not None:
-        values = np.asarray(preprocess.normalize(images, mean))
+        values = np.asarray(tensor_preprocessing.normalize(images, mean))
     age, gender = (np.ravel(v) for v in predict(values))
     return np.abs(age - ages).mean(), ((gender >= 0.5) == genders).mean()
 
@@ -116,7 +116,7 @@ def test_a_run_is_used_from_another_working_directory(
     result = evaluated(tmp_path / "found", "", run_dir=run)
     given = evaluated(tmp_path / "given", sample_records, run_dir=run)
     assert result["mae"] == given["mae"] and result["auc"] == given["auc"]
-    known = model_facts.collect(model_source.open_source(run))
+    known = facts_of_source.collect(model_source.open_source(run))
     faces = verification_images.choose(known.records_dir, SIZE)
     assert faces.origin == "real images"
     assert "drawn faces" not in caplog.text
@@ -124,7 +124,7 @@ def test_a_run_is_used_from_another_working_directory(
     shutil.copytree(run, tmp_path / "copy")
     with pytest.raises(errors.UsageError, match="faces does not exist.*--records_dir"):
         evaluated(tmp_path, "", run_dir="copy")
-    known = model_facts.collect(model_source.open_source("copy"))
+    known = facts_of_source.collect(model_source.open_source("copy"))
     assert not known.records_dir and "is verified on drawn faces" in caplog.text
 
 

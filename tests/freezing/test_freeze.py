@@ -403,7 +403,7 @@ def test_random_input_may_differ_by_the_models_own_rounding(
 def test_a_description_names_no_face_of_the_evaluation(tmp_path):
     import types
 
-    from afad_tfdata.freezing import model_facts
+    from afad_tfdata.freezing import facts_of_source
 
     metrics = {
         "model": "run/best.keras",
@@ -415,5 +415,5 @@ def test_a_description_names_no_face_of_the_evaluation(tmp_path):
     source = types.SimpleNamespace(
         run={"directory": str(tmp_path)}, path=str(tmp_path / "best.keras")
     )
-    found = model_facts._metrics(source)
+    found = facts_of_source._metrics(source)
     assert found == {"model": "run/best.keras", "mae": 3.0}

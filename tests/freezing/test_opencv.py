@@ -7,12 +7,12 @@ from afad_tfdata.common import files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
-    column_means,
     constant_shapes,
     graphdef,
     group_normalizations,
+    means_as_products,
     model_source,
-    own_outputs,
+    output_nodes,
 )
 from tests.freezing import small_graphs
 
@@ -158,7 +158,7 @@ PRODUCT = node("product", "MatMul", "root_input", "weights")
 )
 def test_outputs_are_read_by_nothing_else(nodes):
     graph = hand_made(WEIGHTS, BIAS, PRODUCT, *nodes)
-    changed = own_outputs.separate(graph, ["a", "b"])
+    changed = output_nodes.separate(graph, ["a", "b"])
     read = {graphdef.split(r)[0] for n in changed.node for r in n.input}
     assert not {"a", "b"} & read
     assert len({n.name for n in changed.node}) == len(changed.node)
@@ -208,7 +208,7 @@ def test_group_normalizations(groups, options):
 def test_graphs_without_these_forms_stay_as_they_are():
     graph = hand_made(WEIGHTS, BIAS, PRODUCT, node("a", "BiasAdd", "product", "bias"))
     for change in (
-        column_means.as_products,
+        means_as_products.as_products,
         constant_shapes.constant,
         group_normalizations.in_four_axes,
     ):

@@ -19,7 +19,7 @@ from afad_tfdata.freezing import (
     quantization,
     verification,
 )
-from afad_tfdata.images import preprocess
+from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.models import age_heads, facts
 from afad_tfdata.storage import schema
 from tests.freezing import small_graphs
@@ -73,7 +73,7 @@ def test_the_description_says_what_is_lost_on_faces_of_the_validation_split(
     held_out = pixels[used:]
     assert about["verification_images"] == len(held_out)
     mean = facts.of(model).mean
-    value = np.asarray(preprocess.normalize(held_out, mean))
+    value = np.asarray(tensor_preprocessing.normalize(held_out, mean))
     graph = loaded_graph.LoadedGraph(path, "root_input", {"age": "", "gender": ""})
     outputs = graph.run(value)
     expected = dict(zip(("age", "gender"), model(value, training=False), strict=True))

@@ -10,7 +10,7 @@ from afad_tfdata.common import files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
-    calibrated_source,
+    corrected_source,
     graphdef,
     loaded_graph,
     model_source,
@@ -78,12 +78,12 @@ def test_the_table_is_that_of_the_runtime(wheel_dir):
 @pytest.mark.parametrize("head", ["regression", "dldl_v2"])
 def test_corrections(head, wheel_dir, tmp_path):
     source = model_source.from_model(small_graphs.build(age_head=head))
-    corrections = calibrated_source.Corrections(
+    corrections = corrected_source.Corrections(
         flip_average=True,
         gender_temperature={"temperature": 1.7},
         age_correction={"slope": 0.9, "offset": 3.0},
     )
-    source = calibrated_source.apply(source, corrections)
+    source = corrected_source.apply(source, corrections)
     path, nodes = small_graphs.frozen_file(tmp_path, source)
     check_both(wheel_dir, path, source, nodes, varied=False)
 

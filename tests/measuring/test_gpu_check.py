@@ -9,14 +9,21 @@ import pytest
 
 from afad_tfdata import gpu_check
 from afad_tfdata.common import errors, files
-from afad_tfdata.measuring import machine, report, rows, supervisor
+from afad_tfdata.measuring import machine, part_supervisor, row_verdicts, table_text
 from tests.bin import command_line
 
 _ROWS = [
-    rows.Row("card", "H100", part="machine"),
-    rows.Row("waiting", "2 %", "at most 1 %", rows.MISSED, "8 cores | 4", part="input"),
-    rows.Row("loop", "0 %", "at most 1 %", rows.MET, part="loop"),
-    rows.not_applicable("nccl", "one GPU"),
+    row_verdicts.Row("card", "H100", part="machine"),
+    row_verdicts.Row(
+        "waiting",
+        "2 %",
+        "at most 1 %",
+        row_verdicts.MISSED,
+        "8 cores | 4",
+        part="input",
+    ),
+    row_verdicts.Row("loop", "0 %", "at most 1 %", row_verdicts.MET, part="loop"),
+    row_verdicts.not_applicable("nccl", "one GPU"),
 ]
 
 
@@ -71,13 +78,13 @@ def test_without_a_gpu_the_error_says_how_to_try_the_check(tmp_path, monkeypatch
         files.write_json(os.path.join(settings.work_dir, machine.FACTS), facts)
         return []
 
-    monkeypatch.setattr(supervisor.Supervisor, "run", run)
+    monkeypatch.setattr(part_supervisor.Supervisor, "run", run)
     with pytest.raises(errors.UsageError, match="no GPU here; .*--devices=cpu:2"):
         gpu_check.check(gpu_check.GpuCheckConfig(output_dir=str(tmp_path)))
 
 
 def test_the_table_names_targets_and_reasons():
-    text = report.text(_ROWS)
+    text = table_text.text(_ROWS)
     assert "MISS waiting: 2 % (target: at most 1 %) -> 8 cores | 4" in text
     assert "ok   loop" in text and "n/a  nccl" in text
     assert text.endswith("1 targets met, 1 missed, 1 not applicable")
@@ -92,7 +99,7 @@ def test_the_page_has_a_line_for_each_row():
         "driver": "560.1",
         "afad_tfdata": "1",
     }
-    page = report.page(_ROWS, facts)
+    page = table_text.page(_ROWS, facts)
     assert "2 x H100, driver 560.1, TensorFlow 2.17.1" in page
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(_ROWS)
@@ -101,14 +108,18 @@ def test_the_page_has_a_line_for_each_row():
 
 @pytest.mark.parametrize(
     ("value", "verdict"),
-    [(0.01, rows.MET), (0.0101, rows.MISSED), (float("nan"), rows.MISSED)],
+    [
+        (0.01, row_verdicts.MET),
+        (0.0101, row_verdicts.MISSED),
+        (float("nan"), row_verdicts.MISSED),
+    ],
 )
 def test_a_limit_is_met_or_missed(value, verdict):
-    row = rows.at_most("x", value, 0.01, "{:.1%}", why="slow")
+    row = row_verdicts.at_most("x", value, 0.01, "{:.1%}", why="slow")
     assert row.verdict == verdict and row.target == "at most 1.0%"
-    assert row.why == ("slow" if verdict == rows.MISSED else "")
-    other = rows.at_most("x", value, 0.01, "{:.1%}", not_applicable="no GPU")
-    assert other.verdict == rows.NOT_APPLICABLE and other.why == "no GPU"
+    assert row.why == ("slow" if verdict == row_verdicts.MISSED else "")
+    other = row_verdicts.at_most("x", value, 0.01, "{:.1%}", not_applicable="no GPU")
+    assert other.verdict == row_verdicts.NOT_APPLICABLE and other.why == "no GPU"
 
 
 def test_a_missed_target_is_status_1(tmp_path, monkeypatch):
@@ -119,10 +130,13 @@ def test_a_missed_target_is_status_1(tmp_path, monkeypatch):
     config = gpu_check.GpuCheckConfig(output_dir=str(tmp_path))
     output = program.main(config, [])
     assert output.exit_status == 1
-    assert output.value["rows"][1]["verdict"] == rows.MISSED
+    assert output.value["rows"][1]["verdict"] == row_verdicts.MISSED
     found = gpu_check.CheckResult(_ROWS[::2], {})
     assert program.main(config, []).exit_status == 0
 
 
 def test_supervisor_is_told_the_minutes():
-    assert supervisor.Supervisor(0.5)._deadline > supervisor.Supervisor(0.1)._deadline
+    assert (
+        part_supervisor.Supervisor(0.5)._deadline
+        > part_supervisor.Supervisor(0.1)._deadline
+    )

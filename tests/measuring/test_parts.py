@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from afad_tfdata.images import augment
+from afad_tfdata.images import augmentation
 from afad_tfdata.measuring import (
+    check_settings,
+    cpu_parity,
+    exact_network,
+    float16_overflow,
+    gradient_sums_and_scaling,
     machine,
-    overflow,
-    parity,
-    plain_network,
-    replicas,
-    resume,
-    rows,
-    trial_steps,
+    row_verdicts,
+    step_timing,
+    stop_and_continue,
 )
-from afad_tfdata.measuring import settings as check_settings
 from afad_tfdata.training import checkpoints, step
 
 
@@ -31,12 +31,12 @@ def _verdicts(found) -> set[str]:
 
 
 def test_an_overflow_is_seen_by_all_replicas(settings):
-    found = list(overflow.measure(settings))
-    assert len(found) == 5 and _verdicts(found) == {rows.MET}
+    found = list(float16_overflow.measure(settings))
+    assert len(found) == 5 and _verdicts(found) == {row_verdicts.MET}
 
 
 def test_an_overflow_that_nobody_sees_is_missed(settings, monkeypatch):
-    build = plain_network.train_step
+    build = exact_network.train_step
 
     def without_scaling(strategy, model, *, prepare, loss_scaling):
         trainer = build(strategy, model, prepare=prepare, loss_scaling=True)
@@ -44,36 +44,42 @@ def test_an_overflow_that_nobody_sees_is_missed(settings, monkeypatch):
         monkeypatch.setattr(trainer, "run", lambda *call: None)
         return trainer
 
-    monkeypatch.setattr(plain_network, "train_step", without_scaling)
-    found = {row.name.partition(",")[0]: row for row in overflow.measure(settings)}
-    assert found["the scale of the loss is halved"].verdict == rows.MISSED
-    assert found["the next step is taken"].verdict == rows.MISSED
+    monkeypatch.setattr(exact_network, "train_step", without_scaling)
+    found = {
+        row.name.partition(",")[0]: row for row in float16_overflow.measure(settings)
+    }
+    assert found["the scale of the loss is halved"].verdict == row_verdicts.MISSED
+    assert found["the next step is taken"].verdict == row_verdicts.MISSED
 
 
 def test_the_augmentation_is_compared(settings, monkeypatch):
-    found = list(parity.measure(settings, "augmentation"))
-    assert len(found) == 3 and _verdicts(found) == {rows.MET}
+    found = list(cpu_parity.measure(settings, "augmentation"))
+    assert len(found) == 3 and _verdicts(found) == {row_verdicts.MET}
     calls = []
 
     def drifting(images, **keywords):
         calls.append(1)
         return plain(images, **keywords) + len(calls)
 
-    plain = augment.augment_images
-    monkeypatch.setattr(augment, "augment_images", drifting)
-    found = list(parity.measure(settings, "augmentation"))
-    assert [row.verdict for row in found] == [rows.MET, rows.MISSED, rows.MISSED]
+    plain = augmentation.augment_images
+    monkeypatch.setattr(augmentation, "augment_images", drifting)
+    found = list(cpu_parity.measure(settings, "augmentation"))
+    assert [row.verdict for row in found] == [
+        row_verdicts.MET,
+        row_verdicts.MISSED,
+        row_verdicts.MISSED,
+    ]
 
 
 def test_a_step_is_compared(settings, monkeypatch):
-    monkeypatch.setattr(parity, "_STEPS", 2)
-    found = list(parity.measure(settings, "step"))
-    assert len(found) == 4 and _verdicts(found) == {rows.MET}
+    monkeypatch.setattr(cpu_parity, "_STEPS", 2)
+    found = list(cpu_parity.measure(settings, "step"))
+    assert len(found) == 4 and _verdicts(found) == {row_verdicts.MET}
 
 
 def test_sums_are_checked(settings):
-    found = list(replicas.all_reduce(settings, "auto"))
-    assert len(found) == 2 and _verdicts(found) == {rows.MET}
+    found = list(gradient_sums_and_scaling.all_reduce(settings, "auto"))
+    assert len(found) == 2 and _verdicts(found) == {row_verdicts.MET}
 
 
 def test_two_ends_of_a_run_are_compared(settings, tmp_path):
@@ -82,24 +88,24 @@ def test_two_ends_of_a_run_are_compared(settings, tmp_path):
         directory = tmp_path / name / "checkpoints"
         directory.mkdir(parents=True)
         checkpoints.save(checkpoints.path_of(str(directory), 1), weights, {"step": 1})
-    assert resume._compared(settings).verdict == rows.MET
+    assert stop_and_continue._compared(settings).verdict == row_verdicts.MET
     weights = {**weights, "a": np.array([0.0, 1.0, 2.5])}
     path = checkpoints.path_of(str(tmp_path / "cut" / "checkpoints"), 1)
     checkpoints.save(path, weights, {"step": 1})
-    row = resume._compared(settings)
-    assert row.verdict == rows.MISSED and row.why == "a"
+    row = stop_and_continue._compared(settings)
+    assert row.verdict == row_verdicts.MISSED and row.why == "a"
 
 
 def test_the_number_of_steps_fits_the_wanted_time(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(trial_steps.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: clock[0])
 
     def run(steps):
         clock[0] += 0.25 * steps
 
-    assert trial_steps.steps_for(run, 2.0) == 8
-    assert trial_steps.steps_for(run, 0.01) == 2
-    assert trial_steps.steps_for(run, 1e6) == step.MAX_STEPS_PER_CALL
+    assert step_timing.steps_for(run, 2.0) == 8
+    assert step_timing.steps_for(run, 0.01) == 2
+    assert step_timing.steps_for(run, 1e6) == step.MAX_STEPS_PER_CALL
 
 
 @pytest.mark.parametrize(
@@ -132,4 +138,4 @@ def test_a_gpu_and_its_build_are_rows():
     assert found["nvidia-smi"].measured == "0, A Card"
     # The CPU build of TensorFlow names no capability, and others none that is so old.
     row = found["gpu:0 A Card"]
-    assert row.verdict == rows.MISSED and "newer TensorFlow" in row.why
+    assert row.verdict == row_verdicts.MISSED and "newer TensorFlow" in row.why

@@ -4,7 +4,7 @@ import numpy as np
 
 from afad_tfdata import models
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import standard_layers
+from afad_tfdata.models import network_parts
 
 MEAN = (132.5, 111.0, 101.25)
 SIZE = 32
@@ -35,5 +35,5 @@ def shaken(model, seed=0):
 def converted(conversion, values):
     """What a backbone receives for values of ``root_input``."""
     image = keras.Input((None, None, 3))
-    result = standard_layers.convert_input(image, **conversion._asdict())
+    result = network_parts.convert_input(image, **conversion._asdict())
     return keras.Model(image, result)(np.asarray(values, np.float32))

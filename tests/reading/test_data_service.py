@@ -125,8 +125,8 @@ def test_wrong_flags_of_the_command_are_one_line():
 
 def test_a_data_server_knows_the_stores_that_tensorflow_io_opens(monkeypatch):
     opened = []
-    monkeypatch.setattr(data_service.stores, "gfile", opened.append)
-    monkeypatch.setattr(data_service.io_extra, "why_no_scheme", lambda _: "")
+    monkeypatch.setattr(data_service.remote_files, "gfile", opened.append)
+    monkeypatch.setattr(data_service.tensorflow_io_extra, "why_no_scheme", lambda _: "")
     dispatcher = data_service.DataServiceConfig()
     _, server = data_service._start_server(dispatcher)
     assert not opened  # It reads nothing.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import input_fn, records
-from afad_tfdata.common import errors, io_extra, resources
+from afad_tfdata.common import errors, resources, tensorflow_io_extra
 from afad_tfdata.reading import (
     array_pool,
     bad_records,
@@ -239,7 +239,7 @@ def test_without_tensorflow_io_compressed_pixels_that_do_not_fit_are_refused(
     monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
     # tensorflow-io may import where its libraries do not load.
     reason = "tensorflow-io 0.37.1 does not load on TensorFlow 2.21.0"
-    monkeypatch.setattr(io_extra, "why_no_hdf5", lambda: reason)
+    monkeypatch.setattr(tensorflow_io_extra, "why_no_hdf5", lambda: reason)
     with pytest.raises(errors.UsageError) as caught:
         take(input_fn.train_input_fn(config(form, "graph")), 1)
     text = str(caught.value)

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 from afad_tfdata import input_benchmark, input_fn, models, records
-from afad_tfdata.common import errors, resources, stores
+from afad_tfdata.common import errors, remote_files, resources
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.reading import bad_records, mapped_reader, record_index
 
@@ -564,7 +564,7 @@ def test_a_file_that_tensorflow_cannot_open_is_named(
 @pytest.mark.parametrize("where", ["faces/records/a.tfrecord", "no-such-bucket"])
 def test_a_store_that_fails_is_named(where):
     text = f"Error executing an HTTP request: code 6\n\t when reading gs://{where}"
-    with pytest.raises(stores.StoreError) as caught, input_fn.readable_errors():
+    with pytest.raises(remote_files.StoreError) as caught, input_fn.readable_errors():
         raise tf.errors.FailedPreconditionError(None, None, text)
     assert caught.value.filename == f"gs://{where}"
     assert caught.value.strerror == "Error executing an HTTP request: code 6"
@@ -576,7 +576,7 @@ def test_a_store_that_fails_is_named(where):
 def test_a_store_that_tensorflow_does_not_know_is_named(before):
     what = "File system scheme 's3' not implemented (file: 's3://a/b.tfrecord')"
     text = f"{before}{what}\n\t [[{{{{node IteratorGetNext}}}}]] [Op:IteratorGetNext]"
-    with pytest.raises(stores.StoreError) as caught, input_fn.readable_errors():
+    with pytest.raises(remote_files.StoreError) as caught, input_fn.readable_errors():
         raise tf.errors.UnimplementedError(None, None, text)
     assert caught.value.filename == "s3://a/b.tfrecord"
     assert caught.value.strerror == what

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata import input_fn
-from afad_tfdata.common import errors, files, stores
+from afad_tfdata.common import errors, files, remote_files
 from afad_tfdata.reading import engine_choice, record_index, shard_cache
 from afad_tfdata.storage import schema
 
@@ -149,7 +149,7 @@ def test_records_that_tensorflow_cannot_open_are_copied_to_the_users_cache(
         raise errors.UsageError(f"{path} needs the file system")
 
     own = types.SimpleNamespace(gfile=refuse)
-    monkeypatch.setattr(record_index, "stores", own)
+    monkeypatch.setattr(record_index, "remote_files", own)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level("INFO"):
         index = record_index.load(remote, "train")
@@ -157,7 +157,7 @@ def test_records_that_tensorflow_cannot_open_are_copied_to_the_users_cache(
     assert all(path.startswith(str(tmp_path)) for path in index.paths)
     assert "the shards are copied to" in caplog.text
     # Data servers on other machines would not find the copies.
-    monkeypatch.setattr(engine_choice, "stores", own)
+    monkeypatch.setattr(engine_choice, "remote_files", own)
     config = input_fn.InputConfig(records_dir=remote, data_service="grpc://a:5000")
     with pytest.raises(
         errors.UsageError, match="--data_service.*--cache_dir"
@@ -168,7 +168,9 @@ def test_records_that_tensorflow_cannot_open_are_copied_to_the_users_cache(
 
 def test_reading_from_s3_is_remembered_for_the_end_of_the_process(monkeypatch):
     """tensorflow-io aborts in an ordinary exit after its operations used S3."""
-    monkeypatch.setattr(stores, "_used", set())
-    monkeypatch.setattr(stores.io_extra, "require_scheme", lambda path: None)
+    monkeypatch.setattr(remote_files, "_used", set())
+    monkeypatch.setattr(
+        remote_files.tensorflow_io_extra, "require_scheme", lambda path: None
+    )
     assert record_index._needed_cache("s3://bucket/records") == ""
-    assert stores.aborts_at_exit()
+    assert remote_files.aborts_at_exit()

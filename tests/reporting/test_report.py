@@ -144,7 +144,7 @@ def test_the_reasons_of_rejected_files_are_counted(sample_records, tmp_path):
 
 def test_each_source_has_its_licence_and_citation(sample_records, tmp_path):
     """As in the data card; the name of a data set does not say what it is from."""
-    from afad_tfdata.describing import published_sets
+    from afad_tfdata.describing import published_data_sets
 
     places = []
     for source in ("utkface", "adience", ""):
@@ -160,12 +160,12 @@ def test_each_source_has_its_licence_and_citation(sample_records, tmp_path):
     for shown in (places[:1], places[1:2], places[:2]):
         text = write(tmp_path, records_dir=",".join(shown)).by_id("data").text
         for source, place in zip(("utkface", "adience"), places, strict=False):
-            citation = published_sets.BY_SOURCE[source].citation
+            citation = published_data_sets.BY_SOURCE[source].citation
             assert (citation in text) == (place in shown)
     text = write(tmp_path, records_dir=places[2]).by_id("data").text
     assert "Niu" not in text and "does not say which published data set" in text
     text = write(tmp_path, records_dir=sample_records).by_id("data").text
-    assert published_sets.AFAD.citation in text
+    assert published_data_sets.AFAD.citation in text
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not json", b"[1]", b'{"path": 3}'])
@@ -427,16 +427,16 @@ def test_classes_in_the_other_order_are_compared(evaluated_runs, tmp_path):
     """A run whose labels are swapped is as good as the same run before that."""
     import numpy as np
 
-    from afad_tfdata.evaluating import predictions
+    from afad_tfdata.evaluating import stored_predictions
     from afad_tfdata.reporting import comparison_section, json_values
 
     run = evaluated_runs[0]
     metrics = json.loads(files.read_bytes(f"{run}/metrics.json"))
-    columns = predictions.load(run, metrics["predictions"])
+    columns = stored_predictions.load(run, metrics["predictions"])
     swapped = dict(columns)
     swapped["gender"] = 1 - columns["gender"]
     swapped["label_gender"] = 1 - columns["label_gender"]
-    entry = predictions.store(
+    entry = stored_predictions.store(
         str(tmp_path), swapped, rows=metrics["predictions"]["rows"]
     )
     other = {**metrics, "class_names": ["female", "male"], "predictions": entry}
@@ -505,10 +505,10 @@ def test_suspicious_labels_come_first(sample_records, evaluated_runs, tmp_path):
         thumbnails=10,
     )
     data = viewer(page)
-    from afad_tfdata.evaluating import predictions
+    from afad_tfdata.evaluating import stored_predictions
 
     metrics = json.loads(files.read_bytes(f"{evaluated_runs[0]}/metrics.json"))
-    columns = predictions.load(evaluated_runs[0], metrics["predictions"])
+    columns = stored_predictions.load(evaluated_runs[0], metrics["predictions"])
     score = np.minimum(abs(columns["age"] - columns["label_age"]) / 20, 1)
     score += abs(columns["gender"] - columns["label_gender"])
     assert [f["record"] for f in data["faces"]] == np.argsort(-score)[:10].tolist()

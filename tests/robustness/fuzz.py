@@ -38,7 +38,7 @@ _INPUT_SECS, _MEMORY_BYTES = 20, 3 << 30
 # Modules of the package by the names that the targets use.
 _MODULES = {
     "archive": "writing.archive",
-    "augment": "images.augment",
+    "augment": "images.augmentation",
     "checkpoints": "training.checkpoints",
     "safetensors_files": "training.safetensors_files",
     "codec": "images.codec",

@@ -8,7 +8,7 @@ import pytest
 
 from afad_tfdata import models, trainer
 from afad_tfdata.common import errors
-from afad_tfdata.models import backbones, facts, networks, standard_layers
+from afad_tfdata.models import backbones, facts, network_parts, networks
 from afad_tfdata.training import checkpoint_model, checkpoints, run_dir
 
 SIZE = 16
@@ -47,7 +47,7 @@ def test_a_fixed_layer_is_in_no_checkpoint_and_never_trains(
     trainer.train(dataclasses.replace(config, epochs=2))
 
     final = models.load(str(tmp_path / "run" / run_dir.FINAL_NAME))
-    layer = final.get_layer(standard_layers.CONVERSION_NAME)
+    layer = final.get_layer(network_parts.CONVERSION_NAME)
     kernel, bias = layer.get_weights()
     np.testing.assert_array_equal(kernel[0, 0], np.diag(reversing.scale)[::-1])
     np.testing.assert_allclose(bias, reversing.offset)

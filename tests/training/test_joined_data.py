@@ -7,9 +7,9 @@ import pytest
 
 from afad_tfdata import cross_validation, evaluation, trainer
 from afad_tfdata.common import errors
-from afad_tfdata.freezing import model_facts, model_source
+from afad_tfdata.freezing import facts_of_source, model_source
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.storage import joined
+from afad_tfdata.storage import joined_data_sets
 from tests.writing import data_sets
 
 
@@ -46,7 +46,7 @@ def test_a_run_on_two_data_sets_is_evaluated_on_both(home, monkeypatch):
     text = "records-1,records-2"
     train(home / "run", text)
     config = json.loads((home / "run" / "config.json").read_text())
-    manifest = joined.load_manifest(text)
+    manifest = joined_data_sets.load_manifest(text)
     assert config["mean"] == manifest.mean
     monkeypatch.chdir("/")  # The run finds its data sets from anywhere.
     result = evaluation.evaluate(evaluation.EvaluateConfig(run_dir=str(home / "run")))
@@ -61,7 +61,7 @@ def test_a_run_on_two_data_sets_is_evaluated_on_both(home, monkeypatch):
     )
     assert few["examples"] == 5
     source = model_source.open_source(str(home / "run"))
-    facts = model_facts.collect(source)
+    facts = facts_of_source.collect(source)
     assert len(facts.records_dir.split(",")) == 2
     assert all(os.path.isabs(path) for path in facts.records_dir.split(","))
 

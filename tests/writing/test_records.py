@@ -401,8 +401,10 @@ def test_a_remote_data_set_needs_one_scan_of_its_source(
 
     uploads = []
     monkeypatch.setattr(records.source, "scan_tree", counted)
-    monkeypatch.setattr(records.remote, "stored", lambda output_dir: None)
-    monkeypatch.setattr(records.remote, "upload", lambda *names: uploads.append(names))
+    monkeypatch.setattr(records.remote_data_set, "stored", lambda output_dir: None)
+    monkeypatch.setattr(
+        records.remote_data_set, "upload", lambda *names: uploads.append(names)
+    )
     manifest = write(sample_tree, "gs://bucket/records", work_dir=str(tmp_path))
     assert manifest.written == 240
     assert len(scans) == 1

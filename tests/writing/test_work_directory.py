@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from afad_tfdata.common import errors
-from afad_tfdata.storage import remote
+from afad_tfdata.storage import remote_data_set
 from afad_tfdata.writing import inspection, work_directory
 from tests.writing.data_sets import digests, face_file, make_tree, write
 
@@ -105,7 +105,7 @@ def test_payloads_of_another_plan_are_not_taken(tmp_path):
 
 
 def test_a_remote_data_set_is_written_in_a_directory_of_its_own(tmp_path):
-    staging = remote.staging_dir("gs://bucket/records", str(tmp_path))
+    staging = remote_data_set.staging_dir("gs://bucket/records", str(tmp_path))
     assert os.path.dirname(staging) == str(tmp_path)
-    assert staging == remote.staging_dir("gs://bucket/records", str(tmp_path))
-    assert staging != remote.staging_dir("gs://bucket/other", str(tmp_path))
+    assert staging == remote_data_set.staging_dir("gs://bucket/records", str(tmp_path))
+    assert staging != remote_data_set.staging_dir("gs://bucket/other", str(tmp_path))

@@ -1,0 +1,109 @@
+"""Makes each output a node that no other node reads, and that every reader keeps.
+
+Readers other than TensorFlow merge nodes.  OpenCV makes one layer of a matrix product
+and the ``BiasAdd`` after it, and this layer has the name of the product.  If a node of
+the graph reads an output, OpenCV gives the memory of the output to another layer::
+
+    graph = output_nodes.separate(graph, ["age/BiasAdd", "gender/Sigmoid"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.freezing import graphdef
+
+_INPUT_OPS = ("Placeholder", "Const")
+
+
+def separate(
+    graph: tf.compat.v1.GraphDef, fetches: Sequence[str]
+) -> tf.compat.v1.GraphDef:
+    """Gives each output a node of its own; the values stay the same, bit for bit.
+
+    An output that other nodes read, such as the gender that the age depends on, is
+    computed twice, which is cheap for one number per image.
+
+    Args:
+      graph: GraphDef without control edges.
+      fetches: Names of the outputs.
+    """
+    result = graphdef.like(graph)
+    result.CopyFrom(graph)
+    by_name = graphdef.nodes(result)
+    for name in fetches:
+        _replace_identity(by_name[name], by_name)
+    for name in fetches:
+        readers = [n for n in result.node if name in map(graphdef.canonical, n.input)]
+        if not readers or by_name[name].op in _INPUT_OPS:
+            continue
+        copy = result.node.add()
+        copy.CopyFrom(by_name[name])
+        copy.name = _free_name(f"{name}_inner", by_name)
+        by_name[copy.name] = copy
+        for reader in readers:
+            references = [
+                copy.name if graphdef.canonical(r) == name else r for r in reader.input
+            ]
+            del reader.input[:]
+            reader.input.extend(references)
+    for name in fetches:
+        result.node.extend(_apart(by_name[name], by_name))
+    return result
+
+
+def _replace_identity(
+    node: tf.compat.v1.NodeDef, by_name: dict[str, tf.compat.v1.NodeDef]
+) -> None:
+    """Turns an identity, which readers drop, into a copy of the node before it."""
+    if node.op != "Identity":
+        return
+    before, index = graphdef.split(node.input[0])
+    if index or by_name[before].op in _INPUT_OPS:
+        return
+    name = node.name
+    node.CopyFrom(by_name[before])
+    node.name = name
+
+
+def _apart(
+    node: tf.compat.v1.NodeDef, by_name: dict[str, tf.compat.v1.NodeDef]
+) -> list[tf.compat.v1.NodeDef]:
+    """Puts a reshape, which changes nothing, between a product and its bias.
+
+    OpenCV merges an addition of a constant with a product right before it.
+
+    Returns:
+      New nodes; none if the node is something else, which stays as it is.
+    """
+    if node.op not in ("BiasAdd", "Add", "AddV2"):
+        return []
+    operands = [by_name[graphdef.split(r)[0]] for r in node.input]
+    products = [n for n in operands if n.op == "MatMul"]
+    constants = [n for n in operands if n.op == "Const"]
+    if len(products) != 1 or len(constants) != 1:
+        return []
+    width = tf.make_ndarray(constants[0].attr["value"].tensor).size
+    name = _free_name(f"{node.name}/product", by_name)
+    sizes = graphdef.constant(f"{name}/sizes", np.array([-1, width], np.int32))
+    reshaped = tf.compat.v1.NodeDef(
+        name=name, op="Reshape", input=[products[0].name, sizes.name]
+    )
+    reshaped.attr["T"].CopyFrom(node.attr["T"])
+    reshaped.attr["Tshape"].type = tf.int32.as_datatype_enum
+    references = [
+        name if graphdef.split(r)[0] == products[0].name else r for r in node.input
+    ]
+    del node.input[:]
+    node.input.extend(references)
+    return [sizes, reshaped]
+
+
+def _free_name(name: str, taken: dict[str, tf.compat.v1.NodeDef]) -> str:
+    number = 0
+    while (found := f"{name}_{number}" if number else name) in taken:
+        number += 1
+    return found

@@ -1,0 +1,132 @@
+"""Checks SavedModels of unknown origin before TensorFlow loads them.
+
+::
+
+    module = saved_model_checks.load("saved")
+
+``tf.saved_model.load`` runs initializers and restore functions of the file, with all
+the rights of this process.  What they do is therefore checked in the protocol buffer,
+before TensorFlow sees it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from afad_tfdata.common import errors, files
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.freezing import graphdef
+
+# Collections and a signature that name the operations which loading runs, in files of
+# TensorFlow 1.
+_INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+_INIT_SIGNATURE = "__saved_model_init_op"
+_RESTORE_OPS = frozenset(("Restore", "RestoreV2", "RestoreSlice"))
+_SAVE_OPS = frozenset(("Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"))
+
+
+def load(path: str) -> Any:
+    """Loads a SavedModel that only computes.
+
+    Args:
+      path: Its directory.
+
+    Returns:
+      What ``tf.saved_model.load`` returns.
+
+    Raises:
+      UsageError: It cannot be loaded, or has an operation that reads or writes files
+        or runs Python.
+    """
+    for meta_graph in _meta_graphs(path):
+        _refuse_effects(meta_graph, path)
+    try:
+        return tf.saved_model.load(path)
+    except Exception as error:  # A damaged file makes TensorFlow raise anything.
+        raise errors.UsageError(
+            f"{path} cannot be loaded as a SavedModel: {errors.one_line(error)}"
+        ) from error
+
+
+def _meta_graphs(path: str) -> Iterable[tf.compat.v1.MetaGraphDef]:
+    # The only protocol buffer here that has no name under tf.
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved_model = saved_model_pb2.SavedModel()
+    try:
+        saved_model.ParseFromString(
+            files.read_bytes(os.path.join(path, "saved_model.pb"))
+        )
+    except Exception as error:  # protobuf's DecodeError, or an OSError.
+        raise errors.UsageError(
+            f"{path} cannot be loaded as a SavedModel: {errors.one_line(error)}"
+        ) from error
+    return saved_model.meta_graphs
+
+
+def _refuse_effects(meta_graph: tf.compat.v1.MetaGraphDef, path: str) -> None:
+    """Refuses operations with effects.
+
+    Every SavedModel has operations that restore and save its variables.  They are
+    refused if loading would run them for another purpose: in functions of objects (such
+    as a resource's initializer), and in the operations that a file of TensorFlow 1 runs
+    first.
+    """
+    graph = meta_graph.graph_def
+    functions = {f.signature.name: f.node_def for f in graph.library.function}
+    every_node = [*graph.node, *(node for f in functions.values() for node in f)]
+    graphdef.refuse_effects(every_node, path, allowed=_RESTORE_OPS | _SAVE_OPS)
+    of_objects = [
+        node
+        for name in meta_graph.object_graph_def.concrete_functions
+        for node in functions.get(name, ())
+    ]
+    first = _needed(graph, _initial_operations(meta_graph))
+    graphdef.refuse_effects(_with_called([*of_objects, *first], functions), path)
+    restoring = _needed(graph, [meta_graph.saver_def.restore_op_name])
+    graphdef.refuse_effects(
+        _with_called(restoring, functions), path, allowed=_RESTORE_OPS
+    )
+
+
+def _initial_operations(meta_graph: tf.compat.v1.MetaGraphDef) -> list[str]:
+    """Names of the nodes that loading runs first, in a SavedModel of TensorFlow 1."""
+    names = []
+    for collection in _INIT_COLLECTIONS:
+        # "in" is used first, because a look-up in a protocol buffer's map would add the
+        # key.
+        if collection in meta_graph.collection_def:
+            names += meta_graph.collection_def[collection].node_list.value
+    if _INIT_SIGNATURE in meta_graph.signature_def:
+        outputs = meta_graph.signature_def[_INIT_SIGNATURE].outputs
+        names += [tensor.name for tensor in outputs.values()]
+    return names
+
+
+def _needed(
+    graph: tf.compat.v1.GraphDef, references: Iterable[str]
+) -> list[tf.compat.v1.NodeDef]:
+    """The nodes that the referred ones need, themselves included."""
+    names = {graphdef.split(reference.lstrip("^"))[0] for reference in references}
+    there = names & {node.name for node in graph.node}
+    return list(graphdef.reachable(graph, there).node)
+
+
+def _with_called(
+    nodes: list[tf.compat.v1.NodeDef],
+    functions: Mapping[str, Sequence[tf.compat.v1.NodeDef]],
+) -> list[tf.compat.v1.NodeDef]:
+    """The nodes, and those of all functions that they call at any depth."""
+    found = list(nodes)
+    called: set[str] = set()
+    for node in found:  # The list grows while it is read.
+        names = [node.op]
+        for attr in node.attr.values():
+            names += [attr.func.name, *(f.name for f in attr.list.func)]
+        for name in names:
+            if name in functions and name not in called:
+                called.add(name)
+                found += functions[name]
+    return found

@@ -1,0 +1,140 @@
+"""How fast steps are taken: the training loop, timed, and ways that take turns."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.measuring import check_settings, trial_networks
+from afad_tfdata.models import losses
+from afad_tfdata.training import optimizers, step
+
+_LEARNING_RATE = 1e-5  # Small, so that weights stay finite whatever the images are.
+
+
+class Rate(NamedTuple):
+    """How fast steps were taken.
+
+    Attributes:
+      images_per_second: Over all replicas.
+      waiting: Share of the time in which steps waited for input.
+    """
+
+    images_per_second: float
+    waiting: float
+
+
+class Loop:
+    """The package's training loop around a network.
+
+    Args:
+      strategy: The replicas.
+      model: From `network`.
+      batch: Images of a global batch.
+      batches: An iterator of the strategy's batches.
+      prepare: As for `step.TrainStep`.
+      jit: Whether XLA compiles the step.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        batch: int,
+        batches: Iterator[Any],
+        *,
+        prepare: Callable[..., tf.Tensor] = trial_networks.normalized,
+        jit: bool = False,
+    ) -> None:
+        self.batch, self._batches, self._done = batch, batches, 0
+        with strategy.scope():
+            optimizer = optimizers.build("adam", momentum=0.9)
+        loss = losses.LossConfig()
+        scaling = "mixed_float16" in {layer.dtype_policy.name for layer in model.layers}
+        self._step = step.TrainStep(
+            strategy,
+            model,
+            optimizer,
+            losses.build(loss),
+            prepare,
+            step.StepConfig(
+                global_batch_size=batch,
+                loss_scaling=scaling,
+                jit=jit,
+                gather_labels=losses.weighs_by_batch(loss),
+            ),
+        )
+
+    def run(self, steps: int) -> float:
+        """Takes steps to their end; returns the seconds of waiting for input."""
+        sums, waited = self._step.run(
+            self._batches, self._done, [_LEARNING_RATE] * steps
+        )
+        self._done += steps
+        sums.numpy()
+        return float(waited)
+
+    def rate(self, seconds: float) -> Rate:
+        """Takes steps for about this many seconds, after some that are not timed."""
+        steps = steps_for(self.run, seconds)
+        began = time.perf_counter()
+        waited = self.run(steps)
+        took = time.perf_counter() - began
+        return Rate(steps * self.batch / took, waited / took)
+
+
+def steps_for(run: Callable[[int], Any], seconds: float) -> int:
+    """The number of steps that take about a given time.
+
+    Args:
+      run: Takes a number of steps; it is called until everything is compiled.
+      seconds: Wanted length.
+    """
+    run(2)
+    run(2)  # cuDNN tries its algorithms in the first steps.
+    began = time.perf_counter()
+    run(2)
+    one = (time.perf_counter() - began) / 2
+    return min(step.MAX_STEPS_PER_CALL, max(2, round(seconds / one)))
+
+
+def in_turn(
+    ways: Mapping[str, Callable[[int], Any]], *, seconds: float, rounds: int
+) -> dict[str, np.ndarray]:
+    """Times ways that take turns, so that a change of the machine's speed hits all.
+
+    Args:
+      ways: Each takes a number of steps, and waits for the last one.
+      seconds: Shortest time of one measurement.
+      rounds: How often each is timed.
+
+    Returns:
+      Seconds for a step, ``[rounds]``, by name.
+    """
+    steps = {name: steps_for(run, seconds) for name, run in ways.items()}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds):
+        # The order is reversed in each round, so that no way always follows the same
+        # one.
+        names = list(ways)
+        for name in names if turn % 2 == 0 else reversed(names):
+            began = time.perf_counter()
+            ways[name](steps[name])
+            found[name].append((time.perf_counter() - began) / steps[name])
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def peak_gib(devices: check_settings.Settings) -> float:
+    """Most memory of the first GPU since the last call, in GiB; 0 without a GPU."""
+    if not devices.gpus:
+        return 0.0
+    name = devices.first.upper()
+    peak = tf.config.experimental.get_memory_info(name)["peak"] / 2**30
+    gc.collect()  # What the last network has left must not count for the next one.
+    tf.config.experimental.reset_memory_stats(name)
+    return peak
