@@ -41,13 +41,13 @@ def evaluate(
     Args:
       predictions: Columns ``[num_examples]``: ``gender`` in [0, 1] and
         ``label_gender`` in {0, 1}, and/or ``age`` and ``label_age`` in years.  A label
-        without a prediction can be used to group by.
+        without a prediction only divides the examples into groups.
       class_names: Of labels 0 and 1.
 
     Returns:
       JSON values.  ``examples``; for gender ``accuracy``, ``balanced_accuracy`` (mean
-      recall of the classes), ``auc`` and ``confusion`` (``[label][prediction]``, at
-      the threshold 0.5, from which on the class is 1); for age ``mae``, ``rmse``,
+      recall of the classes), ``auc`` and ``confusion`` (``[label][prediction]``, where
+      a probability of at least 0.5 means class 1); for age ``mae``, ``rmse``,
       ``cs5`` (share of errors up to 5 years) and ``bias`` (mean of prediction minus
       label); ``by_gender`` and ``by_age_group`` have the same for the examples of each
       group that has any.  None where a value is not defined, such as the AUC of one
@@ -171,7 +171,7 @@ def group_name(low: int, high: int) -> str:
 
 
 def label_columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns that matter, as flat float64."""
+    """Labels, and the predictions that have one, as flat float64 columns."""
     columns = {}
     for name in _LABELS:
         for column in (name, f"label_{name}"):
@@ -210,7 +210,7 @@ def by_label(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarra
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of two labels by group; ``examples`` are those of the larger one."""
+    """The metrics of two labels by group; ``examples`` is the larger number of both."""
     joined = {name: dict(value) for name, value in one.items()}
     for name, value in other.items():
         mine = joined.setdefault(name, {})

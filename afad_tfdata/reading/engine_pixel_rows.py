@@ -1,8 +1,8 @@
 """The graph engine for stored pixels in local files: rows by position.
 
 TensorFlow gathers the rows from mapped files and converts them, as `engine_graph` does
-with rows in memory.  Nothing is held in memory but pages that the system may drop.  A
-Python function compares the checksums of records that are read for the first time.
+with rows in memory.  The only memory in use is that of file pages, which the system may
+drop.  A Python function compares the checksums of records when they are first read.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class RowEngine:
 
     Args:
       index: The split's records.
-      reader: Has mapped them.
-      rows: Its `mapped_reader.Reader.mapped_rows`.
+      reader: The reader that has mapped their files.
+      rows: The reader's `mapped_reader.Reader.mapped_rows`.
       bad: Takes the damaged records.
       image_size: Side of the images that it returns, pixels.
       num_threads: Batches that are read at the same time.
@@ -43,7 +43,7 @@ class RowEngine:
         image_size: int,
         num_threads: int,
     ) -> None:
-        self._reader = reader  # Its pages are loaded while it lives.
+        self._reader = reader  # It reads pages ahead only as long as it exists.
         self._pixel, self._side, self._size = (
             index.pixel,
             index.stored_size,
@@ -103,7 +103,7 @@ class _RowChecksums:
 
     Args:
       index: The records.
-      reader: Asks for their bytes if they do not fit in memory.
+      reader: Asks the system for their pages if they do not fit in memory.
       rows: Where they are mapped.
       bad: Takes the damaged records.
       row_bytes: Size of a row.

@@ -1,4 +1,4 @@
-"""The JSON files by which ``tensorflow_datasets.builder_from_directory`` opens shards.
+"""The JSON files that ``tensorflow_datasets.builder_from_directory`` needs.
 
 This module writes them without TFDS, which therefore need not be installed.
 """

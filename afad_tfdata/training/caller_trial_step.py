@@ -152,9 +152,9 @@ def _refuse_bounded(
                 " is: end it with"
                 f" activation={'sigmoid' if name == 'gender_output' else None!r}"
             )
-        # Far inputs saturate a sigmoid or tanh.  A sum of weights would leave [-1, 1],
-        # and one behind a normalisation would have other values than these three.
-        # A few of the inputs may be where its argument is about 0.
+        # Far inputs saturate a sigmoid or tanh, whose outputs are then -1, 0 or 1.  A
+        # sum of weights would leave [-1, 1], and a sum after a normalisation would be
+        # between these three values, as a few saturated outputs may also be.
         near_whole = np.abs(beyond - np.round(beyond)) < 1e-3
         saturated = near_whole.mean() > 0.75
         if name == "age_output" and saturated and np.ptp(everywhere):

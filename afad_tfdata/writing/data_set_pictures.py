@@ -25,10 +25,10 @@ SHEET_NAME = "samples.png"
 _PANEL = (810, 210)
 _MARGIN_LEFT, _MARGIN_TOP, _MARGIN = 60, 24, 20
 _AXIS = 24
-_COLORS = ("#1f77b4", "#ff7f0e", "#7f7f7f")  # The third: faces without a gender.
+_COLORS = ("#1f77b4", "#ff7f0e", "#7f7f7f")  # The third is for faces without a gender.
 _GRID = "#dddddd"
-_GRID_LINES = 5  # Each panel has about as many.
-_LABEL_EVERY = 5  # Years.
+_GRID_LINES = 5  # Wanted number of lines; a round step may give a few more or less.
+_LABEL_EVERY = 5  # Years between two labels of the axis.
 
 
 def draw_histogram(path: str, manifest: schema.Manifest) -> None:
