@@ -35,6 +35,7 @@ from afad_tfdata.images import contact_sheet, tensor_preprocessing
 from afad_tfdata.metrics import (
     age_decision_pictures,
     age_decisions,
+    age_intervals,
     bootstrap,
     output_corrections,
     prediction_metrics,
@@ -248,6 +249,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
             f"--age_thresholds: {path} predicts no age; leave the flag out"
         )
     wanted.check(model.labels, config.split, path)
+    wanted = _with_stored_interval(wanted, model, manifest)
     task = "_".join(model.labels)
     # As the data set writes them, because its counts have these names.
     names = manifest.class_names
@@ -330,6 +332,23 @@ def _interval(
     if not stored or stored["age_correction"] or stored["flip_average"] != flip_average:
         return None
     return stored["age_interval"]
+
+
+def _with_stored_interval(
+    wanted: fitted_on_validation.Wanted,
+    model: evaluated_model.EvaluatedModel,
+    manifest: schema.Manifest,
+) -> fitted_on_validation.Wanted:
+    """Also measures an interval if one is stored: the new entry replaces its entry."""
+    interval = (model.calibration or {}).get("age_interval")
+    split = manifest.splits.get(fitted_on_validation.SPLIT)
+    if not (wanted.flags and interval and split) or wanted.interval_coverage:
+        return wanted
+    coverage = interval["coverage"]
+    # The data set need not be the one that the interval was measured on.
+    if split.num_examples < age_intervals.examples_needed(coverage):
+        return wanted
+    return dataclasses.replace(wanted, interval_coverage=coverage)
 
 
 def _warn_of_another(path: str, split: str) -> None:

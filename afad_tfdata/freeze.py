@@ -117,10 +117,12 @@ def _correction_lines(description: Mapping[str, Any]) -> list[str]:
     found = [name for name, value in description["corrections"].items() if value]
     lines = [f"corrections in the graph: {', '.join(found)}"] if found else []
     if interval := description["age_interval"]:
-        lines.append(
-            f"age intervals of {interval['coverage']:.0%}: {interval['half_width']:.1f}"
-            " years to each side"
-        )
+        labels = {fetch["label"] for fetch in description["fetches"]}
+        width = f"{interval['half_width']:.1f} years"
+        if corrected_source.SPREAD in labels and "scaled" in interval:
+            width = f"{interval['scaled']['half_width']:.2f} times the spread"
+        share = f"{interval['coverage']:.0%}"
+        lines.append(f"age intervals of {share}: {width} to each side")
     return lines
 
 
@@ -294,12 +296,17 @@ def _corrections(
         flip_average=config.flip_average,
         gender_temperature=config.gender_temperature,
         age_correction=config.age_correction,
+        age_spread=config.age_spread,
     )
 
 
 def _fetches(names: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
     """Names of the outputs in the graph, by label."""
-    names = names or [freeze_config.DEFAULT_NODES[label] for label in labels]
+    spread = [freeze_config.SPREAD_NODE] * (corrected_source.SPREAD in labels)
+    own = labels[: len(labels) - len(spread)]
+    names = names or [freeze_config.DEFAULT_NODES[label] for label in own]
+    if len(names) == len(own):
+        names = [*names, *spread]
     if len(names) != len(labels):
         raise errors.UsageError(
             f"--output_nodes names {len(names)} nodes, and the model has"

@@ -563,12 +563,12 @@ def _row(
         row["age"] = round(outputs["age"], 2)
         # Graphs of earlier versions have none.
         if interval := description.get("age_interval"):
-            low, high = age_intervals.bounds(interval, outputs["age"], gender)
+            spread = outputs.get("age_spread")
+            low, high = age_intervals.bounds(interval, outputs["age"], gender, spread)
             row.update(low=round(low, 2), high=round(high, 2))
             row["coverage"] = interval["coverage"]
     if gender is not None:
-        row["gender"] = gender
-        row["probability"] = round(outputs["gender"], 6)
+        row.update(gender=gender, probability=round(outputs["gender"], 6))
     return row
 
 

@@ -10,14 +10,15 @@ import pytest
 from afad_tfdata import evaluation, freeze, models, prediction, records
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.freezing import config as freeze_config
 from afad_tfdata.freezing import (
     corrected_source,
     loaded_graph,
     model_source,
     verification,
 )
-from afad_tfdata.images import drawn_faces
-from afad_tfdata.metrics import output_corrections
+from afad_tfdata.images import codec, drawn_faces
+from afad_tfdata.metrics import age_intervals, output_corrections
 from tests.freezing import small_graphs
 
 NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
@@ -139,6 +140,108 @@ def test_a_stored_interval_is_reported_where_it_fits(data, measured, tmp_path):
     assert again["age_interval"] == result["age_interval"]
     assert "calibration" not in again
     assert "age_interval" not in evaluate(data, path, **out)
+
+
+def test_an_evaluation_of_something_else_keeps_the_interval(data, tmp_path):
+    """The entry of a model is written as a whole, and a training stored one."""
+    path = str(tmp_path / "m.keras")
+    save(path, age_head="coral")
+    first = evaluate(data, path, interval_coverage=0.8)["age_interval"]
+    result = evaluate(data, path, gender_temperature=True)
+    assert result["age_interval"] == first
+    entry = output_corrections.load(str(tmp_path), path)
+    assert entry["gender_temperature"] and entry["age_interval"]["coverage"] == 0.8
+
+
+def test_a_spread_in_the_graph_scales_the_intervals(data, measured, tmp_path):
+    path, result = measured
+    graph = frozen(path, tmp_path, flip_average=True, age_spread=True)
+    about = graph.description
+    assert [f["name"] for f in about["fetches"]] == [*NODES.values(), "age_spread/Sqrt"]
+    assert about["fetches"][2]["meaning"] == "standard deviation of the age in years"
+    assert set(about["corrections"]) == {
+        *("flip_average", "gender_temperature", "age_correction")
+    }
+    scaled = about["age_interval"]["scaled"]
+    assert f"{scaled['half_width']:.2f} times the spread" in graph.summary()
+    # The description says what the comparison needs.
+    freeze.freeze(
+        freeze.FreezeConfig(model=path, output_dir=str(tmp_path), verify_only=True)
+    )
+    config = prediction.PredictConfig(graph=graph.path, output_format="json")
+    rows = prediction.predict(config, [data[0]]).rows
+    images = {name: load(name) for name in [row["image"] for row in rows]}
+    values = np.stack([images[row["image"]] for row in rows])
+    nodes = {**NODES, "age_spread": freeze_config.SPREAD_NODE}
+    spread = loaded_graph.LoadedGraph(graph.path, "root_input", nodes).run(values)
+    for row, years in zip(rows, spread["age_spread"].ravel(), strict=True):
+        own = scaled["by_group"].get(row["gender"], scaled)
+        half = own["half_width"] * max(float(years), age_intervals.SMALLEST_SPREAD)
+        assert row["high"] - row["age"] == pytest.approx(half, abs=0.02)
+    assert len({round(row["high"] - row["age"], 2) for row in rows}) > 10
+    # The graph reports the same coverage of both forms as its model.
+    again = evaluate(data, graph.path, output_dir=str(tmp_path / "again"))
+    ours, theirs = (r["age_interval"]["measured"] for r in (again, result))
+    assert ours["scaled"]["by_gender"].keys() == theirs["scaled"]["by_gender"].keys()
+    assert ours["scaled"]["coverage"] == pytest.approx(theirs["scaled"]["coverage"])
+    assert ours["coverage"] == pytest.approx(theirs["coverage"])
+    assert "scaled by the spread: " in evaluation.summary_text(again)
+
+
+def load(path):
+    """An image as a graph is fed it."""
+    with open(path, "rb") as file:
+        pixels = codec.resize(codec.decode(file.read()), small_graphs.SIZE)
+    return (pixels - np.float32(small_graphs.MEAN)) / np.float32(127.5)
+
+
+def test_no_interval_and_no_spread_change_the_graph(measured, tmp_path):
+    """The graph of a calibrated model is, byte for byte, that of any other."""
+    path, _ = measured
+    content = []
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+        copied = shutil.copy(path, tmp_path / name / "m.keras")
+        if name == "with":
+            entry = output_corrections.load(os.path.dirname(path), path)
+            entry["flip_average"] = False
+            output_corrections.store(str(tmp_path / name), str(copied), entry)
+        source = model_source.open_source(str(copied))
+        flags = dict.fromkeys(
+            ("flip_average", "gender_temperature", "age_correction"), False
+        )
+        corrections = corrected_source.find(source, **flags)
+        assert (corrections.age_interval is not None) == (name == "with")
+        source = corrected_source.apply(source, corrections)
+        graph, nodes = small_graphs.frozen_file(tmp_path / name, source)
+        assert nodes == NODES
+        with open(graph, "rb") as file:
+            content.append(file.read())
+    assert content[0] == content[1]
+
+
+def test_a_spread_that_a_model_does_not_have_is_refused(tmp_path):
+    path = str(tmp_path / "m.keras")
+    save(path, age_head="regression")
+    wanted = "predicts no distribution of ages .--age_head=regression.; leave"
+    with pytest.raises(errors.UsageError, match=f"--age_spread: .* {wanted}"):
+        frozen(path, tmp_path, age_spread=True)
+    save(path, age_head="coral", task="gender")
+    with pytest.raises(errors.UsageError, match="predicts no distribution of ages"):
+        frozen(path, tmp_path, age_spread=True)
+    assert not list(tmp_path.glob("*.pb"))
+
+
+@pytest.mark.parametrize("head", ["dldl_v2", "coral", "corn"])
+def test_the_spread_of_every_kind_of_head_is_frozen(head, tmp_path):
+    source = model_source.from_model(small_graphs.build(age_head=head))
+    source = corrected_source.apply(
+        source, corrected_source.Corrections(age_spread=True)
+    )
+    graph, nodes = small_graphs.frozen_file(tmp_path, source)
+    comparison = small_graphs.compared(graph, source, nodes)
+    assert comparison.failure(1.0) is None
+    assert set(comparison.largest) == {"age", "gender", "age_spread"}
 
 
 def check_here(candidates):

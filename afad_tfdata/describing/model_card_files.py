@@ -40,7 +40,8 @@ class ModelFiles:
     def labels(self) -> list[str]:
         """What it predicts: ``age``, ``gender`` or both."""
         if self.graph:
-            return [fetch["label"] for fetch in self.graph["fetches"]]
+            labels = [fetch["label"] for fetch in self.graph["fetches"]]
+            return [label for label in labels if label in ("age", "gender")]
         task = self.run.get("train", {}).get("task", "")
         return list(schema.labels_of(task))
 

@@ -154,7 +154,7 @@ def _load_graph(path: str, given_range: str) -> EvaluatedModel:
     stored = {"flip_average": False, "age_correction": None, **interval}
     return EvaluatedModel(
         network,
-        tuple(fetches),
+        tuple(label for label in fetches if label != corrected_source.SPREAD),
         description["image_size"],
         known,
         function,

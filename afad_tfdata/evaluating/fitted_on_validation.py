@@ -20,7 +20,7 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.metrics import age_intervals, output_corrections, prediction_metrics
 
-SPLIT = "validation"
+SPLIT = output_corrections.SPLIT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +94,7 @@ def fit(
       UsageError: There are too few examples.
     """
     columns = dict(columns)
-    entry: dict[str, Any] = {
-        "split": SPLIT,
-        "examples": len(next(iter(columns.values()), ())),
-        "flip_average": wanted.flip_average,
-        "gender_temperature": None,
-        "age_correction": None,
-        "age_interval": None,
-    }
+    entry = output_corrections.empty_entry(columns, flip_average=wanted.flip_average)
     if wanted.gender_temperature:
         logits, label = columns["gender_logit"], columns["label_gender"]
         temperature = output_corrections.fit_temperature(logits, label)
@@ -121,13 +114,8 @@ def fit(
         columns = corrected(columns, entry)
         entry["age_correction"]["mae"] = [before, _mae(columns)]
     if wanted.interval_coverage:
-        predicted = _predicted(columns, names)
-        entry["age_interval"] = age_intervals.fit(
-            columns["age"],
-            columns["label_age"],
-            coverage=wanted.interval_coverage,
-            groups={n: predicted == n for n in names} if predicted is not None else {},
-            spread=columns.get("age_spread"),
+        entry["age_interval"] = age_intervals.of_columns(
+            columns, names, coverage=wanted.interval_coverage
         )
     return entry
 
@@ -165,7 +153,7 @@ def coverage(
     """
     values = (columns["age"], columns["label_age"])
     groupings = prediction_metrics.groups(columns, class_names=names)
-    predicted = _predicted(columns, names)
+    predicted = age_intervals.predicted_names(columns, names)
     measured = age_intervals.measure(
         interval, *values, predicted=_list(predicted), groupings=groupings
     )
@@ -213,6 +201,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
             + (f" ({', '.join(parts)})" if parts else "")
             + f", {measured['mean_width'] or 0:.1f} years wide"
         )
+        if (scaled := measured.get("scaled")) and scaled["examples"]:
+            found[-1] += (
+                f"; scaled by the spread: {scaled['coverage']:.1%},"
+                f" {scaled['mean_width']:.1f} years wide on average"
+            )
     return found
 
 
@@ -243,12 +236,3 @@ def _list(predicted: np.ndarray | None) -> list[str | None] | None:
 def _mae(columns: Mapping[str, np.ndarray]) -> float:
     """Mean absolute error of the ages."""
     return float(np.nanmean(np.abs(columns["age"] - columns["label_age"])))
-
-
-def _predicted(
-    columns: Mapping[str, np.ndarray], names: Sequence[str]
-) -> np.ndarray | None:
-    """The predicted class name of each example; None without a gender output."""
-    if "gender" not in columns:
-        return None
-    return np.array(names)[(columns["gender"] >= 0.5).astype(int)]

@@ -12,6 +12,8 @@ from afad_tfdata.models import facts, input_range
 
 # Names that programs of the original project look up; they must not change.
 DEFAULT_NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
+# Name of the output that --age_spread adds.
+SPREAD_NODE = "age_spread/Sqrt"
 OUTPUT_LABELS = ("age", "gender", "gender_logits")
 # Help texts of the options with which a model is described, here and in evaluation.
 OUTPUTS_HELP = (
@@ -67,9 +69,10 @@ class FreezeConfig:
     input_node: str = options.option("root_input", "Name of the input in the graph.")
     output_nodes: tuple[str, ...] = options.option(
         (),
-        "Names of the outputs in the graph, age before gender. Without this flag,"
-        " they are age_output/BiasAdd and gender_output/Sigmoid, of which a graph has"
-        " those that its model has.",
+        "Names of the outputs in the graph, age before gender, and then that of"
+        " --age_spread. Without this flag, they are age_output/BiasAdd,"
+        " gender_output/Sigmoid and age_spread/Sqrt, of which a graph has those that"
+        " its model has.",
     )
     outputs: tuple[str, ...] = options.option((), OUTPUTS_HELP)
     input_range: str = options.option(
@@ -151,6 +154,12 @@ class FreezeConfig:
         False,
         "The graph corrects the age by the slope and offset that afad-evaluate"
         " --age_correction measured for this model.",
+    )
+    age_spread: bool = options.option(
+        False,
+        "The graph has one more output: the standard deviation in years of the"
+        " distribution that the age head predicts. afad-predict then prints age"
+        " intervals that are wide where the model is unsure.",
     )
     tolerance: float = options.option(
         1.0,

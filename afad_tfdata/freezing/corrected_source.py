@@ -26,6 +26,8 @@ from afad_tfdata.training import run_dir
 
 _log = logging.getLogger(__name__)
 
+# Label of the output that `Corrections.age_spread` adds.
+SPREAD = "age_spread"
 # A smaller probability is replaced by this before its logarithm is taken.
 _SMALLEST = 1e-7
 
@@ -40,12 +42,14 @@ class Corrections:
       age_correction: The measured correction; None if there is none.
       age_interval: The interval that was measured for outputs with these corrections;
         None if there is none.
+      age_spread: Whether `SPREAD` is one more output, which is no correction.
     """
 
     flip_average: bool = False
     gender_temperature: dict[str, Any] | None = None
     age_correction: dict[str, Any] | None = None
     age_interval: dict[str, Any] | None = None
+    age_spread: bool = False
 
     @property
     def in_graph(self) -> dict[str, Any]:
@@ -59,8 +63,11 @@ class Corrections:
 
 def of_description(description: Mapping[str, Any]) -> Corrections:
     """The corrections that are in a graph, by its NAME.json."""
-    # Graphs of earlier versions have no corrections.
-    return Corrections(**description.get("corrections", {}))
+    return Corrections(
+        # Graphs of earlier versions have no corrections.
+        **description.get("corrections", {}),
+        age_spread=any(fetch["label"] == SPREAD for fetch in description["fetches"]),
+    )
 
 
 def home(path: str) -> str:
@@ -78,6 +85,7 @@ def find(
     flip_average: bool,
     gender_temperature: bool,
     age_correction: bool,
+    age_spread: bool = False,
 ) -> Corrections:
     """The corrections that are asked for, as an evaluation measured them.
 
@@ -86,10 +94,11 @@ def find(
       flip_average: Whether outputs are averaged.
       gender_temperature: Whether the gender is scaled.
       age_correction: Whether the age is corrected.
+      age_spread: Whether the spread is an output.
 
     Raises:
       UsageError: A correction that is asked for was not measured for this model file,
-        or not with the same averaging.
+        or not with the same averaging; or the model has no spread.
       DataError: ``calibration.json`` is damaged.
     """
     entry: dict[str, Any] = {}
@@ -112,6 +121,12 @@ def find(
                 " --flip_average: freeze in the same way, or run afad-evaluate"
                 f" --{name}{with_flip} again"
             )
+    if age_spread and not _has_spread(source):
+        head = source.facts.network.get("age_head", "")
+        raise errors.UsageError(
+            f"--age_spread: {source.path or 'this model'} predicts no distribution of"
+            f" ages{f' (--age_head={head})' if head else ''}; leave the flag out"
+        )
     interval = entry.get("age_interval")
     same = (
         interval is not None
@@ -132,6 +147,7 @@ def find(
         entry["gender_temperature"] if gender_temperature else None,
         entry["age_correction"] if age_correction else None,
         interval if same else None,
+        age_spread,
     )
 
 
@@ -146,7 +162,8 @@ def apply(
       corrections: From `find`.
     """
     temperature, line = corrections.gender_temperature, corrections.age_correction
-    if not (corrections.flip_average or temperature or line):
+    labels = (*source.labels, *([SPREAD] if corrections.age_spread else []))
+    if not (corrections.flip_average or temperature or line or corrections.age_spread):
         return source
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -156,10 +173,10 @@ def apply(
             found["gender"] = tf.sigmoid(logit)
         if line:
             found["age"] = found["age"] * line["slope"] + line["offset"]
-        return {label: found[label] for label in source.labels}
+        return {label: found[label] for label in labels}
 
     # The model's own function has no corrections: its speed is not comparable.
-    return dataclasses.replace(source, call=call, predict=None)
+    return dataclasses.replace(source, call=call, predict=None, labels=labels)
 
 
 def outputs(
@@ -188,7 +205,7 @@ def outputs(
         found["gender_logit"] = _logit(parts, flip_average)
     spread = _spread(source, parts)
     if spread is not None:
-        found["age_spread"] = spread
+        found[SPREAD] = spread
     if not flip_average:
         return found
     return {
@@ -219,12 +236,19 @@ def _logit(parts: dict[str, tf.Tensor], flip_average: bool) -> tf.Tensor:
     return tf.math.log(one) - tf.math.log(zero)
 
 
+def _has_spread(source: model_source.Source) -> bool:
+    """Whether the age head predicts a distribution whose meaning is known."""
+    head = source.facts.network.get("age_head")
+    has_logits = head in (*age_heads.DISTRIBUTIONS, *age_heads.RANKS)
+    return has_logits and source.parts is not None and "age" in source.labels
+
+
 def _spread(
     source: model_source.Source, parts: dict[str, tf.Tensor]
 ) -> tf.Tensor | None:
     """The standard deviation of the age head's distribution, in years."""
     network = source.facts.network
-    if "age_logits" not in parts or "age" not in source.labels:
+    if "age_logits" not in parts or not _has_spread(source):
         return None
     return age_heads.spread(
         parts["age_logits"], network["age_head"], network["min_age"], network["max_age"]

@@ -121,7 +121,7 @@ class Comparison:
         """The largest difference with which a graph passes, by label."""
         return {
             label: tolerance
-            * (AGE_TOLERANCE * largest if label == "age" else PROBABILITY_TOLERANCE)
+            * (PROBABILITY_TOLERANCE if label == "gender" else AGE_TOLERANCE * largest)
             for label, largest in self.largest.items()
         }
 

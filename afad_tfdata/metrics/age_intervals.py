@@ -94,6 +94,39 @@ def fit(
     return result
 
 
+def of_columns(
+    columns: Mapping[str, np.ndarray], names: Sequence[str], *, coverage: float
+) -> dict[str, Any]:
+    """Half widths from the columns of the validation split, by predicted gender.
+
+    Args:
+      columns: ``age``, ``label_age`` and, where they are known, ``gender`` and
+        ``age_spread``, as `step.Predictor.run` returns them.
+      names: Names of the gender labels 0 and 1 in the columns; empty if not known.
+      coverage: As for `fit`.
+
+    Raises:
+      UsageError: There are too few examples for the coverage.
+    """
+    predicted = predicted_names(columns, names)
+    return fit(
+        columns["age"],
+        columns["label_age"],
+        coverage=coverage,
+        groups={n: predicted == n for n in names} if predicted is not None else {},
+        spread=columns.get("age_spread"),
+    )
+
+
+def predicted_names(
+    columns: Mapping[str, np.ndarray], names: Sequence[str]
+) -> np.ndarray | None:
+    """The predicted class name of each example; None if no gender is predicted."""
+    if "gender" not in columns or not names:
+        return None
+    return np.array(names)[(columns["gender"] >= 0.5).astype(int)]
+
+
 def half_width(
     interval: Mapping[str, Any], group: str | None = None, spread: float | None = None
 ) -> float:

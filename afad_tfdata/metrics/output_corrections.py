@@ -25,6 +25,8 @@ from afad_tfdata.common import errors, files
 FILE_NAME = "calibration.json"
 FORMAT = "afad_tfdata calibration"
 FORMAT_VERSION = 1
+# The split that everything here is measured on.
+SPLIT = "validation"
 # A validation split with a temperature outside this range does not determine it.
 _TEMPERATURES = (0.05, 20.0)
 _STEPS = 100  # Halvings of the range, more than float64 has digits.
@@ -116,6 +118,25 @@ def fit_age_correction(
             " model further"
         )
     return slope, float(label.mean() - slope * age.mean())
+
+
+def empty_entry(
+    columns: Mapping[str, np.ndarray], *, flip_average: bool = False
+) -> dict[str, Any]:
+    """The entry of a model for which nothing was measured.
+
+    Args:
+      columns: Predictions and labels of the validation split.
+      flip_average: Whether predictions are means over an image and its mirror image.
+    """
+    return {
+        "split": SPLIT,
+        "examples": len(next(iter(columns.values()), ())),
+        "flip_average": flip_average,
+        "gender_temperature": None,
+        "age_correction": None,
+        "age_interval": None,
+    }
 
 
 def store(directory: str, model_path: str, entry: Mapping[str, Any]) -> str:

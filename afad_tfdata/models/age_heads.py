@@ -78,15 +78,19 @@ def spread(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tenso
         # would lose digits.
         square = tf.square(steps - mean)
         return tf.sqrt(tf.reduce_sum(share * square, axis=1, keepdims=True))
+    below = np.triu(np.ones([len(steps) - 1] * 2, steps.dtype), 1)
     older = tf.sigmoid(logits)
     if head == "corn":
-        older = tf.math.cumprod(older, axis=1)
-    # E[X] is the sum of P(X > k), and E[X^2] that of (2k + 1) P(X > k).
-    mean = tf.reduce_sum(older, axis=1, keepdims=True)
-    second = tf.matmul(older, (2 * steps[:-1] + 1)[:, np.newaxis])
-    # If ranks contradict each other, they describe no distribution, and the difference
-    # may be negative.
-    return tf.sqrt(tf.maximum(second - tf.square(mean), 0.0))
+        # The products up to each threshold, as sums of logarithms: TFLite has no
+        # operation for them.
+        logarithms = tf.math.log_sigmoid(logits)
+        older = tf.exp(logarithms + tf.matmul(logarithms, below))
+    # The variance is E[X^2] - E[X]^2, with E[X] = sum of P(X > k) and E[X^2] = sum of
+    # (2k + 1) P(X > k).  This is the same sum without a difference, which would lose
+    # the digits: all its terms are positive.
+    younger = 1 - older
+    terms = older * (younger + 2 * tf.matmul(younger, below))
+    return tf.sqrt(tf.reduce_sum(terms, axis=1, keepdims=True))
 
 
 def initial_logits(

@@ -35,7 +35,11 @@ _FILE_NAME = "afad_tfdata.json"
 # TensorFlow reserves this folder of a SavedModel for files of other programs.
 _EXTRA_ASSETS = "assets.extra"
 _ATTRIBUTE = "afad_tfdata_facts"
-_MEANINGS = {"age": "age in years", "gender": "probability of {}"}
+_MEANINGS = {
+    "age": "age in years",
+    "gender": "probability of {}",
+    "age_spread": "standard deviation of the age in years",
+}
 
 
 @dataclasses.dataclass(frozen=True)

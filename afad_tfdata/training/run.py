@@ -6,6 +6,7 @@ decides what comes next is in the state, and checkpoints contain the state.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import facts, networks
 from afad_tfdata.training import (
+    age_interval,
     callbacks,
     caller_model,
     checkpointed_state,
@@ -77,7 +79,10 @@ class Run:
         self._book = logbook.Logbook(directory, tensorboard=config.tensorboard)
         self._drawn_at = 0.0
         self._predictor = step.Predictor(
-            parts.strategy, parts.network, parts.loss, parts.normalize
+            *(parts.strategy, parts.network, parts.loss, parts.normalize),
+            derive=functools.partial(
+                age_interval.spread_output, network=facts.of(parts.model).network
+            ),
         )
         self._built_phase = self.state.course.phase
         self._train_step, self._loop = self._build(self._built_phase)
@@ -324,6 +329,7 @@ class Run:
         """The epoch's validation metrics, and whether the epoch is the best so far."""
         best, task = self.state.best or {}, self._config.input.task
         validation: dict[str, float] = {}
+        columns: dict[str, np.ndarray] = {}
         with self._train_step.averaged():
             if self._parts.validation_data is not None:
                 columns = self._predictor.run(self._parts.validation_data)
@@ -336,6 +342,13 @@ class Run:
                 # the process is killed in between, the next start repeats both the
                 # steps and this.
                 self._dir.save_model(self._parts.model, run_dir.BEST_NAME)
+        if is_better and self._workers.is_chief:
+            age_interval.store(
+                self._dir.join(run_dir.BEST_NAME),
+                columns,
+                facts.of(self._parts.model).class_names,
+                coverage=self._config.interval_coverage,
+            )
         return validation, is_better
 
     # Saving, stopping, going back.

@@ -41,7 +41,8 @@ BESIDE = (
 )
 # Files of the trainer directly in the directory, where evaluation may also write.
 _OWN = (
-    r"(config|history)\.json|flags\.txt|history\.png|metrics\.jsonl|(best|final)\.keras"
+    r"(config|history|calibration)\.json|flags\.txt|history\.png|metrics\.jsonl"
+    r"|(best|final)\.keras"
 )
 
 _log = logging.getLogger(__name__)

@@ -329,6 +329,7 @@ class Predictor:
       model: As for `TrainStep`.
       loss_fn: As for `TrainStep`, or None if no loss is needed.
       prepare: Turns images into the model's input, by normalisation only.
+      derive: Turns the model's outputs into further ones, which the loss does not get.
     """
 
     def __init__(
@@ -337,9 +338,12 @@ class Predictor:
         model: keras.Model,
         loss_fn: Callable[..., Mapping[str, tf.Tensor]] | None,
         prepare: Callable[[tf.Tensor], tf.Tensor],
+        derive: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
+        | None = None,
     ) -> None:
         self._strategy, self._model = strategy, model
         self._loss_fn, self._prepare = loss_fn, prepare
+        self._derive = derive or (lambda outputs: {})
         self._run = tf.function(self._predict)
 
     def run(self, dataset: tf.distribute.DistributedDataset) -> dict[str, np.ndarray]:
@@ -387,9 +391,10 @@ class Predictor:
         outputs = self._model(self._prepare(features["image"]), training=False)
         # Collective operations do not gather booleans, and need tensors on a device.
         result = {"mask": tf.cast(features["mask"], tf.int32)}
+        known = {**outputs, **self._derive(outputs)}
         for name in _COLUMNS:
-            if f"{name}_output" in outputs:
-                output = tf.cast(outputs[f"{name}_output"], tf.float32)
+            if f"{name}_output" in known:
+                output = tf.cast(known[f"{name}_output"], tf.float32)
                 result[name] = tf.reshape(output, [-1])
             if name in labels:
                 result[f"label_{name}"] = tf.identity(labels[name])

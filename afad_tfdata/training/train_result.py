@@ -6,7 +6,12 @@ import dataclasses
 from typing import Any
 
 from afad_tfdata.common import files
-from afad_tfdata.training import checkpointed_state, epoch_metrics, logbook
+from afad_tfdata.training import (
+    age_interval,
+    checkpointed_state,
+    epoch_metrics,
+    logbook,
+)
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import history as run_history
 from afad_tfdata.training import run_dir as run_directory
@@ -29,6 +34,8 @@ class TrainResult:
       history: As in ``history.json``.
       stopped: Which callback ended the training before its last epoch, and why; empty
         if none did.
+      age_interval: How far the predicted ages of the best model are off, from
+        `age_intervals.fit` on the validation split; None if it is not known.
     """
 
     run_dir: str
@@ -41,6 +48,7 @@ class TrainResult:
     final_path: str
     history: dict[str, Any]
     stopped: str = ""
+    age_interval: dict[str, Any] | None = None
 
     def text(self) -> str:
         """A summary of a few lines."""
@@ -49,6 +57,12 @@ class TrainResult:
         for name, epoch in (("best", self.best_epoch), ("last", self.epochs)):
             if epoch in rows:
                 lines.append(f"{name} epoch {epoch}: {logbook.describe(rows[epoch])}")
+        if interval := self.age_interval:
+            lines.append(
+                f"age interval of {interval['coverage']:.0%}: the predicted age and"
+                f" {interval['half_width']:.1f} years to each side, as on"
+                f" {interval['examples']:,} validation examples"
+            )
         if self.stopped:
             lines.append(f"stopped by {self.stopped}")
         lines.append(f"models: {self.best_path} {self.final_path}")
@@ -71,6 +85,7 @@ def of(
 ) -> TrainResult:
     """The result of a run in this state."""
     best = state.best or {"epoch": 0, "value": None}
+    best_path = files.join(config.run_dir, run_directory.BEST_NAME)
     return TrainResult(
         run_dir=config.run_dir,
         metric=epoch_metrics.metric(config.input.task),
@@ -78,8 +93,9 @@ def of(
         best_value=best["value"],
         epochs=state.epoch,
         steps=state.step,
-        best_path=files.join(config.run_dir, run_directory.BEST_NAME),
+        best_path=best_path,
         final_path=files.join(config.run_dir, run_directory.FINAL_NAME),
         history=history.to_dict(),
         stopped=stopped,
+        age_interval=age_interval.stored(best_path),
     )

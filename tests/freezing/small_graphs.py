@@ -21,6 +21,7 @@ from afad_tfdata.models import facts
 SIZE = 32
 MEAN = (120.5, 110.25, 100.0)
 NODES = freeze_config.DEFAULT_NODES
+_ALL_NODES = {**NODES, "age_spread": freeze_config.SPREAD_NODE}
 
 
 def build(**changes):
@@ -95,7 +96,7 @@ def frozen(source):
 
 def frozen_file(tmp_path, source, **changes):
     """Writes a graph that is not verified; returns its path and its nodes by label."""
-    nodes = {label: NODES[label] for label in source.labels}
+    nodes = {label: _ALL_NODES[label] for label in source.labels}
     graph = build_graph.build(source, nodes, **changes)
     path = str(tmp_path / "graph.pb")
     files.write_atomic(path, graphdef.serialized(graph))

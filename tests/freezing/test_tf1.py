@@ -89,6 +89,17 @@ def test_corrections(head, wheel_dir, tmp_path):
 
 
 @pytest.mark.parametrize("head", age_heads.NAMES)
+@pytest.mark.parametrize("head", age_heads.NAMES[1:])
+def test_spreads(head, wheel_dir, tmp_path):
+    source = model_source.from_model(small_graphs.build(age_head=head))
+    source = corrected_source.apply(
+        source, corrected_source.Corrections(age_spread=True)
+    )
+    path, nodes = small_graphs.frozen_file(tmp_path, source)
+    assert "age_spread" in nodes
+    check_both(wheel_dir, path, source, nodes)
+
+
 def test_every_age_head(head, wheel_dir, tmp_path):
     source = model_source.from_model(small_graphs.build(age_head=head))
     path, nodes = small_graphs.frozen_file(tmp_path, source)
