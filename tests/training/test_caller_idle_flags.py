@@ -2,6 +2,7 @@
 
 import pytest
 
+from afad_tfdata import trainer
 from afad_tfdata.common import errors
 from tests.training import own_parts
 
@@ -63,6 +64,25 @@ def test_weights_from_counts_of_other_data(option, sample_records, tmp_path):
 )
 def test_those_of_the_loss_next_to_a_loss(option, tmp_path):
     refuse(tmp_path, *option, loss=lambda outputs, labels: 0.0, **option)
+
+
+@pytest.mark.parametrize("weights", ["balanced", "0:1.0,1:2.0"])
+def test_class_weights_of_records_next_to_a_loss(weights, sample_records, tmp_path):
+    """They were counted and logged, and the loss did not use them."""
+    config = trainer.TrainConfig(
+        records_dir=sample_records,
+        run_dir=str(tmp_path / "run"),
+        backbone="small_cnn",
+        weights="none",
+        class_weight=weights,
+        epochs=1,
+        stage="tuning",
+        augment="none",
+        devices="cpu",
+    )
+    with pytest.raises(errors.UsageError, match="--class_weight=") as caught:
+        trainer.train(config, loss=lambda outputs, labels: 0.0)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_preview_of_the_augmentation_next_to_an_augmentation(tmp_path):
