@@ -41,6 +41,7 @@ from afad_tfdata.reading import (
     function_tracing,
     order,
     order_stream,
+    read_ahead,
     record_dataset,
     record_index,
     replica_batches,
@@ -55,11 +56,14 @@ Batches = record_dataset.Batches
 
 # After this many passes over the data, the orders of a tf.data service repeat.
 _SERVED_ORDERS = 16
+# At most so many batches of an evaluation are read while TensorFlow builds it.
+_READ_AHEAD = 8
 
 _log = logging.getLogger(__name__)
 
 
 @function_tracing.eagerly
+@read_ahead.lock_is_handed_over()
 def train_input_fn(
     config: InputConfig,
     input_context: tf.distribute.InputContext | None = None,
@@ -113,6 +117,7 @@ def train_input_fn(
 
 
 @function_tracing.eagerly
+@read_ahead.lock_is_handed_over()
 def eval_input_fn(
     config: InputConfig,
     split: str = sharding.TEST,
@@ -157,13 +162,15 @@ def eval_input_fn(
     else:
         # This data set contains the numbers of this pipeline's batches.  The map below
         # turns them into record numbers, and pads at the end of the data set.
-        dataset = tf.data.Dataset.range(num_steps * slices.num_local_replicas)
+        num_batches = num_steps * slices.num_local_replicas
+        dataset = tf.data.Dataset.range(num_batches)
 
         def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return engine.read(slices.padded_positions(batch, len(index)))
 
         if isinstance(engine, engine_mapped.Engine):
-            first = slices.padded_positions(tf.constant(0, tf.int64), len(index))
+            first = slices.numpy_positions(np.arange(min(num_batches, _READ_AHEAD)))
+            first = np.where(first < len(index), first, -1)
             engine.read_ahead(first, train=False)
         read = read_padded
     # One map over whole batches, as in training.  Each batch carries its mask, so that

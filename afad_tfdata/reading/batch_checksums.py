@@ -59,13 +59,11 @@ def _tables(length: int) -> np.ndarray:
       length: Bytes by which the checksum is moved.
     """
     factor = _power(8 * length)
-    bits = np.array([_product(1 << bit, factor) for bit in range(32)], np.uint32)
-    tables = np.zeros((4, 256), np.uint32)
-    for value in range(256):
-        for bit in range(8):
-            if value >> bit & 1:
-                tables[:, value] ^= bits[bit::8]
-    return tables
+    moved = np.array([_product(1 << bit, factor) for bit in range(32)], np.uint32)
+    has_bit = np.arange(256) >> np.arange(8)[:, np.newaxis] & 1 == 1
+    # Each byte moves as the sum of its bits.
+    bits = np.where(has_bit, moved.reshape(4, 8, 1), np.uint32(0))
+    return np.bitwise_xor.reduce(bits, axis=1)
 
 
 def _power(exponent: int) -> int:

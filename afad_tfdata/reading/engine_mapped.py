@@ -66,15 +66,15 @@ class Engine:
         python = functools.partial(self._call, self._reader.read_train, records, types)
         return self._gathered_or(python, records, lambda rows: rows.batch(records))
 
-    def read_ahead(self, records: tf.Tensor, *, train: bool) -> None:
-        """Starts reading the first batch, if reading it takes much time.
+    def read_ahead(self, batches: np.ndarray, *, train: bool) -> None:
+        """Starts reading the first batches, if reading them takes much time.
 
         Args:
-          records: int64 ``[B]``, with a value.
+          batches: int64 ``[n, B]``.
           train: Whether `read_train` will be called with these records, and not `read`.
         """
         if self._rows is None and tf.executing_eagerly():
-            self._reader.start(records.numpy(), train=train)
+            self._reader.start(batches, train=train)
 
     def _gathered_or(
         self,

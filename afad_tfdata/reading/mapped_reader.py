@@ -137,7 +137,8 @@ class Reader:
             # np.empty takes memory only as images are written to it.
             self._decoded = np.empty((len(index), image_size, image_size, 3), np.uint8)
         if self._maps is not None:
-            self._maps.populate(self)
+            has_rows = self._maps.rows is not None
+            self._maps.populate(self, Reader._check_loaded if has_rows else None)
 
     def __del__(self) -> None:
         if hasattr(self, "_arrays"):  # Missing if __init__ raised.
@@ -167,6 +168,30 @@ class Reader:
             if not (np.diff(at) == num_bytes).all():
                 return False
         return True
+
+    def _check_loaded(self, shard: int, begin: int, end: int) -> None:
+        """Checks the rows that end in a part of a shard, and marks those that are good.
+
+        The rows of a pipeline's batches come from everywhere, and each would be checked
+        where a batch waits for it.  Here, one thread checks rows that follow one
+        another, while TensorFlow still builds the pipeline.  A row that differs keeps
+        its mark, so that `read` finds it again.
+        """
+        first = int(self._starts[shard])
+        entries = self._entries[first : int(self._starts[shard + 1])]
+        ends = entries["image_offset"].astype(np.int64) + entries["image_length"]
+        low, high = np.searchsorted(ends, [begin, end], side="right").tolist()
+        entries, marks = entries[low:high], self._unchecked[first + low : first + high]
+        if not marks.any():
+            return
+        num_bytes, step = self._row.num_bytes, batch_checksums.BLOCK_ROWS
+        expected = batch_checksums.of_blocks(entries["crc32"], num_bytes).tolist()
+        offset = int(entries["image_offset"][0])
+        stored = self._opened[shard][offset : offset + len(marks) * num_bytes]
+        rows = stored.reshape(len(marks), num_bytes)
+        for block, start in enumerate(range(0, len(rows), step)):
+            if crc32.crc32(rows[start : start + step]) == expected[block]:
+                marks[start : start + step] = 0
 
     @property
     def stored_rows(self) -> StoredRows | None:

@@ -7,6 +7,7 @@ applied again until the result is in range.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -18,8 +19,11 @@ _ALL_BITS = (1 << 64) - 1
 # more than 32 bits.
 _SEQUENCE, _CONSTANT = 0x7369F885192C0EF5, 0xFFFFFFFC
 _SMALLEST_BLOCK = 16
-# Below this size, a table of the cipher is faster than the cipher.
-SMALL = 2048
+# Below this size, few of the 65,536 results of the smallest block are in range.
+_RARE = 1 << 14
+# For so few places, following a list place by place is faster than arrays, which get
+# shorter and shorter.
+_FEW = 2048
 
 
 def permute(
@@ -101,11 +105,13 @@ def _encrypt(
     """The block cipher that permutes record numbers."""
     bits = math.ceil(math.log2(largest)) if largest else 0
     width = max(bits + bits % 2, _SMALLEST_BLOCK) // 2
-    keys = [np.uint64(k) for k in _round_keys(words, width, rounds)]
-    half, mask = np.uint64(width), np.uint64((1 << width) - 1)
+    # Short words are faster, and few data sets need long ones.
+    kind = np.uint32 if width <= 16 else np.uint64
+    keys = [kind(k) for k in _round_keys(words, width, rounds)]
+    half, mask = kind(width), kind((1 << width) - 1)
 
     def rotated(x: np.ndarray, by: int) -> np.ndarray:
-        return (x << np.uint64(by) | x >> np.uint64(width - by)) & mask
+        return (x << kind(by) | x >> kind(width - by)) & mask
 
     def mixed(x: np.ndarray) -> np.ndarray:
         return rotated(x, 1) & rotated(x, 8) ^ rotated(x, 2)
@@ -117,20 +123,24 @@ def _encrypt(
             right = right ^ mixed(left) ^ second
         return left << half | right
 
-    if largest < SMALL:
-        # The cipher may be applied up to 65,536 times to a place.  A table makes this
-        # fast, and each place is computed only once.
-        table = encrypted(np.arange(1 << _SMALLEST_BLOCK, dtype=np.uint64)).tolist()
-        places, inverse = np.unique(place, return_inverse=True)
-        return np.array(
-            [_follow(table, first, largest) for first in places.tolist()], np.int64
-        )[inverse]
-    values = place.astype(np.uint64)
+    step, values = encrypted, place.astype(kind)
+    if largest < _RARE:
+        # The cipher may be applied up to 65,536 times to a place.  A table makes each
+        # time one operation.
+        table = encrypted(np.arange(1 << _SMALLEST_BLOCK, dtype=kind))
+        if largest < _FEW:
+            places, inverse = np.unique(place, return_inverse=True)
+            follow = table.tolist()
+            return np.array(
+                [_follow(follow, first, largest) for first in places.tolist()], np.int64
+            )[inverse]
+        # numpy takes signed integers as indices.
+        step, values = functools.partial(np.take, table.astype(np.int64)), place
     found = values.copy()
     todo = np.arange(len(values))
     while len(todo):
-        values = encrypted(values)
-        done = values <= np.uint64(largest)
+        values = step(values)
+        done = values <= kind(largest)
         found[todo[done]] = values[done]
         todo, values = todo[~done], values[~done]
     return found.astype(np.int64)

@@ -1,28 +1,33 @@
-"""Reads the first batch of a pipeline while TensorFlow still builds the pipeline.
+"""Reads the first batches of a pipeline while TensorFlow still builds the pipeline.
 
-TensorFlow takes about as long to build a pipeline as a core takes to decode a batch.
-Both at the same time halve the time to the first batch.
+TensorFlow takes as long to build a pipeline as a core takes to decode some batches, and
+it uses one core for that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata.reading import mapped_reader
 
-# A larger batch is not read ahead: a pipeline that nobody uses would keep its memory.
+# Not more is read ahead: a pipeline that nobody uses would keep this memory.
 _LARGEST_BYTES = 64 << 20
+# How long a thread that builds a pipeline may keep the interpreter lock while others
+# wait for it.  With Python's 5 ms, a thread that decodes images of 0.2 ms would mostly
+# wait; a hand-over takes some 5 us.
+_SWITCH_SECS = 1e-4
 
 _Result = tuple[np.ndarray, ...]
 
 
 class ReadAhead:
-    """The functions of a reader, one batch of which may have been read ahead.
+    """The functions of a reader, some batches of which may have been read ahead.
 
     Args:
       reader: Reads the records.
@@ -31,8 +36,13 @@ class ReadAhead:
 
     def __init__(self, reader: mapped_reader.Reader, image_size: int) -> None:
         self._reader, self._image_bytes = reader, image_size * image_size * 3
-        # The batch that is being read, until it is taken; at most one.
-        self._batches: list[_Batch] = []
+        # The batches that are read ahead, by function and records, until they are
+        # taken.
+        self._batches: dict[Any, _Batch] = {}
+        # Whether the pipeline reads by itself already.
+        self._asked = False
+        # A batch is either read ahead or read by the pipeline.
+        self._lock = threading.Lock()
 
     def read(self, records: np.ndarray) -> _Result:
         """Returns what `mapped_reader.Reader.read` returns."""
@@ -42,60 +52,116 @@ class ReadAhead:
         """Returns what `mapped_reader.Reader.read_train` returns."""
         return self._taken(records, self._reader.read_train)
 
-    def start(self, records: np.ndarray, *, train: bool) -> None:
-        """Starts reading a batch in a thread.
+    def start(self, batches: np.ndarray, *, train: bool) -> None:
+        """Starts reading batches in a thread, until the pipeline asks for its first.
 
         Args:
-          records: int64 ``[B]``.
-          train: Whether `read_train` will ask for the batch, and not `read`.
+          batches: int64 ``[n, B]``: the records of the first batches, in their order.
+          train: Whether `read_train` will ask for them, and not `read`.
         """
-        if len(records) * self._image_bytes <= _LARGEST_BYTES:
-            function = self._reader.read_train if train else self._reader.read
-            # A process that may not start another thread reads the batch in its turn.
-            with contextlib.suppress(RuntimeError):
-                self._batches.append(_Batch(function, records))
+        most = _LARGEST_BYTES // max(1, batches.shape[1] * self._image_bytes)
+        function = self._reader.read_train if train else self._reader.read
+        batches = batches[:most]
+        if not len(batches):
+            return
+        # The first batch is announced here, so that the pipeline waits for it.
+        first = self._announced(batches[0], function)
+        # The end of the program waits for this thread, since a thread that is ended by
+        # force while a library decodes would end the process with an error.
+        thread = threading.Thread(
+            target=self._read_all, args=(first, batches, function), name="read_ahead"
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # A process that may not start another thread reads the batches in turn.
+            self._batches.clear()
+
+    def _announced(
+        self, records: np.ndarray, function: Callable[[np.ndarray], _Result]
+    ) -> _Batch | None:
+        """Returns a batch to read; None if the pipeline reads by itself already."""
+        with self._lock:
+            if self._asked:
+                return None
+            batch = self._batches[function, records.tobytes()] = _Batch()
+            return batch
+
+    def _read_all(
+        self,
+        batch: _Batch | None,
+        batches: np.ndarray,
+        function: Callable[[np.ndarray], _Result],
+    ) -> None:
+        """Reads batches one after the other, in its own thread."""
+        for number, records in enumerate(batches):
+            if number:
+                batch = self._announced(records, function)
+            if batch is None:
+                return
+            batch.read(function, records)
 
     def _taken(
         self, records: np.ndarray, function: Callable[[np.ndarray], _Result]
     ) -> _Result:
         """The batch that was read ahead, or one that is read now."""
-        if self._batches:
-            try:
-                batch = self._batches.pop()
-            except IndexError:
-                pass  # Another thread took it.
-            else:
-                found = batch.result(function, records)
-                if found is not None:
-                    return found
+        # Later calls, which are almost all calls, take no lock.
+        if self._batches or not self._asked:
+            with self._lock:
+                self._asked = True
+                batch = self._batches.pop((function, records.tobytes()), None)
+            found = batch.result() if batch else None
+            if found is not None:
+                return found
         return function(records)
 
 
 class _Batch:
     """A batch that a thread reads."""
 
-    def __init__(
+    def __init__(self) -> None:
+        self._found: _Result | None = None
+        self._done = threading.Event()
+
+    def read(
         self, function: Callable[[np.ndarray], _Result], records: np.ndarray
     ) -> None:
-        self._function, self._records = function, records
-        self._found: _Result | None = None
-        # The end of the program waits for this thread, since a thread that is ended by
-        # force while a library decodes would end the process with an error.
-        self._thread = threading.Thread(target=self._read, name="read_ahead")
-        self._thread.start()
-
-    def _read(self) -> None:
-        """Reads the batch, in its own thread."""
+        """Reads the batch."""
         try:
-            self._found = self._function(self._records)
+            self._found = function(records)
         except Exception:
             # A damaged record, or no memory: the pipeline reads the batch again, and
             # raises the error where its caller sees it.
             self._found = None
+        finally:
+            self._done.set()
 
-    def result(self, function: Any, records: np.ndarray) -> _Result | None:
-        """Returns the batch; None if it is another one, or could not be read."""
-        if function != self._function or not np.array_equal(records, self._records):
-            return None
-        self._thread.join()
+    def result(self) -> _Result | None:
+        """Waits for the batch and returns it; None if it could not be read."""
+        self._done.wait()
         return self._found
+
+
+_switching = threading.Lock()
+# How many threads build pipelines now, and the interval that was set before the first
+# of them began.
+_builders: list[float] = []
+
+
+@contextlib.contextmanager
+def lock_is_handed_over() -> Iterator[None]:
+    """Lets other threads have the interpreter lock often, while a pipeline is built.
+
+    The interval between switches is a setting of the process.  It is restored at the
+    end.
+    """
+    with _switching:
+        _builders.append(_builders[0] if _builders else sys.getswitchinterval())
+        sys.setswitchinterval(min(_SWITCH_SECS, _builders[0]))
+    try:
+        yield
+    finally:
+        with _switching:
+            before = _builders.pop()
+            if not _builders:
+                sys.setswitchinterval(before)

@@ -21,7 +21,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,9 @@ _POPULATED_BYTES = 16 << 20
 _SMALLEST_PIECE = 1024
 # The number of splits whose maps are kept.  A training with evaluation needs fewer.
 _KEPT_SPLITS = 8
+
+
+_User = TypeVar("_User")
 
 
 class Rows(NamedTuple):
@@ -114,13 +117,18 @@ class ShardMaps:
         """Whether all pages of the files fit in half of the memory that is free."""
         return self._num_bytes < resources.available_bytes() // 2
 
-    def populate(self, user: object) -> None:
+    def populate(
+        self, user: _User, loaded: Callable[[_User, int, int, int], None] | None = None
+    ) -> None:
         """Loads all pages into memory, in the background, if they fit.
 
         Loading them one by one, in page faults, takes several times as long.
 
         Args:
           user: The loading stops when this object is deleted.
+          loaded: Called, in the background, with `user`, a position in `shards`, and
+            the first byte and the byte after the last one of a part of that shard that
+            has been loaded, as all before it; not if that is not certain.
         """
         if not self.fits or not self._populating.acquire(blocking=False):
             return
@@ -130,16 +138,21 @@ class ShardMaps:
         # A daemon thread, because a slow disk must not delay the end of the process.
         threading.Thread(
             target=self._populate,
-            args=(weakref.ref(user),),
+            args=(weakref.ref(user), loaded),
             name="populate",
             daemon=True,
         ).start()
 
-    def _populate(self, user: Callable[[], object]) -> None:
-        """Reads the mapped shards into memory, until their user is gone."""
+    def _populate(
+        self,
+        user: Callable[[], _User | None],
+        loaded: Callable[[_User, int, int, int], None] | None,
+    ) -> None:
+        """Does `populate` in its own thread."""
         try:
             for number, shard in enumerate(self.shards):
                 address = self._addresses[number]
+                certain = loaded is not None
                 for start in range(0, len(shard), _POPULATED_BYTES):
                     if user() is None:
                         return
@@ -148,6 +161,13 @@ class ShardMaps:
                         # Linux before 5.14 refuses this.  If the disk failed, the
                         # reader raises the error.
                         _advise(address + start, length, _WILLNEED)
+                        # Reading a page that the disk cannot give ends the process.
+                        certain = False
+                    using = user()
+                    if certain and loaded and using is not None:
+                        loaded(using, number, start, start + length)
+                    # It may be deleted before the next part.
+                    del using
             self._populated = True
         finally:
             self._populating.release()

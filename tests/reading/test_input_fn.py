@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 import types
 
 import keras
@@ -21,7 +22,13 @@ import tensorflow as tf
 from afad_tfdata import input_benchmark, input_fn, models, records
 from afad_tfdata.common import errors, remote_files, resources
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.reading import bad_records, mapped_reader, record_index
+from afad_tfdata.reading import (
+    bad_records,
+    batch_checksums,
+    mapped_reader,
+    record_index,
+    shard_maps,
+)
 
 BATCH = 16
 
@@ -156,7 +163,27 @@ def test_every_flipped_byte_is_noticed_in_the_first_pass(pixels, tmp_path):
             f.flush()
 
 
-def test_what_was_checked_is_remembered_until_the_file_changes(pixels, tmp_path):
+@pytest.mark.parametrize("pixels", ["hdf5"], indirect=True)
+def test_rows_are_checked_while_the_pipeline_is_built(pixels, tmp_path):
+    """All blocks are checked but the one that the damaged record is in."""
+    directory = damaged(pixels, tmp_path / "bad", rows=(41,))
+    source = record_index.load(directory, "train")
+    reader = mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 1))
+    while reader._maps._populating.locked():
+        time.sleep(0.001)
+    step = batch_checksums.BLOCK_ROWS
+    block = range(41 // step * step, 41 // step * step + step)
+    assert np.flatnonzero(reader._unchecked).tolist() == list(block)
+    _, _, _, mask = reader.read(np.arange(97))
+    assert np.flatnonzero(~mask).tolist() == [41]
+    assert np.flatnonzero(reader._unchecked).tolist() == [41]
+
+
+def test_what_was_checked_is_remembered_until_the_file_changes(
+    pixels, tmp_path, monkeypatch
+):
+    # Otherwise, a thread checks all records at once.
+    monkeypatch.setattr(shard_maps.ShardMaps, "populate", lambda *_: None)
     directory = str(tmp_path / "copy")
     shutil.copytree(pixels, directory)
     source = record_index.load(directory, "train")

@@ -90,15 +90,39 @@ def test_maps_are_given_back_with_the_last_array(tmp_path):
     assert not mapped(path) and len(os.listdir("/proc/self/fd")) <= len(descriptors)
 
 
+def wait_for(maps: shard_maps.ShardMaps) -> shard_maps.ShardMaps:
+    while maps._populating.locked():
+        time.sleep(0.001)
+    return maps
+
+
+def test_parts_are_announced_when_their_pages_are_in_memory(tmp_path, monkeypatch):
+    paths = [write(tmp_path / n, 0, np.ones((3, 5000), np.uint8)) for n in "ab"]
+    monkeypatch.setattr(shard_maps, "_POPULATED_BYTES", 8192)
+    user = np.empty(1)
+    announced = []
+
+    def loaded(given, shard, begin, end):
+        announced.append((given is user, shard, begin, end))
+
+    maps = shard_maps.ShardMaps(paths)
+    maps.populate(user, loaded)
+    wait_for(maps)
+    parts = [(True, s, b, e) for s in (0, 1) for b, e in ((0, 8192), (8192, 15003))]
+    assert announced == parts
+    # Pages that could not be loaded must not be read: the disk may have failed.
+    announced.clear()
+    monkeypatch.setattr(shard_maps, "_advise", lambda address, size, advice: 1)
+    maps = shard_maps.ShardMaps(paths)
+    maps.populate(user, loaded)
+    wait_for(maps)
+    assert not announced
+
+
 def test_pages_are_brought_in_if_they_fit(tmp_path, monkeypatch):
     path = write(tmp_path / "shard", 0, np.ones((300, 5000), np.uint8))
     advised = []
     monkeypatch.setattr(shard_maps, "_advise", lambda *call: advised.append(call) or 0)
-
-    def wait_for(maps):
-        while maps._populating.locked():
-            time.sleep(0.001)
-        return maps
 
     user = array = np.empty(1)
     maps = shard_maps.ShardMaps([path])
