@@ -255,6 +255,7 @@ _ABOUT_TABLES = {
 
 
 def _local_dir(records_dir: str) -> str:
+    """The one local directory of records that a card describes."""
     if len(joined_data_sets.directories(records_dir)) != 1:
         raise errors.UsageError(
             f"--records_dir={records_dir} names several data sets: describe each of"

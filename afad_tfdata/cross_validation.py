@@ -254,6 +254,7 @@ def _fold_of(
     *,
     where: str,
 ) -> int:
+    """The fold of a record, from its key."""
     try:
         example = tfrecord.parse_example(tfrecord.check_record(framed))
         key = os.fsdecode(bytes(example[schema.IMAGE_FILENAME]))
@@ -271,6 +272,7 @@ def _fold_of(
 def _write_split(
     view: str, name: str, parts: list[_Part], manifest: schema.Manifest
 ) -> schema.Split:
+    """Writes the index of one split of a fold's view."""
     indexes = []
     for number, part in enumerate(parts):
         index = part.index.copy()

@@ -256,6 +256,7 @@ def _computing(devices: str) -> Iterator[Finding]:
 
 
 def _file_systems() -> Iterator[Finding]:
+    """Finds the remote file systems that TensorFlow opens."""
     try:
         # tensorflow-io adds to them, where it is installed and loads.
         tensorflow_io_extra.why_no_scheme("s3")
@@ -290,6 +291,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _try_fast() -> str:
+    """Tries the extra ``fast``."""
     cv2 = importlib.import_module("cv2")
     cv2.resize(np.zeros((4, 4, 3), np.uint8), (2, 2))
     if crc32.LIBRARY == "zlib":
@@ -298,10 +300,12 @@ def _try_fast() -> str:
 
 
 def _try_io() -> str:
+    """Tries the extra ``io``."""
     return tensorflow_io_extra.why_no_scheme("s3") or tensorflow_io_extra.why_no_hdf5()
 
 
 def _try_tensorboard() -> str:
+    """Tries the extra ``tensorboard``."""
     # Its command starts so; an import of the package alone loads next to nothing.
     importlib.import_module("tensorboard.default").get_plugins()
     return ""
@@ -353,6 +357,8 @@ def _try_tfds() -> str:
 
 
 def _try_imports(*modules: str) -> Callable[[], str]:
+    """A trial that imports the modules of an extra."""
+
     def trial() -> str:
         for module in modules:
             importlib.import_module(module)

@@ -184,7 +184,7 @@ class _Prepared:
     path: str
     records_dir: str
     output_dir: str
-    wanted: fitted_on_validation.Wanted
+    wanted: fitted_on_validation.WantedFits
     manifest: schema.Manifest
     model: evaluated_model.EvaluatedModel
     names: Sequence[str]
@@ -221,7 +221,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
       UsageError: They do not, or one of them does not exist.
     """
     path, records_dir, output_dir = places(config)
-    wanted = fitted_on_validation.Wanted(
+    wanted = fitted_on_validation.WantedFits(
         config.interval_coverage,
         config.gender_temperature,
         config.age_correction,
@@ -335,10 +335,10 @@ def _interval(
 
 
 def _with_stored_interval(
-    wanted: fitted_on_validation.Wanted,
+    wanted: fitted_on_validation.WantedFits,
     model: evaluated_model.EvaluatedModel,
     manifest: schema.Manifest,
-) -> fitted_on_validation.Wanted:
+) -> fitted_on_validation.WantedFits:
     """Also measures an interval if one is stored: the new entry replaces its entry."""
     interval = (model.calibration or {}).get("age_interval")
     split = manifest.splits.get(fitted_on_validation.SPLIT)

@@ -265,6 +265,7 @@ def _freeze_remote(config: FreezeConfig, model: keras.Model | None) -> FreezeRes
 
 
 def _load_model(config: FreezeConfig, model: keras.Model | None) -> model_source.Source:
+    """Loads the model to be frozen."""
     eager.require(outside_of_scopes=False)
     if model is not None:
         return model_source.from_model(
@@ -317,7 +318,7 @@ def _fetches(names: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
 
 def _preprocessing_cases(
     source: model_source.Source,
-    images: verification_images.Images,
+    images: verification_images.VerificationImages,
     facts: facts_of_source.ModelFacts,
 ) -> dict[str, list[verification.Case]]:
     """What the graphs with preprocessing are verified on, by format."""
@@ -337,7 +338,7 @@ def _preprocessing_cases(
 
 def _quantization_images(
     config: FreezeConfig, source: model_source.Source, facts: facts_of_source.ModelFacts
-) -> quantization.Images:
+) -> quantization.QuantizationImages:
     """The faces that files with fewer bits are calibrated on and compared with."""
     return quantization.choose(
         facts.records_dir,
@@ -436,7 +437,9 @@ def _check_losses(
     Raises:
       DataError: It does.
     """
-    limits = quantization.Limits(config.max_age_loss, config.max_gender_loss)
+    limits = quantization.QuantizationLimits(
+        config.max_age_loss, config.max_gender_loss
+    )
     for file, comparison in zip(output.written, comparisons, strict=True):
         failure = file.export_format.quantization and limits.failure(comparison)
         if failure:

@@ -103,7 +103,7 @@ def train_input_fn(
         dataset = engine.stream.shuffled(shuffle, slices, start_step)
     else:
         announce = None
-        if isinstance(engine, engine_mapped.Engine):
+        if isinstance(engine, engine_mapped.MappedEngine):
             announce = functools.partial(engine.read_ahead, train=True)
         dataset = order_stream.of_batches(shuffle, slices, start_step, announce)
     # One map over whole batches turns records into finished batches.  A map costs the
@@ -168,7 +168,7 @@ def eval_input_fn(
         def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return engine.read(slices.padded_positions(batch, len(index)))
 
-        if isinstance(engine, engine_mapped.Engine):
+        if isinstance(engine, engine_mapped.MappedEngine):
             first = slices.numpy_positions(np.arange(min(num_batches, _READ_AHEAD)))
             first = np.where(first < len(index), first, -1)
             engine.read_ahead(first, train=False)
@@ -265,6 +265,7 @@ def _train_slices(
     index: record_index.RecordIndex,
     input_context: tf.distribute.InputContext | None,
 ) -> replica_batches.ReplicaBatches:
+    """Which examples of each training batch this pipeline reads."""
     slices = replica_batches.ReplicaBatches.of_pipeline(
         # Batches are not padded: the model would be trained on the padding, and the
         # order would depend on the number of replicas.
@@ -382,6 +383,7 @@ def _supervised(
 def _parallel_map(
     dataset: tf.data.Dataset, function: Callable[..., Any], num_threads: int
 ) -> tf.data.Dataset:
+    """Maps a data set in a fixed number of threads."""
     return dataset.map(
         function_tracing.without_autograph(function),
         # The number of threads is fixed.  TensorFlow's tuner would take seconds to find

@@ -32,7 +32,7 @@ from afad_tfdata.freezing import export_formats, graph_description, loaded_graph
 from afad_tfdata.images import codec, contact_sheet, face_crop, face_detector
 from afad_tfdata.metrics import age_intervals
 from afad_tfdata.models import output_checks
-from afad_tfdata.predicting import face_pictures, image_reader
+from afad_tfdata.predicting import face_finder, face_pictures, image_reader
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -311,6 +311,7 @@ class _Results:
         self._on_error(path, reason)
 
     def _draw_faces(self, path: str) -> None:
+        """Draws the boxes of a photo's faces."""
         found, self._faces = self._faces, []
         if not (self._pictures and found):
             return
@@ -326,7 +327,7 @@ def _finder(
     config: PredictConfig,
     description: dict[str, Any],
     detector: face_detector.Detector | None,
-) -> image_reader.FaceFinder | None:
+) -> face_finder.FaceFinder | None:
     """What finds the faces; None if the images are used as they are."""
     if not config.find_faces:
         if description.get("face_crop"):
@@ -336,9 +337,7 @@ def _finder(
                 config.graph,
             )
         return None
-    finder, warning = image_reader.face_finder(
-        description, detector or config.face_detector
-    )
+    finder, warning = face_finder.choose(description, detector or config.face_detector)
     if warning:
         _log.warning("%s", warning)
     return finder
@@ -429,7 +428,7 @@ def _reader(
     kind: str,
     description: dict[str, Any],
     thumbnail: int,
-    faces: image_reader.FaceFinder | None,
+    faces: face_finder.FaceFinder | None,
     *,
     fast: bool,
 ) -> image_reader.ImageReader:
@@ -539,6 +538,7 @@ def _fault(outputs: dict[str, float]) -> str:
 
 
 def _by_image(outputs: dict[str, np.ndarray]) -> list[dict[str, float]]:
+    """The outputs of each image of a batch."""
     flat = {label: np.reshape(v, -1).tolist() for label, v in outputs.items()}
     return [
         dict(zip(flat, row, strict=True)) for row in zip(*flat.values(), strict=True)

@@ -281,6 +281,7 @@ def _title(config: ReportConfig, runs: Sequence[str]) -> str:
 
 
 def _usual_output(config: ReportConfig, runs: Sequence[str]) -> str:
+    """Where the page is written, if no path is given."""
     if runs or config.evaluation_dir:
         return files.join(runs[0] if runs else config.evaluation_dir, PAGE_NAME)
     if config.records_dir:

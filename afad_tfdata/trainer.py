@@ -177,6 +177,7 @@ def train(
 
 def _find_snapshot(
     config: TrainConfig, directory: run_dir.RunDir
-) -> checkpointed_state.Snapshot | None:
+) -> checkpointed_state.RunSnapshot | None:
+    """The newest checkpoint from which the run continues."""
     manifest = training_parts.load_manifest(config)
     return checkpointed_state.find(directory, config, manifest)

@@ -225,6 +225,7 @@ def flag_lines(config: Any) -> list[str]:
 
 
 def _flag_line(name: str, value: Any) -> str:
+    """A field's value as a line of ``flags.txt``."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"
     if isinstance(value, list):
@@ -266,6 +267,7 @@ def check_choices(config: Any) -> None:
 
 @functools.cache  # Evaluating annotations takes longer than all the checks.
 def _type_hints(config_class: Any) -> dict[str, Any]:
+    """The types of a config's fields."""
     return typing.get_type_hints(config_class)
 
 
@@ -314,6 +316,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def _as_text(value: Any) -> str | None:
+    """A field's value as text; None if it is none."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
@@ -326,6 +329,7 @@ def _as_text(value: Any) -> str | None:
 
 
 def _as_texts(value: Any) -> tuple[str, ...] | None:
+    """A field's value as several texts; None if it is none."""
     # A string is refused, because it would become a tuple of its letters.
     if not isinstance(value, (tuple, list)):
         return None
@@ -335,6 +339,7 @@ def _as_texts(value: Any) -> tuple[str, ...] | None:
 
 
 def _as_ints(value: Any) -> tuple[int, ...] | None:
+    """A field's value as whole numbers; None if it is none."""
     if not isinstance(value, (tuple, list)):
         return None
     # Flags and flag files have texts, which may have spaces after the commas.
@@ -345,21 +350,25 @@ def _as_ints(value: Any) -> tuple[int, ...] | None:
 
 
 def _is_whole(value: Any) -> bool:
+    """Whether a text of a flag is a whole number."""
     return isinstance(value, str) and bool(re.fullmatch(r"[+-]?[0-9]{1,18}", value))
 
 
 # numpy's numbers are recognised without numpy, because its import would slow --help.
 def _as_bool(value: Any) -> bool | None:
+    """A field's value as a bool; None if it is none."""
     is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
     return bool(value) if is_bool else None
 
 
 def _as_int(value: Any) -> int | None:
+    """A field's value as a whole number; None if it is none."""
     number = _as_float(value)
     return None if number is None or number != number // 1 else int(number)
 
 
 def _as_float(value: Any) -> float | None:
+    """A field's value as a number; None if it is none."""
     # True is refused as a number, although a bool is an int in Python.
     if _as_bool(value) is not None or not isinstance(value, numbers.Real):
         return None
@@ -420,6 +429,7 @@ def defaults(config_class: type) -> dict[str, Any]:
 
 
 def _is_part(field: dataclasses.Field) -> bool:
+    """Whether a field of a config is a config itself."""
     return "part" in field.metadata
 
 
@@ -430,6 +440,7 @@ def _part_names(field: dataclasses.Field) -> list[str]:
 
 
 def _flat_names(config_class: type) -> list[str]:
+    """Names of a config's fields, with those of the configs in it."""
     names: list[str] = []
     for field in dataclasses.fields(config_class):
         names += _part_names(field) if _is_part(field) else [field.name]
@@ -484,6 +495,7 @@ def _plain_type(hint: Any, name: str) -> type:
 
 
 def _plain_value(value: Any) -> Any:
+    """A field's value as JSON."""
     if isinstance(value, tuple):
         return [_plain_value(v) for v in value]
     return value

@@ -90,6 +90,7 @@ _INTERRUPT = "Ctrl-C"
 
 
 def _handle_first_interrupt(number: int, frame: object) -> None:
+    """Handles the first Ctrl-C; the second one ends the process."""
     # The next Ctrl-C gets the system's own handler, because a handler of Python waits
     # until TensorFlow returns.
     signal.signal(number, signal.SIG_DFL)
@@ -97,6 +98,7 @@ def _handle_first_interrupt(number: int, frame: object) -> None:
 
 
 def _ask_to_stop(frame: object) -> None:
+    """Asks the command to stop, and says so on the terminal."""
     del frame
     request(_INTERRUPT)
     # print is not used, because the signal may have come while something was printed.

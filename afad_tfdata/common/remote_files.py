@@ -181,6 +181,7 @@ def _fsspec(path: str) -> Any:
 
 
 def _gfile(path: str) -> types.ModuleType:
+    """TensorFlow's file module, or an error that names the missing extra."""
     scheme = path.partition("://")[0]
     try:
         return gfile(path)
@@ -194,6 +195,7 @@ def _gfile(path: str) -> types.ModuleType:
 
 
 def _not_found() -> type[BaseException]:
+    """The error of a remote file that does not exist."""
     # Naming TensorFlow's class would import TensorFlow, which takes seconds.
     if "tensorflow" in sys.modules:
         return tf.errors.NotFoundError

@@ -33,4 +33,5 @@ def mix(value: tf.Tensor) -> tf.Tensor:
 
 
 def _xor_shift(value: tf.Tensor, shift: int) -> tf.Tensor:
+    """A word combined with itself, shifted to the right."""
     return tf.bitwise.bitwise_xor(value, tf.bitwise.right_shift(value, word(shift)))

@@ -89,6 +89,7 @@ def install_command() -> str:
 
 
 def _why_no_import() -> str:
+    """Why tensorflow-io cannot be imported; empty if it can."""
     try:
         with warnings.catch_warnings():
             # For each library that does not load, it prints a warning full of paths.
@@ -105,6 +106,7 @@ def _why_no_import() -> str:
 
 
 def _does_not_load() -> str:
+    """The reason to show where tensorflow-io does not load."""
     try:
         version = importlib.metadata.version("tensorflow-io")
     except importlib.metadata.PackageNotFoundError:

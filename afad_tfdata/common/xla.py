@@ -37,6 +37,7 @@ def _first_gpu() -> str:
 
 
 def _child_command(gpu: str) -> list[str]:
+    """The command that tries XLA in a process of its own."""
     return child_process.command(f"{__name__}:_run_child", gpu)
 
 

@@ -177,6 +177,7 @@ def _description(
 
 
 def _file_object(file: FileFacts, folder: str) -> dict[str, Any]:
+    """A file of the data set in Croissant's form."""
     # Files that were written for this description are next to it.
     derived = file.name == description_names.LABELS or description_names.is_images(
         file.name
@@ -195,6 +196,7 @@ def _file_object(file: FileFacts, folder: str) -> dict[str, Any]:
 
 
 def _media_type(name: str) -> str:
+    """The media type of a file, by its name."""
     if ".tfrecord-" in name:
         return _TFRECORD
     ending = "." + name.rpartition(".")[2]
@@ -276,6 +278,7 @@ def _records(manifest: schema.Manifest) -> dict[str, Any]:
 
 
 def _image_files() -> dict[str, Any]:
+    """The Parquet files in Croissant's form."""
     return {
         "@type": "cr:FileSet",
         "@id": "image-files",

@@ -196,6 +196,7 @@ def _making(manifest: schema.Manifest) -> str:
 
 
 def _left_out(manifest: schema.Manifest, rejected: Sequence[str] | None) -> str:
+    """The card's section on images that were rejected or skipped."""
     text = (
         f"{manifest.found:,} files were found: {manifest.written:,} were written,"
         f" {manifest.rejected:,} rejected, and {manifest.passed_over:,} skipped because"

@@ -77,6 +77,7 @@ def complete(
 
 
 def _unknown_source(manifest: schema.Manifest) -> str:
+    """The text for a data set of unknown origin."""
     text = "The manifest does not say which published data set the images are from."
     if set(manifest.gender_codes) == _AFAD_CODES:
         afad = published_data_sets.AFAD

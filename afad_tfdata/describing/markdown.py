@@ -39,6 +39,7 @@ def _inline(value: object) -> str:
 
 
 def _escape_first(match: re.Match[str]) -> str:
+    """Escapes what would begin a list or a heading."""
     # Digits cannot be escaped, but the point or bracket after them can.
     return match[1] + (f"{match[2]}\\" if match[2].isdigit() else f"\\{match[2]}")
 

@@ -195,6 +195,7 @@ def _training(
 
 
 def _last_epoch(last: Mapping[str, Any]) -> str:
+    """The card's table of the last epoch."""
     parts = {part: last.get(part) or {} for part in ("train", "validation")}
     names = [n for n in ("loss", "accuracy", "mae") if n in parts["train"]]
     rows = [
@@ -241,6 +242,7 @@ def _evaluation(known: model_card_files.ModelFiles) -> str:
 
 
 def _by_group(groups: Mapping[str, Mapping[str, Any]], title: str) -> str:
+    """The card's table of metrics by group."""
     names = [
         name
         for name in _BY_GROUP

@@ -24,7 +24,7 @@ SPLIT = output_corrections.SPLIT
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class WantedFits:
     """What is to be measured on the validation split.
 
     Attributes:
@@ -75,7 +75,7 @@ class Wanted:
 
 
 def fit(
-    columns: Mapping[str, np.ndarray], wanted: Wanted, names: Sequence[str]
+    columns: Mapping[str, np.ndarray], wanted: WantedFits, names: Sequence[str]
 ) -> dict[str, Any]:
     """Measures what is wanted.
 

@@ -108,6 +108,7 @@ def _traced(
 
 
 def _refuse_half_precision(graph: tf.compat.v1.GraphDef, layers: Sequence[str]) -> None:
+    """Refuses a graph that computes in half precision."""
     half = (tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum)
     for node in graph.node:
         if any(attr.type in half for attr in node.attr.values()):

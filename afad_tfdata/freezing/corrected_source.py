@@ -215,6 +215,7 @@ def outputs(
 
 
 def _mean_of_halves(value: tf.Tensor) -> tf.Tensor:
+    """The mean of the outputs of images and of their mirror images."""
     return tf.reduce_mean(tf.reshape(value, [2, -1, *value.shape[1:]]), axis=0)
 
 

@@ -79,7 +79,7 @@ class ExportFormat:
       names: Names in the file, given those of the GraphDef.
       image_input: What it is fed; None for normalised images.
       quantization: ``float16`` or ``int8``, for a file that may differ from the model
-        by `quantization.Limits`; empty for one that must equal it.
+        by `quantization.QuantizationLimits`; empty for one that must equal it.
     """
 
     name: str
@@ -92,14 +92,17 @@ class ExportFormat:
 
 
 def _write_graph_def(frozen: FrozenGraph, path: str) -> None:
+    """Writes the frozen graph as a GraphDef."""
     files.write_atomic(path, graphdef.serialized(frozen.graph))
 
 
 def _graph_def_names(feed: str, fetches: Mapping[str, str]) -> Names:
+    """Feed and fetches of the GraphDef."""
     return feed, dict(fetches)
 
 
 def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
+    """Writes the frozen graph with its preprocessing."""
     if frozen.mean is None:
         raise errors.UsageError("a graph with preprocessing needs the channel means")
     graph = preprocessing_graph.build(
@@ -118,6 +121,7 @@ def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
 
 
 def _preprocessing_names(feed: str, fetches: Mapping[str, str], *, kind: str) -> Names:
+    """Feed and fetches of the graph with preprocessing."""
     del feed  # Only the outputs have the same names as in the GraphDef.
     return preprocessing_graph.INPUTS[kind].feed, dict(fetches)
 
@@ -171,6 +175,7 @@ def _write_tflite(frozen: FrozenGraph, path: str, *, kind: str = "") -> None:
 
 
 def _signature_names(feed: str, fetches: Mapping[str, str]) -> Names:
+    """Argument and results of the signature in a SavedModel or TFLite file."""
     return _argument(feed), dict(fetches)
 
 
@@ -213,6 +218,7 @@ def _argument(feed: str) -> str:
 
 
 def _preprocessing_format(kind: str) -> ExportFormat:
+    """The format of the graph with one kind of preprocessing."""
     return ExportFormat(
         name=kind,
         ending=f"_{kind}.pb",
@@ -224,6 +230,7 @@ def _preprocessing_format(kind: str) -> ExportFormat:
 
 
 def _quantized_format(kind: str) -> ExportFormat:
+    """The format of a quantized TFLite file."""
     return ExportFormat(
         name=f"tflite_{kind}",
         ending=f"_{kind}.tflite",

@@ -214,6 +214,7 @@ def description_path(graph_path: str) -> str:
 
 
 def _graph_facts(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
+    """Size and operations of the graph, for its description."""
     size = frozen.image_size
     return {
         "nodes": len(frozen.graph.node),
@@ -278,6 +279,7 @@ def _image_reading(decode: str) -> dict[str, Any]:
 
 
 def _source_file(path: str) -> dict[str, Any]:
+    """The model's file and digest, for the description of the graph."""
     digest = {"sha256": files.sha256(path)} if os.path.isfile(path) else {}
     return {"file": os.path.basename(path), **digest}
 
@@ -304,6 +306,7 @@ def _other_file(
     comparison: verification.Comparison,
     frozen: export_formats.FrozenGraph,
 ) -> dict[str, Any]:
+    """Another format of the graph, for the description."""
     image_input = file.export_format.image_input
     feeds = (
         {"feeds": [{"name": image_input.feed, **image_input.description}]}

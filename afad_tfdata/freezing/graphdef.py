@@ -342,6 +342,7 @@ def _allows(allowed: Sequence[Any] | None, value: Any) -> bool:
 def _not_in_tf1(
     node: tf.compat.v1.NodeDef, layers: Iterable[str], what: str
 ) -> errors.UsageError:
+    """The error of a node that TensorFlow 1.15 does not know."""
     layer = layer_of(node.name, layers)
     where = f"layer {layer!r}" if layer else f"node {node.name!r}"
     return errors.UsageError(

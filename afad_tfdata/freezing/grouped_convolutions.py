@@ -114,6 +114,7 @@ def _depthwise(
 def _split_and_joined(
     node: tf.compat.v1.NodeDef, weights: np.ndarray, groups: int
 ) -> list[tf.compat.v1.NodeDef]:
+    """A grouped convolution as one convolution for each group."""
     channels_first = graphdef.attribute(node, "data_format").s == b"NCHW"
     axis = graphdef.constant(
         f"{node.name}/axis", np.array(1 if channels_first else 3, np.int32)

@@ -146,6 +146,7 @@ def _checked_graph_def(path: str, wanted: list[str]) -> tf.compat.v1.GraphDef:
 def _load_graph_def(
     path: str, feed: str, fetches: dict[str, str], device: str
 ) -> _Call:
+    """Loads a GraphDef; returns a function that runs it."""
     graph_def = _checked_graph_def(path, [feed, *fetches.values()])
     tf32.turn_off()
     config = tf.compat.v1.ConfigProto(
@@ -171,6 +172,7 @@ def _load_graph_def(
 def _load_saved_model(
     path: str, feed: str, fetches: dict[str, str], device: str
 ) -> _Call:
+    """Loads a SavedModel; returns a function that runs it."""
     tf32.turn_off()
     with tf.device("CPU:0" if device == "cpu" else None):
         module = saved_model_checks.load(path)
@@ -187,6 +189,7 @@ def _load_saved_model(
 
 
 def _load_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> _Call:
+    """Loads a TFLite file; returns a function that runs it."""
     del feed, device  # The converter renames the input; TFLite runs on the CPU only.
     interpreter = tflite_interpreter()(path)
     function = interpreter.get_signature_runner("serving_default")
@@ -229,7 +232,7 @@ def tflite_scales(path: str) -> dict[str, dict[str, Any]]:
 
 
 def _quantized(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """A batch as the input takes it: as it is, unless that is int8."""
+    """A batch as the input of a TFLite file takes it: as it is, unless that is int8."""
     dtype = np.dtype(details["dtype"])
     if dtype.kind == "f":
         return value
@@ -269,6 +272,7 @@ def tflite_interpreter() -> Any:
 
 
 def _load_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> _Call:
+    """Loads an ONNX file; returns a function that runs it."""
     del device  # The package for GPUs has another name; the extra installs this one.
     runtime = errors.require("onnxruntime", extra="export", purpose="running ONNX")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -319,6 +319,7 @@ def _by_name(model: Any, value: Any) -> dict[str, Any]:
 
 
 def _size_of(shape: Any, image_size: int) -> int:
+    """Side of the square images that the model takes."""
     if (
         not isinstance(shape, tuple)
         or len(shape) != 4
@@ -348,6 +349,7 @@ def _size_of(shape: Any, image_size: int) -> int:
 
 
 def _layer_names(model: Any) -> list[str]:
+    """Names of the model's layers, with those inside of other models."""
     names = []
     for layer in model.layers:
         names.append(layer.name)
@@ -388,6 +390,7 @@ def file_of_run(directory: str, which: str, epoch: int) -> str:
 
 
 def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
+    """The model of a checkpoint of a run."""
     from afad_tfdata.training import checkpoint_model
 
     model = checkpoint_model.load(path, run)
@@ -403,6 +406,7 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
 def _saved_model(
     path: str, name: str, outputs: Sequence[str], image_size: int
 ) -> Source:
+    """The model in a SavedModel, called by its signature."""
     module = saved_model_checks.load(path)
     signatures = dict(module.signatures)
     # Keras calls its own signature "serve".

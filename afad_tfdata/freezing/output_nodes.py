@@ -103,6 +103,7 @@ def _apart(
 
 
 def _free_name(name: str, taken: dict[str, tf.compat.v1.NodeDef]) -> str:
+    """A name for an output that no node has."""
     number = 0
     while (found := f"{name}_{number}" if number else name) in taken:
         number += 1

@@ -92,10 +92,12 @@ def reference(
 
 
 def _bytes_placeholder(name: str) -> tf.Tensor:
+    """The node that is fed encoded images."""
     return tf.compat.v1.placeholder(tf.string, [None], name)
 
 
 def _pixels_of_files(encoded: tf.Tensor, size: int, decode: str) -> tf.Tensor:
+    """Decodes and resizes encoded images in the graph."""
     pixels = tf.map_fn(
         lambda one: tensor_preprocessing.decode_and_resize(one, size, decode=decode),
         encoded,
@@ -112,6 +114,7 @@ def _resized(pixels: tf.Tensor, size: int, decode: str) -> tf.Tensor:
 
 
 def _pixels_placeholder(name: str) -> tf.Tensor:
+    """The node that is fed pixels."""
     return tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3], name)
 
 

@@ -1,7 +1,7 @@
 """TFLite files with fewer bits: what they are calibrated on, and what they may lose.
 
 A file in float16 or int8 never equals its model.  It is therefore compared with the
-model on faces that it was not calibrated on, and refused beyond `Limits`::
+model on faces that it was not calibrated on, and refused beyond `QuantizationLimits`::
 
     images = quantization.choose("records", 150, calibration_images=128)
     cases = quantization.cases(source, images, mean, divisor)
@@ -28,7 +28,7 @@ _BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class QuantizationLimits:
     """What a quantized file may lose, as mean differences from the model.
 
     Attributes:
@@ -56,7 +56,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class QuantizationImages:
     """The faces for quantized files.
 
     Attributes:
@@ -73,7 +73,7 @@ class Images:
 
 def choose(
     records_dir: str, size: int, *, calibration_images: int, decode: str = ""
-) -> Images:
+) -> QuantizationImages:
     """Takes faces of the validation split, or draws some where none are calibrated on.
 
     Args:
@@ -89,7 +89,7 @@ def choose(
     wanted = calibration_images + VERIFICATION_IMAGES
     if not calibration_images and not records_dir:
         found = verification_images.choose("", size, decode, count=wanted)
-        return Images(found.origin, found.pixels[:0], found.pixels)
+        return QuantizationImages(found.origin, found.pixels[:0], found.pixels)
     if not records_dir:
         raise errors.UsageError(
             "--tflite_int8 needs faces to calibrate on, and no data set is known: name"
@@ -106,7 +106,7 @@ def choose(
     pixels = verification_images.choose(records_dir, size, decode, count=count).pixels
     # Of a short split, one half is for each purpose.
     first = min(calibration_images, (count + 1) // 2)
-    return Images(
+    return QuantizationImages(
         "real images", pixels[:first], pixels[first:] if count > 1 else pixels
     )
 
@@ -121,11 +121,11 @@ def normalized(
 
 def cases(
     source: model_source.Source,
-    images: Images,
+    images: QuantizationImages,
     mean: Sequence[float] | None,
     divisor: float,
 ) -> list[verification.Case]:
-    """The faces of `Images.verification`, the first one in a batch by itself."""
+    """The faces of `images.verification`, the first one in a batch by itself."""
     values = normalized(images.verification, mean, divisor)
     starts = [0, *range(1, len(values), _BATCH_SIZE)]
     result = []

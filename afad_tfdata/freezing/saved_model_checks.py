@@ -51,6 +51,7 @@ def load(path: str) -> Any:
 
 
 def _meta_graphs(path: str) -> Iterable[tf.compat.v1.MetaGraphDef]:
+    """The graphs in the file of a SavedModel."""
     # The only protocol buffer here that has no name under tf.
     from tensorflow.core.protobuf import saved_model_pb2
 

@@ -37,14 +37,17 @@ class _Limit(NamedTuple):
 
 
 def _is_channels_first(node: tf.compat.v1.NodeDef) -> bool:
+    """Whether a node takes images with the channels first."""
     return graphdef.attribute(node, "data_format").s in (b"NCHW", b"NCDHW")
 
 
 def _is_dilated(node: tf.compat.v1.NodeDef) -> bool:
+    """Whether a convolution is dilated."""
     return any(rate != 1 for rate in graphdef.attribute(node, "dilations").list.i)
 
 
 def _has_ellipsis(node: tf.compat.v1.NodeDef) -> bool:
+    """Whether the equation of an Einsum has an ellipsis."""
     return b"..." in graphdef.attribute(node, "equation").s
 
 

@@ -28,7 +28,7 @@ _FACES_SEED = 20  # Any number; it decides which faces are drawn.
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class VerificationImages:
     """Images of faces.
 
     Attributes:
@@ -50,7 +50,7 @@ class Images:
 
 def choose(
     records_dir: str, size: int, decode: str = "", *, count: int = sum(BATCH_SIZES)
-) -> Images:
+) -> VerificationImages:
     """Takes images of a data set's validation split, or draws faces.
 
     Args:
@@ -75,14 +75,14 @@ def choose(
     encoded[1] = tf.io.encode_png(drawn[1]).numpy()
     if records_dir:
         pixels = _pixels_of_records(records_dir, size, count, decode)
-        return Images("real images", pixels, tuple(encoded), decode)
+        return VerificationImages("real images", pixels, tuple(encoded), decode)
     pixels = np.stack([codec.resize(face, size) for face in drawn])
-    return Images("drawn faces", pixels, tuple(encoded), decode)
+    return VerificationImages("drawn faces", pixels, tuple(encoded), decode)
 
 
 def cases(
     source: model_source.Source,
-    images: Images,
+    images: VerificationImages,
     mean: Sequence[float] | None,
     divisor: float = tensor_preprocessing.DIVISOR,
 ) -> list[verification.Case]:
@@ -120,7 +120,7 @@ def cases(
 
 def preprocessing_cases(
     source: model_source.Source,
-    images: Images,
+    images: VerificationImages,
     mean: Sequence[float],
     kind: str,
     divisor: float = tensor_preprocessing.DIVISOR,
@@ -173,7 +173,11 @@ def own_difference(
 
 
 def _encoded_batch(
-    images: Images, count: int, size: int, mean: Sequence[float], divisor: float
+    images: VerificationImages,
+    count: int,
+    size: int,
+    mean: Sequence[float],
+    divisor: float,
 ) -> tuple[list[bytes], np.ndarray]:
     """Image files, and what the network sees of them."""
     encoded = list(images.encoded[:count])
@@ -185,7 +189,11 @@ def _encoded_batch(
 
 
 def _pixel_batch(
-    images: Images, count: int, size: int, mean: Sequence[float], divisor: float
+    images: VerificationImages,
+    count: int,
+    size: int,
+    mean: Sequence[float],
+    divisor: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of another size than the network's, and what the network sees of them."""
     pixels = images.pixels_of_size(size * 4 // 3, count)
@@ -205,6 +213,7 @@ _PREPROCESSING_BATCHES: dict[str, Callable[..., tuple[Any, np.ndarray]]] = {
 def _pixels_of_records(
     records_dir: str, size: int, count: int, decode: str
 ) -> np.ndarray:
+    """Images of records to verify a graph on."""
     manifest = joined_data_sets.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]
     # Images that the model was not trained on are preferred.

@@ -256,6 +256,7 @@ def augment_images(
 
 
 def _check_images(images: tf.Tensor) -> None:
+    """Refuses a batch that cannot be augmented."""
     shape = images.shape
     if shape.rank != 4 or None in shape[1:] or shape[3] != 3:
         raise errors.UsageError(
@@ -348,7 +349,7 @@ def _draw(
 
 
 def _uint64(value: int | tf.Tensor) -> tf.Tensor:
-    """An integer as uint64 tensor, modulo 2^64."""
+    """The seed or step of an augmentation as uint64 tensor, modulo 2^64."""
     if isinstance(value, int | np.integer):
         return splitmix64.word(int(value))
     return tf.cast(tf.cast(value, tf.int64), tf.uint64)

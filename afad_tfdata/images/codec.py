@@ -93,7 +93,7 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
 
 
 def too_large(size: int, largest: int) -> ImageError:
-    """The reason why a file of this size is not read."""
+    """The reason why an image file of this size is not read."""
     return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
 
 
@@ -261,6 +261,7 @@ class _OpenCvLibrary:
         self._cv2 = cv2
 
     def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
+        """Decodes a PNG file by OpenCV."""
         cv2 = self._cv2
         # `decode` applies the orientation, so that both libraries do it alike.
         color = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -284,10 +285,12 @@ class _OpenCvLibrary:
     def resize(
         self, image: np.ndarray, size: int, averages: bool, out: np.ndarray | None
     ) -> np.ndarray:
+        """Resizes an image by OpenCV."""
         method = self._cv2.INTER_AREA if averages else self._cv2.INTER_LINEAR
         return self._cv2.resize(image, (size, size), dst=out, interpolation=method)
 
     def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
+        """Sums of the channels of an image, by OpenCV."""
         # OpenCV sums one channel under a mask with vector instructions, but not three
         # channels at once; separating the channels first costs more than the sums.
         rows = image.reshape(image.shape[0], -1)
@@ -302,6 +305,7 @@ class _PillowLibrary:
     """PNG decoding, resizing and sums by Pillow and numpy, without any extra."""
 
     def decode_png(self, data: bytes, header: ImageHeader) -> np.ndarray:
+        """Decodes a PNG file by Pillow."""
         from PIL import PngImagePlugin
 
         try:
@@ -327,6 +331,7 @@ class _PillowLibrary:
     def resize(
         self, image: np.ndarray, size: int, averages: bool, out: np.ndarray | None
     ) -> np.ndarray:
+        """Resizes an image as OpenCV does, by numpy."""
         resample = numpy_resizing.area if averages else numpy_resizing.bilinear
         resized = resample(image, size)
         if out is None:
@@ -335,6 +340,7 @@ class _PillowLibrary:
         return out
 
     def channel_sums(self, image: np.ndarray) -> tuple[int, int, int]:
+        """Sums of the channels of an image, by numpy."""
         red, green, blue = image.sum(axis=(0, 1), dtype=np.int64).tolist()
         return red, green, blue
 

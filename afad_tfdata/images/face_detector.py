@@ -230,6 +230,7 @@ def _as_afad(box: list[float]) -> face_crop.Box:
 
 
 def _not_installed(reason: object) -> errors.UsageError:
+    """The error if the detector of faces is not installed."""
     return errors.UsageError(
         "--find_faces needs mtcnn, which is not usable here"
         f" ({errors.one_line(reason)}): pip install 'afad-tfdata[{EXTRA}]'"

@@ -24,7 +24,7 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.02
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Times both forms alone and within the step, in turn with the bare step."""
     strategy = strategies.create_strategy(settings.first)
     precision = threads_and_precision.resolve_precision(
@@ -74,10 +74,10 @@ def _augmented(
 
 def _step(
     strategy: tf.distribute.Strategy,
-    settings: check_settings.Settings,
+    settings: check_settings.CheckSettings,
     precision: str,
     prepare: Callable[..., tf.Tensor],
-) -> step_timing.Loop:
+) -> step_timing.TimedLoop:
     """The training loop of the slow network with this preparation of images."""
     with strategy.scope():
         model = trial_networks.network(
@@ -87,10 +87,12 @@ def _step(
         strategy,
         lambda _: trial_networks.in_memory(settings.batch, settings.image_size),
     )
-    return step_timing.Loop(strategy, model, settings.batch, batches, prepare=prepare)
+    return step_timing.TimedLoop(
+        strategy, model, settings.batch, batches, prepare=prepare
+    )
 
 
-def _alone(settings: check_settings.Settings, form: str) -> Callable[[int], Any]:
+def _alone(settings: check_settings.CheckSettings, form: str) -> Callable[[int], Any]:
     """Augments a batch that is on the device already, again and again."""
     device = settings.devices[0].upper() if settings.gpus else "CPU:0"
     pixels, _ = trial_networks.random_batches(settings.batch, settings.image_size, 1)

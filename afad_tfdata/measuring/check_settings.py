@@ -12,7 +12,7 @@ NETWORKS = ("VGG19", "ResNet50", "EfficientNetB0", "small_cnn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class CheckSettings:
     """What is measured, and how long.
 
     Attributes:
@@ -79,11 +79,11 @@ class Settings:
         return json.dumps(dataclasses.asdict(self))
 
 
-def from_json(text: str) -> Settings:
-    """What `Settings.to_json` wrote."""
+def from_json(text: str) -> CheckSettings:
+    """What `CheckSettings.to_json` wrote."""
     values: dict[str, Any] = json.loads(text)
     values["devices"] = tuple(values["devices"])
-    return Settings(**values)
+    return CheckSettings(**values)
 
 
 def sized(
@@ -93,9 +93,9 @@ def sized(
     tiny: bool,
     work_dir: str,
     data_dir: str = "",
-) -> Settings:
+) -> CheckSettings:
     """The settings for these devices; sizes that are not tiny are those of AFAD."""
-    return Settings(
+    return CheckSettings(
         devices=devices,
         gpus=gpus,
         tiny=tiny,

@@ -15,7 +15,7 @@ from afad_tfdata.measuring import (
 from afad_tfdata.training.distributed import strategies
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Tries XLA, and then a step that XLA compiles, with its loss scaling."""
     strategy = strategies.create_strategy(settings.first)
     reason = xla.why_not()
@@ -32,7 +32,7 @@ def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
     precision = "mixed_float16" if settings.gpus else "float32"
     with strategy.scope():
         model = trial_networks.network("small_cnn", settings.image_size, precision)
-    loop = step_timing.Loop(
+    loop = step_timing.TimedLoop(
         strategy,
         model,
         settings.batch,

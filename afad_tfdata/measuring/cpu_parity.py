@@ -34,7 +34,9 @@ _STEPS = 20
 _GRAPH_LIMIT = 1e-5
 
 
-def measure(settings: check_settings.Settings, what: str) -> Iterator[row_verdicts.Row]:
+def measure(
+    settings: check_settings.CheckSettings, what: str
+) -> Iterator[row_verdicts.Row]:
     """Compares the device with the CPU.
 
     Args:
@@ -48,7 +50,7 @@ def measure(settings: check_settings.Settings, what: str) -> Iterator[row_verdic
 
 
 def _augmentation(
-    settings: check_settings.Settings, device: str
+    settings: check_settings.CheckSettings, device: str
 ) -> Iterator[row_verdicts.Row]:
     """Compares augmented images on the device with those on the CPU."""
     config = augmentation.AugmentConfig(
@@ -91,7 +93,9 @@ def _augmentation(
         )
 
 
-def _step(settings: check_settings.Settings, device: str) -> Iterator[row_verdicts.Row]:
+def _step(
+    settings: check_settings.CheckSettings, device: str
+) -> Iterator[row_verdicts.Row]:
     """Compares a step on the device with the same step on the CPU."""
     del settings
     places = {
@@ -123,7 +127,7 @@ def _step(settings: check_settings.Settings, device: str) -> Iterator[row_verdic
 
 
 def _graph(
-    settings: check_settings.Settings, device: str
+    settings: check_settings.CheckSettings, device: str
 ) -> Iterator[row_verdicts.Row]:
     """Compares a frozen graph on the device with the same graph on the CPU."""
     keras.utils.set_random_seed(1)

@@ -19,7 +19,7 @@ from afad_tfdata.training.distributed import strategies
 _HALF_MIB = 2048
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Makes one image of the last replica infinite in the second of three steps."""
     strategy, what = _replicas(settings)
     replicas = strategy.num_replicas_in_sync
@@ -73,7 +73,7 @@ def _copies(strategy: tf.distribute.Strategy, model: keras.Model) -> np.ndarray:
 
 
 def _replicas(
-    settings: check_settings.Settings,
+    settings: check_settings.CheckSettings,
 ) -> tuple[tf.distribute.Strategy, str]:
     """Replicas on all devices, and what they are."""
     # Each replica gets the same share of the batch.

@@ -23,7 +23,7 @@ _SUMS = 10
 
 
 def all_reduce(
-    settings: check_settings.Settings, way: str
+    settings: check_settings.CheckSettings, way: str
 ) -> Iterator[row_verdicts.Row]:
     """Sums a vector over all devices.
 
@@ -83,7 +83,7 @@ def _gathered(strategy: tf.distribute.Strategy) -> row_verdicts.Row:
     )
 
 
-def scaling(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def scaling(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Takes steps on 1, 2, 4, ... and all devices, with equal batches for each."""
     backbone = settings.slow_network
     precision = threads_and_precision.resolve_precision(
@@ -100,7 +100,7 @@ def scaling(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
             strategy,
             lambda _: trial_networks.in_memory(settings.batch, settings.image_size),
         )
-        loop = step_timing.Loop(strategy, model, settings.batch * count, batches)
+        loop = step_timing.TimedLoop(strategy, model, settings.batch * count, batches)
         measured = [loop.rate(settings.seconds) for _ in range(2)]
         rates[count] = float(np.mean([rate.images_per_second for rate in measured]))
         efficiency = rates[count] / (count * rates[1])
@@ -112,7 +112,7 @@ def scaling(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
         )
 
 
-def _devices(settings: check_settings.Settings, count: int) -> str:
+def _devices(settings: check_settings.CheckSettings, count: int) -> str:
     """The flag ``--devices`` for the first of the replicas."""
     if settings.gpus:
         return ",".join(settings.devices[:count])

@@ -21,7 +21,7 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.01
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Takes the same steps from records and from memory; counts the cores needed."""
     strategy = strategies.create_strategy(settings.first)
     precision = threads_and_precision.resolve_precision(
@@ -48,7 +48,7 @@ def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
             with strategy.scope():
                 model = trial_networks.network(backbone, settings.image_size, precision)
             batches = trial_networks.distributed(strategy, make)
-            loop = step_timing.Loop(strategy, model, settings.batch, batches)
+            loop = step_timing.TimedLoop(strategy, model, settings.batch, batches)
             # The first pass is not timed, because it also compares the checksums, which
             # happens once in a training.
             loop.run(min(one_pass, step.MAX_STEPS_PER_CALL))
@@ -75,7 +75,7 @@ def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
 
 
 def _cpu_seconds(
-    config: input_fn.InputConfig, settings: check_settings.Settings
+    config: input_fn.InputConfig, settings: check_settings.CheckSettings
 ) -> float:
     """CPU time that reading, decoding and resizing of one image takes."""
     iterator = iter(input_fn.train_input_fn(config))

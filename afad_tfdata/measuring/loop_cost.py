@@ -23,7 +23,7 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.01
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Times the loop in turn with forward pass, backward pass and update alone."""
     strategy = strategies.create_strategy(settings.first)
     precision = threads_and_precision.resolve_precision(
@@ -51,7 +51,7 @@ def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
 
 
 def _batches(
-    strategy: tf.distribute.Strategy, settings: check_settings.Settings
+    strategy: tf.distribute.Strategy, settings: check_settings.CheckSettings
 ) -> Iterator[Any]:
     """Batches of noise for the training loop."""
     return trial_networks.distributed(
@@ -62,20 +62,20 @@ def _batches(
 
 def _loop(
     strategy: tf.distribute.Strategy,
-    settings: check_settings.Settings,
+    settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
-) -> step_timing.Loop:
+) -> step_timing.TimedLoop:
     """The package's training loop around a network."""
     with strategy.scope():
         model = trial_networks.network(backbone, settings.image_size, precision)
     batches = _batches(strategy, settings)
-    return step_timing.Loop(strategy, model, settings.batch, batches)
+    return step_timing.TimedLoop(strategy, model, settings.batch, batches)
 
 
 def _bare(
     strategy: tf.distribute.Strategy,
-    settings: check_settings.Settings,
+    settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
 ) -> Callable[[int], Any]:

@@ -27,7 +27,7 @@ _VARIABLES = (
 )
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Names everything that the other rows depend on."""
     yield row_verdicts.fact(
         "software",
@@ -58,6 +58,7 @@ def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
 
 
 def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[row_verdicts.Row]:
+    """The rows about driver and GPUs."""
     if not facts["gpus"]:
         yield row_verdicts.not_applicable("driver", "there is no GPU among the devices")
         return

@@ -20,7 +20,7 @@ _HALVINGS = 3
 
 
 def measure(
-    settings: check_settings.Settings, backbone: str
+    settings: check_settings.CheckSettings, backbone: str
 ) -> Iterator[row_verdicts.Row]:
     """Times the steps of one network with batches in memory.
 
@@ -37,7 +37,10 @@ def measure(
             yield _row(strategy, settings, backbone, precision)
 
 
-def _why_not(settings: check_settings.Settings, backbone: str, precision: str) -> str:
+def _why_not(
+    settings: check_settings.CheckSettings, backbone: str, precision: str
+) -> str:
+    """Why a network is not measured in a precision; empty if it is."""
     if settings.tiny and backbone not in ("VGG19", "small_cnn"):
         return "it takes long to compile; VGG19 and small_cnn show that steps run"
     if settings.gpus:
@@ -51,7 +54,7 @@ def _why_not(settings: check_settings.Settings, backbone: str, precision: str) -
 
 def _row(
     strategy: tf.distribute.Strategy,
-    settings: check_settings.Settings,
+    settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
 ) -> row_verdicts.Row:
@@ -85,15 +88,15 @@ def _row(
 
 def _rate(
     strategy: tf.distribute.Strategy,
-    settings: check_settings.Settings,
+    settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
     batch: int,
-) -> step_timing.Rate:
+) -> step_timing.StepRate:
     """How fast a network takes steps with this batch."""
     with strategy.scope():
         model = trial_networks.network(backbone, settings.image_size, precision)
     batches = trial_networks.distributed(
         strategy, lambda _: trial_networks.in_memory(batch, settings.image_size)
     )
-    return step_timing.Loop(strategy, model, batch, batches).rate(settings.seconds)
+    return step_timing.TimedLoop(strategy, model, batch, batches).rate(settings.seconds)

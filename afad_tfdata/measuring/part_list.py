@@ -47,7 +47,7 @@ class Part:
         """The argument of the function besides the settings; empty if it has none."""
         return self.name.partition(":")[2]
 
-    def why_not(self, settings: check_settings.Settings) -> str:
+    def why_not(self, settings: check_settings.CheckSettings) -> str:
         """Why it cannot run on these devices; empty if it can."""
         if self.gpu_only and not settings.gpus:
             return "there is no GPU among the devices"

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _measured(
-    part: part_list.Part, settings: check_settings.Settings
+    part: part_list.Part, settings: check_settings.CheckSettings
 ) -> Iterator[row_verdicts.Row]:
     """The rows of one part of the check; a row of the error if it fails."""
     module, _, function = part.function.partition(":")

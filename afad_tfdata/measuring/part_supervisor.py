@@ -47,7 +47,7 @@ class Supervisor:
     def run_all(
         self,
         chosen: Sequence[part_list.Part],
-        settings: check_settings.Settings,
+        settings: check_settings.CheckSettings,
         *,
         jobs: int,
     ) -> list[row_verdicts.Row]:
@@ -86,7 +86,7 @@ class Supervisor:
         return sorted(found, key=lambda row: order[row.part])
 
     def run(
-        self, group: Sequence[part_list.Part], settings: check_settings.Settings
+        self, group: Sequence[part_list.Part], settings: check_settings.CheckSettings
     ) -> list[row_verdicts.Row]:
         """Runs parts one after another in one process, and returns their rows."""
         found, able = [], []
@@ -114,7 +114,7 @@ class Supervisor:
     def _measured(
         self,
         group: Sequence[part_list.Part],
-        settings: check_settings.Settings,
+        settings: check_settings.CheckSettings,
         limit: float,
     ) -> list[row_verdicts.Row]:
         """Runs parts in one process; returns their rows."""

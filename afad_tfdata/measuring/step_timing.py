@@ -17,7 +17,7 @@ from afad_tfdata.training import optimizers, step
 _LEARNING_RATE = 1e-5  # Small, so that weights stay finite whatever the images are.
 
 
-class Rate(NamedTuple):
+class StepRate(NamedTuple):
     """How fast steps were taken.
 
     Attributes:
@@ -29,7 +29,7 @@ class Rate(NamedTuple):
     waiting: float
 
 
-class Loop:
+class TimedLoop:
     """The package's training loop around a network.
 
     Args:
@@ -79,13 +79,13 @@ class Loop:
         sums.numpy()
         return float(waited)
 
-    def rate(self, seconds: float) -> Rate:
+    def rate(self, seconds: float) -> StepRate:
         """Takes steps for about this many seconds, after some that are not timed."""
         steps = steps_for(self.run, seconds)
         began = time.perf_counter()
         waited = self.run(steps)
         took = time.perf_counter() - began
-        return Rate(steps * self.batch / took, waited / took)
+        return StepRate(steps * self.batch / took, waited / took)
 
 
 def steps_for(run: Callable[[int], Any], seconds: float) -> int:
@@ -129,7 +129,7 @@ def in_turn(
     return {name: np.array(values) for name, values in found.items()}
 
 
-def peak_gib(devices: check_settings.Settings) -> float:
+def peak_gib(devices: check_settings.CheckSettings) -> float:
     """Most memory of the first GPU since the last call, in GiB; 0 without a GPU."""
     if not devices.gpus:
         return 0.0

@@ -20,7 +20,7 @@ _POLL_SECS = 0.05
 _STOPPED = errors.PreemptedError.exit_status
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Trains with and without an interruption, and compares the last checkpoints."""
     whole = _start(settings, "whole")
     cut = _start(settings, "cut")
@@ -45,7 +45,7 @@ def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
     yield _compared(settings)
 
 
-def _start(settings: check_settings.Settings, name: str) -> subprocess.Popen:
+def _start(settings: check_settings.CheckSettings, name: str) -> subprocess.Popen:
     """Starts ``afad-train``; its output goes into a file."""
     flags = [
         f"--records_dir={settings.records_dir}",
@@ -84,7 +84,7 @@ def _last(process: subprocess.Popen) -> str:
     return errors.one_line(lines[-1]) if lines else "it printed nothing"
 
 
-def _compared(settings: check_settings.Settings) -> row_verdicts.Row:
+def _compared(settings: check_settings.CheckSettings) -> row_verdicts.Row:
     """Compares the last checkpoints of the two trainings."""
     ends = [
         checkpoints.load_newest(os.path.join(settings.work_dir, name, "checkpoints"))

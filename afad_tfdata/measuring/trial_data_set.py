@@ -14,7 +14,7 @@ from afad_tfdata.measuring import check_settings, row_verdicts
 _FACES, _FACES_IF_TINY = 3000, 160
 
 
-def measure(settings: check_settings.Settings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
     """Writes the records into the directory that the settings name."""
     data_dir = settings.data_dir
     if not data_dir:

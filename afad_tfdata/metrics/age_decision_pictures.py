@@ -173,6 +173,7 @@ def _draw_curves(axes: Axes, challenges: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def _challenge_text(row: Mapping[str, Any]) -> str:
+    """The challenge age with its interval, as text."""
     low, high = row["interval"]
     end = "no upper limit" if high is None else f"{high:.1f}"
     return f"{row['challenge_age']:.1f} years [{low:.1f}, {end}] on"

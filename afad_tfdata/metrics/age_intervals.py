@@ -217,6 +217,7 @@ def _half_widths(
     groups: Mapping[str, np.ndarray],
     coverage: float,
 ) -> dict[str, Any]:
+    """Half the width of the age interval, over all and by group."""
     needed = examples_needed(coverage)
     return {
         "examples": int(known.sum()),

@@ -201,5 +201,6 @@ def _digest(model_path: str) -> str:
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
+    """The probability that a logit stands for."""
     # By tanh, which does not overflow.
     return 0.5 * (1 + np.tanh(values / 2))

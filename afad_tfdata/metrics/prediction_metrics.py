@@ -184,6 +184,7 @@ def label_columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def _chosen_rows(
     columns: Mapping[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, np.ndarray]:
+    """The columns of some examples only."""
     return {name: values[rows] for name, values in columns.items()}
 
 

@@ -327,6 +327,7 @@ def _neutralise(backbone: keras.Model) -> None:
 def _copy_from_model(
     backbone: keras.Model, name: str, path: str, source: keras.Model
 ) -> None:
+    """Copies weights from the backbone inside of another model."""
     wanted = [tuple(w.shape) for w in backbone.weights]
     candidates = [layer for layer in source.layers if isinstance(layer, keras.Model)]
     for candidate in (*candidates, source):
@@ -356,6 +357,7 @@ def _is_model(path: str) -> bool:
 
 
 def _download_advice(name: str, error: Exception) -> str:
+    """What to do if weights cannot be downloaded."""
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     directory = os.path.join(os.path.expanduser(home), "models")
     found = re.search(r"https?://\S+?\.h5", str(error))
@@ -376,6 +378,7 @@ def _download_advice(name: str, error: Exception) -> str:
 
 
 def _has_option(constructor: Callable[..., keras.Model], name: str) -> bool:
+    """Whether the constructor of a backbone has an option."""
     return name in inspect.signature(constructor).parameters
 
 

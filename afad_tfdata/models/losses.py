@@ -229,20 +229,24 @@ def _gender_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.
 
 
 def _gender_weights(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
+    """The class weight of each example's gender."""
     weights = tf.constant(config.class_weights, dtype)
     return tf.gather(weights, tf.cast(labels["gender"], tf.int32))
 
 
 def _gender_terms(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
+    """How many terms each example has in the gender loss."""
     del config
     return tf.ones_like(labels["gender"], dtype)
 
 
 def _age_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
+    """The age loss of each example, by age head."""
     return _AGE_LOSSES[config.age_head](outputs, labels, config)
 
 
 def _age_weights(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
+    """The class weight of each example's age."""
     if not config.age_weights:
         return tf.ones_like(labels["age"], dtype)
     return tf.gather(tf.constant(config.age_weights, dtype), _classes(labels, config))
@@ -424,6 +428,7 @@ def _distance(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor
 
 
 def _at_least_float32(value: tf.Tensor) -> tf.Tensor:
+    """Outputs in float32, or in float64 as they are."""
     return value if value.dtype == tf.float64 else tf.cast(value, tf.float32)
 
 

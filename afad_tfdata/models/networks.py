@@ -442,6 +442,7 @@ def _output_dtype() -> str:
 
 
 def _set_flags(model: keras.layers.Layer, value: bool) -> None:
+    """Makes all layers train, or none."""
     # Each layer's flag is set separately: on TensorFlow, Keras ignores an assignment
     # that does not change the model's own flag, and the layers keep their flags.
     for layer in model._flatten_layers():
@@ -458,6 +459,7 @@ def _fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _output_names(model: keras.Model) -> list[str]:
+    """Names of the model's outputs."""
     # Keras raises AttributeError if a model has no `output`, and Sequential and
     # subclassed models have none.  Subclassed models also have no `outputs` and no
     # `output_names`.
@@ -470,6 +472,7 @@ def _output_names(model: keras.Model) -> list[str]:
 
 
 def _flat_outputs(model: keras.Model) -> list[keras.KerasTensor]:
+    """The model's outputs in the order of their names."""
     structure = getattr(model, "output", None)  # None as in `_output_names`.
     if isinstance(structure, dict):
         return [structure[name] for name in sorted(structure)]

@@ -319,6 +319,7 @@ def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:
 
 
 def _zip_config(path: str) -> bytes:
+    """The architecture in a ``.keras`` file."""
     try:
         with zipfile.ZipFile(path) as archive:
             if "config.json" in archive.namelist():
@@ -332,6 +333,7 @@ def _zip_config(path: str) -> bytes:
 
 
 def _hdf5_config(path: str) -> bytes | str:
+    """The architecture in an HDF5 file of Keras."""
     import h5py
 
     try:
@@ -362,6 +364,7 @@ def _refuse_outside(archive: zipfile.ZipFile, path: str) -> None:
 
 
 def _contains_code(value: Any) -> bool:
+    """Whether the architecture of a model contains code that would run."""
     if isinstance(value, dict):
         if value.get("class_name") in _CODE_CLASSES:
             return True

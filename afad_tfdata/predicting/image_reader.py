@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec, face_crop, face_detector
+from afad_tfdata.predicting import face_finder
 
 # How many photos are decoded and searched at a time, whatever the number of threads: a
 # photo of 50 megapixels takes 150 MB, and the detector uses every core by itself.
@@ -44,18 +44,6 @@ class LoadedImage(NamedTuple):
         return self.value is None and not self.error
 
 
-class FaceFinder(NamedTuple):
-    """How faces are found and cut out.
-
-    Attributes:
-      detector: The function that finds them.
-      crop: How they are cut out.
-    """
-
-    detector: face_detector.Detector
-    crop: face_crop.FaceCrop
-
-
 @dataclasses.dataclass(frozen=True)
 class ImageReader:
     """Reads image files for one graph; safe to use in several threads.
@@ -75,7 +63,7 @@ class ImageReader:
     mean: tuple[float, ...] | None
     divisor: float
     thumbnail: int
-    faces: FaceFinder | None
+    faces: face_finder.FaceFinder | None
     fast: bool = False
     _few: threading.Semaphore = dataclasses.field(
         default_factory=lambda: threading.Semaphore(_PHOTOS_AT_A_TIME)
@@ -125,7 +113,7 @@ class ImageReader:
         return LoadedImage(path, value, self._picture(image))
 
     def _faces(
-        self, path: str, photo: np.ndarray, finder: FaceFinder
+        self, path: str, photo: np.ndarray, finder: face_finder.FaceFinder
     ) -> list[LoadedImage]:
         """Cuts each face out of a photo."""
         found = face_detector.cut_faces(photo, finder.crop, finder.detector)
@@ -154,38 +142,3 @@ class ImageReader:
 def read_bytes(path: str) -> bytes:
     """The bytes of a local or remote file; `codec.ImageError` if it is unusable."""
     return files.read_bytes(path) if files.is_remote(path) else codec.read_file(path)
-
-
-def face_finder(
-    description: dict[str, Any],
-    detector: str | Callable[[np.ndarray], Any],
-) -> tuple[FaceFinder, str]:
-    """Chooses how faces are found and cut out: as for the training of a graph.
-
-    Args:
-      description: Description of the graph; its ``face_crop`` says how faces were cut.
-      detector: The name of a detector, or a caller's own.
-
-    Returns:
-      What cuts them out, and a warning; empty if there is nothing to warn of.
-
-    Raises:
-      UsageError: The detector is not installed.
-      DataError: The description is damaged.
-    """
-    crop = face_crop.from_json(description.get("face_crop"))
-    found = detector
-    if isinstance(found, str):
-        found = face_detector.load_detector(found)
-    if crop is None:  # Trained on images that contain one face each, as AFAD's do.
-        return FaceFinder(found, face_crop.FaceCrop(size=description["image_size"])), ""
-    ours = detector
-    if isinstance(ours, str):
-        ours = face_detector.version(ours)
-    warning = ""
-    if crop.found_by and isinstance(ours, str) and crop.found_by != ours:
-        warning = (
-            f"the graph was trained on faces found by {crop.found_by}, and {ours} may"
-            " cut them differently"
-        )
-    return FaceFinder(found, crop), warning

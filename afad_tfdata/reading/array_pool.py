@@ -76,6 +76,7 @@ class ArrayPool:
                 self._lock.release()
 
     def _remove_unused(self) -> None:
+        """Removes arrays that are not used, beyond what may be kept."""
         owners, unused_bytes = self._owners, 0
         # The loop runs backwards, so that a removal does not move the arrays that it
         # has yet to visit.  It also keeps the newest arrays, because their sizes are

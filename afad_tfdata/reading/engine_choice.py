@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _read_again = contextvars.ContextVar("_read_again", default=False)
 
 
-class Choice(NamedTuple):
+class EngineChoice(NamedTuple):
     """The engine that a configuration gets.
 
     Attributes:
@@ -95,6 +95,7 @@ def open_labels(config: input_config.InputConfig, split: str) -> tuple[str, ...]
 def _load_index(
     config: input_config.InputConfig, split: str
 ) -> record_index.RecordIndex:
+    """Loads the index of records, ours or another program's."""
     config.check_source()
     if config.files:
         index = foreign_files.load(
@@ -136,7 +137,7 @@ def choose(
     index: record_index.RecordIndex,
     *,
     cores: int = 0,
-) -> Choice:
+) -> EngineChoice:
     """Chooses the engine.
 
     Args:
@@ -149,35 +150,37 @@ def choose(
     """
     cores = cores or resources.cores()
     if config.data_service:
-        return Choice(GRAPH, "its operations run on any machine")
+        return EngineChoice(GRAPH, "its operations run on any machine")
     if config.engine == GRAPH:
-        return Choice(GRAPH, "asked for")
+        return EngineChoice(GRAPH, "asked for")
     if config.engine == MAPPED:
         if not index.local:
             raise errors.UsageError(
                 "--engine=mapped needs local files, and the shards are on a remote"
                 " file system: name a --cache_dir for them, or use --engine=graph"
             )
-        return Choice(MAPPED, "asked for")
+        return EngineChoice(MAPPED, "asked for")
     if not index.local:
-        return Choice(GRAPH, "the shards are on a remote file system")
+        return EngineChoice(GRAPH, "the shards are on a remote file system")
     encoded = not index.pixel
     resizes = image_size(config, index) != index.stored_size
     missing = _missing_library(encoded=encoded) if encoded or resizes else ""
     if missing:
-        return Choice(GRAPH, f"{missing} is missing: pip install 'afad-tfdata[fast]'")
+        return EngineChoice(
+            GRAPH, f"{missing} is missing: pip install 'afad-tfdata[fast]'"
+        )
     # To shuffle the images, the graph engine keeps them in memory.  They may take half
     # of it: the training needs the rest.
     faster = encoded and cores * _GRAPH_SHARE > engine_mapped.MAX_THREADS
     if faster and index.image_bytes < resources.available_bytes() // 2:
-        return Choice(
+        return EngineChoice(
             GRAPH,
             f"{cores} cores: one process of the mapped engine stops scaling near"
             f" {engine_mapped.MAX_THREADS} threads",
         )
     what = "decoded by simplejpeg" if encoded else "rows copied"
     threads = min(cores, engine_mapped.MAX_THREADS)
-    return Choice(MAPPED, f"local shards, {what}, {threads} threads")
+    return EngineChoice(MAPPED, f"local shards, {what}, {threads} threads")
 
 
 def _missing_library(*, encoded: bool) -> str:
@@ -199,7 +202,7 @@ def create(
     *,
     shuffled: bool,
 ) -> (
-    engine_mapped.Engine
+    engine_mapped.MappedEngine
     | engine_pixel_rows.RowEngine
     | engine_graph.MemoryEngine
     | engine_graph.StreamEngine
@@ -220,14 +223,16 @@ def create(
     _check_cache(config, index, size)
     bad = bad_records.BadRecords(index, config.max_bad_records)
     if engine == MAPPED:
-        reader = mapped_reader.Reader(
+        reader = mapped_reader.MappedReader(
             *(index, size, bad),
             cache=config.cache,
             verify=config.verify,
             decode=config.decode,
         )
         threads = min(resources.cores(), engine_mapped.MAX_THREADS)
-        return engine_mapped.Engine(reader, size, config.num_parallel_calls or threads)
+        return engine_mapped.MappedEngine(
+            reader, size, config.num_parallel_calls or threads
+        )
     threads = config.num_parallel_calls or resources.cores()
     rows = _row_engine(config, index, bad, threads)
     if rows:
@@ -267,7 +272,9 @@ def _row_engine(
         tf.compat.v1.executing_eagerly_outside_functions()
     ):
         return None
-    reader = mapped_reader.Reader(index, index.stored_size, bad, verify=config.verify)
+    reader = mapped_reader.MappedReader(
+        index, index.stored_size, bad, verify=config.verify
+    )
     rows = reader.mapped_rows
     if rows is None:
         return None
@@ -291,6 +298,7 @@ def create_served(
 def _logged_choice(
     config: input_config.InputConfig, index: record_index.RecordIndex
 ) -> str:
+    """Chooses the engine, and logs which and why."""
     engine, reason = choose(config, index)
     again = _read_again.get()
     level = logging.DEBUG if again else logging.INFO
@@ -318,6 +326,7 @@ def reading_again() -> Iterator[None]:
 def _stream_engine(
     config: input_config.InputConfig, index: record_index.RecordIndex
 ) -> engine_graph.StreamEngine:
+    """The graph engine for records that are read in sequence."""
     threads = config.num_parallel_calls or resources.cores()
     stream = sequential_records.RecordStream(index, threads, config.shuffle_window)
     size = image_size(config, index)

@@ -50,7 +50,7 @@ class MemoryEngine:
     def read(
         self, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Reads like `mapped_reader.Reader.read`; masks -1 and bad records."""
+        """Reads like `mapped_reader.MappedReader.read`; masks -1 and bad records."""
         wanted = tf.maximum(records, 0)
         good = tf.gather(self._store.substitute, wanted)
         mask = (records >= 0) & (good == wanted)
@@ -104,7 +104,7 @@ class StreamEngine:
           records: int64 ``[B]``: their record numbers; -1 is padding.
 
         Returns:
-          As `mapped_reader.Reader.read`.
+          As `mapped_reader.MappedReader.read`.
         """
         mask = records >= 0
         labels = self._labels.of(tf.maximum(records, 0))

@@ -25,7 +25,7 @@ from afad_tfdata.reading import (
 MAX_THREADS = 22
 
 
-class Engine:
+class MappedEngine:
     """Reads batches by record number.
 
     Python functions read, check and decode records.  Once stored pixels are checked,
@@ -38,7 +38,7 @@ class Engine:
     """
 
     def __init__(
-        self, reader: mapped_reader.Reader, image_size: int, num_threads: int
+        self, reader: mapped_reader.MappedReader, image_size: int, num_threads: int
     ) -> None:
         self._size = image_size
         self._reader = read_ahead.ReadAhead(reader, image_size)
@@ -55,13 +55,13 @@ class Engine:
     def read(
         self, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Calls `mapped_reader.Reader.read`; the tensors have static shapes."""
+        """Calls `mapped_reader.MappedReader.read`; the tensors have static shapes."""
         types = [tf.uint8, tf.float32, tf.int32, tf.bool]
         python = functools.partial(self._call, self._reader.read, records, types)
         return self._gathered_or(python, records, lambda rows: rows.padded(records))
 
     def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Calls `mapped_reader.Reader.read_train`; the tensors have static shapes."""
+        """Calls `MappedReader.read_train`; the tensors have static shapes."""
         types = [tf.uint8, tf.float32, tf.int32]
         python = functools.partial(self._call, self._reader.read_train, records, types)
         return self._gathered_or(python, records, lambda rows: rows.batch(records))

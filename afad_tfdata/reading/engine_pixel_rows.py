@@ -28,7 +28,7 @@ class RowEngine:
     Args:
       index: The split's records.
       reader: The reader that has mapped their files.
-      rows: The reader's `mapped_reader.Reader.mapped_rows`.
+      rows: The reader's `mapped_reader.MappedReader.mapped_rows`.
       bad: Takes the damaged records.
       image_size: Side of the images that it returns, pixels.
       num_threads: Batches that are read at the same time.
@@ -37,7 +37,7 @@ class RowEngine:
     def __init__(
         self,
         index: record_index.RecordIndex,
-        reader: mapped_reader.Reader,
+        reader: mapped_reader.MappedReader,
         rows: mapped_reader.StoredRows,
         bad: bad_records.BadRecords,
         image_size: int,
@@ -60,7 +60,7 @@ class RowEngine:
     def read(
         self, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Reads like `mapped_reader.Reader.read`; masks -1 and bad records."""
+        """Reads like `mapped_reader.MappedReader.read`; masks -1 and bad records."""
         wanted = tf.maximum(records, 0)
         good = self._good(wanted)
         mask = (records >= 0) & (good == wanted)
@@ -112,7 +112,7 @@ class _RowChecksums:
     def __init__(
         self,
         index: record_index.RecordIndex,
-        reader: mapped_reader.Reader,
+        reader: mapped_reader.MappedReader,
         rows: mapped_reader.StoredRows,
         bad: bad_records.BadRecords,
         row_bytes: int,
@@ -136,6 +136,7 @@ class _RowChecksums:
         return np.array([self._next_good(r) for r in records.tolist()], np.int64)
 
     def _next_good(self, record: int) -> int:
+        """The record, or the next one whose row is undamaged."""
         count = len(self._crcs)
         for step in range(count):
             found = (record + step) % count
@@ -147,6 +148,7 @@ class _RowChecksums:
         )
 
     def _is_good(self, record: int) -> bool:
+        """Whether the checksum of a record's row is right."""
         rows = self._rows
         if not rows.unchecked[record]:
             return True

@@ -18,7 +18,7 @@ _FEW_LABELS, _WRONG_SHARE = 2, 0.1
 _log = logging.getLogger(__name__)
 
 
-class Names(NamedTuple):
+class FeatureNames(NamedTuple):
     """The parsed form of `InputConfig.features`.
 
     Attributes:
@@ -30,7 +30,7 @@ class Names(NamedTuple):
     pixels: tuple[float, float] | None
 
 
-class Skipped:
+class SkippedRecords:
     """Unusable records, which are left out of the index within a budget.
 
     Args:
@@ -86,7 +86,7 @@ class Skipped:
             )
 
 
-def parse(text: str) -> Names:
+def parse(text: str) -> FeatureNames:
     """Parses ``image=image/encoded,age=label+15,pixels=0..1``.
 
     Raises:
@@ -105,10 +105,11 @@ def parse(text: str) -> Names:
             )
         else:
             names[field] = name
-    return Names(names, pixels)
+    return FeatureNames(names, pixels)
 
 
 def _parse_range(text: str) -> tuple[float, float]:
+    """The range of pixel values that a feature's text gives."""
     low, dots, high = text.partition("..")
     with contextlib.suppress(ValueError):
         limits = float(low), float(high)
@@ -134,7 +135,7 @@ def resolve(
     for field, name in names.items():
         plain = name
         if field in LABELS:
-            plain = foreign_labels.Label(field, name, existing).name
+            plain = foreign_labels.ForeignLabel(field, name, existing).name
         if plain not in existing:
             raise errors.UsageError(
                 f"--features: {path} has no feature {plain!r} for the {field}; it has"

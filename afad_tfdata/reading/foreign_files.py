@@ -63,7 +63,7 @@ def load(
     _warn_of_two_splits(patterns, paths, split)
     names = foreign_features.parse(features)
     mean = schema.read_mean(mean_file) if mean_file else None
-    skipped = foreign_features.Skipped(max_bad_records)
+    skipped = foreign_features.SkippedRecords(max_bad_records)
     try:
         kinds = [_is_hdf5(path) for path in paths]
         if len(set(kinds)) > 1:
@@ -130,6 +130,7 @@ def _warn_of_two_splits(patterns: str, paths: Sequence[str], split: str) -> None
 
 
 def _is_hdf5(path: str) -> bool:
+    """Whether a file of another program is HDF5."""
     with open(path, "rb") as f:
         start = f.read(len(_HDF5_MAGIC))
     if start == _HDF5_MAGIC:

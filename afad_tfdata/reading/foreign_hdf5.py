@@ -37,11 +37,11 @@ _OVERSHOOT = 0.25
 
 def build_index(
     paths: Sequence[str],
-    given: foreign_features.Names,
+    given: foreign_features.FeatureNames,
     mean: tuple[float, float, float] | None,
     split: str,
     task_labels: Sequence[str],
-    skipped: foreign_features.Skipped,
+    skipped: foreign_features.SkippedRecords,
 ) -> record_index.RecordIndex:
     """Builds the index.
 
@@ -160,8 +160,9 @@ def _index_file(
     names: Mapping[str, str],
     path: str,
     limits: tuple[float, float] | None,
-    skipped: foreign_features.Skipped,
+    skipped: foreign_features.SkippedRecords,
 ) -> _Hdf5Part:
+    """Builds the index of one HDF5 file."""
     data = file[names["image"]]
     pixel, side = _pixel_layout(data, path)
     if limits:
@@ -307,7 +308,7 @@ def _hdf5_labels(
       DataError: There are more or fewer labels than images.
       UsageError: The meaning of the labels is ambiguous.
     """
-    label = foreign_labels.Label(field, name, _data_sets(file))
+    label = foreign_labels.ForeignLabel(field, name, _data_sets(file))
     data = file[label.name]
     values = np.asarray(data[()])
     if values.ndim == 0 or len(values) != count:

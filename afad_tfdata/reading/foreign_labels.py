@@ -30,7 +30,7 @@ class LabelError(Exception):
     """A label of one record that cannot be used; the text is the reason."""
 
 
-class Label:
+class ForeignLabel:
     """Reads one label, the age or the gender, of each record.
 
     Args:

@@ -40,7 +40,7 @@ def build_index(
     names: Mapping[str, str],
     mean: tuple[float, float, float] | None,
     split: str,
-    skipped: foreign_features.Skipped,
+    skipped: foreign_features.SkippedRecords,
 ) -> record_index.RecordIndex:
     """Builds the index.
 
@@ -59,7 +59,7 @@ def build_index(
     ages: list[float] = []
     # A file without records is left out: it has no first record to describe it.
     filled: list[str] = []
-    readers: dict[str, foreign_labels.Label] = {}
+    readers: dict[str, foreign_labels.ForeignLabel] = {}
     for path in paths:
         _log.info("input: indexing %s", path)
         shard = len(filled)
@@ -72,7 +72,9 @@ def build_index(
                         names, set(example), _USUAL_NAMES, path
                     )
                     readers = {
-                        label: foreign_labels.Label(label, names[label], set(example))
+                        label: foreign_labels.ForeignLabel(
+                            label, names[label], set(example)
+                        )
                         for label in foreign_features.LABELS
                         if label in names
                     }
@@ -133,7 +135,7 @@ class _UnusableError(Exception):
 
 
 def _records(
-    path: str, skipped: foreign_features.Skipped
+    path: str, skipped: foreign_features.SkippedRecords
 ) -> Iterator[tuple[int, int, bytes]]:
     """Yields ``(number, offset, framed record)`` of each good record of a file.
 

@@ -46,8 +46,8 @@ class StoredRows(NamedTuple):
       shift: int64 ``[num_shards]``, as above.
       ends: int64 ``[num_shards]``: the record after the last one of each shard.
       blank: The row of the matrix at which a record of zeros begins.
-      unchecked: uint8 ``[n]``: 1 for records that only `Reader.read` may return, since
-        their bytes are not compared with their checksums yet, or are damaged.
+      unchecked: uint8 ``[n]``: 1 for records that only `MappedReader.read` may return,
+        since their bytes are not compared with their checksums yet, or are damaged.
       ages: Numbers ``[n]``, years.
       genders: Integers ``[n]``, 0 or 1.
     """
@@ -62,7 +62,7 @@ class StoredRows(NamedTuple):
     genders: np.ndarray
 
 
-class Reader:
+class MappedReader:
     """Reads batches by record number; any number of threads may call it.
 
     Args:
@@ -138,13 +138,14 @@ class Reader:
             self._decoded = np.empty((len(index), image_size, image_size, 3), np.uint8)
         if self._maps is not None:
             has_rows = self._maps.rows is not None
-            self._maps.populate(self, Reader._check_loaded if has_rows else None)
+            self._maps.populate(self, MappedReader._check_loaded if has_rows else None)
 
     def __del__(self) -> None:
         if hasattr(self, "_arrays"):  # Missing if __init__ raised.
             self._arrays.trim()
 
     def _map_shards(self) -> shard_maps.Known:
+        """Maps the shards, and finds out whether their images are rows."""
         index, entries = self._index, self._entries
         row_bytes, offsets = 0, []
         if index.pixel and self._are_rows():

@@ -164,6 +164,7 @@ def stored_images(
 
 
 def _shard_bytes(path: str) -> np.ndarray | bytes:
+    """The bytes of a shard, mapped if it is local."""
     try:
         if files.is_remote(path):
             return files.read_bytes(path)

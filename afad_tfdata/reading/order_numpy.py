@@ -89,6 +89,7 @@ def key(seed: int, stream: np.ndarray | int, epoch: np.ndarray) -> np.ndarray:
 
 
 def _mix_integer(value: int) -> int:
+    """SplitMix64's mixer for one integer."""
     return int(_mix(np.array([value & _ALL_BITS], np.uint64))[0])
 
 
@@ -155,6 +156,7 @@ def _follow(table: list[int], value: int, largest: int) -> int:
 
 
 def _round_keys(words: list[int], width: int, rounds: int) -> list[int]:
+    """Keys for the rounds of the block cipher."""
     mask = (1 << width) - 1
 
     def rotated(x: int, by: int) -> int:

@@ -34,7 +34,7 @@ class ReadAhead:
       image_size: Side of its images, pixels.
     """
 
-    def __init__(self, reader: mapped_reader.Reader, image_size: int) -> None:
+    def __init__(self, reader: mapped_reader.MappedReader, image_size: int) -> None:
         self._reader, self._image_bytes = reader, image_size * image_size * 3
         # The batches that are read ahead, by function and records, until they are
         # taken.
@@ -45,11 +45,11 @@ class ReadAhead:
         self._lock = threading.Lock()
 
     def read(self, records: np.ndarray) -> _Result:
-        """Returns what `mapped_reader.Reader.read` returns."""
+        """Returns what `mapped_reader.MappedReader.read` returns."""
         return self._taken(records, self._reader.read)
 
     def read_train(self, records: np.ndarray) -> _Result:
-        """Returns what `mapped_reader.Reader.read_train` returns."""
+        """Returns what `mapped_reader.MappedReader.read_train` returns."""
         return self._taken(records, self._reader.read_train)
 
     def start(self, batches: np.ndarray, *, train: bool) -> None:

@@ -71,11 +71,14 @@ class RecordDataset:
         self._names: dict[int, np.ndarray] = {}
         self._reader = self._new_reader()
 
-    def _new_reader(self) -> mapped_reader.Reader:
+    def _new_reader(self) -> mapped_reader.MappedReader:
+        """A reader of the records for this process."""
         # A process must not use the locks and thread memory of another process.
         self._process = os.getpid()
         bad = bad_records.BadRecords(self._index, 0)
-        return mapped_reader.Reader(self._index, self._size, bad, decode=self._decode)
+        return mapped_reader.MappedReader(
+            self._index, self._size, bad, decode=self._decode
+        )
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self._arguments

@@ -238,6 +238,7 @@ class RecordStream:
 
 
 def _file_sizes(paths: tuple[str, ...]) -> np.ndarray:
+    """Sizes of the shards in bytes."""
     return np.array([tf.io.gfile.stat(path).length for path in paths], np.int64)
 
 

@@ -128,13 +128,15 @@ class _StoredSample:
 def _of_mapped_engine(
     index: record_index.RecordIndex, stored: _StoredSample, size: int, fast: bool
 ) -> Transformations:
+    """The transformations of the mapped engine, each as a function."""
+
     def check(batch: np.ndarray) -> None:
         for record in batch.tolist():
             crc32.crc32(stored.data[record])
 
     if index.pixel:
         bad = bad_records.BadRecords(index, 0)
-        reader = mapped_reader.Reader(index, size, bad, verify=False)
+        reader = mapped_reader.MappedReader(index, size, bad, verify=False)
         return {"check": check, "gather": reader.read}
     import cv2
     import simplejpeg
@@ -178,6 +180,7 @@ def _of_graph_engine(
     batch_size: int,
     decode: str,
 ) -> Transformations:
+    """The transformations of the graph engine, each as a function."""
     records = sorted(stored.data)
     place = {record: i for i, record in enumerate(records)}
     data = tf.constant([stored.data[record] for record in records])
@@ -252,6 +255,7 @@ def _empty_pipeline(engine: str, image: np.ndarray) -> Iterator[Any]:
 
 
 def _copy_to_device(image: np.ndarray) -> np.generic:
+    """Copies a batch to the GPU, and waits for it."""
     with tf.device("GPU:0"):
         # The copy is asynchronous; reading one value waits for it.
         return tf.identity(tf.constant(image))[0, 0, 0, 0].numpy()

@@ -246,6 +246,7 @@ class Chart:
         return svg
 
     def _add_marks(self, svg: html_elements.Element) -> None:
+        """Adds the numbers to the marks of the SVG."""
         groups = {g.get("id"): g for g in svg.iter("g")}
         for name, marks in self._marks.items():
             group = groups.get(name)

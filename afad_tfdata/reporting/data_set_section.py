@@ -212,6 +212,7 @@ def caption(face: stored_faces.Face, class_names: Sequence[str]) -> str:
 def _left_out(
     places: Sequence[str], source: json_values.Json
 ) -> list[html_elements.Element]:
+    """The table of files that were not written, by reason."""
     sums = {
         "Files found": html_elements.number(source.at("found")),
         "Written": html_elements.number(source.at("written")),

@@ -85,6 +85,7 @@ def _facts(metrics: json_values.Json) -> html_elements.Element:
 
 
 def _if_there(value: json_values.Json) -> html_elements.Element | str | None:
+    """The number of a metric, if the file has it."""
     return None if value.number is None else html_elements.number(value)
 
 
@@ -156,6 +157,7 @@ def class_names(metrics: json_values.Json) -> list[str]:
 
 
 def _by_age(metrics: json_values.Json) -> list[html_elements.Element]:
+    """The chart of errors by age."""
     by_age = [
         (int(age), row)
         for age, row in metrics.at("by_age").items()
@@ -202,6 +204,7 @@ def _by_age(metrics: json_values.Json) -> list[html_elements.Element]:
 
 
 def _by_group(metrics: json_values.Json) -> list[html_elements.Element]:
+    """Tables of metrics by group."""
     found = []
     for key, name in _GROUPINGS.items():
         groups = metrics.at(key).items()
@@ -286,6 +289,7 @@ def _decisions(decisions: json_values.Json) -> list[html_elements.Element]:
 
 
 def _percent_interval(pair: json_values.Json) -> html_elements.Element | str:
+    """An interval in per cent."""
     ends = pair.elements()
     if len(ends) != 2:
         return ""

@@ -106,6 +106,7 @@ def shares_of(lengths: Sequence[int], max_examples: int) -> list[int]:
 
 
 def _num_examples(manifest: schema.Manifest, split: str) -> int:
+    """Number of a data set's examples in a split."""
     found = manifest.splits.get(split)
     return found.num_examples if found else 0
 
@@ -182,6 +183,7 @@ def _sum(manifests: Sequence[schema.Manifest]) -> schema.Manifest:
 
 
 def _sum_of_splits(splits: Sequence[schema.Split]) -> schema.Split:
+    """The splits of several data sets as one."""
     counts: dict[str, Counter[str]] = {}
     for split in splits:
         for class_name, by_age in split.counts.items():

@@ -359,6 +359,7 @@ def age_range(manifest: Manifest) -> tuple[int, int]:
 
 
 def _parse_manifest(value: dict[str, Any]) -> Manifest:
+    """The manifest from its JSON values."""
     splits = {}
     for name in sharding.SPLITS:
         if name not in value["splits"]:
@@ -400,6 +401,7 @@ def _check_file(path: str, expected: Shard) -> None:
 
 
 def _check_digest(found: str, expected: Shard) -> None:
+    """Refuses a file whose digest is not that of the manifest."""
     if found != expected.sha256:
         raise ValueError("its SHA-256 does not match: bytes were changed")
 

@@ -227,6 +227,7 @@ def masked_crc32c(data: bytes) -> int:
 
 @functools.cache
 def _name_prefix(name: str) -> bytes:
+    """The bytes of a feature's name in an example."""
     encoded = name.encode()
     return b"\n" + _varint(len(encoded)) + encoded
 
@@ -244,12 +245,14 @@ def _bytes_prefix(name: str, length: int) -> bytes:
 
 
 def _bytes_feature(name: str, value: bytes) -> bytes:
+    """A feature of bytes, as ``tf.train.Example`` has it."""
     return _bytes_prefix(name, len(value)) + value
 
 
 # Cached, because the ages, genders and sides of all records take few values.
 @functools.lru_cache(4096)
 def _int_feature(name: str, value: int) -> bytes:
+    """A feature of an integer, as ``tf.train.Example`` has it."""
     item = _varint(value % (1 << 64))  # A negative number in two's complement.
     items = b"\n" + _varint(len(item)) + item  # Int64List.value, packed
     feature = b"\x1a" + _varint(len(items)) + items  # Feature.int64_list
@@ -273,6 +276,7 @@ def _signed(value: int) -> int:
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Reads a protocol buffer's varint; returns it and where it ends."""
     value = shift = 0
     while True:
         byte = data[position]

@@ -46,7 +46,7 @@ _AGE_HEAD = "dldl_v2"
 _GENDER_WEIGHTS = {"mse": 500.0, "mae": 10.0, "huber": 10.0, "logits": 10.0}
 
 
-class Choice(NamedTuple):
+class AutomaticChoice(NamedTuple):
     """A config without open options.
 
     Attributes:
@@ -73,7 +73,7 @@ def resolve(
     own_age_head: str | None = None,
     own_augment: bool = False,
     own_loss: bool = False,
-) -> Choice:
+) -> AutomaticChoice:
     """Decides on the options that a config leaves open.
 
     Args:
@@ -95,7 +95,7 @@ def resolve(
     if recorded is not None:
         stored = {**train_config.EARLIER, **recorded["train"]}
         values = {name: stored[name] for name in asked if name in stored}
-        return Choice(
+        return AutomaticChoice(
             dataclasses.replace(config, **values), dict(recorded.get("auto", {}))
         )
     initial = initial or {}
@@ -119,7 +119,7 @@ def resolve(
         if not is_used:
             del values[name]
     chosen = {name: values[name] for name in asked if name in values}
-    return Choice(dataclasses.replace(config, **chosen), chosen)
+    return AutomaticChoice(dataclasses.replace(config, **chosen), chosen)
 
 
 def age_loss(config: train_config.TrainConfig) -> str:
@@ -163,6 +163,7 @@ def _original() -> dict[str, Any]:
 def _from_trials(
     config: train_config.TrainConfig, pretrained: bool, own_age_head: str | None
 ) -> dict[str, Any]:
+    """The values that were best in trials on real faces."""
     values = {**_original(), "augment": _MILD}
     if config.input.records_dir:
         # A distribution needs the range of the ages, which only records tell.

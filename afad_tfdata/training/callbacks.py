@@ -244,6 +244,7 @@ def check(callbacks: Any) -> None:
 
 
 def _check_method(label: str, called: Any, name: str) -> None:
+    """Refuses a callback whose method cannot be called."""
     method = getattr(called, name)
     if not callable(method):
         raise errors.UsageError(

@@ -108,6 +108,7 @@ def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
 
 
 def _augmentation_error(low: float, high: float, advice: str) -> errors.UsageError:
+    """The error of an augmentation that returns other levels."""
     return errors.UsageError(
         f"augment returned levels in [{low:.4g}, {high:.4g}]; wanted [0, 255], which"
         f" train normalises by itself: {advice}"
@@ -115,4 +116,5 @@ def _augmentation_error(low: float, high: float, advice: str) -> errors.UsageErr
 
 
 def _keyword_only(places: list[inspect.Parameter]) -> bool:
+    """Whether the augmentation takes images by keyword only."""
     return bool(places) and places[0].kind is inspect.Parameter.KEYWORD_ONLY

@@ -79,13 +79,13 @@ def wanted(
     own: train_data.CallerObjects,
     ages: tuple[int, int],
     age_head: str,
-) -> caller_examples.Wanted:
+) -> caller_examples.WantedExamples:
     """What the examples of a caller's data set must be."""
     size = config.input.image_size or None
     sides: tuple[int | None, int | None] = (size, size)
     if own.model is not None:
         sides = caller_model.input_sides(own.model)
-    return caller_examples.Wanted(
+    return caller_examples.WantedExamples(
         task=config.input.task,
         batch_size=config.input.global_batch_size,
         sides=sides,

@@ -40,14 +40,19 @@ class CallerData:
     """
 
     def __init__(
-        self, value: Any, name: str, wanted: caller_examples.Wanted, *, training: bool
+        self,
+        value: Any,
+        name: str,
+        wanted: caller_examples.WantedExamples,
+        *,
+        training: bool,
     ) -> None:
         self._value, self._name, self.wanted = value, name, wanted
         self._training = training
         self._arrays = _arrays_of(value, name)
         if self._arrays is None:
             dataset = self._dataset(0)
-            self._parse = caller_examples.Parser(
+            self._parse = caller_examples.ExampleParser(
                 dataset.element_spec, name, wanted, training=training
             )
             self.cardinality = int(dataset.cardinality())
@@ -56,7 +61,9 @@ class CallerData:
         else:
             images, labels = self._arrays
             spec = tf.nest.map_structure(_spec_of, (images, labels))
-            self._parse = caller_examples.Parser(spec, name, wanted, training=training)
+            self._parse = caller_examples.ExampleParser(
+                spec, name, wanted, training=training
+            )
             self._arrays = self._parse.columns(images, labels)
             self.first_batch = self._look_at_arrays()
             digest = caller_identity.of_arrays(*self._arrays)
@@ -173,6 +180,7 @@ class CallerData:
         )
 
     def _refuse_length(self) -> None:
+        """Refuses a caller's data set that is empty, or endless for validation."""
         if self.cardinality == 0:
             raise errors.UsageError(f"{self._name} is empty: pass at least one batch")
         infinite = self.cardinality == tf.data.INFINITE_CARDINALITY
@@ -183,6 +191,7 @@ class CallerData:
             )
 
     def _look_at(self, dataset: tf.data.Dataset) -> caller_examples.FirstBatch:
+        """Reads the first batch of a caller's data set."""
         try:
             element = next(iter(dataset.take(1)), None)
         except tf.errors.OpError as error:
@@ -202,6 +211,7 @@ class CallerData:
         return batch
 
     def _look_at_arrays(self) -> caller_examples.FirstBatch:
+        """Takes the first batch from a caller's arrays."""
         assert self._arrays is not None  # noqa: S101 (the caller has just set them)
         images, labels = self._arrays
         if not len(images):
@@ -216,6 +226,7 @@ class CallerData:
         )
 
     def _full_batches(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Batches of the global size from a caller's data set."""
         if self._parse.static_batch == self.wanted.batch_size:
             return dataset
         # The last batch of a pass may be smaller.  A step on it would have too small a
@@ -354,5 +365,6 @@ def _pad(
 
 
 def _spec_of(array: np.ndarray) -> tf.TensorSpec:
+    """Dtype and shape of an array's examples."""
     kind = array.dtype if array.dtype.kind not in "USO" else tf.string
     return tf.TensorSpec([None, *array.shape[1:]] if array.ndim else [], kind)

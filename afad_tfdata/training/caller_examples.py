@@ -27,7 +27,7 @@ _HIGHEST_AGE = 150.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class WantedExamples:
     """What the examples of a data set must be.
 
     Attributes:
@@ -62,10 +62,12 @@ class FirstBatch:
     labels: dict[str, np.ndarray]
 
 
-class Parser:
+class ExampleParser:
     """Finds image and labels in the elements of a data set, and converts them."""
 
-    def __init__(self, spec: Any, name: str, wanted: Wanted, *, training: bool) -> None:
+    def __init__(
+        self, spec: Any, name: str, wanted: WantedExamples, *, training: bool
+    ) -> None:
         self._name, self.wanted, self._training = name, wanted, training
         features, labels = self._pair(spec)
         self._image_key, self._has_mask = self._find_image(features)
@@ -103,6 +105,7 @@ class Parser:
         raise errors.UsageError(f"{wanted}; got elements {_short(spec)}")
 
     def _find_image(self, features: Any) -> tuple[str | None, bool]:
+        """Finds the images among the features of an element."""
         if not isinstance(features, Mapping):
             if isinstance(features, list | tuple):
                 raise errors.UsageError(
@@ -126,6 +129,7 @@ class Parser:
         )
 
     def _check_mask(self, spec: Any) -> None:
+        """Refuses a mask that is not one value for each example."""
         if isinstance(spec, tf.TensorSpec) and spec.shape.rank:
             others = spec.shape.as_list()[1:]
             if spec.dtype != tf.string and all(size in (1, None) for size in others):
@@ -136,6 +140,7 @@ class Parser:
         )
 
     def _find_labels(self, labels: Any) -> dict[str, Any]:
+        """Finds age and gender among the labels of an element."""
         needed = schema.labels_of(self.wanted.task)
         if not isinstance(labels, Mapping):
             if isinstance(labels, list | tuple) or len(needed) > 1:
@@ -175,6 +180,7 @@ class Parser:
     # Checks before anything is read.
 
     def _check_static(self, image: tf.TensorSpec) -> int | None:
+        """Checks dtype and shape of the images, as far as they are known."""
         if image.dtype == tf.string:
             raise errors.UsageError(
                 f"{self._name}: images are strings; decode them to uint8 [B, H, W, 3]"
@@ -190,6 +196,7 @@ class Parser:
         return image.shape[0]
 
     def _check_image_shape(self, shape: Sequence[int | None]) -> None:
+        """Refuses images of another shape than the model takes."""
         shown = "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
         high, wide = (s or "H" for s in self.wanted.sides)
         high, wide = (high, "W") if high == "H" else (high, wide)
@@ -218,6 +225,7 @@ class Parser:
         )
 
     def _check_label_specs(self, labels: Any) -> None:
+        """Checks dtypes and shapes of the labels."""
         for name, spec in self._named(labels).items():
             if name not in ("age", "gender"):
                 continue
@@ -393,7 +401,7 @@ def check_images(images: np.ndarray, name: str, *, finite: bool) -> None:
 
 
 def check_labels(
-    labels: Mapping[str, np.ndarray], wanted: Wanted, name: str, *, finite: bool
+    labels: Mapping[str, np.ndarray], wanted: WantedExamples, name: str, *, finite: bool
 ) -> None:
     """Refuses genders other than 0 and 1, and ages that no head can learn.
 
@@ -442,6 +450,7 @@ def check_labels(
 
 
 def _check_length(name: str, part: str, value: np.ndarray, count: int) -> None:
+    """Refuses labels of another number than the images."""
     if not value.ndim or len(value) != count:
         raise errors.UsageError(
             f"{name}: the labels {part} have shape {list(value.shape)} for {count}"
@@ -457,6 +466,7 @@ def _check_length(name: str, part: str, value: np.ndarray, count: int) -> None:
 
 
 def _check_label_shape(where: str, shape: Sequence[int | None], name: str) -> None:
+    """Refuses labels that are not one number for each example."""
     if not shape:
         raise errors.UsageError(
             f"{where} have shape [] in an element, which is one example; wanted"

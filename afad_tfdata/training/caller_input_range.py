@@ -134,6 +134,7 @@ def _value_before(model: keras.Model, layer: Any, images: Any) -> Any:
 
 
 def _scaling_in(layers: list[Any]) -> str:
+    """The layer that scales pixels, as text; empty if there is none."""
     for layer in layers:
         if name := input_range.scaling_of_pixels(layer):
             return f"{layer.name}, a {name}"
@@ -141,6 +142,7 @@ def _scaling_in(layers: list[Any]) -> str:
 
 
 def _pixels_error(text: str) -> errors.UsageError:
+    """The error of a caller's model that takes pixels."""
     return errors.UsageError(
         f"the model begins with {text}, and train passes (x - mean) / 127.5 and not"
         " pixels: leave that out, or put Rescaling(127.5, offset=mean) before it"

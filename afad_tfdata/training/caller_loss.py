@@ -240,6 +240,7 @@ def _broadcast_in(
 
 
 def _broadcast_error(where: str) -> errors.UsageError:
+    """The error of a loss that compares each example with all labels."""
     return errors.UsageError(
         f"loss compares each example with the labels of all others ({where}): outputs"
         " are [B, 1] and labels [B]; take tf.reshape(output, [-1])"

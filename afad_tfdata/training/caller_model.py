@@ -339,6 +339,7 @@ def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Mode
 
 
 def _names_error(task: str, wanted: list[str], names: list[str]) -> errors.UsageError:
+    """The error of a caller's model whose outputs have other names."""
     return errors.UsageError(
         f"--task={task} needs a model with outputs named {' and '.join(wanted)}; this"
         f" one has {', '.join(names) or 'none'}: name the last layers so, or return a"

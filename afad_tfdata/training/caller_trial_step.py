@@ -126,6 +126,7 @@ def outputs_of(
 
 
 def _check_probability(output: tf.Tensor) -> None:
+    """Refuses a caller's model whose gender output is no probability."""
     values = tf.cast(output, tf.float32).numpy()
     values = values[np.isfinite(values)]
     if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):

@@ -19,7 +19,7 @@ FACTS_KEY = "facts"
 
 
 @dataclasses.dataclass
-class State:
+class RunState:
     """The outer loop's numbers: plain JSON values.
 
     Attributes:
@@ -57,7 +57,7 @@ class State:
 
 
 @dataclasses.dataclass
-class Snapshot:
+class RunSnapshot:
     """A run at a step.
 
     Attributes:
@@ -69,7 +69,7 @@ class Snapshot:
       paths: Keras' paths of the variables, by ``group/position``.
     """
 
-    state: State
+    state: RunState
     history: history.History
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -98,9 +98,9 @@ class Snapshot:
         )
 
 
-def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
+def read(checkpoint: checkpoints.Checkpoint) -> RunSnapshot:
     """The snapshot in a checkpoint file."""
-    return Snapshot(
+    return RunSnapshot(
         state=_state_of(checkpoint.state["state"]),
         history=history.History(**checkpoint.state["history"]),
         arrays=checkpoint.arrays,
@@ -109,7 +109,7 @@ def read(checkpoint: checkpoints.Checkpoint) -> Snapshot:
     )
 
 
-def to_plain(snapshot: Snapshot | None) -> dict[str, Any] | None:
+def to_plain(snapshot: RunSnapshot | None) -> dict[str, Any] | None:
     """A snapshot as JSON values and arrays, which workers can exchange."""
     if snapshot is None:
         return None
@@ -120,20 +120,21 @@ def to_plain(snapshot: Snapshot | None) -> dict[str, Any] | None:
     }
 
 
-def of_plain(value: Mapping[str, Any] | None) -> Snapshot | None:
+def of_plain(value: Mapping[str, Any] | None) -> RunSnapshot | None:
     """The snapshot from which `to_plain` made these values."""
     return None if value is None else read(checkpoints.Checkpoint(**value))
 
 
-def _state_of(value: Mapping[str, Any]) -> State:
+def _state_of(value: Mapping[str, Any]) -> RunState:
+    """The state of a run from a checkpoint's JSON values."""
     sums = list(value["sums"])
     # Earlier checkpoints do not count the examples of each label: all had both.
     sums += sums[:1] * (len(step.SUMS) - len(sums))
     course = recipe.PhaseProgress(**value["course"])
-    return State(**{**value, "course": course, "sums": sums})
+    return RunState(**{**value, "course": course, "sums": sums})
 
 
-def newest(directory: str) -> Snapshot | None:
+def newest(directory: str) -> RunSnapshot | None:
     """The newest undamaged checkpoint; None if there is none."""
     found = checkpoints.load_newest(directory)
     return read(found) if found else None
@@ -143,7 +144,7 @@ def find(
     directory: run_dir.RunDir,
     config: train_config.TrainConfig,
     manifest: schema.Manifest | None,
-) -> Snapshot | None:
+) -> RunSnapshot | None:
     """The snapshot to continue from; goes back to ``--start_epoch`` if it is given.
 
     Args:
@@ -196,7 +197,7 @@ def epoch_ends(directory: str) -> dict[int, int]:
     return ends
 
 
-def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
+def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> RunSnapshot:
     """Makes the end of an earlier epoch the newest checkpoint.
 
     Args:
@@ -239,7 +240,7 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> Snapshot:
     return snapshot
 
 
-def best_arrays(directory: str, state: State) -> dict[str, np.ndarray] | None:
+def best_arrays(directory: str, state: RunState) -> dict[str, np.ndarray] | None:
     """Variables at the end of the best epoch; None if there is no best epoch yet.
 
     Raises:

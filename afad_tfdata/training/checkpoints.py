@@ -144,6 +144,7 @@ def _stored_name(key: str, path: str) -> str:
 
 
 def _of_content(content: safetensors_files.Content) -> Checkpoint:
+    """A checkpoint from the content of its file."""
     arrays, paths = {}, {}
     for name, array in content.arrays.items():
         key = name

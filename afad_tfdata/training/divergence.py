@@ -32,7 +32,7 @@ class DivergedError(errors.DataError):
 
 
 def check_losses(
-    rows: np.ndarray, state: checkpointed_state.State, *, spike_factor: float
+    rows: np.ndarray, state: checkpointed_state.RunState, *, spike_factor: float
 ) -> None:
     """Checks the losses of steps, and follows their running mean.
 

@@ -90,7 +90,7 @@ class EpochLoop:
         self._steps_per_call = config.steps_per_loop or 1
         self._is_traced = False
 
-    def run(self, state: checkpointed_state.State, iterator: Iterator[Any]) -> Speed:
+    def run(self, state: checkpointed_state.RunState, iterator: Iterator[Any]) -> Speed:
         """Takes the rest of the present epoch.
 
         Args:
@@ -139,7 +139,7 @@ class EpochLoop:
 
     def rates(
         self,
-        state: checkpointed_state.State,
+        state: checkpointed_state.RunState,
         count: int,
         *,
         first_step: int | None = None,
@@ -170,7 +170,8 @@ class EpochLoop:
         if said[:, 2].any():
             self._end_early()
 
-    def _steps_of_next_call(self, state: checkpointed_state.State, end: int) -> int:
+    def _steps_of_next_call(self, state: checkpointed_state.RunState, end: int) -> int:
+        """How many steps the next call takes."""
         count = min(self._steps_per_call, end - state.step, step.MAX_STEPS_PER_CALL)
         if every := self._config.checkpoint_steps:
             count = min(count, every - state.step % every)
@@ -178,7 +179,7 @@ class EpochLoop:
 
     def _take_steps(
         self,
-        state: checkpointed_state.State,
+        state: checkpointed_state.RunState,
         iterator: Iterator[Any],
         rates: Sequence[float],
     ) -> tuple[np.ndarray, float]:

@@ -118,7 +118,7 @@ def _joint_loss(
 
 
 def _labelled(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
-    """Which examples have a label; all of them if there is no such label."""
+    """Which examples of an epoch have a label; all, if there is no such label."""
     if f"label_{label}" not in columns:
         return np.ones(len(next(iter(columns.values()))), bool)
     return np.asarray(columns[f"label_{label}"]) >= 0

@@ -126,6 +126,7 @@ def cut_lines(run_dir: str, step: int) -> None:
 
 
 def _step_of(line: str) -> float:
+    """The step of a line in the history."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

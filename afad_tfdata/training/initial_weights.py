@@ -99,6 +99,7 @@ def copy_from(
 
 
 def _load_model(path: str) -> keras.Model:
+    """Loads the model whose weights the training begins with."""
     try:
         return saved.load(path)
     except errors.UsageError as error:

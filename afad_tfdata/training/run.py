@@ -65,7 +65,7 @@ class Run:
         phases: tuple[recipe.Phase, ...],
         directory: run_dir.RunDir,
         workers: multi_worker.Workers,
-        snapshot: checkpointed_state.Snapshot | None,
+        snapshot: checkpointed_state.RunSnapshot | None,
         called: callbacks.Callbacks,
     ) -> None:
         self.is_over = False  # Whether a callback has ended the run.
@@ -73,7 +73,7 @@ class Run:
         self._called = called
         self._config, self._parts, self._phases = config, parts, phases
         self._dir, self._workers = directory, workers
-        self.state, self.history = checkpointed_state.State(), history.History()
+        self.state, self.history = checkpointed_state.RunState(), history.History()
         if snapshot is not None:
             self.state, self.history = snapshot.state, snapshot.history
         self._book = logbook.Logbook(directory, tensorboard=config.tensorboard)
@@ -110,12 +110,13 @@ class Run:
         # A run that diverges in its first epoch goes back to this checkpoint.
         self._save_checkpoint()
 
-    def _continue_from(self, snapshot: checkpointed_state.Snapshot) -> None:
+    def _continue_from(self, snapshot: checkpointed_state.RunSnapshot) -> None:
+        """Continues the run from a checkpoint."""
         self._restore(snapshot)
         logbook.start(f"continuing after step {self.state.step}", self._parts.facts)
         self._report("on_start")
 
-    def _restore(self, snapshot: checkpointed_state.Snapshot) -> None:
+    def _restore(self, snapshot: checkpointed_state.RunSnapshot) -> None:
         """Sets state, variables, files and input back to those of a snapshot."""
         self.state, self.history = snapshot.state, snapshot.history
         if self._built_phase != self.state.course.phase:
@@ -129,6 +130,7 @@ class Run:
         self._iterator = self._parts.train_data(self.state.step)
 
     def _write_config(self) -> None:
+        """Writes ``config.json`` of the run."""
         self._dir.write_config(self._config, **self._parts.facts)
 
     # Phases.
@@ -186,11 +188,13 @@ class Run:
             return None
 
     def _mark_stage(self) -> None:
+        """Notes in the history that a stage begins."""
         phase = self._phases[self.state.course.phase]
         text = f"{phase.stage}, rate {phase.rate:g}"
         self.history.event(self.state.step, "stage", text)
 
     def _warn_of_decay(self) -> None:
+        """Warns if the average of the weights is too long for the run."""
         phase = self._phases[self.state.course.phase]
         steps = phase.epochs * self._parts.steps_per_epoch
         if text := weight_average.too_long(self._config.ema_decay, steps):
@@ -294,6 +298,7 @@ class Run:
         }
 
     def _report_epoch(self, row: dict[str, Any], is_better: bool) -> None:
+        """Tells the callbacks the metrics of an epoch."""
         metrics = {
             f"{part}/{name}": value
             for part in ("train", "validation")
@@ -375,9 +380,10 @@ class Run:
         )
 
     def _save_checkpoint(self) -> None:
+        """Saves a checkpoint of the run."""
         # Every worker reads the values, because some can only be read by all together.
         groups = self._variables()
-        snapshot = checkpointed_state.Snapshot(
+        snapshot = checkpointed_state.RunSnapshot(
             self.state,
             self.history,
             checkpoints.variable_values(self._parts.strategy, groups),
@@ -392,6 +398,7 @@ class Run:
             self._report("on_checkpoint", paths={"checkpoint": path})
 
     def _remove_old_checkpoints(self) -> None:
+        """Removes checkpoints that need not be kept."""
         per_epoch, every = self._parts.steps_per_epoch, self._config.checkpoint_every
         keep = [self.state.best["step"]] if self.state.best else []
         if every:
@@ -401,6 +408,7 @@ class Run:
         checkpoints.prune(self._dir.checkpoints, keep, last=last)
 
     def _save_and_stop(self) -> None:
+        """Saves, and stops because a signal asked for it."""
         self._save_checkpoint()
         self.history.save(self._dir.path)
         # No worker may end before the chief has saved.
@@ -412,6 +420,7 @@ class Run:
         )
 
     def _save_and_end_early(self) -> None:
+        """Saves, and ends because a callback asked for it."""
         self._save_checkpoint()
         self._called.over()
         if self._called.stopped:

@@ -156,6 +156,7 @@ def read_values(path: str) -> dict[str, Any]:
 
 
 def _parsed_header(start: bytes, rest: bytes) -> dict[str, Any]:
+    """The JSON header of a safetensors file."""
     length = int.from_bytes(start, "little")
     if len(start) < _LENGTH_BYTES or length > min(len(rest), _MAX_HEADER_BYTES):
         raise ContentError("its header is cut off")

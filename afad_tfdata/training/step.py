@@ -388,6 +388,7 @@ class Predictor:
     def _replica_predict(
         self, features: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
+        """Predicts one replica's part of a batch."""
         outputs = self._model(self._prepare(features["image"]), training=False)
         # Collective operations do not gather booleans, and need tensors on a device.
         result = {"mask": tf.cast(features["mask"], tf.int32)}

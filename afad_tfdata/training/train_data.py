@@ -98,7 +98,7 @@ class TrainData:
         own: CallerObjects,
         strategy: tf.distribute.Strategy,
         manifest: schema.Manifest | None,
-        wanted: caller_examples.Wanted,
+        wanted: caller_examples.WantedExamples,
     ) -> None:
         self._config, self._strategy = config, strategy
         self._manifest = manifest

@@ -78,7 +78,7 @@ class TrainResult:
 
 def of(
     config: train_config.TrainConfig,
-    state: checkpointed_state.State,
+    state: checkpointed_state.RunState,
     history: run_history.History,
     *,
     stopped: str = "",

@@ -98,7 +98,7 @@ def assemble(
       own: The caller's objects.
       begun: Whether a checkpoint will be restored: no pre-trained weights are needed.
       strategy: The strategy of several workers; None for that of `config`'s devices.
-      chosen: `automatic_options.Choice.chosen`, to be recorded.
+      chosen: `automatic_options.AutomaticChoice.chosen`, to be recorded.
 
     Raises:
       UsageError: Records that do not fit the task, a batch that the replicas do not
@@ -341,6 +341,7 @@ def _loss_config(
     *,
     masks: bool,
 ) -> losses.LossConfig:
+    """The options of the loss, from those of the training."""
     return losses.LossConfig(
         task=config.input.task,
         age_head=age_head,

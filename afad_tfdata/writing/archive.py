@@ -83,6 +83,7 @@ def find_parts(path: str) -> list[str]:
 
 
 def _is_age_folder(directory: str, name: str) -> bool:
+    """Whether an entry of a directory is a folder of an age."""
     return source.is_age(name) and os.path.isdir(os.path.join(directory, name))
 
 

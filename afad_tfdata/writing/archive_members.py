@@ -97,6 +97,7 @@ def _damage(parts: Sequence[str]) -> Iterator[None]:
 def _tar_members(
     parts: Sequence[str], start: bytes, digest: hashlib._Hash | None
 ) -> Iterator[tuple[Member, Callable[[], bytes]]]:
+    """The files in a tar archive."""
     stream = _Parts(parts, digest)
     try:
         with _decompressed(start, stream) as plain:
@@ -126,6 +127,7 @@ def _tar_members(
 def _zip_members(
     parts: Sequence[str],
 ) -> Iterator[tuple[Member, Callable[[], bytes]]]:
+    """The files in a ZIP archive."""
     with _SeekableParts(parts) as raw, zipfile.ZipFile(io.BufferedReader(raw)) as z:
         for info in sorted(z.infolist(), key=lambda info: info.header_offset):
             if info.is_dir():
@@ -160,12 +162,14 @@ class _StrictInfo(tarfile.TarInfo):
     """
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        """Refuses a header of a tar archive that would fill the memory."""
         if self.type in _EXTENDED and self.size > _LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {self.size} bytes")
         return super()._proc_member(archive)  # type: ignore[misc]
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
+        """Reads the next header of a tar archive."""
         ended = getattr(archive, "ended_regularly", False)  # Unset at the first header.
         archive.ended_regularly = False  # type: ignore[attr-defined]
         try:
@@ -208,9 +212,11 @@ class _Parts(io.RawIOBase):
         self._file: BinaryIO | None = None
 
     def readable(self) -> bool:
+        """True: the parts of an archive are read as one stream."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Reads the next bytes of an archive in parts."""
         while True:
             if self._file is None:
                 if not self._waiting:
@@ -225,6 +231,7 @@ class _Parts(io.RawIOBase):
             self._file = None
 
     def close(self) -> None:
+        """Closes the part of the archive that is open."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -242,17 +249,21 @@ class _SeekableParts(io.RawIOBase):
         self._number, self._file = -1, None  # type: int, BinaryIO | None
 
     def readable(self) -> bool:
+        """True: the parts of a ZIP archive are read as one file."""
         return True
 
     def seekable(self) -> bool:
+        """True: a ZIP archive in parts is read from its end."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Goes to a place in a ZIP archive in parts."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}
         self._position = offset + base.get(whence, self._starts[-1])
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Reads bytes of a ZIP archive in parts."""
         number = bisect.bisect_right(self._starts, self._position) - 1
         if number >= len(self._paths):
             return 0
@@ -266,6 +277,7 @@ class _SeekableParts(io.RawIOBase):
         return count
 
     def close(self) -> None:
+        """Closes the part of the ZIP archive that is open."""
         if self._file is not None:
             self._file.close()
             self._file = None

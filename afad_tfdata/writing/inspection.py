@@ -290,6 +290,7 @@ def _local_copy(path: str) -> Iterator[str]:
 
 
 def _check_content(path: str, expected: schema.Shard) -> Iterator[Fault]:
+    """Checks size and digest of a file."""
     size = os.path.getsize(path)
     if size != expected.num_bytes:
         fault = f"{size} bytes instead of {expected.num_bytes}"
@@ -377,6 +378,7 @@ def _missing(name: str, directory: str, error: OSError) -> Fault:
 def _check_rows(
     path: str, manifest: schema.Manifest, shard: schema.Shard, rows: np.ndarray
 ) -> Iterator[Fault]:
+    """Checks the rows of an index against the manifest."""
     if len(rows) != shard.num_examples:
         fault = f"the index has {len(rows)} records, the shard {shard.num_examples}"
         yield Fault(shard.name, None, None, fault)

@@ -97,6 +97,7 @@ def _refuse_other_files(
 
 
 def _is_folder(directory: str, name: str) -> bool:
+    """Whether an entry of a directory is a folder and no link."""
     path = os.path.join(directory, name)
     return os.path.isdir(path) and not os.path.islink(path)
 

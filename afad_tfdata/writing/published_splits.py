@@ -213,6 +213,7 @@ def _path_column(names: Sequence[str], rows: Sequence[Any]) -> int | None:
 
 
 def _read_json(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
+    """Reads a file of published splits in JSON."""
     try:
         content = files.read_bytes(path)
     except errors.AfadError:

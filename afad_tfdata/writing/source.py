@@ -187,6 +187,7 @@ def scan_tree(
 def _add_entry(
     listing: Listing, entry: os.DirEntry, key: str, gender_codes: dict[str, int]
 ) -> None:
+    """Adds a file of the tree to the listing."""
     try:
         size = entry.stat().st_size if entry.is_file() else None
     except OSError:  # The entry is, for example, a loop of links.
@@ -271,6 +272,7 @@ def _may_have_images(folder: str, gender_codes: dict[str, int]) -> bool:
 def _tree_item(
     key: str, gender_codes: dict[str, int], num_bytes: int | None
 ) -> Item | Rejection:
+    """The image that a path AGE/GENDER/IMAGE names, or why it names none."""
     if not key.lower().endswith(EXTENSIONS):
         return Rejection(key, NOT_AN_IMAGE)
     parts = key.split("/")
@@ -305,6 +307,7 @@ def _age(text: str) -> int | str:
 
 
 def _gender_codes_error(text: str) -> errors.UsageError:
+    """The error of a wrong ``--gender_codes``."""
     return errors.UsageError(
         "--gender_codes takes CODE:NAME pairs of two classes, such as"
         f" 111:male,112:female; got {text!r}"

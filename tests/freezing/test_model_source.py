@@ -128,7 +128,7 @@ def make_run(directory, model):
     files.write_json(str(directory / "config.json"), recorded)
     found = {"mae": 4.5, "model": "elsewhere/best.keras"}
     files.write_json(str(directory / "metrics.json"), found)
-    state = checkpointed_state.State(step=30, epoch=3)
+    state = checkpointed_state.RunState(step=30, epoch=3)
     (directory / "checkpoints").mkdir()
     path = checkpoints.path_of(str(directory / "checkpoints"), 30)
     arrays = checkpoints.variable_values(

@@ -180,7 +180,7 @@ def test_limits(age, gender, failure):
     comparison = verification.Comparison(
         {}, {}, {}, mean_difference={"age": age, "gender": gender}
     )
-    text = quantization.Limits(0.5, 0.02).failure(comparison)
+    text = quantization.QuantizationLimits(0.5, 0.02).failure(comparison)
     if failure is None:
         assert text is None
     else:

@@ -29,7 +29,7 @@ _ENDS = {
 
 
 @pytest.fixture
-def settings(tmp_path) -> check_settings.Settings:
+def settings(tmp_path) -> check_settings.CheckSettings:
     return check_settings.sized(("cpu:2",), 0, tiny=True, work_dir=str(tmp_path))
 
 

@@ -21,7 +21,7 @@ from afad_tfdata.training import checkpoints, step
 
 
 @pytest.fixture
-def settings(tmp_path, replicas) -> check_settings.Settings:
+def settings(tmp_path, replicas) -> check_settings.CheckSettings:
     names = (f"cpu:{replicas.num_replicas_in_sync}",)
     return check_settings.sized(names, 0, tiny=True, work_dir=str(tmp_path))
 

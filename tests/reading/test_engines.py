@@ -125,14 +125,14 @@ def test_engines_and_caches_decode_fast_alike(form, size):
 
 def test_gathered_rows_are_those_that_python_copies(form, monkeypatch):
     """From the second epoch on, TensorFlow gathers stored pixels."""
-    read = mapped_reader.Reader.read
+    read = mapped_reader.MappedReader.read
     calls = []
 
     def counted(reader, records):
         calls.append(len(records))
         return read(reader, records)
 
-    monkeypatch.setattr(mapped_reader.Reader, "read", counted)
+    monkeypatch.setattr(mapped_reader.MappedReader, "read", counted)
     fields = config(form, "mapped")
     count = input_fn.num_examples(fields, "train")
     first_epoch = -(-count // 16)
@@ -440,7 +440,7 @@ def test_the_choice_is_logged(sample_records, caplog):
 
 def test_a_reader_needs_no_tensorflow_dataset(sample_records):
     source = record_index.load(sample_records, "test")
-    reader = mapped_reader.Reader(source, 24, bad_records.BadRecords(source, 0))
+    reader = mapped_reader.MappedReader(source, 24, bad_records.BadRecords(source, 0))
     images, ages, genders, mask = reader.read(np.array([2, -1, 0]))
     assert images.shape == (3, 24, 24, 3) and mask.tolist() == [True, False, True]
     assert ages.tolist() == [source.entries["age"][2], 0.0, source.entries["age"][0]]

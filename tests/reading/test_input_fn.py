@@ -154,7 +154,9 @@ def test_every_flipped_byte_is_noticed_in_the_first_pass(pixels, tmp_path):
             f.flush()
             # Changes in quick succession may get the same time: these must not.
             os.utime(source.paths[0], ns=(trial, trial))
-            reader = mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 0))
+            reader = mapped_reader.MappedReader(
+                source, 40, bad_records.BadRecords(source, 0)
+            )
             with pytest.raises(errors.DataError, match="do not match its checksum"):
                 for start in range(0, 97, 16):
                     reader.read(np.arange(start, min(start + 16, 97)))
@@ -168,7 +170,7 @@ def test_rows_are_checked_while_the_pipeline_is_built(pixels, tmp_path):
     """All blocks are checked but the one that the damaged record is in."""
     directory = damaged(pixels, tmp_path / "bad", rows=(41,))
     source = record_index.load(directory, "train")
-    reader = mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 1))
+    reader = mapped_reader.MappedReader(source, 40, bad_records.BadRecords(source, 1))
     while reader._maps._populating.locked():
         time.sleep(0.001)
     step = batch_checksums.BLOCK_ROWS
@@ -189,7 +191,7 @@ def test_what_was_checked_is_remembered_until_the_file_changes(
     source = record_index.load(directory, "train")
 
     def reader():
-        return mapped_reader.Reader(source, 40, bad_records.BadRecords(source, 0))
+        return mapped_reader.MappedReader(source, 40, bad_records.BadRecords(source, 0))
 
     first = reader()
     assert first._unchecked.all()
@@ -743,14 +745,14 @@ def _alive(kind):
 
 
 def test_pipelines_that_are_gone_keep_nothing(tiny):
-    before = _alive(mapped_reader.Reader), len(os.listdir("/proc/self/fd"))
+    before = _alive(mapped_reader.MappedReader), len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         for _ in input_fn.eval_input_fn(config(tiny, engine="mapped"), "train"):
             pass
         batches = iter(input_fn.train_input_fn(config(tiny, engine="mapped")))
         next(batches)
         del batches
-    assert _alive(mapped_reader.Reader) == before[0]
+    assert _alive(mapped_reader.MappedReader) == before[0]
     assert len(os.listdir("/proc/self/fd")) <= before[1] + 2
 
 

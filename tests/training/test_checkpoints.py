@@ -161,10 +161,10 @@ def test_another_network_is_one_line_and_changes_nothing(one_replica):
 def test_epochs_are_found_without_reading_the_arrays(tmp_path, monkeypatch):
     directory = str(tmp_path)
     for step, epoch in ((10, 1), (20, 2), (25, 2), (30, 3)):
-        state = checkpointed_state.State(step=step, epoch=epoch)
+        state = checkpointed_state.RunState(step=step, epoch=epoch)
         if step == 25:  # In the middle of an epoch.
             state.sums[0] = 1.0
-        checkpointed_state.Snapshot(state, history.History(), ARRAYS).save(directory)
+        checkpointed_state.RunSnapshot(state, history.History(), ARRAYS).save(directory)
     os.truncate(checkpoints.path_of(directory, 20), 300)
 
     def read_whole(path):

@@ -85,6 +85,7 @@ def refuse(what: str) -> None:
 
 
 def _of_tf_config(text: str) -> Cluster | None:
+    """The cluster that ``TF_CONFIG`` describes."""
     try:
         value = json.loads(text)
         jobs, task = value.get("cluster") or {}, value.get("task") or {}
@@ -115,6 +116,7 @@ def _of_tf_config(text: str) -> Cluster | None:
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Cluster:
+    """The cluster that Slurm's variables describe."""
     job = environment.get("SLURM_JOB_ID", "0")
     base = _FIRST_PORT + (int(job) % _PORTS if job.isdigit() else 0)
     try:

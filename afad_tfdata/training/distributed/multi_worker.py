@@ -126,6 +126,7 @@ class Workers:
         return self._total(tf.constant(values)).numpy()
 
     def _total_of(self, values: Any) -> Any:
+        """Sums values over all workers, in a graph."""
         assert self.strategy is not None  # noqa: S101 (one worker alone never sums)
         here = self.strategy.num_replicas_in_sync // self.size
 

@@ -262,6 +262,7 @@ def _checked(
 
 
 def _cross_device_ops(all_reduce: str) -> Any:
+    """How replicas sum gradients, by the name of the way."""
     return {
         "auto": lambda: None,
         "nccl": tf.distribute.NcclAllReduce,

@@ -166,6 +166,7 @@ def end_process(message: str) -> None:
 
 
 def _is_open(address: str) -> bool:
+    """Whether the port of a worker answers."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _TRY_SECS).close()

@@ -73,6 +73,7 @@ def _base(root: str, name: str) -> str | None:
 
 
 def _read_one(found: scheme.Found, root: str, base: str, name: str) -> None:
+    """Reads ``imdb.mat`` or ``wiki.mat``."""
     file = f"{base}{name}.mat"
     columns = _columns(os.path.join(root, file), name)
     persons = _persons(columns)

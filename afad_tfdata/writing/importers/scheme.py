@@ -133,6 +133,7 @@ def by_name(
 
 
 def _is_image(key: str) -> bool:
+    """Whether a file of a published data set is an image."""
     return not source.is_skipped(key) and key.lower().endswith(source.EXTENSIONS)
 
 

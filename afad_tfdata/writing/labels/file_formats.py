@@ -168,6 +168,7 @@ def _loads(text: str) -> Any:
 
 
 def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; an error if it has a name twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
         counts = collections.Counter(key for key, _ in pairs)
@@ -177,6 +178,7 @@ def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_one_row(value: dict[str, Any]) -> bool:
+    """Whether a JSON object is one row of a table."""
     return not any(isinstance(cell, (dict, list)) for cell in value.values())
 
 
@@ -247,6 +249,7 @@ def _parquet(content: bytes, name: str) -> Table:
 
 
 def _of_columns(header: list[str], values: list[list[Any]], name: str) -> Table:
+    """A table from its columns."""
     lengths = sorted({len(column) for column in values})
     if len(lengths) > 1:
         raise errors.UsageError(
@@ -256,6 +259,7 @@ def _of_columns(header: list[str], values: list[list[Any]], name: str) -> Table:
 
 
 def _of_rows(header: list[str], values: Iterable[Iterable[Any]], name: str) -> Table:
+    """A table from its rows."""
     rows = [[cell_text(cell) for cell in row] for row in values]
     return Table(name, header, list(enumerate(rows, 1)), "utf-8")
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 _MAX_LENGTH = 4096
 
 
-class Paths:
+class ImagePaths:
     """Turns the paths of a label file into keys.
 
     Args:
@@ -82,6 +82,7 @@ class Paths:
             yield os.fsdecode(text.encode(self._encoding))
 
     def _below_root(self, path: str) -> Iterator[str]:
+        """The paths below the root that a path in a label file may mean."""
         path = _plain(path.removeprefix("file://"))
         if not is_absolute(path):
             yield path

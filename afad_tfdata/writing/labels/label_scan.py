@@ -95,12 +95,12 @@ def scan(
     where = header_columns.find(found.header, name=found.name, required=("path",))
     if not {"age", "gender"} & set(where.positions):
         header_columns.find(found.header, name=found.name, required=("age", "gender"))
-    reader = _Reader(found, where, genders, age_ranges, find_faces)
+    reader = _LabelReader(found, where, genders, age_ranges, find_faces)
     if not root:
         cells = list(reader.column("path"))
         root = image_paths.common_root(cells) or os.path.dirname(path) or "."
     reader.allow_missing(missing_labels)
-    return reader.listing(image_paths.Paths(root, found.encoding), root)
+    return reader.listing(image_paths.ImagePaths(root, found.encoding), root)
 
 
 def scan_source(
@@ -138,9 +138,9 @@ def scan_source(
     found = file_formats.Table(flag, scheme.HEADER, listed.rows, "utf-8")
     where = header_columns.find(found.header, name=flag, required=("path",))
     # The images of these layouts are taken whole, or searched for faces.
-    reader = _Reader(found, where, genders, age_ranges, False, lenient=True)
+    reader = _LabelReader(found, where, genders, age_ranges, False, lenient=True)
     reader.allow_missing(missing_labels)
-    result = reader.listing(image_paths.Paths(root), root)
+    result = reader.listing(image_paths.ImagePaths(root), root)
     result.left_out = sorted([*result.left_out, *listed.left_out])
     result.rejected = sorted([*result.rejected, *listed.misnamed])
     result.skipped = listed.skipped
@@ -165,7 +165,7 @@ def scan_source(
     return result
 
 
-class _Reader:
+class _LabelReader:
     """Reads the rows of one label file."""
 
     def __init__(
@@ -229,7 +229,7 @@ class _Reader:
                     *(name, field, other, other),
                 )
 
-    def listing(self, keys: image_paths.Paths, root: str) -> source.Listing:
+    def listing(self, keys: image_paths.ImagePaths, root: str) -> source.Listing:
         """Reads all rows."""
         items: dict[tuple[str, face_boxes.Box | None], source.Item] = {}
         rows: dict[tuple[str, face_boxes.Box | None], int | str] = {}
@@ -335,7 +335,7 @@ class _Reader:
             )
 
     def _item(
-        self, row: _Row, cells: Sequence[str], keys: image_paths.Paths
+        self, row: _Row, cells: Sequence[str], keys: image_paths.ImagePaths
     ) -> source.Item:
         """The item of a row.
 
