@@ -99,7 +99,8 @@ def run(
       reports: Gives the command the flag ``--report``: returns the fields of the
         `report.ReportConfig` that shows the result of a config, or raises `UsageError`.
     """
-    # This comes first, because a signal during the following imports must not be lost.
+    streams.open_closed()  # Before anything else opens a file.
+    # A signal during the following imports must not be lost.
     if stops_on_signal:
         preemption.install()
     # On every machine without a GPU, some of TensorFlow's start lines say "error".

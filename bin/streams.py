@@ -17,6 +17,28 @@ _LEVELS = {1: logging.DEBUG, 0: logging.INFO, -1: logging.WARNING, -2: logging.E
 _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
+def open_closed() -> None:
+    """Puts the null device in the place of standard streams that are closed.
+
+    Daemons and some batch systems start programs without them.  The next file that is
+    opened would get the number of the closed stream, and what C++ code writes to
+    standard error would then be written into that file.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given, because the streams before it are open.
+            os.set_inheritable(os.open(os.devnull, flags), True)
+    # Python has no object for a stream that was closed when it started.
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "w", encoding="utf-8")
+            setattr(sys, name, stream)
+
+
 def start_log() -> None:
     """Sends log lines to standard error, until the flags are known."""
     handler = logging.StreamHandler(sys.stderr)

@@ -64,6 +64,10 @@ def _without_start_lines() -> Iterator[None]:
     except OSError:  # Standard error is closed.
         yield
         return
+    if sys.stderr is None:  # It was closed when the program started.
+        os.close(real)
+        yield
+        return
     read, write = os.pipe()
     sys.stderr.flush()
     child = os.fork()
@@ -128,7 +132,7 @@ def _check_backend() -> None:
         )
 
 
-def _check_image_format() -> None:
+def check_image_format() -> None:
     """Refuses Keras' setting that takes the last axis of an image for its width.
 
     Raises:
@@ -197,7 +201,7 @@ else:
                 _check_backend()
             module = _import(self._name)
             if is_keras:
-                _check_image_format()
+                check_image_format()
             value = getattr(module, attribute)
             # Python calls __getattr__ only for attributes that are not stored here.
             self.__dict__[attribute] = value

@@ -22,6 +22,9 @@ def lines_shown() -> Iterator[None]:
     if ours.hasHandlers() or ours.level != logging.NOTSET:
         yield
         return
+    if sys.stderr is None:  # As in a service, or a program without a console.
+        yield
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     ours.addHandler(handler)
@@ -62,11 +65,11 @@ class Progress:
         self._every_secs, self._clock = every_secs, clock
         self._started = self._last_line = clock()
         self._note = ""
+        # Python has no standard error if it was closed when the program started.
         stream = stream or sys.stderr
         self._bar = None
         # tqdm is imported only where a bar is drawn, so that batch jobs start faster.
-        # A notebook's stream is not a terminal, but shows bars as well.
-        if stream.isatty() or type(stream).__module__.startswith("ipykernel"):
+        if stream is not None and _shows_bars(stream):
             import tqdm
 
             self._bar = tqdm.tqdm(
@@ -120,3 +123,10 @@ class Progress:
         if self._total and rate > 0 and self._total > self._done:
             text += f", {(self._total - self._done) / rate:.0f} s left"
         _log.info("%s%s", text, f", {self._note}" if self._note else "")
+
+
+def _shows_bars(stream: TextIO) -> bool:
+    # A program may have put an object with nothing but `write` in the place of stderr.
+    is_terminal = getattr(stream, "isatty", lambda: False)()
+    # A notebook's stream is not a terminal, but shows bars as well.
+    return is_terminal or type(stream).__module__.startswith("ipykernel")

@@ -158,9 +158,10 @@ def watch_parent(arguments: Sequence[str]) -> int:
 def end_process(message: str) -> None:
     """Prints the message; ends the process with the exit status of a lost worker."""
     _log.error("error: %s", message)
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # A program without a console has no streams.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     # sys.exit is not used: the main thread is in native code, and would never see it.
     os._exit(errors.WorkerLostError.exit_status)
 
