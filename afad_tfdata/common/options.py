@@ -315,6 +315,24 @@ def _is_encodable(text: str) -> bool:
     return "\0" not in text
 
 
+def check_utf8(text: str, flag: str) -> None:
+    """Refuses a name that cannot be written into a text or JSON file.
+
+    Where the locale is not UTF-8, Python reads the bytes of a command line that it does
+    not know as halves of surrogate pairs.  Paths may have them; names may not.
+
+    Raises:
+      UsageError: The text has such a half.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise errors.UsageError(
+            f"{flag} has the name {ascii(text)}, which is not UTF-8: set a UTF-8"
+            " locale, such as LC_ALL=C.UTF-8, and save flag files as UTF-8"
+        ) from None
+
+
 def _as_text(value: Any) -> str | None:
     """A field's value as text; None if it is none."""
     if isinstance(value, os.PathLike):

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, options
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.images import codec, tensor_preprocessing
 
@@ -330,6 +330,8 @@ def check_class_names(names: Sequence[str], flag: str) -> None:
             f"{flag} takes the names of classes 0 and 1, such as male,female; got"
             f" {','.join(names)!r}"
         )
+    for name in names:
+        options.check_utf8(name, flag)
 
 
 def _keys(names: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import os
 import re
 from typing import NamedTuple
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, options
 from afad_tfdata.writing import tree_walk
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
@@ -25,6 +25,11 @@ LISTED_LINK = "a link to a folder that is listed already"
 MAX_AGE = 150  # Years; a larger number cannot be the age of a person.
 _SKIPPED = re.compile(
     r"(thumbs\.db|desktop\.ini|readme.*|afad-.*\.txt)\Z", re.IGNORECASE | re.DOTALL
+)
+# What pandas and R read as a cell without a value, in lower case.
+_NO_VALUE = frozenset(
+    ("na", "nan", "-nan", "n/a", "<na>", "null", "none")
+    + ("#n/a", "#n/a n/a", "#na", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan")
 )
 _FRACTION = re.compile(r"[0-9]{1,9}\.[0-9]*[1-9][0-9]*")
 _ZERO_FRACTION = re.compile(r"(?<=[0-9])\.0*\Z")
@@ -111,7 +116,8 @@ def parse_gender_codes(text: str) -> dict[str, int]:
     Labels are numbered in the order of the text; several codes may share a name.
 
     Raises:
-      UsageError: The text is not of that form or does not name two classes.
+      UsageError: The text is not of that form, does not name two classes, or a name
+        would not be read back as a name.
     """
     codes: dict[str, int] = {}
     names: list[str] = []
@@ -124,7 +130,23 @@ def parse_gender_codes(text: str) -> dict[str, int]:
         codes[code] = names.index(name)
     if len(names) != 2:
         raise _gender_codes_error(text)
+    for name in names:
+        _check_class_name(name)
     return codes
+
+
+def _check_class_name(name: str) -> None:
+    """Refuses a class name that tables and JSON files could not give back.
+
+    Raises:
+      UsageError: Programs read it as a cell without a value, or it is no Unicode text.
+    """
+    if name.lower() in _NO_VALUE:
+        raise errors.UsageError(
+            f"--gender_codes names a class {name!r}, which pandas and R read in a table"
+            " of the labels as no value: give the class another name"
+        )
+    options.check_utf8(name, "--gender_codes")
 
 
 def class_names(text: str) -> tuple[str, str]:

@@ -197,3 +197,18 @@ def test_names_of_the_validation_split_in_a_csv(name, tmp_path):
     (tmp_path / "l.csv").write_text("\n".join(["path,age,gender,split", *rows]))
     manifest = write(tree, tmp_path / "out", labels_csv=str(tmp_path / "l.csv"))
     assert manifest.splits["validation"].num_examples == 12
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "nan", "n/a", "<NA>", "NULL", "#N/A"])
+def test_a_class_name_that_tables_lose_is_refused(name):
+    """pandas read the column gender of labels.csv as empty for this class."""
+    with pytest.raises(errors.UsageError, match="read in a table of the labels as no"):
+        source.parse_gender_codes(f"0:{name},1:EU")
+    assert source.parse_gender_codes("NA:america,EU:europe") == {"NA": 0, "EU": 1}
+
+
+def test_a_class_name_that_is_not_utf_8_is_refused():
+    """As Python reads it from a command line in another locale: it was a traceback."""
+    with pytest.raises(errors.UsageError, match="not UTF-8: set a UTF-8 locale"):
+        source.parse_gender_codes("0:m\udce4nnlich,1:weiblich")
+    assert source.class_names("0:männlich,1:weiblich") == ("männlich", "weiblich")

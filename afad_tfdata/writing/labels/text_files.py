@@ -12,6 +12,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 
 from afad_tfdata.common import errors
@@ -73,7 +74,8 @@ def rows(
       that the numbers are those of a spreadsheet or an editor.
 
     Raises:
-      UsageError: A quote is not closed, or a row cannot be read.
+      UsageError: A quote is not closed, a row cannot be read, or spaces are between the
+        cells.
     """
     skipped = 0
     first = text.split("\n", 1)[0].strip().strip('"').lower()
@@ -88,7 +90,26 @@ def rows(
     # If several separators give equally many known columns, the one with more columns
     # is taken, and then the more common one.
     best = max(separators, key=lambda m: (num_known(headers[m]), len(headers[m])))
+    if num_known(headers[best]) < 2:
+        _refuse_spaces(text, num_known, name)
     return _rows(text, best, skipped, name)
+
+
+def _refuse_spaces(
+    text: str, num_known: Callable[[Sequence[str]], int], name: str
+) -> None:
+    """Refuses cells that spaces separate, as in R's ``write.table``.
+
+    They are not read, because a path may contain spaces.
+    """
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    cells = [cell.strip('"') for cell in re.findall(r'"[^"]*"|[^\s"]+', first)]
+    if num_known(cells) >= 2:
+        raise errors.UsageError(
+            f"{name} has spaces between its cells, and a path may have spaces, too:"
+            " write the table with commas, such as by R's write.csv(labels,"
+            " row.names=FALSE) or pandas' to_csv(index=False)"
+        )
 
 
 def _header(text: str, separator: str) -> list[str]:

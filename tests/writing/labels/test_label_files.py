@@ -465,7 +465,7 @@ _BAD_FILES = {
     "two names of a path": ("image,file,age,gender\n", "'image', 'file' could all be"),
     "open quote": ('path,age,gender\n"a.jpg,25,m\nb.jpg,30,f\n', "row 2 cannot be"),
     "utf-16 cut short": (b"\xff\xfep\0a", "truncated data"),
-    "spaces": ("path age gender\na.jpg 25 m\n", "has no column"),
+    "spaces": ("path age gender\na.jpg 25 m\n", "has spaces between its cells"),
     "old excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "save it as .csv or .xlsx"),
     "broken parquet": (b"PAR1" + b"\0" * 40, "cannot read"),
     "broken gzip": (b"\x1f\x8b\x08" + b"\0" * 40, "cannot read"),
@@ -636,3 +636,20 @@ def test_names_that_are_not_utf_8(tmp_path):
     content = b"path,age,gender\ncaf\xe9.jpg,25,m\n"
     listing = _scan(content, tmp_path, tmp_path)
     assert [item.key for item in listing.items] == [name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '"path" "age" "gender"\n"1" "a.jpg" 25 "male"\n',  # R's write.table.
+        '"path" "age" "gender"\n"a.jpg" 25 "male"\n',
+        "path age gender\na.jpg 25 male\n",
+        "path   age   gender\na.jpg   25   male\n",
+    ],
+)
+def test_spaces_between_cells_are_refused_with_a_way_on(content, faces, tmp_path):
+    with pytest.raises(errors.UsageError) as caught:
+        _scan(content, faces, tmp_path)
+    text = str(caught.value)
+    assert "spaces between its cells" in text and "row.names=FALSE" in text
+    assert "\n" not in text
