@@ -25,6 +25,7 @@ from afad_tfdata.training import (
     caller_data_sets,
     caller_model,
     checkpointed_state,
+    idle_flags,
     initial_weights,
     recipe,
     run_dir,
@@ -117,6 +118,7 @@ def train(
         input_fn.readable_errors(),
         caller_data_sets.readable_errors(own_data=not own.builds_data()),
         caller_model.flags_restored(model),
+        runtime.settings_kept(),
         preemption.interruptible(),
         progress.lines_shown(),
     ):
@@ -130,7 +132,7 @@ def train(
             recorded=workers.from_chief(directory.stored),
             **own.decides(),
         )
-        config = choice.config
+        given, config = config, choice.config
         phases = recipe.phases(config, pretrained=pretrained)
         # Only the chief reads the directory, because other workers might read it a
         # moment later and find it changed.
@@ -141,6 +143,8 @@ def train(
             ]
         )
         snapshot = checkpointed_state.of_plain(found)
+        if snapshot is None:  # Earlier versions began runs with such options.
+            idle_flags.refuse(given, config, phases)
         if snapshot is not None and own == train_data.CallerObjects() and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
                 # Returns before anything is built, so that a repeated call is quick.

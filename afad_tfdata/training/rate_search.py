@@ -28,6 +28,7 @@ from afad_tfdata.training import (
     initial_weights,
     recipe,
     run_dir,
+    runtime,
     step,
     train_data,
     training_parts,
@@ -108,6 +109,7 @@ def search(
         input_fn.readable_errors(),
         caller_data_sets.readable_errors(own_data=train_dataset is not None),
         caller_model.flags_restored(model),
+        runtime.settings_kept(),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         config = automatic_options.resolve(

@@ -385,7 +385,7 @@ def _model(
     begun: bool,
 ) -> tuple[keras.Model, str]:
     """The model to train, and what identifies a caller's."""
-    keras.utils.set_random_seed(config.input.seed)
+    runtime.seed_everything(config.input.seed)
     if own.model is not None:
         with strategy.scope():
             model = caller_model.adapted(

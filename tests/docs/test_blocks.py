@@ -80,7 +80,6 @@ _SMALL = {
     "weights": "none",
     "epochs": 1,
     "warmup_epochs": 1,
-    "patience": 1,
     "global_batch_size": 16,
     "hidden_units": 8,
     "tensorboard": False,
