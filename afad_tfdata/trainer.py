@@ -27,6 +27,7 @@ from afad_tfdata.training import (
     checkpointed_state,
     idle_flags,
     initial_weights,
+    program_settings,
     recipe,
     run_dir,
     threads_and_precision,
@@ -118,7 +119,7 @@ def train(
         input_fn.readable_errors(),
         caller_data_sets.readable_errors(own_data=not own.builds_data()),
         caller_model.flags_restored(model),
-        runtime.settings_kept(),
+        program_settings.kept(),
         preemption.interruptible(),
         progress.lines_shown(),
     ):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from afad_tfdata.common import errors
-from afad_tfdata.common.lazy_imports import tf
+import importlib
+
+from afad_tfdata.common import errors, lazy_imports
+from afad_tfdata.common.lazy_imports import keras, tf
+
+# With a coarser one, Keras would round the learning rate and the state of optimizers.
+_FLOATX = ("float32", "float64")
 
 
 def require(*, outside_of_scopes: bool = True) -> None:
@@ -25,3 +30,26 @@ def require(*, outside_of_scopes: bool = True) -> None:
             "the scope of a tf.distribute strategy is active: make this call outside"
             " of it; the field devices of the configuration says which are used"
         )
+    if _is_recording():
+        raise errors.UsageError(
+            "a tf.GradientTape is active, which would record the whole call: make this"
+            " call outside of it"
+        )
+    # `lazy_imports` checks this only once, and a program may change it later.
+    lazy_imports.check_image_format()
+    if (used := keras.config.floatx()) not in _FLOATX:
+        raise errors.UsageError(
+            f"Keras' floatx is {used!r}, with which learning rates would be rounded:"
+            " call keras.config.set_floatx('float32') (or change keras.json); the field"
+            " precision of the configuration says in which format a network computes"
+        )
+
+
+def _is_recording() -> bool:
+    """Whether a ``GradientTape`` records what this thread computes."""
+    # TensorFlow has no public function that says so.
+    try:
+        record = importlib.import_module("tensorflow.python.eager.record")
+        return bool(record.could_possibly_record())
+    except (ImportError, AttributeError):  # Another version of TensorFlow.
+        return False

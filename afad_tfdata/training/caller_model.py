@@ -395,10 +395,25 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
         for v in model.variables
     ):
         return model
+    if _is_mirrored(model):
+        raise errors.UsageError(
+            "the model was created in the scope of another tf.distribute strategy:"
+            f" create it outside of every scope; train copies it to"
+            f" {strategy.num_replicas_in_sync} devices"
+        )
     _log.info("the model was created outside the strategy's scope: training a copy")
+    lambdas = any(isinstance(x, keras.layers.Lambda) for x in model._flatten_layers())
     try:
         with strategy.scope():
-            copy = keras.models.clone_model(model)
+            # Keras does not copy a Python function.  Such a layer has no weights, and
+            # the copy may therefore share it.
+            copy = (
+                keras.models.clone_model(
+                    model, clone_function=_copied_layer, recursive=True
+                )
+                if lambdas
+                else keras.models.clone_model(model)
+            )
             # Normalization layers compute with copies of their weights.
             saved.copy_weights(model, copy)
     except Exception as error:  # A caller's get_config may raise anything.
@@ -409,3 +424,19 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
         ) from error
     copy_flags(model, copy)
     return copy
+
+
+def _copied_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if isinstance(layer, keras.layers.Lambda):
+        return layer
+    return layer.__class__.from_config(layer.get_config())
+
+
+def _is_mirrored(model: keras.Model) -> bool:
+    """Whether a strategy with several replicas created a model's variables."""
+    for variable in model.variables:
+        value = getattr(variable, "value", variable)
+        found = getattr(value, "distribute_strategy", None)
+        if found is not None and found.num_replicas_in_sync > 1:
+            return True
+    return False

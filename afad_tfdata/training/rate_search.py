@@ -26,9 +26,9 @@ from afad_tfdata.training import (
     caller_model,
     checkpoints,
     initial_weights,
+    program_settings,
     recipe,
     run_dir,
-    runtime,
     step,
     train_data,
     training_parts,
@@ -109,7 +109,7 @@ def search(
         input_fn.readable_errors(),
         caller_data_sets.readable_errors(own_data=train_dataset is not None),
         caller_model.flags_restored(model),
-        runtime.settings_kept(),
+        program_settings.kept(),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         config = automatic_options.resolve(

@@ -280,7 +280,10 @@ class TrainStep:
             loss = tf.reduce_sum(losses["loss"]) / self._config.global_batch_size
             if self._model.losses:  # Regularisers count once, not per replica or part.
                 shares = self._strategy.num_replicas_in_sync * self._config.accumulation
-                loss += tf.add_n(self._model.losses) / shares
+                # Keras sums them, too.  Without the sum, `loss` would get their shape,
+                # and the gradient would be that of all of its entries.
+                added = [tf.cast(x, loss.dtype) for x in self._model.losses]
+                loss += tf.add_n([tf.reduce_sum(x) for x in added]) / shares
             if self._config.loss_scaling:
                 loss = self.optimizer.scale_loss(loss)
         # TensorFlow's own variables, because it cannot make zeros like a Keras

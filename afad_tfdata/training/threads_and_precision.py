@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 from collections.abc import Iterator
-
-import numpy as np
 
 from afad_tfdata.common import resources
 from afad_tfdata.common.lazy_imports import keras, tf
@@ -72,35 +69,3 @@ def dtype_policy(name: str) -> Iterator[None]:
     finally:
         # The policy is global, and must not reach the caller's later layers.
         keras.config.set_dtype_policy(before)
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds what initial weights and a caller's functions draw from.
-
-    ``keras.utils.set_random_seed`` is not used: it also replaces the generator of
-    ``keras.random``, which no public function could give back to the caller.
-    """
-    random.seed(seed)
-    np.random.seed(seed)
-    tf.random.set_seed(seed)
-
-
-@contextlib.contextmanager
-def settings_kept() -> Iterator[None]:
-    """Gives a program its random generators and its TF32 setting back.
-
-    A program that draws the options of its next training would otherwise draw the same
-    ones after every training.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    # The second number is drawn from TensorFlow's generator of seeds, so that it
-    # depends on the caller's seed, and differs from one training to the next.
-    seed, drawn = tf.compat.v1.random.get_seed(None)
-    rounds = tf.config.experimental.tensor_float_32_execution_enabled()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        tf.random.set_seed(None if seed is None else drawn)
-        tf.config.experimental.enable_tensor_float_32_execution(rounds)

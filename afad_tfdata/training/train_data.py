@@ -11,10 +11,11 @@ import numpy as np
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import saved
+from afad_tfdata.models import facts, saved
 from afad_tfdata.reading import engine_choice
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
+    caller_classes,
     caller_data_sets,
     caller_examples,
     caller_identity,
@@ -120,6 +121,17 @@ class TrainData:
                 "--records_dir is missing: name a data set that afad-write-records has"
                 " finished"
             )
+        caller_classes.check(
+            {
+                "train_dataset": own.train_dataset,
+                "validation_dataset": own.validation_dataset,
+            },
+            {
+                "the model": facts.of(own.model).class_names,
+                config.input.records_dir: manifest.class_names if manifest else (),
+            },
+            config.input.task,
+        )
         if own.train_dataset is not None:
             self._train = caller_data_sets.CallerData(
                 own.train_dataset, "train_dataset", wanted, training=True

@@ -22,6 +22,7 @@ from afad_tfdata.training import (
     class_weights,
     initial_weights,
     optimizers,
+    program_settings,
     recipe,
     step,
     threads_and_precision,
@@ -385,7 +386,7 @@ def _model(
     begun: bool,
 ) -> tuple[keras.Model, str]:
     """The model to train, and what identifies a caller's."""
-    runtime.seed_everything(config.input.seed)
+    program_settings.seed(config.input.seed)
     if own.model is not None:
         with strategy.scope():
             model = caller_model.adapted(

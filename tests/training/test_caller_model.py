@@ -232,6 +232,57 @@ def test_regularisers_count_once_on_two_replicas(two_replicas, tmp_path):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
 
 
+def test_a_lambda_layer_on_two_replicas(two_replicas, tmp_path):
+    """Keras refuses to copy it, in a long text that spoke of files."""
+
+    def build():
+        keras.utils.set_random_seed(4)
+        inner = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: -x)])
+        image = keras.Input((SIZE, SIZE, 3))
+        x = keras.layers.Lambda(lambda pixels: pixels * 2.0)(image)
+        x = keras.layers.Dense(4)(keras.layers.Flatten()(x))
+        return keras.Model(image, own_parts.heads(inner(x)))
+
+    models = [build(), build()]
+    for model, devices in zip(models, ("cpu", "cpu:2"), strict=True):
+        own_parts.train(tmp_path / devices, model=model, devices=devices)
+    before = build().get_weights()
+    for was, one, two in zip(before, *(m.get_weights() for m in models), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+        assert (was != one).any()
+
+
+def test_a_model_of_another_strategy_is_refused(two_replicas, tmp_path):
+    other = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with other.scope():
+        model = own_parts.network()
+    text = "in the scope of another tf.distribute strategy: create it outside"
+    refuse(tmp_path, text, model=model, devices="cpu:2")
+
+
+def test_a_loss_of_a_layer_is_summed_as_keras_does(tmp_path):
+    """One of a shape was broadcast: the gradient of the loss counted for each entry."""
+
+    def build(reduced):
+        @keras.saving.register_keras_serializable(f"reduced_{reduced}")
+        class Penalty(keras.layers.Layer):
+            def call(self, x):
+                squares = 1e-3 * keras.ops.square(x)
+                self.add_loss(keras.ops.sum(squares) if reduced else squares)
+                return x
+
+        keras.utils.set_random_seed(4)
+        image = keras.Input((SIZE, SIZE, 3))
+        x = keras.layers.Dense(4)(keras.layers.Flatten()(image))
+        return keras.Model(image, own_parts.heads(Penalty()(x)))
+
+    models = [build(reduced) for reduced in (True, False)]
+    for i, model in enumerate(models):
+        own_parts.train(tmp_path / str(i), model=model)
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_of_keras_2_is_refused(tmp_path):
     tf_keras = pytest.importorskip("tf_keras")
     model = tf_keras.Sequential([tf_keras.layers.Flatten(), tf_keras.layers.Dense(1)])
