@@ -113,6 +113,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     before = columns = columns_of(config.split)
     if entry:
         columns = fitted_on_validation.corrected(before, entry)
+    if "age" in columns:
+        labels = _known_ages(columns)["label_age"]
+        if doubt := output_checks.doubt_about_ages(columns["age"], labels):
+            _log.warning("the ages that %s predicts: %s", path, doubt)
     result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
     if entry:
         result["calibration"] = entry

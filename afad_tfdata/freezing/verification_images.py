@@ -9,6 +9,7 @@ The images come from the validation split of a data set; without one, faces are 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from afad_tfdata.storage import joined_data_sets
 # because vectorised kernels compute the remainder of a batch separately.
 BATCH_SIZES = (1, 2, 7)
 _FACES_SEED = 20  # Any number; it decides which faces are drawn.
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,11 @@ def cases(
             name = f"{kind}, batch of {batch}"
             outputs = expected(source, value)
             if is_image:
-                output_checks.check(outputs, what=source.path or "the model")
+                what = source.path or "the model"
+                output_checks.check(outputs, what=what)
+                ages = np.ravel(outputs.get("age", ()))
+                if doubt := output_checks.doubt_about_ages(ages):
+                    _log.warning("the ages that %s predicts: %s", what, doubt)
             result.append(verification.Case(name, value, outputs, is_image))
     return result
 

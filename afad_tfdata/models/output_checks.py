@@ -13,6 +13,12 @@ import numpy as np
 
 from afad_tfdata.common import errors
 
+# Fewer images than this say little about a model.
+_FEW = 7
+# Ages of which no one is higher are no years of people, but perhaps shares.
+_LEAST_AGE = 1.5
+# No trained model is wrong by so many years on average, nearly always to one side.
+_FAR_OFF, _ONE_SIDED = 10.0, 0.95
 # Rounding may put a probability this far outside [0, 1].
 _ROUNDING = 1e-5
 
@@ -35,6 +41,36 @@ def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
                 f" {np.size(array)} images: {fault(label, wrong[0])}"
                 f"{_ADVICE.get(label, '')}"
             )
+
+
+def doubt_about_ages(predicted: np.ndarray, labels: np.ndarray | None = None) -> str:
+    """Why predicted ages may be in another unit than years; empty if they may not.
+
+    A model of another program may predict shares of 100 years, normalised ages or
+    numbers of classes, and nothing in it says so.
+
+    Args:
+      predicted: Ages.
+      labels: The true ages of the same images, NaN where they are unknown; None if
+        nothing is known.
+    """
+    if len(predicted) < _FEW:
+        return ""
+    low, high = float(np.min(predicted)), float(np.max(predicted))
+    shown = f"they are in [{low:.3g}, {high:.3g}]"
+    advice = "is the output in years, and not divided, normalised or a class number?"
+    if labels is None:
+        return f"{shown}: {advice}" if max(-low, high) <= _LEAST_AGE else ""
+    errors_of = predicted - labels
+    errors_of = errors_of[np.isfinite(errors_of)]
+    if len(errors_of) < _FEW:
+        return ""
+    bias, mae = float(np.mean(errors_of)), float(np.mean(np.abs(errors_of)))
+    if abs(bias) < _FAR_OFF or abs(bias) < _ONE_SIDED * mae:
+        return ""
+    return (
+        f"{shown}, {abs(bias):.3g} years too {'low' if bias < 0 else 'high'}: {advice}"
+    )
 
 
 def fault(label: str, value: float) -> str:

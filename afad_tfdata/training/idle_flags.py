@@ -1,7 +1,7 @@
 """Options of a training that could not act, because of other options.
 
 They are refused: who reads the command or ``flags.txt`` would think that they acted.
-`caller_flags` does the same for options that describe a part of the caller's own.
+`caller_idle_flags` does the same for options that describe a part of the caller's own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Settings of the whole process that a training changes, and gives back to the program.
+"""Settings of the process that a training changes, and gives back to the program.
 
-A program may call `trainer.train` many times, and draw random numbers between the calls.
+A program may train many times, and draw random numbers between the calls.
 """
 
 from __future__ import annotations

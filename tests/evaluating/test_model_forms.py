@@ -11,6 +11,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.freezing import facts_of_source, model_source, verification_images
 from afad_tfdata.images import tensor_preprocessing
+from afad_tfdata.models import output_checks
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints
 
@@ -223,6 +224,40 @@ def test_nan_is_no_result(label, sample_records, sample_tree, tmp_path):
         with pytest.raises(errors.DataError, match="not finite") as caught:
             call()
         assert label in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_ages_that_are_no_years_are_doubted(sample_records, tmp_path, caplog):
+    """Shares of 100 years were measured, and frozen as years, without a word."""
+    image = keras.Input((SIZE, SIZE, 3), name="root_input")
+    x = keras.layers.Flatten()(image)
+    age = keras.layers.Dense(1, activation="sigmoid", name="age_output")(x)
+    path = str(tmp_path / "shares.keras")
+    models.save(keras.Model(image, age), path)
+    result = evaluated(tmp_path, sample_records, model=path)
+    assert f"{-result['bias']:.3g} years too low: is the output in years" in caplog.text
+    caplog.clear()
+    freeze.freeze(
+        freeze.FreezeConfig(
+            model=path, records_dir=sample_records, output_dir=str(tmp_path / "frozen")
+        )
+    )
+    assert (
+        "they are in [0" in caplog.text and "in years, and not divided" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "doubted"),
+    [(0, 1, False), (-8, 1, False), (-15, 1, True), (15, 1, True), (0, 0.01, True)],
+)
+def test_which_ages_are_doubted(shift, scale, doubted):
+    labels = np.array([20.0, 30, 40, 25, np.nan, 35, 28, 50, 45])
+    predicted = (np.nan_to_num(labels, nan=30) + shift) * scale
+    predicted += np.tile([0.3, -0.2, 0.1], 3) * scale
+    text = output_checks.doubt_about_ages(predicted, labels)
+    assert bool(text) == doubted
+    assert bool(output_checks.doubt_about_ages(predicted)) == (scale < 1)
+    assert not output_checks.doubt_about_ages(predicted[:2], labels[:2])
 
 
 def test_a_data_set_that_is_only_a_test_set(sample_tree, tmp_path):
