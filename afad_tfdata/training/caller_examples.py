@@ -412,7 +412,11 @@ def check_labels(
         if not np.isin(values, (0, 1)).all():
             shown = ", ".join(f"{v:g}" for v in values[:6])
             least = f"{values[0]:g}"
-            advice = f"subtract {least}" if len(values) <= 2 else ""
+            advice = ""
+            if len(values) <= 2 and np.isin(values - values[0], (0, 1)).all():
+                advice = f"subtract {least}"
+            elif values[0] >= 0 and values[-1] <= 1:
+                advice = "round them; a loss of your own may smooth labels"
             if set(values.tolist()) <= {-1.0, 1.0}:
                 advice = "(x + 1) / 2 maps -1 and 1"
             raise errors.UsageError(

@@ -28,6 +28,7 @@ def refuse(tmp_path, match, kind=errors.UsageError, **parts):
         (lambda: own_parts.dataset(age=LABELS["age"] / 100), "wanted years"),
         (lambda: own_parts.dataset(age=LABELS["age"] - 35), "wanted years"),
         (lambda: own_parts.dataset(gender=LABELS["gender"] + 1), "subtract 1"),
+        (lambda: own_parts.dataset(gender=LABELS["gender"] * 0.9 + 0.05), "round them"),
         (lambda: own_parts.dataset(gender=LABELS["gender"] * 2 - 1), "maps -1 and 1"),
         (lambda: own_parts.dataset(gender=np.eye(2)[LABELS["gender"]]), "argmax"),
         (lambda: (IMAGES, {**LABELS, "age": LABELS["age"][:9]}), "for 16 images"),
