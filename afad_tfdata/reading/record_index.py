@@ -247,7 +247,8 @@ def _joined(
         if part.labels != first.labels:
             raise errors.UsageError(
                 "--records_dir: the data sets do not have the same labels"
-                f" ({', '.join(first.labels)} and {', '.join(part.labels)})"
+                f" ({', '.join(first.labels)} and {', '.join(part.labels)}): write one"
+                " data set of all images (afad-write-records --missing_labels=keep)"
             )
         entries = part.entries.copy()
         entries["shard"] += num_paths
