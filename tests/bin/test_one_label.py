@@ -8,7 +8,6 @@ import pathlib
 import pytest
 
 from tests.bin import test_paths
-from tests.bin.test_paths import same_log_levels  # noqa: F401 (used automatically)
 from tests.writing.data_sets import face_file
 
 _NETWORK = (
