@@ -223,7 +223,7 @@ def test_no_interval_and_no_spread_change_the_graph(measured, tmp_path):
 def test_a_spread_that_a_model_does_not_have_is_refused(tmp_path):
     path = str(tmp_path / "m.keras")
     save(path, age_head="regression")
-    wanted = "predicts no distribution of ages .--age_head=regression.; leave"
+    wanted = "predicts no distribution of ages .its age head is regression.; leave"
     with pytest.raises(errors.UsageError, match=f"--age_spread: .* {wanted}"):
         frozen(path, tmp_path, age_spread=True)
     save(path, age_head="coral", task="gender")

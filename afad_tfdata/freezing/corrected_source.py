@@ -125,7 +125,7 @@ def find(
         head = source.facts.network.get("age_head", "")
         raise errors.UsageError(
             f"--age_spread: {source.path or 'this model'} predicts no distribution of"
-            f" ages{f' (--age_head={head})' if head else ''}; leave the flag out"
+            f" ages{f' (its age head is {head})' if head else ''}; leave the flag out"
         )
     interval = entry.get("age_interval")
     same = (

@@ -386,8 +386,6 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
     Raises:
       UsageError: Keras cannot copy the model.
     """
-    if strategy.num_replicas_in_sync == 1:
-        return model
     # A Keras variable wraps a TensorFlow variable, which refers to its strategy.  If it
     # was created outside any scope, it has no such attribute.
     if all(
@@ -398,9 +396,11 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
     if _is_mirrored(model):
         raise errors.UsageError(
             "the model was created in the scope of another tf.distribute strategy:"
-            f" create it outside of every scope; train copies it to"
-            f" {strategy.num_replicas_in_sync} devices"
+            " create it outside of every scope; if there are several"
+            " devices, train copies it to them"
         )
+    if strategy.num_replicas_in_sync == 1:
+        return model
     _log.info("the model was created outside the strategy's scope: training a copy")
     lambdas = any(isinstance(x, keras.layers.Lambda) for x in model._flatten_layers())
     try:

@@ -48,24 +48,20 @@ def test_the_layer_is_named():
         tf1_kernels.check(graph, layers=["first"])
 
 
-class Everywhere(keras.layers.Layer):
-    """An average of 3 x 3 pixels with a step of 2, with a dilated depthwise kernel."""
+class Mixed(keras.layers.Layer):
+    """A mixture of the channels, by an operation that runs on every processor."""
 
     def call(self, x):
-        return tf.raw_ops.DepthwiseConv2dNative(
-            input=x,
-            filter=tf.ones([3, 3, 3, 1]) / 9,
-            strides=[1] * 4,
-            padding="SAME",
-            dilations=[1, 2, 2, 1],
+        return tf.raw_ops.Einsum(
+            inputs=[x, tf.ones([3, 3]) / 3], equation="...c,cd->...d"
         )
 
 
 def test_freezing_refuses_it():
     image = keras.Input((16, 16, 3), name="root_input")
-    x = keras.layers.Flatten()(Everywhere(name="blurred")(image))
+    x = keras.layers.Flatten()(Mixed(name="mixed")(image))
     model = keras.Model(image, keras.layers.Dense(1, name="age_output")(x))
     source = model_source.from_model(model)
-    with pytest.raises(errors.UsageError, match="ignores its dilation"):
+    with pytest.raises(errors.UsageError, match="computes it wrongly with an ellipsis"):
         build_graph.build(source, {"age": "years"})
     build_graph.build(source, {"age": "years"}, tf1_compatible=False)
