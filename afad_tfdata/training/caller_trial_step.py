@@ -147,7 +147,8 @@ def _refuse_bounded(
             continue
         beyond = np.concatenate([values(found, name) for found in far])
         everywhere = np.concatenate([values(near, name), beyond])
-        if (everywhere == 1).all():
+        # Some processors compute 0.99999994 as the softmax of one number.
+        if (np.abs(everywhere - 1) < 1e-6).all():
             raise errors.UsageError(
                 f"the model's {name} is 1 for every image, as a softmax over one unit"
                 " is: end it with"
