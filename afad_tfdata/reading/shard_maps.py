@@ -12,6 +12,7 @@ it has checked.  The next pipeline on the same files reuses both.
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import functools
 import math
@@ -165,7 +166,10 @@ class ShardMaps:
                         certain = False
                     using = user()
                     if certain and loaded and using is not None:
-                        loaded(using, number, start, start + length)
+                        # What it does is done again where a batch needs it.  An error,
+                        # such as of no memory, is then raised where its caller sees it.
+                        with contextlib.suppress(Exception):
+                            loaded(using, number, start, start + length)
                     # It may be deleted before the next part.
                     del using
             self._populated = True

@@ -119,6 +119,22 @@ def test_parts_are_announced_when_their_pages_are_in_memory(tmp_path, monkeypatc
     assert not announced
 
 
+# Outside of tests, an error that leaves a thread is a traceback on standard error.
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_in_what_is_done_with_loaded_parts_stays_silent(tmp_path):
+    path = write(tmp_path / "shard", 0, np.ones((3, 5000), np.uint8))
+    user, calls = np.empty(1), []
+
+    def loaded(*part):
+        calls.append(part)
+        raise MemoryError
+
+    maps = shard_maps.ShardMaps([path])
+    maps.populate(user, loaded)
+    wait_for(maps)
+    assert len(calls) == 1 and maps._populated
+
+
 def test_pages_are_brought_in_if_they_fit(tmp_path, monkeypatch):
     path = write(tmp_path / "shard", 0, np.ones((300, 5000), np.uint8))
     advised = []
