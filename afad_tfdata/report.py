@@ -26,9 +26,9 @@ from afad_tfdata.reporting import (
     graph_section,
     html_elements,
     json_values,
-    model_predictions,
     page,
     run_section,
+    viewer_predictions,
     viewer_section,
 )
 from afad_tfdata.storage import joined_data_sets
@@ -111,7 +111,7 @@ class ReportConfig:
 
 
 def write_report(config: ReportConfig) -> dict[str, Any]:
-    """Writes the page.
+    """Writes the report of a data set, a run, an evaluation or a graph.
 
     Args:
       config: What it shows.
@@ -127,31 +127,35 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     """
     runs = run_dirs(config.run_dir)
     about = [config.records_dir, *runs, config.evaluation_dir, config.graph]
-    shown = _Shown(config, page.Page(_title(config, runs), [a for a in about if a]))
+    shown = _ReportBuilder(
+        config, page.Page(_report_title(config, runs), [a for a in about if a])
+    )
     if config.records_dir:
         content = data_set_section.build(config.records_dir, images=config.images)
-        shown.page.add("data", "Data set", content)
+        shown.page.add_section("data", "Data set", content)
     for number, path in enumerate(runs, 1):
         ending = f"-{number}" if len(runs) > 1 else ""
-        shown.page.add(f"run{ending}", f"Run: {_base(path)}", run_section.build(path))
+        shown.page.add_section(
+            f"run{ending}", f"Run: {_base_name(path)}", run_section.build(path)
+        )
         if not config.evaluation_dir:
-            shown.evaluation(path, ending)
+            shown.add_evaluation(path, ending)
     if config.evaluation_dir:
-        shown.evaluation(config.evaluation_dir, "")
+        shown.add_evaluation(config.evaluation_dir, "")
     if len(runs) > 1:
-        shown.comparison(runs)
+        shown.add_comparison(runs)
     if config.graph:
-        shown.graph(config.graph)
+        shown.add_graph(config.graph)
     if config.records_dir and config.images and config.thumbnails:
-        shown.viewer()
-    output = config.output or _usual_output(config, runs)
+        shown.add_viewer()
+    output = config.output or _usual_report_path(config, runs)
     html = shown.page.html().encode()
     files.write_atomic(output, html, durable=False)
     return {"report": output, "bytes": len(html), "missing": shown.missing}
 
 
 def run_dirs(run_dir: str) -> tuple[str, ...]:
-    """The run directories that a flag names: none, one or two.
+    """The run directories that the report's ``--run_dir`` names: none, one or two.
 
     Raises:
       UsageError: There are more, or one is empty or named twice.
@@ -171,8 +175,8 @@ def run_dirs(run_dir: str) -> tuple[str, ...]:
     return parts
 
 
-class _Shown:
-    """The page so far, and what could not be shown."""
+class _ReportBuilder:
+    """The report so far, and what could not be shown."""
 
     def __init__(self, config: ReportConfig, shown: page.Page) -> None:
         self.page = shown
@@ -181,35 +185,35 @@ class _Shown:
         # By directory; only of those that have an evaluation.
         self._metrics: dict[str, json_values.Json] = {}
 
-    def evaluation(self, path: str, ending: str) -> None:
-        """Adds the evaluation in a directory.
+    def add_evaluation(self, path: str, ending: str) -> None:
+        """Adds the report's section on the evaluation in a directory.
 
         Raises:
           UsageError: ``--evaluation_dir`` names a directory without one.
         """
         name = f"evaluation{ending}"
-        title = f"Evaluation: {_base(path)}" if ending else "Evaluation"
+        title = f"Evaluation: {_base_name(path)}" if ending else "Evaluation"
         where = files.join(path, evaluation.METRICS_NAME)
         if not self._config.evaluation_dir and not files.exists(where):
             text = f"{path} has no evaluation: afad-evaluate --run_dir={path} makes one"
-            self._note(name, title, text)
+            self._add_note(name, title, text)
             return
         advice = "evaluate again with afad-evaluate"
         try:
-            metrics = json_values.of_file(where, what="the metrics", advice=advice)
+            metrics = json_values.read(where, what="the metrics", advice=advice)
         except errors.DataError as error:
-            self._note(name, title, str(error))
+            self._add_note(name, title, str(error))
             return
         self._metrics[path] = metrics
         content = evaluation_section.build(
             metrics,
-            records_dir=self._config.records_dir or _data_set_of(path, metrics),
+            records_dir=self._config.records_dir or _evaluated_data_set(path, metrics),
             images=self._config.images,
         )
-        self.page.add(name, title, content)
+        self.page.add_section(name, title, content)
 
-    def graph(self, path: str) -> None:
-        """Adds a graph.
+    def add_graph(self, path: str) -> None:
+        """Adds the report's section on a graph.
 
         Raises:
           UsageError: The graph does not exist.
@@ -219,27 +223,27 @@ class _Shown:
         except errors.AfadError as error:
             if not files.exists(path):
                 raise
-            self._note("graph", "Graph", str(error))
+            self._add_note("graph", "Graph", str(error))
             return
-        self.page.add("graph", "Graph", content)
+        self.page.add_section("graph", "Graph", content)
 
-    def comparison(self, runs: Sequence[str]) -> None:
+    def add_comparison(self, runs: Sequence[str]) -> None:
         """Adds the comparison of two runs, before the sections of the runs."""
-        names = [_base(path) for path in runs]
+        names = [_base_name(path) for path in runs]
         if names[0] == names[1]:
             names = list(runs)
         content = comparison_section.build(
             runs, names, [self._metrics.get(path) for path in runs]
         )
         title = f"Comparison: {names[0]} and {names[1]}"
-        self.page.add("comparison", title, content, before="run-1")
+        self.page.add_section("comparison", title, content, before="run-1")
 
-    def viewer(self) -> None:
-        """Adds the viewer of faces."""
+    def add_viewer(self) -> None:
+        """Adds the viewer of faces to the report."""
         config = self._config
         said = None
         if config.sort == "suspicious":
-            said = model_predictions.of_data_set(
+            said = viewer_predictions.predict_splits(
                 config.records_dir,
                 run_dir=config.run_dir,
                 directory=config.evaluation_dir or config.run_dir,
@@ -249,39 +253,38 @@ class _Shown:
                 config.records_dir, thumbnails=config.thumbnails, said=said
             )
         except errors.DataError as error:
-            self._note("faces", "Faces", f"No faces are shown: {error}")
+            self._add_note("faces", "Faces", f"No faces are shown: {error}")
             return
-        self.page.add("faces", "Faces", content)
+        self.page.add_section("faces", "Faces", content)
 
-    def _note(self, name: str, title: str, text: str) -> None:
+    def _add_note(self, name: str, title: str, text: str) -> None:
         """Adds a section that says why it is empty."""
-        self.page.add(name, title, [html_elements.note(text)])
+        self.page.add_section(name, title, [html_elements.note(text)])
         self.missing.append(errors.one_line(text))
 
 
-def _data_set_of(path: str, metrics: json_values.Json) -> str:
+def _evaluated_data_set(path: str, metrics: json_values.Json) -> str:
     """The data set that was evaluated; empty if it is no longer there."""
     with contextlib.suppress(errors.AfadError):
         return run_dir.data_set(path, metrics.at("records_dir").text)
     return ""
 
 
-def _title(config: ReportConfig, runs: Sequence[str]) -> str:
-    """The title of the page: what it is a report of."""
-    names = [_base(path) for path in runs]
+def _report_title(config: ReportConfig, runs: Sequence[str]) -> str:
+    """The title of the report: what it shows."""
+    names = [_base_name(path) for path in runs]
     if len(names) > 1:
         return f"Report: {names[0]} and {names[1]}"
     places = (
         joined_data_sets.directories(config.records_dir) if config.records_dir else ()
     )
     others = [*places, config.evaluation_dir, config.graph]
-    return (
-        f"Report: {', '.join([*names, *(_base(other) for other in others if other)])}"
-    )
+    names += [_base_name(other) for other in others if other]
+    return f"Report: {', '.join(names)}"
 
 
-def _usual_output(config: ReportConfig, runs: Sequence[str]) -> str:
-    """Where the page is written, if no path is given."""
+def _usual_report_path(config: ReportConfig, runs: Sequence[str]) -> str:
+    """Where the report is written, if no path is given."""
     if runs or config.evaluation_dir:
         return files.join(runs[0] if runs else config.evaluation_dir, PAGE_NAME)
     if config.records_dir:
@@ -291,6 +294,6 @@ def _usual_output(config: ReportConfig, runs: Sequence[str]) -> str:
     return files.join(os.path.dirname(config.graph), PAGE_NAME)
 
 
-def _base(path: str) -> str:
-    """The last part of a path."""
+def _base_name(path: str) -> str:
+    """The last part of a path, for the titles of the report."""
     return os.path.basename(os.path.abspath(path))

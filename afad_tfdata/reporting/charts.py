@@ -62,7 +62,7 @@ Point = tuple[float, json_values.Json]
 
 
 class Chart:
-    """One chart.
+    """One chart of the page.
 
     Args:
       name: Unique on the page.
@@ -101,14 +101,19 @@ class Chart:
         bottom: np.ndarray | None = None,
         width: float = 0.86,
     ) -> None:
-        """Bars, one for each value; `bottom` stacks them on others."""
+        """Draws bars, one for each value; `bottom` stacks them on others."""
         heights = [value.number or 0 for value in values]
         drawn = self.axes.bar(
-            places, heights, width, bottom, label=_legend(label), color=_SERIES[color]
+            places,
+            heights,
+            width,
+            bottom,
+            label=_legend_text(label),
+            color=_SERIES[color],
         )
         self._has_labels |= bool(label)
         for bar, title, value in zip(drawn, titles, values, strict=True):
-            bar.set_gid(self._group([(title, value)]))
+            bar.set_gid(self._add_group([(title, value)]))
 
     def line(
         self,
@@ -122,7 +127,7 @@ class Chart:
         xname: str = "",
         marks: bool = True,
     ) -> None:
-        """A line through points; a value that is not a number leaves a gap.
+        """Draws a line through points; a value that is no number leaves a gap.
 
         Args:
           label: Its name in the legend and in the titles.
@@ -143,7 +148,7 @@ class Chart:
             color=_SERIES[color],
             ls="--" if dashed else "-",
             lw=1.6,
-            label=_legend(label) or None,
+            label=_legend_text(label) or None,
         )
         self._has_labels |= bool(label)
         every = -(-len(points) // _LARGEST_MARKED)
@@ -153,7 +158,7 @@ class Chart:
         titles = [
             (
                 f"{label}{', ' if label else ''}{xname} {place:g}:"
-                f" {html_elements.shown(v, digits, percent=percent)}",
+                f" {html_elements.number_text(v, digits, percent=percent)}",
                 v,
             )
             for place, v in known
@@ -165,7 +170,7 @@ class Chart:
             ls="",
             marker="o",
             ms=3.2,
-            gid=self._group(titles),
+            gid=self._add_group(titles),
         )
 
     def whole_numbers(self) -> None:
@@ -175,7 +180,7 @@ class Chart:
         self.axes.xaxis.set_major_locator(ticker.MaxNLocator("auto", integer=True))
 
     def moment(self, place: float, text: str, *, color: int) -> None:
-        """Draws a vertical line with a text."""
+        """Draws a vertical line with a text, such as the start of a stage."""
         self.axes.axvline(place, color=_SERIES[color], ls=":", lw=1.2)
         self.axes.annotate(
             errors.printable(text),
@@ -193,7 +198,7 @@ class Chart:
     def figure(
         self, title: str, *more: html_elements.Element | None
     ) -> html_elements.Element:
-        """The chart with its title.
+        """The chart with its title, as an element of the page.
 
         Args:
           title: Text above it.
@@ -207,14 +212,14 @@ class Chart:
             class_="wide" if self._wide else None,
         )
 
-    def _group(self, marks: list[tuple[str, json_values.Json]]) -> str:
+    def _add_group(self, marks: list[tuple[str, json_values.Json]]) -> str:
         """Names a group of marks in the SVG, with their numbers."""
         name = f"mark-{len(self._marks)}"
         self._marks[name] = marks
         return name
 
     def _svg(self, title: str) -> html_elements.Element:
-        """The figure as an SVG element."""
+        """The chart as an SVG element."""
         import matplotlib
 
         content = io.BytesIO()
@@ -238,7 +243,7 @@ class Chart:
                 if child.tag in ("metadata", "style"):
                     parent.remove(child)
         self._add_marks(svg)
-        self._rename(svg)
+        self._adapt_to_page(svg)
         for name in ("width", "height", "version"):
             svg.attrib.pop(name, None)
         svg.set("role", "img")
@@ -246,7 +251,7 @@ class Chart:
         return svg
 
     def _add_marks(self, svg: html_elements.Element) -> None:
-        """Adds the numbers to the marks of the SVG."""
+        """Adds the numbers to the marks of the chart's SVG."""
         groups = {g.get("id"): g for g in svg.iter("g")}
         for name, marks in self._marks.items():
             group = groups.get(name)
@@ -261,8 +266,8 @@ class Chart:
                     mark.set("data-value", repr(value.number))
                 mark.insert(0, html_elements.new("title", title))
 
-    def _rename(self, svg: html_elements.Element) -> None:
-        """Makes identifiers unique on the page, and replaces colours by variables."""
+    def _adapt_to_page(self, svg: html_elements.Element) -> None:
+        """Makes identifiers unique on the page; replaces colours by variables."""
         wanted = {
             name
             for element in svg.iter()
@@ -283,14 +288,14 @@ class Chart:
                 element.set("style", style)
 
 
-def _legend(label: str) -> str:
-    """A text for the legend, which would leave out one that begins with "_"."""
+def _legend_text(label: str) -> str:
+    """A text for a chart's legend, which would leave out one that begins with "_"."""
     text = errors.printable(label)
     return f" {text}" if text.startswith("_") else text
 
 
 def _without_namespaces(svg: html_elements.Element) -> html_elements.Element:
-    """SVG as HTML expects it: plain names, and ``href`` without ``xlink:``."""
+    """A chart's SVG as HTML expects it: plain names, ``href`` without ``xlink:``."""
     for element in svg.iter():
         element.tag = element.tag.rpartition("}")[2]
         attributes: dict[str, Any] = {

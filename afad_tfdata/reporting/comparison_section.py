@@ -32,7 +32,7 @@ def build(
     names: Sequence[str],
     metrics: Sequence[json_values.Json | None],
 ) -> list[html_elements.Element]:
-    """The section that compares two runs.
+    """The report's section that compares two runs.
 
     Args:
       paths: Two run directories.
@@ -45,20 +45,22 @@ def build(
     """
     return [
         html_elements.new("h3", "Curves"),
-        *_curves(paths, names),
+        *_both_curves(paths, names),
         html_elements.new("h3", "Metrics"),
-        *_metrics(paths, names, metrics),
+        *_both_metrics(paths, names, metrics),
         html_elements.new("h3", "Options that differ"),
-        *_options(paths, names),
+        *_differing_options(paths, names),
     ]
 
 
-def _curves(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.Element]:
-    """Charts of both runs' curves."""
+def _both_curves(
+    paths: Sequence[str], names: Sequence[str]
+) -> list[html_elements.Element]:
+    """The charts in which both runs have a curve."""
     histories, notes = [], []
     for path in paths:
         try:
-            histories.append(run_section.history_of(path))
+            histories.append(run_section.run_history(path))
         except errors.AfadError as error:
             histories.append(json_values.Json(None))
             notes.append(html_elements.note(f"There are no curves of {path}: {error}"))
@@ -68,7 +70,7 @@ def _curves(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.El
         has_any = False
         for color, (name, found) in enumerate(zip(names, histories, strict=True)):
             for part in ("train", "validation"):
-                line = run_section.points(found, part, metric)
+                line = run_section.curve_points(found, part, metric)
                 if any(value.number is not None for _, value in line):
                     has_any = True
                     chart.line(
@@ -83,14 +85,14 @@ def _curves(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.El
             drawn.append(chart.figure(title))
     rates = charts.Chart("both-rate", xlabel="epoch", ylabel="learning rate")
     for color, (name, found) in enumerate(zip(names, histories, strict=True)):
-        line = run_section.points(found, "learning_rate")
+        line = run_section.curve_points(found, "learning_rate")
         rates.line(name, line, color=color, xname="epoch", digits=8)
     rates.whole_numbers()
     drawn.append(rates.figure("Learning rate"))
     return [*notes, html_elements.new("div", *drawn, class_="charts")]
 
 
-def _metrics(
+def _both_metrics(
     paths: Sequence[str],
     names: Sequence[str],
     metrics: Sequence[json_values.Json | None],
@@ -106,7 +108,7 @@ def _metrics(
             )
         ]
     try:
-        differences: Mapping[str, list[float]] = _paired(paths, known)
+        differences: Mapping[str, list[float]] = _paired_intervals(paths, known)
         why = ""
     except errors.AfadError as error:
         differences, why = {}, str(error)
@@ -125,8 +127,8 @@ def _metrics(
                 title,
                 *(html_elements.number(value) for value in values),
                 html_elements.number(difference, sign="+"),
-                evaluation_section.interval(ends, sign="+"),
-                _verdict(metric, differences.get(metric), names),
+                evaluation_section.interval_text(ends, sign="+"),
+                _better_run(metric, differences.get(metric), names),
             ]
         )
     notes = []
@@ -150,7 +152,7 @@ def _metrics(
     ]
 
 
-def _verdict(metric: str, ends: Sequence[float] | None, names: Sequence[str]) -> str:
+def _better_run(metric: str, ends: Sequence[float] | None, names: Sequence[str]) -> str:
     """The name of the run that is better, if the interval tells them apart."""
     if ends is None or metric in _NOT_RANKED:
         return ""
@@ -160,10 +162,10 @@ def _verdict(metric: str, ends: Sequence[float] | None, names: Sequence[str]) ->
     return names[int(second_is_more == (metric in _MORE_IS_BETTER))]
 
 
-def _paired(
+def _paired_intervals(
     paths: Sequence[str], metrics: Sequence[json_values.Json]
 ) -> dict[str, list[float]]:
-    """Intervals of second minus first, on the same examples.
+    """Intervals of the second run's metrics minus the first's, on the same examples.
 
     Raises:
       UsageError: The runs were not evaluated on the same examples.
@@ -190,7 +192,7 @@ def _paired(
                 f"the runs have other classes ({', '.join(names[0])} and"
                 f" {', '.join(names[1])})"
             )
-        columns[1] = _swapped(columns[1])
+        columns[1] = _swapped_classes(columns[1])
     found: dict[str, list[float]] = {}
     for label in ("age", "gender"):
         if not all({label, f"label_{label}"} <= set(c) for c in columns):
@@ -208,8 +210,8 @@ def _paired(
     return found
 
 
-def _swapped(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns with the labels 0 and 1 exchanged."""
+def _swapped_classes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The predictions of a run with the labels 0 and 1 exchanged."""
     swapped = dict(columns)
     if "gender" in columns:
         swapped["gender"] = 1 - columns["gender"]
@@ -219,11 +221,13 @@ def _swapped(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return swapped
 
 
-def _options(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.Element]:
-    """The table of options that differ between the runs."""
-    stored = [run_section.config_of(path) for path in paths]
+def _differing_options(
+    paths: Sequence[str], names: Sequence[str]
+) -> list[html_elements.Element]:
+    """The table of options that differ between the two runs."""
+    stored = [run_section.run_config(path) for path in paths]
     rows: list[list[Any]] = []
-    flat = [dict(_flat(found)) for found in stored]
+    flat = [dict(_named_options(found)) for found in stored]
     for name in dict.fromkeys([*flat[0], *flat[1]]):
         values = [values.get(name) for values in flat]
         if values[0] != values[1]:
@@ -233,7 +237,7 @@ def _options(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.E
                     *(
                         html_elements.new(
                             "code",
-                            "not set" if v is None else html_elements.plain_text(v),
+                            "not set" if v is None else html_elements.option_text(v),
                         )
                         for v in values
                     ),
@@ -246,8 +250,8 @@ def _options(paths: Sequence[str], names: Sequence[str]) -> list[html_elements.E
     ]
 
 
-def _flat(stored: json_values.Json) -> list[tuple[str, Any]]:
-    """Options by the names of their flags, then the values derived from them."""
+def _named_options(stored: json_values.Json) -> list[tuple[str, Any]]:
+    """A run's options by the names of their flags, then the values that follow."""
     found = [(n, v.value) for n, v in stored.at("train").items() if n not in _PLACES]
     derived = ("devices", "precision", "train_examples", "records_digest")
     titles = {"records_digest": "content of the data set (digest)"}

@@ -14,10 +14,9 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.describing import licence_and_origin
 from afad_tfdata.reporting import (
     charts,
-    embedded_pictures,
     html_elements,
     json_values,
-    stored_faces,
+    page_faces,
 )
 from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.writing import rejections
@@ -28,7 +27,7 @@ _LONG = {"source_sha256"}
 
 
 def build(records_dir: str, *, images: bool) -> list[html_elements.Element]:
-    """The section of one data set, or of several that are read as one.
+    """The report's section on a data set, or on several that are read as one.
 
     Args:
       records_dir: Directories, separated by commas.
@@ -43,30 +42,30 @@ def build(records_dir: str, *, images: bool) -> list[html_elements.Element]:
     manifests = {place: schema.load_manifest(place) for place in places}
     if len(places) == 1:
         path = files.join(records_dir, schema.MANIFEST_NAME)
-        source = json_values.of_file(path, what="the manifest")
+        source = json_values.read(path, what="the manifest")
     else:
         # For several data sets, the numbers are sums, which no file contains.
         source = json_values.Json(json.loads(json.dumps(dataclasses.asdict(manifest))))
     return [
-        _facts(records_dir, manifest, source),
-        _counts(manifest, source),
-        *_charts(manifest, source),
-        *_sheet(manifests, images=images),
+        _data_set_facts(records_dir, manifest, source),
+        _record_counts(manifest, source),
+        *_age_histograms(manifest, source),
+        *_face_sheet(manifests, images=images),
         html_elements.new("h3", "Left out"),
-        *_left_out(places, source),
-        *_same_bytes(manifests),
+        *_files_left_out(places, source),
+        *_equal_images(manifests),
         html_elements.new("h3", "Licence and citation"),
-        *_licence(manifests.values()),
+        *_licence_of_sources(manifests.values()),
         html_elements.folded(
-            "Configuration of the writer", *_configuration(places, source)
+            "Configuration of the writer", *_writer_options(places, source)
         ),
     ]
 
 
-def _facts(
+def _data_set_facts(
     records_dir: str, manifest: schema.Manifest, source: json_values.Json
 ) -> html_elements.Element:
-    """The list of what the data set is."""
+    """The report's list of what the data set is."""
     size = sum(
         shard.num_bytes for split in manifest.splits.values() for shard in split.shards
     )
@@ -91,10 +90,10 @@ def _facts(
     )
 
 
-def _counts(
+def _record_counts(
     manifest: schema.Manifest, source: json_values.Json
 ) -> html_elements.Element:
-    """The table of records by split and class."""
+    """The report's table of a data set's records by split and class."""
     classes = manifest.counted_classes
     rows = []
     for name, split in manifest.splits.items():
@@ -116,10 +115,10 @@ def _counts(
     return html_elements.table(head, rows, caption="Faces by split and gender")
 
 
-def _charts(
+def _age_histograms(
     manifest: schema.Manifest, source: json_values.Json
 ) -> list[html_elements.Element]:
-    """A histogram of the ages of each split, with the bars of the classes stacked."""
+    """The data set's ages in each split, with the bars of the classes stacked."""
     if not any(split.ages for split in manifest.splits.values()):
         return [html_elements.note("No face of this data set has an age.")]
     filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
@@ -136,7 +135,7 @@ def _charts(
                 source.at("splits", name, "counts", label, str(ages[i])) for i in places
             ]
             titles = [
-                f"{label}, {ages[i]} years: {html_elements.shown(value)}"
+                f"{label}, {ages[i]} years: {html_elements.number_text(value)}"
                 for i, value in zip(places, found, strict=True)
             ]
             heights = np.array([value.number or 0 for value in found])
@@ -152,12 +151,14 @@ def _charts(
         drawn.append(chart.figure(f"{name}: {split.num_examples:,} faces by age"))
     return [
         html_elements.new("div", *drawn, class_="charts"),
-        html_elements.folded("Numbers by age", _ages(manifest, source)),
+        html_elements.folded("Numbers by age", _age_counts(manifest, source)),
     ]
 
 
-def _ages(manifest: schema.Manifest, source: json_values.Json) -> html_elements.Element:
-    """The table of records by age."""
+def _age_counts(
+    manifest: schema.Manifest, source: json_values.Json
+) -> html_elements.Element:
+    """The report's table of a data set's records by age."""
     columns = [(s, c) for s in manifest.splits for c in manifest.counted_classes]
     ages = sorted({age for split in manifest.splits.values() for age in split.ages})
     rows: list[list[Any]] = []
@@ -171,10 +172,10 @@ def _ages(manifest: schema.Manifest, source: json_values.Json) -> html_elements.
     return html_elements.table(head, rows, caption="Faces by age, split and gender")
 
 
-def _sheet(
+def _face_sheet(
     manifests: Mapping[str, schema.Manifest], *, images: bool
 ) -> list[html_elements.Element]:
-    """Some faces, spread evenly over the first split that has any."""
+    """Some faces of the data set, spread evenly over the first split that has any."""
     if not images:
         return []
     heading = html_elements.new("h3", "Some of the faces")
@@ -192,27 +193,27 @@ def _sheet(
             if not name:
                 continue
             total = manifest.splits[name].num_examples
-            sample = stored_faces.even_sample(total, _SHEET_FACES // len(local))
-            for face in stored_faces.read(place, manifest, name, sample):
+            sample = page_faces.even_sample(total, _SHEET_FACES // len(local))
+            for face in page_faces.read(place, manifest, name, sample):
                 shown.append(
-                    embedded_pictures.face(face, caption(face, manifest.class_names))
+                    page_faces.figure(face, _face_labels(face, manifest.class_names))
                 )
     except errors.AfadError as error:
         return [heading, html_elements.note(f"No faces are shown: {error}")]
-    return [heading, embedded_pictures.sheet(shown)] if shown else []
+    return [heading, page_faces.sheet(shown)] if shown else []
 
 
-def caption(face: stored_faces.Face, class_names: Sequence[str]) -> str:
-    """The labels of a face, such as ``male, 25``."""
+def _face_labels(face: page_faces.Face, class_names: Sequence[str]) -> str:
+    """The labels of a face of the data set, such as ``male, 25``."""
     gender = "" if face.gender < 0 else class_names[face.gender]
     age = "" if face.age < 0 else str(face.age)
     return ", ".join(part for part in (gender, age) if part) or "no label"
 
 
-def _left_out(
+def _files_left_out(
     places: Sequence[str], source: json_values.Json
 ) -> list[html_elements.Element]:
-    """The table of files that were not written, by reason."""
+    """The report's table of files that the data set does not have, by reason."""
     sums = {
         "Files found": html_elements.number(source.at("found")),
         "Written": html_elements.number(source.at("written")),
@@ -249,10 +250,10 @@ def _left_out(
     return found
 
 
-def _same_bytes(
+def _equal_images(
     manifests: Mapping[str, schema.Manifest],
 ) -> list[html_elements.Element]:
-    """How many records have the image of another record, by length and CRC-32."""
+    """How many records of the data set have the image of another record."""
     columns = ["crc32", "image_length", "age", "gender"]
     parts = []
     for place, manifest in manifests.items():
@@ -277,8 +278,10 @@ def _same_bytes(
     return [html_elements.new("p", text)]
 
 
-def _licence(manifests: Iterable[schema.Manifest]) -> list[html_elements.Element]:
-    """Licence and citation of each source, as the cards state them."""
+def _licence_of_sources(
+    manifests: Iterable[schema.Manifest],
+) -> list[html_elements.Element]:
+    """Licence and citation of each source of the data set, as the cards state them."""
     nothing = licence_and_origin.Statements()
     all_stated = [
         licence_and_origin.complete(nothing, manifest) for manifest in manifests
@@ -299,16 +302,19 @@ def _licence(manifests: Iterable[schema.Manifest]) -> list[html_elements.Element
     return [*found, html_elements.new("p", text)]
 
 
-def _configuration(
+def _writer_options(
     places: Sequence[str], source: json_values.Json
 ) -> list[html_elements.Element]:
-    """The options of each data set."""
+    """The report's table of the options that each data set was written with."""
     configs = source.at("config", "joined").elements() or [source.at("config")]
     return [
         html_elements.table(
             ["option", "value"],
             [
-                [name, html_elements.new("code", html_elements.plain_text(value.value))]
+                [
+                    name,
+                    html_elements.new("code", html_elements.option_text(value.value)),
+                ]
                 for name, value in config.items()
                 if name not in _LONG
             ],

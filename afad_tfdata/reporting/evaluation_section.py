@@ -10,10 +10,9 @@ from afad_tfdata.common import errors
 from afad_tfdata.evaluating import stored_predictions
 from afad_tfdata.reporting import (
     charts,
-    embedded_pictures,
     html_elements,
     json_values,
-    stored_faces,
+    page_faces,
 )
 
 # Titles of the metrics, with their units.
@@ -36,7 +35,7 @@ _RATES = {
 def build(
     metrics: json_values.Json, *, records_dir: str, images: bool
 ) -> list[html_elements.Element]:
-    """The section of one evaluation.
+    """The report's section on one evaluation.
 
     Args:
       metrics: The content of ``metrics.json``.
@@ -44,23 +43,23 @@ def build(
       images: Whether faces are shown.
     """
     return [
-        _facts(metrics),
-        _table(metrics),
-        *_confusion(metrics),
-        *_by_age(metrics),
-        *_by_group(metrics),
-        *_decisions(metrics.at("age_decisions")),
-        *_coverage(metrics.at("age_interval")),
-        *_corrections(metrics),
+        _evaluation_facts(metrics),
+        _metric_table(metrics),
+        *_confusion_table(metrics),
+        *_errors_by_age(metrics),
+        *_metrics_by_group(metrics),
+        *_age_decisions(metrics.at("age_decisions")),
+        *_interval_coverage(metrics.at("age_interval")),
+        *_applied_corrections(metrics),
         html_elements.new("h3", "The worst faces"),
-        *_worst(metrics, records_dir, images=images),
+        *_worst_faces(metrics, records_dir, images=images),
     ]
 
 
-def interval(
+def interval_text(
     pair: json_values.Json, digits: int = 4, *, sign: str = ""
 ) -> html_elements.Element | str:
-    """Both ends of an interval; empty if there is none."""
+    """Both ends of a metric's interval, for the report; empty if there is none."""
     ends = pair.elements()
     if len(ends) != 2:
         return ""
@@ -70,32 +69,32 @@ def interval(
     return html_elements.new("span", "[", low, ", ", high, "]")
 
 
-def _facts(metrics: json_values.Json) -> html_elements.Element:
-    """The list of what was evaluated."""
+def _evaluation_facts(metrics: json_values.Json) -> html_elements.Element:
+    """The report's list of what was evaluated."""
     return html_elements.facts(
         {
             "Model": html_elements.new("code", metrics.at("model").text),
             "Data set": html_elements.new("code", metrics.at("records_dir").text),
             "Split": metrics.at("split").text,
             "Examples": html_elements.number(metrics.at("examples")),
-            "With an age": _if_there(metrics.at("examples_age")),
-            "With a gender": _if_there(metrics.at("examples_gender")),
+            "With an age": _number_or_none(metrics.at("examples_age")),
+            "With a gender": _number_or_none(metrics.at("examples_gender")),
         }
     )
 
 
-def _if_there(value: json_values.Json) -> html_elements.Element | str | None:
-    """The number of a metric, if the file has it."""
+def _number_or_none(value: json_values.Json) -> html_elements.Element | str | None:
+    """The number of an evaluation's metric, if the file has it."""
     return None if value.number is None else html_elements.number(value)
 
 
-def _table(metrics: json_values.Json) -> html_elements.Element:
-    """The table of metrics with their intervals."""
+def _metric_table(metrics: json_values.Json) -> html_elements.Element:
+    """The report's table of an evaluation's metrics with their intervals."""
     rows = [
         [
             title,
             html_elements.number(metrics.at(name)),
-            interval(metrics.at("intervals", name)),
+            interval_text(metrics.at("intervals", name)),
             html_elements.number(metrics.at("constant", name)),
         ]
         for name, title in TITLES.items()
@@ -117,8 +116,8 @@ def _table(metrics: json_values.Json) -> html_elements.Element:
     )
 
 
-def _confusion(metrics: json_values.Json) -> list[html_elements.Element]:
-    """The table of labels by predicted gender."""
+def _confusion_table(metrics: json_values.Json) -> list[html_elements.Element]:
+    """The report's table of labels by predicted gender."""
     counts = metrics.at("confusion")
     cells = [row.elements() for row in counts.elements()]
     numbers = [[cell.number for cell in row] for row in cells]
@@ -149,15 +148,15 @@ def _confusion(metrics: json_values.Json) -> list[html_elements.Element]:
 
 
 def class_names(metrics: json_values.Json) -> list[str]:
-    """Names of the labels 0 and 1, as the metrics have them."""
+    """Names of the labels 0 and 1, as the metrics of an evaluation have them."""
     found = [name.text for name in metrics.at("class_names").elements()]
     # Earlier versions did not record them, but their groups are in the order of labels.
     found = found or [name for name, _ in metrics.at("by_gender").items()]
     return found if len(found) == 2 else ["class 0", "class 1"]
 
 
-def _by_age(metrics: json_values.Json) -> list[html_elements.Element]:
-    """The chart of errors by age."""
+def _errors_by_age(metrics: json_values.Json) -> list[html_elements.Element]:
+    """The report's charts and table of an evaluation's errors by age."""
     by_age = [
         (int(age), row)
         for age, row in metrics.at("by_age").items()
@@ -184,7 +183,7 @@ def _by_age(metrics: json_values.Json) -> list[html_elements.Element]:
     chart = charts.Chart("examples-by-age", xlabel="age, years", ylabel="faces")
     found = [row.at("examples") for _, row in by_age]
     titles = [
-        f"{age} years: {html_elements.shown(value)}"
+        f"{age} years: {html_elements.number_text(value)}"
         for (age, _), value in zip(by_age, found, strict=True)
     ]
     chart.bars("", [age for age, _ in by_age], found, titles, color=3)
@@ -203,8 +202,8 @@ def _by_age(metrics: json_values.Json) -> list[html_elements.Element]:
     ]
 
 
-def _by_group(metrics: json_values.Json) -> list[html_elements.Element]:
-    """Tables of metrics by group."""
+def _metrics_by_group(metrics: json_values.Json) -> list[html_elements.Element]:
+    """The report's tables of an evaluation's metrics by group."""
     found = []
     for key, name in _GROUPINGS.items():
         groups = metrics.at(key).items()
@@ -227,7 +226,7 @@ def _by_group(metrics: json_values.Json) -> list[html_elements.Element]:
             gap.at("mae", "high").text,
             gap.at("mae", "low").text,
             html_elements.number(gap.at("mae", "years"), 2),
-            interval(gap.at("mae", "interval"), 2),
+            interval_text(gap.at("mae", "interval"), 2),
         ]
         for grouping, gap in gaps
         if gap.at("mae").items()
@@ -242,8 +241,8 @@ def _by_group(metrics: json_values.Json) -> list[html_elements.Element]:
     return found
 
 
-def _decisions(decisions: json_values.Json) -> list[html_elements.Element]:
-    """The table of error rates of decisions about age."""
+def _age_decisions(decisions: json_values.Json) -> list[html_elements.Element]:
+    """The report's tables of error rates of decisions about age."""
     thresholds = decisions.at("thresholds").items()
     if not thresholds:
         return []
@@ -266,7 +265,7 @@ def _decisions(decisions: json_values.Json) -> list[html_elements.Element]:
         [
             f"{years} years",
             html_elements.number(row.at("challenge_age"), 1),
-            interval(row.at("interval"), 1),
+            interval_text(row.at("interval"), 1),
             html_elements.number(row.at("limit"), 1, percent=True),
         ]
         for years, row in decisions.at("challenge").items()
@@ -283,13 +282,13 @@ def _decisions(decisions: json_values.Json) -> list[html_elements.Element]:
             caption="Challenge ages",
         ),
         *(html_elements.new("p", f"{text}.", class_="muted") for text in notes),
-        *_curves(decisions),
+        *_challenge_curves(decisions),
         html_elements.new("p", source, class_="muted"),
     ]
 
 
 def _percent_interval(pair: json_values.Json) -> html_elements.Element | str:
-    """An interval in per cent."""
+    """An interval of an evaluation's error rate in per cent, for the report."""
     ends = pair.elements()
     if len(ends) != 2:
         return ""
@@ -297,15 +296,15 @@ def _percent_interval(pair: json_values.Json) -> html_elements.Element | str:
     return html_elements.new("span", "[", low, ", ", high, "]")
 
 
-def _curves(decisions: json_values.Json) -> list[html_elements.Element]:
-    """Charts of error rates by challenge age."""
+def _challenge_curves(decisions: json_values.Json) -> list[html_elements.Element]:
+    """The report's charts of error rates by challenge age."""
     drawn = []
     for years, row in decisions.at("challenge").items():
         places = row.at("curve", "challenge_age").elements()
         if not places:
             continue
         chart = charts.Chart(
-            f"challenge-{_name(years)}",
+            f"challenge-{_chart_name(years)}",
             xlabel="challenge age, years",
             ylabel="per cent",
         )
@@ -321,13 +320,13 @@ def _curves(decisions: json_values.Json) -> list[html_elements.Element]:
     return [html_elements.new("div", *drawn, class_="charts")] if drawn else []
 
 
-def _name(text: str) -> str:
-    """A part of an identifier, from any text."""
+def _chart_name(text: str) -> str:
+    """A name for a chart of the evaluation, from any text."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
-def _coverage(found: json_values.Json) -> list[html_elements.Element]:
-    """The table of how often age intervals contain the age."""
+def _interval_coverage(found: json_values.Json) -> list[html_elements.Element]:
+    """The report's table of how often age intervals contain the age."""
     measured = found.at("measured")
     if not measured.items():
         return []
@@ -350,7 +349,7 @@ def _coverage(found: json_values.Json) -> list[html_elements.Element]:
     head = ["faces", "examples"]
     for form, _ in forms:
         head += [f"{form}cover the age", "mean width, years"]
-    wanted = html_elements.shown(found.at("coverage"), 0, percent=True)
+    wanted = html_elements.number_text(found.at("coverage"), 0, percent=True)
     caption = f"Intervals that should cover the age of {wanted} of all faces"
     return [
         html_elements.new("h3", "Age intervals"),
@@ -358,15 +357,15 @@ def _coverage(found: json_values.Json) -> list[html_elements.Element]:
     ]
 
 
-def _corrections(metrics: json_values.Json) -> list[html_elements.Element]:
-    """The list of corrections that the evaluation applied."""
+def _applied_corrections(metrics: json_values.Json) -> list[html_elements.Element]:
+    """The report's list of corrections that the evaluation measured."""
     entry = metrics.at("calibration")
     facts: dict[str, Any] = {}
     if entry.at("gender_temperature").items():
         value = entry.at("gender_temperature", "temperature")
         facts["Temperature of the gender"] = html_elements.number(value, 3)
         before, after = metrics.at("log_loss", 0), metrics.at("log_loss", 1)
-        facts["Log loss without and with it"] = _both(before, after)
+        facts["Log loss without and with it"] = _before_and_after(before, after)
     if entry.at("age_correction").items():
         line = entry.at("age_correction")
         facts["Corrected age"] = html_elements.new(
@@ -376,24 +375,28 @@ def _corrections(metrics: json_values.Json) -> list[html_elements.Element]:
             html_elements.number(line.at("offset"), 2, sign="+"),
         )
         before, after = metrics.at("corrected_mae", 0), metrics.at("corrected_mae", 1)
-        facts["Mean absolute error without and with it"] = _both(before, after)
+        facts["Mean absolute error without and with it"] = _before_and_after(
+            before, after
+        )
     if not facts:
         return []
     heading = html_elements.new("h3", "Corrections, measured on the validation split")
     return [heading, html_elements.facts(facts)]
 
 
-def _both(before: json_values.Json, after: json_values.Json) -> html_elements.Element:
-    """A metric before and after the corrections."""
+def _before_and_after(
+    before: json_values.Json, after: json_values.Json
+) -> html_elements.Element:
+    """An evaluation's metric before and after the corrections."""
     return html_elements.new(
         "span", html_elements.number(before), ", ", html_elements.number(after)
     )
 
 
-def _worst(
+def _worst_faces(
     metrics: json_values.Json, records_dir: str, *, images: bool
 ) -> list[html_elements.Element]:
-    """The faces with the largest errors."""
+    """The faces on which the evaluated model was most wrong, for the report."""
     worst = metrics.at("worst").elements()
     if not worst:
         return [
@@ -405,7 +408,7 @@ def _worst(
     notes, faces = [], {}
     if images:
         try:
-            faces = _faces(metrics, worst, records_dir)
+            faces = _read_worst_faces(metrics, worst, records_dir)
         except errors.AfadError as error:
             notes.append(html_elements.note(f"Their images are not shown: {error}"))
     names = class_names(metrics)
@@ -417,11 +420,11 @@ def _worst(
         found.append(html_elements.new("h4", title))
         if faces:
             found.append(
-                embedded_pictures.sheet(
+                page_faces.sheet(
                     [
-                        embedded_pictures.face(
+                        page_faces.figure(
                             faces[row.at("row").value],
-                            *_said(row, names),
+                            *_label_and_prediction(row, names),
                             html_elements.new("br"),
                             html_elements.new("code", row.at("key").text),
                         )
@@ -437,7 +440,7 @@ def _worst(
                 [
                     [
                         html_elements.new("code", row.at("key").text),
-                        html_elements.new("span", *_said(row, names)),
+                        html_elements.new("span", *_label_and_prediction(row, names)),
                     ]
                     for row in rows
                 ],
@@ -447,10 +450,10 @@ def _worst(
     return found
 
 
-def _said(
+def _label_and_prediction(
     row: json_values.Json, names: Sequence[str]
 ) -> list[html_elements.Element | str]:
-    """Label and prediction of a face."""
+    """Label and prediction of one of the evaluation's worst faces."""
     if row.at("label").text == "age":
         value = html_elements.number(row.at("value"), 0)
         return [value, ", predicted ", html_elements.number(row.at("predicted"), 1)]
@@ -459,10 +462,10 @@ def _said(
     return [f"{label}; {names[1]} with ", chance]
 
 
-def _faces(
+def _read_worst_faces(
     metrics: json_values.Json, worst: Sequence[json_values.Json], records_dir: str
-) -> dict[Any, stored_faces.Face]:
-    """The faces by row of the evaluation.
+) -> dict[Any, page_faces.Face]:
+    """The images of the evaluation's worst faces by row.
 
     Raises:
       UsageError: The data set is not there, or is another one.
@@ -484,5 +487,5 @@ def _faces(
             " differs"
         )
     limit = entry.at("max_examples").number or 0
-    found = stored_faces.read_rows(records_dir, split, rows, max_examples=int(limit))
+    found = page_faces.read_rows(records_dir, split, rows, max_examples=int(limit))
     return dict(zip(rows, itertools.chain(found), strict=False))

@@ -10,7 +10,7 @@ from afad_tfdata.reporting import html_elements, json_values
 
 
 def build(path: str) -> list[html_elements.Element]:
-    """The section of one graph.
+    """The report's section on one frozen graph.
 
     Args:
       path: NAME.pb, next to its NAME.json.
@@ -23,19 +23,19 @@ def build(path: str) -> list[html_elements.Element]:
     where = graph_description.description_path(path)
     description = json_values.Json(value, where)
     return [
-        _facts(path, description),
-        *_ends(description),
-        *_parity(description.at("parity")),
-        *_latency(description),
-        *_others(description),
+        _graph_facts(path, description),
+        *_feeds_and_fetches(description),
+        *_differences_from_model(description.at("parity")),
+        *_median_times(description),
+        *_other_formats(description),
         html_elements.new("h3", "How to load it"),
-        *_programs(path, description),
-        html_elements.folded("Model and versions", _model(description)),
+        *_loading_programs(path, description),
+        html_elements.folded("Model and versions", _model_options(description)),
     ]
 
 
-def _facts(path: str, description: json_values.Json) -> html_elements.Element:
-    """The list of what the graph is."""
+def _graph_facts(path: str, description: json_values.Json) -> html_elements.Element:
+    """The report's list of what the graph is."""
     graph = description.at("graph")
     names = [name.text for name in description.at("class_names").elements()]
     ages = description.at("age_range")
@@ -47,7 +47,7 @@ def _facts(path: str, description: json_values.Json) -> html_elements.Element:
             "Bytes": html_elements.number(graph.at("bytes")),
             "Nodes": html_elements.number(graph.at("nodes")),
             "Operations per image": html_elements.number(flops),
-            "Loads in TensorFlow 1.15": _yes(graph.at("tf1_compatible")),
+            "Loads in TensorFlow 1.15": _yes_or_no(graph.at("tf1_compatible")),
             "Image size": html_elements.number(description.at("image_size")),
             "Labels": ", ".join(f"{i} {name}" for i, name in enumerate(names)),
             "Label 1 from": html_elements.number(description.at("threshold"), 2)
@@ -66,19 +66,19 @@ def _facts(path: str, description: json_values.Json) -> html_elements.Element:
     )
 
 
-def _yes(value: json_values.Json) -> str:
-    """A bool of the description as yes or no."""
+def _yes_or_no(value: json_values.Json) -> str:
+    """A bool of the graph's description as yes or no."""
     return {True: "yes", False: "no"}.get(value.value, "")
 
 
-def _ends(description: json_values.Json) -> list[html_elements.Element]:
-    """The table of feeds and fetches."""
+def _feeds_and_fetches(description: json_values.Json) -> list[html_elements.Element]:
+    """The report's table of the graph's feeds and fetches."""
     rows: list[list[Any]] = [
         [
             html_elements.new("code", end.at("name").text),
             what,
             end.at("dtype").text,
-            _shape(end.at("shape")),
+            _shape_text(end.at("shape")),
             end.at("meaning").text or end.at("value").text,
         ]
         for what, key in (("feed", "feeds"), ("fetch", "fetches"))
@@ -104,14 +104,14 @@ def _ends(description: json_values.Json) -> list[html_elements.Element]:
     ]
 
 
-def _shape(value: json_values.Json) -> str:
-    """A shape as text, with n for the size of the batch."""
+def _shape_text(value: json_values.Json) -> str:
+    """The shape of a feed or fetch as text, with n for the size of the batch."""
     sides = ["n" if v.value is None else str(v.value) for v in value.elements()]
     return f"[{', '.join(sides)}]"
 
 
-def _parity(parity: json_values.Json) -> list[html_elements.Element]:
-    """The table of differences between the graph and its model."""
+def _differences_from_model(parity: json_values.Json) -> list[html_elements.Element]:
+    """The report's table of differences between the graph and its model."""
     labels = [name for name, _ in parity.at("max_difference").items()]
     if not labels:
         return []
@@ -131,8 +131,8 @@ def _parity(parity: json_values.Json) -> list[html_elements.Element]:
     ]
 
 
-def _latency(description: json_values.Json) -> list[html_elements.Element]:
-    """The table of median times."""
+def _median_times(description: json_values.Json) -> list[html_elements.Element]:
+    """The report's table of the graph's median times."""
     rows = [
         [
             batch,
@@ -147,14 +147,14 @@ def _latency(description: json_values.Json) -> list[html_elements.Element]:
     return [html_elements.table(head, rows, caption="Median time on the CPU")]
 
 
-def _others(description: json_values.Json) -> list[html_elements.Element]:
-    """The table of the graph's other formats."""
+def _other_formats(description: json_values.Json) -> list[html_elements.Element]:
+    """The report's table of the graph's other formats."""
     rows: list[list[Any]] = [
         [
             html_elements.new("code", other.at("file").text),
             name,
             html_elements.number(other.at("bytes")),
-            html_elements.plain_text(other.at("max_difference").value),
+            html_elements.option_text(other.at("max_difference").value),
         ]
         for name, other in description.at("others").items()
     ]
@@ -164,7 +164,9 @@ def _others(description: json_values.Json) -> list[html_elements.Element]:
     return [html_elements.table(head, rows, caption="Other forms of the graph")]
 
 
-def _programs(path: str, description: json_values.Json) -> list[html_elements.Element]:
+def _loading_programs(
+    path: str, description: json_values.Json
+) -> list[html_elements.Element]:
     """The programs that load the graph, in several languages."""
     feed = description.at("feeds", 0, "name").text
     fetches = [f.at("name").text for f in description.at("fetches").elements()]
@@ -175,18 +177,18 @@ def _programs(path: str, description: json_values.Json) -> list[html_elements.El
         if other.at("file").text.endswith(".onnx")
     ]
     name = os.path.basename(path.rstrip("/"))
-    tensors = ", ".join(_quoted(f"{fetch}:0") for fetch in fetches)
+    tensors = ", ".join(_python_text(f"{fetch}:0") for fetch in fetches)
     python = [
         "import tensorflow as tf",
         "",
         "graph_def = tf.compat.v1.GraphDef()",
-        f"with open({_quoted(name)}, 'rb') as file:",
+        f"with open({_python_text(name)}, 'rb') as file:",
         "    graph_def.ParseFromString(file.read())",
         "with tf.Graph().as_default() as graph:",
         "    tf.import_graph_def(graph_def, name='')",
         "session = tf.compat.v1.Session(graph=graph)",
         f"# images: float32 [n, {side}, {side}, 3], RGB, (x - mean) / divisor",
-        f"outputs = session.run([{tensors}], {{{_quoted(feed + ':0')}: images}})",
+        f"outputs = session.run([{tensors}], {{{_python_text(feed + ':0')}: images}})",
     ]
     c = [
         "#include <tensorflow/c/c_api.h>",
@@ -198,24 +200,24 @@ def _programs(path: str, description: json_values.Json) -> list[html_elements.El
         "TF_GraphImportGraphDef(graph, buffer, import, status);",
         "TF_SessionOptions* options = TF_NewSessionOptions();",
         "TF_Session* session = TF_NewSession(graph, options, status);",
-        f"TF_Output feed = {{TF_GraphOperationByName(graph, {_double(feed)}), 0}};",
+        f"TF_Output feed = {{TF_GraphOperationByName(graph, {_c_text(feed)}), 0}};",
         f"TF_Output fetches[{len(fetches)}] = {{",
-        *(f"    {{TF_GraphOperationByName(graph, {_double(f)}), 0}}," for f in fetches),
+        *(f"    {{TF_GraphOperationByName(graph, {_c_text(f)}), 0}}," for f in fetches),
         "};",
         "TF_SessionRun(session, NULL, &feed, &image_tensor, 1,",
         f"              fetches, output_tensors, {len(fetches)},",
         "              NULL, 0, NULL, status);",
     ]
-    columns = ", ".join(_double(fetch) for fetch in fetches)
+    columns = ", ".join(_c_text(fetch) for fetch in fetches)
     csharp = [
         "// Packages Microsoft.ML and Microsoft.ML.TensorFlow.",
         "using Microsoft.ML;",
         "",
         "var ml = new MLContext();",
-        f"var model = ml.Model.LoadTensorFlowModel({_double(name)});",
+        f"var model = ml.Model.LoadTensorFlowModel({_c_text(name)});",
         "var pipeline = model.ScoreTensorFlowModel(",
         f"    outputColumnNames: new[] {{ {columns} }},",
-        f"    inputColumnNames: new[] {{ {_double(feed)} }});",
+        f"    inputColumnNames: new[] {{ {_c_text(feed)} }});",
         f"// The column {feed} is float[{side} * {side} * 3]: rows, columns, R, G, B.",
     ]
     found = [
@@ -227,7 +229,7 @@ def _programs(path: str, description: json_values.Json) -> list[html_elements.El
         program = [
             "import onnxruntime",
             "",
-            f"session = onnxruntime.InferenceSession({_quoted(onnx[0])})",
+            f"session = onnxruntime.InferenceSession({_python_text(onnx[0])})",
             "inputs = {session.get_inputs()[0].name: images}",
             "outputs = session.run(None, inputs)",
         ]
@@ -241,21 +243,21 @@ def _programs(path: str, description: json_values.Json) -> list[html_elements.El
     return found
 
 
-def _quoted(text: str) -> str:
-    """A text as a string of Python."""
+def _python_text(text: str) -> str:
+    """The name of a file or node as a string of Python, to load the graph with."""
     return repr(text)
 
 
-def _double(text: str) -> str:
-    """A text as a literal in double quotes."""
+def _c_text(text: str) -> str:
+    """The name of a file or node in double quotes, for a program in C or C#."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
-def _model(description: json_values.Json) -> html_elements.Element:
-    """The table of the model's options, and of versions."""
+def _model_options(description: json_values.Json) -> html_elements.Element:
+    """The report's table of the graph's model options, and of versions."""
     rows = [
-        [name, html_elements.new("code", html_elements.plain_text(value.value))]
+        [name, html_elements.new("code", html_elements.option_text(value.value))]
         for part in ("model", "corrections", "versions")
         for name, value in description.at(part).items()
     ]

@@ -21,7 +21,7 @@ Element = ET.Element
 
 
 def new(tag: str, *children: Element | str | None, **attributes: Any) -> Element:
-    """An element.
+    """An HTML element of the report.
 
     Args:
       tag: Its name.
@@ -42,7 +42,7 @@ def new(tag: str, *children: Element | str | None, **attributes: Any) -> Element
 
 
 def extend(element: Element, children: Iterable[Element | str | None]) -> Element:
-    """Appends elements and texts to an element, and returns it."""
+    """Appends elements and texts to an HTML element, and returns it."""
     for child in children:
         if child is None:
             continue
@@ -65,7 +65,7 @@ def number(
     sign: str = "",
     form: str = "f",
 ) -> Element | str:
-    """A number and where it comes from; a dash if there is no number.
+    """A number in HTML, with where it comes from; a dash if there is no number.
 
     The element contains the exact value, and its place in a file as ``data-file`` and
     ``data-pointer``.
@@ -77,20 +77,20 @@ def number(
       sign: ``+`` to show the sign of positive numbers, too.
       form: ``f``, or ``e`` for a power of ten.
     """
-    text = shown(value, digits, percent=percent, sign=sign, form=form)
+    text = number_text(value, digits, percent=percent, sign=sign, form=form)
     if value.number is None:
         return text
     return new("data", text, value=repr(value.number), **origin(value))
 
 
 def origin(value: json_values.Json) -> dict[str, str]:
-    """Attributes that say where a value comes from; empty if it was computed."""
+    """HTML attributes that say where a value comes from; empty if it was computed."""
     if not value.file:
         return {}
     return {"data_file": value.file, "data_pointer": value.pointer}
 
 
-def shown(
+def number_text(
     value: json_values.Json,
     digits: int = 4,
     *,
@@ -98,7 +98,7 @@ def shown(
     sign: str = "",
     form: str = "f",
 ) -> str:
-    """The text of `number`."""
+    """The text of `number`, such as ``12,345`` or ``93.1 %``."""
     plain = value.number
     if plain is None:
         return "\N{EN DASH}"
@@ -111,8 +111,8 @@ def shown(
     return f"{plain:{sign},.{digits}f}"
 
 
-def plain_text(value: Any) -> str:
-    """Any JSON value in one line, for tables of configurations."""
+def option_text(value: Any) -> str:
+    """A JSON value in one line, for the page's tables of options."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -124,7 +124,7 @@ def table(
     *,
     caption: str,
 ) -> Element:
-    """A table whose first column names the rows.
+    """An HTML table whose first column names the rows.
 
     Args:
       head: Texts of the columns.
@@ -151,14 +151,14 @@ def table(
 
 
 def scrollable(content: Element, label: str) -> Element:
-    """A box that scrolls sideways on a narrow screen, also by keyboard."""
+    """An HTML box that scrolls sideways on a narrow screen, also by keyboard."""
     return new(
         "div", content, class_="scroll", tabindex="0", role="group", aria_label=label
     )
 
 
 def facts(rows: Mapping[str, Element | str | None]) -> Element:
-    """A list of names and values; values that are None or empty are left out."""
+    """An HTML list of names and values; values that are None or empty are left out."""
     listed = new("dl", class_="facts")
     for name, value in rows.items():
         if value is not None and value != "":
@@ -171,17 +171,17 @@ def facts(rows: Mapping[str, Element | str | None]) -> Element:
 
 
 def note(text: str) -> Element:
-    """A sentence that says what is missing, and why."""
+    """A sentence on the page that says what is missing, and why."""
     return new("p", text, class_="note")
 
 
 def folded(title: str, *children: Element | str | None) -> Element:
-    """Content that is shown after a click on its title."""
+    """HTML that is shown after a click on its title."""
     return new("details", new("summary", title), *children)
 
 
 def code(lines: Sequence[str], label: str) -> Element:
-    """A block of program text."""
+    """An HTML block of program text."""
     block = new("code")
     # Lines are made printable one by one, because `printable` would turn the line
     # breaks into codes.

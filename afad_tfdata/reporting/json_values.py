@@ -2,7 +2,7 @@
 
 ::
 
-    metrics = json_values.of_file("run/metrics.json", what="the metrics")
+    metrics = json_values.read("run/metrics.json", what="the metrics")
     metrics.at("intervals", "mae", 0).number     # None if there is no such number
     metrics.at("intervals", "mae", 0).pointer    # "/intervals/mae/0"
 
@@ -36,14 +36,14 @@ class Json:
         return self.value not in (None, {}, [], "")
 
     def at(self, *keys: str | int) -> Json:
-        """The value inside nested objects (by name) and arrays (by number)."""
+        """The JSON value inside nested objects (by name) and arrays (by number)."""
         found = self
         for key in keys:
             found = found._child(key)
         return found
 
     def _child(self, key: str | int) -> Json:
-        """The value under a key or at a position."""
+        """The JSON value under a key or at a position."""
         value = None
         if isinstance(key, int):
             if isinstance(self.value, list) and 0 <= key < len(self.value):
@@ -54,13 +54,13 @@ class Json:
         return Json(value, self.file, f"{self.pointer}/{name}")
 
     def items(self) -> list[tuple[str, Json]]:
-        """The names and values of an object; empty for other values."""
+        """The names and values of a JSON object; empty for other values."""
         if not isinstance(self.value, dict):
             return []
         return [(str(key), self.at(str(key))) for key in self.value]
 
     def elements(self) -> list[Json]:
-        """The values of an array; empty for other values."""
+        """The values of a JSON array; empty for other values."""
         if not isinstance(self.value, list):
             return []
         return [self.at(i) for i in range(len(self.value))]
@@ -78,8 +78,8 @@ class Json:
         return self.value if isinstance(self.value, str) else ""
 
 
-def of_file(path: str, *, what: str, advice: str = "restore it") -> Json:
-    """The content of a JSON file.
+def read(path: str, *, what: str, advice: str = "restore it") -> Json:
+    """Reads a JSON file as a value that knows its place in the file.
 
     Args:
       path: The file.

@@ -3,7 +3,7 @@
 ::
 
     page = page.Page("Faces", ["records", "run"])
-    page.add("data", "Data set", [elements.new("p", "...")])
+    page.add_section("data", "Data set", [elements.new("p", "...")])
     files.write_atomic("report.html", page.html())
 
 The file contains its style and its program.  Its content security policy forbids every
@@ -39,7 +39,7 @@ class Page:
         self._title, self._about = title, about
         self._sections: list[tuple[str, str, list[html_elements.Element]]] = []
 
-    def add(
+    def add_section(
         self,
         name: str,
         title: str,
@@ -47,7 +47,7 @@ class Page:
         *,
         before: str = "",
     ) -> None:
-        """Adds a section.
+        """Adds a section to the page.
 
         Args:
           name: Its identifier on the page.
@@ -59,12 +59,12 @@ class Page:
         place = names.index(before) if before else len(names)
         for element in content:
             for svg in element.iter("svg"):
-                _prefix(svg, name)
+                _prefix_identifiers(svg, name)
         self._sections.insert(place, (name, title, list(content)))
 
     def html(self) -> str:
-        """The whole page."""
-        style, program = _read("page.css"), _read("page.js")
+        """The whole page as HTML."""
+        style, program = _read_asset("page.css"), _read_asset("page.js")
         digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
         policy = (
             "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
@@ -78,7 +78,7 @@ class Page:
             new("meta", name="viewport", content="width=device-width, initial-scale=1"),
             new("meta", name="generator", content=f"afad_tfdata {__version__}"),
             new("title", self._title),
-            _raw("style", style),
+            _raw_element("style", style),
         )
         links = [new("li", new("a", t, href=f"#{n}")) for n, t, _ in self._sections]
         body = new(
@@ -103,14 +103,14 @@ class Page:
                 ),
             ),
             new("footer", new("p", f"Written by afad_tfdata {__version__}.")),
-            _raw("script", program),
+            _raw_element("script", program),
         )
         root = new("html", head, body, lang="en")
         text = ET.tostring(root, encoding="unicode", method="html")
         return f"<!DOCTYPE html>\n{text}\n"
 
 
-def data(name: str, value: Any) -> html_elements.Element:
+def json_data(name: str, value: Any) -> html_elements.Element:
     """JSON values that the page's program reads.
 
     Args:
@@ -119,11 +119,11 @@ def data(name: str, value: Any) -> html_elements.Element:
     """
     # "<" is escaped, so that no text ends the element.
     text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
-    return _raw("script", text, id=name, type="application/json")
+    return _raw_element("script", text, id=name, type="application/json")
 
 
-def _prefix(svg: html_elements.Element, name: str) -> None:
-    """Makes the identifiers in a chart unique, as two runs have the same charts."""
+def _prefix_identifiers(svg: html_elements.Element, name: str) -> None:
+    """Makes a chart's identifiers unique on the page: two runs have the same charts."""
     for element in svg.iter():
         for attribute in ("id", "href", "clip-path"):
             if value := element.get(attribute):
@@ -132,8 +132,8 @@ def _prefix(svg: html_elements.Element, name: str) -> None:
                 element.set(attribute, value)
 
 
-def _raw(tag: str, text: str, **attributes: str) -> html_elements.Element:
-    """A style or a program, whose text is not escaped in HTML."""
+def _raw_element(tag: str, text: str, **attributes: str) -> html_elements.Element:
+    """The page's style or program, whose text is not escaped in HTML."""
     if f"</{tag}" in text.lower() or "<!--" in text:
         raise ValueError(f"the text ends the element {tag}")
     element = html_elements.new(tag, **attributes)
@@ -141,6 +141,6 @@ def _raw(tag: str, text: str, **attributes: str) -> html_elements.Element:
     return element
 
 
-def _read(name: str) -> str:
-    """The style or the program of the page."""
+def _read_asset(name: str) -> str:
+    """Reads the style or the program of the page."""
     return (_HERE / name).read_text(encoding="utf-8")

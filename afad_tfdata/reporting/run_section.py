@@ -23,7 +23,7 @@ _EVENT_COLORS = {"stage": 3, "restart": 4, "recovery": 5}
 
 
 def build(path: str) -> list[html_elements.Element]:
-    """The section of one run.
+    """The report's section on one run.
 
     Args:
       path: The run directory.
@@ -32,50 +32,50 @@ def build(path: str) -> list[html_elements.Element]:
       UsageError: The directory contains no run.
       DataError: Its configuration is damaged.
     """
-    stored = config_of(path)
-    found = [_facts(path, stored)]
+    stored = run_config(path)
+    found = [_run_facts(path, stored)]
     try:
-        epochs = history_of(path)
+        epochs = run_history(path)
     except errors.AfadError as error:
         found.append(html_elements.note(f"There are no curves: {error}"))
     else:
-        found += _curves(epochs)
-        found.append(_events(epochs))
-    found += _speed(path)
+        found += _run_curves(epochs)
+        found.append(_event_table(epochs))
+    found += _speed_charts(path)
     found.append(html_elements.new("h3", "Checkpoints and models"))
-    found.append(_files(path))
-    found.append(html_elements.folded("Configuration", _configuration(stored)))
-    found.append(html_elements.folded("What was derived", _derived(stored)))
+    found.append(_stored_weights(path))
+    found.append(html_elements.folded("Configuration", _option_table(stored)))
+    found.append(html_elements.folded("What was derived", _derived_values(stored)))
     return found
 
 
-def config_of(path: str) -> json_values.Json:
-    """The content of ``config.json``, checked as `run_dir.read_config` does."""
+def run_config(path: str) -> json_values.Json:
+    """A run's ``config.json`` for the report, checked as `run_dir.read_config` does."""
     value = run_dir.read_config(path)
     return json_values.Json(value, os.path.join(path, run_dir.CONFIG_NAME))
 
 
-def history_of(path: str) -> json_values.Json:
-    """The content of ``history.json``."""
-    return json_values.of_file(
+def run_history(path: str) -> json_values.Json:
+    """A run's ``history.json`` for the report."""
+    return json_values.read(
         os.path.join(path, history.JSON_NAME),
         what="the history",
         advice="afad-train writes it after each epoch",
     )
 
 
-def points(
+def curve_points(
     epochs: json_values.Json, *names: str
 ) -> list[tuple[float, json_values.Json]]:
-    """Epochs and values of a metric, such as ``"validation", "mae"``."""
+    """The points of a run's curve, such as of ``"validation", "mae"``."""
     rows = epochs.at("epochs").elements()
     return [
         (row.at("epoch").number or i + 1, row.at(*names)) for i, row in enumerate(rows)
     ]
 
 
-def _facts(path: str, stored: json_values.Json) -> html_elements.Element:
-    """The list of what the run is."""
+def _run_facts(path: str, stored: json_values.Json) -> html_elements.Element:
+    """The report's list of what the run is."""
     train = stored.at("train")
     return html_elements.facts(
         {
@@ -94,8 +94,8 @@ def _facts(path: str, stored: json_values.Json) -> html_elements.Element:
     )
 
 
-def _curves(epochs: json_values.Json) -> list[html_elements.Element]:
-    """Charts of loss and metrics by epoch."""
+def _run_curves(epochs: json_values.Json) -> list[html_elements.Element]:
+    """The report's charts of a run's loss and metrics by epoch."""
     rows = epochs.at("epochs").elements()
     if not rows:
         return [html_elements.note("No epoch is finished yet.")]
@@ -105,35 +105,37 @@ def _curves(epochs: json_values.Json) -> list[html_elements.Element]:
             continue
         chart = charts.Chart(f"curve-{name}", xlabel="epoch", ylabel=unit)
         for color, part in enumerate(("train", "validation")):
-            line = points(epochs, part, name)
+            line = curve_points(epochs, part, name)
             if any(value.number is not None for _, value in line):
                 chart.line(part, line, color=color, xname="epoch")
         chart.whole_numbers()
-        for place, event in _moments(epochs):
+        for place, event in _event_places(epochs):
             kind = event.at("kind").text
             chart.moment(
                 place,
-                _short(event.at("text").text),
+                _short_event(event.at("text").text),
                 color=_EVENT_COLORS.get(kind, 3),
             )
         drawn.append(chart.figure(title))
     rates = charts.Chart("curve-rate", xlabel="epoch", ylabel="learning rate")
-    rates.line("", points(epochs, "learning_rate"), color=2, xname="epoch", digits=8)
+    rates.line(
+        "", curve_points(epochs, "learning_rate"), color=2, xname="epoch", digits=8
+    )
     rates.whole_numbers()
     drawn.append(rates.figure("Learning rate at the end of each epoch"))
     return [
         html_elements.new("div", *drawn, class_="charts"),
-        html_elements.folded("Numbers by epoch", _epochs(rows)),
+        html_elements.folded("Numbers by epoch", _epoch_table(rows)),
     ]
 
 
-def _short(text: str) -> str:
-    """A text, cut so that it fits in a table."""
+def _short_event(text: str) -> str:
+    """The text of a run's event, cut so that it fits in a chart."""
     return text if len(text) <= 34 else text[:32] + "..."
 
 
-def _moments(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
-    """Events, each placed half an epoch after the last epoch that ended before it."""
+def _event_places(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
+    """A run's events, each placed half an epoch after the last epoch before it."""
     rows = epochs.at("epochs").elements()
     placed = []
     for event in epochs.at("events").elements():
@@ -150,8 +152,8 @@ def _moments(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
     return placed
 
 
-def _epochs(rows: Sequence[json_values.Json]) -> html_elements.Element:
-    """The table of metrics by epoch."""
+def _epoch_table(rows: Sequence[json_values.Json]) -> html_elements.Element:
+    """The report's table of a run's metrics by epoch."""
     columns = [
         (part, name)
         for part in ("train", "validation")
@@ -172,8 +174,8 @@ def _epochs(rows: Sequence[json_values.Json]) -> html_elements.Element:
     return html_elements.table(head, body, caption="The history of the run")
 
 
-def _events(epochs: json_values.Json) -> html_elements.Element:
-    """The table of stages, restarts and recoveries."""
+def _event_table(epochs: json_values.Json) -> html_elements.Element:
+    """The report's table of a run's stages, restarts and recoveries."""
     rows: list[list[Any]] = [
         [html_elements.number(e.at("step")), e.at("kind").text, e.at("text").text]
         for e in epochs.at("events").elements()
@@ -185,8 +187,8 @@ def _events(epochs: json_values.Json) -> html_elements.Element:
     )
 
 
-def _speed(path: str) -> list[html_elements.Element]:
-    """Speed and waiting time of each epoch, from the lines of ``metrics.jsonl``."""
+def _speed_charts(path: str) -> list[html_elements.Element]:
+    """The report's charts of a run's speed and of its waiting for input."""
     name = os.path.join(path, history.LINES_NAME)
     rows = []
     try:
@@ -216,8 +218,8 @@ def _speed(path: str) -> list[html_elements.Element]:
     return [html_elements.new("div", *drawn, class_="charts")]
 
 
-def _files(path: str) -> html_elements.Element:
-    """The table of the run's models and checkpoints."""
+def _stored_weights(path: str) -> html_elements.Element:
+    """The report's table of a run's models and checkpoints."""
     rows: list[list[Any]] = []
     folder = os.path.join(path, run_dir.CHECKPOINTS_NAME)
     names = [run_dir.BEST_NAME, run_dir.FINAL_NAME]
@@ -236,19 +238,19 @@ def _files(path: str) -> html_elements.Element:
     return html_elements.table(["file", "size"], rows, caption="Stored weights")
 
 
-def _configuration(stored: json_values.Json) -> html_elements.Element:
-    """The table of the run's options."""
+def _option_table(stored: json_values.Json) -> html_elements.Element:
+    """The report's table of a run's options, first those that were changed."""
     usual = options.defaults(train_config.TrainConfig)
     rows: list[list[Any]] = []
     for name, value in stored.at("train").items():
         default = usual.get(name)
         changed = name not in usual or value.value != default
-        shown = html_elements.new("code", html_elements.plain_text(value.value))
+        shown = html_elements.new("code", html_elements.option_text(value.value))
         rows.append(
             [
                 html_elements.new("strong", name) if changed else name,
                 shown,
-                "" if not changed else html_elements.plain_text(default),
+                "" if not changed else html_elements.option_text(default),
             ]
         )
     rows.sort(key=lambda row: isinstance(row[0], str))
@@ -259,8 +261,8 @@ def _configuration(stored: json_values.Json) -> html_elements.Element:
     )
 
 
-def _derived(stored: json_values.Json) -> html_elements.Element:
-    """The table of what ``config.json`` records besides the options."""
+def _derived_values(stored: json_values.Json) -> html_elements.Element:
+    """The report's table of what ``config.json`` records besides the options."""
     rows: list[list[Any]] = []
     for name, value in stored.items():
         if name in ("train", "checksum"):
@@ -268,7 +270,7 @@ def _derived(stored: json_values.Json) -> html_elements.Element:
         inner = value.items() or [("", value)]
         for key, item in inner:
             title = f"{name}.{key}" if key else name
-            text = html_elements.plain_text(item.value)
+            text = html_elements.option_text(item.value)
             rows.append([title, html_elements.new("code", text)])
     return html_elements.table(
         ["name", "value"], rows, caption="What follows from flags, records and devices"

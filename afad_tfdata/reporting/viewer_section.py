@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,30 +10,20 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.reporting import html_elements, page, stored_faces
+from afad_tfdata.reporting import html_elements, page, page_faces, viewer_predictions
 from afad_tfdata.storage import joined_data_sets, schema
 
 # Pixels and JPEG quality, with which 2,000 faces take about 3 MB as text.
 _SIDE, _QUALITY = 64, 65
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Said:
-    """What a model predicts for each record of a split.
-
-    Attributes:
-      age: Years ``[n]``; None if the model predicts none.
-      gender: Probability of class 1 of the data set ``[n]``, or None.
-    """
-
-    age: np.ndarray | None
-    gender: np.ndarray | None
-
-
 def build(
-    records_dir: str, *, thumbnails: int, said: Mapping[str, Said] | None = None
+    records_dir: str,
+    *,
+    thumbnails: int,
+    said: Mapping[str, viewer_predictions.SplitPredictions] | None = None,
 ) -> list[html_elements.Element]:
-    """The section of the viewer.
+    """The report's section with the viewer of faces.
 
     Args:
       records_dir: Directories of local data sets, separated by commas.
@@ -55,22 +44,22 @@ def build(
     manifest = joined_data_sets.load_manifest(records_dir)
     splits = [n for n, split in manifest.splits.items() if split.num_examples]
     total = sum(manifest.splits[name].num_examples for name in splits)
-    chosen = _chosen(places, splits, thumbnails, said)
+    chosen = _records_to_show(places, splits, thumbnails, said)
     number = sum(len(rows) for rows in chosen.values())
     if not number:
         return [html_elements.note("There is no face to show.")]
     shards: dict[str, int] = {}
     rows, pictures = [], []
     for (place, split), records in chosen.items():
-        start = _start(places, split, place)
+        start = _first_row(places, split, place)
         one = schema.load_manifest(places[place])
-        faces = stored_faces.read(places[place], one, split, records)
+        faces = page_faces.read(places[place], one, split, records)
         for face in faces:
-            pictures.append(stored_faces.thumbnail(face, _SIDE, _QUALITY))
-            row = _row(face, place, splits.index(split), shards)
-            row |= _predicted(face, start, (said or {}).get(split))
+            pictures.append(page_faces.thumbnail(face, _SIDE, _QUALITY))
+            row = _face_entry(face, place, splits.index(split), shards)
+            row |= _prediction_entry(face, start, (said or {}).get(split))
             rows.append(row)
-    head = _common_head(pictures)
+    head = _common_jpeg_head(pictures)
     for row, picture in zip(rows, pictures, strict=True):
         row["image"] = base64.b64encode(picture[len(head) :]).decode()
     rows.sort(key=lambda row: -row.pop("order"))
@@ -97,7 +86,7 @@ def build(
                 "p", "The viewer is a program, which this browser does not run."
             ),
         ),
-        _form(manifest, splits, with_errors=bool(said)),
+        _filter_form(manifest, splits, with_errors=bool(said)),
         html_elements.new("div", id="face", hidden=True, aria_live="polite"),
         html_elements.new("ul", id="grid"),
         html_elements.new(
@@ -107,17 +96,17 @@ def build(
             html_elements.new("button", "Next", type="button", id="next"),
             class_="pager",
         ),
-        page.data("faces-data", values),
+        page.json_data("faces-data", values),
     ]
 
 
-def _chosen(
+def _records_to_show(
     places: Sequence[str],
     splits: Sequence[str],
     thumbnails: int,
-    said: Mapping[str, Said] | None,
+    said: Mapping[str, viewer_predictions.SplitPredictions] | None,
 ) -> dict[tuple[int, str], np.ndarray]:
-    """Record numbers by data set and split."""
+    """Numbers of the records that the viewer shows, by data set and split."""
     parts = []
     for place, directory in enumerate(places):
         manifest = schema.load_manifest(directory)
@@ -129,7 +118,7 @@ def _chosen(
     if said:
         scores = np.concatenate(
             [
-                _suspicion(places, place, split, manifest, said.get(split))
+                _suspicion_of_labels(places, place, split, manifest, said.get(split))
                 for place, split, manifest in parts
             ]
         )
@@ -137,7 +126,7 @@ def _chosen(
         order = np.argsort(-scores, kind="stable")[: min(thumbnails, known)]
         sample = np.sort(order)
     else:
-        sample = stored_faces.even_sample(int(starts[-1]), thumbnails)
+        sample = page_faces.even_sample(int(starts[-1]), thumbnails)
     found = {}
     for (place, split, _), first, last in zip(
         parts, starts[:-1], starts[1:], strict=True
@@ -148,20 +137,20 @@ def _chosen(
     return found
 
 
-def _suspicion(
+def _suspicion_of_labels(
     places: Sequence[str],
     place: int,
     split: str,
     manifest: schema.Manifest,
-    said: Said | None,
+    said: viewer_predictions.SplitPredictions | None,
 ) -> np.ndarray:
     """How wrong the labels of each record look, in [0, 2]; 0 without a prediction."""
     index = schema.load_index(places[place], manifest, split)
     scores = np.zeros(len(index))
     if said is None:
         return scores
-    start = _start(places, split, place)
-    age, gender = errors_of(
+    start = _first_row(places, split, place)
+    age, gender = viewer_predictions.label_errors(
         said, slice(start, start + len(index)), index["age"], index["gender"]
     )
     if age is not None:
@@ -172,25 +161,8 @@ def _suspicion(
     return scores
 
 
-def errors_of(
-    said: Said, rows: slice, ages: np.ndarray, genders: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Absolute errors of age (years) and gender; NaN where a label is missing."""
-    found: list[np.ndarray | None] = []
-    for value, label in ((said.age, ages), (said.gender, genders)):
-        if value is None:
-            found.append(None)
-            continue
-        known = np.where(np.asarray(label) < 0, np.nan, label)
-        part = np.full(len(known), np.nan)
-        there = np.asarray(value, np.float64)[rows]
-        part[: len(there)] = there[: len(known)]
-        found.append(np.abs(part - known))
-    return found[0], found[1]
-
-
-def _start(places: Sequence[str], split: str, place: int) -> int:
-    """The row at which a data set begins, in a split of all data sets together."""
+def _first_row(places: Sequence[str], split: str, place: int) -> int:
+    """The row of the viewer at which a data set begins, in a split of all data sets."""
     start = 0
     for directory in places[:place]:
         found = schema.load_manifest(directory).splits.get(split)
@@ -198,10 +170,10 @@ def _start(places: Sequence[str], split: str, place: int) -> int:
     return start
 
 
-def _row(
-    face: stored_faces.Face, place: int, split: int, shards: dict[str, int]
+def _face_entry(
+    face: page_faces.Face, place: int, split: int, shards: dict[str, int]
 ) -> dict[str, Any]:
-    """What the page's program gets about a face."""
+    """What the viewer's program gets about a face."""
     row = {
         "directory": place,
         "split": split,
@@ -221,14 +193,14 @@ def _row(
     return row
 
 
-def _predicted(
-    face: stored_faces.Face, start: int, said: Said | None
+def _prediction_entry(
+    face: page_faces.Face, start: int, said: viewer_predictions.SplitPredictions | None
 ) -> dict[str, Any]:
-    """What the model predicts for a face, and how much its labels differ from that."""
+    """What the viewer shows of a face's predictions, and how far its labels are off."""
     if said is None:
         return {}
     row = start + face.record
-    age, gender = errors_of(
+    age, gender = viewer_predictions.label_errors(
         said, slice(row, row + 1), np.array([face.age]), np.array([face.gender])
     )
     found: dict[str, Any] = {"order": 0.0}
@@ -245,7 +217,7 @@ def _predicted(
     return found
 
 
-def _common_head(pictures: Sequence[bytes]) -> bytes:
+def _common_jpeg_head(pictures: Sequence[bytes]) -> bytes:
     """The bytes that all thumbnails begin with, so that the page stores them once.
 
     They are the tables of the JPEGs, a third of all bytes.  Their number is a multiple
@@ -258,10 +230,10 @@ def _common_head(pictures: Sequence[bytes]) -> bytes:
     return head[: len(head) // 3 * 3]
 
 
-def _form(
+def _filter_form(
     manifest: schema.Manifest, splits: Sequence[str], *, with_errors: bool
 ) -> html_elements.Element:
-    """The form that filters and sorts the faces."""
+    """The viewer's form that filters and sorts the faces."""
     new = html_elements.new
     genders = [(str(i), name) for i, name in enumerate(manifest.class_names)]
     if schema.NO_GENDER in manifest.counted_classes:
@@ -279,24 +251,24 @@ def _form(
     low, high = (str(ages[0]), str(ages[-1])) if ages else ("", "")
     return new(
         "form",
-        new("label", "Split", _select("split", _all(enumerate(splits)))),
-        new("label", "Gender", _select("gender", _all(genders))),
+        new("label", "Split", _select_element("split", _with_all(enumerate(splits)))),
+        new("label", "Gender", _select_element("gender", _with_all(genders))),
         new("label", "Age from", new("input", name="low", placeholder=low, **limits)),
         new("label", "to", new("input", name="high", placeholder=high, **limits)),
-        new("label", "Order", _select("order", orders)),
+        new("label", "Order", _select_element("order", orders)),
         id="filter",
     )
 
 
-def _all(choices: Any) -> Iterator[tuple[str, str]]:
-    """Choices of a filter, after the one that chooses all."""
+def _with_all(choices: Any) -> Iterator[tuple[str, str]]:
+    """Choices of one of the viewer's filters, after the one that chooses all."""
     yield "", "all"
     for value, text in choices:
         yield str(value), text
 
 
-def _select(name: str, choices: Any) -> html_elements.Element:
-    """An element to choose from a list."""
+def _select_element(name: str, choices: Any) -> html_elements.Element:
+    """An HTML element of the viewer to choose from a list."""
     return html_elements.new(
         "select",
         *(html_elements.new("option", text, value=value) for value, text in choices),

@@ -290,11 +290,11 @@ def test_an_evaluation_and_a_graph_are_shown(sample_records, evaluated_runs, tmp
 
 
 def test_the_faces_are_those_of_the_keys(sample_records, evaluated_runs, tmp_path):
-    from afad_tfdata.reporting import stored_faces
+    from afad_tfdata.reporting import page_faces
 
     metrics = json.loads(files.read_bytes(f"{evaluated_runs[0]}/metrics.json"))
     rows = sorted({row["row"] for row in metrics["worst"]})
-    faces = stored_faces.read_rows(sample_records, "test", rows)
+    faces = page_faces.read_rows(sample_records, "test", rows)
     keys = {face.record: face.key for face in faces}
     assert all(keys[row["row"]] == row["key"] for row in metrics["worst"])
     # In several data sets read as one, the numbers of rows continue.
@@ -302,7 +302,7 @@ def test_the_faces_are_those_of_the_keys(sample_records, evaluated_runs, tmp_pat
     shutil.copytree(sample_records, copy)
     total = json.loads(files.read_bytes(f"{copy}/manifest.json"))["splits"]["test"]
     more = [row + total["num_examples"] for row in rows]
-    both = stored_faces.read_rows(f"{sample_records},{copy}", "test", [*rows, *more])
+    both = page_faces.read_rows(f"{sample_records},{copy}", "test", [*rows, *more])
     assert [f.key for f in both] == [keys[row] for row in rows] * 2
 
 
@@ -440,7 +440,7 @@ def test_classes_in_the_other_order_are_compared(evaluated_runs, tmp_path):
         str(tmp_path), swapped, rows=metrics["predictions"]["rows"]
     )
     other = {**metrics, "class_names": ["female", "male"], "predictions": entry}
-    found = comparison_section._paired(
+    found = comparison_section._paired_intervals(
         [run, str(tmp_path)], [json_values.Json(metrics), json_values.Json(other)]
     )
     assert found["mae"] == [0, 0]

@@ -1,13 +1,16 @@
-"""Faces of a data set by the number of their record, with what is known about each.
+"""The faces on the page: read from records by number, and shown as pictures.
 
 ::
 
-    for face in stored_faces.read("records", manifest, "test", [0, 17]):
-        face.key, face.image
+    for face in page_faces.read("records", manifest, "test", [0, 17]):
+        page_faces.figure(face, face.key)
+
+A picture is part of the page as a data URI, so that nothing is requested.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -17,13 +20,17 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.images import codec
+from afad_tfdata.reporting import html_elements
 from afad_tfdata.storage import joined_data_sets, schema, tfrecord
 from afad_tfdata.writing import data_set_pictures
+
+# Pixels and JPEG quality of the faces of a contact sheet.
+_SIDE, _QUALITY = 96, 80
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Face:
-    """One record.
+    """One face of a data set, by its record.
 
     Attributes:
       directory: Directory of its data set.
@@ -55,7 +62,7 @@ class Face:
 
 
 def even_sample(total: int, count: int) -> np.ndarray:
-    """Numbers of at most `count` records that are spread evenly over all.
+    """Numbers of at most `count` faces that are spread evenly over all records.
 
     Records are stored in the order of hashes of their keys.  Therefore an even sample
     is a random one, but the same each time.
@@ -72,7 +79,7 @@ def read(
     *,
     images: bool = True,
 ) -> Iterator[Face]:
-    """Yields faces in the order of `records`.
+    """Reads faces for the page, in the order of `records`.
 
     Args:
       directory: A local data set.
@@ -88,7 +95,7 @@ def read(
     index = schema.load_index(directory, manifest, split)
     shards = manifest.split(split).shards
     starts = np.cumsum([0, *(shard.num_examples for shard in shards)])
-    opened = _Keys(manifest.format)
+    opened = _FaceKeys(manifest.format)
     with opened:
         for record in records:
             row = index[int(record)]
@@ -106,7 +113,9 @@ def read(
             path = files.join(directory, face.shard)
             found: dict = {}
             try:
-                found["key"], found["sha256"] = opened.of(path, row, face.position)
+                found["key"], found["sha256"] = opened.read_key(
+                    path, row, face.position
+                )
                 if images:
                     found["image"] = data_set_pictures.read_picture(
                         path, row, face.position, manifest
@@ -122,7 +131,7 @@ def read(
 def read_rows(
     records_dir: str, split: str, rows: Sequence[int], *, max_examples: int = 0
 ) -> Iterator[Face]:
-    """Yields faces by their row in a split of one data set, or of several as one.
+    """Reads faces for the page by their row in a split of one or several data sets.
 
     Args:
       records_dir: Directories, separated by commas.
@@ -152,31 +161,60 @@ def read_rows(
 
 
 def thumbnail(face: Face, side: int, quality: int) -> bytes:
-    """A JPEG of the face; empty if there is no image."""
+    """A JPEG of a face; empty if there is no image."""
     if face.image is None:
         return b""
     small = codec.resize(face.image, side, antialias=True)
     return codec.encode_jpeg(small, quality)
 
 
-class _Keys:
-    """Reads the keys of records, with one shard open at a time."""
+def jpeg_uri(content: bytes) -> str:
+    """A data URI with the JPEG of a face, which needs no file."""
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+
+
+def figure(shown: Face, *caption: html_elements.Element | str) -> html_elements.Element:
+    """A face on the page with a caption; a box with the reason if it has no image."""
+    content = thumbnail(shown, _SIDE, _QUALITY)
+    text = html_elements.extend(html_elements.new("figcaption"), caption)
+    if not content:
+        reason = shown.fault or "without image"
+        return html_elements.new(
+            "figure", html_elements.new("span", reason, class_="no-face"), text
+        )
+    image = html_elements.new(
+        "img",
+        src=jpeg_uri(content),
+        alt=shown.key,
+        width=_SIDE,
+        height=_SIDE,
+    )
+    return html_elements.new("figure", image, text)
+
+
+def sheet(faces: list[html_elements.Element]) -> html_elements.Element:
+    """Faces on the page in rows, as many in a row as fit on the screen."""
+    return html_elements.new("div", *faces, class_="faces")
+
+
+class _FaceKeys:
+    """Reads the keys of faces, with one shard open at a time."""
 
     def __init__(self, format: str) -> None:
         self._format, self._path = format, ""
         self._file: Any = None  # A binary file, or one of h5py.
 
-    def __enter__(self) -> _Keys:
+    def __enter__(self) -> _FaceKeys:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._close()
+        self._close_shard()
 
-    def of(self, path: str, row: np.void, position: int) -> tuple[str, str]:
-        """Key and SHA-256 of a record."""
+    def read_key(self, path: str, row: np.void, position: int) -> tuple[str, str]:
+        """Key and SHA-256 of the image of a face."""
         if path != self._path:
-            self._close()
-            self._file, self._path = self._open(path), path
+            self._close_shard()
+            self._file, self._path = self._open_shard(path), path
         if self._format == "hdf5":
             return os.fsdecode(bytes(self._file["filename"][position])), ""
         self._file.seek(int(row["record_offset"]))
@@ -185,15 +223,15 @@ class _Keys:
         digest = bytes(example.get(schema.IMAGE_SHA256, b""))
         return os.fsdecode(bytes(example[schema.IMAGE_FILENAME])), digest.hex()
 
-    def _open(self, path: str) -> Any:
-        """Opens a shard."""
+    def _open_shard(self, path: str) -> Any:
+        """Opens a shard to read the keys of faces."""
         if self._format == "hdf5":
             import h5py
 
             return h5py.File(path, "r")
         return open(path, "rb")
 
-    def _close(self) -> None:
+    def _close_shard(self) -> None:
         """Closes the shard that is open."""
         if self._file is not None:
             self._file.close()

@@ -2,12 +2,13 @@
 
 ::
 
-    said = model_predictions.of_data_set("records", run_dir="run", directory="run")
+    said = viewer_predictions.predict_splits("records", run_dir="run", directory="run")
     said["test"].age
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,16 +18,29 @@ import numpy as np
 from afad_tfdata import evaluation
 from afad_tfdata.common import errors, files
 from afad_tfdata.evaluating import stored_predictions
-from afad_tfdata.reporting import evaluation_section, json_values, viewer_section
+from afad_tfdata.reporting import evaluation_section, json_values
 from afad_tfdata.storage import joined_data_sets
 
 _log = logging.getLogger(__name__)
 
 
-def of_data_set(
+@dataclasses.dataclass(frozen=True, eq=False)
+class SplitPredictions:
+    """What a model predicts for each record of a split.
+
+    Attributes:
+      age: Years ``[n]``; None if the model predicts none.
+      gender: Probability of class 1 of the data set ``[n]``, or None.
+    """
+
+    age: np.ndarray | None
+    gender: np.ndarray | None
+
+
+def predict_splits(
     records_dir: str, *, run_dir: str, directory: str
-) -> dict[str, viewer_section.Said]:
-    """Predictions by split.
+) -> dict[str, SplitPredictions]:
+    """The predictions that the viewer sorts by, by split.
 
     If the directory has an evaluation of these records, its stored predictions are
     used.  The model of the run predicts the other splits; without a run, those are left
@@ -43,7 +57,7 @@ def of_data_set(
     """
     manifest = joined_data_sets.load_manifest(records_dir)
     splits = [n for n, split in manifest.splits.items() if split.num_examples]
-    found = _stored(records_dir, directory, manifest.class_names)
+    found = _predictions_of_evaluation(records_dir, directory, manifest.class_names)
     missing = [name for name in splits if name not in found]
     if run_dir and missing:
         _log.info(
@@ -52,7 +66,7 @@ def of_data_set(
         config = evaluation.EvaluateConfig(run_dir=run_dir, records_dir=records_dir)
         columns, names = evaluation.predict(config, missing)
         for name, values in columns.items():
-            found[name] = _said(values, names, manifest.class_names)
+            found[name] = _in_data_set_classes(values, names, manifest.class_names)
     if not found:
         raise errors.UsageError(
             f"--sort=suspicious: {directory} has no predictions for {records_dir}: name"
@@ -61,14 +75,14 @@ def of_data_set(
     return found
 
 
-def _stored(
+def _predictions_of_evaluation(
     records_dir: str, directory: str, class_names: Sequence[str]
-) -> dict[str, viewer_section.Said]:
-    """The predictions in a directory, if they are those of all records of a split."""
+) -> dict[str, SplitPredictions]:
+    """An evaluation's stored predictions, if they are those of a whole split."""
     path = files.join(directory, evaluation.METRICS_NAME)
     if not files.exists(path):
         return {}
-    metrics = json_values.of_file(path, what="the metrics")
+    metrics = json_values.read(path, what="the metrics")
     split, entry = metrics.at("split").text, metrics.at("predictions")
     if not entry or entry.at("max_examples").number != 0:
         return {}
@@ -76,14 +90,31 @@ def _stored(
         return {}
     columns = stored_predictions.load(directory, entry.value)
     names = evaluation_section.class_names(metrics)
-    return {split: _said(columns, names, class_names)}
+    return {split: _in_data_set_classes(columns, names, class_names)}
 
 
-def _said(
+def _in_data_set_classes(
     columns: Mapping[str, np.ndarray], names: Sequence[str], class_names: Sequence[str]
-) -> viewer_section.Said:
+) -> SplitPredictions:
     """Predictions, with the gender as the probability of the data set's class 1."""
     gender: Any = columns.get("gender")
     if gender is not None and list(names) == list(class_names)[::-1]:
         gender = 1 - gender
-    return viewer_section.Said(columns.get("age"), gender)
+    return SplitPredictions(columns.get("age"), gender)
+
+
+def label_errors(
+    said: SplitPredictions, rows: slice, ages: np.ndarray, genders: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """How far the labels of the viewer's records are from the predictions."""
+    found: list[np.ndarray | None] = []
+    for value, label in ((said.age, ages), (said.gender, genders)):
+        if value is None:
+            found.append(None)
+            continue
+        known = np.where(np.asarray(label) < 0, np.nan, label)
+        part = np.full(len(known), np.nan)
+        there = np.asarray(value, np.float64)[rows]
+        part[: len(there)] = there[: len(known)]
+        found.append(np.abs(part - known))
+    return found[0], found[1]
