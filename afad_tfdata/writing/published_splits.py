@@ -22,7 +22,7 @@ from typing import Any
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
-from afad_tfdata.writing.labels import cell_values, file_formats, header_columns
+from afad_tfdata.writing.labels import cell_values, header_columns, table_files
 
 FLAG = "split_file"
 # Folders of the training split; the next two validate, and the two after them test.
@@ -180,10 +180,10 @@ def _read(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
     """Path and split of each row; their types are not checked."""
     if path.lower().endswith(".json"):
         return _read_json(path, fold)
-    found = file_formats.read(
+    found = table_files.read(
         path, flag=FLAG, known=(*header_columns.NAMES["path"], "split")
     )
-    names = [header_columns.normalized(cell) for cell in found.header]
+    names = [header_columns.normalized_name(cell) for cell in found.header]
     where = _path_column(names, found.rows)
     split_columns = [i for i, name in enumerate(names) if name in ("split", "subset")]
     split = _split_of_name(path)

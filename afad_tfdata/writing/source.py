@@ -9,13 +9,16 @@ name.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from afad_tfdata.common import errors, options
+from afad_tfdata.storage import sharding
 from afad_tfdata.writing import tree_walk
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
@@ -108,6 +111,26 @@ class Listing:
         """Number of all files: usable, rejected, left out and skipped."""
         used = len(self.items) + len(self.rejected) + len(self.left_out)
         return used + self.skipped
+
+
+def with_face_keys(items: Iterable[Item]) -> list[Item]:
+    """Gives each face of an image with several faces a key of its own.
+
+    Args:
+      items: Their keys are the paths of their images.
+
+    Returns:
+      The items, sorted by key.
+    """
+    listed = list(items)
+    counts = collections.Counter(item.key for item in listed)
+    for position, item in enumerate(listed):
+        # A path that looks like such a key gets a box, too, so that it can be removed.
+        several = counts[item.key] > 1 or sharding.image_path(item.key) != item.key
+        if item.box is not None and several:
+            key = sharding.face_key(item.key, item.box)
+            listed[position] = item._replace(key=key)
+    return sorted(listed)
 
 
 def parse_gender_codes(text: str) -> dict[str, int]:

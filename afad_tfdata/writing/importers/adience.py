@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows
 
 CODES = "m:male,f:female"
 LAYOUT = "fold_0_data.txt to fold_4_data.txt, and the folder aligned or faces"
@@ -25,20 +25,20 @@ _NUM_FOLDS = 5
 
 
 def fits(root: str) -> bool:
-    """Whether a folder has a list and one of the folders of images."""
-    lists = any(os.path.isfile(path) for _, path in _folds(root))
-    return lists and _folder(root) is not None
+    """Whether a folder is laid out as Adience: lists of folds next to the images."""
+    lists = any(os.path.isfile(path) for _, path in _fold_lists(root))
+    return lists and _images_folder(root) is not None
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images of all folds."""
-    folder = _folder(root) or "aligned"
-    found = scheme.Found(has_ranges=True)
-    for name, path in _folds(root):
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of Adience: those of all folds."""
+    folder = _images_folder(root) or "aligned"
+    found = importer_rows.ImportedRows(has_ranges=True)
+    for name, path in _fold_lists(root):
         if not os.path.isfile(path):
             found.absent.append(name)
             continue
-        for number, row in scheme.read_rows(path, _COLUMNS):
+        for number, row in importer_rows.read_rows(path, _COLUMNS):
             user, image, face = (row[column] for column in _COLUMNS[:3])
             gender = "" if row["gender"].lower() == "u" else row["gender"]
             found.add(
@@ -51,13 +51,13 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     return found
 
 
-def _folder(root: str) -> str | None:
-    """The folder of images that is there; the aligned ones first."""
+def _images_folder(root: str) -> str | None:
+    """The folder of Adience's images that is there; the aligned ones first."""
     there = [name for name in _IMAGES if os.path.isdir(os.path.join(root, name))]
     return there[0] if there else None
 
 
-def _folds(root: str) -> list[tuple[str, str]]:
-    """Names and paths of the lists of the five folds."""
+def _fold_lists(root: str) -> list[tuple[str, str]]:
+    """Names and paths of Adience's lists, one for each of the five folds."""
     names = [f"fold_{fold}_data.txt" for fold in range(_NUM_FOLDS)]
     return [(name, os.path.join(root, name)) for name in names]

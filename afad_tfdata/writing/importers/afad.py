@@ -17,7 +17,7 @@ LAYOUT = "folders AGE/111/IMAGE.jpg and AGE/112/IMAGE.jpg, or the archive's part
 
 
 def fits(root: str) -> bool:
-    """Whether a folder has folders of ages with folders 111 or 112."""
+    """Whether a folder is laid out as AFAD: folders of ages with folders 111 or 112."""
     try:
         ages = [e.path for e in os.scandir(root) if re.fullmatch(r"\d{1,3}", e.name)]
     except OSError:

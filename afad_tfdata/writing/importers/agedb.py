@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows, labels_in_names
 
 CODES = "m:male,f:female"
 LAYOUT = "images named NUMBER_PERSON_AGE_GENDER.jpg, such as 0_MariaCallas_35_f.jpg"
@@ -17,16 +17,18 @@ _NAME = re.compile(r"\d+_(.*\D.*)_(\d{1,3})_([mf])\.", re.I)
 
 
 def fits(root: str) -> bool:
-    """Whether most images have such names."""
-    return scheme.names_fit(root, _NAME)
+    """Whether a folder is AgeDB: most images have such names."""
+    return labels_in_names.names_fit(root, _NAME)
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images below a folder."""
-    return scheme.by_name(root, _NAME, LAYOUT, _add, follow_links=follow_links)
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of AgeDB below a folder."""
+    return labels_in_names.rows_by_name(
+        root, _NAME, LAYOUT, _add_row, follow_links=follow_links
+    )
 
 
-def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:
-    """Adds an image by the labels in its name."""
+def _add_row(found: importer_rows.ImportedRows, key: str, match: re.Match[str]) -> None:
+    """Adds an image of AgeDB with the labels in its name."""
     person, age, gender = match.groups()
     found.add("the name", key, age=age, gender=gender, group=person)

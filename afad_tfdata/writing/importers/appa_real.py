@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows
 
 CODES = "male:male,female:female"
 LAYOUT = "gt_avg_train.csv, gt_avg_valid.csv, gt_avg_test.csv, and their folders"
@@ -20,20 +20,20 @@ _SPLITS = ("train", "valid", "test")
 
 
 def fits(root: str) -> bool:
-    """Whether a folder has one of the lists."""
+    """Whether a folder is laid out as APPA-REAL: it has one of the lists."""
     return any(os.path.isfile(f"{root}/gt_avg_{split}.csv") for split in _SPLITS)
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images of the three splits."""
-    found = scheme.Found()
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of APPA-REAL: those of its three splits."""
+    found = importer_rows.ImportedRows()
     for split in _SPLITS:
         name = f"gt_avg_{split}.csv"
         if not os.path.isfile(f"{root}/{name}"):
             found.absent.append(name)
             continue
-        genders = _genders(f"{root}/allcategories_{split}.csv")
-        rows = scheme.read_rows(f"{root}/{name}", ("file_name", "real_age"))
+        genders = _genders_by_file(f"{root}/allcategories_{split}.csv")
+        rows = importer_rows.read_rows(f"{root}/{name}", ("file_name", "real_age"))
         for number, row in rows:
             image = row["file_name"]
             path = f"{split}/{image}"
@@ -49,9 +49,9 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     return found
 
 
-def _genders(path: str) -> dict[str, str]:
-    """Gender by file name."""
+def _genders_by_file(path: str) -> dict[str, str]:
+    """Gender by file name, from a table ``allcategories`` of APPA-REAL."""
     if not os.path.isfile(path):
         return {}
-    rows = scheme.read_rows(path, ("file", "gender"))
+    rows = importer_rows.read_rows(path, ("file", "gender"))
     return {row["file"]: row["gender"] for _, row in rows}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows
 
 CODES = "Male:male,Female:female"
 LAYOUT = (
@@ -23,19 +23,19 @@ _LAST_RANGE = {"more than 70": "70-79"}
 
 
 def fits(root: str) -> bool:
-    """Whether a folder has one of the two lists."""
+    """Whether a folder is laid out as FairFace: it has one of the two lists."""
     return any(os.path.isfile(os.path.join(root, name)) for name in _LISTS.values())
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images of both lists."""
-    found = scheme.Found(has_ranges=True)
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of FairFace: those of both lists."""
+    found = importer_rows.ImportedRows(has_ranges=True)
     for split, name in _LISTS.items():
         path = os.path.join(root, name)
         if not os.path.isfile(path):
             found.absent.append(name)
             continue
-        for number, row in scheme.read_rows(path, ("file", "age", "gender")):
+        for number, row in importer_rows.read_rows(path, ("file", "age", "gender")):
             found.add(
                 f"{name} row {number}",
                 row["file"],

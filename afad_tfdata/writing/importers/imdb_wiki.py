@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows
 from afad_tfdata.writing.labels import cell_values
 
 CODES = "1:male,0:female"
@@ -35,22 +35,22 @@ _PERSON = ("name", "celeb_id")
 
 
 def fits(root: str) -> bool:
-    """Whether a folder, or one in it, has one of the two files."""
-    return any(_base(root, name) is not None for name in _NAMES)
+    """Whether a folder, or one in it, has one of the two files of IMDB-WIKI."""
+    return any(_mat_folder(root, name) is not None for name in _NAMES)
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images of one or both data sets."""
-    found = scheme.Found()
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of IMDB, of WIKI, or of both."""
+    found = importer_rows.ImportedRows()
     for name in _NAMES:
-        base = _base(root, name)
+        base = _mat_folder(root, name)
         if base is not None:
-            _read_one(found, root, base, name)
+            _read_mat(found, root, base, name)
     return found
 
 
 def age_of(birth: float, photo_taken: float) -> int | None:
-    """The age on 1 July of a year.
+    """The age that two dates of IMDB-WIKI give: on 1 July of the year of the photo.
 
     Args:
       birth: Day of birth, as MATLAB counts days.
@@ -67,18 +67,20 @@ def age_of(birth: float, photo_taken: float) -> int | None:
     return taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
 
 
-def _base(root: str, name: str) -> str | None:
-    """The folder that contains the ``.mat`` file."""
-    return scheme.folder_with(root, (f"{name}.mat",))
+def _mat_folder(root: str, name: str) -> str | None:
+    """The folder that contains the ``.mat`` file of IMDB or WIKI."""
+    return importer_rows.folder_with(root, (f"{name}.mat",))
 
 
-def _read_one(found: scheme.Found, root: str, base: str, name: str) -> None:
-    """Reads ``imdb.mat`` or ``wiki.mat``."""
+def _read_mat(
+    found: importer_rows.ImportedRows, root: str, base: str, name: str
+) -> None:
+    """Adds the rows of ``imdb.mat`` or ``wiki.mat``."""
     file = f"{base}{name}.mat"
-    columns = _columns(os.path.join(root, file), name)
-    persons = _persons(columns)
+    columns = _mat_columns(os.path.join(root, file), name)
+    persons = _persons_of_photos(columns)
     for i, path in enumerate(columns["full_path"]):
-        key = f"{base}{_text(path)}"
+        key = f"{base}{_mat_text(path)}"
         score, second = (
             float(columns[field][i]) for field in ("face_score", "second_face_score")
         )
@@ -100,20 +102,20 @@ def _read_one(found: scheme.Found, root: str, base: str, name: str) -> None:
             )
 
 
-def _persons(columns: dict[str, Any]) -> list[str]:
-    """The person in each photo by number or, without one, by name; else empty."""
+def _persons_of_photos(columns: dict[str, Any]) -> list[str]:
+    """The person in each photo of IMDB-WIKI by number, else by name, else empty."""
     persons = [""] * len(columns["full_path"])
     for field in _PERSON:
         for i, value in enumerate(columns.get(field, ())):
-            person = _text(value).strip()
+            person = _mat_text(value).strip()
             # MATLAB counts from 1, so that 0 is nobody's number.
             if not (cell_values.is_missing(person) or person == "0"):
                 persons[i] = person
     return persons
 
 
-def _columns(path: str, name: str) -> dict[str, Any]:
-    """The columns of the file by name, each a list of values or of small arrays."""
+def _mat_columns(path: str, name: str) -> dict[str, Any]:
+    """The columns of a ``.mat`` file by name: lists of values or of small arrays."""
     try:
         from scipy import io
     except ImportError as error:
@@ -136,12 +138,12 @@ def _columns(path: str, name: str) -> dict[str, Any]:
     return columns
 
 
-def _text(value: Any) -> str:
-    """A string or a number, which MATLAB stores as an array of one."""
+def _mat_text(value: Any) -> str:
+    """A string or number of a ``.mat`` file; MATLAB stores it as an array of one."""
     value = np.asarray(value).reshape(-1)
     item = value[0] if len(value) else ""
     if isinstance(item, np.ndarray):
-        return _text(item)
+        return _mat_text(item)
     if isinstance(item, np.number):
         return str(int(item)) if np.isfinite(item) else ""
     return str(item)

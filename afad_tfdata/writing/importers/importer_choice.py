@@ -1,7 +1,7 @@
 """The importers by name, and which of them a folder is for.
 
 importer_choice.check("utkface", "faces")  # an error if the folder is another data set
-importer_choice.MODULES["utkface"].read("faces")
+importer_choice.importer("utkface").read("faces")
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from typing import cast
 
 from afad_tfdata.common import errors
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows
 
 NAMES = (
     *("afad", "utkface", "imdb_wiki", "fairface", "agedb"),
@@ -19,14 +19,14 @@ NAMES = (
 )
 
 
-def importer(name: str) -> scheme.Importer:
-    """The module of a data set."""
+def importer(name: str) -> importer_rows.Importer:
+    """The importer of a published data set: its module."""
     module = importlib.import_module(f"afad_tfdata.writing.importers.{name}")
-    return cast(scheme.Importer, module)
+    return cast(importer_rows.Importer, module)
 
 
 def check(name: str, root: str) -> None:
-    """Refuses a folder that is not laid out as the data set.
+    """Refuses a folder that is not laid out as the data set of ``--source``.
 
     Raises:
       UsageError: It is not; the message names the data set that it looks like.
@@ -53,6 +53,6 @@ def check(name: str, root: str) -> None:
 
 
 def looks_like(root: str) -> str | None:
-    """The data set whose layout a folder has; None if it is none or several."""
+    """The published data set whose layout a folder has; None if none or several fit."""
     fitting = [name for name in NAMES if importer(name).fits(root)]
     return fitting[0] if len(fitting) == 1 else None

@@ -10,24 +10,24 @@ from __future__ import annotations
 import os
 
 from afad_tfdata.common import errors
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows
 
 CODES = "male:male,female:female"
 LAYOUT = "list/train_name.txt, list/train_age.txt, and the folders train and test"
 
 
 def fits(root: str) -> bool:
-    """Whether a folder, or one in it, has the lists."""
-    return _base(root) is not None
+    """Whether a folder, or one in it, has the lists of MegaAge."""
+    return _folder_of_lists(root) is not None
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images of both splits."""
-    base = _base(root)
-    found = scheme.Found()
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of MegaAge: those of training and test."""
+    base = _folder_of_lists(root)
+    found = importer_rows.ImportedRows()
     for split in ("train", "test"):
-        names = _lines(root, f"{base}list/{split}_name.txt")
-        ages = _lines(root, f"{base}list/{split}_age.txt")
+        names = _list_lines(root, f"{base}list/{split}_name.txt")
+        ages = _list_lines(root, f"{base}list/{split}_age.txt")
         if len(names) != len(ages):
             raise errors.UsageError(
                 f"--data_dir={root}: {base}list/{split}_name.txt has {len(names)} lines"
@@ -41,13 +41,15 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     return found
 
 
-def _base(root: str) -> str | None:
-    """The folder that contains the lists."""
-    return scheme.folder_with(root, ("list/train_name.txt", "list/train_age.txt"))
+def _folder_of_lists(root: str) -> str | None:
+    """The folder that contains the lists of MegaAge."""
+    return importer_rows.folder_with(
+        root, ("list/train_name.txt", "list/train_age.txt")
+    )
 
 
-def _lines(root: str, name: str) -> list[str]:
-    """The lines of a list, without empty ones at the end; none if it is not there."""
+def _list_lines(root: str, name: str) -> list[str]:
+    """The lines of a list of MegaAge without empty ones at its end; none if missing."""
     path = os.path.join(root, name)
     if not os.path.exists(path):
         return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows, labels_in_names
 
 CODES = "M:male,F:female"
 LAYOUT = "images named PERSON_NUMBERGENDERAGE.JPG, such as 321798_03M36.JPG"
@@ -17,13 +17,15 @@ _NAME = re.compile(r"(\d{3,7})_(\d{1,2})([MF])(\d{2,3})\.", re.I | re.ASCII)
 
 
 def fits(root: str) -> bool:
-    """Whether most images have such names."""
-    return scheme.names_fit(root, _NAME)
+    """Whether a folder is MORPH: most images have such names."""
+    return labels_in_names.names_fit(root, _NAME)
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images below a folder."""
-    found = scheme.by_name(root, _NAME, LAYOUT, _add, follow_links=follow_links)
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of MORPH below a folder."""
+    found = labels_in_names.rows_by_name(
+        root, _NAME, LAYOUT, _add_row, follow_links=follow_links
+    )
     genders: dict[str, set[str]] = {}
     for _, (_, _, gender, _, person) in found.rows:
         genders.setdefault(person, set()).add(gender)
@@ -37,8 +39,8 @@ def read(root: str, *, follow_links: bool = False) -> scheme.Found:
     return found
 
 
-def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:
-    """Adds an image by the labels in its name."""
+def _add_row(found: importer_rows.ImportedRows, key: str, match: re.Match[str]) -> None:
+    """Adds an image of MORPH with the labels in its name."""
     person, _, gender, age = match.groups()
     found.add(
         "the name", key, age=age, gender=gender.upper(), group=person.lstrip("0") or "0"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from afad_tfdata.writing.importers import scheme
+from afad_tfdata.writing.importers import importer_rows, labels_in_names
 
 CODES = "0:male,1:female"
 LAYOUT = "images named AGE_GENDER_RACE_DATE.jpg, such as 25_0_2_20170116174525125.jpg"
@@ -19,17 +19,19 @@ _NAME = re.compile(r"(\d{1,3})_(?:(\d)_)?(?:(\d)_)?(\d{8,})\D*\.", re.ASCII)
 
 
 def fits(root: str) -> bool:
-    """Whether most images have such names."""
-    return scheme.names_fit(root, _NAME)
+    """Whether a folder is UTKFace: most images have such names."""
+    return labels_in_names.names_fit(root, _NAME)
 
 
-def read(root: str, *, follow_links: bool = False) -> scheme.Found:
-    """Lists the images below a folder."""
-    return scheme.by_name(root, _NAME, LAYOUT, _add, follow_links=follow_links)
+def read(root: str, *, follow_links: bool = False) -> importer_rows.ImportedRows:
+    """Lists the images of UTKFace below a folder."""
+    return labels_in_names.rows_by_name(
+        root, _NAME, LAYOUT, _add_row, follow_links=follow_links
+    )
 
 
-def _add(found: scheme.Found, key: str, match: re.Match[str]) -> None:
-    """Adds an image by the labels in its name."""
+def _add_row(found: importer_rows.ImportedRows, key: str, match: re.Match[str]) -> None:
+    """Adds an image of UTKFace with the labels in its name."""
     age, first, second, _ = match.groups()
     if second is None:
         found.leave_out(key, "its name lacks the gender or the race")

@@ -1,4 +1,4 @@
-"""What the cells of a label file mean: ages, genders, splits.  Pure functions.
+"""What the cells of a label file mean: ages, genders, splits, boxes of faces.
 
 A cell that has one meaning is read, however it is spelt.  A cell that could mean two
 things is refused, with the reason as the result::
@@ -13,11 +13,15 @@ things is refused, with the reason as the result::
 from __future__ import annotations
 
 import functools
+import math
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from afad_tfdata.images import face_crop
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.writing import source
+from afad_tfdata.writing.labels import header_columns
 
 MISSING = schema.MISSING
 AGE_RANGES = ("refuse", "middle")
@@ -80,13 +84,13 @@ class Age(NamedTuple):
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell says that there is no value."""
+    """Whether a cell of a label file says that there is no value."""
     return text.strip().lower() in _EMPTY
 
 
 @functools.lru_cache(4096)
 def age(text: str, *, ranges: str = "refuse") -> Age | str:
-    """The age in a cell, in whole years.
+    """The age in a cell of a label file, in whole years.
 
     A fraction is rounded to the nearest year, a half upwards: 25.4 is 25, 25.5 is 26.
 
@@ -132,12 +136,12 @@ def age(text: str, *, ranges: str = "refuse") -> Age | str:
 
 
 def split(text: str) -> str | None:
-    """The split that a cell names; None if there is no split of that name."""
+    """The split that a cell of a label file names; None if there is no such split."""
     return _SPLITS.get(text.strip().lower())
 
 
 class Genders:
-    """Reads genders: codes, class names and, if the classes are sexes, their words.
+    """Reads cells with genders: codes, class names and the usual words for sexes.
 
     Args:
       codes: As `source.parse_gender_codes` takes them.
@@ -162,11 +166,11 @@ class Genders:
         self._cached = functools.lru_cache(4096)(self._label)
 
     def label(self, text: str) -> int | str:
-        """The label in a cell: 0, 1, `MISSING`; or, as a text, why it is refused."""
+        """The gender in a cell: 0, 1, `MISSING`; or, as a text, why it is refused."""
         return self._cached(text)
 
     def _label(self, text: str) -> int | str:
-        """The gender that a cell stands for, or why it stands for none."""
+        """`Genders.label` without its cache."""
         text = text.strip()
         # Checked first, because a code may be a word for "no value".
         if text in self._exact:
@@ -187,3 +191,49 @@ class Genders:
             f"{text[:20]!r} is none of {', '.join(self._exact)}, {zero} and {one}: say"
             f" with --gender_codes which value means which class, such as {advice}"
         )
+
+
+class BadBoxError(ValueError):
+    """A box that cannot be used; the texts are the column's field and the reason."""
+
+
+def face_box(cells: Mapping[str, str]) -> face_crop.Box | None:
+    """The box of the face in the cells of a row of a label file.
+
+    Args:
+      cells: The texts of the row by field.
+
+    Returns:
+      ``x1, y1, x2, y2`` in pixels; None if all four cells have no value.
+
+    Raises:
+      BadBoxError: A number is missing or is none, or the box is empty.
+    """
+    texts = {side: cells.get(side, "") for side in header_columns.BOX}
+    missing = [side for side, text in texts.items() if is_missing(text)]
+    if len(missing) == len(header_columns.BOX):
+        return None
+    if missing:
+        raise BadBoxError(missing[0], "no value, but the row has a part of a box")
+    numbers = {}
+    for side, text in texts.items():
+        try:
+            numbers[side] = float(text)
+        except ValueError:
+            raise BadBoxError(side, f"{text[:20]!r} is not a number") from None
+        if not math.isfinite(numbers[side]):
+            raise BadBoxError(side, f"{text[:20]!r} is not a number")
+    for low, high in (("x1", "x2"), ("y1", "y2")):
+        if numbers[low] >= numbers[high]:
+            raise BadBoxError(
+                high,
+                f"the box is empty: {high} is {texts[high]}, and {low} is {texts[low]}"
+                " (widths and heights are not read)",
+            )
+    if max(numbers.values()) <= 1:
+        raise BadBoxError(
+            "x2",
+            f"the box ends at {texts['x2']}, {texts['y2']}: expected pixels, not shares"
+            " of the image",
+        )
+    return numbers["x1"], numbers["y1"], numbers["x2"], numbers["y2"]

@@ -35,7 +35,7 @@ _ROW_NUMBERS = re.compile(r"(?:unnamed_\d+(?:_level_\d+)?|index(?:_level_\d+)?|)
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Positions of the known columns, and the names of the others.
+    """Positions of the known columns of a label file, and the names of the others.
 
     Attributes:
       positions: Position by field, one of `NAMES`; fields without a column are missing.
@@ -48,28 +48,30 @@ class Columns:
     unknown: tuple[str, ...]
 
     def named(self, field: str) -> str:
-        """The name that the file gives to a field's column."""
+        """The name that the header of the label file gives to a field's column."""
         return self.header[self.positions[field]].strip()
 
 
-def normalized(name: str) -> str:
-    """A name without case, quotes and punctuation: ``Age (years)`` is ``age_years``."""
+def normalized_name(name: str) -> str:
+    """A column's name without punctuation: ``Age (years)`` is ``age_years``."""
     return re.sub(r"\W+", "_", name.strip().strip("\ufeff\"'")).strip("_").lower()
 
 
-def num_known(header: Sequence[str]) -> int:
-    """The number of fields that a header names."""
-    names = {normalized(name) for name in header}
+def num_known_columns(header: Sequence[str]) -> int:
+    """The number of fields of a label file that a header names."""
+    names = {normalized_name(name) for name in header}
     return sum(bool(names & set(known)) for known in NAMES.values())
 
 
-def has_path(header: Sequence[str]) -> bool:
+def has_path_column(header: Sequence[str]) -> bool:
     """Whether a header names the column of the images."""
-    return not {normalized(name) for name in header}.isdisjoint(NAMES["path"])
+    return not {normalized_name(name) for name in header}.isdisjoint(NAMES["path"])
 
 
-def find(header: Sequence[str], *, name: str, required: Sequence[str]) -> Columns:
-    """Finds the columns.
+def find_columns(
+    header: Sequence[str], *, name: str, required: Sequence[str]
+) -> Columns:
+    """Finds the columns of a label file by the names in its header.
 
     Args:
       header: The cells of the first row.
@@ -79,7 +81,7 @@ def find(header: Sequence[str], *, name: str, required: Sequence[str]) -> Column
     Raises:
       UsageError: A required column is missing, or two columns could be the same field.
     """
-    names = [normalized(cell) for cell in header]
+    names = [normalized_name(cell) for cell in header]
     positions: dict[str, int] = {}
     for field, known in NAMES.items():
         exact = [i for i, cell in enumerate(names) if cell == known[0]]

@@ -34,7 +34,7 @@ class ImagePaths:
         self._foreign: str | None = None
 
     def find(self, text: str) -> tuple[str, os.stat_result] | str:
-        """The key of an image and what the system knows about the file.
+        """The key that a path in a label file means, and the status of its file.
 
         Args:
           text: The cell.
@@ -64,7 +64,7 @@ class ImagePaths:
         return reason
 
     def _candidates(self, text: str) -> Iterator[str]:
-        """Keys that a path may mean, the most literal first."""
+        """Keys that a path in a label file may mean, the most literal first."""
         for spelt in self._spellings(text):
             yield from self._below_root(spelt)
             # A file name may contain a backslash, so the name as it is comes first.
@@ -72,7 +72,7 @@ class ImagePaths:
                 yield from self._below_root(spelt.replace("\\", "/"))
 
     def _spellings(self, text: str) -> Iterator[str]:
-        """Ways in which a file system may spell a path."""
+        """Ways in which a file system may spell a path in a label file."""
         yield text
         # Another system may store accented letters in the other Unicode form.
         for form in ("NFC", "NFD"):
@@ -83,7 +83,7 @@ class ImagePaths:
 
     def _below_root(self, path: str) -> Iterator[str]:
         """The paths below the root that a path in a label file may mean."""
-        path = _plain(path.removeprefix("file://"))
+        path = _plain_path(path.removeprefix("file://"))
         if not is_absolute(path):
             yield path
             return
@@ -100,7 +100,7 @@ class ImagePaths:
         yield path  # It is refused, with a reason.
 
     def _of_another_machine(self, path: str) -> Iterator[str]:
-        """Ends of an absolute path, of which one may be a key.
+        """Ends of an absolute path in a label file, of which one may be a key.
 
         The first path that is found decides what all paths have in front of the key, so
         that two paths never mean the same image.
@@ -118,14 +118,14 @@ class ImagePaths:
                 return
 
 
-def _plain(path: str) -> str:
+def _plain_path(path: str) -> str:
     """A path without ``//`` and ``/./``: one image must have one key."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return ("/" if path.startswith("/") else "") + "/".join(parts)
 
 
 def is_absolute(path: str) -> bool:
-    """Whether a path begins at a root or, on Windows, at a drive or a server."""
+    """Whether a path in a label file begins at a root, a drive or a server."""
     if path.startswith("/"):
         return True
     drive, rest = ntpath.splitdrive(path)
@@ -133,7 +133,7 @@ def is_absolute(path: str) -> bool:
 
 
 def common_root(paths: Sequence[str]) -> str | None:
-    """The deepest folder that contains all these files of this machine.
+    """The deepest folder that contains all images of a label file with absolute paths.
 
     Args:
       paths: The cells of the column.

@@ -1,6 +1,6 @@
 """Lists the images that a label file names, with their labels.
 
-    listing = scan.scan("faces.csv", root="", genders=values.Genders("m:male,f:female"))
+    listing = label_scan.scan("faces.csv", "", cell_values.Genders("m:male,f:female"))
     listing.items[0]      # Item(key="a.jpg", age=25, gender=0, ...)
 
 A row that cannot be used is rejected with its number, its column and the reason.  One
@@ -17,15 +17,15 @@ import re
 from collections.abc import Iterator, Sequence
 
 from afad_tfdata.common import errors
+from afad_tfdata.images import face_crop
 from afad_tfdata.storage import sharding
 from afad_tfdata.writing import source
-from afad_tfdata.writing.importers import importer_choice, scheme
+from afad_tfdata.writing.importers import importer_choice, importer_rows
 from afad_tfdata.writing.labels import (
     cell_values,
-    face_boxes,
-    file_formats,
     header_columns,
     image_paths,
+    table_files,
 )
 
 FLAG = "labels_csv"
@@ -60,7 +60,7 @@ class _LacksLabel(Exception):
     """A row of a data set that has images without this label."""
 
 
-def _where(number: int | str) -> str:
+def _row_place(number: int | str) -> str:
     """The place of a row in a label file, for errors."""
     return number if isinstance(number, str) else f"row {number}"
 
@@ -74,10 +74,10 @@ def scan(
     missing_labels: str = "refuse",
     find_faces: bool = False,
 ) -> source.Listing:
-    """Lists the images that a label file names.
+    """Lists the images that a label file names, with their labels.
 
     Args:
-      path: The label file, in a form that `file_formats.read` reads.
+      path: The label file, in a form that `table_files.read` reads.
       root: Directory that the paths are relative to; empty for the folder of the label
         file or, if all its paths are absolute, for the folder that contains them all.
       genders: Reads the column ``gender``.
@@ -91,10 +91,14 @@ def scan(
     Raises:
       UsageError: The file cannot be read, or lacks a column.
     """
-    found = file_formats.read(path, flag=FLAG)
-    where = header_columns.find(found.header, name=found.name, required=("path",))
+    found = table_files.read(path, flag=FLAG)
+    where = header_columns.find_columns(
+        found.header, name=found.name, required=("path",)
+    )
     if not {"age", "gender"} & set(where.positions):
-        header_columns.find(found.header, name=found.name, required=("age", "gender"))
+        header_columns.find_columns(
+            found.header, name=found.name, required=("age", "gender")
+        )
     reader = _LabelReader(found, where, genders, age_ranges, find_faces)
     if not root:
         cells = list(reader.column("path"))
@@ -112,7 +116,7 @@ def scan_source(
     missing_labels: str = "refuse",
     follow_links: bool = False,
 ) -> source.Listing:
-    """Lists a data set in the layout in which it is given out.
+    """Lists a published data set, whose importer's rows are read like a label file's.
 
     Args:
       name: One of `importer_choice.NAMES`, but ``afad``.
@@ -135,8 +139,8 @@ def scan_source(
             f"{flag} has ranges of ages, and a record has one age: add"
             " --age_ranges=middle to take the middle of each range"
         )
-    found = file_formats.Table(flag, scheme.HEADER, listed.rows, "utf-8")
-    where = header_columns.find(found.header, name=flag, required=("path",))
+    found = table_files.Table(flag, importer_rows.HEADER, listed.rows, "utf-8")
+    where = header_columns.find_columns(found.header, name=flag, required=("path",))
     # The images of these layouts are taken whole, or searched for faces.
     reader = _LabelReader(found, where, genders, age_ranges, False, lenient=True)
     reader.allow_missing(missing_labels)
@@ -166,11 +170,11 @@ def scan_source(
 
 
 class _LabelReader:
-    """Reads the rows of one label file."""
+    """Reads the rows of one label file or importer."""
 
     def __init__(
         self,
-        found: file_formats.Table,
+        found: table_files.Table,
         where: header_columns.Columns,
         genders: cell_values.Genders,
         age_ranges: str,
@@ -178,7 +182,7 @@ class _LabelReader:
         *,
         lenient: bool = False,
     ) -> None:
-        self._table, self._where = found, where
+        self._table, self._columns = found, where
         self._genders, self._ranges = genders, age_ranges
         self._needs_box = header_columns.BOX[0] in where.positions and not find_faces
         self._lenient = lenient
@@ -187,25 +191,25 @@ class _LabelReader:
         self._seen_genders: set[str] = set()
 
     def column(self, field: str) -> Iterator[str]:
-        """The cells of a field, one for each row; empty ones without such a column."""
-        position = self._where.positions.get(field)
+        """The cells of a label file's column, one for each row; empty without it."""
+        position = self._columns.positions.get(field)
         for _, cells in self._table.rows:
             known = position is not None and position < len(cells)
             yield cells[position or 0].strip() if known else ""
 
-    def _row(self, number: int | str, cells: Sequence[str]) -> _Row:
-        """The cells of a row by field."""
+    def _row_of_cells(self, number: int | str, cells: Sequence[str]) -> _Row:
+        """The cells of a row of the label file by field."""
         return _Row(
             number,
             {
                 field: cells[position].strip()
-                for field, position in self._where.positions.items()
+                for field, position in self._columns.positions.items()
                 if position < len(cells)
             },
         )
 
     def allow_missing(self, missing_labels: str) -> None:
-        """Decides which labels a row may lack: those that the whole file lacks."""
+        """Decides which labels rows may lack: those that the whole label file lacks."""
         rows, name = self._table.rows, self._table.name
         lacking = {
             "age": all(map(cell_values.is_missing, self.column("age"))),
@@ -230,18 +234,18 @@ class _LabelReader:
                 )
 
     def listing(self, keys: image_paths.ImagePaths, root: str) -> source.Listing:
-        """Reads all rows."""
-        items: dict[tuple[str, face_boxes.Box | None], source.Item] = {}
-        rows: dict[tuple[str, face_boxes.Box | None], int | str] = {}
-        differing: set[tuple[str, face_boxes.Box | None]] = set()
+        """Reads all rows of the label file."""
+        items: dict[tuple[str, face_crop.Box | None], source.Item] = {}
+        rows: dict[tuple[str, face_crop.Box | None], int | str] = {}
+        differing: set[tuple[str, face_crop.Box | None]] = set()
         result = source.Listing(root, [], [], 0)
         for number, cells in self._table.rows:
-            row = self._row(number, cells)
+            row = self._row_of_cells(number, cells)
             try:
-                item = self._item(row, cells, keys)
+                item = self._item_of_row(row, cells, keys)
                 face = item.key, item.box
                 if face in items:
-                    again = f"named in {_where(rows[face])}, too"
+                    again = f"named in {_row_place(rows[face])}, too"
                     if item == items[face]:
                         raise _BadRow("path", again)
                     differing.add(face)
@@ -251,21 +255,21 @@ class _LabelReader:
                 result.left_out.append(source.Rejection(row["path"], reason))
             except _BadRow as bad:
                 field, reason = bad.args
-                column = f", column {self._named(field)}" if field else ""
+                column = f", column {self._name_of(field)}" if field else ""
                 fault = source.Rejection(
                     errors.printable(row["path"]) or "(empty)",
-                    f"{_where(number)}{column}: {reason}",
+                    f"{_row_place(number)}{column}: {reason}",
                 )
                 result.rejected.append(fault)
-                result.lost.append(self._lost(row))
+                result.lost.append(self._labels_of_rejected(row))
                 if not result.first_fault:
                     result.first_fault = f"{self._table.name}, {fault.reason}"
             else:
                 items[face], rows[face] = item, number
         for face in differing:
             # Which of the rows is right is not known.
-            item, place = items.pop(face), _where(rows[face])
-            reason = f"{place}, column {self._named('path')}: named again below it"
+            item, place = items.pop(face), _row_place(rows[face])
+            reason = f"{place}, column {self._name_of('path')}: named again below it"
             result.rejected.append(
                 source.Rejection(
                     errors.printable(item.key), f"{reason}, with other values"
@@ -273,13 +277,13 @@ class _LabelReader:
             )
             gender = None if item.gender == cell_values.MISSING else item.gender
             result.lost.append((gender, item.split))
-        result.items = face_boxes.with_keys(items.values())
+        result.items = source.with_face_keys(items.values())
         result.rejected.sort()
         if not self._lenient:
             self._refuse_class_numbers(result.items)
             self._refuse_shares(result.items)
             self._refuse_spanish()
-        self._say(result)
+        self._log_findings(result)
         return result
 
     def _refuse_class_numbers(self, items: Sequence[source.Item]) -> None:
@@ -303,7 +307,7 @@ class _LabelReader:
             if shift <= 0:
                 return
             key, age = aged[0].key, aged[0].age
-            column = self._named("age")
+            column = self._name_of("age")
             raise errors.UsageError(
                 f"{self._table.name}, column {column}: the ages are not"
                 f" years, because every one is {shift} less than the folder in its path"
@@ -316,7 +320,7 @@ class _LabelReader:
         oldest = max((item.age for item in items), default=0)
         if self._counts["rounded"] >= _FEW_ITEMS and oldest <= 1:
             raise errors.UsageError(
-                f"{self._table.name}, column {self._named('age')}: every age is 1 or"
+                f"{self._table.name}, column {self._name_of('age')}: every age is 1 or"
                 " less, and most are fractions: write ages in years"
             )
 
@@ -329,20 +333,20 @@ class _LabelReader:
             and "f" not in self._seen_genders
         ):
             raise errors.UsageError(
-                f"{self._table.name}, column {self._named('gender')}: H and M may be"
+                f"{self._table.name}, column {self._name_of('gender')}: H and M may be"
                 " hombre and mujer, or H and M of another language: say with"
                 " --gender_codes which is which, such as H:male,M:female"
             )
 
-    def _item(
+    def _item_of_row(
         self, row: _Row, cells: Sequence[str], keys: image_paths.ImagePaths
     ) -> source.Item:
-        """The item of a row.
+        """The image that a row of the label file names, with its labels.
 
         Raises:
           _BadRow: The row cannot be used.
         """
-        width = len(self._where.header)
+        width = len(self._columns.header)
         if any(cell.strip() for cell in cells[width:]):
             raise _BadRow(
                 "",
@@ -374,7 +378,7 @@ class _LabelReader:
             raise _BadRow("age", age)
         self._counts["rounded"] += age.rounded and not age.middle
         self._counts["middle"] += age.middle
-        return self._present("age", age.years)
+        return self._present_label("age", age.years)
 
     def _gender(self, row: _Row) -> int:
         """The gender in a row of the label file."""
@@ -382,10 +386,10 @@ class _LabelReader:
         self._seen_genders.add(row["gender"].lower())
         if isinstance(label, str):
             raise _BadRow("gender", label)
-        return self._present("gender", label)
+        return self._present_label("gender", label)
 
-    def _present(self, field: str, label: int) -> int:
-        """A label, unless it is missing and must not be."""
+    def _present_label(self, field: str, label: int) -> int:
+        """A label in the label file, unless it is missing and must not be."""
         if label == cell_values.MISSING:
             if field not in self._may_lack:
                 if self._lenient:
@@ -411,11 +415,11 @@ class _LabelReader:
         text = row["group"]
         return None if cell_values.is_missing(text) else text.removesuffix(".0")
 
-    def _box(self, row: _Row) -> face_boxes.Box | None:
+    def _box(self, row: _Row) -> face_crop.Box | None:
         """The box of the face in a row of the label file."""
         try:
-            box = face_boxes.read(row.cells)
-        except face_boxes.BadBoxError as error:
+            box = cell_values.face_box(row.cells)
+        except cell_values.BadBoxError as error:
             raise _BadRow(*error.args) from error
         if box is None and self._needs_box:
             raise _BadRow(
@@ -424,21 +428,21 @@ class _LabelReader:
         self._counts["boxes"] += box is not None
         return box
 
-    def _named(self, field: str) -> str:
-        """The name of a column in the label file."""
-        return self._where.named(field) if field in self._where.positions else field
+    def _name_of(self, field: str) -> str:
+        """The name that the label file gives to a column."""
+        return self._columns.named(field) if field in self._columns.positions else field
 
-    def _lost(self, row: _Row) -> tuple[int | None, str | None]:
-        """Gender and split of a rejected row, as far as they can be read."""
+    def _labels_of_rejected(self, row: _Row) -> tuple[int | None, str | None]:
+        """Gender and split of a rejected row of the label file, if they can be read."""
         label = self._genders.label(row["gender"])
         if isinstance(label, str) or label == cell_values.MISSING:
             return None, cell_values.split(row["split"])
         return label, cell_values.split(row["split"])
 
-    def _say(self, result: source.Listing) -> None:
-        """Logs what was read in a way that the user might not expect."""
+    def _log_findings(self, result: source.Listing) -> None:
+        """Logs what the label file has that its user might not expect."""
         name = self._table.name
-        if unknown := self._where.unknown:
+        if unknown := self._columns.unknown:
             shown = ", ".join(unknown[:_SHOWN_COLUMNS])
             more = ", ..." if len(unknown) > _SHOWN_COLUMNS else ""
             _log.warning("%s: the columns %s%s are not read", name, shown, more)
@@ -459,7 +463,7 @@ class _LabelReader:
                 " the image (rename the columns %s to write whole images)",
                 name,
                 count,
-                ", ".join(map(self._where.named, header_columns.BOX)),
+                ", ".join(map(self._columns.named, header_columns.BOX)),
             )
         for field in self._may_lack:
             count = self._counts[f"no {field}"]
@@ -470,7 +474,7 @@ class _LabelReader:
             _log.warning(
                 "%s: %d rows have no value in the column %s, and get a split by"
                 " --test_fraction and --validation_fraction",
-                *(name, without, self._named("split")),
+                *(name, without, self._name_of("split")),
             )
         if (
             len(result.items) >= _FEW_ITEMS
@@ -481,7 +485,7 @@ class _LabelReader:
                 " write ages in years",
                 name,
                 max(item.age for item in result.items),
-                self._named("age"),
+                self._name_of("age"),
             )
         if len(self._table.rows) + 1 in _LARGEST_SHEETS:
             _log.warning(
