@@ -94,7 +94,7 @@ def run(
       example: One or more command lines, for ``--help``.
       arguments: What follows the flags, such as ``IMAGE ...``; empty if the command
         takes flags only.
-      stops_on_signal: Whether SIGTERM, SIGUSR1 and Ctrl-C ask the command to save and
+      stops_on_signal: Whether the signals of `preemption` ask the command to save and
         stop.
       reports: Gives the command the flag ``--report``: returns the fields of the
         `report.ReportConfig` that shows the result of a config, or raises `UsageError`.
@@ -255,10 +255,15 @@ def _drop_output() -> None:
 
 def _say(name: str, message: str, status: int) -> int:
     """Prints why the command ends, as one line; returns the status."""
-    sys.stdout.flush()
     label = "stopped" if status == errors.PreemptedError.exit_status else "error"
     text = errors.printable(" ".join(message.split()))
-    print(f"{name}: {label}: {text}", file=sys.stderr)
+    # A terminal that was closed takes no more text, and the status must still be right.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    with contextlib.suppress(OSError):
+        print(f"{name}: {label}: {text}", file=sys.stderr)
     return status
 
 

@@ -23,7 +23,7 @@ import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, preemption
 
 __all__ = ["hide_start_lines", "keras", "load_matplotlib", "tf"]
 
@@ -91,7 +91,7 @@ def _filter(read: int, write: int, real: int) -> None:
     try:
         # The parent handles a signal to the whole process group.  This process ends
         # when the pipe is closed.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in preemption.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         os.close(write)
         os.dup2(real, 2)

@@ -1,6 +1,7 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C ask a command to finish its step, save and end with 75.
+"""SIGTERM, SIGUSR1, SIGHUP and Ctrl-C ask a command to finish its step, save and end.
 
-A batch system sends one of them some time before it kills a job.  The command installs
+The exit status is then 75.  A batch system sends one of the first two some time before
+it kills a job, and a terminal that is closed sends SIGHUP.  The command installs
 the handler before it imports TensorFlow, so that a signal during the slow start is not
 lost; the training loop calls `requested` between steps.
 """
@@ -13,18 +14,24 @@ import signal
 import threading
 from collections.abc import Iterator
 
+# All of them reach the whole process group, and helper processes must ignore them.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+
 _requested = threading.Event()
 _received: list[str] = []
 
 
 def install() -> None:
-    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a request.
+    """Turns SIGTERM, SIGUSR1, SIGHUP and the first Ctrl-C into a request.
 
     A second Ctrl-C ends the process at once.  Only the main thread may call this; it
     may do so several times.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _handle)
+    # Under nohup, the process outlives its terminal, and still should.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _handle)
     # A process that was started in the background ignores Ctrl-C, and still should.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _handle_first_interrupt)
@@ -59,7 +66,7 @@ def keep() -> None:
     # TensorFlow's servers install their own handler of SIGTERM when they start.  Python
     # does not notice: signal.getsignal still returns our handler.  Setting it again
     # replaces theirs.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         if signal.getsignal(number) is _handle:
             signal.signal(number, _handle)
 

@@ -15,8 +15,7 @@ from afad_tfdata.common import preemption
 
 @pytest.fixture
 def handlers():
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
     preemption.clear()
     yield
     preemption.clear()
@@ -24,13 +23,20 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_a_request(number, handlers):
     preemption.install()
     assert not preemption.requested()
     os.kill(os.getpid(), number)
     assert preemption.requested()
     assert preemption.reason() == number.name
+
+
+def test_a_process_under_nohup_still_ignores_the_end_of_its_terminal(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    preemption.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not preemption.requested()
 
 
 def test_a_handler_that_native_code_replaced_is_installed_again(handlers):

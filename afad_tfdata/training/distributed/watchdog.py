@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from afad_tfdata.common import child_process, errors
+from afad_tfdata.common import child_process, errors, preemption
 
 # A worker on a busy machine may miss one or two probes.  It counts as gone after this
 # many failed probes in succession, this many seconds apart, each of which waits this
@@ -139,8 +139,8 @@ def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
 
 def watch_parent(arguments: Sequence[str]) -> int:
     """The main function of the process that `during_start` starts."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        # A batch system signals the whole group; the parent handles it for both.
+    for number in preemption.SIGNALS:
+        # Signals reach the whole group, and the parent handles them for both.
         signal.signal(number, signal.SIG_IGN)
     addresses, index, parent = json.loads(arguments[0])
 
