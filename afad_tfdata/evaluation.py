@@ -42,7 +42,7 @@ from afad_tfdata.metrics import (
 )
 from afad_tfdata.models import facts, input_range, output_checks
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.reading import engine_choice
+from afad_tfdata.reading import engine_choice, index_loading
 from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import evaluation_plots, run_dir, step
 from afad_tfdata.training.distributed import strategies
@@ -152,7 +152,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             output_dir, stored_predictions.FILE_NAME
         )
         # As the columns were read: of remote records from the same local copies.
-        index = engine_choice.open_index(prepared.data, config.split)
+        index = index_loading.open_index(prepared.data, config.split)
         result["worst"] = stored_predictions.worst(columns, _worst(columns), index)
     if config.pictures:
         written.update(

@@ -18,7 +18,12 @@ from afad_tfdata import input_fn
 from afad_tfdata.common import errors, options, resources
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.reading import engine_choice, engine_mapped, transformation_rates
+from afad_tfdata.reading import (
+    engine_choice,
+    engine_mapped,
+    index_loading,
+    transformation_rates,
+)
 from afad_tfdata.storage import schema
 
 # Batches that are taken before the clock starts: those that were prefetched, and those
@@ -194,13 +199,13 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
       DataError: The data set is damaged.
     """
     data = _readable(config)
-    source = engine_choice.open_index(data, config.split)
+    source = index_loading.open_index(data, config.split)
     engine, reason = engine_choice.choose(data, source)
     rates: dict[str, float] = {}
     with input_fn.readable_errors():
         speed = _measure(data, config.split, config.seconds)
         if config.analyze:
-            rates = transformation_rates.measure(
+            rates = transformation_rates.measure_rates(
                 source, data, engine=engine, seconds=config.seconds
             )
     cores = resources.cores()
@@ -232,7 +237,7 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
 def _readable(config: BenchmarkConfig) -> input_config.InputConfig:
     """The input's config, with a task that the data set has labels for."""
     data = dataclasses.replace(config.input, global_batch_size=config.batch_size)
-    labels = set(engine_choice.open_labels(data, config.split))
+    labels = set(index_loading.labels_in_index(data, config.split))
     tasks = [t for t in schema.TASKS if set(schema.labels_of(t)) <= labels]
     return dataclasses.replace(data, task=tasks[-1]) if tasks else data
 

@@ -31,23 +31,22 @@ import numpy as np
 
 from afad_tfdata.common import errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.reading import (
-    bad_records,
+    batch_elements,
     data_service,
     engine_choice,
     engine_graph,
     engine_mapped,
     function_tracing,
+    index_loading,
     order,
-    order_stream,
     read_ahead,
     record_dataset,
     record_index,
     replica_batches,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import joined_data_sets, schema, sharding
+from afad_tfdata.storage import joined_data_sets, sharding
 
 InputConfig = input_config.InputConfig
 # These two are for programs that do not use TensorFlow, and do not import it.
@@ -89,15 +88,17 @@ def train_input_fn(
         raise errors.UsageError(
             f"start_step must be a whole number, 0 or more; got {start_step!r}"
         )
-    index = engine_choice.open_index(config, sharding.TRAIN)
-    slices = _train_slices(config, index, input_context)
-    element = _element(config, index)
+    index = index_loading.open_index(config, sharding.TRAIN)
+    slices = replica_batches.ReplicaBatches.of_training(
+        config.global_batch_size, input_context, num_examples=len(index)
+    )
+    element = batch_elements.element_function(config, index)
     if config.data_service:
-        return _served_batches(config, index, slices, element)
-    shuffle = order_of(config, index)
+        return _batches_of_data_service(config, index, slices, element)
+    shuffle = order.of_training(index, config.seed, config.balance)
     engine = engine_choice.create(config, index, shuffled=True)
 
-    if isinstance(engine, engine_graph.StreamEngine):
+    if isinstance(engine, engine_graph.GraphStreamEngine):
         # A data set that does not fit in memory is shuffled in a window.  It is decoded
         # after that, so that the window holds small encoded images.
         dataset = engine.stream.shuffled(shuffle, slices, start_step)
@@ -105,15 +106,15 @@ def train_input_fn(
         announce = None
         if isinstance(engine, engine_mapped.MappedEngine):
             announce = functools.partial(engine.read_ahead, train=True)
-        dataset = order_stream.of_batches(shuffle, slices, start_step, announce)
+        dataset = order.stream_batches(shuffle, slices, start_step, announce)
     # One map over whole batches turns records into finished batches.  A map costs the
     # same for a batch as for an image.  Therefore one map reads, decodes, resizes and
     # names, instead of one map for each.
-    dataset = _parallel_map(
+    dataset = _map_batches(
         dataset, lambda *batch: element(*engine.read_train(*batch)), engine.num_threads
     )
     # Prefetching comes last, so that it stores finished batches for the device.
-    return _prefetch(dataset, config.prefetch)
+    return _prefetch_batches(dataset, config.prefetch)
 
 
 @function_tracing.eagerly
@@ -145,16 +146,18 @@ def eval_input_fn(
       UsageError: The configuration does not fit the data set or the replicas.
       DataError: The data set is damaged.
     """
-    index = engine_choice.open_index(config, split)
+    index = index_loading.open_index(config, split)
     slices = replica_batches.ReplicaBatches.of_pipeline(
         config.global_batch_size, input_context, pad=True
     )
     num_steps = -(-len(index) // slices.global_batch_size)
-    element = _element(config, index, pads=slices.num_replicas > 1)
+    element = batch_elements.element_function(
+        config, index, pads=slices.num_replicas > 1
+    )
     engine = engine_choice.create(config, index, shuffled=False)
 
     read: Callable[..., Any]
-    if isinstance(engine, engine_graph.StreamEngine):
+    if isinstance(engine, engine_graph.GraphStreamEngine):
         # Batches are padded before they are cut into slices, so that the last replicas
         # get the padding.
         dataset = engine.stream.in_order(slices, num_steps)
@@ -166,6 +169,7 @@ def eval_input_fn(
         dataset = tf.data.Dataset.range(num_batches)
 
         def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            """Reads a batch of `eval_input_fn`, padded at the end of the split."""
             return engine.read(slices.padded_positions(batch, len(index)))
 
         if isinstance(engine, engine_mapped.MappedEngine):
@@ -175,7 +179,7 @@ def eval_input_fn(
         read = read_padded
     # One map over whole batches, as in training.  Each batch carries its mask, so that
     # each example counts once, for any batch size and any number of replicas.
-    dataset = _parallel_map(
+    dataset = _map_batches(
         dataset, lambda *batch: element(*read(*batch)), engine.num_threads
     )
     if config.as_supervised and config.max_bad_records:
@@ -183,7 +187,7 @@ def eval_input_fn(
         dataset = dataset.filter(
             function_tracing.without_autograph(lambda image, *_: tf.shape(image)[0] > 0)
         )
-    return _prefetch(dataset, config.prefetch)
+    return _prefetch_batches(dataset, config.prefetch)
 
 
 def num_examples(config: InputConfig, split: str) -> int:
@@ -202,7 +206,7 @@ def num_examples(config: InputConfig, split: str) -> int:
     """
     config.check_source()
     if config.files:
-        return len(engine_choice.open_index(config, split))
+        return len(index_loading.open_index(config, split))
     manifest = joined_data_sets.load_manifest(config.records_dir, config.max_examples)
     found = manifest.splits.get(split)
     return found.num_examples if found else 0
@@ -226,7 +230,7 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        own = bad_records.own_error(error)
+        own = tensorflow_messages.own_error(error)
         if own:
             raise own from error
         message = str(error.message)
@@ -244,50 +248,13 @@ def readable_errors() -> Iterator[None]:
         raise
 
 
-def order_of(config: InputConfig, index: record_index.RecordIndex) -> order.Order:
-    """Returns which record is at which position of the endless training stream.
-
-    Raises:
-      UsageError: The records do not have the label that `InputConfig.balance` names.
-    """
-    if config.balance == "none":
-        return order.Order(len(index), config.seed)
-    if config.balance not in index.labels:
-        raise errors.UsageError(
-            f"--balance={config.balance} needs that label, which the data set lacks"
-        )
-    groups = order.groups_of(index.entries[config.balance])
-    return order.Order(len(index), config.seed, groups)
-
-
-def _train_slices(
-    config: InputConfig,
-    index: record_index.RecordIndex,
-    input_context: tf.distribute.InputContext | None,
-) -> replica_batches.ReplicaBatches:
-    """Which examples of each training batch this pipeline reads."""
-    slices = replica_batches.ReplicaBatches.of_pipeline(
-        # Batches are not padded: the model would be trained on the padding, and the
-        # order would depend on the number of replicas.
-        config.global_batch_size,
-        input_context,
-        pad=False,
-    )
-    if slices.num_replicas > len(index):
-        raise errors.UsageError(
-            f"the train split has {len(index)} examples for {slices.num_replicas}"
-            " replicas or input pipelines: use fewer"
-        )
-    return slices
-
-
-def _served_batches(
+def _batches_of_data_service(
     config: InputConfig,
     index: record_index.RecordIndex,
     slices: replica_batches.ReplicaBatches,
     element: Callable[..., Any],
 ) -> tf.data.Dataset:
-    """Returns the training batches that a ``tf.data`` service reads."""
+    """Returns what `train_input_fn` returns if a ``tf.data`` service reads."""
     _log.warning(
         "input: batches come from %s, in an order that depends on its machines: a"
         " stopped training continues with a new pass over the examples, and repeats"
@@ -300,90 +267,25 @@ def _served_batches(
         # A data server starts each pass from the beginning: with the same seed, every
         # pass would repeat the first.
         seed = (config.seed + i) % (1 << 31)
-        dataset = engine.stream.epoch(slices.per_replica_batch_size, seed)
+        dataset = engine.stream.one_epoch(slices.per_replica_batch_size, seed)
         # This map runs on the data servers, because they are there to decode.
-        dataset = _parallel_map(
+        dataset = _map_batches(
             dataset,
             lambda *batch: element(*engine.read_train(*batch)),
             engine.num_threads,
         )
         epochs.append(dataset)
-    dataset = data_service.distribute(epochs, config.data_service)
+    dataset = data_service.read_by_servers(epochs, config.data_service)
     # The last batch of a data server's part is smaller.  Here all batches are cut to
     # the same size, across the ends of parts and epochs, so that no example is dropped.
     dataset = dataset.rebatch(slices.per_replica_batch_size, drop_remainder=True)
-    return _prefetch(dataset, config.prefetch)
+    return _prefetch_batches(dataset, config.prefetch)
 
 
-def _element(
-    config: InputConfig, index: record_index.RecordIndex, *, pads: bool = True
-) -> Callable[..., Any]:
-    """Returns a function that makes an element of images, ages, genders and a mask.
-
-    Only evaluation passes a mask.  Without `pads`, elements for Keras contain only the
-    examples whose mask is True.
-    """
-    if config.as_supervised:
-        return _supervised(schema.labels_of(config.task), index.mean_rgb, pads)
-
-    def named(
-        image: tf.Tensor,
-        age: tf.Tensor,
-        gender: tf.Tensor,
-        mask: tf.Tensor | None = None,
-    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        features = {"image": image}
-        if mask is not None:
-            features["mask"] = mask
-        values = {"age": age, "gender": gender}
-        return features, {label: values[label] for label in index.labels}
-
-    return named
-
-
-def _supervised(
-    labels: tuple[str, ...], mean_rgb: tuple[float, float, float] | None, pads: bool
-) -> Callable[..., Any]:
-    """Returns a function that makes elements ``(image, label)``, normalising images.
-
-    Padded batches have a third part, the ``sample_weight``, which is 0 on padding.
-    Other batches do not, because Keras refuses ``class_weight`` together with it.
-    """
-    if mean_rgb is None:
-        raise errors.UsageError(
-            "as_supervised normalises images and needs their channel means: name a"
-            " mean.json with --mean_file"
-        )
-
-    def supervised(
-        image: tf.Tensor,
-        age: tf.Tensor,
-        gender: tf.Tensor,
-        mask: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor | dict[str, tf.Tensor], ...]:
-        if mask is not None and not pads:
-            image, age, gender = (
-                tf.boolean_mask(part, mask) for part in (image, age, gender)
-            )
-        values = {"age": age, "gender": tf.cast(gender, tf.float32)}
-        image = tensor_preprocessing.normalize(image, mean_rgb)
-        if len(labels) == 1:
-            label = values[labels[0]]
-        else:
-            label = {f"{name}_output": values[name] for name in labels}
-        if mask is None or not pads:
-            return image, label
-        # All outputs get one weight, because Keras takes a dict of weights only if the
-        # model has a dict of outputs.
-        return image, label, tf.cast(mask, tf.float32)
-
-    return supervised
-
-
-def _parallel_map(
+def _map_batches(
     dataset: tf.data.Dataset, function: Callable[..., Any], num_threads: int
 ) -> tf.data.Dataset:
-    """Maps a data set in a fixed number of threads."""
+    """Maps the batches of an input pipeline, in a fixed number of threads."""
     return dataset.map(
         function_tracing.without_autograph(function),
         # The number of threads is fixed.  TensorFlow's tuner would take seconds to find
@@ -395,8 +297,8 @@ def _parallel_map(
     )
 
 
-def _prefetch(dataset: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
-    """Prefetches batches, with fixed numbers of threads."""
+def _prefetch_batches(dataset: tf.data.Dataset, num_batches: int) -> tf.data.Dataset:
+    """Ends an input pipeline: prefetches its batches, without tuning by TensorFlow."""
     if num_batches:
         dataset = dataset.prefetch(num_batches)
     options = tf.data.Options()

@@ -179,9 +179,9 @@ def race_fresh(
     place: str, wanted: list[str], rounds: int, seconds: float, peers: str
 ) -> dict[str, list[dict]]:
     """Starts the contestants anew for each round; prints a table of first passes."""
-    from afad_tfdata.reading import record_index
+    from afad_tfdata.reading import index_loading
 
-    count = len(record_index.load(os.path.join(place, "original"), "train"))
+    count = len(index_loading.load_split(os.path.join(place, "original"), "train"))
     results: dict[str, list[dict]] = {name: [] for name in wanted}
     for _ in range(rounds):
         for name in list(results):
@@ -399,9 +399,9 @@ def limit_rows(place: str, form: str) -> Iterator[int]:
 
 def stored(place: str, form: str) -> tuple[list[bytes], np.ndarray]:
     """The stored bytes of every image, and its age."""
-    from afad_tfdata.reading import memory_store, record_index
+    from afad_tfdata.reading import index_loading, memory_store
 
-    source = record_index.load(os.path.join(place, form), "train")
+    source = index_loading.load_split(os.path.join(place, form), "train")
     return list(memory_store.stored_images(source)), source.entries["age"]
 
 
@@ -483,7 +483,7 @@ def ours_first_pass(place: str, form: str, engine: str) -> Iterator[int]:
     steps = max(1, input_fn.num_examples(config, "train") // BATCH)
     while True:
         # As in a new process, whose files are in the page cache.
-        shard_maps.forget_all()
+        shard_maps.forget_maps()
         batches = iter(input_fn.train_input_fn(config))
         for _ in range(steps):
             next(batches)

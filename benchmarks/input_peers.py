@@ -35,7 +35,7 @@ def main(place: str) -> None:
         return
     import simplejpeg
 
-    from afad_tfdata.reading import memory_store, record_index
+    from afad_tfdata.reading import index_loading, memory_store
 
     class Stored:
         """The images of a data set; the encoder gets their bytes from here."""
@@ -43,7 +43,7 @@ def main(place: str) -> None:
         encoded = np.empty(0, np.uint8)
 
         def __init__(self, form: str) -> None:
-            index = record_index.load(os.path.join(place, form), "train")
+            index = index_loading.load_split(os.path.join(place, form), "train")
             self.images = list(memory_store.stored_images(index))
             self.ages, self.raw = index.entries["age"].tolist(), bool(index.pixel)
 

@@ -13,7 +13,7 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.evaluating import stored_predictions
 from afad_tfdata.models import facts, saved
-from afad_tfdata.reading import record_index
+from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import schema
 
 SIZE = 16
@@ -93,7 +93,7 @@ def test_a_foreign_model_counts_every_example_once(
     first = result["worst"][0]
     assert first["label"] == "age" and first["row"] == int(error.argmax())
     assert abs(first["value"] - first["predicted"]) == pytest.approx(error.max())
-    where = record_index.load(sample_records, "validation")
+    where = index_loading.load_split(sample_records, "validation")
     assert first["key"] == where.filename(first["row"]) != ""
     assert sum(row["examples"] for row in result["by_age"].values()) == len(index)
     low, high = result["intervals"]["mae"]
@@ -124,7 +124,7 @@ def test_remote_records_are_fetched_once(sample_records, tmp_path, monkeypatch):
             pictures=False,
         )
     )
-    where = record_index.load(sample_records, "test")
+    where = index_loading.load_split(sample_records, "test")
     assert len(result["worst"]) == 32
     for face in result["worst"]:
         assert face["key"] == where.filename(face["row"]) != ""

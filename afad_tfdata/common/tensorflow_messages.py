@@ -11,6 +11,7 @@ import os
 import re
 
 from afad_tfdata.common import errors, remote_files
+from afad_tfdata.common.lazy_imports import tf
 
 # Lines that do not say what happened.
 _NO_REASON = (
@@ -19,6 +20,9 @@ _NO_REASON = (
 )
 # A store is named at any place of a text, often in quotes or brackets.
 _REMOTE = re.compile(r"\b(?:gs|s3|hdfs)://[^\s;,]*[^\s;,.:'\")\]]")
+# Finds an error of this package at the end of TensorFlow's traceback, if a Python
+# function of the pipeline raised it.  The module's name may precede the class.
+_OWN_ERROR = re.compile(r"\b(Data|Usage)Error: ([^\n]+)")
 # TensorFlow's file systems append the system's own text to the path.
 _ERRNOS = {os.strerror(number): number for number in errno.errorcode}
 
@@ -50,3 +54,16 @@ def file_error(message: str) -> OSError | None:
     if found := _REMOTE.search(message):
         return remote_files.StoreError(errno.EIO, errors.one_line(text), found[0])
     return None
+
+
+def own_error(error: tf.errors.OpError) -> errors.AfadError | None:
+    """Returns the error of this package that TensorFlow's error wraps, or None.
+
+    If a Python function raises an exception, TensorFlow raises one of its own classes,
+    whose text is the traceback.
+    """
+    found = _OWN_ERROR.search(str(error.message))
+    if not found:
+        return None
+    kind = errors.DataError if found[1] == "Data" else errors.UsageError
+    return kind(found[2].strip())

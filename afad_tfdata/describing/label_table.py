@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.reading import record_index
+from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import schema, tfrecord
 
 
@@ -114,7 +114,7 @@ def shards(records_dir: str, manifest: schema.Manifest) -> Iterator[Shard]:
     for name, split in manifest.splits.items():
         if not split.num_examples:
             continue
-        index = record_index.load(records_dir, name)
+        index = index_loading.load_split(records_dir, name)
         starts = index.shard_starts()
         for number, path in enumerate(index.paths):
             entries = index.entries[starts[number] : starts[number + 1]]

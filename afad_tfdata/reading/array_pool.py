@@ -67,7 +67,7 @@ class ArrayPool:
             return owners[i][start : start + num_bytes].reshape(shape)
 
     def trim(self) -> None:
-        """Gives unused memory beyond a limit back to the system."""
+        """Gives unused memory of the arrays beyond a limit back to the system."""
         # It must not wait for the lock: the garbage collector may call this in `take`.
         if self._lock.acquire(blocking=False):
             try:
@@ -76,7 +76,7 @@ class ArrayPool:
                 self._lock.release()
 
     def _remove_unused(self) -> None:
-        """Removes arrays that are not used, beyond what may be kept."""
+        """Removes arrays of the pool that nothing uses, beyond what may be kept."""
         owners, unused_bytes = self._owners, 0
         # The loop runs backwards, so that a removal does not move the arrays that it
         # has yet to visit.  It also keeps the newest arrays, because their sizes are
@@ -89,13 +89,13 @@ class ArrayPool:
 
 
 @functools.cache
-def shared() -> ArrayPool:
-    """Returns the pool of this process, so that pipelines share their arrays."""
+def shared_pool() -> ArrayPool:
+    """Returns the array pool of this process, so that pipelines share its arrays."""
     return ArrayPool()
 
 
 def aligned_zeros(size: int) -> np.ndarray:
-    """Returns zeros, uint8 ``[size]``, aligned so that TensorFlow can share them."""
+    """Returns an array of zeros, aligned so that TensorFlow can share its memory."""
     owner = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -owner.ctypes.data % _ALIGNMENT
     return owner[start : start + size]

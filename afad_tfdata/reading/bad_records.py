@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import record_index
 
 # The reason of a record whose bytes changed after they were written.
 WRONG_CHECKSUM = "its bytes do not match its checksum"
-# Finds an error of this package at the end of TensorFlow's traceback, if a Python
-# function of the pipeline raised it.  The module's name may precede the class.
-_OWN_ERROR = re.compile(r"\b(Data|Usage)Error: ([^\n]+)")
+# Up to this number of wrong labels, or this part of all labels, may be damage.
+_FEW_LABELS, _WRONG_SHARE = 2, 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -68,14 +65,57 @@ class BadRecords:
             )
 
 
-def own_error(error: tf.errors.OpError) -> errors.AfadError | None:
-    """Returns the error of this package that TensorFlow's error wraps, or None.
+class SkippedRecords:
+    """Unusable records, which are left out of the index within a budget.
 
-    If a Python function raises an exception, TensorFlow raises one of its own classes,
-    whose text is the traceback.
+    Args:
+      budget: How many are left out; one more is an error.
+
+    Attributes:
+      budget: The argument `budget`.
+      count: How many were left out.
     """
-    found = _OWN_ERROR.search(str(error.message))
-    if not found:
-        return None
-    kind = errors.DataError if found[1] == "Data" else errors.UsageError
-    return kind(found[2].strip())
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.count = budget, 0
+        self._wrong_labels: list[str] = []
+
+    def add(self, reason: str, number: int = 1, *, label: bool = False) -> None:
+        """Counts unusable records, and logs the first of them.
+
+        Args:
+          reason: The first record, and what is wrong with it.
+          number: How many records are unusable.
+          label: Whether they are unusable because of their label.
+
+        Raises:
+          DataError: The budget is used up.
+        """
+        if self.count + number > self.budget:
+            before = f"; {self.count} before it were skipped" if self.count else ""
+            raise errors.DataError(
+                f"{reason}{before}. Mend the file, or skip as many records as you can"
+                " spare with --max_bad_records"
+            )
+        self.count += number
+        if label:
+            self._wrong_labels.append(reason)
+        _log.warning(
+            "bad record %d of at most %d skipped: %s", self.count, self.budget, reason
+        )
+
+    def check_labels(self, num_good: int) -> None:
+        """Refuses files in which many labels are wrong.
+
+        Otherwise labels with another meaning, such as 1 and 2 for genders, would lose
+        one class and give the other a wrong name.
+
+        Raises:
+          UsageError: More than a few labels, and more than a tenth, cannot be used.
+        """
+        wrong, total = len(self._wrong_labels), self.count + num_good
+        if wrong > _FEW_LABELS and wrong > total * _WRONG_SHARE:
+            raise errors.UsageError(
+                f"--files: {wrong} of {total} records have a label that cannot be used,"
+                f" too many for damage; the first is {self._wrong_labels[0]}"
+            )

@@ -139,7 +139,7 @@ class InputConfig:
         if self.records_dir and self.files:
             raise errors.UsageError(_ONE_SOURCE.format("both"))
         if self.data_service:
-            data_service.parse(self.data_service)
+            data_service.parse_address(self.data_service)
             # Data servers read whole shards by TensorFlow operations.  They cannot draw
             # single records, and they cannot share a list of bad records.
             for name, value in (

@@ -61,7 +61,7 @@ class DataServiceConfig:
     def __post_init__(self) -> None:
         options.check_choices(self)
         if self.dispatcher:
-            parse(self.dispatcher, flag="dispatcher")
+            parse_address(self.dispatcher, flag="dispatcher")
         if self.dispatcher and self.work_dir:
             raise errors.UsageError(
                 "--work_dir is for a dispatcher: leave it out with --dispatcher"
@@ -72,8 +72,8 @@ class DataServiceConfig:
             )
 
 
-def parse(address: str, *, flag: str = "data_service") -> str:
-    """Returns the ``host:port`` in ``grpc://host:port``.
+def parse_address(address: str, *, flag: str = "data_service") -> str:
+    """Returns the ``host:port`` in the ``grpc://host:port`` of a ``tf.data`` service.
 
     Args:
       address: As the user gave it.
@@ -90,7 +90,7 @@ def parse(address: str, *, flag: str = "data_service") -> str:
 
 
 def serve(config: DataServiceConfig) -> str:
-    """Runs a server until a signal asks the process to stop.
+    """Runs a server of a ``tf.data`` service until a signal asks the process to stop.
 
     Returns:
       A summary: which server ran, and why it stopped.
@@ -120,7 +120,7 @@ def _start_server(
     tf.data.experimental.service.DispatchServer
     | tf.data.experimental.service.WorkerServer,
 ]:
-    """Starts a server, and returns its name for messages and the server."""
+    """Starts a dispatcher or data server, and returns its name and the server."""
     service = tf.data.experimental.service
     if not config.dispatcher:
         server = service.DispatchServer(
@@ -142,7 +142,7 @@ def _start_server(
     address = f"{config.host}:{port}"
     server = service.WorkerServer(
         service.WorkerConfig(
-            dispatcher_address=parse(config.dispatcher, flag="dispatcher"),
+            dispatcher_address=parse_address(config.dispatcher, flag="dispatcher"),
             worker_address=address,
             port=config.port,
             protocol="grpc",
@@ -153,7 +153,7 @@ def _start_server(
     return f"data server of {config.dispatcher}", server
 
 
-def distribute(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.Dataset:
+def read_by_servers(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.Dataset:
     """Returns endless epochs, one after the other, that the data servers read.
 
     Args:
@@ -167,7 +167,7 @@ def distribute(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.Datas
     service = tf.data.experimental.service
     read = service.distribute(
         processing_mode=service.ShardingPolicy.DYNAMIC,
-        service=f"grpc://{parse(address)}",
+        service=f"grpc://{parse_address(address)}",
         # Compression takes time on both machines, and hardly makes pixels smaller.
         compression=None,
     )

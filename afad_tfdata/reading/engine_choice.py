@@ -11,7 +11,6 @@ from typing import NamedTuple
 from afad_tfdata.common import (
     errors,
     files,
-    remote_files,
     resources,
     tensorflow_io_extra,
 )
@@ -21,14 +20,13 @@ from afad_tfdata.reading import (
     engine_graph,
     engine_mapped,
     engine_pixel_rows,
-    foreign_files,
     mapped_reader,
     memory_store,
     record_index,
-    sequential_records,
+    record_stream,
 )
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.storage import hdf5, joined_data_sets, schema
+from afad_tfdata.storage import hdf5, joined_data_sets
 
 AUTO, MAPPED, GRAPH = input_config.ENGINES
 
@@ -53,92 +51,13 @@ class EngineChoice(NamedTuple):
     reason: str
 
 
-def open_index(
-    config: input_config.InputConfig, split: str
-) -> record_index.RecordIndex:
-    """Returns the records of a split, after checking that they have the task's labels.
-
-    Args:
-      config: Where the records are, and the task.
-      split: One of `sharding.SPLITS`.
-
-    Raises:
-      UsageError: The split is empty, or a label of the task is missing.
-      DataError: The data set is damaged.
-    """
-    index = _load_index(config, split)
-    missing = [n for n in schema.labels_of(config.task) if n not in index.labels]
-    if missing:
-        raise errors.UsageError(
-            f"--task={config.task} needs the label {missing[0]!r}, which"
-            f" {config.files or config.records_dir} does not have; it has"
-            f" {', '.join(index.labels) or 'none'}: choose a --task of these labels"
-        )
-    for label in schema.labels_of(config.task):
-        plain = config.as_supervised or config.balance == label
-        if plain and (index.entries[label] == schema.MISSING).any():
-            flag = "as_supervised" if config.as_supervised else "--balance"
-            raise errors.UsageError(
-                f"{flag} needs the label {label!r} of every record, and"
-                f" {config.files or config.records_dir} has records without it:"
-                " afad-write-records without --missing_labels=keep leaves them out; or"
-                f" leave {flag} out"
-            )
-    return index
-
-
-def open_labels(config: input_config.InputConfig, split: str) -> tuple[str, ...]:
-    """Returns the labels that a split has, for any task."""
-    return _load_index(config, split).labels
-
-
-def _load_index(
-    config: input_config.InputConfig, split: str
-) -> record_index.RecordIndex:
-    """Loads the index of records, ours or another program's."""
-    config.check_source()
-    if config.files:
-        index = foreign_files.load(
-            config.files,
-            split,
-            features=config.features,
-            mean_file=config.mean_file,
-            task=config.task,
-            max_bad_records=config.max_bad_records,
-        )
-        return record_index.first_records(index, config.max_examples or len(index))
-    if config.data_service and not config.cache_dir:
-        for place in joined_data_sets.directories(config.records_dir):
-            _check_service_reads(place)
-    return record_index.load(
-        config.records_dir,
-        split,
-        config.cache_dir,
-        config.cache_dir_gib,
-        config.max_examples,
-    )
-
-
-def _check_service_reads(records_dir: str) -> None:
-    """Refuses records that TensorFlow could read only from a copy on this machine."""
-    if not files.is_remote(records_dir):
-        return
-    try:
-        remote_files.gfile(records_dir)
-    except errors.UsageError as error:
-        raise errors.UsageError(
-            f"--data_service: TensorFlow's data servers read the shards themselves, and"
-            f" {error}; or name a --cache_dir that all machines share"
-        ) from error
-
-
 def choose(
     config: input_config.InputConfig,
     index: record_index.RecordIndex,
     *,
     cores: int = 0,
 ) -> EngineChoice:
-    """Chooses the engine.
+    """Chooses the engine that reads some records, and says why.
 
     Args:
       config: The configuration of the input.
@@ -203,9 +122,9 @@ def create(
     shuffled: bool,
 ) -> (
     engine_mapped.MappedEngine
-    | engine_pixel_rows.RowEngine
-    | engine_graph.MemoryEngine
-    | engine_graph.StreamEngine
+    | engine_pixel_rows.PixelRowEngine
+    | engine_graph.GraphMemoryEngine
+    | engine_graph.GraphStreamEngine
 ):
     """Creates the engine that a configuration gets, and logs which it is and why.
 
@@ -220,7 +139,7 @@ def create(
     """
     engine = _logged_choice(config, index)
     size = image_size(config, index)
-    _check_cache(config, index, size)
+    _check_memory_for_cache(config, index, size)
     bad = bad_records.BadRecords(index, config.max_bad_records)
     if engine == MAPPED:
         reader = mapped_reader.MappedReader(
@@ -234,11 +153,11 @@ def create(
             reader, size, config.num_parallel_calls or threads
         )
     threads = config.num_parallel_calls or resources.cores()
-    rows = _row_engine(config, index, bad, threads)
+    rows = _create_pixel_row_engine(config, index, bad, threads)
     if rows:
         return rows
-    if _keeps_in_memory(config, index, shuffled=shuffled):
-        store = memory_store.load(
+    if _chooses_memory_engine(config, index, shuffled=shuffled):
+        store = memory_store.load_store(
             index,
             bad,
             decoded_size=size if config.cache == "decoded" else 0,
@@ -248,22 +167,24 @@ def create(
             try_decoding=config.max_bad_records > 0 and not index.pixel,
             decode=config.decode,
         )
-        return engine_graph.MemoryEngine(index, store, size, threads, config.decode)
+        return engine_graph.GraphMemoryEngine(
+            index, store, size, threads, config.decode
+        )
     if shuffled and config.balance != "none":
         raise errors.UsageError(
             "--balance draws records one by one, which needs them in memory or in a"
-            f" memory map: raise --memory_budget_mib ({_needed(index)})"
+            f" memory map: raise --memory_budget_mib ({_needed_memory(index)})"
         )
-    return _stream_engine(config, index)
+    return _create_stream_engine(config, index)
 
 
-def _row_engine(
+def _create_pixel_row_engine(
     config: input_config.InputConfig,
     index: record_index.RecordIndex,
     bad: bad_records.BadRecords,
     threads: int,
-) -> engine_pixel_rows.RowEngine | None:
-    """Returns the graph engine for rows in mapped files; None if it cannot be used."""
+) -> engine_pixel_rows.PixelRowEngine | None:
+    """Creates the engine for rows in mapped files; None if it cannot be used."""
     if not (index.local and index.pixel and index.contiguous):
         return None
     # A cache is asked for explicitly.  A graph in the style of TensorFlow 1 cannot take
@@ -279,12 +200,12 @@ def _row_engine(
     if rows is None:
         return None
     size = image_size(config, index)
-    return engine_pixel_rows.RowEngine(index, reader, rows, bad, size, threads)
+    return engine_pixel_rows.PixelRowEngine(index, reader, rows, bad, size, threads)
 
 
 def create_served(
     config: input_config.InputConfig, index: record_index.RecordIndex
-) -> engine_graph.StreamEngine:
+) -> engine_graph.GraphStreamEngine:
     """Creates the engine for a ``tf.data`` service, whose machines share no memory.
 
     Args:
@@ -292,7 +213,7 @@ def create_served(
       index: The records.
     """
     _logged_choice(config, index)
-    return _stream_engine(config, index)
+    return _create_stream_engine(config, index)
 
 
 def _logged_choice(
@@ -323,20 +244,20 @@ def reading_again() -> Iterator[None]:
         _read_again.reset(token)
 
 
-def _stream_engine(
+def _create_stream_engine(
     config: input_config.InputConfig, index: record_index.RecordIndex
-) -> engine_graph.StreamEngine:
-    """The graph engine for records that are read in sequence."""
+) -> engine_graph.GraphStreamEngine:
+    """Creates the graph engine for records that are read in sequence."""
     threads = config.num_parallel_calls or resources.cores()
-    stream = sequential_records.RecordStream(index, threads, config.shuffle_window)
+    stream = record_stream.RecordStream(index, threads, config.shuffle_window)
     size = image_size(config, index)
-    return engine_graph.StreamEngine(index, stream, size, threads, config.decode)
+    return engine_graph.GraphStreamEngine(index, stream, size, threads, config.decode)
 
 
 def image_size(
     config: input_config.InputConfig, index: record_index.RecordIndex
 ) -> int:
-    """Returns the side, in pixels, of the images that a pipeline returns.
+    """Returns the side, in pixels, of the images that the chosen engine returns.
 
     Raises:
       UsageError: Neither the configuration nor the data set gives a size.
@@ -350,10 +271,10 @@ def image_size(
     return size
 
 
-def _check_cache(
+def _check_memory_for_cache(
     config: input_config.InputConfig, index: record_index.RecordIndex, size: int
 ) -> None:
-    """Logs how much memory a cache will take; refuses it if that is not free."""
+    """Logs how much memory the engine's cache takes; refuses it if that is not free."""
     if config.cache == "none":
         return
     needed = index.image_bytes
@@ -375,13 +296,13 @@ def _check_cache(
         )
 
 
-def _keeps_in_memory(
+def _chooses_memory_engine(
     config: input_config.InputConfig,
     index: record_index.RecordIndex,
     *,
     shuffled: bool,
 ) -> bool:
-    """Returns whether the graph engine keeps a split's images in memory.
+    """Chooses whether the graph engine keeps a split's images in memory.
 
     Raises:
       UsageError: The engine must keep the images, and they do not fit.
@@ -408,20 +329,20 @@ def _keeps_in_memory(
             )
         raise errors.UsageError(
             f"the graph engine must keep the stored images in memory here{reason}, and"
-            f" {_needed(index)}, of {resources.mib(budget)} allowed: raise"
+            f" {_needed_memory(index)}, of {resources.mib(budget)} allowed: raise"
             f" --memory_budget_mib, or use --engine=mapped on local files{install}"
         )
     if shuffled:
         _log.warning(
             "input: %s, of %s allowed: shards and a window of %d records are shuffled"
             " instead of all records",
-            _needed(index),
+            _needed_memory(index),
             resources.mib(budget),
             config.shuffle_window,
         )
     return False
 
 
-def _needed(index: record_index.RecordIndex) -> str:
-    """How much memory the split takes, as text."""
+def _needed_memory(index: record_index.RecordIndex) -> str:
+    """Says how much memory the images of a split take, for logs of the choice."""
     return f"the {index.split} split takes {resources.mib(index.image_bytes)}"

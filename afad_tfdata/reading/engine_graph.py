@@ -5,8 +5,8 @@ without simplejpeg and OpenCV, and in a ``tf.data`` service.  It is also used on
 machines with more cores than one Python process can feed.
 
 A global shuffle needs access to any record.  If the stored images fit in memory,
-`MemoryEngine` reads them in the same order as the mapped engine.  If they do not fit,
-`StreamEngine` decodes the streams of `sequential_records`.
+`GraphMemoryEngine` reads them in the same order as the mapped engine.  If they do not
+fit, `GraphStreamEngine` decodes the streams of `record_stream`.
 
 Both read a whole batch in one function, which the pipeline maps once, because a
 transformation costs the same for a batch as for an image.
@@ -20,12 +20,12 @@ import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import tensor_preprocessing
-from afad_tfdata.reading import memory_store, record_index, sequential_records
+from afad_tfdata.reading import memory_store, record_index, record_stream
 from afad_tfdata.storage import hdf5
 
 
-class MemoryEngine:
-    """Reads batches by record number, from stored images in memory.
+class GraphMemoryEngine:
+    """The graph engine for a split whose stored images are in memory.
 
     Args:
       index: The split's records.
@@ -44,7 +44,7 @@ class MemoryEngine:
         decode: str = "accurate",
     ) -> None:
         self._store, self._size, self._decode = store, image_size, decode
-        self._labels = _Labels(index)
+        self._labels = _LabelsByRecord(index)
         self.num_threads = num_threads
 
     def read(
@@ -54,22 +54,22 @@ class MemoryEngine:
         wanted = tf.maximum(records, 0)
         good = tf.gather(self._store.substitute, wanted)
         mask = (records >= 0) & (good == wanted)
-        return masked(self._images(good), *self._labels.of(good), mask)
+        return mask_batch(self._decoded_images(good), *self._labels.look_up(good), mask)
 
     def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads without a mask: the next good record replaces a bad one."""
         good = tf.gather(self._store.substitute, records)
-        return self._images(good), *self._labels.of(good)
+        return self._decoded_images(good), *self._labels.look_up(good)
 
-    def _images(self, records: tf.Tensor) -> tf.Tensor:
-        """Decodes images that are in memory."""
+    def _decoded_images(self, records: tf.Tensor) -> tf.Tensor:
+        """Decodes the images of records that are in memory."""
         store = self._store
         data = tf.gather(store.data, records)
-        return decode(data, store.pixel, store.side, self._size, self._decode)
+        return decode_stored(data, store.pixel, store.side, self._size, self._decode)
 
 
-class StreamEngine:
-    """Decodes batches of records as they come from a stream.
+class GraphStreamEngine:
+    """The graph engine that decodes batches of records as they come from a stream.
 
     Args:
       index: The split's records.
@@ -85,19 +85,19 @@ class StreamEngine:
     def __init__(
         self,
         index: record_index.RecordIndex,
-        stream: sequential_records.RecordStream,
+        stream: record_stream.RecordStream,
         image_size: int,
         num_threads: int,
         decode: str = "accurate",
     ) -> None:
         self.stream, self.num_threads = stream, num_threads
         self._index, self._size, self._decode = index, image_size, decode
-        self._labels = _Labels(index)
+        self._labels = _LabelsByRecord(index)
 
     def read(
         self, data: tf.Tensor, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Decodes a batch.
+        """Decodes a batch of a stream, which may end in padding.
 
         Args:
           data: ``[B]``: stored bytes, or serialized examples.
@@ -107,55 +107,57 @@ class StreamEngine:
           As `mapped_reader.MappedReader.read`.
         """
         mask = records >= 0
-        labels = self._labels.of(tf.maximum(records, 0))
-        return masked(self._images(data), *labels, mask)
+        labels = self._labels.look_up(tf.maximum(records, 0))
+        return mask_batch(self._decoded_images(data), *labels, mask)
 
     def read_train(
         self, data: tf.Tensor, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Decodes a batch of a stream without padding, and returns no mask."""
-        return self._images(data), *self._labels.of(records)
+        return self._decoded_images(data), *self._labels.look_up(records)
 
-    def _images(self, data: tf.Tensor) -> tf.Tensor:
-        """Decodes the images of a batch of records."""
+    def _decoded_images(self, data: tf.Tensor) -> tf.Tensor:
+        """Decodes the images of a batch of records of a stream."""
         index = self._index
         if index.format == "tfrecord":
             # One call parses the batch: a call per record takes several times as long.
             name = index.features["image"]
             spec = {name: tf.io.FixedLenFeature([], tf.string)}
             data = tf.io.parse_example(data, spec)[name]
-        return decode(data, index.pixel, index.stored_size, self._size, self._decode)
+        return decode_stored(
+            data, index.pixel, index.stored_size, self._size, self._decode
+        )
 
 
-class _Labels:
-    """Labels by record number."""
+class _LabelsByRecord:
+    """The labels that the graph engine looks up by record number."""
 
     def __init__(self, index: record_index.RecordIndex) -> None:
         self._ages = index.ages
         self._genders = index.entries["gender"].astype(np.int32)
 
-    def of(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def look_up(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns ages, float32 ``[B]``, and genders, int32 ``[B]``."""
         return tf.gather(self._ages, records), tf.gather(self._genders, records)
 
 
-def masked(
+def mask_batch(
     image: tf.Tensor, age: tf.Tensor, gender: tf.Tensor, mask: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the batch with zeros where the mask is False."""
+    """Returns the graph engine's batch with zeros where the mask is False."""
     zero = tf.zeros([], tf.uint8)
     image = tf.where(mask[:, tf.newaxis, tf.newaxis, tf.newaxis], image, zero)
     return image, tf.where(mask, age, 0.0), tf.where(mask, gender, 0), mask
 
 
-def decode(
+def decode_stored(
     data: tf.Tensor,
     pixel: dict[str, Any],
     side: int,
     image_size: int,
     way: str = "accurate",
 ) -> tf.Tensor:
-    """Decodes stored bytes to images.
+    """Decodes the stored bytes of a batch to images by the graph engine's operations.
 
     Args:
       data: string ``[B]``: encoded images or rows of pixels; or the pixels themselves.
@@ -168,7 +170,7 @@ def decode(
       uint8 ``[B, image_size, image_size, 3]``.
     """
     if pixel:
-        return pixels(data, pixel, side, image_size)
+        return unpack_pixels(data, pixel, side, image_size)
     return tf.map_fn(
         lambda one: tensor_preprocessing.decode_and_resize(
             one, image_size, stored_size=side, decode=way
@@ -181,10 +183,10 @@ def decode(
     )
 
 
-def pixels(
+def unpack_pixels(
     data: tf.Tensor, pixel: dict[str, Any], side: int, image_size: int
 ) -> tf.Tensor:
-    """Turns stored pixels into images.
+    """Turns stored pixels into images by the graph engine's operations.
 
     Args:
       data: string ``[B]``: rows of pixels; or the pixels themselves.

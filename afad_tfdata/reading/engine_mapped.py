@@ -43,12 +43,12 @@ class MappedEngine:
         self._size = image_size
         self._reader = read_ahead.ReadAhead(reader, image_size)
         self.num_threads = num_threads
-        self._rows: pixel_row_gather.RowGather | None = None
+        self._rows: pixel_row_gather.PixelRowGather | None = None
         rows = reader.stored_rows
         # A graph in the style of TensorFlow 1 cannot take memory as a tensor.
         if rows and tf.compat.v1.executing_eagerly_outside_functions():
             with tf.init_scope():
-                self._rows = pixel_row_gather.RowGather(
+                self._rows = pixel_row_gather.PixelRowGather(
                     rows, (image_size, image_size, 3)
                 )
 
@@ -57,14 +57,16 @@ class MappedEngine:
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Calls `mapped_reader.MappedReader.read`; the tensors have static shapes."""
         types = [tf.uint8, tf.float32, tf.int32, tf.bool]
-        python = functools.partial(self._call, self._reader.read, records, types)
-        return self._gathered_or(python, records, lambda rows: rows.padded(records))
+        python = functools.partial(self._call_reader, self._reader.read, records, types)
+        return self._gather_or_call(python, records, lambda rows: rows.padded(records))
 
     def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Calls `MappedReader.read_train`; the tensors have static shapes."""
         types = [tf.uint8, tf.float32, tf.int32]
-        python = functools.partial(self._call, self._reader.read_train, records, types)
-        return self._gathered_or(python, records, lambda rows: rows.batch(records))
+        python = functools.partial(
+            self._call_reader, self._reader.read_train, records, types
+        )
+        return self._gather_or_call(python, records, lambda rows: rows.batch(records))
 
     def read_ahead(self, batches: np.ndarray, *, train: bool) -> None:
         """Starts reading the first batches, if reading them takes much time.
@@ -76,11 +78,11 @@ class MappedEngine:
         if self._rows is None and tf.executing_eagerly():
             self._reader.start(batches, train=train)
 
-    def _gathered_or(
+    def _gather_or_call(
         self,
         python: Callable[[], Any],
         records: tf.Tensor,
-        gather: Callable[[pixel_row_gather.RowGather], Any],
+        gather: Callable[[pixel_row_gather.PixelRowGather], Any],
     ) -> Any:
         """Gathers by TensorFlow if all records are checked; else reads by Python."""
         rows = self._rows
@@ -91,16 +93,18 @@ class MappedEngine:
             return gather(rows)
         return tf.cond(rows.may_gather(records), lambda: gather(rows), python)
 
-    def _call(
+    def _call_reader(
         self,
         function: Callable[[np.ndarray], tuple[np.ndarray, ...]],
         records: tf.Tensor,
         types: list[tf.DType],
     ) -> tuple[tf.Tensor, ...]:
-        """Calls a function of the mapped reader as an operation."""
+        """Calls a function of the mapped reader as an operation of the pipeline."""
         # The guard refers to the reader weakly.  The data set that maps this engine's
         # method keeps the engine alive, and the engine keeps the reader alive.
-        result = tf.numpy_function(pipeline_shutdown.guard(function), [records], types)
+        result = tf.numpy_function(
+            pipeline_shutdown.guarded_function(function), [records], types
+        )
         batch_size = records.shape[0]
         image, *labels = result
         image.set_shape([batch_size, self._size, self._size, 3])

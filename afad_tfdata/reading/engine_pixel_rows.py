@@ -22,8 +22,8 @@ from afad_tfdata.reading import (
 from afad_tfdata.storage import hdf5
 
 
-class RowEngine:
-    """Reads batches by record number from stored pixels that are mapped.
+class PixelRowEngine:
+    """The graph engine that reads batches from stored pixels in mapped files.
 
     Args:
       index: The split's records.
@@ -53,40 +53,43 @@ class RowEngine:
         layout = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
         self._dtype = np.dtype(index.pixel["dtype"])
         shape = (layout.num_bytes // self._dtype.itemsize, self._dtype.itemsize)
-        self._checks = _RowChecksums(index, reader, rows, bad, layout.num_bytes)
+        self._checks = _PixelRowChecksums(index, reader, rows, bad, layout.num_bytes)
         with tf.init_scope():
-            self._rows = pixel_row_gather.RowGather(rows, shape)
+            self._rows = pixel_row_gather.PixelRowGather(rows, shape)
 
     def read(
         self, records: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads like `mapped_reader.MappedReader.read`; masks -1 and bad records."""
         wanted = tf.maximum(records, 0)
-        good = self._good(wanted)
+        good = self._good_records(wanted)
         mask = (records >= 0) & (good == wanted)
-        return engine_graph.masked(*self._batch(good), mask)
+        return engine_graph.mask_batch(*self._gather_batch(good), mask)
 
     def read_train(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads without a mask: the next good record replaces a bad one."""
-        return self._batch(self._good(records))
+        return self._gather_batch(self._good_records(records))
 
-    def _good(self, records: tf.Tensor) -> tf.Tensor:
+    def _good_records(self, records: tf.Tensor) -> tf.Tensor:
         """Returns the records, with the next good one in the place of a bad one."""
-        if self._rows.all_checked and self._reader.fits:
+        if self._rows.all_checked and self._reader.fits_in_memory:
             return records
 
         def checked() -> tf.Tensor:
-            guarded = pipeline_shutdown.guard(self._checks.good)
+            """Compares the checksums of the rows in a Python function."""
+            guarded = pipeline_shutdown.guarded_function(self._checks.good_records)
             return tf.numpy_function(guarded, [records], tf.int64)
 
-        if self._reader.fits:
+        if self._reader.fits_in_memory:
             may_gather = self._rows.may_gather(records)
             good = tf.cond(may_gather, lambda: records, checked)
         else:
             good = checked()
         return tf.ensure_shape(good, records.shape)
 
-    def _batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _gather_batch(
+        self, records: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Gathers the rows of a batch, as images of the model's size."""
         values, ages, genders = self._rows.batch(records)
         if self._dtype.byteorder == ">":
@@ -94,11 +97,11 @@ class RowEngine:
         if self._dtype.itemsize == 1:
             values = tf.squeeze(values, [2])
         values = tf.bitcast(values, tf.as_dtype(self._dtype.newbyteorder("=")))
-        images = engine_graph.pixels(values, self._pixel, self._side, self._size)
+        images = engine_graph.unpack_pixels(values, self._pixel, self._side, self._size)
         return images, ages, genders
 
 
-class _RowChecksums:
+class _PixelRowChecksums:
     """Compares the checksums of mapped rows.
 
     Args:
@@ -123,20 +126,20 @@ class _RowChecksums:
         self._bytes = rows.matrix.reshape(-1)
         self._row_bytes = row_bytes
 
-    def good(self, records: np.ndarray) -> np.ndarray:
+    def good_records(self, records: np.ndarray) -> np.ndarray:
         """Returns int64 ``[B]``: the records, or for a bad one the next good one.
 
         Raises:
           DataError: A damaged record, beyond what is skipped.
         """
-        if not self._reader.fits:
+        if not self._reader.fits_in_memory:
             self._reader.will_need(records)
             if not self._rows.unchecked[records].any():
                 return records
         return np.array([self._next_good(r) for r in records.tolist()], np.int64)
 
     def _next_good(self, record: int) -> int:
-        """The record, or the next one whose row is undamaged."""
+        """The record, or the next one whose row of pixels is undamaged."""
         count = len(self._crcs)
         for step in range(count):
             found = (record + step) % count
@@ -148,7 +151,7 @@ class _RowChecksums:
         )
 
     def _is_good(self, record: int) -> bool:
-        """Whether the checksum of a record's row is right."""
+        """Whether the checksum of a record's row of pixels is right."""
         rows = self._rows
         if not rows.unchecked[record]:
             return True

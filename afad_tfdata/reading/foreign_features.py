@@ -1,9 +1,8 @@
-"""The names of features in files of other programs, and the unusable records there."""
+"""The names of features in files of other programs, as ``--features`` gives them."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,10 +11,6 @@ from afad_tfdata.reading import foreign_labels
 
 LABELS = ("age", "gender")
 _FIELDS = ("image", *LABELS)
-# Up to this number of wrong labels, or this part of all labels, may be damage.
-_FEW_LABELS, _WRONG_SHARE = 2, 0.1
-
-_log = logging.getLogger(__name__)
 
 
 class FeatureNames(NamedTuple):
@@ -30,64 +25,8 @@ class FeatureNames(NamedTuple):
     pixels: tuple[float, float] | None
 
 
-class SkippedRecords:
-    """Unusable records, which are left out of the index within a budget.
-
-    Args:
-      budget: How many are left out; one more is an error.
-
-    Attributes:
-      budget: The argument `budget`.
-      count: How many were left out.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self.count = budget, 0
-        self._wrong_labels: list[str] = []
-
-    def add(self, reason: str, number: int = 1, *, label: bool = False) -> None:
-        """Counts unusable records, and logs the first of them.
-
-        Args:
-          reason: The first record, and what is wrong with it.
-          number: How many records are unusable.
-          label: Whether they are unusable because of their label.
-
-        Raises:
-          DataError: The budget is used up.
-        """
-        if self.count + number > self.budget:
-            before = f"; {self.count} before it were skipped" if self.count else ""
-            raise errors.DataError(
-                f"{reason}{before}. Mend the file, or skip as many records as you can"
-                " spare with --max_bad_records"
-            )
-        self.count += number
-        if label:
-            self._wrong_labels.append(reason)
-        _log.warning(
-            "bad record %d of at most %d skipped: %s", self.count, self.budget, reason
-        )
-
-    def check_labels(self, num_good: int) -> None:
-        """Refuses files in which many labels are wrong.
-
-        Otherwise labels with another meaning, such as 1 and 2 for genders, would lose
-        one class and give the other a wrong name.
-
-        Raises:
-          UsageError: More than a few labels, and more than a tenth, cannot be used.
-        """
-        wrong, total = len(self._wrong_labels), self.count + num_good
-        if wrong > _FEW_LABELS and wrong > total * _WRONG_SHARE:
-            raise errors.UsageError(
-                f"--files: {wrong} of {total} records have a label that cannot be used,"
-                f" too many for damage; the first is {self._wrong_labels[0]}"
-            )
-
-
-def parse(text: str) -> FeatureNames:
-    """Parses ``image=image/encoded,age=label+15,pixels=0..1``.
+def parse_features(text: str) -> FeatureNames:
+    """Parses ``--features``: ``image=image/encoded,age=label+15,pixels=0..1``.
 
     Raises:
       UsageError: The text has another form, or names a field that does not exist.
@@ -97,7 +36,7 @@ def parse(text: str) -> FeatureNames:
     for part in filter(None, text.split(",")):
         field, _, name = part.partition("=")
         if field == "pixels":
-            pixels = _parse_range(name)
+            pixels = _parse_pixel_range(name)
         elif field not in _FIELDS or not name:
             raise errors.UsageError(
                 "--features takes image=NAME,age=NAME,gender=NAME,pixels=LOW..HIGH, or"
@@ -108,8 +47,8 @@ def parse(text: str) -> FeatureNames:
     return FeatureNames(names, pixels)
 
 
-def _parse_range(text: str) -> tuple[float, float]:
-    """The range of pixel values that a feature's text gives."""
+def _parse_pixel_range(text: str) -> tuple[float, float]:
+    """Parses ``LOW..HIGH``, the values of black and white in ``--features``."""
     low, dots, high = text.partition("..")
     with contextlib.suppress(ValueError):
         limits = float(low), float(high)
@@ -121,7 +60,7 @@ def _parse_range(text: str) -> tuple[float, float]:
     )
 
 
-def resolve(
+def resolve_names(
     names: Mapping[str, str],
     existing: set[str],
     usual: Mapping[str, Sequence[str]],

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.reading import (
+    bad_records,
     foreign_features,
     foreign_hdf5,
     foreign_tfrecords,
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 _served_as: dict[tuple[str, ...], str] = {}
 
 
-def load(
+def index_files(
     patterns: str,
     split: str,
     *,
@@ -42,13 +43,13 @@ def load(
     task: str,
     max_bad_records: int = 0,
 ) -> record_index.RecordIndex:
-    """Builds the index of files that another program wrote.
+    """Builds the record index of files that another program wrote.
 
     Args:
       patterns: Paths or patterns, separated by commas; ``{split}`` in them stands for
         `split`.
       split: One of `sharding.SPLITS`.
-      features: As for `foreign_features.parse`; empty for the usual names.
+      features: As for `foreign_features.parse_features`; empty for the usual names.
       mean_file: JSON file with the channel means; empty if they are not known.
       task: One of `schema.TASKS`: says which label the data set ``labels`` in HDF5
         files contains.
@@ -59,11 +60,11 @@ def load(
         their contents is ambiguous.
       DataError: A file is damaged.
     """
-    paths = _paths(patterns, split)
+    paths = _matching_paths(patterns, split)
     _warn_of_two_splits(patterns, paths, split)
-    names = foreign_features.parse(features)
+    names = foreign_features.parse_features(features)
     mean = schema.read_mean(mean_file) if mean_file else None
-    skipped = foreign_features.SkippedRecords(max_bad_records)
+    skipped = bad_records.SkippedRecords(max_bad_records)
     try:
         kinds = [_is_hdf5(path) for path in paths]
         if len(set(kinds)) > 1:
@@ -86,8 +87,8 @@ def load(
         raise files.read_error(str(error.filename or paths[0]), error) from error
 
 
-def _paths(patterns: str, split: str) -> list[str]:
-    """The files that the patterns of ``--files`` name."""
+def _matching_paths(patterns: str, split: str) -> list[str]:
+    """The files of another program that the patterns of ``--files`` name."""
     found: list[str] = []
     for pattern in filter(None, patterns.split(",")):
         pattern = files.local_path(pattern.replace("{split}", split))
@@ -115,7 +116,7 @@ def _paths(patterns: str, split: str) -> list[str]:
 
 
 def _warn_of_two_splits(patterns: str, paths: Sequence[str], split: str) -> None:
-    """Logs a warning if the same files are read as two splits."""
+    """Logs a warning if the same files of ``--files`` are read as two splits."""
     if "{split}" in patterns:
         return
     earlier = _served_as.setdefault(tuple(paths), split)

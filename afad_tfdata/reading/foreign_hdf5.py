@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from afad_tfdata.common import crc32, errors
-from afad_tfdata.reading import foreign_features, foreign_labels, record_index
+from afad_tfdata.reading import (
+    bad_records,
+    foreign_features,
+    foreign_labels,
+    record_index,
+)
 from afad_tfdata.storage import hdf5, schema
 
 if TYPE_CHECKING:
@@ -41,9 +46,9 @@ def build_index(
     mean: tuple[float, float, float] | None,
     split: str,
     task_labels: Sequence[str],
-    skipped: foreign_features.SkippedRecords,
+    skipped: bad_records.SkippedRecords,
 ) -> record_index.RecordIndex:
-    """Builds the index.
+    """Builds the record index of HDF5 files that another program wrote.
 
     Args:
       paths: Local files.
@@ -71,8 +76,10 @@ def build_index(
         try:
             with h5py.File(path, "r") as f:
                 hdf5.refuse_outside(f, path)
-                names = foreign_features.resolve(names, _data_sets(f), usual, path)
-                part = _index_file(f, names, path, given.pixels, skipped)
+                names = foreign_features.resolve_names(
+                    names, _hdf5_data_sets(f), usual, path
+                )
+                part = _index_hdf5_file(f, names, path, given.pixels, skipped)
         except (OSError, KeyError, RuntimeError) as error:
             if isinstance(error, OSError) and error.errno:
                 # The operating system refused access, so the file may well be intact.
@@ -139,13 +146,14 @@ class _Hdf5Part(NamedTuple):
     side: int
 
 
-def _data_sets(file: h5py.File) -> set[str]:
-    """Returns the names of all data sets; those in groups include their path."""
+def _hdf5_data_sets(file: h5py.File) -> set[str]:
+    """Returns the names of all data sets in an HDF5 file, with their groups."""
     import h5py
 
     found: set[str] = set()
 
     def look_at(name: str, item: Any) -> None:
+        """Adds the name of an item of the HDF5 file if it is a data set."""
         if isinstance(item, h5py.Dataset):
             found.add(name)
 
@@ -155,16 +163,16 @@ def _data_sets(file: h5py.File) -> set[str]:
     return found
 
 
-def _index_file(
+def _index_hdf5_file(
     file: h5py.File,
     names: Mapping[str, str],
     path: str,
     limits: tuple[float, float] | None,
-    skipped: foreign_features.SkippedRecords,
+    skipped: bad_records.SkippedRecords,
 ) -> _Hdf5Part:
-    """Builds the index of one HDF5 file."""
+    """Builds the record index of one HDF5 file of another program."""
     data = file[names["image"]]
-    pixel, side = _pixel_layout(data, path)
+    pixel, side = _hdf5_pixel_layout(data, path)
     if limits:
         pixel["black"], pixel["white"] = limits
     count = len(data)
@@ -186,7 +194,7 @@ def _index_file(
         entries["image_offset"] = offset + np.arange(count, dtype=np.uint64) * row_bytes
         entries["image_length"] = row_bytes
     lows, highs = np.zeros(count), np.zeros(count)
-    for number, row in _rows(data, path, pixel, row_bytes):
+    for number, row in _stored_hdf5_rows(data, path, pixel, row_bytes):
         if isinstance(row, Exception):
             bad.setdefault(number, f"its pixels cannot be read: {row}")
             continue
@@ -195,7 +203,7 @@ def _index_file(
         lows[number], highs[number] = values.min(), values.max()
     entries["height"] = entries["width"] = side
     entries["image_format"] = schema.IMAGE_FORMATS.index("raw")
-    _check_range(lows, highs, data, limits, path, bad)
+    _check_pixel_range(lows, highs, data, limits, path, bad)
     for number in sorted({**wrong_labels, **bad}):
         is_label = number in wrong_labels
         reason = wrong_labels[number] if is_label else bad[number]
@@ -205,10 +213,10 @@ def _index_file(
     return _Hdf5Part(entries[good], np.flatnonzero(good), ages[good], pixel, side)
 
 
-def _rows(
+def _stored_hdf5_rows(
     data: h5py.Dataset, path: str, pixel: Mapping[str, Any], row_bytes: int
 ) -> Iterator[tuple[int, bytes | OSError]]:
-    """Yields each image's number and stored bytes, or the error if it is unreadable."""
+    """Yields each HDF5 image's number and stored bytes, or why it is unreadable."""
     if pixel["compression"] == "none":
         # Rows are read as plain bytes, because h5py would take several times as long.
         with open(path, "rb") as f:
@@ -224,7 +232,7 @@ def _rows(
             yield i, error
 
 
-def _check_range(
+def _check_pixel_range(
     lows: np.ndarray,
     highs: np.ndarray,
     data: h5py.Dataset,
@@ -232,7 +240,7 @@ def _check_range(
     path: str,
     bad: dict[int, str],
 ) -> None:
-    """Checks that the pixels of a file are in the range that they should have.
+    """Checks that the pixels of an HDF5 file are in the range that they should have.
 
     Args:
       lows: Smallest stored value of each image.
@@ -294,7 +302,7 @@ def _hdf5_labels(
     path: str,
     bad: dict[int, str],
 ) -> np.ndarray:
-    """Returns one label for each image, float64; 0 for images without a usable label.
+    """Returns one label for each image of an HDF5 file; 0 where it is unusable.
 
     Args:
       file: The open file.
@@ -308,7 +316,7 @@ def _hdf5_labels(
       DataError: There are more or fewer labels than images.
       UsageError: The meaning of the labels is ambiguous.
     """
-    label = foreign_labels.ForeignLabel(field, name, _data_sets(file))
+    label = foreign_labels.ForeignLabel(field, name, _hdf5_data_sets(file))
     data = file[label.name]
     values = np.asarray(data[()])
     if values.ndim == 0 or len(values) != count:
@@ -333,8 +341,8 @@ def _hdf5_labels(
     return found
 
 
-def _pixel_layout(data: h5py.Dataset, path: str) -> tuple[dict[str, Any], int]:
-    """Returns `schema.Manifest.pixel` of a data set, and the side of its images.
+def _hdf5_pixel_layout(data: h5py.Dataset, path: str) -> tuple[dict[str, Any], int]:
+    """Returns `schema.Manifest.pixel` of an HDF5 file's images, and their side.
 
     Raises:
       UsageError: It does not contain square RGB images of a type that can be read.

@@ -61,7 +61,7 @@ class ForeignLabel:
             )
 
     def read(self, value: Any, where: str) -> float:
-        """Returns the label as a number: years, or the gender's class.
+        """Returns a label of another program as a number: years, or the gender's class.
 
         Args:
           value: What the file has: a number, a text, or several of them.
@@ -74,7 +74,7 @@ class ForeignLabel:
         if value is None:
             raise LabelError(f"it has no {self._field} in {self.name!r}")
         if isinstance(value, (list, np.ndarray)) and np.ndim(value):
-            value = self._one_of(list(value), where)
+            value = self._value_at_position(list(value), where)
         elif self._position is not None:
             raise errors.UsageError(
                 f"--features: {self._field}={self._text}: {where} has one value, not"
@@ -82,7 +82,7 @@ class ForeignLabel:
             )
         if isinstance(value, np.generic):
             value = value.item()
-        return self._checked(value)
+        return self._as_number(value)
 
     def check_all(self, ages: Sequence[float] | np.ndarray, path: str) -> None:
         """Refuses ages that begin at 0, because they may be numbers of classes.
@@ -103,8 +103,8 @@ class ForeignLabel:
                 f" age={self.name}+0"
             )
 
-    def _one_of(self, values: list[Any], where: str) -> Any:
-        """Returns the value to read, of a record that has several."""
+    def _value_at_position(self, values: list[Any], where: str) -> Any:
+        """Returns the value to read, of a record that has several for a label."""
         if self._position is not None:
             if self._position >= len(values):
                 raise errors.UsageError(
@@ -131,8 +131,8 @@ class ForeignLabel:
             f" {len(values)} ({shown}): in --features, {advice}"
         )
 
-    def _checked(self, value: Any) -> float:
-        """The number that a value of another program stands for."""
+    def _as_number(self, value: Any) -> float:
+        """The number that a label's value stands for; refuses other meanings."""
         number = value
         if isinstance(value, (bytes, str)):
             text = (

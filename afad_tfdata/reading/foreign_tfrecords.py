@@ -15,7 +15,12 @@ import numpy as np
 from afad_tfdata.common import crc32, errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec
-from afad_tfdata.reading import foreign_features, foreign_labels, record_index
+from afad_tfdata.reading import (
+    bad_records,
+    foreign_features,
+    foreign_labels,
+    record_index,
+)
 from afad_tfdata.storage import schema, tfrecord
 
 # If the user gives no name for a feature, the first of these that exists is read.
@@ -40,9 +45,9 @@ def build_index(
     names: Mapping[str, str],
     mean: tuple[float, float, float] | None,
     split: str,
-    skipped: foreign_features.SkippedRecords,
+    skipped: bad_records.SkippedRecords,
 ) -> record_index.RecordIndex:
-    """Builds the index.
+    """Builds the record index of TFRecord files that another program wrote.
 
     Args:
       paths: Local files.
@@ -63,12 +68,12 @@ def build_index(
     for path in paths:
         _log.info("input: indexing %s", path)
         shard = len(filled)
-        for number, offset, framed in _records(path, skipped):
+        for number, offset, framed in _good_tfrecords(path, skipped):
             what = f"record {number} of {path}"
             try:
-                example = _parse_example(framed)
+                example = _parse_foreign_example(framed)
                 if not readers and not rows:
-                    names = foreign_features.resolve(
+                    names = foreign_features.resolve_names(
                         names, set(example), _USUAL_NAMES, path
                     )
                     readers = {
@@ -78,7 +83,7 @@ def build_index(
                         for label in foreign_features.LABELS
                         if label in names
                     }
-                image, header = _image(example, names["image"])
+                image, header = _encoded_image(example, names["image"])
                 values = {
                     label: reader.read(example.get(reader.name), what)
                     for label, reader in readers.items()
@@ -134,8 +139,8 @@ class _UnusableError(Exception):
     """A record that cannot be used; the text is the reason."""
 
 
-def _records(
-    path: str, skipped: foreign_features.SkippedRecords
+def _good_tfrecords(
+    path: str, skipped: bad_records.SkippedRecords
 ) -> Iterator[tuple[int, int, bytes]]:
     """Yields ``(number, offset, framed record)`` of each good record of a file.
 
@@ -180,7 +185,7 @@ def _records(
 
 
 def _refuse_other_format(path: str) -> None:
-    """Raises an error that says what kind of file this is instead.
+    """Raises an error that says what a file is that begins with no TFRecord.
 
     Raises:
       UsageError: It is compressed, or of another known kind.
@@ -209,8 +214,8 @@ def _refuse_other_format(path: str) -> None:
         )
 
 
-def _parse_example(framed: bytes) -> dict[str, Any]:
-    """Returns the features by name: a value, a list of several, or None for none.
+def _parse_foreign_example(framed: bytes) -> dict[str, Any]:
+    """Returns an example's features by name: a value, a list, or None for none.
 
     Raises:
       _UnusableError: The record contains something else.
@@ -227,8 +232,10 @@ def _parse_example(framed: bytes) -> dict[str, Any]:
     return found
 
 
-def _image(example: Mapping[str, Any], name: str) -> tuple[bytes, codec.ImageHeader]:
-    """Returns an encoded image and its header.
+def _encoded_image(
+    example: Mapping[str, Any], name: str
+) -> tuple[bytes, codec.ImageHeader]:
+    """Returns the encoded image of another program's example, and its header.
 
     Raises:
       _UnusableError: The record has no image that can be used.

@@ -22,7 +22,10 @@ def eagerly(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _
 
     @functools.wraps(function)
     def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        """Calls the function outside every ``tf.function``."""
+
         def run() -> _Result:
+            """Calls the function, and keeps its result with the graphs that use it."""
             with tf.init_scope():
                 result = function(*args, **kwargs)
             _keep_with_graphs(result)

@@ -21,7 +21,6 @@ from afad_tfdata.images import codec
 from afad_tfdata.reading import (
     array_pool,
     bad_records,
-    batch_checksums,
     record_index,
     shard_maps,
 )
@@ -94,7 +93,7 @@ class MappedReader:
         self._entries = np.asarray(index.entries)
         self._starts = index.shard_starts()
         self._row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
-        self._arrays = array_pool.shared()
+        self._arrays = array_pool.shared_pool()
         self._scratch = threading.local()
         # Whether the checksums are of the stored bytes, and not of unpacked ones.
         self._checks_stored_bytes = True
@@ -116,9 +115,9 @@ class MappedReader:
         self._rows: shard_maps.Rows | None = None
         if cache == "encoded" or not index.contiguous:
             # This reader copies the bytes, so that checks of mapped bytes do not apply.
-            self._unchecked = _unchecked(len(index))
+            self._unchecked = _unchecked_marks(len(index))
         else:
-            known = shard_maps.remembered(
+            known = shard_maps.remembered_maps(
                 index.identity, index.paths, len(index), self._map_shards
             )
             self._maps, self._unchecked = known.maps, known.unchecked
@@ -145,7 +144,7 @@ class MappedReader:
             self._arrays.trim()
 
     def _map_shards(self) -> shard_maps.Known:
-        """Maps the shards, and finds out whether their images are rows."""
+        """Maps the shards of the reader, and finds out whether they consist of rows."""
         index, entries = self._index, self._entries
         row_bytes, offsets = 0, []
         if index.pixel and self._are_rows():
@@ -153,7 +152,7 @@ class MappedReader:
             first = np.minimum(self._starts[:-1], len(index) - 1)
             offsets = entries["image_offset"][first].tolist()
         maps = shard_maps.ShardMaps(index.paths, row_bytes, offsets)
-        return shard_maps.Known(maps, _unchecked(len(index)))
+        return shard_maps.Known(maps, _unchecked_marks(len(index)))
 
     def _are_rows(self) -> bool:
         """Returns whether the images of each shard follow one another without gaps."""
@@ -185,8 +184,8 @@ class MappedReader:
         entries, marks = entries[low:high], self._unchecked[first + low : first + high]
         if not marks.any():
             return
-        num_bytes, step = self._row.num_bytes, batch_checksums.BLOCK_ROWS
-        expected = batch_checksums.of_blocks(entries["crc32"], num_bytes).tolist()
+        num_bytes, step = self._row.num_bytes, crc32.BLOCK_ROWS
+        expected = crc32.block_checksums(entries["crc32"], num_bytes).tolist()
         offset = int(entries["image_offset"][0])
         stored = self._opened[shard][offset : offset + len(marks) * num_bytes]
         rows = stored.reshape(len(marks), num_bytes)
@@ -201,14 +200,14 @@ class MappedReader:
         None, too, if they do not fit in memory: `read` asks the disk for all rows of a
         batch at once, and gathering would wait for each page.
         """
-        if self._rows is None or not self.fits:
+        if self._rows is None or not self.fits_in_memory:
             return None
         return self.mapped_rows
 
     @property
-    def fits(self) -> bool:
+    def fits_in_memory(self) -> bool:
         """Whether all mapped pages fit in memory."""
-        return self._maps is None or self._maps.fits
+        return self._maps is None or self._maps.fits_in_memory
 
     @property
     def mapped_rows(self) -> StoredRows | None:
@@ -332,7 +331,7 @@ class MappedReader:
         for shard in set(shards):
             if self._opened[shard] is None:
                 self._open(shard)
-        if not self.fits:
+        if not self.fits_in_memory:
             self.will_need(records[wanted])
         if self._copies_rows and wanted.all():
             try:
@@ -424,8 +423,8 @@ class MappedReader:
             return np.ones(len(records), bool)
         good = np.ones(len(records), bool)
         crcs = entries["crc32"]
-        expected = batch_checksums.of_blocks(crcs, self._row.num_bytes).tolist()
-        step = batch_checksums.BLOCK_ROWS
+        expected = crc32.block_checksums(crcs, self._row.num_bytes).tolist()
+        step = crc32.BLOCK_ROWS
         for block, start in enumerate(range(0, len(records), step)):
             part = slice(start, start + step)
             self._copy_block(records[part], entries[part], out[part])
@@ -496,6 +495,7 @@ class MappedReader:
         self._decode, self._resize = simplejpeg.decode_jpeg, cv2.resize
 
         def fill(view: np.ndarray, out: np.ndarray, record: int) -> None:
+            """Decodes and resizes an image that is no JPEG into a row of a batch."""
             codec.resize(codec.decode(bytes(view), stored=True), size, out=out)
 
         return fill
@@ -508,11 +508,13 @@ class MappedReader:
         if self._copies_rows:
 
             def copy(view: np.ndarray, out: np.ndarray, record: int) -> None:
+                """Copies stored pixels into a row of a batch."""
                 out.reshape(-1)[:] = view
 
             return copy
 
         def fill(view: np.ndarray, out: np.ndarray, record: int) -> None:
+            """Unpacks and resizes stored pixels into a row of a batch."""
             codec.resize(row.to_image(view), size, out=out)
 
         return fill
@@ -530,6 +532,7 @@ class MappedReader:
         rows = self._index.rows_in_shards()
 
         def fill(view: np.ndarray, out: np.ndarray, record: int) -> None:
+            """Unpacks, checks and resizes compressed pixels into a row of a batch."""
             entry = self._entries[record]
             data = stores[int(entry["shard"])].row(int(rows[record]))
             if self._unchecked[record]:
@@ -541,8 +544,8 @@ class MappedReader:
         return fill
 
 
-def _unchecked(count: int) -> np.ndarray:
-    """Returns marks that say that no record has been checked.
+def _unchecked_marks(count: int) -> np.ndarray:
+    """Returns marks which say that the reader has checked no record yet.
 
     No lock is needed: if two threads check the same record, nothing is harmed.
     """
@@ -552,7 +555,7 @@ def _unchecked(count: int) -> np.ndarray:
 
 
 def _stacking_function() -> Callable[..., Any] | None:
-    """Returns OpenCV's vconcat, which copies rows without the interpreter lock.
+    """Returns OpenCV's vconcat, which copies rows of a batch without Python's lock.
 
     Without OpenCV, np.concatenate copies them.  It takes the lock again for each row,
     so that threads wait for one another.

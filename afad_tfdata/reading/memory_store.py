@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors, files, resources
+from afad_tfdata.common import crc32, errors, files, resources, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec
 from afad_tfdata.reading import bad_records, record_index
@@ -48,7 +48,7 @@ class MemoryStore:
     side: int
 
 
-def load(
+def load_store(
     index: record_index.RecordIndex,
     bad: bad_records.BadRecords,
     *,
@@ -57,7 +57,7 @@ def load(
     try_decoding: bool = False,
     decode: str = "accurate",
 ) -> MemoryStore:
-    """Reads every image of a split into memory.
+    """Reads the stored images of a split into memory, as a `MemoryStore`.
 
     Args:
       index: The split's records.
@@ -81,7 +81,7 @@ def load(
         pixel, side = {"dtype": "uint8", "channels": "last"}, decoded_size
     checked = _checked_images(index, bad, decoded_size, verify, try_decoding, decode)
     strings = tf.data.Dataset.from_generator(
-        lambda: _chunks(checked),
+        lambda: _chunks_of_images(checked),
         output_signature=tf.TensorSpec([None], tf.string),
     )
     try:
@@ -89,7 +89,7 @@ def load(
         # Here each string is moved to its place in the tensor.
         data = strings.unbatch().batch(len(index)).get_single_element()
     except tf.errors.OpError as error:
-        raise bad_records.own_error(error) or errors.DataError(
+        raise tensorflow_messages.own_error(error) or errors.DataError(
             errors.one_line(error.message)
         ) from error
     good = np.array([i not in bad.listed for i in range(len(index))])
@@ -98,7 +98,7 @@ def load(
             f"no record of the {index.split} split can be read: restore the shards, or"
             " write the records again"
         )
-    return MemoryStore(data, _next_good(good), pixel, side)
+    return MemoryStore(data, _next_good_records(good), pixel, side)
 
 
 def _checked_images(
@@ -109,7 +109,7 @@ def _checked_images(
     try_decoding: bool,
     decode: str,
 ) -> Iterator[bytes]:
-    """Yields the bytes to keep of each record; they are empty for a bad one."""
+    """Yields the bytes that the store keeps of each record; empty for a bad one."""
     row = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size)
     for record, data in enumerate(stored_images(index)):
         try:
@@ -135,7 +135,7 @@ def _checked_images(
 def stored_images(
     index: record_index.RecordIndex,
 ) -> Iterator[bytes | ValueError | zlib.error]:
-    """Yields the stored bytes of each record, in order.
+    """Yields the stored bytes of each record's image, in order, for `MemoryStore`.
 
     If the bytes of a record cannot be unpacked, the exception is yielded instead.  It
     is not raised, because that would end the generator.
@@ -164,7 +164,7 @@ def stored_images(
 
 
 def _shard_bytes(path: str) -> np.ndarray | bytes:
-    """The bytes of a shard, mapped if it is local."""
+    """The bytes of a shard whose images the store keeps, mapped if it is local."""
     try:
         if files.is_remote(path):
             return files.read_bytes(path)
@@ -178,14 +178,14 @@ def _shard_bytes(path: str) -> np.ndarray | bytes:
         ) from error
 
 
-def _chunks(items: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Groups the stored images into lists of one size."""
+def _chunks_of_images(items: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """Groups the images that the store keeps into lists, for fewer calls."""
     while chunk := list(itertools.islice(items, _CHUNK)):
         yield chunk
 
 
-def _next_good(good: np.ndarray) -> np.ndarray:
-    """Returns int64 ``[n]``: a good record itself; for a bad one, the next good one."""
+def _next_good_records(good: np.ndarray) -> np.ndarray:
+    """The substitute of each record in the store: itself, or the next good one."""
     numbers = np.flatnonzero(good)
     following = np.searchsorted(numbers, np.arange(len(good)))
     # The first good record follows the last one.

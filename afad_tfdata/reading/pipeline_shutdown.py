@@ -59,7 +59,7 @@ _calls = _GuardedCalls()
 atexit.register(_calls.refuse_and_wait)
 
 
-def guard(function: Callable[..., Any]) -> Callable[..., Any]:
+def guarded_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps a function for ``tf.numpy_function`` so that it respects the shutdown.
 
     In eager mode TensorFlow keeps every function that it was given for as long as the
@@ -80,6 +80,7 @@ def guard(function: Callable[..., Any]) -> Callable[..., Any]:
     if not tf.compat.v1.executing_eagerly_outside_functions():
 
         def refer() -> Any:
+            """Returns the function, which the graph keeps alive."""
             return function
     elif hasattr(function, "__self__"):
         # A plain weak reference to a bound method would be dead at once, because each
@@ -89,6 +90,7 @@ def guard(function: Callable[..., Any]) -> Callable[..., Any]:
         refer = weakref.ref(function)
 
     def guarded(*arguments: Any) -> Any:
+        """Calls the function unless the program is ending."""
         with _calls.lock:
             _calls.started += 1
             if _calls.refused:

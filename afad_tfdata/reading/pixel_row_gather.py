@@ -8,7 +8,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import mapped_reader
 
 
-class RowGather:
+class PixelRowGather:
     """Gathers batches of stored pixels by TensorFlow operations alone.
 
     Args:
@@ -25,8 +25,8 @@ class RowGather:
             # Gathered rows then have their shape already.  Each operation that is saved
             # here makes the start of every pipeline shorter.
             matrix = matrix.reshape(-1, *shape)
-        self._matrix = _shared(matrix)
-        self._unchecked = _shared(rows.unchecked)
+        self._matrix = _tensor_of_mapped(matrix)
+        self._unchecked = _tensor_of_mapped(rows.unchecked)
         with tf.device("CPU:0"):
             self._shift = tf.constant(rows.shift)
             self._ends = tf.constant(rows.ends[np.newaxis])
@@ -40,7 +40,8 @@ class RowGather:
 
     def batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns rows uint8 ``[B, *shape]``, ages and genders."""
-        return self._images(self._first_pieces(records)), *self._labels(records)
+        images = self._gather_images(self._first_pieces(records))
+        return images, *self._gather_labels(records)
 
     def padded(
         self, records: tf.Tensor
@@ -49,8 +50,8 @@ class RowGather:
         mask = records >= 0
         found = tf.maximum(records, 0)
         blank = tf.constant(self._blank, tf.int64)
-        images = self._images(tf.where(mask, self._first_pieces(found), blank))
-        ages, genders = self._labels(found)
+        images = self._gather_images(tf.where(mask, self._first_pieces(found), blank))
+        ages, genders = self._gather_labels(found)
         return images, tf.where(mask, ages, 0.0), tf.where(mask, genders, 0), mask
 
     def _first_pieces(self, records: tf.Tensor) -> tf.Tensor:
@@ -62,24 +63,24 @@ class RowGather:
         )
         return first + tf.squeeze(tf.gather(self._shift, shard), [0])
 
-    def _images(self, first: tf.Tensor) -> tf.Tensor:
-        """The pixel rows of records, as images."""
+    def _gather_images(self, first: tf.Tensor) -> tf.Tensor:
+        """Gathers the rows that begin at these pieces, as images."""
         if self._pieces == 1:
             return tf.gather(self._matrix, first)
         first = first[:, tf.newaxis] + tf.range(self._pieces, dtype=tf.int64)
         shape = [first.shape[0], *self._shape]
         return tf.reshape(tf.gather(self._matrix, first), shape)
 
-    def _labels(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Ages and genders of records."""
+    def _gather_labels(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Gathers the ages and genders of records."""
         ages, genders = (
             tf.gather(values, records) for values in (self._ages, self._genders)
         )
         return tf.cast(ages, tf.float32), tf.cast(genders, tf.int32)
 
 
-def _shared(array: np.ndarray) -> tf.Tensor:
-    """Returns a tensor that shares the array's memory, aligned to 64 bytes.
+def _tensor_of_mapped(array: np.ndarray) -> tf.Tensor:
+    """Returns a tensor that shares the memory of a mapped array, 64-byte aligned.
 
     Nothing is copied: the tensor shows what is written into the array later.
     """

@@ -38,7 +38,7 @@ class ReadAhead:
         self._reader, self._image_bytes = reader, image_size * image_size * 3
         # The batches that are read ahead, by function and records, until they are
         # taken.
-        self._batches: dict[Any, _Batch] = {}
+        self._batches: dict[Any, _BatchAhead] = {}
         # Whether the pipeline reads by itself already.
         self._asked = False
         # A batch is either read ahead or read by the pipeline.
@@ -46,11 +46,11 @@ class ReadAhead:
 
     def read(self, records: np.ndarray) -> _Result:
         """Returns what `mapped_reader.MappedReader.read` returns."""
-        return self._taken(records, self._reader.read)
+        return self._take_batch(records, self._reader.read)
 
     def read_train(self, records: np.ndarray) -> _Result:
         """Returns what `mapped_reader.MappedReader.read_train` returns."""
-        return self._taken(records, self._reader.read_train)
+        return self._take_batch(records, self._reader.read_train)
 
     def start(self, batches: np.ndarray, *, train: bool) -> None:
         """Starts reading batches in a thread, until the pipeline asks for its first.
@@ -65,11 +65,13 @@ class ReadAhead:
         if not len(batches):
             return
         # The first batch is announced here, so that the pipeline waits for it.
-        first = self._announced(batches[0], function)
+        first = self._announce_batch(batches[0], function)
         # The end of the program waits for this thread, since a thread that is ended by
         # force while a library decodes would end the process with an error.
         thread = threading.Thread(
-            target=self._read_all, args=(first, batches, function), name="read_ahead"
+            target=self._read_batches_ahead,
+            args=(first, batches, function),
+            name="read_ahead",
         )
         try:
             thread.start()
@@ -77,34 +79,34 @@ class ReadAhead:
             # A process that may not start another thread reads the batches in turn.
             self._batches.clear()
 
-    def _announced(
+    def _announce_batch(
         self, records: np.ndarray, function: Callable[[np.ndarray], _Result]
-    ) -> _Batch | None:
-        """Returns a batch to read; None if the pipeline reads by itself already."""
+    ) -> _BatchAhead | None:
+        """Returns a batch to read ahead; None if the pipeline reads already."""
         with self._lock:
             if self._asked:
                 return None
-            batch = self._batches[function, records.tobytes()] = _Batch()
+            batch = self._batches[function, records.tobytes()] = _BatchAhead()
             return batch
 
-    def _read_all(
+    def _read_batches_ahead(
         self,
-        batch: _Batch | None,
+        batch: _BatchAhead | None,
         batches: np.ndarray,
         function: Callable[[np.ndarray], _Result],
     ) -> None:
-        """Reads batches one after the other, in its own thread."""
+        """Reads batches ahead one after the other, in its own thread."""
         for number, records in enumerate(batches):
             if number:
-                batch = self._announced(records, function)
+                batch = self._announce_batch(records, function)
             if batch is None:
                 return
             batch.read(function, records)
 
-    def _taken(
+    def _take_batch(
         self, records: np.ndarray, function: Callable[[np.ndarray], _Result]
     ) -> _Result:
-        """The batch that was read ahead, or one that is read now."""
+        """Returns the batch that was read ahead, or one that is read now."""
         # Later calls, which are almost all calls, take no lock.
         if self._batches or not self._asked:
             with self._lock:
@@ -116,8 +118,8 @@ class ReadAhead:
         return function(records)
 
 
-class _Batch:
-    """A batch that a thread reads."""
+class _BatchAhead:
+    """A batch that a thread reads ahead."""
 
     def __init__(self) -> None:
         self._found: _Result | None = None
@@ -150,7 +152,7 @@ _builders: list[float] = []
 
 @contextlib.contextmanager
 def lock_is_handed_over() -> Iterator[None]:
-    """Lets other threads have the interpreter lock often, while a pipeline is built.
+    """Lets the thread that reads ahead have the interpreter lock often.
 
     The interval between switches is a setting of the process.  It is restored at the
     end.

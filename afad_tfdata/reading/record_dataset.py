@@ -21,7 +21,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.images import codec
-from afad_tfdata.reading import bad_records, mapped_reader, order, record_index
+from afad_tfdata.reading import bad_records, index_loading, mapped_reader, order
 
 
 class RecordDataset:
@@ -57,22 +57,22 @@ class RecordDataset:
                 f"decode must be one of {', '.join(codec.DECODES)}; got {decode!r}"
             )
         self._arguments = os.fspath(records_dir), split, image_size, keys, decode
-        self._open()
+        self._open_records()
 
-    def _open(self) -> None:
+    def _open_records(self) -> None:
         """Opens the records, which a copy in another process does again."""
         records_dir, split, image_size, self._keys, self._decode = self._arguments
         if files.is_remote(records_dir):
             raise errors.UsageError(
                 f"open_records needs local files; got {records_dir}: copy them first"
             )
-        self._index = record_index.load(records_dir, split)
+        self._index = index_loading.load_split(records_dir, split)
         self._size = image_size or self._index.image_size
         self._names: dict[int, np.ndarray] = {}
         self._reader = self._new_reader()
 
     def _new_reader(self) -> mapped_reader.MappedReader:
-        """A reader of the records for this process."""
+        """Creates the reader of the records for this process."""
         # A process must not use the locks and thread memory of another process.
         self._process = os.getpid()
         bad = bad_records.BadRecords(self._index, 0)
@@ -85,7 +85,7 @@ class RecordDataset:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._arguments = state
-        self._open()
+        self._open_records()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -106,7 +106,7 @@ class RecordDataset:
         images, ages, genders, _ = self._reader.read(numbers)
         batch: dict[str, Any] = {"image": images, "age": ages, "gender": genders}
         if self._keys:
-            batch["key"] = [self._key(record) for record in numbers.tolist()]
+            batch["key"] = [self._key_of_record(record) for record in numbers.tolist()]
         if np.ndim(number):
             return batch
         return {name: values[0] for name, values in batch.items()}
@@ -119,8 +119,8 @@ class RecordDataset:
             for i in range(len(numbers))
         ]
 
-    def _key(self, record: int) -> str:
-        """The key of a record."""
+    def _key_of_record(self, record: int) -> str:
+        """Returns the key of a record."""
         if self._index.format != "hdf5":
             return self._index.filename(record)
         shard = int(self._index.entries["shard"][record])
@@ -183,7 +183,7 @@ class Batches:
             count = many if end is None else min(many, end - step)
             first = step * self._size
             positions = np.arange(first, first + count * self._size)
-            found = self._order.numbers(positions)
+            found = self._order.records_by_numpy(positions)
             yield from found.reshape(count, self._size).tolist()
             step += count
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, remote_files
-from afad_tfdata.reading import shard_cache
-from afad_tfdata.storage import joined_data_sets, schema, tfrecord
-
-_log = logging.getLogger(__name__)
+from afad_tfdata.common import errors, files
+from afad_tfdata.storage import schema, tfrecord
 
 
 # Compared by identity: dataclass equality would compare arrays, and comparing two
@@ -118,7 +114,7 @@ class RecordIndex:
         """
         shard = int(self.entries["shard"][record])
         row = int(self.rows_in_shards()[record])
-        name = self._filename(shard, row, record)
+        name = self._name_in_record(shard, row, record)
         file = f", file {name}" if name else ""
         return f"record {row} of {self.paths[shard]} (index {record}{file})"
 
@@ -130,11 +126,11 @@ class RecordIndex:
         """
         shard = int(self.entries["shard"][record])
         row = record - int(self.shard_starts()[shard])
-        return self._filename(
+        return self._name_in_record(
             shard, row if self.rows is None else self.rows[record], record
         )
 
-    def _filename(self, shard: int, row: int, record: int) -> str:
+    def _name_in_record(self, shard: int, row: int, record: int) -> str:
         """Returns the name of the image's file; empty if that is not known.
 
         The name is read from the record itself, which may be damaged.  The index
@@ -158,49 +154,8 @@ class RecordIndex:
             return ""
 
 
-def load(
-    records_dir: str,
-    split: str,
-    cache_dir: str = "",
-    cache_dir_gib: float = 0.0,
-    max_examples: int = 0,
-) -> RecordIndex:
-    """Loads the index of a split of one data set, or of several as if they were one.
-
-    Args:
-      records_dir: Data sets that ``write_records`` wrote, separated by commas.
-      split: One of `sharding.SPLITS`.
-      cache_dir: Local directory for copies of remote shards.  If empty, TensorFlow
-        reads the remote shards; if it cannot, they are copied to the user's cache.
-      cache_dir_gib: As for `shard_cache.localize`.
-      max_examples: At most how many records are used, the first ones of each data set
-        in proportion to their numbers; 0 for all.
-
-    Raises:
-      UsageError: There is no such data set, the split is empty, or the data sets do not
-        fit together.
-      DataError: The manifest, the index or a shard is missing, damaged or changed.
-    """
-    places = joined_data_sets.directories(records_dir)
-    if len(places) == 1:
-        whole = _load_one(records_dir, split, cache_dir, cache_dir_gib)
-        return first_records(whole, max_examples or len(whole))
-    manifest = joined_data_sets.load_manifest(
-        records_dir
-    )  # Checks that they fit together.
-    manifest.split(split)  # Raises an error if no data set has examples in it.
-    parts = [
-        _load_one(place, split, cache_dir, cache_dir_gib)
-        for place in places
-        if _has(place, split)
-    ]
-    lengths = joined_data_sets.shares_of([len(part) for part in parts], max_examples)
-    parts = [first_records(p, n) for p, n in zip(parts, lengths, strict=True) if n]
-    return _joined(parts, manifest.mean_rgb)
-
-
 def first_records(index: RecordIndex, count: int) -> RecordIndex:
-    """The index of the first records of a split.
+    """Returns the record index of the first records of a split.
 
     Records are stored in the order of hashes, so that the first ones are a random
     sample.
@@ -224,16 +179,10 @@ def first_records(index: RecordIndex, count: int) -> RecordIndex:
     )
 
 
-def _has(records_dir: str, split: str) -> bool:
-    """Whether a data set has records of this split."""
-    found = schema.load_manifest(records_dir).splits.get(split)
-    return found is not None and found.num_examples > 0
-
-
-def _joined(
+def join_indexes(
     parts: Sequence[RecordIndex], mean_rgb: tuple[float, float, float]
 ) -> RecordIndex:
-    """One index of several, whose records follow each other."""
+    """Returns one record index of several data sets, one after the other."""
     first = parts[0]
     total = sum(len(part.paths) for part in parts)
     limit = np.iinfo(schema.INDEX_DTYPE["shard"]).max
@@ -266,95 +215,7 @@ def _joined(
     )
 
 
-def _load_one(
-    records_dir: str, split: str, cache_dir: str, cache_dir_gib: float
-) -> RecordIndex:
-    """Loads the index of a split of one data set.
-
-    Raises:
-      UsageError: There is no such data set, or the split is empty.
-      DataError: The manifest, the index or a shard is missing, damaged or changed.
-    """
-    if not files.is_remote(records_dir):
-        # Absolute, so that the files are found after a change of the directory.
-        records_dir = os.path.abspath(records_dir)
-    manifest = schema.load_manifest(records_dir)
-    found = manifest.split(split)
-    entries = schema.load_index(records_dir, manifest, split)
-    if files.is_remote(records_dir) and not cache_dir:
-        cache_dir = _needed_cache(records_dir)
-    if files.is_remote(records_dir) and cache_dir:
-        paths = shard_cache.localize(
-            records_dir, found.shards, cache_dir, cache_dir_gib
-        )
-    else:
-        paths = tuple(files.join(records_dir, shard.name) for shard in found.shards)
-    for path, shard in zip(paths, found.shards, strict=True):
-        _check_size(path, shard.num_bytes)
-    return RecordIndex(
-        paths=paths,
-        entries=entries,
-        format=manifest.format,
-        stored_size=0 if manifest.image_encoding == "original" else manifest.image_size,
-        image_size=manifest.image_size,
-        pixel=manifest.pixel,
-        dataset="data",
-        labels=manifest.labels,
-        mean_rgb=manifest.mean_rgb,
-        split=split,
-        features={
-            "image": schema.IMAGE_ENCODED,
-            "age": schema.LABEL_AGE,
-            "gender": schema.LABEL_GENDER,
-        },
-        identity=found.index.sha256,
-    )
-
-
 def fractional_ages(ages: Sequence[float] | np.ndarray) -> np.ndarray | None:
     """Returns ages as float32 if one has a fraction, which the index cannot store."""
     exact = np.asarray(ages, np.float32)
     return exact if (exact != np.floor(exact)).any() else None
-
-
-def _needed_cache(records_dir: str) -> str:
-    """Returns the user's cache if TensorFlow cannot read there, and otherwise ''."""
-    try:
-        # This call also records that S3 is used: the process must then end specially.
-        remote_files.gfile(records_dir)
-    except errors.UsageError:
-        directory = files.join(files.user_cache(), "shards")
-        _log.info(
-            "input: TensorFlow cannot open %s itself: the shards are copied to %s"
-            " (--cache_dir names another directory)",
-            records_dir,
-            directory,
-        )
-        return directory
-    return ""
-
-
-def _check_size(path: str, expected: int) -> None:
-    """Refuses a shard of another size, such as one that was cut between two records.
-
-    Raises:
-      DataError: The shard cannot be read, or has another size.
-    """
-    if files.is_remote(path):
-        # A check would cost a request for each shard.  The graph engine counts the
-        # records instead.
-        return
-    try:
-        size = os.path.getsize(path)
-    except FileNotFoundError as error:
-        raise errors.DataError(
-            f"cannot read the shard {path}: {error.strerror}; restore it, or write the"
-            " records again"
-        ) from error
-    except OSError as error:
-        raise files.read_error(path, error) from error
-    if size != expected:
-        raise errors.DataError(
-            f"{path} has {size} bytes, the manifest says {expected}: restore it, or"
-            " write the records again"
-        )

@@ -72,6 +72,34 @@ class ReplicaBatches:
         local = replicas // pipelines
         return cls(per_replica, per_replica * replicas, local, pipeline * local)
 
+    @classmethod
+    def of_training(
+        cls,
+        global_batch_size: int,
+        input_context: tf.distribute.InputContext | None,
+        *,
+        num_examples: int,
+    ) -> ReplicaBatches:
+        """Returns the slices of the training batches that one input pipeline reads.
+
+        Args:
+          global_batch_size: As for `of_pipeline`.
+          input_context: As for `of_pipeline`.
+          num_examples: Examples in the split.
+
+        Raises:
+          UsageError: As for `of_pipeline`, or there are more replicas than examples.
+        """
+        # Batches are not padded: the model would be trained on the padding, and the
+        # order would depend on the number of replicas.
+        slices = cls.of_pipeline(global_batch_size, input_context, pad=False)
+        if slices.num_replicas > num_examples:
+            raise errors.UsageError(
+                f"the train split has {num_examples} examples for"
+                f" {slices.num_replicas} replicas or input pipelines: use fewer"
+            )
+        return slices
+
     @property
     def num_replicas(self) -> int:
         """Replicas of all pipelines."""
@@ -88,15 +116,15 @@ class ReplicaBatches:
         """
         batches = tf.convert_to_tensor(batches, tf.int64)
         within = tf.range(self.per_replica_batch_size, dtype=tf.int64)
-        return self._first(batches)[..., tf.newaxis] + within
+        return self._first_position(batches)[..., tf.newaxis] + within
 
     def numpy_positions(self, batches: np.ndarray) -> np.ndarray:
         """Computes `positions` by numpy."""
         within = np.arange(self.per_replica_batch_size)
-        return self._first(batches)[..., np.newaxis] + within
+        return self._first_position(batches)[..., np.newaxis] + within
 
-    def _first(self, batches: Any) -> Any:
-        """Position of the first example of a pipeline's batch."""
+    def _first_position(self, batches: Any) -> Any:
+        """Returns the position of the first example of a pipeline's batch."""
         step = batches // self.num_local_replicas
         replica = self.first_replica + batches % self.num_local_replicas
         return step * self.global_batch_size + replica * self.per_replica_batch_size

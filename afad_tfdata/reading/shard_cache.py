@@ -37,10 +37,10 @@ _log = logging.getLogger(__name__)
 _checked: set[tuple[str, int, int]] = set()
 
 
-def localize(
+def fetch_shards(
     records_dir: str, shards: Sequence[schema.Shard], cache_dir: str, limit_gib: float
 ) -> tuple[str, ...]:
-    """Fetches the shards of a remote data set that the cache lacks.
+    """Copies the shards of a remote data set that the cache lacks to the local disk.
 
     Args:
       records_dir: Remote directory.
@@ -58,7 +58,7 @@ def localize(
     files.make_dirs(cache_dir)
     paths = [os.path.join(cache_dir, _PREFIX + shard.sha256) for shard in shards]
     wanted, lock = set(paths), os.path.join(cache_dir, ".lock")
-    limit = int(limit_gib * (1 << 30)) or _free_bytes(cache_dir)
+    limit = int(limit_gib * (1 << 30)) or _largest_cache(cache_dir)
     needed = sum({s.sha256: s.num_bytes for s in shards}.values())
     if needed > limit:
         raise errors.UsageError(
@@ -69,9 +69,9 @@ def localize(
     with progress.Progress(needed >> 20, "fetching shards", unit="MiB") as bar:
         for shard, path in zip(shards, paths, strict=True):
             with locks.FileLock(lock, wait_secs=math.inf):
-                if not _is_good(path, shard):
+                if not _is_good_copy(path, shard):
                     _make_room(cache_dir, limit - shard.num_bytes, wanted)
-                    _fetch(files.join(records_dir, shard.name), path, shard)
+                    _fetch_shard(files.join(records_dir, shard.name), path, shard)
                     bar.update(shard.num_bytes >> 20)
                 # The time of change says when the copy was used last.  Many file
                 # systems do not keep the time of access.
@@ -79,8 +79,8 @@ def localize(
     return tuple(paths)
 
 
-def _is_good(path: str, shard: schema.Shard) -> bool:
-    """Returns whether a complete copy exists, and logs it if a copy is damaged."""
+def _is_good_copy(path: str, shard: schema.Shard) -> bool:
+    """Returns whether the cache has a complete copy, and logs it if one is damaged."""
     try:
         found = os.stat(path)
     except OSError:
@@ -95,8 +95,8 @@ def _is_good(path: str, shard: schema.Shard) -> bool:
     return True
 
 
-def _fetch(remote: str, path: str, shard: schema.Shard) -> None:
-    """Copies a remote shard to the local disk, and checks its digest."""
+def _fetch_shard(remote: str, path: str, shard: schema.Shard) -> None:
+    """Copies a remote shard to the local cache, and checks its digest."""
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, _TEMPORARY + name)
     digest, count = hashlib.sha256(), 0
@@ -127,7 +127,7 @@ def _fetch(remote: str, path: str, shard: schema.Shard) -> None:
 
 
 def _make_room(cache_dir: str, limit: int, wanted: set[str]) -> None:
-    """Removes files, starting with those used longest ago, until the rest fits.
+    """Removes shards from the cache, those used longest ago first, until it fits.
 
     Args:
       cache_dir: The cache, whose lock this process holds.
@@ -152,7 +152,7 @@ def _make_room(cache_dir: str, limit: int, wanted: set[str]) -> None:
             total -= size
 
 
-def _free_bytes(cache_dir: str) -> int:
+def _largest_cache(cache_dir: str) -> int:
     """Returns how large the cache may be: its size now, and most of the free disk."""
     used = sum(
         entry.stat().st_size

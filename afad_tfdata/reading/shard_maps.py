@@ -82,10 +82,10 @@ class ShardMaps:
         row_bytes: int = 0,
         offsets: Sequence[int] = (),
     ) -> None:
-        sizes = [_size(path) for path in paths]
+        sizes = [_file_size(path) for path in paths]
         self._num_bytes = sum(sizes)
         piece = _piece_bytes(row_bytes, offsets) if row_bytes else 0
-        starts, end = _places(sizes, piece, offsets)
+        starts, end = _places_in_range(sizes, piece, offsets)
         blank = -(-end // piece) if piece else 0
         self._range = _AddressRange(max(end, (blank * piece) + row_bytes))
         if piece:
@@ -114,7 +114,7 @@ class ShardMaps:
         self._populated = False
 
     @functools.cached_property
-    def fits(self) -> bool:
+    def fits_in_memory(self) -> bool:
         """Whether all pages of the files fit in half of the memory that is free."""
         return self._num_bytes < resources.available_bytes() // 2
 
@@ -131,20 +131,20 @@ class ShardMaps:
             the first byte and the byte after the last one of a part of that shard that
             has been loaded, as all before it; not if that is not certain.
         """
-        if not self.fits or not self._populating.acquire(blocking=False):
+        if not self.fits_in_memory or not self._populating.acquire(blocking=False):
             return
         if self._populated:
             self._populating.release()
             return
         # A daemon thread, because a slow disk must not delay the end of the process.
         threading.Thread(
-            target=self._populate,
+            target=self._populate_in_thread,
             args=(weakref.ref(user), loaded),
             name="populate",
             daemon=True,
         ).start()
 
-    def _populate(
+    def _populate_in_thread(
         self,
         user: Callable[[], _User | None],
         loaded: Callable[[_User, int, int, int], None] | None,
@@ -158,10 +158,10 @@ class ShardMaps:
                     if user() is None:
                         return
                     length = min(_POPULATED_BYTES, len(shard) - start)
-                    if _advise(address + start, length, _POPULATE_READ):
+                    if _advise_kernel(address + start, length, _POPULATE_READ):
                         # Linux before 5.14 refuses this.  If the disk failed, the
                         # reader raises the error.
-                        _advise(address + start, length, _WILLNEED)
+                        _advise_kernel(address + start, length, _WILLNEED)
                         # Reading a page that the disk cannot give ends the process.
                         certain = False
                     using = user()
@@ -190,7 +190,7 @@ class ShardMaps:
         for shard, begin, end in zip(shards, begins, ends, strict=True):
             address = self._addresses[shard] + begin
             start = address - address % mmap.PAGESIZE
-            _advise(start, address + end - begin - start, _WILLNEED)
+            _advise_kernel(start, address + end - begin - start, _WILLNEED)
 
 
 class _AddressRange:
@@ -201,7 +201,7 @@ class _AddressRange:
 
     def __init__(self, num_bytes: int) -> None:
         self._num_bytes = num_bytes
-        self._address = _map(
+        self._address = _map_memory(
             None,
             num_bytes,
             _PROT_NONE,
@@ -228,11 +228,11 @@ class _AddressRange:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable_shard(path, error) from error
         try:
             flags = mmap.MAP_PRIVATE | _MAP_FIXED
             address = self._address + start
-            _map(address, size, mmap.PROT_READ, flags, descriptor, path)
+            _map_memory(address, size, mmap.PROT_READ, flags, descriptor, path)
         finally:
             # The map does not need the descriptor.  The system limits their number, but
             # a data set can have any number of shards.
@@ -244,7 +244,7 @@ class _AddressRange:
         first = address - address % mmap.PAGESIZE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
         size += address - first
-        _map(first, size, mmap.PROT_READ, flags, -1, "the shards")
+        _map_memory(first, size, mmap.PROT_READ, flags, -1, "the shards")
 
     def __del__(self) -> None:
         # While the process ends, threads of TensorFlow may still read the range.
@@ -270,10 +270,10 @@ _known: collections.OrderedDict[tuple, Known] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
-def remembered(
+def remembered_maps(
     identity: str, paths: Sequence[str], num_records: int, create: Callable[[], Known]
 ) -> Known:
-    """Returns what is known about these files, created if they are new or changed.
+    """Returns the maps of these shards, created if the files are new or changed.
 
     Args:
       identity: Identifies the index by its content; empty to remember nothing.
@@ -286,10 +286,10 @@ def remembered(
     """
     if not identity:
         return create()
-    key = (identity, num_records, tuple(_identity(path) for path in paths))
+    key = (identity, num_records, tuple(_file_identity(path) for path in paths))
     with _lock:
         if key not in _known:
-            _forget(paths)
+            _forget_stale_maps(paths)
             _known[key] = create()
         _known.move_to_end(key)
         while len(_known) > _KEPT_SPLITS:
@@ -297,14 +297,14 @@ def remembered(
         return _known[key]
 
 
-def forget_all() -> None:
-    """Forgets all files, for measurements of a first pass."""
+def forget_maps() -> None:
+    """Forgets the maps of all shards, for measurements of a first pass."""
     with _lock:
         _known.clear()
 
 
-def _forget(paths: Sequence[str]) -> None:
-    """Forgets earlier contents of these paths: their maps would keep the disk space."""
+def _forget_stale_maps(paths: Sequence[str]) -> None:
+    """Forgets maps of earlier contents of these shards, which keep the disk space."""
     names = {os.path.abspath(path) for path in paths}
     stale = [k for k in _known if any(name in names for name, *_ in k[2])]
     stale += [k for k in _known if any(not os.path.exists(name) for name, *_ in k[2])]
@@ -312,12 +312,12 @@ def _forget(paths: Sequence[str]) -> None:
         _known.pop(key, None)
 
 
-def _identity(path: str) -> tuple[str, int, int, int, int]:
-    """Returns a path, with properties that change when the file's content changes."""
+def _file_identity(path: str) -> tuple[str, int, int, int, int]:
+    """Returns a shard's path, with properties that change when its content changes."""
     try:
         found = os.stat(path)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable_shard(path, error) from error
     return (
         os.path.abspath(path),
         found.st_dev,
@@ -327,23 +327,23 @@ def _identity(path: str) -> tuple[str, int, int, int, int]:
     )
 
 
-def _size(path: str) -> int:
-    """Size of a shard's file."""
+def _file_size(path: str) -> int:
+    """Returns the size of a shard that is to be mapped."""
     try:
         return os.path.getsize(path)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable_shard(path, error) from error
 
 
-def _unreadable(path: str, error: OSError) -> errors.AfadError:
-    """The error of a shard that cannot be read."""
+def _unreadable_shard(path: str, error: OSError) -> errors.AfadError:
+    """Returns the error of a shard that cannot be mapped."""
     if not isinstance(error, FileNotFoundError):
         return files.read_error(path, error)
     return errors.DataError(f"cannot read {path}: {error.strerror}; restore it")
 
 
 def _piece_bytes(row_bytes: int, offsets: Sequence[int]) -> int:
-    """Returns the largest divisor of a row's size that can align all rows.
+    """Returns the largest divisor of a row's size that can align all mapped rows.
 
     Files can be moved only by whole pages.  Moving a file therefore does not change its
     offset modulo the greatest common divisor of piece and page.  This must be 0.
@@ -359,10 +359,10 @@ def _piece_bytes(row_bytes: int, offsets: Sequence[int]) -> int:
     return 0
 
 
-def _places(
+def _places_in_range(
     sizes: Sequence[int], piece: int, offsets: Sequence[int]
 ) -> tuple[list[int], int]:
-    """Returns where each file is mapped in the range, and the size of the range."""
+    """Returns where each shard is mapped in the range, and the size of the range."""
     starts, end = [], 0
     page = mmap.PAGESIZE
     # Moving a file by this distance does not change the alignment of its rows.
@@ -383,7 +383,7 @@ def _places(
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
-    """The C library, with the calls that map memory."""
+    """Returns the C library, with the calls that map memory."""
     # Python's own `mmap` cannot map at a given address, and its `madvise` does not
     # release the interpreter lock.
     libc = ctypes.CDLL(None, use_errno=True)
@@ -401,10 +401,10 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def _map(
+def _map_memory(
     address: int | None, size: int, protection: int, flags: int, fd: int, what: str
 ) -> int:
-    """Maps a file or zeros to an address."""
+    """Maps a shard or zeros to an address, by `mmap` of the C library."""
     found = _libc().mmap(address, size, protection, flags, fd, 0)
     if found == _FAILED or found is None:
         code = ctypes.get_errno()
@@ -412,6 +412,6 @@ def _map(
     return found
 
 
-def _advise(address: int, size: int, advice: int) -> int:
-    """Calls `madvise` for the address of a page; returns 0 if it succeeds."""
+def _advise_kernel(address: int, size: int, advice: int) -> int:
+    """Calls `madvise` for mapped pages of a shard; returns 0 if it succeeds."""
     return _libc().madvise(address, size, advice)

@@ -40,14 +40,14 @@ _NUM_BATCHES = 16
 Transformations = dict[str, Callable[[np.ndarray], Any]]
 
 
-def measure(
+def measure_rates(
     index: record_index.RecordIndex,
     config: input_config.InputConfig,
     *,
     engine: str,
     seconds: float,
 ) -> dict[str, float]:
-    """Measures the rate of each transformation.
+    """Measures the rate of each transformation of an input pipeline.
 
     Args:
       index: The records.
@@ -79,17 +79,25 @@ def measure(
     if engine == engine_choice.GRAPH or not index.pixel:
         found["read"] = stored.read
     if engine == engine_choice.MAPPED:
-        found |= _of_mapped_engine(index, stored, size, config.decode == "fast")
+        found |= _transformations_of_mapped(
+            index, stored, size, config.decode == "fast"
+        )
     else:
-        found |= _of_graph_engine(index, stored, size, batch_size, config.decode)
+        found |= _transformations_of_graph(
+            index, stored, size, batch_size, config.decode
+        )
     rates = {
-        name: _rate(map(transformation, itertools.cycle(batches)), batch_size, seconds)
+        name: _images_per_second(
+            map(transformation, itertools.cycle(batches)), batch_size, seconds
+        )
         for name, transformation in found.items()
     }
-    rates["batch"] = _rate(_empty_pipeline(engine, image), batch_size, seconds)
+    rates["batch"] = _images_per_second(
+        _empty_pipeline(engine, image), batch_size, seconds
+    )
     if tf.config.list_logical_devices("GPU"):
         copies = (_copy_to_device(image) for _ in itertools.count())
-        rates["copy"] = _rate(copies, batch_size, seconds)
+        rates["copy"] = _images_per_second(copies, batch_size, seconds)
     return rates
 
 
@@ -125,12 +133,13 @@ class _StoredSample:
         ]
 
 
-def _of_mapped_engine(
+def _transformations_of_mapped(
     index: record_index.RecordIndex, stored: _StoredSample, size: int, fast: bool
 ) -> Transformations:
-    """The transformations of the mapped engine, each as a function."""
+    """Returns the mapped engine's transformations, each as a function to be timed."""
 
     def check(batch: np.ndarray) -> None:
+        """Compares the checksums of a batch."""
         for record in batch.tolist():
             crc32.crc32(stored.data[record])
 
@@ -150,6 +159,7 @@ def _of_mapped_engine(
     out = np.empty((size, size, 3), np.uint8)
 
     def decode_one(record: int, buffer: np.ndarray | None) -> np.ndarray:
+        """Decodes the image of a record."""
         data = stored.data[record]
         if formats[record] == jpeg:
             return simplejpeg.decode_jpeg(
@@ -158,6 +168,7 @@ def _of_mapped_engine(
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
     def decode(batch: np.ndarray) -> None:
+        """Decodes the images of a batch."""
         for record in batch.tolist():
             decode_one(record, scratch)
 
@@ -166,6 +177,7 @@ def _of_mapped_engine(
         decoded = {record: decode_one(record, None) for record in stored.data}
 
         def resize(batch: np.ndarray) -> None:
+            """Resizes the images of a batch."""
             for record in batch.tolist():
                 cv2.resize(decoded[record], (size, size), out)
 
@@ -173,19 +185,20 @@ def _of_mapped_engine(
     return found
 
 
-def _of_graph_engine(
+def _transformations_of_graph(
     index: record_index.RecordIndex,
     stored: _StoredSample,
     size: int,
     batch_size: int,
     decode: str,
 ) -> Transformations:
-    """The transformations of the graph engine, each as a function."""
+    """Returns the graph engine's transformations, each as a function to be timed."""
     records = sorted(stored.data)
     place = {record: i for i, record in enumerate(records)}
     data = tf.constant([stored.data[record] for record in records])
 
     def gather(batch: np.ndarray) -> tf.Tensor:
+        """Gathers the stored images of a batch."""
         return tf.gather(data, [place[record] for record in batch.tolist()])
 
     found: Transformations = {"gather": gather}
@@ -194,19 +207,20 @@ def _of_graph_engine(
     chosen = gather(np.resize(np.array(records), batch_size))
     if index.format == "tfrecord":
         name = index.features["image"]
-        serialized = tf.constant([_example(name, one) for one in chosen.numpy()])
+        serialized = tf.constant([_timed_example(name, one) for one in chosen.numpy()])
         spec = {name: tf.io.FixedLenFeature([], tf.string)}
         parse = tf.function(lambda: tf.io.parse_example(serialized, spec)[name])
         found["parse"] = lambda batch: parse()
     if index.pixel:
         side = index.stored_size
         unpack = tf.function(
-            lambda: engine_graph.pixels(chosen, index.pixel, side, side)
+            lambda: engine_graph.unpack_pixels(chosen, index.pixel, side, side)
         )
         found["decode"] = lambda batch: unpack()
         return found
 
     def decoded_size(one: tf.Tensor) -> tf.Tensor:
+        """Decodes an image, and returns the number of its values."""
         # This decodes like `tensor_preprocessing.decode_and_resize`.  It returns only
         # the number of values, because images of different sizes cannot be stacked.
         return tf.size(
@@ -235,15 +249,15 @@ def _of_graph_engine(
     return found
 
 
-def _example(name: str, data: bytes) -> bytes:
-    """A serialized ``tf.train.Example`` that contains one image."""
+def _timed_example(name: str, data: bytes) -> bytes:
+    """Returns a serialized example with one image, whose parsing is timed."""
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
     features = tf.train.Features(feature={name: feature})
     return tf.train.Example(features=features).SerializeToString()
 
 
 def _empty_pipeline(engine: str, image: np.ndarray) -> Iterator[Any]:
-    """A pipeline that returns the same array again and again."""
+    """Returns a pipeline that only passes an array on, whose rate is measured."""
     if engine == engine_choice.GRAPH:
         constant = tf.constant(image)
         dataset = tf.data.Dataset.counter().map(lambda i: (i, constant))
@@ -255,14 +269,16 @@ def _empty_pipeline(engine: str, image: np.ndarray) -> Iterator[Any]:
 
 
 def _copy_to_device(image: np.ndarray) -> np.generic:
-    """Copies a batch to the GPU, and waits for it."""
+    """Copies a batch to the GPU, and waits for it, to be timed."""
     with tf.device("GPU:0"):
         # The copy is asynchronous; reading one value waits for it.
         return tf.identity(tf.constant(image))[0, 0, 0, 0].numpy()
 
 
-def _rate(batches: Iterator[Any], batch_size: int, seconds: float) -> float:
-    """Returns images per second of an iterator that processes a batch per element."""
+def _images_per_second(
+    batches: Iterator[Any], batch_size: int, seconds: float
+) -> float:
+    """Measures the images per second of an iterator of batches."""
     for _ in range(2):  # The first calls trace, and touch new memory.
         next(batches)
     count, start = 0, time.perf_counter()

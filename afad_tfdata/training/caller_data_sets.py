@@ -17,7 +17,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.reading import bad_records, order
+from afad_tfdata.reading import order
 from afad_tfdata.training import caller_examples, caller_identity
 
 
@@ -290,7 +290,7 @@ def readable_errors(own_data: bool) -> Iterator[None]:
         text = str(error.message)
         if not own_data or not (caller_examples.MARK in text or _GETS_NEXT in text):
             raise
-        if own := bad_records.own_error(error):
+        if own := tensorflow_messages.own_error(error):
             raise own from error  # Of this package's input, which names the record.
         if caller_examples.MARK in text:
             text = text.partition(caller_examples.MARK)[2]

@@ -12,7 +12,7 @@ from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import facts, saved
-from afad_tfdata.reading import engine_choice
+from afad_tfdata.reading import engine_choice, index_loading, order
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
     caller_classes,
@@ -191,15 +191,15 @@ class TrainData:
         """Name of what reads the records, for ``config.json``."""
         if self._train is not None:
             return "own"
-        index = engine_choice.open_index(self._input, sharding.TRAIN)
+        index = index_loading.open_index(self._input, sharding.TRAIN)
         return engine_choice.choose(self._input, index).engine
 
     def names(self, first: int, end: int) -> list[str]:
         """Names of the examples at these positions of the endless stream."""
         if self._train is not None:
             return [f"position {i} of the stream" for i in range(first, end)]
-        index = engine_choice.open_index(self._input, sharding.TRAIN)
-        stream = input_fn.order_of(self._input, index)
+        index = index_loading.open_index(self._input, sharding.TRAIN)
+        stream = order.of_training(index, self._input.seed, self._input.balance)
         records = stream.records(np.arange(first, end)).numpy()
         return [index.describe(int(record)) for record in records]
 

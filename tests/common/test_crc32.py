@@ -50,3 +50,15 @@ def test_buffers_of_any_form_are_not_copied_first(library):
 def test_parts_give_the_value_of_the_whole(library):
     data = bytes(range(256)) * 40
     assert library.crc32(data[9000:], library.crc32(data[:9000])) == zlib.crc32(data)
+
+
+@pytest.mark.parametrize("row_bytes", [1, 7, 192, 4800])
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40])
+def test_blocks_have_the_checksum_of_their_bytes(count, row_bytes):
+    rows = np.random.default_rng(count).integers(0, 256, (count, row_bytes), np.uint8)
+    found = crc32.block_checksums(
+        np.array([zlib.crc32(row) for row in rows], np.uint32), row_bytes
+    )
+    step = crc32.BLOCK_ROWS
+    starts = range(0, count, step)
+    assert found.tolist() == [zlib.crc32(rows[s : s + step]) for s in starts]

@@ -23,7 +23,7 @@ from afad_tfdata.freezing import (
     verification_images,
 )
 from afad_tfdata.models import age_heads, facts
-from afad_tfdata.reading import record_index
+from afad_tfdata.reading import index_loading
 from tests.freezing import small_graphs
 
 
@@ -311,7 +311,7 @@ def test_real_images_come_from_the_validation_split(sample_records, model):
 def test_a_damaged_image_of_the_validation_split_is_named(sample_records, tmp_path):
     directory = str(tmp_path / "bad")
     shutil.copytree(sample_records, directory)
-    source = record_index.load(directory, "validation")
+    source = index_loading.load_split(directory, "validation")
     entry = source.entries[0]
     with open(source.paths[entry["shard"]], "r+b") as f:
         f.seek(int(entry["image_offset"]) + int(entry["image_length"]) // 2)

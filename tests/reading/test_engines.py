@@ -19,6 +19,7 @@ from afad_tfdata.reading import (
     array_pool,
     bad_records,
     engine_choice,
+    index_loading,
     mapped_reader,
     memory_store,
     record_index,
@@ -164,11 +165,11 @@ def test_graph_engine_reads_rows_without_holding_them(form, size, monkeypatch):
     def hold(*_, **__):
         raise AssertionError("the data set is held in memory")
 
-    monkeypatch.setattr(memory_store, "load", hold)
+    monkeypatch.setattr(memory_store, "load_store", hold)
     # So little memory that other forms would be shuffled in a window.
     fields = config(form, "graph", image_size=size, memory_budget_mib=1)
     monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
-    shard_maps.forget_all()
+    shard_maps.forget_maps()
     # The second pipeline reads what the first one checked.
     for _ in range(2):
         assert_same(wanted, take(input_fn.train_input_fn(fields, start_step=3), 12))
@@ -178,7 +179,7 @@ def test_graph_engine_reads_rows_without_holding_them(form, size, monkeypatch):
 @pytest.mark.parametrize("engine", ["mapped", "graph"])
 def test_rows_that_do_not_fit_in_memory_are_asked_for(form, engine, monkeypatch):
     """All rows of a batch at once: page faults would read one after the other."""
-    source = record_index.load(form, "train")
+    source = index_loading.load_split(form, "train")
     if not source.contiguous or (engine == "graph" and source.format != "hdf5"):
         pytest.skip("not mapped")
     fields = config(form, engine)
@@ -191,7 +192,7 @@ def test_rows_that_do_not_fit_in_memory_are_asked_for(form, engine, monkeypatch)
 
     monkeypatch.setattr(shard_maps.ShardMaps, "will_need", will_need)
     monkeypatch.setattr(resources, "available_bytes", lambda: 1000)
-    shard_maps.forget_all()
+    shard_maps.forget_maps()
     # The second pipeline knows that all checksums are right.
     for _ in range(2):
         asked_for.clear()
@@ -201,14 +202,14 @@ def test_rows_that_do_not_fit_in_memory_are_asked_for(form, engine, monkeypatch)
         asked_for.clear()
         assert_same(wanted, take(input_fn.train_input_fn(fields), 12))
         assert len(asked_for) >= 12 * 16
-    shard_maps.forget_all()
+    shard_maps.forget_maps()
 
 
 def test_images_are_those_of_the_writer(form):
     """Stored pixels come out as they were stored."""
     if form.endswith(("original", "jpeg")):
         pytest.skip("not stored as pixels")
-    source = record_index.load(form, "test")
+    source = index_loading.load_split(form, "test")
     (features, labels), *_ = take(input_fn.eval_input_fn(config(form, "mapped")))
     if source.format == "hdf5":
         import h5py
@@ -280,7 +281,7 @@ def test_remote_shards_are_read_by_the_graph_engine(
             with tf.io.gfile.GFile(f"{target}/{name}", "wb") as out:
                 out.write(f.read())
     fields = config(target, "auto")
-    source = engine_choice.open_index(fields, "train")
+    source = index_loading.open_index(fields, "train")
     name, reason = engine_choice.choose(fields, source)
     assert name == "graph" and "remote" in reason
     with pytest.raises(errors.UsageError, match="--engine=mapped needs local files"):
@@ -297,7 +298,7 @@ def test_remote_shards_are_read_by_the_graph_engine(
 
 def test_a_damaged_record_is_not_skipped_in_a_stream(sample_records, tmp_path):
     shutil.copytree(sample_records, tmp_path / "bad")
-    source = record_index.load(str(tmp_path / "bad"), "test")
+    source = index_loading.load_split(str(tmp_path / "bad"), "test")
     with open(source.paths[0], "r+b") as f:
         f.seek(int(source.entries["image_offset"][1]) + 20)
         f.write(b"\0\xff\0")
@@ -384,7 +385,7 @@ def test_no_batch_changes_while_it_is_in_use(sample_records):
 
 
 def test_the_pool_of_arrays_does_not_grow(sample_records):
-    pool = array_pool.shared()
+    pool = array_pool.shared_pool()
     gc.collect()
     pool.trim()
     before = len(pool)
@@ -408,7 +409,7 @@ def test_arrays_that_nothing_uses_are_given_back():
 
 def test_choice_of_engine(sample_records, monkeypatch):
     fields = config(sample_records, "auto")
-    source = engine_choice.open_index(fields, "train")
+    source = index_loading.open_index(fields, "train")
     name, reason = engine_choice.choose(fields, source, cores=2)
     assert name == "mapped" and "simplejpeg" in reason and "2 threads" in reason
     # With so many cores the interpreter lock of one process is the limit.
@@ -422,7 +423,7 @@ def test_without_a_library_the_graph_engine_decodes(
 ):
     monkeypatch.setitem(sys.modules, module, None)
     fields = config(sample_records, "auto", decode="fast")
-    source = engine_choice.open_index(fields, "train")
+    source = index_loading.open_index(fields, "train")
     name, reason = engine_choice.choose(fields, source, cores=2)
     assert name == "graph"
     assert reason == f"{title} is missing: pip install 'afad-tfdata[fast]'"
@@ -439,7 +440,7 @@ def test_the_choice_is_logged(sample_records, caplog):
 
 
 def test_a_reader_needs_no_tensorflow_dataset(sample_records):
-    source = record_index.load(sample_records, "test")
+    source = index_loading.load_split(sample_records, "test")
     reader = mapped_reader.MappedReader(source, 24, bad_records.BadRecords(source, 0))
     images, ages, genders, mask = reader.read(np.array([2, -1, 0]))
     assert images.shape == (3, 24, 24, 3) and mask.tolist() == [True, False, True]

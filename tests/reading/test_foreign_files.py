@@ -15,7 +15,7 @@ import tensorflow as tf
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.images import codec
-from afad_tfdata.reading import engine_choice, record_index
+from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import tfrecord
 
 SIDE, COUNT = 20, 23
@@ -190,9 +190,9 @@ def test_hdf5_errors(pixels, tmp_path):
 
 
 def test_our_own_shards_can_be_read_as_foreign(sample_records):
-    source = record_index.load(sample_records, "test")
+    source = index_loading.load_split(sample_records, "test")
     config = input_fn.InputConfig(files=",".join(source.paths), image_size=24)
-    other = engine_choice.open_index(config, "test")
+    other = index_loading.open_index(config, "test")
     assert other.labels == ("age", "gender")
     for name in source.entries.dtype.names:
         if name != "place":

@@ -20,13 +20,12 @@ import pytest
 import tensorflow as tf
 
 from afad_tfdata import input_benchmark, input_fn, models, records
-from afad_tfdata.common import errors, remote_files, resources
+from afad_tfdata.common import crc32, errors, remote_files, resources
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.reading import (
     bad_records,
-    batch_checksums,
+    index_loading,
     mapped_reader,
-    record_index,
     shard_maps,
 )
 
@@ -88,7 +87,7 @@ def rows_of(elements) -> list[bytes]:
 @pytest.fixture(scope="module")
 def expected_rows(tiny) -> list[bytes]:
     """The 97 examples as they are in the shards, in the order of the index."""
-    source = record_index.load(tiny, "train")
+    source = index_loading.load_split(tiny, "train")
     shards = [np.fromfile(path, np.uint8) for path in source.paths]
     return [
         shards[row["shard"]][row["image_offset"] :][: row["image_length"]].tobytes()
@@ -141,7 +140,7 @@ def pixels(request, tiny, tmp_path_factory) -> str:
 def test_every_flipped_byte_is_noticed_in_the_first_pass(pixels, tmp_path):
     directory = str(tmp_path / "bad")
     shutil.copytree(pixels, directory)
-    source = record_index.load(directory, "train")
+    source = index_loading.load_split(directory, "train")
     rng = np.random.default_rng(3)
     with open(source.paths[0], "r+b") as f:
         for trial in range(60):
@@ -169,11 +168,11 @@ def test_every_flipped_byte_is_noticed_in_the_first_pass(pixels, tmp_path):
 def test_rows_are_checked_while_the_pipeline_is_built(pixels, tmp_path):
     """All blocks are checked but the one that the damaged record is in."""
     directory = damaged(pixels, tmp_path / "bad", rows=(41,))
-    source = record_index.load(directory, "train")
+    source = index_loading.load_split(directory, "train")
     reader = mapped_reader.MappedReader(source, 40, bad_records.BadRecords(source, 1))
     while reader._maps._populating.locked():
         time.sleep(0.001)
-    step = batch_checksums.BLOCK_ROWS
+    step = crc32.BLOCK_ROWS
     block = range(41 // step * step, 41 // step * step + step)
     assert np.flatnonzero(reader._unchecked).tolist() == list(block)
     _, _, _, mask = reader.read(np.arange(97))
@@ -188,7 +187,7 @@ def test_what_was_checked_is_remembered_until_the_file_changes(
     monkeypatch.setattr(shard_maps.ShardMaps, "populate", lambda *_: None)
     directory = str(tmp_path / "copy")
     shutil.copytree(pixels, directory)
-    source = record_index.load(directory, "train")
+    source = index_loading.load_split(directory, "train")
 
     def reader():
         return mapped_reader.MappedReader(source, 40, bad_records.BadRecords(source, 0))
@@ -424,7 +423,7 @@ def predicts_1000() -> keras.Model:
 @pytest.mark.parametrize("size", [60, 96, 95, 200])
 @pytest.mark.parametrize("engine", ["mapped", "graph"])
 def test_keras_counts_and_predicts_each_example_once(tiny, engine, size):
-    ages = record_index.load(tiny, "train").entries["age"]
+    ages = index_loading.load_split(tiny, "train").entries["age"]
     fields = config(
         tiny, task="age", as_supervised=True, global_batch_size=size, engine=engine
     )
@@ -445,7 +444,7 @@ def test_keras_counts_and_predicts_each_example_once(tiny, engine, size):
 
 @pytest.mark.parametrize("size", [60, 96])
 def test_keras_counts_each_example_once_over_replicas(tiny, two_replicas, size):
-    ages = record_index.load(tiny, "train").entries["age"]
+    ages = index_loading.load_split(tiny, "train").entries["age"]
     fields = config(tiny, task="age", as_supervised=True, global_batch_size=size)
     with two_replicas.scope():
         model = predicts_1000()
@@ -468,7 +467,7 @@ def test_padded_batches_of_replicas_have_weights(tiny):
     weights = [weight for part in parts for _, _, weight in part]
     assert {len(weight) for weight in weights} == {30}
     assert sum(weight.sum() for weight in weights) == len(
-        record_index.load(tiny, "train").entries
+        index_loading.load_split(tiny, "train").entries
     )
 
 
@@ -502,7 +501,7 @@ def test_feeds_keras_2(tiny):
 def damaged(directory: str, target, *, rows: tuple[int, ...]) -> str:
     """A copy of a data set with a flipped byte in these records' images."""
     shutil.copytree(directory, target)
-    source = record_index.load(str(target), "train")
+    source = index_loading.load_split(str(target), "train")
     for row in rows:
         entry = source.entries[row]
         with open(source.paths[entry["shard"]], "r+b") as f:
@@ -516,7 +515,7 @@ def damaged(directory: str, target, *, rows: tuple[int, ...]) -> str:
 @pytest.mark.parametrize("engine", ["mapped", "graph"])
 def test_a_flipped_byte_is_named(sample_records, tmp_path, engine):
     directory = damaged(sample_records, tmp_path / "bad", rows=(11,))
-    source = record_index.load(directory, "train")
+    source = index_loading.load_split(directory, "train")
     with pytest.raises(errors.DataError) as caught, input_fn.readable_errors():
         dataset = input_fn.train_input_fn(config(directory, engine=engine))
         take(dataset, len(source) // BATCH + 1)
@@ -666,7 +665,7 @@ def test_bytes_are_checked_on_request_only(tiny, tmp_path):
 
 def test_a_shard_that_lost_its_end(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "cut")
-    source = record_index.load(str(tmp_path / "cut"), "train")
+    source = index_loading.load_split(str(tmp_path / "cut"), "train")
     last = source.entries[source.shard_starts()[2] - 1]
     # At a record's end: without the index the file would look whole.
     os.truncate(source.paths[1], int(last["record_offset"]))
@@ -785,7 +784,7 @@ def test_a_graph_keeps_its_pipeline(tiny):
 def test_data_sets_can_be_built_where_tensorflow_traces(tiny, engine):
     """AutoGraph failed in the reading of the index, which was then called damaged."""
     fields = config(tiny, engine=engine)
-    ages = record_index.load(tiny, "train").entries["age"]
+    ages = index_loading.load_split(tiny, "train").entries["age"]
 
     @tf.function
     def total():

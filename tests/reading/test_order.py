@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from afad_tfdata.common import errors
-from afad_tfdata.reading import order, order_stream, replica_batches
+from afad_tfdata.reading import order, replica_batches
 
 AFAD = 165_501
 PINNED_EPOCH_0 = [764, 554, 742, 921, 735, 788, 517, 682]
@@ -79,7 +79,7 @@ def test_epochs_are_uncorrelated_at_the_size_of_afad():
 
 def test_balanced_order_draws_every_group_once_a_round():
     labels = np.array([0] * 30 + [1] * 5 + [2] * 1)
-    groups = order.groups_of(labels)
+    groups = order.groups_by_label(labels)
     found = records(order.Order(36, 2, groups), 0, 3 * 600)
     drawn = labels[found].reshape(-1, 3)
     assert (np.sort(drawn, axis=1) == [0, 1, 2]).all()
@@ -158,12 +158,12 @@ def test_whole_permutations_depend_on_each_argument():
 @pytest.mark.parametrize("size, groups", [(100, 0), (5000, 0), (5000, 3)])
 def test_a_stream_begins_like_it_goes_on(size, groups):
     """The first batches are computed in another way than those after them."""
-    members = order.groups_of(np.arange(size) % groups) if groups else ()
+    members = order.groups_by_label(np.arange(size) % groups) if groups else ()
     shuffle = order.Order(size, 3, members)
     # The second of two pipelines with one replica each.
     slices = replica_batches.ReplicaBatches(512, 1024, 1, 1)
     for start in (0, 7):
-        stream = order_stream.of_batches(shuffle, slices, start)
+        stream = order.stream_batches(shuffle, slices, start)
         found = np.stack(list(stream.take(40).as_numpy_iterator()))
         steps = np.arange(start, start + 40)
         positions = steps[:, np.newaxis] * 1024 + 512 + np.arange(512)

@@ -22,16 +22,18 @@ from afad_tfdata.reading import order
 def test_numpy_gives_the_order_of_tensorflow(size, seed):
     shuffle = order.Order(size, seed)
     positions = np.random.default_rng(size).integers(0, 3 * size, 300)
-    found = shuffle.numbers(positions)
+    found = shuffle.records_by_numpy(positions)
     assert found.dtype == np.int64
     assert (found == shuffle.records(positions).numpy()).all()
 
 
 def test_numpy_gives_the_balanced_order_of_tensorflow():
     labels = np.random.default_rng(1).integers(0, 5, 300) ** 2
-    shuffle = order.Order(300, 7, order.groups_of(labels))
+    shuffle = order.Order(300, 7, order.groups_by_label(labels))
     positions = np.arange(2000)
-    assert (shuffle.numbers(positions) == shuffle.records(positions).numpy()).all()
+    assert (
+        shuffle.records_by_numpy(positions) == shuffle.records(positions).numpy()
+    ).all()
 
 
 @pytest.fixture(scope="module", params=["tfrecord", "hdf5"])

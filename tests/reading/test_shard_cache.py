@@ -12,7 +12,7 @@ import pytest
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors, files, remote_files
-from afad_tfdata.reading import engine_choice, record_index, shard_cache
+from afad_tfdata.reading import engine_choice, index_loading, shard_cache
 from afad_tfdata.storage import schema
 
 _numbers = itertools.count()
@@ -35,13 +35,13 @@ def remote(sample_records):
 @pytest.fixture
 def fetched(monkeypatch):
     """Names of the shards that were fetched."""
-    names, fetch = [], shard_cache._fetch
+    names, fetch = [], shard_cache._fetch_shard
 
     def counted(path, *more):
         names.append(os.path.basename(path))
         fetch(path, *more)
 
-    monkeypatch.setattr(shard_cache, "_fetch", counted)
+    monkeypatch.setattr(shard_cache, "_fetch_shard", counted)
     return names
 
 
@@ -78,7 +78,7 @@ def test_a_cache_for_local_records_is_said_not_to_be_used(
         cache_dir=str(tmp_path) if named else "",
     )
     engine_choice.create(
-        config, engine_choice.open_index(config, "train"), shuffled=True
+        config, index_loading.open_index(config, "train"), shuffled=True
     )
     assert ("--cache_dir is not used for train" in caplog.text) == warned
 
@@ -87,7 +87,7 @@ def test_threads_fetch_each_shard_once(remote, fetched, tmp_path):
     shards = shards_of(remote)
     threads = [
         threading.Thread(
-            target=shard_cache.localize, args=(remote, shards, str(tmp_path), 0)
+            target=shard_cache.fetch_shards, args=(remote, shards, str(tmp_path), 0)
         )
         for _ in range(4)
     ]
@@ -103,12 +103,12 @@ def test_threads_fetch_each_shard_once(remote, fetched, tmp_path):
 @pytest.mark.parametrize("same_size", [True, False])
 def test_a_damaged_file_is_fetched_again(same_size, remote, fetched, tmp_path, caplog):
     shards = shards_of(remote)
-    path = shard_cache.localize(remote, shards, str(tmp_path), 0)[0]
+    path = shard_cache.fetch_shards(remote, shards, str(tmp_path), 0)[0]
     shard_cache._checked.clear()  # As another process sees it.
     with open(path, "r+b") as f:
         f.write(b"other") if same_size else f.truncate(5)
     fetched.clear()
-    shard_cache.localize(remote, shards, str(tmp_path), 0)
+    shard_cache.fetch_shards(remote, shards, str(tmp_path), 0)
     assert fetched == [shards[0].name] and "is damaged" in caplog.text
     assert files.sha256(path) == shards[0].sha256
 
@@ -117,27 +117,27 @@ def test_a_remote_shard_of_other_content_is_refused(remote, tmp_path):
     shards = shards_of(remote)
     files.write_atomic(f"{remote}/{shards[0].name}", b"x" * shards[0].num_bytes)
     with pytest.raises(errors.DataError, match="another SHA-256 than the manifest"):
-        shard_cache.localize(remote, shards, str(tmp_path), 0)
+        shard_cache.fetch_shards(remote, shards, str(tmp_path), 0)
     assert os.listdir(tmp_path) == [".lock"]
 
 
 def test_files_used_longest_ago_are_removed_for_room(remote, fetched, tmp_path):
     train, test = shards_of(remote), shards_of(remote, "test")
-    old = shard_cache.localize(remote, test, str(tmp_path), 0)
+    old = shard_cache.fetch_shards(remote, test, str(tmp_path), 0)
     for path in old:
         os.utime(path, (1, 1))
     (tmp_path / "fetching-shard-of-a-killed-process").write_bytes(b"half")
     needed = sum(shard.num_bytes for shard in train)
-    kept = shard_cache.localize(remote, train, str(tmp_path), needed / (1 << 30))
+    kept = shard_cache.fetch_shards(remote, train, str(tmp_path), needed / (1 << 30))
     assert sorted(os.listdir(tmp_path)) == sorted(
         [".lock", *(os.path.basename(path) for path in kept)]
     )
     with pytest.raises(errors.UsageError, match="raise --cache_dir_gib"):
-        shard_cache.localize(remote, train, str(tmp_path), (needed - 1) / (1 << 30))
+        shard_cache.fetch_shards(remote, train, str(tmp_path), (needed - 1) / (1 << 30))
 
 
 def test_local_records_are_not_copied(sample_records, tmp_path):
-    source = record_index.load(sample_records, "train", str(tmp_path / "cache"))
+    source = index_loading.load_split(sample_records, "train", str(tmp_path / "cache"))
     assert source.paths[0].startswith(sample_records)
     assert not (tmp_path / "cache").exists()
 
@@ -149,20 +149,19 @@ def test_records_that_tensorflow_cannot_open_are_copied_to_the_users_cache(
         raise errors.UsageError(f"{path} needs the file system")
 
     own = types.SimpleNamespace(gfile=refuse)
-    monkeypatch.setattr(record_index, "remote_files", own)
+    monkeypatch.setattr(index_loading, "remote_files", own)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level("INFO"):
-        index = record_index.load(remote, "train")
+        index = index_loading.load_split(remote, "train")
     assert index.local and fetched
     assert all(path.startswith(str(tmp_path)) for path in index.paths)
     assert "the shards are copied to" in caplog.text
     # Data servers on other machines would not find the copies.
-    monkeypatch.setattr(engine_choice, "remote_files", own)
     config = input_fn.InputConfig(records_dir=remote, data_service="grpc://a:5000")
     with pytest.raises(
         errors.UsageError, match="--data_service.*--cache_dir"
     ) as caught:
-        engine_choice.open_index(config, "train")
+        index_loading.open_index(config, "train")
     assert "\n" not in str(caught.value)
 
 
@@ -172,5 +171,5 @@ def test_reading_from_s3_is_remembered_for_the_end_of_the_process(monkeypatch):
     monkeypatch.setattr(
         remote_files.tensorflow_io_extra, "require_scheme", lambda path: None
     )
-    assert record_index._needed_cache("s3://bucket/records") == ""
+    assert index_loading._needed_shard_cache("s3://bucket/records") == ""
     assert remote_files.aborts_at_exit()

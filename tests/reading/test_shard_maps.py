@@ -112,7 +112,7 @@ def test_parts_are_announced_when_their_pages_are_in_memory(tmp_path, monkeypatc
     assert announced == parts
     # Pages that could not be loaded must not be read: the disk may have failed.
     announced.clear()
-    monkeypatch.setattr(shard_maps, "_advise", lambda address, size, advice: 1)
+    monkeypatch.setattr(shard_maps, "_advise_kernel", lambda address, size, advice: 1)
     maps = shard_maps.ShardMaps(paths)
     maps.populate(user, loaded)
     wait_for(maps)
@@ -138,7 +138,9 @@ def test_an_error_in_what_is_done_with_loaded_parts_stays_silent(tmp_path):
 def test_pages_are_brought_in_if_they_fit(tmp_path, monkeypatch):
     path = write(tmp_path / "shard", 0, np.ones((300, 5000), np.uint8))
     advised = []
-    monkeypatch.setattr(shard_maps, "_advise", lambda *call: advised.append(call) or 0)
+    monkeypatch.setattr(
+        shard_maps, "_advise_kernel", lambda *call: advised.append(call) or 0
+    )
 
     user = array = np.empty(1)
     maps = shard_maps.ShardMaps([path])
@@ -150,7 +152,7 @@ def test_pages_are_brought_in_if_they_fit(tmp_path, monkeypatch):
     advised.clear()
     maps = shard_maps.ShardMaps([path])
     maps.populate(array)
-    assert not maps.fits and not advised
+    assert not maps.fits_in_memory and not advised
     maps.will_need([0], [5000], [10_000])
     ((address, size, _),) = advised
     begin = maps.shards[0].ctypes.data + 5000

@@ -12,6 +12,7 @@ import pytest
 
 from afad_tfdata import report
 from afad_tfdata.common import errors, files
+from afad_tfdata.reading import index_loading
 from tests.reporting import dom
 
 _OLD = pathlib.Path(__file__).parents[1] / "data" / "written_by_0_1_0"
@@ -455,13 +456,12 @@ def test_the_viewer_knows_every_face(sample_records, tmp_path):
     import base64
 
     from afad_tfdata.images import codec
-    from afad_tfdata.reading import record_index
 
     data = viewer(write(tmp_path, records_dir=sample_records))
     assert len(data["faces"]) == 240
     face = data["faces"][77]
     split = data["splits"][face["split"]]
-    index = record_index.load(sample_records, split)
+    index = index_loading.load_split(sample_records, split)
     entry = index.entries[face["record"]]
     assert face["key"] == index.filename(face["record"])
     assert (face["age"], face["gender"]) == (entry["age"], entry["gender"])

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
-from afad_tfdata.reading import engine_choice
+from afad_tfdata.reading import index_loading
 
 SIDE, COUNT, BATCH = 12, 9, 4
 ENGINES = ("mapped", "graph")
@@ -254,7 +254,7 @@ def _check_index(trial: Trial) -> None:
     """Compares the labels, or checks that the file is refused."""
     fields = input_fn.InputConfig(**trial.config)
     try:
-        index = engine_choice.open_index(fields, "test")
+        index = index_loading.open_index(fields, "test")
     except errors.AfadError as error:
         assert trial.images is None and "\n" not in str(error), str(error)
         return

@@ -269,7 +269,7 @@ def _flags(afad: Any, place: str) -> Target:
             for parse in (
                 afad.augment.parse,
                 afad.source.parse_gender_codes,
-                afad.foreign_features.parse,
+                afad.foreign_features.parse_features,
             ):
                 with contextlib.suppress(afad.errors.UsageError):
                     parse(argument)

@@ -237,7 +237,7 @@ def test_hdf5_with_data_in_other_files(how, tmp_path):
     path = tmp_path / "faces.h5"
     _with_data_in_other_files(path, how)
     with pytest.raises(errors.UsageError, match="faces.h5: .*(link|stored)") as error:
-        foreign_files.load(str(path), "train", task="gender")
+        foreign_files.index_files(str(path), "train", task="gender")
     assert "\n" not in str(error.value)
 
 

@@ -9,7 +9,7 @@ import pytest
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.reading import engine_choice, order, record_index, replica_batches
+from afad_tfdata.reading import engine_choice, index_loading, order, replica_batches
 from afad_tfdata.storage import joined_data_sets, schema, sharding
 from tests.writing import data_sets
 
@@ -85,8 +85,8 @@ def test_max_examples_takes_the_first(home, form, engine):
 @pytest.mark.parametrize("form", ["original", "hdf5"])
 def test_a_stream_that_is_limited_has_the_same_records(home, form):
     """Records that do not fit in memory are streamed, here by a budget of 0 MiB."""
-    index = record_index.load(f"{home}/{form}-1", "train", max_examples=7)
-    engine = engine_choice._stream_engine(config(f"{home}/{form}-1"), index)
+    index = index_loading.load_split(f"{home}/{form}-1", "train", max_examples=7)
+    engine = engine_choice._create_stream_engine(config(f"{home}/{form}-1"), index)
     slices = replica_batches.ReplicaBatches.of_pipeline(7, None, pad=False)
     stream = engine.stream.shuffled(order.Order(7, 1), slices, 0)
     for _, numbers in stream.take(3):
@@ -96,7 +96,7 @@ def test_a_stream_that_is_limited_has_the_same_records(home, form):
 def test_the_training_order_is_a_permutation_of_all(home):
     text = both(home, "hdf5")
     settings = config(text, seed=5)
-    index = record_index.load(text, "train")
+    index = index_loading.load_split(text, "train")
     total = input_fn.num_examples(settings, "train")
     assert len(index) == total
     images, ages = read(text)
@@ -145,7 +145,7 @@ def test_the_manifest_of_the_first_examples(home, form, count):
         assert split.num_examples == expected
         assert sum(sum(v.values()) for v in split.counts.values()) == expected
         if expected:
-            index = record_index.load(text, name, max_examples=count)
+            index = index_loading.load_split(text, name, max_examples=count)
             assert len(index) == expected
             male = {
                 str(age)
@@ -209,8 +209,8 @@ def test_names(home, monkeypatch):
     # A name with a comma in it is one data set.
     os.symlink("jpeg-1", "one,two")
     assert joined_data_sets.directories("one,two") == ("one,two",)
-    assert len(record_index.load("one,two", "train")) == len(
-        record_index.load("jpeg-1", "train")
+    assert len(index_loading.load_split("one,two", "train")) == len(
+        index_loading.load_split("jpeg-1", "train")
     )
 
 

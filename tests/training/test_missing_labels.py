@@ -15,7 +15,7 @@ from afad_tfdata import evaluation, input_fn, trainer
 from afad_tfdata.common import errors
 from afad_tfdata.metrics import bootstrap, prediction_metrics
 from afad_tfdata.models import age_heads, losses
-from afad_tfdata.reading import record_index
+from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import epoch_metrics, optimizers, step
 from afad_tfdata.training.distributed.strategies import local_value
@@ -290,7 +290,7 @@ def partly_labelled(tmp_path_factory) -> str:
 def test_the_first_examples_lack_labels_too(partly_labelled):
     """The counts decide whether a loss has masks."""
     limited = joined_data_sets.load_manifest(partly_labelled, 20).splits["train"]
-    index = record_index.load(partly_labelled, "train", max_examples=20).entries
+    index = index_loading.load_split(partly_labelled, "train", max_examples=20).entries
     for label in ("age", "gender"):
         missing = int((index[label] == schema.MISSING).sum())
         assert missing and limited.num_without(label) == missing

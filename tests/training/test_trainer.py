@@ -16,7 +16,7 @@ from afad_tfdata import cross_validation, input_fn, models, trainer
 from afad_tfdata.common import errors, options, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import facts
-from afad_tfdata.reading import record_index
+from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
     automatic_options,
@@ -685,7 +685,7 @@ def test_every_photo_is_tested_in_one_fold(sample_records, tmp_path):
         again = schema.load_manifest(view)
         photos = {}
         for split in ("train", "validation", "test"):
-            source = record_index.load(view, split)
+            source = index_loading.load_split(view, split)
             # Messages name the image's file, which is the key.
             keys = [
                 source.describe(i).rpartition("file ")[2].removesuffix(")")

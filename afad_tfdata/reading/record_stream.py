@@ -67,10 +67,11 @@ class RecordStream:
         unpacked = None if self._index.contiguous else self._unpacked_rows()
 
         def epoch_rows(epoch: tf.Tensor) -> tf.data.Dataset:
+            """Returns the records of an epoch, shuffled in a window."""
             rows = unpacked
             if rows is None:
                 shards = order.permutation(len(table), seed, _SHARDS, epoch)
-                rows = self._rows(tf.gather(table, shards), _CYCLE_LENGTH)
+                rows = self._stream_rows(tf.gather(table, shards), _CYCLE_LENGTH)
             keys = order.permutation_keys(seed, _SHARDS, epoch[tf.newaxis])[0]
             rows = rows.shuffle(
                 self._window,
@@ -85,7 +86,7 @@ class RecordStream:
 
         epochs = tf.data.Dataset.counter(first_epoch)
         rows = epochs.flat_map(function_tracing.without_autograph(epoch_rows))
-        return self._slices_of(rows, slices)
+        return self._slice_batches(rows, slices)
 
     def in_order(
         self, slices: replica_batches.ReplicaBatches, num_steps: int
@@ -99,12 +100,14 @@ class RecordStream:
         """
         padding = num_steps * slices.global_batch_size - len(self._index)
         blanks = tf.data.Dataset.from_tensors(
-            (_blank(self._index), tf.constant(-1, tf.int64))
+            (_blank_record(self._index), tf.constant(-1, tf.int64))
         )
-        rows = self._rows(self._shard_table()).concatenate(blanks.repeat(padding))
-        return self._slices_of(rows, slices)
+        rows = self._stream_rows(self._shard_table()).concatenate(
+            blanks.repeat(padding)
+        )
+        return self._slice_batches(rows, slices)
 
-    def epoch(self, batch_size: int, seed: int) -> tf.data.Dataset:
+    def one_epoch(self, batch_size: int, seed: int) -> tf.data.Dataset:
         """Returns every record once, shuffled in a window.
 
         The first transformation has one element for each shard, which a ``tf.data``
@@ -122,7 +125,7 @@ class RecordStream:
                 "--data_service reads shards separately, which compressed HDF5 does not"
                 " allow: write records without compression"
             )
-        rows = self._rows(self._shard_table(), _CYCLE_LENGTH, mixed=True)
+        rows = self._stream_rows(self._shard_table(), _CYCLE_LENGTH, mixed=True)
         return rows.shuffle(self._window, seed=seed).batch(batch_size)
 
     def _shard_table(self) -> np.ndarray:
@@ -141,7 +144,7 @@ class RecordStream:
         table = np.stack([shards, starts[:-1], starts[1:], offsets], axis=1)
         return table[filled]
 
-    def _rows(
+    def _stream_rows(
         self,
         table: np.ndarray | tf.Tensor,
         cycle_length: int = 1,
@@ -161,9 +164,10 @@ class RecordStream:
         paths = tf.constant(index.paths)
         is_hdf5 = index.format == "hdf5"
         row_bytes = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size).num_bytes
-        sizes = _file_sizes(index.paths) if is_hdf5 else None
+        sizes = _shard_sizes(index.paths) if is_hdf5 else None
 
         def shard_rows(entry: tf.Tensor) -> tf.data.Dataset:
+            """Returns the records of one shard, with their numbers."""
             path, first, end, offset = paths[entry[0]], entry[1], entry[2], entry[3]
             if is_hdf5:
                 rest = tf.gather(sizes, entry[0]) - offset - (end - first) * row_bytes
@@ -208,7 +212,7 @@ class RecordStream:
         numbers = tf.data.Dataset.range(len(self._index))
         return tf.data.Dataset.zip((pixels, numbers))
 
-    def _slices_of(
+    def _slice_batches(
         self, rows: tf.data.Dataset, slices: replica_batches.ReplicaBatches
     ) -> tf.data.Dataset:
         """Cuts a stream into global batches, and keeps this pipeline's part of each."""
@@ -226,6 +230,7 @@ class RecordStream:
         shape = [slices.num_local_replicas, slices.per_replica_batch_size]
 
         def per_replica(data: tf.Tensor, numbers: tf.Tensor) -> tf.data.Dataset:
+            """Cuts a pipeline's part of a batch into one batch for each replica."""
             # Pixels that tensorflow-io unpacked have more axes: [B, S, S, 3].
             whole = tf.concat([shape, tf.shape(data)[1:]], axis=0)
             both = (
@@ -237,13 +242,13 @@ class RecordStream:
         return rows.flat_map(function_tracing.without_autograph(per_replica))
 
 
-def _file_sizes(paths: tuple[str, ...]) -> np.ndarray:
-    """Sizes of the shards in bytes."""
+def _shard_sizes(paths: tuple[str, ...]) -> np.ndarray:
+    """Returns the sizes in bytes of the shards that are streamed."""
     return np.array([tf.io.gfile.stat(path).length for path in paths], np.int64)
 
 
-def _blank(index: record_index.RecordIndex) -> tf.Tensor | bytes:
-    """Returns a black image in the form in which the split's records store images."""
+def _blank_record(index: record_index.RecordIndex) -> tf.Tensor | bytes:
+    """Returns a black image in the form in which the streamed records store images."""
     if not index.contiguous:
         # tensorflow-io returns pixels instead of bytes.
         shape = hdf5.RowLayout.of_pixel(index.pixel, index.stored_size).shape
