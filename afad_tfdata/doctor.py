@@ -387,6 +387,10 @@ _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
         "loading records through Croissant",
     ),
     "faces": (_try_imports("mtcnn"), "finding faces in photos (--find_faces)"),
+    "keras_hub": (
+        _try_imports("keras_hub"),
+        "networks of keras-hub, such as ViT (--backbone=keras_hub:PRESET)",
+    ),
     "export": (
         _try_imports(
             *("tf2onnx.convert", "onnxruntime", "tf_keras"),

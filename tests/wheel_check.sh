@@ -5,7 +5,7 @@
 # takes the pinned versions.  `latest` is the same with the newest ones.
 #   wheel_check.sh BUILD_PYTHON BASE_PYTHON [EXTRA...]
 #   EXTRA: bare (the default), latest, fast, faces, remote, io, tfds, export, beam,
-#   tensorboard
+#   tensorboard, croissant, keras_hub
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build_python=$1 base_python=$2
@@ -13,7 +13,7 @@ shift 2
 [ "$#" -gt 0 ] || set -- bare
 for extra in "$@"; do
 	case $extra in
-	bare | latest | fast | faces | remote | io | tfds | export | beam | tensorboard) ;;
+	bare | latest | fast | faces | remote | io | tfds | export | beam | tensorboard | croissant | keras_hub) ;;
 	*) echo "no such extra: $extra"; exit 1 ;;
 	esac
 done
@@ -282,6 +282,25 @@ check_croissant() {
 	quietly python open.py
 	doctor_agrees croissant
 	echo "mlcroissant loads the records"
+}
+
+check_keras_hub() {
+	faces
+	write records
+	cat >preset.py <<-'EOF'
+		import keras_hub
+
+		keras_hub.models.ViTBackbone((64, 64, 3), 16, 2, 2, 16, 32).save_to_preset("vit")
+		converter = keras_hub.layers.ViTImageConverter(scale=1 / 127.5, offset=-1.0)
+		converter.save_to_preset("vit")
+	EOF
+	quietly python preset.py
+	quietly afad-train --records_dir=records --run_dir=run --backbone=keras_hub:vit \
+		--stage=tuning --epochs=1 --global_batch_size=16
+	quietly afad-freeze --run_dir=run --records_dir=records --output_dir=graph \
+		--output_name=faces
+	quietly afad-predict --graph=graph/faces.pb faces/*/111
+	echo "a ViT of keras-hub trains, and is frozen"
 }
 
 check_tensorboard() {

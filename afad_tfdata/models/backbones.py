@@ -1,9 +1,10 @@
-"""Backbones: those of ``keras.applications`` by exact name, and two small ones.
+"""Backbones: those of ``keras.applications``, two small ones, and those of keras-hub.
 
 A backbone is a Keras model from an image to a feature map, without its classifier.  Its
 weights expect a range and an order of the channels, such as BGR in [0, 255] or RGB in
-[-1, 1].  This module finds out which by calling Keras' own ``preprocess_input``, and
-builds an affine map from ``root_input`` to these values.
+[-1, 1].  This module finds out which by calling Keras' own ``preprocess_input``, or the
+image converter of a preset of keras-hub (`hub_backbones`), and builds an affine map
+from ``root_input`` to these values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.images import tensor_preprocessing
-from afad_tfdata.models import keras2_weights, saved
+from afad_tfdata.models import hub_backbones, keras2_weights, saved
 from afad_tfdata.storage import hdf5
 
 # Channels of the convolution of each block.  The first block has stride 2.  The blocks
@@ -70,7 +71,7 @@ class Conversion(NamedTuple):
 
 
 def names() -> list[str]:
-    """Every name that `build` takes."""
+    """Every name that `build` takes, without the presets of keras-hub."""
     applications = [
         name
         for name in dir(keras.applications)
@@ -81,6 +82,9 @@ def names() -> list[str]:
 
 def check_name(name: str) -> None:
     """Raises `UsageError` unless the name is exactly that of a backbone."""
+    if hub_backbones.is_preset(name):
+        hub_backbones.check_name(name)
+        return
     known = names()
     if name in known:
         return
@@ -89,7 +93,7 @@ def check_name(name: str) -> None:
     nearest = ", ".join(lower[c] for c in close) or ", ".join(SMALL)
     raise errors.UsageError(
         f"--backbone={name} is not a network of keras.applications nor one of"
-        f" {', '.join(SMALL)}; nearest: {nearest}"
+        f" {', '.join(SMALL)}, nor {hub_backbones.PREFIX}PRESET; nearest: {nearest}"
     )
 
 
@@ -99,14 +103,15 @@ def build(
     """A backbone with random weights.
 
     Args:
-      name: One of `names()`.
+      name: One of `names()`, or a preset of keras-hub.
       size: Side of the image in pixels.
       raw_input: Whether the network keeps its own preprocessing layers, if it has any.
       stem_halvings: How often the first block of a small network halves the image, 1
         or 2.
 
     Returns:
-      A model from float32 ``[n, size, size, 3]`` to ``[n, h, w, channels]``.
+      A model from float32 ``[n, size, size, 3]`` to ``[n, h, w, channels]``; some of
+      keras-hub return tokens ``[n, tokens, channels]``.
 
     Raises:
       UsageError: The name is unknown, or the image is too small for the network.
@@ -120,6 +125,8 @@ def build(
                 f" {smallest} pixels"
             )
         return _small(name, size, stem_halvings)
+    if hub_backbones.is_preset(name):
+        return hub_backbones.build(name, size)
     constructor = getattr(keras.applications, name)
     kwargs = {}
     if not raw_input and _has_option(constructor, "include_preprocessing"):
@@ -148,9 +155,9 @@ def conversion(
     """The map between ``root_input`` and a backbone.
 
     Args:
-      name: One of `names()`.
+      name: As for `build`.
       normalization: ``original`` gives the backbone ``(x - mean) / 127.5``,
-        ``backbone`` what its ImageNet weights were trained with.
+        ``backbone`` what its pre-trained weights were trained with.
       mean: RGB in [0, 255], as in ``root_input``; needed for ``backbone``.
     """
     inside = 255.0 if _EFFICIENTNET.match(name) else 1.0
@@ -174,6 +181,20 @@ def conversion(
         offset=_triple((scale * seen + constant) * inside),
         reverse=reverse,
     )
+
+
+def load_preset(backbone: keras.Model, name: str, size: int) -> None:
+    """Puts the weights of a preset of keras-hub into a backbone.
+
+    Args:
+      backbone: From `build`.
+      name: As for `build`.
+      size: As for `build`.
+
+    Raises:
+      UsageError: The preset has no weights, or they do not fit the size.
+    """
+    hub_backbones.load_weights(backbone, name, size)
 
 
 def load_imagenet(backbone: keras.Model, name: str) -> None:
@@ -280,26 +301,53 @@ def _small(name: str, size: int, stem_halvings: int) -> keras.Model:
 
 
 def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix ``[3, 3]`` and constant ``[3]`` of ``preprocess_input`` of a network."""
+    """Matrix ``[3, 3]`` and constant ``[3]`` of what a network's weights expect."""
+    if hub_backbones.is_preset(name):
+        found = _affine_map(hub_backbones.image_converter(name))
+        if found is None:
+            raise errors.UsageError(
+                f"--backbone={name}: the preset's image converter is no factor and"
+                " summand for each channel, which a layer of this network cannot"
+                " repeat; take another preset, or --normalization=original"
+            )
+        return found
     if _has_option(getattr(keras.applications, name), "include_preprocessing"):
         return np.eye(3), np.zeros(3)  # The network preprocesses inside.
     for module in vars(keras.applications).values():
         # Each module of keras.applications contains networks and their preprocessing.
         if inspect.ismodule(module) and hasattr(module, name):
-            # Black and the three pure colours determine an affine map.
-            pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)])
-            out = module.preprocess_input(pixels[np.newaxis, np.newaxis].copy())
-            out = np.asarray(out, np.float64)[0, 0]
-            matrix = ((out[1:] - out[0]) / 255).T
-            order = np.abs(matrix).argmax(axis=1).tolist()
-            # `Conversion` can express only one factor for each channel, in the order
-            # RGB or BGR.
-            if np.count_nonzero(matrix) == 3 and order in ([0, 1, 2], [2, 1, 0]):
-                return matrix, out[0]
+            found = _affine_map(module.preprocess_input)
+            if found is not None:
+                return found
     raise errors.UsageError(
         f"--normalization=backbone: this Keras does not say what {name} expects; take"
         " --normalization=original"
     )
+
+
+def _affine_map(
+    function: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Matrix and constant of a preprocessing; None if `Conversion` cannot be it."""
+    # Black and the three pure colours determine an affine map; the others, and that the
+    # size stays the same, show whether it is one.
+    others = np.array([[255.0, 255.0, 255.0], [200.0, 100.0, 30.0]])
+    pixels = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3), others])
+    out = np.asarray(function(pixels[np.newaxis, np.newaxis].copy()), np.float64)
+    if out.shape != (1, 1, *pixels.shape):
+        return None
+    out = out[0, 0]
+    matrix = ((out[1:4] - out[0]) / 255).T
+    # Rounding in float32 leaves a little of the other channels.
+    matrix[np.abs(matrix) < 1e-6 * np.abs(matrix).max()] = 0
+    order = np.abs(matrix).argmax(axis=1).tolist()
+    # `Conversion` can express only one factor for each channel, in the order RGB or
+    # BGR.
+    if np.count_nonzero(matrix) != 3 or order not in ([0, 1, 2], [2, 1, 0]):
+        return None
+    if not np.allclose(pixels @ matrix.T + out[0], out, rtol=1e-4, atol=1e-4):
+        return None
+    return matrix, out[0]
 
 
 def _neutralise(backbone: keras.Model) -> None:

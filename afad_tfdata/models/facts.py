@@ -58,6 +58,9 @@ class Facts:
       face_crop: How faces were cut out of photos, as in `face_crop.FaceCrop.to_json`;
         empty if the images were faces already.
       decode: How the JPEGs of the training data were decoded, one of `codec.DECODES`.
+      preset: For a backbone of keras-hub: `hub_backbones.preset_facts`, and ``scale``,
+        ``offset`` and ``reverse`` of `backbones.Conversion`, by which the backbone sees
+        ``root_input``.
     """
 
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -67,6 +70,7 @@ class Facts:
     input_range: str = ""
     face_crop: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     decode: str = ""
+    preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return self != Facts()
@@ -95,6 +99,7 @@ class Facts:
             "network": dict(self.network),
             # Left out if empty, so that the files of other models stay as they were.
             **({"face_crop": dict(self.face_crop)} if self.face_crop else {}),
+            **({"preset": dict(self.preset)} if self.preset else {}),
         }
 
 
@@ -130,6 +135,7 @@ def from_dict(value: Any, *, where: str) -> Facts:
             input_range=input_range,
             face_crop=dict(value.get("face_crop") or {}),
             decode=decode,
+            preset=dict(value.get("preset") or {}),
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise errors.DataError(

@@ -9,7 +9,8 @@
 The input of every model is ``root_input``: float32 RGB ``[n, size, size, 3]`` with the
 values ``(x - mean) / 127.5``.  A fixed layer after it converts them to what the
 backbone's weights expect, so that callers need not know what that is.  All layers are
-Keras' own, so that a saved model loads in a program without this package.
+Keras' own, so that a saved model loads in a program without this package; a backbone of
+keras-hub needs keras-hub.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ from typing import Any, NamedTuple
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.common.options import option
-from afad_tfdata.models import age_heads, backbones, facts, network_parts, saved
+from afad_tfdata.models import (
+    age_heads,
+    backbones,
+    facts,
+    hub_backbones,
+    network_parts,
+    saved,
+)
 from afad_tfdata.storage import schema
 
 INPUT_NAME = "root_input"
 NORMALIZATIONS = ("auto", "backbone", "original")
-POOLINGS = ("auto", "flatten", "avg")
+POOLINGS = ("auto", "flatten", "avg", "token")
 STAGES = ("warmup", "tuning")
 
 # How many layers of a pre-trained backbone `tuning` trains by default, as in the
@@ -47,12 +55,14 @@ class ModelConfig:
         "VGG19",
         "Network that turns an image into features: its exact name in"
         " keras.applications, or small_cnn, or small_cnn_no_bn, which has no batch"
-        " normalisation.",
+        " normalisation, or keras_hub:PRESET for a network of keras-hub, such as ViT:"
+        " PRESET is the directory of a preset.",
     )
     weights: str = option(
         "imagenet",
         "Initial weights of the backbone: imagenet, none, or the path of a file"
-        " (.h5, .weights.h5 or .keras).",
+        " (.h5, .weights.h5 or .keras). With --backbone=keras_hub:PRESET, imagenet"
+        " means the weights in the preset.",
     )
     task: str = option(
         "age_gender", "Which labels the network predicts.", choices=schema.TASKS
@@ -76,7 +86,7 @@ class ModelConfig:
     )
     normalization: str = option(
         "auto",
-        "What the backbone receives: backbone is what its ImageNet weights were"
+        "What the backbone receives: backbone is what its pre-trained weights were"
         " trained with, original is (x - mean) / 127.5, and auto is backbone if weights"
         " are loaded and the mean is known.",
         choices=NORMALIZATIONS,
@@ -84,8 +94,10 @@ class ModelConfig:
     pooling: str = option(
         "auto",
         "How the feature map is passed to the heads: flatten keeps every value, as in"
-        " the original project, avg takes the global average, and auto is avg for the"
-        " small networks and flatten for all others.",
+        " the original project, avg takes the global average, and token takes the first"
+        " token of a transformer. auto is avg for the small networks, token or avg for"
+        " those of keras-hub, as keras-hub's own classifiers have it, and flatten for"
+        " all others.",
         choices=POOLINGS,
     )
     stem_halvings: int = option(
@@ -174,7 +186,14 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
         raw_input=config.normalization == "backbone",
         stem_halvings=config.stem_halvings,
     )
-    if load_weights and config.weights == "imagenet":
+    if config.pooling == "auto":  # Only of keras-hub: the network decides.
+        chosen = hub_backbones.usual_pooling(backbone)
+        config = dataclasses.replace(config, pooling=chosen)
+    of_hub = hub_backbones.is_preset(config.backbone)
+    # A file for another network may have the name "preset".
+    if load_weights and of_hub and config.weights == hub_backbones.WEIGHTS:
+        backbones.load_preset(backbone, config.backbone, config.image_size)
+    elif load_weights and config.weights == "imagenet":
         backbones.load_imagenet(backbone, config.backbone)
     elif load_weights and config.weights != "none":
         backbones.load_file(backbone, config.backbone, config.weights)
@@ -185,10 +204,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
         (config.image_size, config.image_size, 3), dtype="float32", name=INPUT_NAME
     )
     x = backbone(network_parts.convert_input(image, **conversion._asdict()))
-    if config.pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
-    else:
-        x = keras.layers.Flatten(name="pooling")(x)
+    x = _pooled(x, config)
     labels = schema.labels_of(config.task)
     outputs = {}
     # Gender first: the age branch takes its output.
@@ -200,8 +216,46 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
     known = facts.Facts(
         network=options.to_dict(config), mean=config.mean, input_range="normalized"
     )
+    if of_hub:
+        preset = hub_backbones.preset_facts(backbone, config.backbone)
+        preset |= {
+            "scale": list(conversion.scale),
+            "offset": list(conversion.offset),
+            "reverse": conversion.reverse,
+        }
+        known = dataclasses.replace(known, preset=preset)
+        _log.info(
+            "%s is a %s; it sees root_input times %s plus %s (--normalization=%s), and"
+            " the heads get its features by --pooling=%s",
+            *(config.backbone, preset["class"], preset["scale"], preset["offset"]),
+            *(config.normalization, config.pooling),
+        )
     facts.attach(model, known)
     return model
+
+
+def _pooled(features: keras.KerasTensor, config: ModelConfig) -> keras.KerasTensor:
+    """A backbone's feature map or tokens as ``[n, channels]``.
+
+    Raises:
+      UsageError: There is no first token.
+    """
+    is_map = len(features.shape) == 4
+    if config.pooling == "flatten":
+        return keras.layers.Flatten(name="pooling")(features)
+    if config.pooling == "avg" and is_map:
+        return keras.layers.GlobalAveragePooling2D(name="pooling")(features)
+    if config.pooling == "avg":
+        return keras.layers.GlobalAveragePooling1D(name="pooling")(features)
+    if is_map:
+        raise errors.UsageError(
+            f"--pooling=token: {config.backbone} returns a feature map and no tokens;"
+            " take auto, avg or flatten"
+        )
+    # Keras has no layer that takes one of many tokens.
+    rest = (0, features.shape[1] - 1)
+    token = keras.layers.Cropping1D(rest, name="first_token")(features)
+    return keras.layers.Flatten(name="pooling")(token)
 
 
 def gender_branch(
@@ -338,8 +392,9 @@ def set_trainable(
         flags of the layers decide what trains, and are not changed.
       stage: One of `STAGES`.
       trainable_layers: How many layers to train, counted from the top of the backbone
-        in ``backbone.layers``, where Keras also lists activations and additions; -1 for
-        all.  None means `DEFAULT_TRAINABLE_LAYERS`, or all if nothing is pre-trained.
+        in ``backbone.layers``, where Keras also lists activations and additions, or in
+        `hub_backbones.layers_with_blocks`; -1 for all.  None means
+        `DEFAULT_TRAINABLE_LAYERS`, or all if nothing is pre-trained.
 
     Returns:
       The number of parameters that train, and a line for the log.
@@ -366,19 +421,24 @@ def set_trainable(
     backbone = saved.backbone_of(model)
     if backbone is None:
         return _describe(model, f"{stage}: all layers train")
-    total = len(backbone.layers)
+    of_hub = hub_backbones.is_preset(settings["backbone"])
+    layers = hub_backbones.layers_with_blocks(backbone) if of_hub else backbone.layers
+    total = len(layers)
     count, reason = _top_layers(settings["weights"] != "none", stage, trainable_layers)
     count = total if count < 0 else min(count, total)
     # The backbone's flag is set before those of its layers, because setting a model's
     # flag also sets the flags of its layers.
     _set_flags(backbone, count > 0)
-    for layer in backbone.layers[: total - count]:
-        _set_flags(layer, False)
+    if of_hub:
+        hub_backbones.freeze_bottom(backbone, total - count)
+    else:
+        for layer in layers[: total - count]:
+            _set_flags(layer, False)
     name = settings["backbone"]
     if count == total:
         what = f"all {total} layers of {name} and the heads train"
     elif count:
-        first = backbone.layers[total - count].name
+        first = layers[total - count].name
         what = f"the top {count} of {total} layers of {name} (from {first}) and the"
         what += " heads train"
     else:
@@ -403,6 +463,9 @@ def _resolve(config: ModelConfig) -> ModelConfig:
     """The config without ``auto``, and with the weights that will be in the model."""
     changes: dict[str, Any] = {}
     small = config.backbone in backbones.SMALL
+    of_hub = hub_backbones.is_preset(config.backbone)
+    if of_hub and config.weights == "imagenet":
+        changes["weights"] = hub_backbones.WEIGHTS
     if small and config.weights == "imagenet":
         changes["weights"] = "none"  # The small networks have no ImageNet weights.
     if small and config.normalization == "backbone":
@@ -420,7 +483,7 @@ def _resolve(config: ModelConfig) -> ModelConfig:
                 config.backbone,
             )
         changes["normalization"] = "backbone" if own else "original"
-    if config.pooling == "auto":
+    if config.pooling == "auto" and not of_hub:
         changes["pooling"] = "avg" if small else "flatten"
     if config.stem_halvings == 0:  # As in networks from before this option.
         changes["stem_halvings"] = 1

@@ -24,7 +24,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import age_heads, facts, network_parts
+from afad_tfdata.models import age_heads, facts, hub_backbones, network_parts
 from afad_tfdata.storage import hdf5
 
 # Names of the layers with a weight for each age or threshold.
@@ -57,6 +57,13 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     description = architecture(path)
     if not unsafe:
         refuse_code(description, path)
+    if _has_class_of_module(description, hub_backbones.EXTRA):
+        # Keras finds its layers only after this import has registered them.
+        errors.require(
+            hub_backbones.EXTRA,
+            extra=hub_backbones.EXTRA,
+            purpose=f"{path}, whose backbone is of keras-hub,",
+        )
     # Keras finds the layers of old files only after this import has registered them.
     from afad_tfdata.models import keras_layers  # noqa: F401
 
@@ -370,6 +377,18 @@ def _contains_code(value: Any) -> bool:
             return True
         return any(_contains_code(v) for v in value.values())
     return isinstance(value, list) and any(_contains_code(v) for v in value)
+
+
+def _has_class_of_module(value: Any, module: str) -> bool:
+    """Whether a model's configuration names a class of a module."""
+    if isinstance(value, dict):
+        found = value.get("module")
+        if isinstance(found, str) and found.split(".")[0] == module:
+            return True
+        return any(_has_class_of_module(v, module) for v in value.values())
+    return isinstance(value, list) and any(
+        _has_class_of_module(v, module) for v in value
+    )
 
 
 def _in_float32(value: Any, key: str = "") -> Any:

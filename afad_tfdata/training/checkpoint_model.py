@@ -46,6 +46,13 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
     config = options.from_dict(networks.ModelConfig, known.network, where=path)
     # The checkpoint has every weight, so that no pre-trained weights are needed.
     model = networks.build_model(config, load_weights=False)
+    built = facts.of(model).preset
+    if known.preset and built != known.preset:
+        raise errors.UsageError(
+            f"{path} was trained with another preset than {config.backbone} is now"
+            f" ({known.preset} there, {built} here): put the earlier preset back, or"
+            f" name the run's {run_dir.BEST_NAME}"
+        )
     groups = {"model": networks.stored_variables(model)}
     checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
     saved.update_derived(model)

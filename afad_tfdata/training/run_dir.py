@@ -213,6 +213,7 @@ def hold(path: str, workers: multi_worker.Workers) -> Iterator[RunDir]:
 _PARTS = {
     "model": "model of your own, by its layers,",
     "functions": "function in a layer of the model",
+    "preset": "preset of keras-hub",
 }
 
 

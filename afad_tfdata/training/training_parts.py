@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from afad_tfdata.common import errors, xla
+from afad_tfdata.common import errors, files, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augmentation, tensor_preprocessing
 from afad_tfdata.models import facts, losses, networks, saved
@@ -186,7 +186,7 @@ def assemble(
         "augmentation": form,
         "engine": data.engine(),
         "threads": threads,
-        "parts": own.described(identity, data),
+        "parts": {**own.described(identity, data), **_preset_checksum(known)},
     }
     return TrainingParts(
         strategy=strategy,
@@ -331,6 +331,14 @@ def _steps_per_epoch(config: train_config.TrainConfig, num_examples: int) -> int
     # A batch may contain the end of one pass and the beginning of the next, so that an
     # epoch need not end with a pass.
     return config.steps_per_epoch or max(1, round(num_examples / batch_size))
+
+
+def _preset_checksum(known: facts.Facts) -> dict[str, str]:
+    """What identifies the preset of a backbone of keras-hub; empty for all others.
+
+    A run that continues builds its network from the preset again.
+    """
+    return {"preset": files.json_checksum(known.preset)} if known.preset else {}
 
 
 def _loss_config(

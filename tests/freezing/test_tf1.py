@@ -21,6 +21,7 @@ from afad_tfdata.freezing import (
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.models import age_heads
 from tests.freezing import kernel_limits, small_graphs
+from tests.models import hub_presets
 from tests.robustness import dump_tf1_ops, tf1_runtime
 
 pytestmark = pytest.mark.tf1
@@ -148,6 +149,24 @@ def test_backbones_that_tell_faces_apart(backbone, wheel_dir, tmp_path):
     comparison = check_both(wheel_dir, path, source, nodes)
     print(backbone, comparison.max_difference, comparison.largest)
     keras.backend.clear_session()
+
+
+@pytest.mark.parametrize(
+    "write, pooling",
+    [
+        (hub_presets.vit, "auto"),
+        (hub_presets.vit, "avg"),
+        (hub_presets.dino, "auto"),
+        (hub_presets.resnet, "auto"),
+    ],
+)
+def test_backbones_of_keras_hub(write, pooling, wheel_dir, tmp_path):
+    name = write(tmp_path / "preset")
+    model = small_graphs.build(backbone=name, weights="imagenet", pooling=pooling)
+    source = model_source.from_model(model)
+    path, nodes = small_graphs.frozen_file(tmp_path, source)
+    comparison = check_both(wheel_dir, path, source, nodes)
+    print(write.__name__, comparison.max_difference, comparison.largest)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pixels"])
