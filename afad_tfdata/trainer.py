@@ -22,8 +22,6 @@ from afad_tfdata.common import errors, options, preemption, progress
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import (
     automatic_options,
-    caller_data_sets,
-    caller_model,
     checkpointed_state,
     idle_flags,
     initial_weights,
@@ -31,13 +29,14 @@ from afad_tfdata.training import (
     recipe,
     run_dir,
     threads_and_precision,
-    train_data,
     train_result,
     training_parts,
 )
 from afad_tfdata.training import callbacks as train_callbacks
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import run as training_run
+from afad_tfdata.training.caller import data_sets, objects
+from afad_tfdata.training.caller import model as caller_model
 from afad_tfdata.training.distributed import cluster, multi_worker
 
 TrainConfig = train_config.TrainConfig
@@ -105,9 +104,7 @@ def train(
             "train does not take find_learning_rate and folds: call rate_search.search"
             " or cross_validation.train instead"
         )
-    own = train_data.CallerObjects(
-        model, train_dataset, validation_dataset, augment, loss
-    )
+    own = objects.CallerObjects(model, train_dataset, validation_dataset, augment, loss)
     train_callbacks.check(callbacks)
     if model is not None:
         caller_model.check_kind(model)
@@ -117,8 +114,8 @@ def train(
         multi_worker.join(config.devices, config.all_reduce) as workers,
         run_dir.hold(config.run_dir, workers) as directory,
         input_fn.readable_errors(),
-        caller_data_sets.readable_errors(own_data=not own.builds_data()),
-        caller_model.flags_restored(model),
+        data_sets.readable_errors(own_data=not own.builds_data()),
+        caller_model.trainable_flags_restored(model),
         program_settings.kept(),
         preemption.interruptible(),
         progress.lines_shown(),
@@ -146,7 +143,7 @@ def train(
         snapshot = checkpointed_state.of_plain(found)
         if snapshot is None:  # Earlier versions began runs with such options.
             idle_flags.refuse(given, config, phases)
-        if snapshot is not None and own == train_data.CallerObjects() and has_models:
+        if snapshot is not None and own == objects.CallerObjects() and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
                 # Returns before anything is built, so that a repeated call is quick.
                 _log.info("this run is finished: nothing is left to do")

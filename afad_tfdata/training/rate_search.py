@@ -22,18 +22,17 @@ from afad_tfdata.common import errors, figures, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.training import (
     automatic_options,
-    caller_data_sets,
-    caller_model,
     checkpoints,
     initial_weights,
     program_settings,
     recipe,
     run_dir,
     step,
-    train_data,
     training_parts,
 )
 from afad_tfdata.training import config as train_config
+from afad_tfdata.training.caller import data_sets, objects
+from afad_tfdata.training.caller import model as caller_model
 from afad_tfdata.training.distributed import cluster
 
 JSON_NAME = "learning_rate.json"
@@ -102,13 +101,13 @@ def search(
     cluster.refuse("--find_learning_rate")
     if model is not None:
         caller_model.check_kind(model)
-    own = train_data.CallerObjects(model=model, train_dataset=train_dataset, loss=loss)
+    own = objects.CallerObjects(model=model, train_dataset=train_dataset, loss=loss)
     directory = run_dir.RunDir(config.run_dir)
     with (
         contextlib.closing(directory),
         input_fn.readable_errors(),
-        caller_data_sets.readable_errors(own_data=train_dataset is not None),
-        caller_model.flags_restored(model),
+        data_sets.readable_errors(own_data=train_dataset is not None),
+        caller_model.trainable_flags_restored(model),
         program_settings.kept(),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)

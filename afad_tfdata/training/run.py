@@ -20,7 +20,6 @@ from afad_tfdata.models import facts, networks
 from afad_tfdata.training import (
     age_interval,
     callbacks,
-    caller_model,
     checkpointed_state,
     checkpoints,
     divergence,
@@ -35,6 +34,7 @@ from afad_tfdata.training import (
     weight_average,
 )
 from afad_tfdata.training import config as train_config
+from afad_tfdata.training.caller import model as caller_model
 from afad_tfdata.training.distributed import multi_worker
 
 _log = logging.getLogger(__name__)

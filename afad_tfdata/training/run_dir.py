@@ -23,8 +23,9 @@ from typing import Any
 from afad_tfdata.common import errors, files, locks, options
 from afad_tfdata.models import facts, networks, saved
 from afad_tfdata.storage import joined_data_sets, schema
-from afad_tfdata.training import caller_identity, history, tensorboard_events
 from afad_tfdata.training import config as train_config
+from afad_tfdata.training import history, tensorboard_events
+from afad_tfdata.training.caller import fingerprints
 from afad_tfdata.training.distributed import multi_worker
 
 CONFIG_NAME = "config.json"
@@ -117,7 +118,7 @@ class RunDir:
         before = (self.stored() or {}).get("parts", {})
         for name, value in parts.items():
             stored = before.get(name, value)
-            if caller_identity.may_be_the_same(str(stored or ""), value):
+            if fingerprints.may_be_the_same(str(stored or ""), value):
                 continue
             if stored is True and value:
                 continue

@@ -3,80 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata import input_fn
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import facts, saved
+from afad_tfdata.common.lazy_imports import tf
+from afad_tfdata.models import facts
 from afad_tfdata.reading import engine_choice, index_loading, order
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.training import (
-    caller_classes,
-    caller_data_sets,
-    caller_examples,
-    caller_identity,
-    caller_model,
-)
 from afad_tfdata.training import config as train_config
+from afad_tfdata.training.caller import data_sets, example_parser, objects
 from afad_tfdata.training.distributed import strategies
-
-
-@dataclasses.dataclass(frozen=True)
-class CallerObjects:
-    """Parts that a caller passes; for None, the part is built from the config.
-
-    All are described at `trainer.train`.
-
-    Attributes:
-      model: Model.
-      train_dataset: Training data.
-      validation_dataset: Validation data.
-      augment: Augmentation.
-      loss: Loss.
-    """
-
-    model: keras.Model | None = None
-    train_dataset: Any = None
-    validation_dataset: Any = None
-    augment: Callable[..., Any] | None = None
-    loss: Callable[..., Any] | None = None
-
-    def described(self, model: str, data: TrainData) -> dict[str, str]:
-        """What ``config.json`` records of each part; empty if it is not a caller's.
-
-        Args:
-          model: What identifies the model.
-          data: The data sets.
-        """
-        passed = caller_model.functions(self.model) if self.model is not None else []
-        augment, loss = (
-            caller_identity.of_functions([] if part is None else [part])
-            for part in (self.augment, self.loss)
-        )
-        return {
-            "model": model,
-            "functions": caller_identity.of_functions(passed),
-            **data.described(),
-            "augment": augment,
-            "loss": loss,
-        }
-
-    def decides(self) -> dict[str, Any]:
-        """What the caller's parts decide, for `automatic_options.resolve`."""
-        head = saved.info(self.model).get("age_head", "regression")
-        return {
-            "own_age_head": None if self.model is None else head,
-            "own_augment": self.augment is not None,
-            "own_loss": self.loss is not None,
-        }
-
-    def builds_data(self) -> bool:
-        """Whether the data sets are built from the config."""
-        return self.train_dataset is None and self.validation_dataset is None
 
 
 class TrainData:
@@ -96,16 +36,16 @@ class TrainData:
     def __init__(
         self,
         config: train_config.TrainConfig,
-        own: CallerObjects,
+        own: objects.CallerObjects,
         strategy: tf.distribute.Strategy,
         manifest: schema.Manifest | None,
-        wanted: caller_examples.WantedExamples,
+        wanted: example_parser.WantedExamples,
     ) -> None:
         self._config, self._strategy = config, strategy
         self._manifest = manifest
         self._input: Any = None
-        self._train: caller_data_sets.CallerData | None = None
-        self._validation: caller_data_sets.CallerData | None = None
+        self._train: data_sets.CallerData | None = None
+        self._validation: data_sets.CallerData | None = None
         if strategies.spans_workers(strategy) and not own.builds_data():
             raise errors.UsageError(
                 "with several workers, each worker reads its part of a batch from"
@@ -121,7 +61,7 @@ class TrainData:
                 "--records_dir is missing: name a data set that afad-write-records has"
                 " finished"
             )
-        caller_classes.check(
+        data_sets.refuse_other_class_order(
             {
                 "train_dataset": own.train_dataset,
                 "validation_dataset": own.validation_dataset,
@@ -133,16 +73,16 @@ class TrainData:
             config.input.task,
         )
         if own.train_dataset is not None:
-            self._train = caller_data_sets.CallerData(
+            self._train = data_sets.CallerData(
                 own.train_dataset, "train_dataset", wanted, training=True
             )
             wanted = self._train.wanted
         if own.validation_dataset is not None:
-            self._validation = caller_data_sets.CallerData(
+            self._validation = data_sets.CallerData(
                 own.validation_dataset, "validation_dataset", wanted, training=False
             )
 
-    def first_batch(self) -> caller_examples.FirstBatch | None:
+    def first_batch(self) -> example_parser.FirstBatch | None:
         """The first batch of the caller's data for training, else for validation."""
         data = self._train or self._validation
         return data.first_batch if data else None

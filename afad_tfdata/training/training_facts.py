@@ -12,7 +12,8 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import facts
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import run_dir, train_data
+from afad_tfdata.training import run_dir
+from afad_tfdata.training.caller import objects
 from afad_tfdata.training.distributed import strategies
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def _have_ages(manifest: schema.Manifest) -> bool:
 
 def facts_after(
     config: train_config.TrainConfig,
-    own: train_data.CallerObjects,
+    own: objects.CallerObjects,
     known: facts.Facts,
     manifest: schema.Manifest | None,
     mean: tuple[float, ...],

@@ -14,11 +14,6 @@ from afad_tfdata.models import facts, losses, networks, saved
 from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import (
     automatic_options,
-    caller_augmentation,
-    caller_checks,
-    caller_loss,
-    caller_model,
-    caller_trial_step,
     class_weights,
     initial_weights,
     optimizers,
@@ -30,6 +25,10 @@ from afad_tfdata.training import (
     training_facts,
 )
 from afad_tfdata.training import config as train_config
+from afad_tfdata.training.caller import augmentation as caller_augmentation
+from afad_tfdata.training.caller import fingerprints, objects, trial
+from afad_tfdata.training.caller import loss as caller_loss
+from afad_tfdata.training.caller import model as caller_model
 from afad_tfdata.training.distributed import strategies
 
 _log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ class TrainingParts:
 
 def assemble(
     config: train_config.TrainConfig,
-    own: train_data.CallerObjects,
+    own: objects.CallerObjects,
     *,
     begun: bool = False,
     strategy: tf.distribute.Strategy | None = None,
@@ -120,8 +119,8 @@ def assemble(
             " --nojit"
         )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
-    network_config = caller_checks.refuse_unusable(config, own)
-    precision = caller_checks.precision(config, own.model)
+    network_config = own.refuse_unusable(config)
+    precision = own.precision(config)
     manifest = load_manifest(config)
     mean = training_facts.channel_means(manifest, facts.of(own.model))
     ages = training_facts.known_ages(manifest, network_config, config.input.task)
@@ -131,10 +130,10 @@ def assemble(
         own,
         strategy,
         manifest,
-        caller_checks.wanted(config, own, ages, age_head),
+        own.wanted_examples(config, ages, age_head),
     )
     batch = data.first_batch()
-    sides = caller_checks.sides(config, own, manifest, batch)
+    sides = own.image_sides(config, manifest, batch)
     model, identity = _model(
         config,
         own,
@@ -161,16 +160,16 @@ def assemble(
     loss: Callable[..., Any] = losses.build(loss_config)
     if own.loss is not None:
         labels = batch.labels if batch else {}
-        loss = caller_loss.OwnLoss(own.loss, caller_loss.forms_of(labels))
+        loss = caller_loss.OwnLoss(own.loss, caller_loss.label_forms(labels))
     changed, form = _augmentation(config, own)
     prepare, normalize = _preparations(changed, mean, seed=config.input.seed)
     if (own.model, own.augment, own.loss) == (None, None, None):
-        trial = caller_trial_step.Trial(("loss", "age_loss", "gender_loss"))
+        tried = trial.Trial(("loss", "age_loss", "gender_loss"))
     else:
-        trial = caller_checks.try_parts(
+        tried = trial.try_parts(
             config, own, strategy, network, loss, changed, normalize, data, sides, ages
         )
-    frozen = caller_checks.frozen(config, own, model)
+    frozen = own.frozen_layers(config, model)
     num_examples = data.num_examples()
     steps_per_epoch = _steps_per_epoch(config, num_examples)
     recorded = {
@@ -186,17 +185,20 @@ def assemble(
         "augmentation": form,
         "engine": data.engine(),
         "threads": threads,
-        "parts": {**own.described(identity, data), **_preset_checksum(known)},
+        "parts": {
+            **own.described(identity, data.described()),
+            **_preset_checksum(known),
+        },
     }
     return TrainingParts(
         strategy=strategy,
         model=model,
         network=network,
         loss=loss,
-        loss_names=trial.loss_names,
+        loss_names=tried.loss_names,
         gather_labels=own.loss is None and losses.weighs_by_batch(loss_config),
         masks=loss_config.masks,
-        unconnected=trial.unconnected,
+        unconnected=tried.unconnected,
         frozen=frozen,
         prepare=prepare,
         normalize=normalize,
@@ -249,7 +251,7 @@ def train_step_of(
 
 def set_initial_weights(
     config: train_config.TrainConfig,
-    own: train_data.CallerObjects,
+    own: objects.CallerObjects,
     parts: TrainingParts,
 ) -> None:
     """Copies the weights of ``--init_from``, if it is given, and checks all weights.
@@ -296,7 +298,7 @@ def image_size(config: train_config.TrainConfig) -> int:
 
 def _lacks_labels(
     config: train_config.TrainConfig,
-    own: train_data.CallerObjects,
+    own: objects.CallerObjects,
     manifest: schema.Manifest | None,
 ) -> bool:
     """Whether some records lack a label of the task.
@@ -383,7 +385,7 @@ def _preparations(
 
 def _model(
     config: train_config.TrainConfig,
-    own: train_data.CallerObjects,
+    own: objects.CallerObjects,
     strategy: tf.distribute.Strategy,
     precision: str,
     mean: tuple[float, ...],
@@ -401,7 +403,7 @@ def _model(
                 own.model, config.input.task, sides, batch=part
             )
         caller_model.check_can_be_saved(model)
-        identity = caller_model.fingerprint(model)
+        identity = fingerprints.of_model(model)
         model = caller_model.mirrored(model, strategy)
         facts.attach(model, facts.of(own.model))
         return model, identity
@@ -448,7 +450,7 @@ def _weights(
 
 def _age_head(
     config: train_config.TrainConfig,
-    own: train_data.CallerObjects,
+    own: objects.CallerObjects,
     known: Mapping[str, Any],
 ) -> str:
     """The age head of the caller's model, or of the one that is built.
@@ -464,7 +466,7 @@ def _age_head(
 
 
 def _augmentation(
-    config: train_config.TrainConfig, own: train_data.CallerObjects
+    config: train_config.TrainConfig, own: objects.CallerObjects
 ) -> tuple[Callable[..., Any] | None, str]:
     """The augmentation, and its name in ``config.json``."""
     if own.augment is not None:

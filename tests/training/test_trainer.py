@@ -28,10 +28,10 @@ from afad_tfdata.training import (
     run,
     run_dir,
     tensorboard_events,
-    train_data,
     training_facts,
 )
 from afad_tfdata.training import config as train_config
+from afad_tfdata.training.caller import objects
 from tests.reading import test_input_fn
 
 BATCH = 32
@@ -246,7 +246,7 @@ def test_stored_pixels_were_decoded_accurately(sample_records, tmp_path, caplog)
     values = config(sample_records, tmp_path, decode="fast")
     for pixel, decode in (({}, "fast"), ({"dtype": "uint8"}, "accurate")):
         found = training_facts.facts_after(
-            *(values, train_data.CallerObjects(), facts.Facts()),
+            *(values, objects.CallerObjects(), facts.Facts()),
             dataclasses.replace(manifest, pixel=pixel),
             manifest.mean_rgb,
         )

@@ -14,7 +14,15 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.training import caller_loss, caller_model
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training import train_data
+from afad_tfdata.training.caller import augmentation as caller_augmentation
+from afad_tfdata.training.caller import example_parser, objects
+from afad_tfdata.training.caller import loss as caller_loss
+from afad_tfdata.training.caller import model as caller_model
+
+# Number of examples in the trial of a caller's parts: cheap, and some of each gender.
+_TRIED_EXAMPLES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +38,34 @@ class Trial:
     unconnected: tuple[keras.Variable, ...] = ()
 
 
+def try_parts(
+    config: train_config.TrainConfig,
+    own: objects.CallerObjects,
+    strategy: tf.distribute.Strategy,
+    network: keras.Model,
+    loss: Callable[..., Any],
+    changed: Callable[..., Any] | None,
+    normalize: Callable[[tf.Tensor], tf.Tensor],
+    data: train_data.TrainData,
+    sides: tuple[int, int],
+    ages: tuple[int, int],
+) -> Trial:
+    """A trial: computes a small batch, to show most mistakes in a caller's parts."""
+    batch, validation_labels = data.first_batch(), data.validation_labels()
+    count = network.inputs[0].shape[0] or min(
+        _TRIED_EXAMPLES, config.input.global_batch_size
+    )
+    images, labels = _trial_examples(batch, sides, ages, count, config.input.seed)
+    if own.augment is not None and changed is not None:
+        caller_augmentation.check_augmentation(changed, images)
+    inputs = normalize(tf.constant(images))
+    result = try_step(strategy, network, loss, inputs, labels)
+    if isinstance(loss, caller_loss.OwnLoss) and validation_labels is not None:
+        outputs = network_outputs(strategy, network, inputs)
+        caller_loss.check_validation_labels(loss, outputs, labels, validation_labels)
+    return result
+
+
 def try_step(
     strategy: tf.distribute.Strategy,
     network: keras.Model,
@@ -37,7 +73,7 @@ def try_step(
     inputs: tf.Tensor,
     labels: Mapping[str, np.ndarray],
 ) -> Trial:
-    """Computes outputs, losses and gradients once; nothing is changed.
+    """The trial step: computes outputs, losses and gradients, and changes nothing.
 
     Args:
       strategy: The strategy of the variables.
@@ -51,31 +87,34 @@ def try_step(
     """
     count = int(inputs.shape[0])
     given = {name: tf.constant(value) for name, value in labels.items()}
-    outputs = outputs_of(strategy, network, inputs)
+    outputs = network_outputs(strategy, network, inputs)
     for name in ("age_output", "gender_output"):
         if name in outputs:
-            caller_model.check_shape(name, tuple(outputs[name].shape))
+            caller_model.check_output_shape(name, tuple(outputs[name].shape))
             if len(tf.reshape(outputs[name], [-1])) != count:
                 raise errors.UsageError(
                     f"the model's {name} has shape {list(outputs[name].shape)} for"
                     f" {count} images; wanted [{count}, 1]"
                 )
     # A sigmoid stays in its range for any input; a logit near 0 does not.
-    far = [outputs_of(strategy, network, inputs * scale) for scale in (1e3, -1e3)]
+    far = [network_outputs(strategy, network, inputs * scale) for scale in (1e3, -1e3)]
     for found in (outputs, *far):
         if "gender_output" in found:
             _check_probability(found["gender_output"])
-    _refuse_bounded(outputs, far)
+    _refuse_bounded_outputs(outputs, far)
     if isinstance(loss, caller_loss.OwnLoss):
-        caller_loss.check_losses(loss, outputs, given, count)
-        caller_loss.refuse_constant(loss, outputs, given)
+        caller_loss.check_returned_losses(loss, outputs, given, count)
+        caller_loss.refuse_constant_loss(loss, outputs, given)
     names: list[str] = []
     missing: list[int] = []
     weights = list(network.trainable_variables)
 
     @tf.function
     def once() -> tf.Tensor:
+        """The step, on the replicas."""
+
         def replica() -> tf.Tensor:
+            """Loss and gradients of a replica; whether any gradient is not 0."""
             with tf.GradientTape() as tape:
                 found = loss(network(inputs, training=False), given)
                 total = tf.reduce_sum(found["loss"])
@@ -102,17 +141,18 @@ def try_step(
             " outputs by differentiable operations (no argmax, round or comparison)"
         )
     if not moves:
-        raise caller_loss.teaches_nothing("its gradient is 0 for every weight")
+        raise caller_loss.constant_loss_error("its gradient is 0 for every weight")
     return Trial(tuple(names), tuple(weights[i] for i in missing))
 
 
-def outputs_of(
+def network_outputs(
     strategy: tf.distribute.Strategy, network: keras.Model, inputs: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """The outputs of a network on the first replica, without training."""
+    """The outputs of a network in a trial, on the first replica."""
 
     @tf.function(autograph=False)
     def run() -> Any:
+        """The outputs of all replicas."""
         return strategy.run(lambda: network(inputs, training=False))
 
     try:
@@ -126,7 +166,7 @@ def outputs_of(
 
 
 def _check_probability(output: tf.Tensor) -> None:
-    """Refuses a caller's model whose gender output is no probability."""
+    """Refuses a model whose gender output is no probability in the trial."""
     values = tf.cast(output, tf.float32).numpy()
     values = values[np.isfinite(values)]
     if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):
@@ -134,12 +174,13 @@ def _check_probability(output: tf.Tensor) -> None:
         raise caller_model.logits_error(shown)
 
 
-def _refuse_bounded(
+def _refuse_bounded_outputs(
     near: Mapping[str, tf.Tensor], far: Sequence[Mapping[str, tf.Tensor]]
 ) -> None:
-    """Refuses a softmax over one unit, and years that cannot be more than 1."""
+    """Refuses, in the trial, a softmax over one unit, and years of at most 1."""
 
     def values(found: Mapping[str, tf.Tensor], name: str) -> np.ndarray:
+        """An output as a vector."""
         return tf.cast(found[name], tf.float32).numpy().reshape(-1)
 
     for name in ("age_output", "gender_output"):
@@ -167,3 +208,28 @@ def _refuse_bounded(
                     " wanted years: end it without an activation, or multiply it, such"
                     " as by keras.layers.Rescaling(100)"
                 )
+
+
+def _trial_examples(
+    batch: example_parser.FirstBatch | None,
+    sides: tuple[int, int],
+    ages: tuple[int, int],
+    count: int,
+    seed: int,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The examples of the trial: some of the caller's, or random ones in that form."""
+    if batch is None:
+        draw = np.random.default_rng(seed)
+        images = draw.integers(0, 256, (count, *sides, 3)).astype(np.uint8)
+        years = np.linspace(*ages, count).round().astype(np.float32)
+        return images, {"age": years, "gender": np.arange(count, dtype=np.int32) % 2}
+    # A validation batch may be smaller.
+    rows = np.arange(count) % len(batch.images)
+    images = batch.images[rows]
+    if images.dtype != np.uint8:
+        images = images.astype(np.float32)
+    labels = {name: value[rows] for name, value in batch.labels.items()}
+    for name, dtype in (("age", np.float32), ("gender", np.int32)):
+        if name in labels:
+            labels[name] = labels[name].reshape(-1).astype(dtype)
+    return images, labels

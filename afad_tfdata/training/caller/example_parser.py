@@ -99,10 +99,10 @@ class ExampleParser:
             )
         if isinstance(spec, dict):
             raise errors.UsageError(
-                f"{wanted}; got one dict with {_listed(spec)}: map it to"
+                f"{wanted}; got one dict with {_quoted_names(spec)}: map it to"
                 ' ({"image": ...}, {"age": ..., "gender": ...})'
             )
-        raise errors.UsageError(f"{wanted}; got elements {_short(spec)}")
+        raise errors.UsageError(f"{wanted}; got elements {_spec_text(spec)}")
 
     def _find_image(self, features: Any) -> tuple[str | None, bool]:
         """Finds the images among the features of an element."""
@@ -125,7 +125,7 @@ class ExampleParser:
         if len(rest) == 1:
             return rest[0], has_mask
         raise errors.UsageError(
-            f'{self._name}: features have no key "image"; got {_listed(features)}'
+            f'{self._name}: features have no key "image"; got {_quoted_names(features)}'
         )
 
     def _check_mask(self, spec: Any) -> None:
@@ -135,8 +135,8 @@ class ExampleParser:
             if spec.dtype != tf.string and all(size in (1, None) for size in others):
                 return
         raise errors.UsageError(
-            f'{self._name}: features["mask"] is {_short(spec)}; wanted bool [B], False'
-            " on padding"
+            f'{self._name}: features["mask"] is {_spec_text(spec)}; wanted bool [B],'
+            " False on padding"
         )
 
     def _find_labels(self, labels: Any) -> dict[str, Any]:
@@ -145,9 +145,9 @@ class ExampleParser:
         if not isinstance(labels, Mapping):
             if isinstance(labels, list | tuple) or len(needed) > 1:
                 raise errors.UsageError(
-                    f"{self._name}: labels of --task={self.wanted.task} are a dict"
-                    f" with {_listed(needed)}; got {_short(labels)}, which does not"
-                    " say which is which"
+                    f"{self._name}: labels of --task={self.wanted.task} are a dict with"
+                    f" {_quoted_names(needed)}; got {_spec_text(labels)}, which does"
+                    " not say which is which"
                 )
             return {needed[0]: None}
         keys: dict[str, Any] = {}
@@ -159,7 +159,7 @@ class ExampleParser:
             if name not in keys:
                 raise errors.UsageError(
                     f'{self._name}: labels have no key "{name}", which'
-                    f" --task={self.wanted.task} needs; got {_listed(labels)}"
+                    f" --task={self.wanted.task} needs; got {_quoted_names(labels)}"
                 )
         if self.wanted.all_labels:
             taken = {"age_output", "gender_output"}
@@ -258,7 +258,7 @@ class ExampleParser:
         found = {name: np.asarray(v) for name, v in self._named(labels).items()}
         self._check_image_shape(images.shape)
         for name, value in found.items():
-            _check_length(self._name, name, value, len(images))
+            _check_label_count(self._name, name, value, len(images))
         return images, found
 
     def _checked(
@@ -270,7 +270,7 @@ class ExampleParser:
         """The first batch, with its shapes and values checked."""
         self._check_image_shape(images.shape)
         for name, value in labels.items():
-            _check_length(self._name, name, value, len(images))
+            _check_label_count(self._name, name, value, len(images))
         if mask is not None:
             if len(mask) != len(images) or not mask.any():
                 raise errors.UsageError(
@@ -281,8 +281,8 @@ class ExampleParser:
             # Padding may have any values.
             images = images[mask]
             labels = {name: value[mask] for name, value in labels.items()}
-        check_images(images, self._name, finite=not self._training)
-        check_labels(labels, self.wanted, self._name, finite=not self._training)
+        check_first_images(images, self._name, finite=not self._training)
+        check_first_labels(labels, self.wanted, self._name, finite=not self._training)
         return FirstBatch(images, labels)
 
     def example(self, *element: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -320,10 +320,12 @@ class ExampleParser:
         found = {}
         for name, label in labels.items():
             if name == "gender":
-                label = self._genders(tf.cast(_flat(label, batch), tf.float32), mask)
+                label = self._genders(
+                    tf.cast(_flat_label(label, batch), tf.float32), mask
+                )
                 label = tf.cast(label, tf.int32)
             elif name == "age":
-                label = self._ages(tf.cast(_flat(label, batch), tf.float32), mask)
+                label = self._ages(tf.cast(_flat_label(label, batch), tf.float32), mask)
             found[name] = label
         return {"image": image}, found
 
@@ -381,8 +383,8 @@ _MEANING = {
 }
 
 
-def check_images(images: np.ndarray, name: str, *, finite: bool) -> None:
-    """Refuses images that are not in [0, 255], and with `finite` also NaN."""
+def check_first_images(images: np.ndarray, name: str, *, finite: bool) -> None:
+    """Refuses examples whose images are not in [0, 255], and with `finite` also NaN."""
     if not images.size:
         raise errors.UsageError(f"{name}: the first batch has no image")
     if finite and images.dtype.kind == "f" and np.isnan(images).any():
@@ -400,10 +402,10 @@ def check_images(images: np.ndarray, name: str, *, finite: bool) -> None:
         raise errors.UsageError(f"{where}; {usual}: multiply them by 255")
 
 
-def check_labels(
+def check_first_labels(
     labels: Mapping[str, np.ndarray], wanted: WantedExamples, name: str, *, finite: bool
 ) -> None:
-    """Refuses genders other than 0 and 1, and ages that no head can learn.
+    """Refuses examples with genders other than 0 and 1, or ages that no head learns.
 
     With `finite`, an age that is NaN is refused, too.
     """
@@ -453,8 +455,8 @@ def check_labels(
             )
 
 
-def _check_length(name: str, part: str, value: np.ndarray, count: int) -> None:
-    """Refuses labels of another number than the images."""
+def _check_label_count(name: str, part: str, value: np.ndarray, count: int) -> None:
+    """Refuses examples with another number of labels than images."""
     if not value.ndim or len(value) != count:
         raise errors.UsageError(
             f"{name}: the labels {part} have shape {list(value.shape)} for {count}"
@@ -470,7 +472,7 @@ def _check_length(name: str, part: str, value: np.ndarray, count: int) -> None:
 
 
 def _check_label_shape(where: str, shape: Sequence[int | None], name: str) -> None:
-    """Refuses labels that are not one number for each example."""
+    """Refuses examples whose labels are not one number each."""
     if not shape:
         raise errors.UsageError(
             f"{where} have shape [] in an element, which is one example; wanted"
@@ -485,17 +487,17 @@ def _check_label_shape(where: str, shape: Sequence[int | None], name: str) -> No
     raise errors.UsageError(f"{where} have shape [{shown}]; wanted [B]: {advice}")
 
 
-def _flat(label: tf.Tensor, batch: int | None) -> tf.Tensor:
-    """A label as a vector."""
+def _flat_label(label: tf.Tensor, batch: int | None) -> tf.Tensor:
+    """A label of a batch of examples as a vector."""
     return tf.ensure_shape(tf.reshape(label, [-1]), [batch])
 
 
-def _listed(names: Any) -> str:
-    """Names as text, for errors."""
+def _quoted_names(names: Any) -> str:
+    """Names of the parts of an example as text, for errors."""
     return ", ".join(f'"{name}"' for name in names) or "nothing"
 
 
-def _short(spec: Any) -> str:
-    """The form of an element as a short text, for errors."""
+def _spec_text(spec: Any) -> str:
+    """The form of a data set's element as a short text, for errors."""
     text = errors.one_line(str(spec))
     return text if len(text) <= 100 else f"{text[:97]}..."

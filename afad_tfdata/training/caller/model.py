@@ -8,25 +8,21 @@ before anything trains, with one line.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import networks, saved
 from afad_tfdata.storage import schema
-from afad_tfdata.training import caller_input_range
+from afad_tfdata.training.caller import pixel_input
 
 _log = logging.getLogger(__name__)
 
 
 def check_kind(model: Any) -> None:
-    """Refuses anything but a model of Keras 3.
+    """Refuses anything but a model of Keras 3 as the caller's model.
 
     Raises:
       UsageError: It is a model of tf_keras, a path, a class or anything else.
@@ -51,7 +47,7 @@ def check_kind(model: Any) -> None:
 
 
 def _refuse_own_steps(model: keras.Model) -> None:
-    """Refuses methods of ``model.fit`` that would not be called; warns of compile()."""
+    """Refuses a caller's model with methods of ``model.fit``; warns of compile()."""
     for name in ("train_step", "compute_loss"):
         if getattr(type(model), name) is not getattr(keras.Model, name):
             raise errors.UsageError(
@@ -67,12 +63,12 @@ def _refuse_own_steps(model: keras.Model) -> None:
 
 
 def input_sides(model: keras.Model) -> tuple[int | None, int | None]:
-    """Height and width of a model's input in pixels; None if the model does not fix it.
+    """Height and width of the input of a caller's model; None if it fixes neither.
 
     Raises:
       UsageError: The model does not take one batch of RGB images.
     """
-    inputs = _inputs_of(model)
+    inputs = _symbolic_inputs(model)
     if inputs is None:
         return None, None
     if len(inputs) != 1:
@@ -85,7 +81,7 @@ def input_sides(model: keras.Model) -> tuple[int | None, int | None]:
     if len(shape) != 4 or shape[3] not in (3, None):
         raise errors.UsageError(
             "a model takes images [n, S, S, 3]; the input of this one is"
-            f" {_text(shape)}"
+            f" {_shape_text(shape)}"
         )
     dtype = keras.backend.standardize_dtype(inputs[0].dtype)
     if "float" not in dtype:
@@ -99,7 +95,7 @@ def input_sides(model: keras.Model) -> tuple[int | None, int | None]:
 def adapted(
     model: keras.Model, task: str, sides: tuple[int, int], *, batch: int | None
 ) -> keras.Model:
-    """The model itself, or a functional model around it whose outputs have our names.
+    """The caller's model, or a functional model around it with our names of outputs.
 
     Args:
       model: From `check_kind`.
@@ -115,35 +111,35 @@ def adapted(
       UsageError: The model cannot be called on such images, or its outputs are not
         those of the task.
     """
-    inputs = _inputs_of(model)
+    inputs = _symbolic_inputs(model)
     if inputs is None:
-        return _called(model, task, sides)
+        return _functional_model(model, task, sides)
     fixed = inputs[0].shape[0]
     if fixed is not None and fixed != batch:
         raise errors.UsageError(
             f"the model takes batches of {fixed}, and each device gets {batch} images:"
             " leave batch_size out of keras.Input, or change --global_batch_size"
         )
-    caller_input_range.refuse_pixels(model, sides)
+    pixel_input.refuse_pixels(model, sides)
     wanted = [f"{name}_output" for name in schema.labels_of(task)]
     found = networks.named_outputs(model)
     if not set(wanted) <= set(found):
         names = list(map(str, found))
         if len(wanted) > 1 or len(names) > 1 or set(names) & set(networks.OUTPUTS):
-            raise _names_error(task, wanted, names)
+            raise _output_names_error(task, wanted, names)
         _log.info("the only output of the model, %s, is %s", names[0], wanted[0])
         found = {wanted[0]: found[names[0]]}
         model = keras.Model(model.inputs[0], found, name="afad_own")
     for name in ("age_output", "gender_output"):
         if name in found:
-            check_shape(name, tuple(found[name].shape))
+            check_output_shape(name, tuple(found[name].shape))
     if "gender_output" in wanted:
-        _refuse_linear(found["gender_output"])
+        _refuse_gender_logit(found["gender_output"])
     return model
 
 
-def check_shape(name: str, shape: tuple[int | None, ...]) -> None:
-    """Refuses an output that is not one number for each image.
+def check_output_shape(name: str, shape: tuple[int | None, ...]) -> None:
+    """Refuses a caller's model with an output that is not one number for each image.
 
     Raises:
       UsageError: The shape is another one; the text says how to change the model.
@@ -156,7 +152,7 @@ def check_shape(name: str, shape: tuple[int | None, ...]) -> None:
         if len(shape) == 2 and shape[1] == 2:
             advice += ", or take column 1 of a softmax over two classes"
     raise errors.UsageError(
-        f"the model's {name} has shape {_text(shape)}; wanted [n, 1],"
+        f"the model's {name} has shape {_shape_text(shape)}; wanted [n, 1],"
         f" {_MEANING[name]}: end it with {advice}"
     )
 
@@ -175,7 +171,7 @@ def for_task(network: keras.Model, task: str) -> keras.Model:
 
 
 def check_can_be_saved(model: keras.Model) -> None:
-    """Refuses a model that Keras cannot save; warns of classes that loading will miss.
+    """Refuses a caller's model that Keras cannot save; warns of unknown classes.
 
     Raises:
       UsageError: Keras raises an error when it describes the model.
@@ -204,7 +200,7 @@ def check_can_be_saved(model: keras.Model) -> None:
 
 
 def precision(model: keras.Model) -> str:
-    """Name of a model's dtype policy; weights in a 16-bit layer make it a mixed one."""
+    """Dtype policy of a caller's model; weights in a 16-bit layer make it mixed."""
     computes = {x.compute_dtype for x in model._flatten_layers() if x.weights}
     for dtype in ("float16", "bfloat16"):
         if dtype in computes:
@@ -212,26 +208,26 @@ def precision(model: keras.Model) -> str:
     return "float64" if computes == {"float64"} else "float32"
 
 
-def frozen(model: keras.Model) -> list[keras.layers.Layer]:
-    """Layers with weights whose ``trainable`` is False."""
+def frozen_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Layers with weights of a caller's model whose ``trainable`` is False."""
     return [x for x in model._flatten_layers() if x.weights and not x.trainable]
 
 
-def copy_flags(source: keras.Model, target: keras.Model) -> None:
-    """Gives a copy the ``trainable`` flags of its original."""
-    set_flags(target, [layer.trainable for layer in source._flatten_layers()])
+def copy_trainable_flags(source: keras.Model, target: keras.Model) -> None:
+    """Gives a copy the ``trainable`` flags of the caller's model."""
+    set_trainable_flags(target, [layer.trainable for layer in source._flatten_layers()])
 
 
-def set_flags(model: keras.Model, flags: list[bool]) -> None:
-    """Sets the ``trainable`` flag of each layer, in Keras' order of the layers."""
-    # In that order a model comes before its layers: setting its flag also sets theirs.
+def set_trainable_flags(model: keras.Model, flags: list[bool]) -> None:
+    """Sets the ``trainable`` flag of each layer of a caller's model."""
+    # Keras lists a model before its layers: setting its flag also sets theirs.
     for layer, flag in zip(model._flatten_layers(), flags, strict=True):
         if layer.trainable != flag:
             layer.trainable = flag
 
 
 @contextlib.contextmanager
-def flags_restored(model: keras.Model | None) -> Iterator[None]:
+def trainable_flags_restored(model: keras.Model | None) -> Iterator[None]:
     """Leaves the ``trainable`` flags of a caller's model as they were."""
     if not isinstance(model, keras.Model):
         yield
@@ -246,81 +242,35 @@ def flags_restored(model: keras.Model | None) -> Iterator[None]:
                 layer.trainable = flag
 
 
-def fingerprint(model: keras.Model) -> str:
-    """A digest of the layers and their connections, without their names.
-
-    Keras counts layers in the whole process, so that the same code gives other names
-    the second time.
-    """
-    try:
-        description = keras.saving.serialize_keras_object(model)
-    except Exception:  # Another check refuses such a model and gives the reason.
-        description = {"class_name": type(model).__qualname__}
-    places: dict[str, str] = {}
-    value = {
-        "layers": _canonical(description, places),
-        "weights": [list(weight.shape) for weight in model.weights],
-        "trained": [list(w.shape) for w in model.trainable_weights],
-    }
-    text = json.dumps(value, sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def functions(model: keras.Model) -> list[Any]:
-    """The Python functions in a model's layers, which `fingerprint` leaves out."""
-    found = (getattr(x, "function", None) for x in model._flatten_layers())
-    return [function for function in found if callable(function)]
-
-
 _MEANING = {"age_output": "years", "gender_output": "the probability of class 1"}
-# Keys whose values are names of layers, or do not affect what is computed.
-_DROPPED = ("compile_config", "shared_object_id", "build_config", "registered_name")
 
 
-def _canonical(value: Any, places: dict[str, str], key: str = "") -> Any:
-    """A description with the names of layers replaced by their order."""
-    if isinstance(value, dict):
-        if value.get("class_name") == "__lambda__":
-            return "lambda"  # `functions` are compared by themselves.
-        return {
-            k: _canonical(v, places, k) for k, v in value.items() if k not in _DROPPED
-        }
-    if isinstance(value, list | tuple):
-        return [_canonical(v, places, key) for v in value]
-    if isinstance(value, str) and key in _NAME_KEYS:
-        return places.setdefault(value, f"layer {len(places)}")
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value
-
-
-_NAME_KEYS = ("name", "keras_history", "input_layers", "output_layers")
-
-
-def _inputs_of(model: keras.Model) -> list[Any] | None:
-    """Symbolic inputs; None for a subclassed model and for one that is not built."""
+def _symbolic_inputs(model: keras.Model) -> list[Any] | None:
+    """Symbolic inputs of a caller's model; None if it is subclassed or not built."""
     try:
         inputs = getattr(model, "inputs", None)
     except (AttributeError, ValueError):  # A Sequential without an Input layer.
         return None
-    return list(inputs) if inputs and caller_input_range.is_graph(model) else None
+    return list(inputs) if inputs and pixel_input.is_graph(model) else None
 
 
-def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Model:
-    """A functional model around a model that can only be called."""
+def _functional_model(
+    model: keras.Model, task: str, sides: tuple[int, int]
+) -> keras.Model:
+    """A functional model around a caller's model that can only be called."""
     image = keras.Input((*sides, 3), dtype="float32", name=networks.INPUT_NAME)
     try:
         result = model(image)
     except Exception as error:  # The caller's code may raise anything.
         raise errors.UsageError(
-            f"the model cannot be called on images {_text((None, *sides, 3))}:"
+            f"the model cannot be called on images {_shape_text((None, *sides, 3))}:"
             f" {errors.cause(error)}"
         ) from error
     wanted = [f"{name}_output" for name in schema.labels_of(task)]
     if isinstance(result, dict):
         found = {name: result[name] for name in networks.OUTPUTS if name in result}
         if not set(wanted) <= set(found):
-            raise _names_error(task, wanted, [str(name) for name in result])
+            raise _output_names_error(task, wanted, [str(name) for name in result])
     elif isinstance(result, list | tuple) or len(wanted) > 1:
         raise errors.UsageError(
             f"a call of the model returns {type(result).__name__}; wanted a dict with"
@@ -330,15 +280,17 @@ def _called(model: keras.Model, task: str, sides: tuple[int, int]) -> keras.Mode
         found = {wanted[0]: result}
     for name in ("age_output", "gender_output"):
         if name in found:
-            check_shape(name, tuple(found[name].shape))
+            check_output_shape(name, tuple(found[name].shape))
     wrapped = keras.Model(image, found, name="afad_own")
-    caller_input_range.refuse_pixels(wrapped, sides)
+    pixel_input.refuse_pixels(wrapped, sides)
     if "gender_output" in wanted:
-        _refuse_linear(found["gender_output"])
+        _refuse_gender_logit(found["gender_output"])
     return wrapped
 
 
-def _names_error(task: str, wanted: list[str], names: list[str]) -> errors.UsageError:
+def _output_names_error(
+    task: str, wanted: list[str], names: list[str]
+) -> errors.UsageError:
     """The error of a caller's model whose outputs have other names."""
     return errors.UsageError(
         f"--task={task} needs a model with outputs named {' and '.join(wanted)}; this"
@@ -347,10 +299,10 @@ def _names_error(task: str, wanted: list[str], names: list[str]) -> errors.Usage
     )
 
 
-def _refuse_linear(output: keras.KerasTensor) -> None:
-    """Refuses a gender output that is a layer's sum without activation: a logit."""
+def _refuse_gender_logit(output: keras.KerasTensor) -> None:
+    """Refuses a caller's model whose gender output has no activation: a logit."""
     layer = getattr(output, "_keras_history", (None,))[0]
-    while isinstance(layer, keras.Model) and caller_input_range.is_graph(layer):
+    while isinstance(layer, keras.Model) and pixel_input.is_graph(layer):
         # A model's `outputs` are inside it, and its `output` may be that of a call.
         if len(layer.outputs) != 1:
             return
@@ -363,7 +315,7 @@ def _refuse_linear(output: keras.KerasTensor) -> None:
 
 
 def logits_error(found: str = "a layer without an activation") -> errors.UsageError:
-    """The error for a gender output that is not a probability.
+    """The error of a caller's model whose gender output is not a probability.
 
     Args:
       found: What the output is instead, for the message.
@@ -375,13 +327,13 @@ def logits_error(found: str = "a layer without an activation") -> errors.UsageEr
     )
 
 
-def _text(shape: tuple[int | None, ...]) -> str:
-    """A shape as text, with n for an unknown size."""
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    """A shape in an error about a caller's model, with n for an unknown size."""
     return "[" + ", ".join("n" if s is None else str(s) for s in shape) + "]"
 
 
 def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Model:
-    """The model itself if the strategy has its variables, else a mirrored copy.
+    """The caller's model if the strategy has its variables, else a mirrored copy.
 
     Raises:
       UsageError: Keras cannot copy the model.
@@ -396,44 +348,47 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
     if _is_mirrored(model):
         raise errors.UsageError(
             "the model was created in the scope of another tf.distribute strategy:"
-            " create it outside of every scope; if there are several"
-            " devices, train copies it to them"
+            " create it outside of every scope; if there are several devices, train"
+            " copies it to them"
         )
-    if strategy.num_replicas_in_sync == 1:
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
         return model
     _log.info("the model was created outside the strategy's scope: training a copy")
-    lambdas = any(isinstance(x, keras.layers.Lambda) for x in model._flatten_layers())
     try:
         with strategy.scope():
-            # Keras does not copy a Python function.  Such a layer has no weights, and
-            # the copy may therefore share it.
-            copy = (
-                keras.models.clone_model(
-                    model, clone_function=_copied_layer, recursive=True
-                )
-                if lambdas
-                else keras.models.clone_model(model)
-            )
+            copy = _cloned(model)
             # Normalization layers compute with copies of their weights.
             saved.copy_weights(model, copy)
     except Exception as error:  # A caller's get_config may raise anything.
         raise errors.UsageError(
-            f"the model cannot be copied to {strategy.num_replicas_in_sync} devices"
+            f"the model cannot be copied to {replicas} devices"
             f" ({type(error).__name__}: {errors.one_line(error)}): give its classes a"
             " get_config method, or train on one device, such as --devices=cpu"
         ) from error
-    copy_flags(model, copy)
+    copy_trainable_flags(model, copy)
     return copy
 
 
-def _copied_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if isinstance(layer, keras.layers.Lambda):
-        return layer
-    return layer.__class__.from_config(layer.get_config())
+def _cloned(model: keras.Model) -> keras.Model:
+    """A copy of the caller's model with new weights; it shares Python functions."""
+    if not any(isinstance(x, keras.layers.Lambda) for x in model._flatten_layers()):
+        return keras.models.clone_model(model)
+    # Keras does not copy a Python function.  Such a layer has no weights, and the copy
+    # may therefore share it.
+    return keras.models.clone_model(
+        model,
+        clone_function=lambda layer: (
+            layer
+            if isinstance(layer, keras.layers.Lambda)
+            else layer.__class__.from_config(layer.get_config())
+        ),
+        recursive=True,
+    )
 
 
 def _is_mirrored(model: keras.Model) -> bool:
-    """Whether a strategy with several replicas created a model's variables."""
+    """Whether a strategy with several replicas created a caller's model."""
     for variable in model.variables:
         value = getattr(variable, "value", variable)
         found = getattr(value, "distribute_strategy", None)

@@ -8,7 +8,8 @@ import pytest
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.training import caller_identity, run_dir
+from afad_tfdata.training import run_dir
+from afad_tfdata.training.caller import fingerprints
 from tests.training import own_parts
 from tests.training.own_parts import IMAGES, LABELS
 
@@ -55,33 +56,33 @@ DIFFERENT = {
 
 @pytest.mark.parametrize("form", DIFFERENT)
 def test_functions_that_compute_something_else_are_told_apart(form):
-    one, other = (caller_identity.of_functions([f]) for f in DIFFERENT[form])
-    assert one != other and not caller_identity.may_be_the_same(one, other)
+    one, other = (fingerprints.of_functions([f]) for f in DIFFERENT[form])
+    assert one != other and not fingerprints.may_be_the_same(one, other)
 
 
 def test_equal_functions_are_equal_in_each_process():
     for make in (lambda: scaled(2), lambda: Scales(2), lambda: crossentropy(0.1)):
-        one, other = (caller_identity.of_functions([make()]) for _ in range(2))
+        one, other = (fingerprints.of_functions([make()]) for _ in range(2))
         assert one == other
     # From another process, of the Python of today or of another.
-    digest = caller_identity.of_functions([scaled(2)])
-    assert caller_identity.may_be_the_same("python3.1:" + digest[-64:], digest)
+    digest = fingerprints.of_functions([scaled(2)])
+    assert fingerprints.may_be_the_same("python3.1:" + digest[-64:], digest)
 
 
 def test_defaults_and_globals_are_part_of_a_function(monkeypatch):
-    before = caller_identity.of_functions([with_default, uses_global])
+    before = fingerprints.of_functions([with_default, uses_global])
     monkeypatch.setattr(with_default, "__defaults__", (3,))
-    changed = caller_identity.of_functions([with_default, uses_global])
+    changed = fingerprints.of_functions([with_default, uses_global])
     monkeypatch.setitem(globals(), "FACTOR", 5.0)
-    assert len({before, changed, caller_identity.of_functions([uses_global])}) == 3
-    assert changed != caller_identity.of_functions([with_default, uses_global])
+    assert len({before, changed, fingerprints.of_functions([uses_global])}) == 3
+    assert changed != fingerprints.of_functions([with_default, uses_global])
 
 
 def test_arrays_are_told_apart_by_images_and_labels():
     digests = {
-        caller_identity.of_arrays(IMAGES, LABELS),
-        caller_identity.of_arrays(255 - IMAGES, LABELS),
-        caller_identity.of_arrays(IMAGES, {**LABELS, "age": LABELS["age"] + 1}),
+        fingerprints.of_arrays(IMAGES, LABELS),
+        fingerprints.of_arrays(255 - IMAGES, LABELS),
+        fingerprints.of_arrays(IMAGES, {**LABELS, "age": LABELS["age"] + 1}),
     }
     assert len(digests) == 3
 

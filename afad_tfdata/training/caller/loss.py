@@ -31,7 +31,7 @@ class LabelForms:
     columns: tuple[str, ...] = ()
 
     def restored(self, labels: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Labels as the caller's data set gave them."""
+        """Labels as the caller's data set gave them, which the caller's loss gets."""
         found = dict(labels)
         for name in ("age", "gender"):
             if name in found and name in self.dtypes:
@@ -41,8 +41,8 @@ class LabelForms:
         return found
 
 
-def forms_of(labels: Mapping[str, np.ndarray]) -> LabelForms:
-    """The forms of the labels of a first batch."""
+def label_forms(labels: Mapping[str, np.ndarray]) -> LabelForms:
+    """The forms that the labels of a first batch have, for the caller's loss."""
     return LabelForms(
         dtypes={name: value.dtype.name for name, value in labels.items()},
         columns=tuple(name for name, value in labels.items() if value.ndim == 2),
@@ -86,7 +86,7 @@ class OwnLoss:
     def raw(
         self, outputs: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
     ) -> Any:
-        """What the caller's function returns."""
+        """What the caller's loss returns."""
         return self._loss(outputs, self._forms.restored(labels))
 
 
@@ -120,10 +120,10 @@ def check_validation_labels(
         ) from error
 
 
-def refuse_constant(
+def refuse_constant_loss(
     loss: OwnLoss, outputs: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
 ) -> None:
-    """Refuses a loss that is the same whatever the outputs are."""
+    """Refuses a caller's loss that is the same whatever the outputs are."""
     others = {name: tf.reverse(value, [0]) for name, value in outputs.items()}
     # Weights that are 0 give the same outputs for any image.
     changes = [np.abs(others[name] - value).max() for name, value in outputs.items()]
@@ -132,11 +132,11 @@ def refuse_constant(
     values = tf.function(lambda given: loss(given, labels)["loss"])
     first, second = (np.asarray(values(v), np.float64) for v in (outputs, others))
     if np.abs(second - first).max() <= 1e-6 * np.abs(first).max():
-        raise teaches_nothing("it does not change with the outputs")
+        raise constant_loss_error("it does not change with the outputs")
 
 
-def teaches_nothing(why: str) -> errors.UsageError:
-    """The error of a loss that is the same whatever the model does."""
+def constant_loss_error(why: str) -> errors.UsageError:
+    """The error of a caller's loss that is the same whatever the model does."""
     return errors.UsageError(
         f"the loss teaches nothing, because {why} on the first examples: take one for"
         " a single number, such as binary_crossentropy, and look for activations that"
@@ -144,18 +144,19 @@ def teaches_nothing(why: str) -> errors.UsageError:
     )
 
 
-def check_losses(
+def check_returned_losses(
     loss: OwnLoss,
     outputs: Mapping[str, tf.Tensor],
     labels: Mapping[str, tf.Tensor],
     count: int,
 ) -> None:
-    """Refuses anything but one loss for each example."""
+    """Refuses a caller's loss that is not one number for each example."""
     told = ", ".join(f"{n} {list(v.shape)}" for n, v in outputs.items())
     told += "; labels: " + ", ".join(f"{n} {list(v.shape)}" for n, v in labels.items())
 
     @tf.function
     def once() -> Any:
+        """One call of the caller's loss, as in training."""
         return loss.raw(outputs, labels)
 
     try:
@@ -195,20 +196,21 @@ def check_losses(
         if not shape:
             advice = "leave out reduce_mean; train takes the mean of the batch"
         raise errors.UsageError(f"{name} has shape {shape}; {wanted}: {advice}")
-    if count > 1 and (place := _broadcast_in(loss, outputs, labels)):
+    if count > 1 and (place := _broadcast_in_loss(loss, outputs, labels)):
         raise _broadcast_error(place)
 
 
-def _broadcast_in(
+def _broadcast_in_loss(
     loss: OwnLoss, outputs: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
 ) -> str:
-    """The operation that makes [B, B] of [B, 1] and [B]; empty if there is none.
+    """In a caller's loss: the operation that makes [B, B] of [B, 1] and [B], or "".
 
     Such a loss may be reduced to [B] afterwards, but it compares each example with all
     labels.
     """
 
     def stand_ins(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Placeholders, with which the caller's loss is only traced."""
         return {
             n: tf.compat.v1.placeholder(v.dtype, v.shape) for n, v in values.items()
         }
@@ -240,7 +242,7 @@ def _broadcast_in(
 
 
 def _broadcast_error(where: str) -> errors.UsageError:
-    """The error of a loss that compares each example with all labels."""
+    """The error of a caller's loss that compares each example with all labels."""
     return errors.UsageError(
         f"loss compares each example with the labels of all others ({where}): outputs"
         " are [B, 1] and labels [B]; take tf.reshape(output, [-1])"

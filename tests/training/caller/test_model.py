@@ -5,7 +5,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.training import caller_input_range
+from afad_tfdata.training.caller import pixel_input
 from tests.training import own_parts
 from tests.training.own_parts import SIZE
 
@@ -98,7 +98,7 @@ def test_a_layer_that_would_cut_normalised_values_off_is_refused(tmp_path):
 
 @pytest.mark.parametrize("form", FOR_NORMALIZED)
 def test_a_model_for_normalised_images_is_accepted(form):
-    caller_input_range.refuse_pixels(FOR_NORMALIZED[form](), (SIZE, SIZE))
+    pixel_input.refuse_pixels(FOR_NORMALIZED[form](), (SIZE, SIZE))
 
 
 # Outputs.

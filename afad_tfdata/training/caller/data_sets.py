@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ import numpy as np
 from afad_tfdata.common import errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import order
-from afad_tfdata.training import caller_examples, caller_identity
+from afad_tfdata.storage import schema
+from afad_tfdata.training.caller import example_parser, fingerprints
 
 
 class CallerData:
@@ -43,7 +44,7 @@ class CallerData:
         self,
         value: Any,
         name: str,
-        wanted: caller_examples.WantedExamples,
+        wanted: example_parser.WantedExamples,
         *,
         training: bool,
     ) -> None:
@@ -52,7 +53,7 @@ class CallerData:
         self._arrays = _arrays_of(value, name)
         if self._arrays is None:
             dataset = self._dataset(0)
-            self._parse = caller_examples.ExampleParser(
+            self._parse = example_parser.ExampleParser(
                 dataset.element_spec, name, wanted, training=training
             )
             self.cardinality = int(dataset.cardinality())
@@ -60,13 +61,13 @@ class CallerData:
             self.first_batch = self._look_at(dataset)
         else:
             images, labels = self._arrays
-            spec = tf.nest.map_structure(_spec_of, (images, labels))
-            self._parse = caller_examples.ExampleParser(
+            spec = tf.nest.map_structure(_array_spec, (images, labels))
+            self._parse = example_parser.ExampleParser(
                 spec, name, wanted, training=training
             )
             self._arrays = self._parse.columns(images, labels)
             self.first_batch = self._look_at_arrays()
-            digest = caller_identity.of_arrays(*self._arrays)
+            digest = fingerprints.of_arrays(*self._arrays)
             self._digest = f"arrays {digest[:12]}"
         # All other batches have images of the same size.
         high, wide = self.first_batch.images.shape[1:3]
@@ -145,7 +146,7 @@ class CallerData:
             dataset = self._value.map(self._parse.example)
             if self._parse.static_batch != size:
                 dataset = dataset.rebatch(size)
-        return dataset.map(lambda features, labels: _pad(features, labels, size))
+        return dataset.map(lambda features, labels: _pad_batch(features, labels, size))
 
     def _dataset(self, first_step: int) -> tf.data.Dataset:
         """The caller's own data set, unchanged."""
@@ -190,7 +191,7 @@ class CallerData:
                 " repeat(), or add take(N)"
             )
 
-    def _look_at(self, dataset: tf.data.Dataset) -> caller_examples.FirstBatch:
+    def _look_at(self, dataset: tf.data.Dataset) -> example_parser.FirstBatch:
         """Reads the first batch of a caller's data set."""
         try:
             element = next(iter(dataset.take(1)), None)
@@ -210,7 +211,7 @@ class CallerData:
             )
         return batch
 
-    def _look_at_arrays(self) -> caller_examples.FirstBatch:
+    def _look_at_arrays(self) -> example_parser.FirstBatch:
         """Takes the first batch from a caller's arrays."""
         assert self._arrays is not None  # noqa: S101 (the caller has just set them)
         images, labels = self._arrays
@@ -218,10 +219,12 @@ class CallerData:
             raise errors.UsageError(f"{self._name} is empty: pass at least one image")
         # All labels are checked, because arrays are often sorted by them.
         finite = not self._training
-        caller_examples.check_labels(labels, self.wanted, self._name, finite=finite)
-        caller_examples.check_images(images[:256], self._name, finite=finite)
+        example_parser.check_first_labels(
+            labels, self.wanted, self._name, finite=finite
+        )
+        example_parser.check_first_images(images[:256], self._name, finite=finite)
         size = min(len(images), self.wanted.batch_size)
-        return caller_examples.FirstBatch(
+        return example_parser.FirstBatch(
             images[:size], {n: v[:size] for n, v in labels.items()}
         )
 
@@ -269,7 +272,7 @@ class CallerData:
 
 @contextlib.contextmanager
 def readable_errors(own_data: bool) -> Iterator[None]:
-    """Turns errors from a caller's pipeline into one line.
+    """Turns errors from a caller's data set into one line.
 
     Args:
       own_data: Whether a caller passed the data; if not, errors are not changed.
@@ -288,13 +291,13 @@ def readable_errors(own_data: bool) -> Iterator[None]:
         ) from error
     except tf.errors.OpError as error:
         text = str(error.message)
-        if not own_data or not (caller_examples.MARK in text or _GETS_NEXT in text):
+        if not own_data or not (example_parser.MARK in text or _GETS_NEXT in text):
             raise
         if own := tensorflow_messages.own_error(error):
             raise own from error  # Of this package's input, which names the record.
-        if caller_examples.MARK in text:
-            text = text.partition(caller_examples.MARK)[2]
-            text = text.partition(caller_examples.END)[0]
+        if example_parser.MARK in text:
+            text = text.partition(example_parser.MARK)[2]
+            text = text.partition(example_parser.END)[0]
         else:
             what = tensorflow_messages.reason(text) or "it could not be read"
             text = f"a later batch of a data set of your own: {what}"
@@ -303,10 +306,12 @@ def readable_errors(own_data: bool) -> Iterator[None]:
 
 # The operation that reads a data set; an error with this name is from the pipeline.
 _GETS_NEXT = "IteratorGetNext"
+# So many class names are in an error.
+_SHOWN_CLASSES = 4
 
 
 def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
-    """Images and labels if the caller passed a pair of arrays; otherwise None."""
+    """A caller's data set as images and labels, if it is a pair of arrays."""
     if not (isinstance(value, list | tuple) and len(value) in (2, 3)):
         return None
     if len(value) == 3:
@@ -321,6 +326,7 @@ def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
         )
 
     def as_array(part: Any) -> np.ndarray:
+        """A part of the pair as an array."""
         try:
             array = np.asarray(part)
         except Exception as error:  # The caller's objects may raise anything.
@@ -344,14 +350,15 @@ def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
     )  # type: ignore[return-value]
 
 
-def _pad(
+def _pad_batch(
     features: dict[str, tf.Tensor], labels: dict[str, tf.Tensor], size: int
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """Fills a batch up with zeros; the mask is False for them."""
+    """Fills a batch of a caller's data set up with zeros, where its mask is False."""
     features, count = dict(features), tf.shape(features["image"])[0]
     features.setdefault("mask", tf.ones([count], tf.bool))
 
     def filled(value: tf.Tensor) -> tf.Tensor:
+        """One part of the batch, filled up."""
         more = [[0, size - count], *([[0, 0]] * (value.shape.rank - 1))]
         if value.dtype == tf.string:
             value = tf.pad(value, more, constant_values="")
@@ -364,7 +371,62 @@ def _pad(
     return tf.nest.map_structure(filled, (features, labels))
 
 
-def _spec_of(array: np.ndarray) -> tf.TensorSpec:
-    """Dtype and shape of an array's examples."""
+def _array_spec(array: np.ndarray) -> tf.TensorSpec:
+    """Dtype and shape of the examples in a caller's array."""
     kind = array.dtype if array.dtype.kind not in "USO" else tf.string
     return tf.TensorSpec([None, *array.shape[1:]] if array.ndim else [], kind)
+
+
+def refuse_other_class_order(
+    datasets: Mapping[str, Any], references: Mapping[str, Sequence[str]], task: str
+) -> None:
+    """Refuses a data set whose labels count folders in another order than the classes.
+
+    ``keras.utils.image_dataset_from_directory`` numbers the folders in the order of
+    their names, so that ``female`` is 0 and ages begin at 0.  Its attribute
+    ``class_names`` says so; `tf.data.Dataset.map` returns a data set without it.
+
+    Args:
+      datasets: The caller's data sets by the name of the argument.
+      references: Class names in label order, by what has them.
+      task: One of `schema.TASKS`.
+
+    Raises:
+      UsageError: The labels of a data set are no years, or count the classes of a
+        reference, or of another data set, otherwise.
+    """
+    known = {what: tuple(names) for what, names in references.items() if names}
+    for name, dataset in datasets.items():
+        names = _class_names_of(dataset)
+        if not names:
+            continue
+        if "age" in schema.labels_of(task):
+            rest = ", ..." if names[_SHOWN_CLASSES:] else ""
+            shown = ", ".join(names[:_SHOWN_CLASSES]) + rest
+            raise errors.UsageError(
+                f"{name} has the class names {shown}, so that its labels are numbers of"
+                " folders, and years are wanted: map them, such as by"
+                " .map(lambda image, label: (image, tf.gather(years, label)))"
+            )
+        for what, others in known.items():
+            if _comparable(names) != _comparable(others):
+                raise errors.UsageError(
+                    f"{name} has the class names {', '.join(names)} in the order of its"
+                    f" labels, and {what} has {', '.join(others)}: give"
+                    " image_dataset_from_directory class_names="
+                    f"{list(others)}, or map the labels"
+                )
+        known[name] = names
+
+
+def _class_names_of(dataset: Any) -> tuple[str, ...]:
+    """The class names that Keras gave a data set of folders; empty if it has none."""
+    names = getattr(dataset, "class_names", None)
+    if not isinstance(names, list | tuple):
+        return ()
+    return tuple(map(str, names))
+
+
+def _comparable(names: Sequence[str]) -> list[str]:
+    """Class names without their case, to compare those of two data sets."""
+    return [name.strip().casefold() for name in names]

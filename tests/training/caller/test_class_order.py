@@ -10,7 +10,7 @@ from PIL import Image
 from afad_tfdata import trainer
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.training import caller_classes
+from afad_tfdata.training.caller import data_sets
 from tests.training import own_parts
 
 
@@ -67,10 +67,10 @@ def test_folders_of_ages(folders, tmp_path):
 def test_the_order_of_the_records_is_accepted(folders, sample_records):
     dataset = folders("female", "male", class_names=["male", "female"])
     names = {"records": ("Male", "female"), "the model": ()}
-    caller_classes.check({"train_dataset": dataset}, names, "gender")
+    data_sets.refuse_other_class_order({"train_dataset": dataset}, names, "gender")
     mapped = folders().map(lambda image, label: (image, 1 - label))
-    caller_classes.check({"train_dataset": mapped}, names, "gender")
-    caller_classes.check({"train_dataset": None}, names, "age_gender")
+    data_sets.refuse_other_class_order({"train_dataset": mapped}, names, "gender")
+    data_sets.refuse_other_class_order({"train_dataset": None}, names, "age_gender")
 
 
 def test_two_data_sets_in_different_orders(folders):
@@ -78,4 +78,4 @@ def test_two_data_sets_in_different_orders(folders):
     second = folders(class_names=["male", "female"])
     both = {"train_dataset": first, "validation_dataset": second}
     with pytest.raises(errors.UsageError, match="^validation_dataset .* train_dataset"):
-        caller_classes.check(both, {}, "gender")
+        data_sets.refuse_other_class_order(both, {}, "gender")

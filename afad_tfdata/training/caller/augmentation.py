@@ -53,20 +53,25 @@ def own_augmentation(augment: Callable[..., Any]) -> Callable[..., Any]:
     ]
     needed = [p.name for p in places if p.default is p.empty]
     by_place = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    if len(needed) > 1 or (not places and not by_place) or _keyword_only(places):
+    if (
+        len(needed) > 1
+        or (not places and not by_place)
+        or _takes_images_by_keyword(places)
+    ):
         raise errors.UsageError(
             f"{wanted}, of which it may leave out the last three; this one takes"
             f" ({', '.join(p.name for p in parameters)})"
         )
 
     def called(images: Any, **given: Any) -> Any:
+        """Calls it with the keywords that it takes."""
         return augment(images, **{name: given[name] for name in taken})
 
     return called
 
 
 def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
-    """Calls an augmentation once.
+    """Calls a caller's augmentation once, and refuses what the step cannot use.
 
     Args:
       augment: From `own_augmentation`.
@@ -80,6 +85,7 @@ def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
     # The call is traced as in training, where NumPy and OpenCV cannot be used.
     @tf.function
     def once(values: tf.Tensor) -> Any:
+        """One call of the augmentation, as in training."""
         return augment(values, seed=0, step=number, offset=tf.constant(0))
 
     try:
@@ -108,13 +114,13 @@ def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
 
 
 def _augmentation_error(low: float, high: float, advice: str) -> errors.UsageError:
-    """The error of an augmentation that returns other levels."""
+    """The error of a caller's augmentation that returns other levels."""
     return errors.UsageError(
         f"augment returned levels in [{low:.4g}, {high:.4g}]; wanted [0, 255], which"
         f" train normalises by itself: {advice}"
     )
 
 
-def _keyword_only(places: list[inspect.Parameter]) -> bool:
-    """Whether the augmentation takes images by keyword only."""
+def _takes_images_by_keyword(places: list[inspect.Parameter]) -> bool:
+    """Whether a caller's augmentation takes the images by keyword only."""
     return bool(places) and places[0].kind is inspect.Parameter.KEYWORD_ONLY

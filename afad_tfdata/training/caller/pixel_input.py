@@ -31,7 +31,7 @@ class _Received(NamedTuple):
     Attributes:
       passed: The layers before them.
       name: Name of their layer.
-      values: What it receives for `_images`.
+      values: What it receives for `_probe_images`.
       inner: Layers inside it, if it is no graph.
     """
 
@@ -42,7 +42,7 @@ class _Received(NamedTuple):
 
 
 def refuse_pixels(model: keras.Model, sides: tuple[int | None, int | None]) -> None:
-    """Refuses a foreign model that expects pixels.
+    """Refuses a caller's model that expects pixels as its input.
 
     Args:
       model: A functional model, a built ``Sequential``, or one around another model.
@@ -53,7 +53,7 @@ def refuse_pixels(model: keras.Model, sides: tuple[int | None, int | None]) -> N
     """
     if saved.info(model):
         return
-    found = _received(model, _images(sides))
+    found = _received_by_first_weights(model, _probe_images(sides))
     if found is None:
         return
     low, high = float(found.values.min()), float(found.values.max())
@@ -61,13 +61,15 @@ def refuse_pixels(model: keras.Model, sides: tuple[int | None, int | None]) -> N
     span = float(np.ptp(found.values.reshape(-1, found.values.shape[-1]), axis=0).max())
     if span < _LEAST_SPAN or max(-high, low) > max(_FAR, span):
         raise _pixels_error(
-            _scaling_in(found.passed)
+            _scaling_of_pixels_in(found.passed)
             or f"operations after which layer {found.name} receives [{low:.3g},"
             f" {high:.3g}] for inputs in [-1, 1]"
         )
     highest = input_range.HIGHEST_NORMALIZED
     # A model that is no graph is only searched; it may get pixels from layers before.
-    if np.abs(found.values).max() < highest and (text := _scaling_in(found.inner)):
+    if np.abs(found.values).max() < highest and (
+        text := _scaling_of_pixels_in(found.inner)
+    ):
         raise _pixels_error(text)
     for layer in found.passed:
         scale = np.max(np.abs(getattr(layer, "scale", 1.0)))
@@ -83,7 +85,7 @@ def refuse_pixels(model: keras.Model, sides: tuple[int | None, int | None]) -> N
 
 
 def is_graph(layer: Any) -> bool:
-    """Whether a model is a graph of layers, whose outputs Keras knows."""
+    """Whether a model is a graph of layers, so that a layer's input can be computed."""
     # Functional is not a public name of Keras.  A subclassed model that was called once
     # also has an `output`, which is the one of that call.
     if isinstance(layer, keras.Sequential):
@@ -91,27 +93,27 @@ def is_graph(layer: Any) -> bool:
     return any(base.__name__ == "Functional" for base in type(layer).__mro__)
 
 
-def _images(sides: tuple[int | None, int | None]) -> np.ndarray:
-    """Images in [-1, 1]: plain ones, which pooling keeps, and noise."""
+def _probe_images(sides: tuple[int | None, int | None]) -> np.ndarray:
+    """Images in [-1, 1] that probe a model: plain ones, which pooling keeps; noise."""
     shape = (sides[0] or _SIDE, sides[1] or _SIDE, 3)
     plain = [np.full(shape, value) for value in (-1.0, 0.0, 1.0)]
     noise = np.random.default_rng(0).uniform(-1, 1, (2, *shape))
     return np.concatenate([plain, noise]).astype(np.float32)
 
 
-def _received(model: keras.Model, images: Any) -> _Received | None:
-    """What the first layer with weights receives; None if that cannot be computed."""
+def _received_by_first_weights(model: keras.Model, images: Any) -> _Received | None:
+    """What the first layer with weights receives of the input; None if not known."""
     passed: list[Any] = []
     for layer in model.layers:
         inside = isinstance(layer, keras.Model) and is_graph(layer)
         if isinstance(layer, keras.layers.Normalization) or not layer.weights:
             passed += layer._flatten_layers() if inside else [layer]
             continue
-        values = _value_before(model, layer, images)
+        values = _input_of_layer(model, layer, images)
         if values is None:
             return None
         if inside:
-            found = _received(layer, values)
+            found = _received_by_first_weights(layer, values)
             return found and found._replace(passed=passed + found.passed)
         return _Received(
             passed, layer.name, np.asarray(values), list(layer._flatten_layers())
@@ -119,7 +121,7 @@ def _received(model: keras.Model, images: Any) -> _Received | None:
     return None
 
 
-def _value_before(model: keras.Model, layer: Any, images: Any) -> Any:
+def _input_of_layer(model: keras.Model, layer: Any, images: Any) -> Any:
     """The first input of a layer, computed without training."""
     # A layer that is used in several models has a node for each.
     for node in layer._inbound_nodes:
@@ -133,7 +135,7 @@ def _value_before(model: keras.Model, layer: Any, images: Any) -> Any:
     return None
 
 
-def _scaling_in(layers: list[Any]) -> str:
+def _scaling_of_pixels_in(layers: list[Any]) -> str:
     """The layer that scales pixels, as text; empty if there is none."""
     for layer in layers:
         if name := input_range.scaling_of_pixels(layer):

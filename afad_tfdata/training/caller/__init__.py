@@ -1,0 +1,1 @@
+"""Parts that a caller passes to `trainer.train`: checked, adapted, told apart."""
