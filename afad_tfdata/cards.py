@@ -21,12 +21,11 @@ from afad_tfdata.common import errors, files, options
 from afad_tfdata.describing import (
     croissant,
     data_card,
-    label_table,
+    labels_csv,
     licence_and_origin,
     model_card,
     model_card_files,
     parquet_images,
-    published_data_sets,
 )
 from afad_tfdata.storage import (
     description_names,
@@ -72,7 +71,7 @@ class CardsConfig:
         "Published data set that the images are from: its licence and publication are"
         " then cited.  auto takes what --source of afad-write-records named, which the"
         " manifest records for all but afad.",
-        choices=("auto", *published_data_sets.BY_SOURCE),
+        choices=("auto", *licence_and_origin.BY_SOURCE),
     )
     title: str = options.option(
         "",
@@ -130,7 +129,7 @@ class CardsResult:
     unknown: tuple[str, ...]
 
     def summary(self) -> str:
-        """The result in a few lines, for people."""
+        """What was written, in a few lines for people."""
         lines = [f"written: {', '.join(self.paths)}"]
         if self.unknown:
             flags = ", ".join(f"--{name}" for name in self.unknown)
@@ -138,12 +137,12 @@ class CardsResult:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """The written cards and what they call unknown, as JSON values."""
         return {"paths": list(self.paths), "unknown": list(self.unknown)}
 
 
 def write_cards(config: CardsConfig) -> CardsResult:
-    """Writes the descriptions of a data set, of a model, or of both.
+    """Writes the cards of a data set, of a model, or of both.
 
     Raises:
       UsageError: There is no such data set, run or graph, it is not local, a library is
@@ -166,13 +165,13 @@ def write_cards(config: CardsConfig) -> CardsResult:
     dataset = "" if config.dataset == "auto" else config.dataset
     paths: list[str] = []
     if config.records_dir:
-        records_dir = _local_dir(config.records_dir)
+        records_dir = _local_records_dir(config.records_dir)
         manifest = schema.load_manifest(records_dir)
-    stated = licence_and_origin.complete(given, manifest, dataset)
+    stated = licence_and_origin.complete_statements(given, manifest, dataset)
     if manifest:
         if known:
             _check_trained_on(known, manifest)
-        paths += _describe_data(config, records_dir, manifest, stated)
+        paths += _describe_data_set(config, records_dir, manifest, stated)
     if known:
         paths.append(_describe_model(config, known, stated))
     asked = ["license", "citation"]
@@ -186,7 +185,7 @@ def write_cards(config: CardsConfig) -> CardsResult:
 def _check_trained_on(
     known: model_card_files.ModelFiles, manifest: schema.Manifest
 ) -> None:
-    """Refuses a data set that the run was not trained on."""
+    """Refuses to describe a data set together with a run of another data set."""
     digest = known.run.get("records_digest")
     if digest and digest != run_dir.records_digest(manifest):
         raise errors.UsageError(
@@ -222,24 +221,24 @@ def _describe_model(
     return path
 
 
-def _describe_data(
+def _describe_data_set(
     config: CardsConfig,
     records_dir: str,
     manifest: schema.Manifest,
     stated: licence_and_origin.Statements,
 ) -> list[str]:
-    """Writes the files of a data set; returns their paths."""
+    """Writes the files that describe a data set; returns their paths."""
     output_dir = config.output_dir or records_dir
-    folder = _folder(records_dir, output_dir)
+    folder = _folder_of_shards(records_dir, output_dir)
     rejected = data_card.rejected_reasons(records_dir)
     files.make_dirs(output_dir)
     names = [description_names.LABELS]
-    label_table.write(files.join(output_dir, names[0]), records_dir, manifest)
+    labels_csv.write(files.join(output_dir, names[0]), records_dir, manifest)
     if config.with_images:
         names += parquet_images.write(output_dir, records_dir, manifest)
     listed = [
-        *_files_of_records(records_dir, manifest),
-        *(_file(output_dir, name, _ABOUT_TABLES) for name in names),
+        *_described_files(records_dir, manifest),
+        *(_file_facts(output_dir, name, _ABOUT_TABLES) for name in names),
     ]
     description = croissant.describe(manifest, stated, listed, folder=folder)
     files.write_json(files.join(output_dir, description_names.CROISSANT), description)
@@ -254,7 +253,7 @@ _ABOUT_TABLES = {
 }
 
 
-def _local_dir(records_dir: str) -> str:
+def _local_records_dir(records_dir: str) -> str:
     """The one local directory of records that a card describes."""
     if len(joined_data_sets.directories(records_dir)) != 1:
         raise errors.UsageError(
@@ -269,7 +268,7 @@ def _local_dir(records_dir: str) -> str:
     return files.local_path(records_dir)
 
 
-def _folder(records_dir: str, output_dir: str) -> str:
+def _folder_of_shards(records_dir: str, output_dir: str) -> str:
     """Where the shards are, as croissant.json names them."""
     if files.is_remote(output_dir):
         raise errors.UsageError(
@@ -282,10 +281,10 @@ def _folder(records_dir: str, output_dir: str) -> str:
     return "" if folder == "." else folder.replace(os.sep, "/")
 
 
-def _files_of_records(
+def _described_files(
     records_dir: str, manifest: schema.Manifest
 ) -> list[croissant.FileFacts]:
-    """The files that decide what the data set is, with the manifest's checksums."""
+    """The files of a data set that croissant.json lists, with their checksums."""
     listed = [
         croissant.FileFacts(file.name, file.num_bytes, file.sha256, about)
         for name, split in manifest.splits.items()
@@ -301,15 +300,17 @@ def _files_of_records(
         **dict.fromkeys(tfds_metadata.NAMES, "For tensorflow_datasets."),
     }
     listed += [
-        _file(records_dir, name, others)
+        _file_facts(records_dir, name, others)
         for name in others
         if files.exists(files.join(records_dir, name))
     ]
     return listed
 
 
-def _file(directory: str, name: str, about: dict[str, str]) -> croissant.FileFacts:
-    """Size and digest of a file that a data card describes."""
+def _file_facts(
+    directory: str, name: str, about: dict[str, str]
+) -> croissant.FileFacts:
+    """Size and digest of a file that croissant.json lists."""
     path = files.join(directory, name)
     return croissant.FileFacts(
         name,

@@ -99,7 +99,7 @@ _COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class FileFacts:
-    """A file that the description lists.
+    """A file that ``croissant.json`` lists.
 
     Attributes:
       name: File name; it is also its identifier.
@@ -148,18 +148,22 @@ def describe(
         ],
         "rai:dataLimitations": list(stated.limits),
         "distribution": [_file_object(file, folder) for file in listed],
-        "recordSet": [_splits(manifest), *_genders(manifest), _records(manifest)],
+        "recordSet": [
+            _split_record_set(manifest),
+            *_gender_record_set(manifest),
+            _label_record_set(manifest),
+        ],
     }
     if any(description_names.is_images(file.name) for file in listed):
         value["distribution"].append(_image_files())
-        value["recordSet"].append(_images(manifest))
+        value["recordSet"].append(_image_record_set(manifest))
     return {k: v for k, v in value.items() if v not in (None, [])}
 
 
 def _description(
     manifest: schema.Manifest, stated: licence_and_origin.Statements
 ) -> str:
-    """The data set in one paragraph, for catalogues."""
+    """The data set in one paragraph, for catalogues that read Croissant."""
     splits = ", ".join(
         f"{split.num_examples:,} in {name}"
         for name, split in manifest.splits.items()
@@ -196,16 +200,16 @@ def _file_object(file: FileFacts, folder: str) -> dict[str, Any]:
 
 
 def _media_type(name: str) -> str:
-    """The media type of a file, by its name."""
+    """The media type of a file for Croissant, by its name."""
     if ".tfrecord-" in name:
         return _TFRECORD
     ending = "." + name.rpartition(".")[2]
     return _MEDIA_TYPES[ending]
 
 
-def _splits(manifest: schema.Manifest) -> dict[str, Any]:
+def _split_record_set(manifest: schema.Manifest) -> dict[str, Any]:
     """The Croissant record set of the splits."""
-    return _enumeration(
+    return _enumeration_record_set(
         "splits",
         "The splits with their numbers of records.",
         {"name": "sc:Text", "num_examples": "sc:Integer"},
@@ -217,12 +221,12 @@ def _splits(manifest: schema.Manifest) -> dict[str, Any]:
     )
 
 
-def _genders(manifest: schema.Manifest) -> list[dict[str, Any]]:
+def _gender_record_set(manifest: schema.Manifest) -> list[dict[str, Any]]:
     """The Croissant record set that names the gender labels."""
     if "gender" not in manifest.labels:
         return []
     return [
-        _enumeration(
+        _enumeration_record_set(
             "genders",
             "What the labels of the gender mean.",
             {"label": "sc:Integer", "name": "sc:Text"},
@@ -232,7 +236,7 @@ def _genders(manifest: schema.Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _enumeration(
+def _enumeration_record_set(
     name: str,
     about: str,
     types: Mapping[str, str],
@@ -261,8 +265,8 @@ def _enumeration(
     }
 
 
-def _records(manifest: schema.Manifest) -> dict[str, Any]:
-    """The Croissant record set of the records."""
+def _label_record_set(manifest: schema.Manifest) -> dict[str, Any]:
+    """The Croissant record set of the records with their labels."""
     source = {"fileObject": {"@id": description_names.LABELS}}
     return {
         "@type": "cr:RecordSet",
@@ -272,7 +276,7 @@ def _records(manifest: schema.Manifest) -> dict[str, Any]:
         "key": {"@id": "records/key"},
         "field": [
             _field("records", name, {**source, "extract": {"column": name}})
-            for name in _columns(manifest, _COLUMNS)
+            for name in _columns_with_labels(manifest, _COLUMNS)
         ],
     }
 
@@ -289,10 +293,10 @@ def _image_files() -> dict[str, Any]:
     }
 
 
-def _images(manifest: schema.Manifest) -> dict[str, Any]:
+def _image_record_set(manifest: schema.Manifest) -> dict[str, Any]:
     """The Croissant record set of the images."""
     source = {"fileSet": {"@id": "image-files"}}
-    columns = _columns(manifest, parquet_images.COLUMNS)
+    columns = _columns_with_labels(manifest, parquet_images.COLUMNS)
     return {
         "@type": "cr:RecordSet",
         "@id": "images",
@@ -306,8 +310,8 @@ def _images(manifest: schema.Manifest) -> dict[str, Any]:
     }
 
 
-def _columns(manifest: schema.Manifest, names: Iterable[str]) -> list[str]:
-    """The columns without those of a label that no record has."""
+def _columns_with_labels(manifest: schema.Manifest, names: Iterable[str]) -> list[str]:
+    """The columns of a Croissant record set, without labels that no record has."""
     absent = {"age", "gender", "gender_label"}
     if "age" in manifest.labels:
         absent -= {"age"}

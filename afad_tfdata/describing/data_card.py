@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from afad_tfdata.common import files
-from afad_tfdata.describing import croissant, licence_and_origin, markdown
+from afad_tfdata.describing import card_markdown, croissant, licence_and_origin
 from afad_tfdata.storage import description_names, schema
 from afad_tfdata.writing import rejections
 
@@ -35,7 +35,7 @@ def write(
     *,
     has_images: bool,
 ) -> str:
-    """The card.
+    """The data card as Markdown.
 
     Args:
       manifest: Of the data set.
@@ -45,28 +45,28 @@ def write(
     """
     parts = [
         _header(manifest, stated),
-        f"# Data card: {markdown.text(stated.title)}",
-        _about(manifest, stated),
+        f"# Data card: {card_markdown.text(stated.title)}",
+        _about_data_set(manifest, stated),
         "## Numbers",
-        _numbers(manifest),
+        _records_by_class(manifest),
         "## How it was made",
-        _making(manifest),
+        _how_written(manifest),
         "## What was left out",
-        _left_out(manifest, rejected),
+        _images_left_out(manifest, rejected),
         "## Licence and citation",
-        _rights(stated),
+        _rights_of_data(stated),
         "## Intended use and limits",
-        _limits(manifest, stated),
+        _limits_of_data(manifest, stated),
         "## How to load it",
-        _loading(manifest, has_images=has_images),
+        _how_to_load(manifest, has_images=has_images),
         "## Files",
-        _files(manifest),
+        _shards_and_indexes(manifest),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def rejected_reasons(records_dir: str) -> list[str] | None:
-    """The reason of each rejected file; None if the data set has no such file.
+    """The reasons in ``rejected.jsonl``, for the data card; None without the file.
 
     Raises:
       DataError: The file is damaged.
@@ -79,7 +79,7 @@ def rejected_reasons(records_dir: str) -> list[str] | None:
 def _header(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> str:
     """The YAML header of a data card, which the hub reads."""
     size = next((name for limit, name in _SIZES if manifest.written < limit), "n>10M")
-    return markdown.header(
+    return card_markdown.header(
         {
             "pretty_name": stated.title,
             # The hub accepts only its own identifiers here.  The licence itself is
@@ -93,13 +93,16 @@ def _header(manifest: schema.Manifest, stated: licence_and_origin.Statements) ->
     )
 
 
-def _about(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> str:
-    """The card's section on what the data set is."""
-    lines = [markdown.text(stated.description)] if stated.description else []
+def _about_data_set(
+    manifest: schema.Manifest, stated: licence_and_origin.Statements
+) -> str:
+    """The data card's section on what the data set is."""
+    lines = [card_markdown.text(stated.description)] if stated.description else []
     labels = " and ".join(manifest.labels) or "no label"
     lines.append(
         f"{manifest.written:,} images of faces with {labels}, as"
-        f" {croissant.FORMATS[manifest.format]} shards. {markdown.text(stated.source)}"
+        f" {croissant.FORMATS[manifest.format]} shards."
+        f" {card_markdown.text(stated.source)}"
     )
     stored = {
         "original": "The images are stored as the bytes of their files.",
@@ -115,8 +118,8 @@ def _about(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> 
     lines.append(stored[manifest.image_encoding])
     if "gender" in manifest.labels:
         codes = ", ".join(
-            f"{markdown.text(code)} is"
-            f" {markdown.text(manifest.class_names[label])} (label {label})"
+            f"{card_markdown.text(code)} is"
+            f" {card_markdown.text(manifest.class_names[label])} (label {label})"
             for code, label in manifest.gender_codes.items()
         )
         lines.append(
@@ -124,13 +127,13 @@ def _about(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> 
             f" themselves were not asked for this data set. In the source, {codes}."
         )
     if manifest.face_crop:
-        crop = markdown.text(json.dumps(manifest.face_crop, sort_keys=True))
+        crop = card_markdown.text(json.dumps(manifest.face_crop, sort_keys=True))
         lines.append(f"Faces were cut out of the images: {crop}.")
     return "\n\n".join(lines)
 
 
-def _numbers(manifest: schema.Manifest) -> str:
-    """The card's table of records by split and class."""
+def _records_by_class(manifest: schema.Manifest) -> str:
+    """The data card's table of records by split and class."""
     filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
     classes = [
         name
@@ -150,16 +153,16 @@ def _numbers(manifest: schema.Manifest) -> str:
             ]
         )
     head = ["split", "images", *classes, "ages", "without an age"]
-    parts = [markdown.table(head, rows)]
+    parts = [card_markdown.table(head, rows)]
     if "age" in manifest.labels:
-        parts.append(_ages(filled))
+        parts.append(_records_by_age(filled))
     mean = ", ".join(f"{k} {v:.2f}" for k, v in manifest.mean.items())
     parts.append(f"Channel means of the training split, in 0 to 255: {mean}.")
     return "\n\n".join(parts)
 
 
-def _ages(splits: dict[str, schema.Split]) -> str:
-    """The card's table of records by age group and split."""
+def _records_by_age(splits: dict[str, schema.Split]) -> str:
+    """The data card's table of records by age group and split."""
     groups = sorted(
         {age // _GROUP_YEARS for split in splits.values() for age in split.ages}
     )
@@ -169,11 +172,11 @@ def _ages(splits: dict[str, schema.Split]) -> str:
         years = range(first, first + _GROUP_YEARS)
         counts = [sum(s.ages.get(age, 0) for age in years) for s in splits.values()]
         rows.append([f"{first} to {years[-1]}", *counts])
-    return markdown.table(["age in years", *splits], rows)
+    return card_markdown.table(["age in years", *splits], rows)
 
 
-def _making(manifest: schema.Manifest) -> str:
-    """The card's section on how the data set was written."""
+def _how_written(manifest: schema.Manifest) -> str:
+    """The data card's section on how the data set was written."""
     config = manifest.config
     lines = [
         "The images were written by `afad-write-records`, which decides the split of an"
@@ -190,13 +193,13 @@ def _making(manifest: schema.Manifest) -> str:
         lines.append("A published list decided the splits.")
     elif config.get("split_by") in how:
         lines.append(how[config["split_by"]])
-    rows = [[name, _plain(value)] for name, value in config.items()]
+    rows = [[name, _option_text(value)] for name, value in config.items()]
     lines.append("The options that determine the bytes of the records:")
-    return "\n\n".join([*lines, markdown.table(["option", "value"], rows)])
+    return "\n\n".join([*lines, card_markdown.table(["option", "value"], rows)])
 
 
-def _left_out(manifest: schema.Manifest, rejected: Sequence[str] | None) -> str:
-    """The card's section on images that were rejected or skipped."""
+def _images_left_out(manifest: schema.Manifest, rejected: Sequence[str] | None) -> str:
+    """The data card's section on images that were rejected or skipped."""
     text = (
         f"{manifest.found:,} files were found: {manifest.written:,} were written,"
         f" {manifest.rejected:,} rejected, and {manifest.passed_over:,} skipped because"
@@ -213,40 +216,42 @@ def _left_out(manifest: schema.Manifest, rejected: Sequence[str] | None) -> str:
     )
     if not rejected:
         return text
-    return f"{text}\n\n" + markdown.table(
+    return f"{text}\n\n" + card_markdown.table(
         ["reason", "files"], rejections.by_kind(rejected).most_common()
     )
 
 
-def _rights(stated: licence_and_origin.Statements) -> str:
-    """The card's section on licence and citation."""
-    return markdown.items(
+def _rights_of_data(stated: licence_and_origin.Statements) -> str:
+    """The data card's section on licence and citation."""
+    return card_markdown.items(
         [
-            f"Licence: {markdown.text(stated.license)}",
-            f"To cite: {markdown.text(stated.citation)}",
-            f"Page: {markdown.text(stated.url)}",
-            f"Published: {markdown.text(stated.date_published)}",
+            f"Licence: {card_markdown.text(stated.license)}",
+            f"To cite: {card_markdown.text(stated.citation)}",
+            f"Page: {card_markdown.text(stated.url)}",
+            f"Published: {card_markdown.text(stated.date_published)}",
         ]
     )
 
 
-def _limits(manifest: schema.Manifest, stated: licence_and_origin.Statements) -> str:
-    """The card's section on what the data set is not good for."""
+def _limits_of_data(
+    manifest: schema.Manifest, stated: licence_and_origin.Statements
+) -> str:
+    """The data card's section on what the data set is not good for."""
     labels = " and the ".join(manifest.labels)
     use = f"to train and evaluate models that estimate the {labels} of a face"
     lines = [f"It can be used {use}."] if labels else []
-    limits = [markdown.text(limit) for limit in stated.limits]
-    limits += _few(manifest)
+    limits = [card_markdown.text(limit) for limit in stated.limits]
+    limits += _training_limits(manifest)
     limits.append(
         "An estimate of age or gender from a picture is a guess about how a person"
         " looks. It is not evidence of who somebody is, and no decision about a person"
         " should rest on it alone."
     )
-    return "\n\n".join([*lines, markdown.items(limits)])
+    return "\n\n".join([*lines, card_markdown.items(limits)])
 
 
-def _few(manifest: schema.Manifest) -> Iterable[str]:
-    """What the numbers of the training split say about its limits."""
+def _training_limits(manifest: schema.Manifest) -> Iterable[str]:
+    """What the numbers of the training split say about the data set's limits."""
     split = manifest.splits.get("train")
     if split is None or not split.num_examples:
         yield "It has no training split."
@@ -260,20 +265,20 @@ def _few(manifest: schema.Manifest) -> Iterable[str]:
         if few:
             yield (
                 f"The training split has fewer than {FEW} images of each of these ages:"
-                f" {_ranges(few)}."
+                f" {_age_ranges(few)}."
             )
     if "gender" in manifest.labels:
         numbers = [sum(split.counts[name].values()) for name in manifest.class_names]
         shares = [
-            f"{number / (sum(numbers) or 1):.1%} {markdown.text(name)}"
+            f"{number / (sum(numbers) or 1):.1%} {card_markdown.text(name)}"
             for name, number in zip(manifest.class_names, numbers, strict=True)
         ]
         yield f"The training split is {' and '.join(shares)}."
     yield "Nothing else is known about the people that it shows."
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers as ranges: 15, 38 to 40."""
+def _age_ranges(numbers: Sequence[int]) -> str:
+    """Ages as ranges for the data card: 15, 38 to 40."""
     found: list[list[int]] = []
     for value in numbers:
         if found and value == found[-1][1] + 1:
@@ -283,13 +288,13 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in found)
 
 
-def _loading(manifest: schema.Manifest, *, has_images: bool) -> str:
-    """The card's section on how to load the records."""
+def _how_to_load(manifest: schema.Manifest, *, has_images: bool) -> str:
+    """The data card's section on how to load the records."""
     # Without a task, both labels are required.
     task = "" if len(manifest.labels) > 1 else f', task="{manifest.labels[0]}"'
     parts = [
         "With this package:",
-        markdown.code(
+        card_markdown.code(
             "from afad_tfdata import input_fn\n\n"
             f'config = input_fn.InputConfig(records_dir="records"{task})\n'
             "train = input_fn.train_input_fn(config)\n"
@@ -311,7 +316,7 @@ def _loading(manifest: schema.Manifest, *, has_images: bool) -> str:
     parts += [
         f"With mlcroissant, which does not read {croissant.FORMATS[manifest.format]},"
         f" the record sets are {sets}:",
-        markdown.code(
+        card_markdown.code(
             "import mlcroissant\n\n"
             f'faces = mlcroissant.Dataset("{description_names.CROISSANT}")\n'
             'for record in faces.records("records"):\n'
@@ -323,15 +328,15 @@ def _loading(manifest: schema.Manifest, *, has_images: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _files(manifest: schema.Manifest) -> str:
-    """The card's table of shards and indexes with their digests."""
+def _shards_and_indexes(manifest: schema.Manifest) -> str:
+    """The data card's table of shards and indexes with their digests."""
     rows: list[list[object]] = []
     for split in manifest.splits.values():
         for shard in (*split.shards, split.index):
             rows.append([shard.name, shard.num_examples, shard.num_bytes, shard.sha256])
-    return markdown.table(["file", "records", "bytes", "SHA-256"], rows)
+    return card_markdown.table(["file", "records", "bytes", "SHA-256"], rows)
 
 
-def _plain(value: Any) -> str:
-    """A value of the configuration; an empty one is shown as empty, not as unknown."""
+def _option_text(value: Any) -> str:
+    """An option of the writer for the data card; empty is shown as empty."""
     return value if isinstance(value, str) and value else json.dumps(value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afad_tfdata.describing import licence_and_origin, markdown, model_card_files
+from afad_tfdata.describing import card_markdown, licence_and_origin, model_card_files
 
 FILE_NAME = "model_card.md"
 # Metrics in the order of the table, with their names and units.
@@ -39,7 +39,7 @@ def write(
     license: str,
     stated: licence_and_origin.Statements,
 ) -> str:
-    """The card.
+    """The model card as Markdown.
 
     Args:
       known: The files of the model.
@@ -49,19 +49,19 @@ def write(
     """
     parts = [
         _header(known, title, license, stated),
-        f"# Model card: {markdown.text(title or known.name)}",
-        _about(known),
+        f"# Model card: {card_markdown.text(title or known.name)}",
+        _about_model(known),
         "## Intended use and limits",
-        _limits(known, stated),
+        _limits_of_model(known, stated),
         "## Training",
-        _training(known, stated),
+        _how_trained(known, stated),
         "## Evaluation",
-        _evaluation(known),
+        _how_good(known),
     ]
     if known.graph:
-        parts += ["## Graph", _graph(known.graph)]
-    parts += ["## How to use it", _use(known)]
-    parts += ["## Licence and citation", _rights(license, stated)]
+        parts += ["## Graph", _about_graph(known.graph)]
+    parts += ["## How to use it", _how_to_use(known)]
+    parts += ["## Licence and citation", _rights_of_model(license, stated)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,7 +91,7 @@ def _header(
             }
         ],
     }
-    return markdown.header(
+    return card_markdown.header(
         {
             "license": "other" if license else "unknown",
             "license_name": license,
@@ -105,39 +105,39 @@ def _header(
     )
 
 
-def _about(known: model_card_files.ModelFiles) -> str:
-    """The card's section on what the model estimates, and by which network."""
+def _about_model(known: model_card_files.ModelFiles) -> str:
+    """The model card's section on what the model estimates, and by which network."""
     network = known.network
     labels = " and the ".join(known.labels)
     lines = [
         f"It estimates the {labels} of a face that fills the image."
         if labels
         else "What it estimates is unknown.",
-        markdown.items(
+        card_markdown.items(
             [
-                f"Network: {markdown.text(network.get('backbone'))}",
+                f"Network: {card_markdown.text(network.get('backbone'))}",
                 *(
-                    [f"Age head: {markdown.text(network.get('age_head'))}"]
+                    [f"Age head: {card_markdown.text(network.get('age_head'))}"]
                     if "age" in known.labels
                     else []
                 ),
-                f"Input: {_size(network, known.graph)}",
+                f"Input: {_image_size_text(network, known.graph)}",
             ]
         ),
     ]
     return "\n\n".join(lines)
 
 
-def _size(network: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
-    """Size of the images that the network takes."""
+def _image_size_text(network: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
+    """Size of the images that the model takes, as the model card shows it."""
     size = graph.get("image_size") or network.get("image_size")
     return f"{size} x {size} pixels, RGB" if size else "unknown"
 
 
-def _limits(
+def _limits_of_model(
     known: model_card_files.ModelFiles, stated: licence_and_origin.Statements
 ) -> str:
-    """The card's section on what the model is not good for."""
+    """The model card's section on what the model is not good for."""
     ages = known.graph.get("age_range") or known.run.get("age_range")
     names = known.graph.get("class_names") or known.run.get("class_names") or ()
     limits = []
@@ -149,64 +149,61 @@ def _limits(
             else "The ages that it was trained on are unknown."
         )
     if "gender" in known.labels:
-        shown = " and ".join(markdown.text(name) for name in names) or "unknown"
+        shown = " and ".join(card_markdown.text(name) for name in names) or "unknown"
         limits.append(
             f"The gender is one of the two classes in its data ({shown}), guessed from"
             " how a face looks."
         )
-    limits += [markdown.text(limit) for limit in stated.limits]
+    limits += [card_markdown.text(limit) for limit in stated.limits]
     limits += [
         "How well it works for people unlike those in its data is unknown.",
         "No decision about a person should rest on its estimate alone.",
     ]
-    return markdown.items(limits)
+    return card_markdown.items(limits)
 
 
-def _training(
+def _how_trained(
     known: model_card_files.ModelFiles, stated: licence_and_origin.Statements
 ) -> str:
-    """The card's section on the training."""
+    """The model card's section on the training."""
     if not known.run:
         return "How it was trained is unknown: no run is named."
     train = known.run["train"]
-    data = markdown.text(stated.title) if stated.title else "an unnamed data set"
-    number = known.run.get("train_examples")
-    lines = [
-        f"It was trained on {data}: {markdown.text(markdown.number(number))} training"
-        " images."
-    ]
+    data = card_markdown.text(stated.title) if stated.title else "an unnamed data set"
+    number = card_markdown.number(known.run.get("train_examples"))
+    lines = [f"It was trained on {data}: {card_markdown.text(number)} training images."]
     epochs = known.history.get("epochs") or []
     if epochs:
         last = epochs[-1]
         lines.append(
             f"{len(epochs):,} epochs were trained, {last['step']:,} steps."
-            f"\n\n{_last_epoch(last)}"
+            f"\n\n{_last_epoch_table(last)}"
         )
     else:
         lines.append("How many epochs were trained is unknown.")
-    rows = [[name, _plain(train[name])] for name in _OPTIONS if name in train]
+    rows = [[name, _option_text(train[name])] for name in _OPTIONS if name in train]
     rows += [
-        [name, _plain(known.run[name])]
+        [name, _option_text(known.run[name])]
         for name in ("precision", "replicas", "tensorflow", "keras")
         if name in known.run
     ]
-    lines.append(markdown.table(["option", "value"], rows))
+    lines.append(card_markdown.table(["option", "value"], rows))
     return "\n\n".join(lines)
 
 
-def _last_epoch(last: Mapping[str, Any]) -> str:
-    """The card's table of the last epoch."""
+def _last_epoch_table(last: Mapping[str, Any]) -> str:
+    """The model card's table of the last epoch."""
     parts = {part: last.get(part) or {} for part in ("train", "validation")}
     names = [n for n in ("loss", "accuracy", "mae") if n in parts["train"]]
     rows = [
-        [name, *(_cell(values.get(name)) for values in parts.values())]
+        [name, *(_metric_or_text(values.get(name)) for values in parts.values())]
         for name in names
     ]
-    return markdown.table(["last epoch", *parts], rows)
+    return card_markdown.table(["last epoch", *parts], rows)
 
 
-def _evaluation(known: model_card_files.ModelFiles) -> str:
-    """The card's section on the metrics of an evaluation."""
+def _how_good(known: model_card_files.ModelFiles) -> str:
+    """The model card's section on the metrics of an evaluation."""
     metrics = known.metrics
     if not metrics:
         return "It was not evaluated, so nobody knows how good it is."
@@ -215,69 +212,74 @@ def _evaluation(known: model_card_files.ModelFiles) -> str:
     predicts = ", ".join(
         f"{name} {value}" for name, value in (constant.get("predicts") or {}).items()
     )
+    number = card_markdown.number(metrics.get("examples"))
     lines = [
-        f"On the split {markdown.text(metrics.get('split'))}, of"
-        f" {markdown.text(markdown.number(metrics.get('examples')))} images. The"
+        f"On the split {card_markdown.text(metrics.get('split'))}, of"
+        f" {card_markdown.text(number)} images. The"
         " constant predictor gives the same answer for every face"
-        f" ({markdown.text(predicts)}). Where a model is no better than that, it has"
-        " learnt nothing."
+        f" ({card_markdown.text(predicts)}). Where a model is no better than that, it"
+        " has learnt nothing."
     ]
     if intervals:
         lines[0] += " The intervals are 95 % intervals, by bootstrap over the images."
     rows = [
         [
             title,
-            _cell(metrics[name]),
-            _interval(intervals.get(name)),
-            _cell(constant.get(name)),
+            _metric_or_text(metrics[name]),
+            _interval_text(intervals.get(name)),
+            _metric_or_text(constant.get(name)),
         ]
         for name, title in _METRICS.items()
         if metrics.get(name) is not None
     ]
-    lines.append(markdown.table(["metric", "value", "interval", "constant"], rows))
+    lines.append(card_markdown.table(["metric", "value", "interval", "constant"], rows))
     for key, title in (("by_gender", "gender"), ("by_age_group", "age group")):
         if metrics.get(key):
-            lines.append(_by_group(metrics[key], title))
+            lines.append(_metrics_by_group(metrics[key], title))
     return "\n\n".join(lines)
 
 
-def _by_group(groups: Mapping[str, Mapping[str, Any]], title: str) -> str:
-    """The card's table of metrics by group."""
+def _metrics_by_group(groups: Mapping[str, Mapping[str, Any]], title: str) -> str:
+    """The model card's table of metrics by group."""
     names = [
         name
         for name in _BY_GROUP
         if any(row.get(name) is not None for row in groups.values())
     ]
     rows = [
-        [group, row.get("examples"), *(_cell(row.get(name)) for name in names)]
+        [
+            group,
+            row.get("examples"),
+            *(_metric_or_text(row.get(name)) for name in names),
+        ]
         for group, row in groups.items()
     ]
-    return markdown.table([title, "images", *(_METRICS[n] for n in names)], rows)
+    return card_markdown.table([title, "images", *(_METRICS[n] for n in names)], rows)
 
 
-def _graph(graph: Mapping[str, Any]) -> str:
-    """The card's section on the frozen graph: its feed and fetches."""
+def _about_graph(graph: Mapping[str, Any]) -> str:
+    """The model card's section on the frozen graph: its feed and fetches."""
     (feed,) = graph["feeds"]
     items = [
-        f"File: {markdown.text(graph['graph']['file'])},"
+        f"File: {card_markdown.text(graph['graph']['file'])},"
         f" {graph['graph']['bytes']:,} bytes, SHA-256 {graph['graph']['sha256']}",
-        f"Input: {markdown.text(feed['name'])}, {feed['dtype']}"
-        f" {markdown.text(_shape(feed['shape']))}, {feed['layout']},"
-        f" {feed['channel_order']}, {markdown.text(feed['value'])}",
+        f"Input: {card_markdown.text(feed['name'])}, {feed['dtype']}"
+        f" {card_markdown.text(_shape_text(feed['shape']))}, {feed['layout']},"
+        f" {feed['channel_order']}, {card_markdown.text(feed['value'])}",
         *(
-            f"Output: {markdown.text(fetch['name'])}, {fetch['dtype']}"
-            f" {markdown.text(_shape(fetch['shape']))},"
-            f" {markdown.text(fetch['meaning'])}"
+            f"Output: {card_markdown.text(fetch['name'])}, {fetch['dtype']}"
+            f" {card_markdown.text(_shape_text(fetch['shape']))},"
+            f" {card_markdown.text(fetch['meaning'])}"
             for fetch in graph["fetches"]
         ),
-        f"Mean of the input: {_mean(graph.get('mean'))}",
+        f"Mean of the input: {_mean_text(graph.get('mean'))}",
     ]
     parity = graph["parity"]["max_difference"]
     lines = [
-        markdown.items(items),
+        card_markdown.items(items),
         "Largest difference from the model, on the images and the random input of the"
         " verification:",
-        markdown.table(
+        card_markdown.table(
             ["output", "difference"], [[k, f"{v:.2g}"] for k, v in parity.items()]
         ),
     ]
@@ -292,13 +294,13 @@ def _graph(graph: Mapping[str, Any]) -> str:
             + ", ".join(f"{name} {value:.1f} ms" for name, value in times.items())
             + "."
         )
-    if others := _others(graph.get("others") or {}):
+    if others := _other_formats(graph.get("others") or {}):
         lines.append(others)
     return "\n\n".join(lines)
 
 
-def _others(others: Mapping[str, Mapping[str, Any]]) -> str:
-    """The other formats, and how far those with fewer bits are from the model."""
+def _other_formats(others: Mapping[str, Mapping[str, Any]]) -> str:
+    """The model card's table of other formats, with their distance from the model."""
     if not others:
         return ""
     rows: list[list[object]] = []
@@ -326,17 +328,17 @@ def _others(others: Mapping[str, Mapping[str, Any]]) -> str:
         "gender: largest difference",
     ]
     head += ["mean difference", "equal genders"]
-    return markdown.table(head, rows)
+    return card_markdown.table(head, rows)
 
 
-def _use(known: model_card_files.ModelFiles) -> str:
-    """The card's section on how to use the graph or the model."""
+def _how_to_use(known: model_card_files.ModelFiles) -> str:
+    """The model card's section on how to use the graph or the model."""
     if known.graph:
         name = known.graph["graph"]["file"]
         return "\n\n".join(
             [
                 "Each image must be the crop of one face, as in the training data.",
-                markdown.code(
+                card_markdown.code(
                     "from afad_tfdata import prediction\n\n"
                     f"config = prediction.PredictConfig(graph={name!r})\n"
                     'for row in prediction.predict(config, ["face.jpg"]).rows:\n'
@@ -349,7 +351,7 @@ def _use(known: model_card_files.ModelFiles) -> str:
     return "\n\n".join(
         [
             "The models of a run are Keras files:",
-            markdown.code(
+            card_markdown.code(
                 'import keras\n\nmodel = keras.saving.load_model("best.keras")\n',
                 "python",
             ),
@@ -358,40 +360,40 @@ def _use(known: model_card_files.ModelFiles) -> str:
     )
 
 
-def _rights(license: str, stated: licence_and_origin.Statements) -> str:
-    """The card's section on licences and citation."""
-    return markdown.items(
+def _rights_of_model(license: str, stated: licence_and_origin.Statements) -> str:
+    """The model card's section on licences and citation."""
+    return card_markdown.items(
         [
-            f"Licence of the model: {markdown.text(license)}",
-            f"Licence of its data: {markdown.text(stated.license)}",
-            f"To cite its data: {markdown.text(stated.citation)}",
-            *([markdown.text(stated.source)] if stated.source else []),
+            f"Licence of the model: {card_markdown.text(license)}",
+            f"Licence of its data: {card_markdown.text(stated.license)}",
+            f"To cite its data: {card_markdown.text(stated.citation)}",
+            *([card_markdown.text(stated.source)] if stated.source else []),
         ]
     )
 
 
-def _shape(shape: list[int | None]) -> str:
-    """A shape as text, with n for the size of the batch."""
+def _shape_text(shape: list[int | None]) -> str:
+    """The shape of a feed or fetch for the model card, with n for the batch size."""
     return "[" + ", ".join("n" if side is None else str(side) for side in shape) + "]"
 
 
-def _mean(mean: Mapping[str, float] | None) -> str:
-    """The channel means as text."""
+def _mean_text(mean: Mapping[str, float] | None) -> str:
+    """The channel means of the model's input, as the model card shows them."""
     if not mean:
         return "unknown"
     return ", ".join(f"{name} {value:.2f}" for name, value in mean.items())
 
 
-def _interval(value: Any) -> str:
-    """The interval of a metric as text."""
+def _interval_text(value: Any) -> str:
+    """The interval of a metric, as the model card shows it."""
     return f"{value[0]:.4f} to {value[1]:.4f}" if value else "not measured"
 
 
-def _cell(value: Any) -> Any:
-    """The value of a metric in a table."""
+def _metric_or_text(value: Any) -> Any:
+    """The value of a metric in a table of the model card."""
     return "not defined" if value is None else value
 
 
-def _plain(value: Any) -> str:
-    """A value of the run as text; none if it is empty."""
+def _option_text(value: Any) -> str:
+    """An option of the run, as the model card shows it; none if it is empty."""
     return str(value) if value not in ("", None) else "none"

@@ -15,7 +15,7 @@ from afad_tfdata.training import history, run_dir
 
 @dataclasses.dataclass(frozen=True)
 class ModelFiles:
-    """What is known about a model; each part is empty if its file is missing.
+    """What the files of a model say; each part is empty if its file is missing.
 
     Attributes:
       name: Of the run or the graph, for people.
@@ -33,12 +33,12 @@ class ModelFiles:
 
     @property
     def network(self) -> dict[str, Any]:
-        """Backbone, heads and the rest of the model's configuration."""
+        """Backbone, heads and the rest of the network, as the model's files name it."""
         return self.graph.get("model") or self.run.get("model") or {}
 
     @property
     def labels(self) -> list[str]:
-        """What it predicts: ``age``, ``gender`` or both."""
+        """What the model predicts by its files: ``age``, ``gender`` or both."""
         if self.graph:
             labels = [fetch["label"] for fetch in self.graph["fetches"]]
             return [label for label in labels if label in ("age", "gender")]
@@ -47,7 +47,7 @@ class ModelFiles:
 
 
 def read(run: str, graph: str) -> ModelFiles:
-    """Reads the files of a run and of a graph.
+    """Reads the files of a run and of a graph that a model card is made of.
 
     Args:
       run: The run's directory; empty for none.
@@ -64,12 +64,14 @@ def read(run: str, graph: str) -> ModelFiles:
     if run:
         run = os.path.normpath(files.local_path(run))
         config = run_dir.read_config(run)
-        past = _optional(os.path.join(run, history.JSON_NAME), "the history")
-        metrics = _optional(os.path.join(run, evaluation.METRICS_NAME), "the metrics")
+        past = _object_or_empty(os.path.join(run, history.JSON_NAME), "the history")
+        metrics = _object_or_empty(
+            os.path.join(run, evaluation.METRICS_NAME), "the metrics"
+        )
     if graph:
         description = graph_description.load_description(graph)
         if run:
-            _check_source(description, run, graph)
+            _check_graph_of_run(description, run, graph)
         # The metrics of the frozen file are used, even if the run was evaluated again
         # later.
         metrics = description.get("metrics") or metrics
@@ -80,8 +82,8 @@ def read(run: str, graph: str) -> ModelFiles:
     )
 
 
-def _optional(path: str, what: str) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
+def _object_or_empty(path: str, what: str) -> dict[str, Any]:
+    """The content of one of the model's JSON files; empty without such a file."""
     if not files.exists(path):
         return {}
     value = files.read_json(path, what=what, advice="name another --run_dir")
@@ -90,8 +92,8 @@ def _optional(path: str, what: str) -> dict[str, Any]:
     return value
 
 
-def _check_source(description: dict[str, Any], run: str, graph: str) -> None:
-    """Refuses a graph that was not frozen from a file of the run."""
+def _check_graph_of_run(description: dict[str, Any], run: str, graph: str) -> None:
+    """Refuses a card for a graph that was not frozen from a file of the run."""
     source = description.get("source") or {}
     digest, name = source.get("sha256"), source.get("file", "")
     if not digest:

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from afad_tfdata.common import crc32, errors, files
-from afad_tfdata.describing import label_table
+from afad_tfdata.describing import labels_csv
 from afad_tfdata.storage import description_names, hdf5, schema
 
 COLUMNS = ("key", "split", "age", "gender", "gender_label", "image")
 
 
 def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[str]:
-    """Writes the tables one after the other, with one shard in memory at a time.
+    """Writes the images as Parquet files, with one shard in memory at a time.
 
     Args:
       directory: An existing directory that they are written to.
@@ -49,10 +49,10 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
         ]
     )
     names = []
-    for shard in label_table.shards(records_dir, manifest):
-        mine = list(label_table.rows_of(shard, manifest))
+    for shard in labels_csv.shards_with_keys(records_dir, manifest):
+        mine = list(labels_csv.rows_of_shard(shard, manifest))
         columns = {name: [getattr(r, name) for r in mine] for name in COLUMNS[:-1]}
-        columns["image"] = list(_images(shard, manifest))
+        columns["image"] = list(_images_of_shard(shard, manifest))
         content = io.BytesIO()
         # Compression and statistics are off, because images are compressed already and
         # statistics of them are useless.
@@ -75,8 +75,10 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
     return names
 
 
-def _images(shard: label_table.Shard, manifest: schema.Manifest) -> Iterator[bytes]:
-    """The images of a shard as files."""
+def _images_of_shard(
+    shard: labels_csv.ShardOfKeys, manifest: schema.Manifest
+) -> Iterator[bytes]:
+    """The images of a shard as files, for a column of its Parquet file."""
     raw = manifest.image_encoding == "raw"
     layout = hdf5.RowLayout.of_pixel(manifest.pixel, manifest.image_size)
     rows = hdf5.RowReader(shard.path, "data") if manifest.format == "hdf5" else None
@@ -92,11 +94,11 @@ def _images(shard: label_table.Shard, manifest: schema.Manifest) -> Iterator[byt
                     f"{shard.path} is damaged: the image of record {position} has"
                     " another checksum; afad-inspect-records --verify names every fault"
                 )
-            yield _png(layout.to_image(content)) if raw else content
+            yield _png_bytes(layout.to_image(content)) if raw else content
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    """Pixels as the bytes of a PNG file."""
+def _png_bytes(pixels: np.ndarray) -> bytes:
+    """Raw pixels as the bytes of a PNG file, for a Parquet file."""
     from PIL import Image
 
     content = io.BytesIO()

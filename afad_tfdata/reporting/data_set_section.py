@@ -284,7 +284,8 @@ def _licence_of_sources(
     """Licence and citation of each source of the data set, as the cards state them."""
     nothing = licence_and_origin.Statements()
     all_stated = [
-        licence_and_origin.complete(nothing, manifest) for manifest in manifests
+        licence_and_origin.complete_statements(nothing, manifest)
+        for manifest in manifests
     ]
     found: list[html_elements.Element] = []
     for source, license, citation in dict.fromkeys(

@@ -15,7 +15,7 @@ import pytest
 
 from afad_tfdata import cards, input_fn, records
 from afad_tfdata.common import errors
-from afad_tfdata.describing import label_table, markdown
+from afad_tfdata.describing import card_markdown, labels_csv
 from afad_tfdata.images import codec
 from afad_tfdata.storage import schema
 
@@ -128,11 +128,11 @@ def test_every_row_is_one_row_whatever_a_file_is_called(
     tfrecord, tmp_path, monkeypatch
 ):
     manifest = schema.load_manifest(tfrecord)
-    row = next(label_table.rows(str(tfrecord), manifest))
+    row = next(labels_csv.rows(str(tfrecord), manifest))
     keys = ['15/"a".jpg', "15/a,b.jpg", "15/a\nb.jpg", "15/a\rb.jpg"]
     mine = [row._replace(key=key, gender=None) for key in keys]
-    monkeypatch.setattr(label_table, "rows", lambda *_: mine)
-    label_table.write(str(tmp_path / "labels.csv"), str(tfrecord), manifest)
+    monkeypatch.setattr(labels_csv, "rows", lambda *_: mine)
+    labels_csv.write(str(tmp_path / "labels.csv"), str(tfrecord), manifest)
     with open(tmp_path / "labels.csv", newline="") as f:
         found = list(csv.DictReader(f))
     assert [row["key"] for row in found] == keys
@@ -356,4 +356,4 @@ def test_text_of_a_user_is_shown_and_starts_no_markup(tfrecord, tmp_path):
     ],
 )
 def test_markdown_text(value, expected):
-    assert markdown.text(value) == expected
+    assert card_markdown.text(value) == expected

@@ -145,7 +145,7 @@ def test_the_reasons_of_rejected_files_are_counted(sample_records, tmp_path):
 
 def test_each_source_has_its_licence_and_citation(sample_records, tmp_path):
     """As in the data card; the name of a data set does not say what it is from."""
-    from afad_tfdata.describing import published_data_sets
+    from afad_tfdata.describing import licence_and_origin
 
     places = []
     for source in ("utkface", "adience", ""):
@@ -161,12 +161,12 @@ def test_each_source_has_its_licence_and_citation(sample_records, tmp_path):
     for shown in (places[:1], places[1:2], places[:2]):
         text = write(tmp_path, records_dir=",".join(shown)).by_id("data").text
         for source, place in zip(("utkface", "adience"), places, strict=False):
-            citation = published_data_sets.BY_SOURCE[source].citation
+            citation = licence_and_origin.BY_SOURCE[source].citation
             assert (citation in text) == (place in shown)
     text = write(tmp_path, records_dir=places[2]).by_id("data").text
     assert "Niu" not in text and "does not say which published data set" in text
     text = write(tmp_path, records_dir=sample_records).by_id("data").text
-    assert published_data_sets.AFAD.citation in text
+    assert licence_and_origin.AFAD.citation in text
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not json", b"[1]", b'{"path": 3}'])

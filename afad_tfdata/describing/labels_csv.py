@@ -4,9 +4,9 @@ The table names the shard of each record and its position there, so that any pro
 finds the image of a row.  It is written without a library, and read by every program
 that reads CSV::
 
-    for row in label_table.rows("records", manifest):
+    for row in labels_csv.rows("records", manifest):
         row.key, row.age, row.gender
-    label_table.write("records/labels.csv", "records", manifest)
+    labels_csv.write("records/labels.csv", "records", manifest)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from afad_tfdata.storage import schema, tfrecord
 
 
 class Row(NamedTuple):
-    r"""One record; the names of the fields are those of the columns.
+    r"""A row of ``labels.csv``; the names of the fields are those of the columns.
 
     Attributes:
       key: Path of the image, with forward slashes.  Bytes that are not UTF-8 are
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 def rows(records_dir: str, manifest: schema.Manifest) -> Iterator[Row]:
-    """Yields the records of all splits, in the order of the shards.
+    """The rows of ``labels.csv`` for all splits, in the order of the shards.
 
     Args:
       records_dir: A local directory.
@@ -61,22 +61,22 @@ def rows(records_dir: str, manifest: schema.Manifest) -> Iterator[Row]:
     Raises:
       DataError: A file is missing, damaged or changed.
     """
-    for shard in shards(records_dir, manifest):
-        yield from rows_of(shard, manifest)
+    for shard in shards_with_keys(records_dir, manifest):
+        yield from rows_of_shard(shard, manifest)
 
 
-def rows_of(shard: Shard, manifest: schema.Manifest) -> Iterator[Row]:
-    """Yields the records of one shard."""
+def rows_of_shard(shard: ShardOfKeys, manifest: schema.Manifest) -> Iterator[Row]:
+    """The rows of ``labels.csv`` for the records of one shard."""
     for position, (key, entry) in enumerate(
         zip(shard.keys, shard.entries, strict=True)
     ):
-        gender = _label(entry["gender"])
+        gender = _label_or_none(entry["gender"])
         yield Row(
-            key=_text(key),
+            key=_key_text(key),
             split=shard.split,
             shard=os.path.basename(shard.path),
             position=position,
-            age=_label(entry["age"]),
+            age=_label_or_none(entry["age"]),
             gender=None if gender is None else manifest.class_names[gender],
             gender_label=gender,
             height=int(entry["height"]),
@@ -85,8 +85,8 @@ def rows_of(shard: Shard, manifest: schema.Manifest) -> Iterator[Row]:
         )
 
 
-class Shard(NamedTuple):
-    """One shard.
+class ShardOfKeys(NamedTuple):
+    """One shard, with the keys of its records.
 
     Attributes:
       split: Its split.
@@ -105,8 +105,10 @@ class Shard(NamedTuple):
     keys: list[bytes]
 
 
-def shards(records_dir: str, manifest: schema.Manifest) -> Iterator[Shard]:
-    """Yields the shards of all splits with the keys of their records.
+def shards_with_keys(
+    records_dir: str, manifest: schema.Manifest
+) -> Iterator[ShardOfKeys]:
+    """The shards of all splits, with the keys that ``labels.csv`` shows.
 
     Raises:
       DataError: A file is missing, damaged or changed.
@@ -118,12 +120,12 @@ def shards(records_dir: str, manifest: schema.Manifest) -> Iterator[Shard]:
         starts = index.shard_starts()
         for number, path in enumerate(index.paths):
             entries = index.entries[starts[number] : starts[number + 1]]
-            keys = _keys(path, manifest.format, entries)
-            yield Shard(name, number, len(index.paths), path, entries, keys)
+            keys = _keys_of_shard(path, manifest.format, entries)
+            yield ShardOfKeys(name, number, len(index.paths), path, entries, keys)
 
 
 def write(path: str, records_dir: str, manifest: schema.Manifest) -> None:
-    """Writes the table as CSV in UTF-8; a cell is empty if there is no label.
+    """Writes ``labels.csv`` in UTF-8; a cell is empty if there is no label.
 
     Raises:
       UsageError: The file cannot be written.
@@ -133,8 +135,8 @@ def write(path: str, records_dir: str, manifest: schema.Manifest) -> None:
     files.write_atomic(path, "".join(files.csv_line(line) + "\n" for line in lines))
 
 
-def _keys(path: str, format: str, entries: np.ndarray) -> list[bytes]:
-    """The keys of a shard's records; those of TFRecord are checked by their CRC."""
+def _keys_of_shard(path: str, format: str, entries: np.ndarray) -> list[bytes]:
+    """The keys of a shard for ``labels.csv``; those of TFRecord are checked by CRC."""
     if format == "hdf5":
         import h5py
 
@@ -142,9 +144,9 @@ def _keys(path: str, format: str, entries: np.ndarray) -> list[bytes]:
             with h5py.File(path, "r") as f:
                 keys = f["filename"][:]
         except Exception as error:  # h5py raises errors of many types.
-            raise _damaged(path, errors.one_line(error)) from error
+            raise _damaged_shard(path, errors.one_line(error)) from error
         if len(keys) != len(entries):
-            raise _damaged(path, f"{len(keys)} names for {len(entries)} records")
+            raise _damaged_shard(path, f"{len(keys)} names for {len(entries)} records")
         return [bytes(key) for key in keys]
     keys = []
     with open(path, "rb") as f:
@@ -156,23 +158,23 @@ def _keys(path: str, format: str, entries: np.ndarray) -> list[bytes]:
                 keys.append(bytes(example[schema.IMAGE_FILENAME]))
             except (tfrecord.RecordError, KeyError, TypeError) as error:
                 reason = f"record {position}: {errors.one_line(error)}"
-                raise _damaged(path, reason) from error
+                raise _damaged_shard(path, reason) from error
     return keys
 
 
-def _label(value: np.integer) -> int | None:
-    """A label of the index; None if it is missing."""
+def _label_or_none(value: np.integer) -> int | None:
+    """A label of the index for ``labels.csv``; None if it is missing."""
     return None if value == schema.MISSING else int(value)
 
 
-def _text(key: bytes) -> str:
-    """A key as text, whatever bytes it has."""
+def _key_text(key: bytes) -> str:
+    """A key as text for ``labels.csv``, whatever bytes it has."""
     # Some file names are not UTF-8, and CSV is text.
     return key.decode(errors="backslashreplace")
 
 
-def _damaged(path: str, reason: str) -> errors.DataError:
-    """The error of a shard or an index that is damaged."""
+def _damaged_shard(path: str, reason: str) -> errors.DataError:
+    """The error of a shard or an index that ``labels.csv`` cannot be made from."""
     return errors.DataError(
         f"{path} is damaged: {reason}; afad-inspect-records --verify names every fault"
     )

@@ -3,7 +3,7 @@
 Names, paths and labels come from users.  `text` escapes them, so that none of their
 characters starts a tag, a link, a table cell or emphasis, or breaks the line::
 
-    markdown.table(["class", "images"], [["<b>", "12"]])
+    card_markdown.table(["class", "images"], [["<b>", "12"]])
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _FIRST = re.compile(r"^(\s*)([-+=]|\d+(?=[.)](?:\s|$)))")
 
 
 def text(value: object) -> str:
-    r"""One line that shows the characters of a text; "unknown" for None and "".
+    r"""Text in a card's Markdown, with all its characters; "unknown" for None and "".
 
     A character that cannot be printed is shown by its code, such as ``\x1b``.
     """
-    return _FIRST.sub(_escape_first, _inline(value))
+    return _FIRST.sub(_escape_first, _inline_text(value))
 
 
-def _inline(value: object) -> str:
+def _inline_text(value: object) -> str:
     """As `text`, for a place where no list or heading can start."""
     if value is None or value == "":
         return "unknown"
@@ -39,13 +39,13 @@ def _inline(value: object) -> str:
 
 
 def _escape_first(match: re.Match[str]) -> str:
-    """Escapes what would begin a list or a heading."""
+    """Escapes in Markdown what would begin a list or a heading."""
     # Digits cannot be escaped, but the point or bracket after them can.
     return match[1] + (f"{match[2]}\\" if match[2].isdigit() else f"\\{match[2]}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; cells are escaped here, and numbers are aligned to the right.
+    """A Markdown table; cells are escaped here, numbers aligned to the right.
 
     Args:
       head: Names of the columns.
@@ -57,27 +57,27 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         for i in range(len(head))
     ]
     lines = [
-        _row([_inline(name) for name in head]),
-        _row(["---:" if is_number else "---" for is_number in right]),
+        _table_row([_inline_text(name) for name in head]),
+        _table_row(["---:" if is_number else "---" for is_number in right]),
     ]
-    lines += [_row([_inline(number(cell)) for cell in row]) for row in cells]
+    lines += [_table_row([_inline_text(number(cell)) for cell in row]) for row in cells]
     return "\n".join(lines)
 
 
 def number(value: object) -> object:
-    """A number as people read it, such as 12,345 or 0.9312; other values unchanged."""
+    """A number as a card shows it: 12,345 or 0.9312; other values unchanged."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def items(values: Iterable[str]) -> str:
-    """A list; the values are Markdown already."""
+    """A Markdown list; the values are Markdown already."""
     return "\n".join(f"- {value}" for value in values)
 
 
 def code(content: str, language: str = "") -> str:
-    """A block of code, whatever it contains."""
+    """A Markdown block of code, whatever it contains."""
     longest = max((len(run) for run in re.findall("`+", content)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{content.rstrip()}\n{fence}"
@@ -89,24 +89,24 @@ def header(values: Mapping[str, Any]) -> str:
     The values are written as JSON, because every JSON value is also YAML.
     """
     lines = [
-        f"{name}: {json.dumps(_printable(value), ensure_ascii=False)}"
+        f"{name}: {json.dumps(_printable_value(value), ensure_ascii=False)}"
         for name, value in values.items()
         if value not in (None, "", [], {})
     ]
     return "\n".join(["---", *lines, "---"])
 
 
-def _printable(value: Any) -> Any:
-    """A value of the header without characters that cannot be printed."""
+def _printable_value(value: Any) -> Any:
+    """A value of a card's YAML header without unprintable characters."""
     if isinstance(value, str):
         return errors.printable(value)
     if isinstance(value, Mapping):
-        return {k: _printable(v) for k, v in value.items()}
+        return {k: _printable_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(v) for v in value]
+        return [_printable_value(v) for v in value]
     return value
 
 
-def _row(cells: Iterable[str]) -> str:
+def _table_row(cells: Iterable[str]) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
