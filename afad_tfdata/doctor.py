@@ -32,7 +32,7 @@ from afad_tfdata.common import (
     xla,
 )
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.measuring import row_verdicts
+from afad_tfdata.measuring import check_table
 from afad_tfdata.storage import schema, tfds_metadata, tfrecord
 
 _CORE = (
@@ -245,12 +245,12 @@ def _computing(devices: str) -> Iterator[Finding]:
                 output_dir=directory, devices=devices, parts=_COMPUTING, sizes="tiny"
             )
         )
-    works = {row_verdicts.MET: True, row_verdicts.MISSED: False}
+    works = {check_table.MET: True, check_table.MISSED: False}
     for row in result.found:
         if row.part.partition(":")[0] in _COMPUTING:
             found = f"{row.name}: {row.measured or row.why}"
             advice = ""
-            if row.verdict == row_verdicts.MISSED:
+            if row.verdict == check_table.MISSED:
                 advice = f"wanted: {row.target}. {row.why}".strip()
             yield Finding(row.part, works.get(row.verdict), found, advice)
 

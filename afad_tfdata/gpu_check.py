@@ -1,7 +1,7 @@
 """One table of how well training works on this machine's GPUs.
 
 Each part runs in a process of its own with a time limit
-(`measuring.part_supervisor`), so that an abort of one is a row of the table::
+(`measuring.part_processes`), so that an abort of one is a row of the table::
 
     result = gpu_check.check(gpu_check.GpuCheckConfig(output_dir="gpu_check"))
     print(result.text())
@@ -22,11 +22,10 @@ from afad_tfdata import __version__
 from afad_tfdata.common import errors, files, options
 from afad_tfdata.measuring import (
     check_settings,
-    machine,
+    check_table,
+    gpus_and_driver,
     part_list,
-    part_supervisor,
-    row_verdicts,
-    table_text,
+    part_processes,
 )
 
 # Parts that measure no time and run at once; a GPU that takes one process gets one.
@@ -90,37 +89,37 @@ class CheckResult:
 
     Attributes:
       found: All rows, in order.
-      facts: What `measuring.machine` found out, and when.
+      facts: What `measuring.gpus_and_driver` found out, and when.
     """
 
-    found: list[row_verdicts.Row]
+    found: list[check_table.Row]
     facts: dict[str, Any]
 
     @property
-    def missed(self) -> list[row_verdicts.Row]:
-        """The rows whose targets are missed."""
-        return [row for row in self.found if row.verdict == row_verdicts.MISSED]
+    def missed(self) -> list[check_table.Row]:
+        """The rows of the GPU check whose targets are missed."""
+        return [row for row in self.found if row.verdict == check_table.MISSED]
 
     def text(self) -> str:
-        """The table for a terminal."""
-        return table_text.text(self.found)
+        """The table of the GPU check for a terminal."""
+        return check_table.table_text(self.found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, as in gpu_check.json."""
+        """The table of the GPU check as JSON values, as in gpu_check.json."""
         return {**self.facts, "rows": [dataclasses.asdict(row) for row in self.found]}
 
 
 def check(config: GpuCheckConfig) -> CheckResult:
-    """Runs the parts, and writes gpu_check.json and gpu_check.md.
+    """Runs the GPU check, and writes gpu_check.json and gpu_check.md.
 
     Raises:
       UsageError: The devices do not exist, or the directory cannot be written.
     """
     files.make_dirs(config.output_dir)
     began = datetime.datetime.now(datetime.timezone.utc)
-    manager = part_supervisor.Supervisor(config.minutes)
+    manager = part_processes.Supervisor(config.minutes)
     with tempfile.TemporaryDirectory(prefix="afad-gpu-check-") as work_dir:
-        found, facts = _run(config, manager, work_dir)
+        found, facts = _run_parts(config, manager, work_dir)
         _keep_logs(work_dir, config.output_dir)
     facts["date"] = began.date().isoformat()
     facts["seconds"] = round(
@@ -132,21 +131,22 @@ def check(config: GpuCheckConfig) -> CheckResult:
         os.path.join(config.output_dir, "gpu_check.json"), result.to_dict()
     )
     files.write_atomic(
-        os.path.join(config.output_dir, "gpu_check.md"), table_text.page(found, facts)
+        os.path.join(config.output_dir, "gpu_check.md"),
+        check_table.markdown_page(found, facts),
     )
     return result
 
 
-def _run(
-    config: GpuCheckConfig, manager: part_supervisor.Supervisor, work_dir: str
-) -> tuple[list[row_verdicts.Row], dict[str, Any]]:
-    """The rows of all parts, and the facts about the machine."""
+def _run_parts(
+    config: GpuCheckConfig, manager: part_processes.Supervisor, work_dir: str
+) -> tuple[list[check_table.Row], dict[str, Any]]:
+    """The rows of all parts of the GPU check, and the facts about the machine."""
     asked = tuple(config.devices.replace(" ", "").lower().split(","))
-    first = check_settings.sized(asked, 0, tiny=True, work_dir=work_dir)
-    found = manager.run([part_list.MACHINE], first)
-    path = os.path.join(work_dir, machine.FACTS)
+    first = check_settings.settings_for(asked, 0, tiny=True, work_dir=work_dir)
+    found = manager.run_group([part_list.MACHINE], first)
+    path = os.path.join(work_dir, gpus_and_driver.FACTS)
     if not os.path.exists(path):
-        why = next(row for row in found if row.verdict == row_verdicts.MISSED)
+        why = next(row for row in found if row.verdict == check_table.MISSED)
         raise errors.UsageError(f"{why.why} ({why.measured})")
     facts = files.read_json(path, what="facts about the machine", advice="try again")
     gpus = len(facts["gpus"])
@@ -156,22 +156,22 @@ def _run(
             " tries the check without one"
         )
     tiny = config.sizes == "tiny" or (config.sizes == "auto" and not gpus)
-    settings = check_settings.sized(
+    settings = check_settings.settings_for(
         tuple(facts["devices"]) if gpus else asked,
         gpus,
         tiny=tiny,
         work_dir=work_dir,
         data_dir=os.path.abspath(config.data_dir) if config.data_dir else "",
     )
-    chosen = part_list.select(config.parts)
+    chosen = part_list.select_parts(config.parts)
     if any(part.reads for part in chosen):
-        found += manager.run([part_list.FACES], settings)
+        found += manager.run_group([part_list.FACES], settings)
     jobs = 1 if facts["exclusive"] else _JOBS
     return found + manager.run_all(chosen, settings, jobs=jobs), facts
 
 
 def _keep_logs(work_dir: str, output_dir: str) -> None:
-    """Copies what the parts printed, to find the reason of a failure."""
+    """Copies what the parts of the GPU check printed, to explain a failure."""
     directory = os.path.join(output_dir, "logs")
     files.make_dirs(directory)
     for name in sorted(os.listdir(work_dir)):

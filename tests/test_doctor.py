@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from afad_tfdata import doctor, gpu_check
 from afad_tfdata.common import compute_capability, errors, tensorflow_io_extra, xla
-from afad_tfdata.measuring import row_verdicts
+from afad_tfdata.measuring import check_table
 
 
 def test_summary_names_versions_and_devices(tmp_path):
@@ -121,24 +121,24 @@ def test_computing_on_the_gpus_is_part_of_the_findings(monkeypatch):
     def check(config):
         asked.append(config)
         found = [
-            row_verdicts.Row("software", "1", part="machine"),
-            row_verdicts.Row(
-                "gradient", "0", "1e-6", row_verdicts.MET, part="parity:step"
+            check_table.Row("software", "1", part="machine"),
+            check_table.Row(
+                "gradient", "0", "1e-6", check_table.MET, part="parity:step"
             ),
-            row_verdicts.Row(
+            check_table.Row(
                 "sum",
                 "wrong",
                 "right",
-                row_verdicts.MISSED,
+                check_table.MISSED,
                 "no P2P",
                 {},
                 "all_reduce:x",
             ),
-            row_verdicts.Row(
+            check_table.Row(
                 "sum",
                 "",
                 "",
-                row_verdicts.NOT_APPLICABLE,
+                check_table.NOT_APPLICABLE,
                 "one GPU",
                 {},
                 "all_reduce:y",

@@ -13,7 +13,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import augmentation, tensor_preprocessing
 from afad_tfdata.measuring import (
     check_settings,
-    row_verdicts,
+    check_table,
     step_timing,
     trial_networks,
 )
@@ -24,31 +24,37 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.02
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
-    """Times both forms alone and within the step, in turn with the bare step."""
-    strategy = strategies.create_strategy(settings.first)
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
+    """Times the augmentation alone and within a step, in turn with the bare step."""
+    strategy = strategies.create_strategy(settings.first_device)
     precision = threads_and_precision.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
     ways: dict[str, Callable[[int], Any]] = {
-        "none": _step(strategy, settings, precision, trial_networks.normalized).run
+        "none": _augmented_step(
+            strategy, settings, precision, trial_networks.normalized
+        ).run_steps
     }
     forms = [
         form for form in augmentation.FORMS if form != "gather" or not xla.why_not()
     ]
     for form in forms:
-        ways[form] = _alone(settings, form)
+        ways[form] = _augmentation_alone(settings, form)
         prepare = functools.partial(_augmented, form)
-        ways[f"step with {form}"] = _step(strategy, settings, precision, prepare).run
-    found = step_timing.in_turn(ways, seconds=settings.seconds, rounds=settings.rounds)
+        ways[f"step with {form}"] = _augmented_step(
+            strategy, settings, precision, prepare
+        ).run_steps
+    found = step_timing.time_in_turn(
+        ways, seconds=settings.seconds, rounds=settings.rounds
+    )
     for form in augmentation.FORMS:
         name = f"{form} ({'compiled by XLA' if form == 'gather' else 'plain'})"
         if form not in forms:
-            yield row_verdicts.not_applicable(name, "XLA does not compile here")
+            yield check_table.not_applicable(name, "XLA does not compile here")
             continue
         within = float(np.median(found[f"step with {form}"] / found["none"])) - 1
         alone = float(np.median(found[form]))
-        yield row_verdicts.at_most(
+        yield check_table.at_most(
             f"{name}, share of a {settings.slow_network} step in {precision}",
             float(np.median(found[form] / found["none"])),
             LIMIT,
@@ -72,28 +78,30 @@ def _augmented(
     return tensor_preprocessing.normalize(images, trial_networks.MEAN)
 
 
-def _step(
+def _augmented_step(
     strategy: tf.distribute.Strategy,
     settings: check_settings.CheckSettings,
     precision: str,
     prepare: Callable[..., tf.Tensor],
 ) -> step_timing.TimedLoop:
-    """The training loop of the slow network with this preparation of images."""
+    """The training loop of the slow network with this form of augmentation."""
     with strategy.scope():
-        model = trial_networks.network(
+        model = trial_networks.trial_network(
             settings.slow_network, settings.image_size, precision
         )
-    batches = trial_networks.distributed(
+    batches = trial_networks.distributed_batches(
         strategy,
-        lambda _: trial_networks.in_memory(settings.batch, settings.image_size),
+        lambda _: trial_networks.batches_in_memory(settings.batch, settings.image_size),
     )
     return step_timing.TimedLoop(
         strategy, model, settings.batch, batches, prepare=prepare
     )
 
 
-def _alone(settings: check_settings.CheckSettings, form: str) -> Callable[[int], Any]:
-    """Augments a batch that is on the device already, again and again."""
+def _augmentation_alone(
+    settings: check_settings.CheckSettings, form: str
+) -> Callable[[int], Any]:
+    """Augments a batch on the device again and again, to time the augmentation."""
     device = settings.devices[0].upper() if settings.gpus else "CPU:0"
     pixels, _ = trial_networks.random_batches(settings.batch, settings.image_size, 1)
     with tf.device(device):
@@ -101,6 +109,7 @@ def _alone(settings: check_settings.CheckSettings, form: str) -> Callable[[int],
 
     @tf.function
     def repeat(images: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """Augments the images a number of times."""
         total = tf.zeros([])
         for i in tf.range(count):
             # Each turn needs the last one's result, so that none is left out.
@@ -109,6 +118,7 @@ def _alone(settings: check_settings.CheckSettings, form: str) -> Callable[[int],
         return total
 
     def run(count: int) -> None:
+        """Augments the images a number of times, and waits for the last one."""
         with tf.device(device):
             repeat(images, tf.constant(count)).numpy()
 

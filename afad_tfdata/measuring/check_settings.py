@@ -13,7 +13,7 @@ NETWORKS = ("VGG19", "ResNet50", "EfficientNetB0", "small_cnn")
 
 @dataclasses.dataclass(frozen=True)
 class CheckSettings:
-    """What is measured, and how long.
+    """What the GPU check measures, and how long.
 
     Attributes:
       devices: Names for `strategies.create_strategy`, one for each device: ``gpu:0``
@@ -42,24 +42,24 @@ class CheckSettings:
     data_dir: str
 
     @property
-    def first(self) -> str:
-        """The device for everything that needs only one."""
+    def first_device(self) -> str:
+        """The device for the parts of the GPU check that need only one."""
         return self.devices[0] if self.gpus else "cpu"
 
     @property
-    def all(self) -> str:
-        """All devices, for ``--devices``."""
+    def all_devices(self) -> str:
+        """All devices of the GPU check, as for ``--devices``."""
         return ",".join(self.devices)
 
     @property
     def replicas(self) -> int:
-        """Number of devices."""
+        """Number of devices of the GPU check."""
         count = self.devices[0].partition(":")[2]
         return self.gpus or int(count or 1)
 
     @property
     def slow_network(self) -> str:
-        """The network whose step is compared with; a small one if nothing is judged."""
+        """The network whose step is compared; a small one if nothing is judged."""
         return "small_cnn" if self.tiny else "VGG19"
 
     @property
@@ -69,24 +69,24 @@ class CheckSettings:
 
     @property
     def unjudged(self) -> str:
-        """Why targets of speed do not count; empty if they do."""
+        """Why the GPU check's targets of speed do not count; empty if they do."""
         if not self.gpus:
             return "speed counts on a GPU only"
         return "the sizes are too small for speed to count" if self.tiny else ""
 
     def to_json(self) -> str:
-        """The settings as JSON, for the command line of a process."""
+        """The GPU check's settings as JSON, for the command line of a process."""
         return json.dumps(dataclasses.asdict(self))
 
 
-def from_json(text: str) -> CheckSettings:
-    """What `CheckSettings.to_json` wrote."""
+def settings_from_json(text: str) -> CheckSettings:
+    """The GPU check's settings from what `CheckSettings.to_json` wrote."""
     values: dict[str, Any] = json.loads(text)
     values["devices"] = tuple(values["devices"])
     return CheckSettings(**values)
 
 
-def sized(
+def settings_for(
     devices: tuple[str, ...],
     gpus: int,
     *,
@@ -94,7 +94,7 @@ def sized(
     work_dir: str,
     data_dir: str = "",
 ) -> CheckSettings:
-    """The settings for these devices; sizes that are not tiny are those of AFAD."""
+    """The GPU check's settings for these devices; the usual sizes are those of AFAD."""
     return CheckSettings(
         devices=devices,
         gpus=gpus,

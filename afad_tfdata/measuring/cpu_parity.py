@@ -18,8 +18,7 @@ from afad_tfdata.freezing import loaded_graph
 from afad_tfdata.images import augmentation
 from afad_tfdata.measuring import (
     check_settings,
-    exact_network,
-    row_verdicts,
+    check_table,
     trial_networks,
 )
 from afad_tfdata.training.distributed import strategies
@@ -36,8 +35,8 @@ _GRAPH_LIMIT = 1e-5
 
 def measure(
     settings: check_settings.CheckSettings, what: str
-) -> Iterator[row_verdicts.Row]:
-    """Compares the device with the CPU.
+) -> Iterator[check_table.Row]:
+    """Compares what a device computes with what the CPU computes.
 
     Args:
       settings: Devices and sizes.
@@ -45,13 +44,13 @@ def measure(
     """
     # TF32 rounds on purpose.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    device = strategies.device_names(settings.all)[-1]
+    device = strategies.device_names(settings.all_devices)[-1]
     yield from _PARTS[what](settings, device)
 
 
-def _augmentation(
+def _compare_augmentation(
     settings: check_settings.CheckSettings, device: str
-) -> Iterator[row_verdicts.Row]:
+) -> Iterator[check_table.Row]:
     """Compares augmented images on the device with those on the CPU."""
     config = augmentation.AugmentConfig(
         brightness=0.2, contrast=0.2, color=0.2, erasing=0.5
@@ -60,12 +59,13 @@ def _augmentation(
     images = trial_networks.random_batches(32, size, 1)[0][0]
 
     def parameters() -> dict[str, np.ndarray]:
+        """The parameters of the augmentation on the current device."""
         found = augmentation.parameters(64, size, size, seed=1, step=7, config=config)
         return {name: value.numpy() for name, value in found.items()}
 
-    one, two = _on("CPU:0", parameters), _on(device, parameters)
+    one, two = _call_on("CPU:0", parameters), _call_on(device, parameters)
     differing = [name for name in one if not np.array_equal(one[name], two[name])]
-    yield row_verdicts.holds(
+    yield check_table.holds(
         "parameters of the augmentation",
         not differing,
         target="equal, bit for bit",
@@ -74,17 +74,18 @@ def _augmentation(
     )
     for form in augmentation.FORMS:
         if form == "gather" and (reason := xla.why_not()):
-            yield row_verdicts.not_applicable(form, reason)
+            yield check_table.not_applicable(form, reason)
             continue
         settled = augmentation.AugmentConfig(form=form)
 
         def augmented(settled: augmentation.AugmentConfig = settled) -> np.ndarray:
+            """The augmented images on the current device."""
             return augmentation.augment_images(
                 images, seed=1, step=7, config=settled
             ).numpy()
 
-        difference = np.abs(_on("CPU:0", augmented) - _on(device, augmented))
-        yield row_verdicts.at_most(
+        difference = np.abs(_call_on("CPU:0", augmented) - _call_on(device, augmented))
+        yield check_table.at_most(
             f"{form}, largest difference in levels of 255",
             float(difference.max()),
             _AUGMENTATION_LIMIT,
@@ -93,9 +94,9 @@ def _augmentation(
         )
 
 
-def _step(
+def _compare_step(
     settings: check_settings.CheckSettings, device: str
-) -> Iterator[row_verdicts.Row]:
+) -> Iterator[check_table.Row]:
     """Compares a step on the device with the same step on the CPU."""
     del settings
     places = {
@@ -104,10 +105,10 @@ def _step(
     for dtype in ("float64", "float32"):
         gradients, weights = [], []
         for strategy in places.values():
-            model = exact_network.build(strategy, dtype)
-            gradients.append(exact_network.gradient(strategy, model, dtype))
-            trainer = exact_network.train_step(strategy, model, dtype)
-            batches = exact_network.batches(strategy)
+            model = trial_networks.exact_network(strategy, dtype)
+            gradients.append(trial_networks.exact_gradient(strategy, model, dtype))
+            trainer = trial_networks.exact_train_step(strategy, model, dtype)
+            batches = trial_networks.exact_batches(strategy)
             trainer.run(batches, 0, [1e-3] * _STEPS)
             parts = [w.astype(np.float64).ravel() for w in model.get_weights()]
             weights.append(np.concatenate(parts))
@@ -115,7 +116,7 @@ def _step(
             ("gradient of a step", gradients, _GRADIENT_LIMIT),
             (f"weights after {_STEPS} steps", weights, _WEIGHTS_LIMIT),
         ):
-            yield row_verdicts.at_most(
+            yield check_table.at_most(
                 f"{name}, {dtype}, relative to the norm",
                 float(np.linalg.norm(one - two) / np.linalg.norm(one)),
                 limits[dtype],
@@ -126,9 +127,9 @@ def _step(
             )
 
 
-def _graph(
+def _compare_graph(
     settings: check_settings.CheckSettings, device: str
-) -> Iterator[row_verdicts.Row]:
+) -> Iterator[check_table.Row]:
     """Compares a frozen graph on the device with the same graph on the CPU."""
     keras.utils.set_random_seed(1)
     size = settings.image_size
@@ -155,16 +156,17 @@ def _graph(
     function = tf.function(loaded_graph.as_function(frozen.path, "root_input", fetches))
 
     def outputs() -> dict[str, np.ndarray]:
+        """The outputs of the graph on the current device."""
         found = function(tf.constant(images))
         return {name: value.numpy() for name, value in found.items()}
 
-    one, two = _on("CPU:0", outputs), _on(device, outputs)
+    one, two = _call_on("CPU:0", outputs), _call_on(device, outputs)
     by_model = model(images, training=False)
     for label, output in zip(("age", "gender"), by_model, strict=True):
         largest = max(1.0, float(np.abs(one[label]).max()))
         to_cpu = float(np.abs(one[label] - two[label]).max()) / largest
         to_model = float(np.abs(two[label] - np.asarray(output)).max()) / largest
-        yield row_verdicts.at_most(
+        yield check_table.at_most(
             f"{label} of the frozen graph, relative to max(1, largest value)",
             max(to_cpu, to_model),
             _GRAPH_LIMIT,
@@ -174,14 +176,14 @@ def _graph(
         )
 
 
-def _on(device: str, function: Callable[[], Any]) -> Any:
-    """Calls a function on a device, and returns its result."""
+def _call_on(device: str, function: Callable[[], Any]) -> Any:
+    """Calls a function on a device or the CPU, and returns its result to compare."""
     with tf.device(f"/{device}"):
         return function()
 
 
-_PARTS: dict[str, Callable[..., Iterator[row_verdicts.Row]]] = {
-    "augmentation": _augmentation,
-    "step": _step,
-    "graph": _graph,
+_PARTS: dict[str, Callable[..., Iterator[check_table.Row]]] = {
+    "augmentation": _compare_augmentation,
+    "step": _compare_step,
+    "graph": _compare_graph,
 }

@@ -9,8 +9,7 @@ import numpy as np
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.measuring import (
     check_settings,
-    exact_network,
-    row_verdicts,
+    check_table,
     trial_networks,
 )
 from afad_tfdata.training.distributed import strategies
@@ -19,34 +18,35 @@ from afad_tfdata.training.distributed import strategies
 _HALF_MIB = 2048
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
-    """Makes one image of the last replica infinite in the second of three steps."""
-    strategy, what = _replicas(settings)
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
+    """Makes a float16 overflow on the last replica, which all of them must see."""
+    strategy, what = _replicas_to_overflow(settings)
     replicas = strategy.num_replicas_in_sync
     if replicas < 2:
-        yield row_verdicts.not_applicable("overflow on one replica", what)
+        yield check_table.not_applicable("overflow on one replica", what)
         return
-    batch = exact_network.BATCH
+    batch = trial_networks.EXACT_BATCH
     first = (replicas - 1) * (batch // replicas)
 
     def overflowing(images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        """The network's input, infinite for one image of the second step."""
         here = tf.logical_and(step == 1, offset == first)
         infinite = tf.where(here, float("inf"), 0.0)
         return trial_networks.normalized(images, step, offset) + infinite
 
-    model = exact_network.build(strategy)
-    trainer = exact_network.train_step(
+    model = trial_networks.exact_network(strategy)
+    trainer = trial_networks.exact_train_step(
         strategy, model, prepare=overflowing, loss_scaling=True
     )
-    batches = exact_network.batches(strategy)
+    batches = trial_networks.exact_batches(strategy)
     trainer.run(batches, 0, [1e-3])
-    before = _copies(strategy, model)
+    before = _weights_of_replicas(strategy, model)
     scale = strategies.local_value(strategy, trainer.optimizer.dynamic_scale)
     trainer.run(batches, 1, [1e-3])
-    skipped = _copies(strategy, model)
+    skipped = _weights_of_replicas(strategy, model)
     halved = strategies.local_value(strategy, trainer.optimizer.dynamic_scale)
     trainer.run(batches, 2, [1e-3])
-    after = _copies(strategy, model)
+    after = _weights_of_replicas(strategy, model)
     for name, is_true in (
         ("every replica skips the step", (before == skipped).all()),
         ("the scale of the loss is halved", float(halved) == float(scale) / 2),
@@ -54,7 +54,7 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
         ("the replicas stay equal", (after == after[0]).all()),
         ("the weights stay finite", np.isfinite(after).all()),
     ):
-        yield row_verdicts.holds(
+        yield check_table.holds(
             f"{name}, {what}",
             bool(is_true),
             target="so",
@@ -63,8 +63,10 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
         )
 
 
-def _copies(strategy: tf.distribute.Strategy, model: keras.Model) -> np.ndarray:
-    """All weights on each replica, ``[replicas, weights]``."""
+def _weights_of_replicas(
+    strategy: tf.distribute.Strategy, model: keras.Model
+) -> np.ndarray:
+    """All weights on each replica after an overflow, ``[replicas, weights]``."""
     copies: list[list[np.ndarray]] = []
     for variable in model.variables:
         values = strategy.experimental_local_results(variable.value)
@@ -72,22 +74,22 @@ def _copies(strategy: tf.distribute.Strategy, model: keras.Model) -> np.ndarray:
     return np.stack([np.concatenate(one) for one in zip(*copies, strict=True)])
 
 
-def _replicas(
+def _replicas_to_overflow(
     settings: check_settings.CheckSettings,
 ) -> tuple[tf.distribute.Strategy, str]:
-    """Replicas on all devices, and what they are."""
+    """The replicas of which one shall overflow, and what they are."""
     # Each replica gets the same share of the batch.
-    if exact_network.BATCH % settings.replicas:
+    if trial_networks.EXACT_BATCH % settings.replicas:
         names = settings.devices[:2]
         return strategies.create_strategy(",".join(names)), f"on {len(names)} devices"
     if settings.replicas > 1:
-        strategy = strategies.create_strategy(settings.all)
+        strategy = strategies.create_strategy(settings.all_devices)
         return strategy, f"on {settings.replicas} devices"
     if not settings.gpus:
-        strategy = strategies.create_strategy(settings.all)
+        strategy = strategies.create_strategy(settings.all_devices)
         return strategy, "there is one CPU device: try --devices=cpu:2"
     # NCCL does not work on two halves of one GPU.
-    chosen = tf.config.list_physical_devices("GPU")[int(settings.first[4:])]
+    chosen = tf.config.list_physical_devices("GPU")[int(settings.first_device[4:])]
     tf.config.set_visible_devices(chosen, "GPU")
     tf.config.set_logical_device_configuration(
         chosen, [tf.config.LogicalDeviceConfiguration(memory_limit=_HALF_MIB)] * 2

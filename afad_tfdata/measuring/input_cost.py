@@ -10,7 +10,7 @@ from afad_tfdata.common import resources
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.measuring import (
     check_settings,
-    row_verdicts,
+    check_table,
     step_timing,
     trial_networks,
 )
@@ -21,9 +21,9 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.01
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
     """Takes the same steps from records and from memory; counts the cores needed."""
-    strategy = strategies.create_strategy(settings.first)
+    strategy = strategies.create_strategy(settings.first_device)
     precision = threads_and_precision.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
@@ -34,10 +34,12 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
     )
 
     def from_memory(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """Batches of noise from memory."""
         del context
-        return trial_networks.in_memory(settings.batch, settings.image_size)
+        return trial_networks.batches_in_memory(settings.batch, settings.image_size)
 
     def from_records(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """Batches of the trial data set."""
         return input_fn.train_input_fn(config, context)
 
     cores = resources.cores()
@@ -46,16 +48,20 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
         rates = {}
         for name, make in (("memory", from_memory), ("records", from_records)):
             with strategy.scope():
-                model = trial_networks.network(backbone, settings.image_size, precision)
-            batches = trial_networks.distributed(strategy, make)
+                model = trial_networks.trial_network(
+                    backbone, settings.image_size, precision
+                )
+            batches = trial_networks.distributed_batches(strategy, make)
             loop = step_timing.TimedLoop(strategy, model, settings.batch, batches)
             # The first pass is not timed, because it also compares the checksums, which
             # happens once in a training.
-            loop.run(min(one_pass, step.MAX_STEPS_PER_CALL))
-            rates[name] = loop.rate(2 * settings.seconds)
+            loop.run_steps(min(one_pass, step.MAX_STEPS_PER_CALL))
+            rates[name] = loop.step_rate(2 * settings.seconds)
             del loop, batches, model
-        needed = rates["memory"].images_per_second * _cpu_seconds(config, settings)
-        yield row_verdicts.at_most(
+        needed = rates["memory"].images_per_second * _input_cpu_seconds(
+            config, settings
+        )
+        yield check_table.at_most(
             f"{backbone} in {precision}, waiting for records",
             rates["records"].waiting,
             LIMIT,
@@ -74,14 +80,15 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
         )
 
 
-def _cpu_seconds(
+def _input_cpu_seconds(
     config: input_fn.InputConfig, settings: check_settings.CheckSettings
 ) -> float:
-    """CPU time that reading, decoding and resizing of one image takes."""
+    """CPU time that the input takes to read, decode and resize one image."""
     iterator = iter(input_fn.train_input_fn(config))
 
     @tf.function
     def take(iterator: Iterator, count: tf.Tensor) -> tf.Tensor:
+        """Takes a number of batches; returns the number of their images."""
         total = tf.constant(0)
         for _ in tf.range(count):
             features, _ = next(iterator)

@@ -11,7 +11,7 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.measuring import (
     check_settings,
-    row_verdicts,
+    check_table,
     step_timing,
     trial_networks,
 )
@@ -23,22 +23,22 @@ from afad_tfdata.training.distributed import strategies
 LIMIT = 0.01
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
-    """Times the loop in turn with forward pass, backward pass and update alone."""
-    strategy = strategies.create_strategy(settings.first)
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
+    """Times the training loop in turn with the bare step of a network."""
+    strategy = strategies.create_strategy(settings.first_device)
     precision = threads_and_precision.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
     for backbone in settings.networks:
         ways = {
-            "bare": _bare(strategy, settings, backbone, precision),
-            "loop": _loop(strategy, settings, backbone, precision).run,
+            "bare": _bare_step(strategy, settings, backbone, precision),
+            "loop": _training_loop(strategy, settings, backbone, precision).run_steps,
         }
-        found = step_timing.in_turn(
+        found = step_timing.time_in_turn(
             ways, seconds=settings.seconds, rounds=settings.rounds
         )
         bare, loop = (float(np.median(found[name])) for name in ways)
-        yield row_verdicts.at_most(
+        yield check_table.at_most(
             f"{backbone} in {precision}, the loop beside the bare step",
             float(np.median(found["loop"] / found["bare"])) - 1,
             LIMIT,
@@ -50,49 +50,50 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
         )
 
 
-def _batches(
+def _noise_batches(
     strategy: tf.distribute.Strategy, settings: check_settings.CheckSettings
 ) -> Iterator[Any]:
-    """Batches of noise for the training loop."""
-    return trial_networks.distributed(
+    """Batches of noise, for the training loop and for the bare step."""
+    return trial_networks.distributed_batches(
         strategy,
-        lambda _: trial_networks.in_memory(settings.batch, settings.image_size),
+        lambda _: trial_networks.batches_in_memory(settings.batch, settings.image_size),
     )
 
 
-def _loop(
+def _training_loop(
     strategy: tf.distribute.Strategy,
     settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
 ) -> step_timing.TimedLoop:
-    """The package's training loop around a network."""
+    """The package's training loop around a network, to compare with the bare step."""
     with strategy.scope():
-        model = trial_networks.network(backbone, settings.image_size, precision)
-    batches = _batches(strategy, settings)
+        model = trial_networks.trial_network(backbone, settings.image_size, precision)
+    batches = _noise_batches(strategy, settings)
     return step_timing.TimedLoop(strategy, model, settings.batch, batches)
 
 
-def _bare(
+def _bare_step(
     strategy: tf.distribute.Strategy,
     settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
 ) -> Callable[[int], Any]:
-    """Forward pass, backward pass and update, one call of a function for each step.
+    """Forward pass, backward pass and update, without the training loop.
 
     It has the same batches on the device, and the same scaling of the loss.
     """
     with strategy.scope():
-        model = trial_networks.network(backbone, settings.image_size, precision)
+        model = trial_networks.trial_network(backbone, settings.image_size, precision)
         optimizer: Any = keras.optimizers.Adam(1e-5)
         if precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
     loss_fn = losses.build(losses.LossConfig())
-    batches = _batches(strategy, settings)
+    batches = _noise_batches(strategy, settings)
 
     def one(images: tf.Tensor, labels: dict[str, tf.Tensor]) -> tf.Tensor:
+        """One step on one replica."""
         with tf.GradientTape() as tape:
             outputs = model(
                 tensor_preprocessing.normalize(images, trial_networks.MEAN),
@@ -110,10 +111,12 @@ def _bare(
 
     @tf.function
     def step(iterator: Iterator[Any]) -> tf.Tensor:
+        """One step on all replicas."""
         features, labels = next(iterator)
         return strategy.run(one, args=(features["image"], labels))
 
     def run(steps: int) -> None:
+        """Takes a number of bare steps, and waits for the last one."""
         for _ in range(steps):
             loss = step(batches)
         strategy.experimental_local_results(loss)[0].numpy()

@@ -1,8 +1,8 @@
 """The parts of the check, in the order in which they run.
 
-Each part runs in a process of its own (`part_main`), because XLA, NCCL and CUDA can
-abort a process without an exception, and because some settings of TensorFlow cannot be
-changed after its start.
+Each part runs in a process of its own (`part_processes`), because XLA, NCCL and CUDA
+can abort a process without an exception, and because some settings of TensorFlow cannot
+be changed after its start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from afad_tfdata.measuring import check_settings
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of the check.
+    """A part of the GPU check.
 
     Attributes:
       name: The group that ``--parts`` selects, and after a colon, the part within it.
@@ -39,16 +39,16 @@ class Part:
 
     @property
     def group(self) -> str:
-        """The name that ``--parts`` selects it by."""
+        """The name that ``--parts`` selects the part by."""
         return self.name.partition(":")[0]
 
     @property
     def argument(self) -> str:
-        """The argument of the function besides the settings; empty if it has none."""
+        """The argument of the part besides the settings; empty if it has none."""
         return self.name.partition(":")[2]
 
     def why_not(self, settings: check_settings.CheckSettings) -> str:
-        """Why it cannot run on these devices; empty if it can."""
+        """Why the part cannot run on these devices; empty if it can."""
         if self.gpu_only and not settings.gpus:
             return "there is no GPU among the devices"
         if settings.replicas < self.min_replicas:
@@ -56,12 +56,12 @@ class Part:
         return ""
 
 
-MACHINE = Part("machine", "machine:measure")
+MACHINE = Part("machine", "gpus_and_driver:measure")
 FACES = Part("faces", "trial_data_set:measure")
 
 # First the parts that show whether results are right, then those that show the speed.
 CHECKS = (
-    Part("xla", "compilation:measure", 300),
+    Part("xla", "xla_compilation:measure", 300),
     Part("parity:augmentation", "cpu_parity:measure"),
     Part("parity:step", "cpu_parity:measure"),
     Part("parity:graph", "cpu_parity:measure", reads=True),
@@ -72,7 +72,7 @@ CHECKS = (
     *(
         Part(
             f"all_reduce:{way}",
-            "gradient_sums_and_scaling:all_reduce",
+            "gradient_sums_and_scaling:sum_over_devices",
             min_replicas=2,
             gpu_only=way == "nccl",
             shares=False,
@@ -80,22 +80,22 @@ CHECKS = (
         for way in ("nccl", "hierarchical", "one_device")
     ),
     *(
-        Part(f"steps:{network}", "network_steps:measure", 180, timed=True)
+        Part(f"steps:{network}", "network_speed:measure", 180, timed=True)
         for network in check_settings.NETWORKS
     ),
     Part("augmentation", "augmentation_cost:measure", timed=True),
     Part("loop", "loop_cost:measure", timed=True),
     Part("input", "input_cost:measure", timed=True, reads=True),
-    Part("scaling", "gradient_sums_and_scaling:scaling", 180, timed=True),
+    Part("scaling", "gradient_sums_and_scaling:scale_over_devices", 180, timed=True),
 )
 GROUPS = tuple(dict.fromkeys(part.group for part in CHECKS))
 
 
-def find(name: str) -> Part:
-    """The part of this name."""
+def find_part(name: str) -> Part:
+    """The part of the GPU check with this name."""
     return {part.name: part for part in (MACHINE, FACES, *CHECKS)}[name]
 
 
-def select(groups: tuple[str, ...]) -> list[Part]:
-    """The parts of these groups, in order; all parts for no group."""
+def select_parts(groups: tuple[str, ...]) -> list[Part]:
+    """The parts of these groups in order; without a group, all parts."""
     return [part for part in CHECKS if not groups or part.group in groups]

@@ -30,11 +30,11 @@ class StepRate(NamedTuple):
 
 
 class TimedLoop:
-    """The package's training loop around a network.
+    """The package's training loop around a network, which times its steps.
 
     Args:
       strategy: The replicas.
-      model: From `network`.
+      model: From `trial_networks.trial_network`.
       batch: Images of a global batch.
       batches: An iterator of the strategy's batches.
       prepare: As for `step.TrainStep`.
@@ -70,7 +70,7 @@ class TimedLoop:
             ),
         )
 
-    def run(self, steps: int) -> float:
+    def run_steps(self, steps: int) -> float:
         """Takes steps to their end; returns the seconds of waiting for input."""
         sums, waited = self._step.run(
             self._batches, self._done, [_LEARNING_RATE] * steps
@@ -79,17 +79,17 @@ class TimedLoop:
         sums.numpy()
         return float(waited)
 
-    def rate(self, seconds: float) -> StepRate:
-        """Takes steps for about this many seconds, after some that are not timed."""
-        steps = steps_for(self.run, seconds)
+    def step_rate(self, seconds: float) -> StepRate:
+        """Times steps for about this many seconds, after some that are not timed."""
+        steps = steps_for(self.run_steps, seconds)
         began = time.perf_counter()
-        waited = self.run(steps)
+        waited = self.run_steps(steps)
         took = time.perf_counter() - began
         return StepRate(steps * self.batch / took, waited / took)
 
 
 def steps_for(run: Callable[[int], Any], seconds: float) -> int:
-    """The number of steps that take about a given time.
+    """The number of steps to time, so that they take about these seconds.
 
     Args:
       run: Takes a number of steps; it is called until everything is compiled.
@@ -103,10 +103,10 @@ def steps_for(run: Callable[[int], Any], seconds: float) -> int:
     return min(step.MAX_STEPS_PER_CALL, max(2, round(seconds / one)))
 
 
-def in_turn(
+def time_in_turn(
     ways: Mapping[str, Callable[[int], Any]], *, seconds: float, rounds: int
 ) -> dict[str, np.ndarray]:
-    """Times ways that take turns, so that a change of the machine's speed hits all.
+    """Times the steps of ways that take turns: a change of speed then hits all.
 
     Args:
       ways: Each takes a number of steps, and waits for the last one.
@@ -129,11 +129,11 @@ def in_turn(
     return {name: np.array(values) for name, values in found.items()}
 
 
-def peak_gib(devices: check_settings.CheckSettings) -> float:
+def peak_gpu_memory(devices: check_settings.CheckSettings) -> float:
     """Most memory of the first GPU since the last call, in GiB; 0 without a GPU."""
     if not devices.gpus:
         return 0.0
-    name = devices.first.upper()
+    name = devices.first_device.upper()
     peak = tf.config.experimental.get_memory_info(name)["peak"] / 2**30
     gc.collect()  # What the last network has left must not count for the next one.
     tf.config.experimental.reset_memory_stats(name)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from afad_tfdata.common import child_process, errors
-from afad_tfdata.measuring import check_settings, row_verdicts
+from afad_tfdata.measuring import check_settings, check_table
 from afad_tfdata.training import checkpoints
 
 # The signal comes after the first checkpoint, and the rest must take longer than it.
@@ -20,33 +20,35 @@ _POLL_SECS = 0.05
 _STOPPED = errors.PreemptedError.exit_status
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
-    """Trains with and without an interruption, and compares the last checkpoints."""
-    whole = _start(settings, "whole")
-    cut = _start(settings, "cut")
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
+    """Trains with and without a SIGTERM, and compares the last checkpoints."""
+    whole = _start_training(settings, "whole")
+    cut = _start_training(settings, "cut")
     if not _wait_for_checkpoint(os.path.join(settings.work_dir, "cut"), cut):
-        yield row_verdicts.failed(f"there was no checkpoint: {_last(cut)}")
+        yield check_table.failed(f"there was no checkpoint: {_last_line(cut)}")
         return
     cut.send_signal(signal.SIGTERM)
     status = cut.wait()
-    yield row_verdicts.holds(
+    yield check_table.holds(
         "SIGTERM in the middle of a training",
         status == _STOPPED,
         target=f"status {_STOPPED}, with everything saved",
         measured=f"status {status}",
-        why=_last(cut),
+        why=_last_line(cut),
     )
-    again = _start(settings, "cut")
+    again = _start_training(settings, "cut")
     statuses = [again.wait(), whole.wait()]
     if any(statuses):
         bad = again if statuses[0] else whole
-        yield row_verdicts.failed(f"status {bad.returncode}: {_last(bad)}")
+        yield check_table.failed(f"status {bad.returncode}: {_last_line(bad)}")
         return
-    yield _compared(settings)
+    yield _compare_checkpoints(settings)
 
 
-def _start(settings: check_settings.CheckSettings, name: str) -> subprocess.Popen:
-    """Starts ``afad-train``; its output goes into a file."""
+def _start_training(
+    settings: check_settings.CheckSettings, name: str
+) -> subprocess.Popen:
+    """Starts the ``afad-train`` that is stopped or continued, with a log file."""
     flags = [
         f"--records_dir={settings.records_dir}",
         f"--run_dir={os.path.join(settings.work_dir, name)}",
@@ -55,7 +57,7 @@ def _start(settings: check_settings.CheckSettings, name: str) -> subprocess.Pope
         "--checkpoint_steps=2",
         f"--global_batch_size={16 * settings.replicas}",
         *("--image_size=32", "--precision=float32", "--steps_per_loop=1"),
-        f"--devices={settings.all}",
+        f"--devices={settings.all_devices}",
     ]
     with open(os.path.join(settings.work_dir, f"{name}.log"), "ab") as log:
         return subprocess.Popen(
@@ -67,7 +69,7 @@ def _start(settings: check_settings.CheckSettings, name: str) -> subprocess.Pope
 
 
 def _wait_for_checkpoint(run_dir: str, process: subprocess.Popen) -> bool:
-    """Waits for the first checkpoint; False if the training ends before it."""
+    """Waits for a checkpoint before the stop; False if the training ends first."""
     while process.poll() is None:  # The part as a whole has a time limit.
         if checkpoints.steps(os.path.join(run_dir, "checkpoints")):
             return True
@@ -75,8 +77,8 @@ def _wait_for_checkpoint(run_dir: str, process: subprocess.Popen) -> bool:
     return False
 
 
-def _last(process: subprocess.Popen) -> str:
-    """The last line that a training printed."""
+def _last_line(process: subprocess.Popen) -> str:
+    """The last line that the stopped or continued training printed."""
     arguments: Sequence[str] = process.args  # type: ignore[assignment]
     (run_dir,) = (a.partition("=")[2] for a in arguments if a.startswith("--run_dir="))
     with open(f"{run_dir}.log", encoding="utf-8", errors="replace") as log:
@@ -84,8 +86,8 @@ def _last(process: subprocess.Popen) -> str:
     return errors.one_line(lines[-1]) if lines else "it printed nothing"
 
 
-def _compared(settings: check_settings.CheckSettings) -> row_verdicts.Row:
-    """Compares the last checkpoints of the two trainings."""
+def _compare_checkpoints(settings: check_settings.CheckSettings) -> check_table.Row:
+    """Compares the last checkpoints with and without a stop."""
     ends = [
         checkpoints.load_newest(os.path.join(settings.work_dir, name, "checkpoints"))
         for name in ("whole", "cut")
@@ -93,17 +95,19 @@ def _compared(settings: check_settings.CheckSettings) -> row_verdicts.Row:
     name = "the continued training, compared with one that was not stopped"
     whole, cut = ends
     if whole is None or cut is None or set(whole.arrays) != set(cut.arrays):
-        return row_verdicts.holds(
+        return check_table.holds(
             name, False, target="the same arrays", measured="other arrays"
         )
     differing = [
-        key for key, value in whole.arrays.items() if not _equal(value, cut.arrays[key])
+        key
+        for key, value in whole.arrays.items()
+        if not _equal_arrays(value, cut.arrays[key])
     ]
     if settings.gpus:
         # Some kernels of a GPU add in an order that varies.
         text = f"{len(differing)} differ" if differing else "all are equal"
-        return row_verdicts.fact(name, f"of {len(whole.arrays)} arrays {text}")
-    return row_verdicts.holds(
+        return check_table.fact(name, f"of {len(whole.arrays)} arrays {text}")
+    return check_table.holds(
         name,
         not differing,
         target="equal, bit for bit",
@@ -114,6 +118,6 @@ def _compared(settings: check_settings.CheckSettings) -> row_verdicts.Row:
     )
 
 
-def _equal(one: np.ndarray, two: np.ndarray) -> bool:
-    """Whether two arrays are the same; NaN equals NaN."""
+def _equal_arrays(one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether two arrays of the checkpoints are the same; NaN equals NaN."""
     return np.array_equal(one, two, equal_nan=np.issubdtype(one.dtype, np.floating))

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from afad_tfdata import records
 from afad_tfdata.images import drawn_faces
-from afad_tfdata.measuring import check_settings, row_verdicts
+from afad_tfdata.measuring import check_settings, check_table
 
 # So many that batches differ, and so few that they stay in the page cache after the
 # first pass.
 _FACES, _FACES_IF_TINY = 3000, 160
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
-    """Writes the records into the directory that the settings name."""
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
+    """Writes the trial data set that the other parts of the GPU check read."""
     data_dir = settings.data_dir
     if not data_dir:
         data_dir = os.path.join(settings.work_dir, "faces")
@@ -32,4 +32,4 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
         )
     )
     if manifest is not None:  # It is None only with shard_range.
-        yield row_verdicts.fact("records", f"{manifest.written:,} faces as JPEG")
+        yield check_table.fact("records", f"{manifest.written:,} faces as JPEG")

@@ -9,21 +9,21 @@ import pytest
 
 from afad_tfdata import gpu_check
 from afad_tfdata.common import errors, files
-from afad_tfdata.measuring import machine, part_supervisor, row_verdicts, table_text
+from afad_tfdata.measuring import check_table, gpus_and_driver, part_processes
 from tests.bin import command_line
 
 _ROWS = [
-    row_verdicts.Row("card", "H100", part="machine"),
-    row_verdicts.Row(
+    check_table.Row("card", "H100", part="machine"),
+    check_table.Row(
         "waiting",
         "2 %",
         "at most 1 %",
-        row_verdicts.MISSED,
+        check_table.MISSED,
         "8 cores | 4",
         part="input",
     ),
-    row_verdicts.Row("loop", "0 %", "at most 1 %", row_verdicts.MET, part="loop"),
-    row_verdicts.not_applicable("nccl", "one GPU"),
+    check_table.Row("loop", "0 %", "at most 1 %", check_table.MET, part="loop"),
+    check_table.not_applicable("nccl", "one GPU"),
 ]
 
 
@@ -75,16 +75,16 @@ def test_without_a_gpu_the_error_says_how_to_try_the_check(tmp_path, monkeypatch
         (part,) = group
         assert part.name == "machine"
         facts = {"gpus": [], "devices": ["cpu:0"], "exclusive": False}
-        files.write_json(os.path.join(settings.work_dir, machine.FACTS), facts)
+        files.write_json(os.path.join(settings.work_dir, gpus_and_driver.FACTS), facts)
         return []
 
-    monkeypatch.setattr(part_supervisor.Supervisor, "run", run)
+    monkeypatch.setattr(part_processes.Supervisor, "run_group", run)
     with pytest.raises(errors.UsageError, match="no GPU here; .*--devices=cpu:2"):
         gpu_check.check(gpu_check.GpuCheckConfig(output_dir=str(tmp_path)))
 
 
 def test_the_table_names_targets_and_reasons():
-    text = table_text.text(_ROWS)
+    text = check_table.table_text(_ROWS)
     assert "MISS waiting: 2 % (target: at most 1 %) -> 8 cores | 4" in text
     assert "ok   loop" in text and "n/a  nccl" in text
     assert text.endswith("1 targets met, 1 missed, 1 not applicable")
@@ -99,7 +99,7 @@ def test_the_page_has_a_line_for_each_row():
         "driver": "560.1",
         "afad_tfdata": "1",
     }
-    page = table_text.page(_ROWS, facts)
+    page = check_table.markdown_page(_ROWS, facts)
     assert "2 x H100, driver 560.1, TensorFlow 2.17.1" in page
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(_ROWS)
@@ -109,17 +109,17 @@ def test_the_page_has_a_line_for_each_row():
 @pytest.mark.parametrize(
     ("value", "verdict"),
     [
-        (0.01, row_verdicts.MET),
-        (0.0101, row_verdicts.MISSED),
-        (float("nan"), row_verdicts.MISSED),
+        (0.01, check_table.MET),
+        (0.0101, check_table.MISSED),
+        (float("nan"), check_table.MISSED),
     ],
 )
 def test_a_limit_is_met_or_missed(value, verdict):
-    row = row_verdicts.at_most("x", value, 0.01, "{:.1%}", why="slow")
+    row = check_table.at_most("x", value, 0.01, "{:.1%}", why="slow")
     assert row.verdict == verdict and row.target == "at most 1.0%"
-    assert row.why == ("slow" if verdict == row_verdicts.MISSED else "")
-    other = row_verdicts.at_most("x", value, 0.01, "{:.1%}", not_applicable="no GPU")
-    assert other.verdict == row_verdicts.NOT_APPLICABLE and other.why == "no GPU"
+    assert row.why == ("slow" if verdict == check_table.MISSED else "")
+    other = check_table.at_most("x", value, 0.01, "{:.1%}", not_applicable="no GPU")
+    assert other.verdict == check_table.NOT_APPLICABLE and other.why == "no GPU"
 
 
 def test_a_missed_target_is_status_1(tmp_path, monkeypatch):
@@ -130,13 +130,13 @@ def test_a_missed_target_is_status_1(tmp_path, monkeypatch):
     config = gpu_check.GpuCheckConfig(output_dir=str(tmp_path))
     output = program.main(config, [])
     assert output.exit_status == 1
-    assert output.value["rows"][1]["verdict"] == row_verdicts.MISSED
+    assert output.value["rows"][1]["verdict"] == check_table.MISSED
     found = gpu_check.CheckResult(_ROWS[::2], {})
     assert program.main(config, []).exit_status == 0
 
 
 def test_supervisor_is_told_the_minutes():
     assert (
-        part_supervisor.Supervisor(0.5)._deadline
-        > part_supervisor.Supervisor(0.1)._deadline
+        part_processes.Supervisor(0.5)._deadline
+        > part_processes.Supervisor(0.1)._deadline
     )

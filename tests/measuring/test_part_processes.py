@@ -10,13 +10,13 @@ import pytest
 from afad_tfdata.common import child_process
 from afad_tfdata.measuring import (
     check_settings,
+    check_table,
     part_list,
-    part_supervisor,
-    row_verdicts,
+    part_processes,
 )
 
 _ROW = json.dumps(
-    {"name": "a", "measured": "1", "verdict": row_verdicts.MET, "part": "xla"}
+    {"name": "a", "measured": "1", "verdict": check_table.MET, "part": "xla"}
 )
 # What a process does after its first row.
 _ENDS = {
@@ -30,7 +30,7 @@ _ENDS = {
 
 @pytest.fixture
 def settings(tmp_path) -> check_settings.CheckSettings:
-    return check_settings.sized(("cpu:2",), 0, tiny=True, work_dir=str(tmp_path))
+    return check_settings.settings_for(("cpu:2",), 0, tiny=True, work_dir=str(tmp_path))
 
 
 @pytest.fixture
@@ -66,9 +66,11 @@ def test_a_bad_end_is_a_row_and_what_was_measured_stays(
     process, settings, monkeypatch, end, measured, why
 ):
     process(end)
-    monkeypatch.setattr(part_supervisor, "_PATIENCE", 5 / 300)
-    found = part_supervisor.Supervisor(1).run([part_list.find("xla")], settings)
-    assert [row.verdict for row in found] == [row_verdicts.MET, row_verdicts.MISSED]
+    monkeypatch.setattr(part_processes, "_PATIENCE", 5 / 300)
+    found = part_processes.Supervisor(1).run_group(
+        [part_list.find_part("xla")], settings
+    )
+    assert [row.verdict for row in found] == [check_table.MET, check_table.MISSED]
     assert found[1].measured == measured
     assert why in found[1].why
     assert {row.part for row in found} == {"xla"}
@@ -77,49 +79,53 @@ def test_a_bad_end_is_a_row_and_what_was_measured_stays(
 @pytest.mark.parametrize("end", ["nothing", "cut"])
 def test_a_process_that_ends_well_adds_no_row(process, settings, end):
     process(end)
-    found = part_supervisor.Supervisor(1).run([part_list.find("xla")], settings)
+    found = part_processes.Supervisor(1).run_group(
+        [part_list.find_part("xla")], settings
+    )
     assert [row.name for row in found] == ["a"]
 
 
 def test_no_time_is_left(process, settings):
     asked = process("nothing")
-    (row,) = part_supervisor.Supervisor(0).run([part_list.find("xla")], settings)
-    assert row.verdict == row_verdicts.MISSED and "--minutes" in row.why
+    (row,) = part_processes.Supervisor(0).run_group(
+        [part_list.find_part("xla")], settings
+    )
+    assert row.verdict == check_table.MISSED and "--minutes" in row.why
     assert not asked
 
 
 def test_a_part_that_cannot_run_here_is_not_started(process, settings):
     asked = process("nothing")
-    (row,) = part_supervisor.Supervisor(1).run(
-        [part_list.find("all_reduce:nccl")], settings
+    (row,) = part_processes.Supervisor(1).run_group(
+        [part_list.find_part("all_reduce:nccl")], settings
     )
-    assert row.verdict == row_verdicts.NOT_APPLICABLE and "no GPU" in row.why
+    assert row.verdict == check_table.NOT_APPLICABLE and "no GPU" in row.why
     assert not asked
 
 
 def test_rows_keep_the_order_of_the_parts(process, settings):
     asked = process("nothing")
-    chosen = part_list.select(("loop", "overflow", "resume"))
-    found = part_supervisor.Supervisor(1).run_all(chosen, settings, jobs=3)
+    chosen = part_list.select_parts(("loop", "overflow", "resume"))
+    found = part_processes.Supervisor(1).run_all(chosen, settings, jobs=3)
     assert [row.part for row in found] == ["overflow", "resume", "loop"]
     assert sorted(asked) == ["loop", "overflow", "resume"]
 
 
 def test_parts_share_processes_only_if_no_time_is_judged(process, tmp_path):
     asked = process("nothing")
-    chosen = part_list.select(("parity", "loop", "input"))
-    tiny = check_settings.sized(("cpu:2",), 0, tiny=True, work_dir=str(tmp_path))
-    part_supervisor.Supervisor(1).run_all(chosen, tiny, jobs=1)
+    chosen = part_list.select_parts(("parity", "loop", "input"))
+    tiny = check_settings.settings_for(("cpu:2",), 0, tiny=True, work_dir=str(tmp_path))
+    part_processes.Supervisor(1).run_all(chosen, tiny, jobs=1)
     assert sorted(asked) == [
         "loop,input",
         "parity:augmentation,parity:step,parity:graph",
     ]
     asked.clear()
     (tmp_path / "full").mkdir()
-    full = check_settings.sized(
+    full = check_settings.settings_for(
         ("gpu:0",), 1, tiny=False, work_dir=str(tmp_path / "full")
     )
-    found = part_supervisor.Supervisor(1).run_all(chosen, full, jobs=1)
+    found = part_processes.Supervisor(1).run_all(chosen, full, jobs=1)
     assert asked == [part.name for part in chosen]
     assert [row.part for row in found] == asked
 

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from afad_tfdata.common import xla
 from afad_tfdata.measuring import (
     check_settings,
-    row_verdicts,
+    check_table,
     step_timing,
     trial_networks,
 )
 from afad_tfdata.training.distributed import strategies
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
-    """Tries XLA, and then a step that XLA compiles, with its loss scaling."""
-    strategy = strategies.create_strategy(settings.first)
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
+    """Tries whether XLA compiles here, and times a step that it compiles."""
+    strategy = strategies.create_strategy(settings.first_device)
     reason = xla.why_not()
-    yield row_verdicts.holds(
+    yield check_table.holds(
         "XLA",
         not reason,
         target="compiles for the device",
@@ -31,25 +31,29 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
     # float16 on a CPU takes 100 times as long.
     precision = "mixed_float16" if settings.gpus else "float32"
     with strategy.scope():
-        model = trial_networks.network("small_cnn", settings.image_size, precision)
+        model = trial_networks.trial_network(
+            "small_cnn", settings.image_size, precision
+        )
     loop = step_timing.TimedLoop(
         strategy,
         model,
         settings.batch,
-        trial_networks.distributed(
+        trial_networks.distributed_batches(
             strategy,
-            lambda _: trial_networks.in_memory(settings.batch, settings.image_size),
+            lambda _: trial_networks.batches_in_memory(
+                settings.batch, settings.image_size
+            ),
         ),
         jit=True,
     )
     began = time.perf_counter()
-    loop.run(1)
+    loop.run_steps(1)
     first = time.perf_counter() - began
     began = time.perf_counter()
-    loop.run(3)
+    loop.run_steps(3)
     later = (time.perf_counter() - began) / 3
     # The shape of a batch never changes, so that the first step alone may be slow.
-    yield row_verdicts.fact(
+    yield check_table.fact(
         f"--jit, small_cnn, {precision}",
         f"the first step takes {first:.1f} s, each later one {later * 1e3:.1f} ms",
         first_seconds=first,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.measuring import (
     check_settings,
-    row_verdicts,
+    check_table,
     step_timing,
     trial_networks,
 )
@@ -21,26 +21,26 @@ _HALVINGS = 3
 
 def measure(
     settings: check_settings.CheckSettings, backbone: str
-) -> Iterator[row_verdicts.Row]:
-    """Times the steps of one network with batches in memory.
+) -> Iterator[check_table.Row]:
+    """Times the steps of one network in each precision, with batches in memory.
 
     Args:
       settings: Devices and sizes.
       backbone: As for ``--backbone``.
     """
-    strategy = strategies.create_strategy(settings.first)
+    strategy = strategies.create_strategy(settings.first_device)
     for precision in _PRECISIONS:
-        reason = _why_not(settings, backbone, precision)
+        reason = _why_not_timed(settings, backbone, precision)
         if reason:
-            yield row_verdicts.not_applicable(precision, reason)
+            yield check_table.not_applicable(precision, reason)
         else:
-            yield _row(strategy, settings, backbone, precision)
+            yield _speed_row(strategy, settings, backbone, precision)
 
 
-def _why_not(
+def _why_not_timed(
     settings: check_settings.CheckSettings, backbone: str, precision: str
 ) -> str:
-    """Why a network is not measured in a precision; empty if it is."""
+    """Why a network's speed is not measured in a precision; empty if it is."""
     if settings.tiny and backbone not in ("VGG19", "small_cnn"):
         return "it takes long to compile; VGG19 and small_cnn show that steps run"
     if settings.gpus:
@@ -52,27 +52,27 @@ def _why_not(
     return ""
 
 
-def _row(
+def _speed_row(
     strategy: tf.distribute.Strategy,
     settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
-) -> row_verdicts.Row:
-    """The row of one network in one precision."""
+) -> check_table.Row:
+    """The row on the speed of one network in one precision."""
     tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
     batch = settings.batch
     for _ in range(_HALVINGS):
-        step_timing.peak_gib(settings)
+        step_timing.peak_gpu_memory(settings)
         try:
-            rate = _rate(strategy, settings, backbone, precision, batch)
+            rate = _step_rate(strategy, settings, backbone, precision, batch)
         except tf.errors.ResourceExhaustedError:
             batch //= 2
             continue
-        memory = step_timing.peak_gib(settings)
+        memory = step_timing.peak_gpu_memory(settings)
         text = f"{rate.images_per_second:,.0f} images/s in batches of {batch}"
         if settings.gpus:
             text += f", {memory:.1f} GiB"
-        return row_verdicts.fact(
+        return check_table.fact(
             precision,
             f"{text}, {rate.waiting:.1%} of the time waiting for input",
             images_per_second=rate.images_per_second,
@@ -81,22 +81,24 @@ def _row(
             waiting=rate.waiting,
         )
     return dataclasses.replace(
-        row_verdicts.failed(f"a batch of {batch * 2} does not fit into the memory"),
+        check_table.failed(f"a batch of {batch * 2} does not fit into the memory"),
         name=precision,
     )
 
 
-def _rate(
+def _step_rate(
     strategy: tf.distribute.Strategy,
     settings: check_settings.CheckSettings,
     backbone: str,
     precision: str,
     batch: int,
 ) -> step_timing.StepRate:
-    """How fast a network takes steps with this batch."""
+    """How fast a network takes steps with a batch of this size."""
     with strategy.scope():
-        model = trial_networks.network(backbone, settings.image_size, precision)
-    batches = trial_networks.distributed(
-        strategy, lambda _: trial_networks.in_memory(batch, settings.image_size)
+        model = trial_networks.trial_network(backbone, settings.image_size, precision)
+    batches = trial_networks.distributed_batches(
+        strategy, lambda _: trial_networks.batches_in_memory(batch, settings.image_size)
     )
-    return step_timing.TimedLoop(strategy, model, batch, batches).rate(settings.seconds)
+    return step_timing.TimedLoop(strategy, model, batch, batches).step_rate(
+        settings.seconds
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 from afad_tfdata.common import compute_capability, files, resources
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.measuring import check_settings, row_verdicts
+from afad_tfdata.measuring import check_settings, check_table
 from afad_tfdata.training.distributed import strategies
 
 # The file in which this part leaves what the other parts need to know.
@@ -27,16 +27,18 @@ _VARIABLES = (
 )
 
 
-def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row]:
-    """Names everything that the other rows depend on."""
-    yield row_verdicts.fact(
+def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
+    """Names the machine's GPUs, driver and software, which other rows depend on."""
+    yield check_table.fact(
         "software",
         f"TensorFlow {tf.__version__}, Keras {keras.__version__},"
         f" Python {platform.python_version()}",
     )
-    yield row_verdicts.fact("host", f"{resources.cores()} usable cores, {_processor()}")
+    yield check_table.fact(
+        "host", f"{resources.cores()} usable cores, {_processor_name()}"
+    )
     devices = strategies.device_names(",".join(settings.devices))
-    gpus = [_gpu(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    gpus = [_describe_gpu(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     smi = _nvidia_smi()
     used = [gpus[int(n[4:])] for n in devices if n.startswith("GPU")]
     facts = {
@@ -46,31 +48,31 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[row_verdicts.Row
         # Whether a GPU takes only one process at a time.
         "exclusive": any("Exclusive" in line for line in smi),
         "tensorflow": tf.__version__,
-        "driver": _driver(),
+        "driver": _driver_version(),
     }
     files.write_json(os.path.join(settings.work_dir, FACTS), facts)
-    yield row_verdicts.fact("devices", ", ".join(facts["devices"]))
+    yield check_table.fact("devices", ", ".join(facts["devices"]))
     yield from _gpu_rows(facts, smi)
     found = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
-    yield row_verdicts.fact(
+    yield check_table.fact(
         "environment", ", ".join(found) or "no variable that matters"
     )
 
 
-def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[row_verdicts.Row]:
-    """The rows about driver and GPUs."""
+def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[check_table.Row]:
+    """The rows about the driver and the GPUs."""
     if not facts["gpus"]:
-        yield row_verdicts.not_applicable("driver", "there is no GPU among the devices")
+        yield check_table.not_applicable("driver", "there is no GPU among the devices")
         return
-    yield row_verdicts.fact("driver", facts["driver"] or "unknown")
+    yield check_table.fact("driver", facts["driver"] or "unknown")
     build = tf.sysconfig.get_build_info()
     versions = (build.get(f"{name}_version", "?") for name in ("cuda", "cudnn"))
-    yield row_verdicts.fact("built with", "CUDA {}, cuDNN {}".format(*versions))
+    yield check_table.fact("built with", "CUDA {}, cuDNN {}".format(*versions))
     built = list(build.get("cuda_compute_capabilities", ()))
     for gpu in facts["gpus"]:
         capability = tuple(gpu["capability"])
         fits = compute_capability.built_for(capability, built)
-        yield row_verdicts.holds(
+        yield check_table.holds(
             f"{gpu['name']} {gpu['card']}",
             fits == "kernels",
             target="TensorFlow contains code for its compute capability",
@@ -80,10 +82,10 @@ def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[row_verdicts.Ro
             else "install a newer TensorFlow",
         )
     for line in smi:
-        yield row_verdicts.fact("nvidia-smi", line)
+        yield check_table.fact("nvidia-smi", line)
 
 
-def _gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:
+def _describe_gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:
     """Name, card and compute capability of a GPU."""
     details = tf.config.experimental.get_device_details(device)
     return {
@@ -93,7 +95,7 @@ def _gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:
     }
 
 
-def _driver() -> str:
+def _driver_version() -> str:
     """Version of the NVIDIA driver; empty if none is loaded."""
     try:
         with open(_DRIVER) as file:
@@ -104,7 +106,7 @@ def _driver() -> str:
 
 
 def _nvidia_smi() -> list[str]:
-    """A line for each GPU of the machine; none if the program is missing or fails."""
+    """A line of ``nvidia-smi`` for each GPU of the machine; none if it fails."""
     program = shutil.which("nvidia-smi")
     if not program:
         return []
@@ -118,8 +120,8 @@ def _nvidia_smi() -> list[str]:
     return done.stdout.strip().splitlines()
 
 
-def _processor() -> str:
-    """The name of the processor."""
+def _processor_name() -> str:
+    """The name of the processor next to the GPUs."""
     try:
         with open("/proc/cpuinfo") as file:
             match = re.search(r"^model name\s*: (.+)$", file.read(), re.M)
