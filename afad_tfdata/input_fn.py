@@ -110,9 +110,8 @@ def train_input_fn(
     # One map over whole batches turns records into finished batches.  A map costs the
     # same for a batch as for an image.  Therefore one map reads, decodes, resizes and
     # names, instead of one map for each.
-    dataset = _map_batches(
-        dataset, lambda *batch: element(*engine.read_train(*batch)), engine.num_threads
-    )
+    batch = batch_elements.TrainBatch(_graph_of(engine), element)
+    dataset = _map_batches(dataset, batch, engine)
     # Prefetching comes last, so that it stores finished batches for the device.
     return _prefetch_batches(dataset, config.prefetch)
 
@@ -156,32 +155,26 @@ def eval_input_fn(
     )
     engine = engine_choice.create(config, index, shuffled=False)
 
-    read: Callable[..., Any]
+    graph = _graph_of(engine)
+    batch: Callable[..., Any]
     if isinstance(engine, engine_graph.GraphStreamEngine):
         # Batches are padded before they are cut into slices, so that the last replicas
         # get the padding.
         dataset = engine.stream.in_order(slices, num_steps)
-        read = engine.read
+        batch = batch_elements.StreamedBatch(graph, element)
     else:
         # This data set contains the numbers of this pipeline's batches.  The map below
         # turns them into record numbers, and pads at the end of the data set.
         num_batches = num_steps * slices.num_local_replicas
         dataset = tf.data.Dataset.range(num_batches)
-
-        def read_padded(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            """Reads a batch of `eval_input_fn`, padded at the end of the split."""
-            return engine.read(slices.padded_positions(batch, len(index)))
-
+        batch = batch_elements.EvalBatch(graph, element, slices, len(index))
         if isinstance(engine, engine_mapped.MappedEngine):
             first = slices.numpy_positions(np.arange(min(num_batches, _READ_AHEAD)))
             first = np.where(first < len(index), first, -1)
             engine.read_ahead(first, train=False)
-        read = read_padded
     # One map over whole batches, as in training.  Each batch carries its mask, so that
     # each example counts once, for any batch size and any number of replicas.
-    dataset = _map_batches(
-        dataset, lambda *batch: element(*read(*batch)), engine.num_threads
-    )
+    dataset = _map_batches(dataset, batch, engine)
     if config.as_supervised and config.max_bad_records:
         # Keras computes NaN from an empty batch, of which all records were bad.
         dataset = dataset.filter(
@@ -269,11 +262,8 @@ def _batches_of_data_service(
         seed = (config.seed + i) % (1 << 31)
         dataset = engine.stream.one_epoch(slices.per_replica_batch_size, seed)
         # This map runs on the data servers, because they are there to decode.
-        dataset = _map_batches(
-            dataset,
-            lambda *batch: element(*engine.read_train(*batch)),
-            engine.num_threads,
-        )
+        batch = batch_elements.TrainBatch(engine, element)
+        dataset = _map_batches(dataset, batch, engine)
         epochs.append(dataset)
     dataset = data_service.read_by_servers(epochs, config.data_service)
     # The last batch of a data server's part is smaller.  Here all batches are cut to
@@ -282,18 +272,28 @@ def _batches_of_data_service(
     return _prefetch_batches(dataset, config.prefetch)
 
 
+def _graph_of(engine: Any) -> Any:
+    """Returns what reads an engine's batches: its graph, or the engine itself."""
+    return engine.graph if isinstance(engine, engine_mapped.MappedEngine) else engine
+
+
 def _map_batches(
-    dataset: tf.data.Dataset, function: Callable[..., Any], num_threads: int
+    dataset: tf.data.Dataset, function: Callable[..., Any], engine: Any
 ) -> tf.data.Dataset:
-    """Maps the batches of an input pipeline, in a fixed number of threads."""
-    return dataset.map(
-        function_tracing.without_autograph(function),
-        # The number of threads is fixed.  TensorFlow's tuner would take seconds to find
-        # this number, and would change it during a measurement.
-        num_parallel_calls=num_threads,
-        # The order is guaranteed.  Waiting for the next batch in order costs little,
-        # because all batches take the same time.
-        deterministic=True,
+    """Maps the batches of an input pipeline in order, in a fixed number of threads.
+
+    The number of threads is fixed.  TensorFlow's tuner would take seconds to find this
+    number, and would change it during a measurement.  Waiting for the next batch in
+    order costs little, because all batches take the same time.
+    """
+    if not isinstance(engine, engine_mapped.MappedEngine):
+        return dataset.map(
+            function_tracing.without_autograph(function),
+            num_parallel_calls=engine.num_threads,
+            deterministic=True,
+        )
+    return function_tracing.map_by_shared_graph(
+        dataset, function, engine.arguments, engine.num_threads, keeps=engine
     )
 
 

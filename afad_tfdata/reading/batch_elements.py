@@ -1,7 +1,12 @@
-"""The elements of an input pipeline: features and labels by name, or as Keras wants."""
+"""The elements of an input pipeline: features and labels by name, or as Keras wants.
+
+The functions here are compared by value: pipelines whose functions are equal share a
+graph (`function_tracing.map_by_shared_graph`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +14,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.reading import record_index
+from afad_tfdata.reading import record_index, replica_batches
 from afad_tfdata.storage import schema
 
 
@@ -18,7 +23,7 @@ def element_function(
     index: record_index.RecordIndex,
     *,
     pads: bool = True,
-) -> Callable[..., Any]:
+) -> NamedElement | SupervisedElement:
     """Returns a function that makes an element of images, ages, genders and a mask.
 
     Only evaluation passes a mask.
@@ -32,60 +37,118 @@ def element_function(
     Raises:
       UsageError: Elements for Keras need channel means that are not known.
     """
-    if config.as_supervised:
-        return _supervised_function(schema.labels_of(config.task), index.mean_rgb, pads)
+    if not config.as_supervised:
+        return NamedElement(tuple(index.labels))
+    if index.mean_rgb is None:
+        raise errors.UsageError(
+            "as_supervised normalises images and needs their channel means: name a"
+            " mean.json with --mean_file"
+        )
+    mean_rgb = tuple(index.mean_rgb)
+    return SupervisedElement(schema.labels_of(config.task), mean_rgb, pads)
 
-    def named(
+
+@dataclasses.dataclass(frozen=True)
+class NamedElement:
+    """Makes elements of the named features and labels.
+
+    Attributes:
+      labels: The labels that the data set has.
+    """
+
+    labels: tuple[str, ...]
+
+    def __call__(
+        self,
         image: tf.Tensor,
         age: tf.Tensor,
         gender: tf.Tensor,
         mask: tf.Tensor | None = None,
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """Makes an element of features and labels by name."""
+        """Makes an element; only evaluation passes a mask."""
         features = {"image": image}
         if mask is not None:
             features["mask"] = mask
         values = {"age": age, "gender": gender}
-        return features, {label: values[label] for label in index.labels}
-
-    return named
+        return features, {label: values[label] for label in self.labels}
 
 
-def _supervised_function(
-    labels: tuple[str, ...], mean_rgb: tuple[float, float, float] | None, pads: bool
-) -> Callable[..., Any]:
-    """Returns a function that makes elements ``(image, label)``, normalising images.
+@dataclasses.dataclass(frozen=True)
+class SupervisedElement:
+    """Makes elements ``(image, label)`` for Keras, normalising images.
 
     Padded batches have a third part, the ``sample_weight``, which is 0 on padding.
     Other batches do not, because Keras refuses ``class_weight`` together with it.
-    """
-    if mean_rgb is None:
-        raise errors.UsageError(
-            "as_supervised normalises images and needs their channel means: name a"
-            " mean.json with --mean_file"
-        )
 
-    def supervised(
+    Attributes:
+      labels: The labels of the task.
+      mean_rgb: Means of the channels, from 0 to 255.
+      pads: Whether examples whose mask is False stay, with a weight of 0.
+    """
+
+    labels: tuple[str, ...]
+    mean_rgb: tuple[float, ...]
+    pads: bool
+
+    def __call__(
+        self,
         image: tf.Tensor,
         age: tf.Tensor,
         gender: tf.Tensor,
         mask: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor | dict[str, tf.Tensor], ...]:
-        """Makes an element ``(image, label)`` for Keras, perhaps with weights."""
-        if mask is not None and not pads:
+        """Makes an element; only evaluation passes a mask."""
+        if mask is not None and not self.pads:
             image, age, gender = (
                 tf.boolean_mask(part, mask) for part in (image, age, gender)
             )
         values = {"age": age, "gender": tf.cast(gender, tf.float32)}
-        image = tensor_preprocessing.normalize(image, mean_rgb)
-        if len(labels) == 1:
-            label = values[labels[0]]
+        image = tensor_preprocessing.normalize(image, self.mean_rgb)
+        if len(self.labels) == 1:
+            label = values[self.labels[0]]
         else:
-            label = {f"{name}_output": values[name] for name in labels}
-        if mask is None or not pads:
+            label = {f"{name}_output": values[name] for name in self.labels}
+        if mask is None or not self.pads:
             return image, label
         # All outputs get one weight, because Keras takes a dict of weights only if the
         # model has a dict of outputs.
         return image, label, tf.cast(mask, tf.float32)
 
-    return supervised
+
+@dataclasses.dataclass(frozen=True)
+class TrainBatch:
+    """Reads a training batch."""
+
+    graph: Any
+    element: Callable[..., Any]
+
+    def __call__(self, *batch: tf.Tensor) -> Any:
+        """Makes an element of what the engine is given, such as record numbers."""
+        return self.element(*self.graph.read_train(*batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedBatch:
+    """Reads a batch for evaluation that a stream has padded."""
+
+    graph: Any
+    element: Callable[..., Any]
+
+    def __call__(self, *batch: tf.Tensor) -> Any:
+        """Makes an element of a batch of the stream."""
+        return self.element(*self.graph.read(*batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+    """Reads a batch for evaluation, and pads at the end of the data set."""
+
+    graph: Any
+    element: Callable[..., Any]
+    slices: replica_batches.ReplicaBatches
+    num_examples: int
+
+    def __call__(self, batch: tf.Tensor, *arguments: tf.Tensor) -> Any:
+        """Makes an element of the number of a pipeline's batch."""
+        records = self.slices.padded_positions(batch, self.num_examples)
+        return self.element(*self.graph.read(records, *arguments))

@@ -55,7 +55,10 @@ class PixelRowEngine:
         shape = (layout.num_bytes // self._dtype.itemsize, self._dtype.itemsize)
         self._checks = _PixelRowChecksums(index, reader, rows, bad, layout.num_bytes)
         with tf.init_scope():
-            self._rows = pixel_row_gather.PixelRowGather(rows, shape)
+            self._rows = pixel_row_gather.PixelRowGather(
+                pixel_row_gather.row_form(rows, shape),
+                pixel_row_gather.row_tensors(rows, shape),
+            )
 
     def read(
         self, records: tf.Tensor

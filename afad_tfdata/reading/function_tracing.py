@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from afad_tfdata.common.lazy_imports import tf
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
+
+
+class BatchFunction(Hashable, Protocol):
+    """A function of tensors whose graph pipelines may share.
+
+    Two that compare equal have the same graph.  It therefore refers to no tensor, file
+    or reader: what differs from pipeline to pipeline is an argument.
+    """
+
+    def __call__(self, *tensors: tf.Tensor) -> Any:
+        """Computes an element from the parts of a batch and the further arguments."""
 
 
 def eagerly(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
@@ -59,3 +70,66 @@ def without_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
     package have none, and rewriting them takes longer than the first batch.
     """
     return tf.autograph.experimental.do_not_convert(function)
+
+
+def map_by_shared_graph(
+    dataset: tf.data.Dataset,
+    function: BatchFunction,
+    arguments: Sequence[tf.Tensor],
+    num_threads: int,
+    keeps: Any,
+) -> tf.data.Dataset:
+    """Maps a data set in order, by a graph that this process builds only once.
+
+    Building the graph takes most of the time from a call to its first batch.
+
+    Args:
+      dataset: Its elements are tensors, or tuples of tensors.
+      function: Called with the parts of an element and `arguments`.
+      arguments: Tensors that are the same for all elements.
+      num_threads: Elements that are computed at the same time.
+      keeps: An object that the arguments need; it is kept as long as the data set.
+    """
+    if not tf.executing_eagerly():
+        # A graph in the style of TensorFlow 1 contains its functions itself.
+        mapped = dataset.map(
+            without_autograph(lambda *batch: function(*batch, *arguments)),
+            num_parallel_calls=num_threads,
+            deterministic=True,
+        )
+        mapped._afad_tfdata_keeps = keeps
+        return mapped
+    elements = tf.nest.flatten(dataset.element_spec)
+    specs = (*elements, *(tf.TensorSpec(a.shape, a.dtype) for a in arguments))
+    graph, element_spec = _shared_graph(function, specs)
+    flat = tf.nest.flatten(element_spec)
+    variant = tf.raw_ops.ParallelMapDatasetV2(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        other_arguments=list(arguments),
+        num_parallel_calls=tf.constant(num_threads, tf.int64),
+        f=graph,
+        output_types=[spec.dtype for spec in flat],
+        output_shapes=[spec.shape for spec in flat],
+        deterministic="true",
+        preserve_cardinality=True,
+    )
+    mapped = tf.data.experimental.from_variant(variant, element_spec)
+    # The variant refers to the graph by its name, and to `keeps` not at all.  Data sets
+    # that are made of this one, and their iterators, refer to it.
+    mapped._afad_tfdata_keeps = (graph, keeps)
+    return mapped
+
+
+# More than one program reads in different ways.  A graph takes some 100 KiB.
+@functools.lru_cache(32)
+def _shared_graph(
+    function: BatchFunction, specs: tuple[tf.TensorSpec, ...]
+) -> tuple[Any, Any]:
+    """Returns the graph of a function, and the structure of what it computes."""
+    graph = tf.function(function.__call__, autograph=False).get_concrete_function(
+        *specs
+    )
+    element_spec = tf.nest.map_structure(
+        tf.TensorSpec, graph.output_shapes, graph.output_dtypes
+    )
+    return graph, element_spec

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import mapped_reader
 
 
+@dataclasses.dataclass(frozen=True)
+class PixelRowForm:
+    """What a graph that gathers rows needs to know about them.
+
+    Attributes:
+      shape: Shape of a row in a batch, whose elements are bytes.
+      pieces: `mapped_reader.StoredRows.pieces`.
+      blank: `mapped_reader.StoredRows.blank`.
+      all_checked: Whether no row is unchecked.  Later, marks are only removed, so this
+        stays True.
+    """
+
+    shape: tuple[int, ...]
+    pieces: int
+    blank: int
+    all_checked: bool
+
+
 class PixelRowGather:
     """Gathers batches of stored pixels by TensorFlow operations alone.
 
     Args:
-      rows: The mapped rows, their labels, and which of them are unchecked.
-      shape: Shape of a row in a batch, whose elements are bytes.
+      form: Shape of the rows.
+      tensors: Those of `row_tensors`, or the arguments of a graph that stand for them.
     """
 
-    def __init__(self, rows: mapped_reader.StoredRows, shape: tuple[int, ...]) -> None:
-        self._shape, self._pieces, self._blank = shape, rows.pieces, rows.blank
-        # Later, marks are only removed, so this stays True.
-        self.all_checked = not rows.unchecked.any()
-        matrix = rows.matrix
-        if self._pieces == 1:
-            # Gathered rows then have their shape already.  Each operation that is saved
-            # here makes the start of every pipeline shorter.
-            matrix = matrix.reshape(-1, *shape)
-        self._matrix = _tensor_of_mapped(matrix)
-        self._unchecked = _tensor_of_mapped(rows.unchecked)
-        with tf.device("CPU:0"):
-            self._shift = tf.constant(rows.shift)
-            self._ends = tf.constant(rows.ends[np.newaxis])
-            self._ages = tf.constant(rows.ages)
-            self._genders = tf.constant(rows.genders)
+    def __init__(self, form: PixelRowForm, tensors: Sequence[tf.Tensor]) -> None:
+        self._shape, self._pieces, self._blank = form.shape, form.pieces, form.blank
+        self.all_checked = form.all_checked
+        self._matrix, self._unchecked, *labels = tensors
+        self._shift, self._ends, self._ages, self._genders = labels
 
     def may_gather(self, records: tf.Tensor) -> tf.Tensor:
         """Returns bool ``[]``: whether all records are checked and undamaged."""
@@ -77,6 +87,29 @@ class PixelRowGather:
             tf.gather(values, records) for values in (self._ages, self._genders)
         )
         return tf.cast(ages, tf.float32), tf.cast(genders, tf.int32)
+
+
+def row_form(rows: mapped_reader.StoredRows, shape: tuple[int, ...]) -> PixelRowForm:
+    """Describes stored rows whose images get this shape."""
+    return PixelRowForm(shape, rows.pieces, rows.blank, not rows.unchecked.any())
+
+
+def row_tensors(
+    rows: mapped_reader.StoredRows, shape: tuple[int, ...]
+) -> list[tf.Tensor]:
+    """Returns the mapped rows, their marks, places and labels as tensors."""
+    matrix = rows.matrix
+    if rows.pieces == 1:
+        # Gathered rows then have their shape already.  Each operation that is saved
+        # makes the start of a pipeline shorter.
+        matrix = matrix.reshape(-1, *shape)
+    with tf.device("CPU:0"):
+        small = (rows.shift, rows.ends[np.newaxis], rows.ages, rows.genders)
+        return [
+            _tensor_of_mapped(matrix),
+            _tensor_of_mapped(rows.unchecked),
+            *map(tf.constant, small),
+        ]
 
 
 def _tensor_of_mapped(array: np.ndarray) -> tf.Tensor:
