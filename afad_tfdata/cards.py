@@ -118,7 +118,7 @@ class CardsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CardsResult:
-    """What `write_cards` wrote.
+    """What `write_cards` wrote, and what the cards call unknown.
 
     Attributes:
       paths: The files.

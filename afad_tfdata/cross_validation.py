@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class FoldsResult:
-    """The metrics of all runs.
+    """The metrics of all folds of a cross-validation.
 
     Attributes:
       run_dir: The directory with the records and the runs.
@@ -51,7 +51,7 @@ class FoldsResult:
     spread: dict[str, float]
 
     def text(self) -> str:
-        """A line for each metric."""
+        """The metrics of the folds, their mean and spread, a line for each metric."""
         lines = [f"{len(self.folds)} folds in {self.run_dir}"]
         for name, mean in self.mean.items():
             each = ", ".join(f"{fold[name]:.4f}" for fold in self.folds)
@@ -61,12 +61,12 @@ class FoldsResult:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The metrics of the folds as JSON values."""
         return dataclasses.asdict(self)
 
 
 def train(config: train_config.TrainConfig) -> FoldsResult:
-    """Trains and tests each run; finished runs are not repeated.
+    """Trains and tests each fold of a cross-validation that is not finished yet.
 
     Args:
       config: As for `trainer.train`, with ``folds`` of 3 or more.
@@ -126,7 +126,7 @@ def train(config: train_config.TrainConfig) -> FoldsResult:
 def write_views(
     records_dir: str, output_dir: str, config: train_config.TrainConfig
 ) -> list[str]:
-    """The parts, and a data set over them for each run; their directories.
+    """Writes the folds' parts and, for each run, a data set over them.
 
     The channel means stay those of the data set's own training split.
 
@@ -150,14 +150,16 @@ def write_views(
     if all(files.exists(os.path.join(v, schema.MANIFEST_NAME)) for v in views):
         return views
     files.make_dirs(output_dir)
-    parts = _write_parts(records_dir, output_dir, manifest, config)
+    parts = _write_fold_parts(records_dir, output_dir, manifest, config)
     for j, view in enumerate(views):
         roles = {"test": [j], "validation": [(j + 1) % config.folds]}
         taken = {fold for folds in roles.values() for fold in folds}
         roles["train"] = [f for f in range(config.folds) if f not in taken]
         files.make_dirs(view)
         splits = {
-            name: _write_split(view, name, [parts[f] for f in roles[name]], manifest)
+            name: _write_split_of_view(
+                view, name, [parts[f] for f in roles[name]], manifest
+            )
             for name in sharding.SPLITS
         }
         whole = dataclasses.replace(
@@ -173,20 +175,20 @@ def write_views(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """One part: a file and its index."""
+class _FoldPart:
+    """One of the k parts that the folds are made of: a file and its index."""
 
     shard: schema.Shard
     index: np.ndarray
 
 
-def _write_parts(
+def _write_fold_parts(
     records_dir: str,
     output_dir: str,
     manifest: schema.Manifest,
     config: train_config.TrainConfig,
-) -> list[_Part]:
-    """Copies each record into the part of its photo."""
+) -> list[_FoldPart]:
+    """Copies each record into the part of its photo, for the folds."""
     count = config.folds
     names = [f"fold-{fold}.tfrecord" for fold in range(count)]
     paths = [os.path.join(output_dir, name) for name in names]
@@ -197,12 +199,14 @@ def _write_parts(
     untrusted = manifest.config.get("untrusted_photos", ())
     written = [open(f"{path}.tmp", "wb") for path in paths]
     try:
-        for split, index, shard_path in _shards(records_dir, manifest):
+        for split, index, shard_path in _shards_with_rows(records_dir, manifest):
             with open(shard_path, "rb") as shard:
                 for row in index:
                     shard.seek(int(row["record_offset"]))
                     framed = shard.read(int(row["record_length"]))
-                    fold = _fold_of(framed, split_by, untrusted, config, where=split)
+                    fold = _fold_of_record(
+                        framed, split_by, untrusted, config, where=split
+                    )
                     moved = row.copy()
                     moved["record_offset"] = lengths[fold]
                     inside = int(row["image_offset"]) - int(row["record_offset"])
@@ -222,7 +226,7 @@ def _write_parts(
             )
         os.replace(f"{path}.tmp", path)
     return [
-        _Part(
+        _FoldPart(
             schema.Shard(
                 name=os.path.join("..", names[fold]),
                 num_examples=len(rows[fold]),
@@ -235,8 +239,8 @@ def _write_parts(
     ]
 
 
-def _shards(records_dir: str, manifest: schema.Manifest):
-    """Every shard: its split, its rows of the index, its path."""
+def _shards_with_rows(records_dir: str, manifest: schema.Manifest):
+    """Every shard that is divided into folds: its split, its rows, its path."""
     for name, split in manifest.splits.items():
         if not split.num_examples:
             continue
@@ -246,7 +250,7 @@ def _shards(records_dir: str, manifest: schema.Manifest):
             yield name, rows, files.join(records_dir, shard.name)
 
 
-def _fold_of(
+def _fold_of_record(
     framed: bytes,
     split_by: str,
     untrusted: Collection[str],
@@ -269,10 +273,10 @@ def _fold_of(
     return int(sharding.folds_of([group], seed=seed, num_folds=count)[0])
 
 
-def _write_split(
-    view: str, name: str, parts: list[_Part], manifest: schema.Manifest
+def _write_split_of_view(
+    view: str, name: str, parts: list[_FoldPart], manifest: schema.Manifest
 ) -> schema.Split:
-    """Writes the index of one split of a fold's view."""
+    """Writes the index of one split of a fold's data set."""
     indexes = []
     for number, part in enumerate(parts):
         index = part.index.copy()

@@ -75,7 +75,7 @@ class DoctorConfig:
 
 
 class Finding(NamedTuple):
-    """One line of the summary.
+    """What the doctor found in one place: a line of the summary.
 
     Attributes:
       name: What was looked at.
@@ -92,26 +92,26 @@ class Finding(NamedTuple):
 
 
 def examine(config: DoctorConfig) -> list[Finding]:
-    """Looks at everything; without ``gpu``, that takes as long as TensorFlow's start.
+    """The doctor's examination; without ``gpu`` it takes as long as TensorFlow's start.
 
     Raises:
       UsageError: With ``gpu``: there is no such device here.
     """
     return [
-        *_machine(config.output_dir),
-        *_core(),
-        *_devices(),
-        *_xla(),
-        *(_computing(config.devices) if config.gpu else ()),
-        *_file_systems(),
-        *_extras(),
-        _weights(),
-        _cluster(),
+        *_examine_machine(config.output_dir),
+        *_examine_packages(),
+        *_examine_gpus(),
+        *_examine_xla(),
+        *(_examine_results(config.devices) if config.gpu else ()),
+        *_examine_file_systems(),
+        *_examine_extras(),
+        _examine_weights(),
+        _examine_cluster(),
     ]
 
 
-def summary(findings: list[Finding]) -> str:
-    """The findings as lines of text."""
+def summary_text(findings: list[Finding]) -> str:
+    """The doctor's findings as lines of text."""
     marks = {True: "ok  ", False: "BAD ", None: "    "}
     lines = []
     for finding in findings:
@@ -121,8 +121,8 @@ def summary(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _machine(directory: str) -> Iterator[Finding]:
-    """Finds Python, cores, memory and free disk."""
+def _examine_machine(directory: str) -> Iterator[Finding]:
+    """The doctor's findings on Python, cores, memory and free disk."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()}")
     cores = resources.cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -139,8 +139,8 @@ def _machine(directory: str) -> Iterator[Finding]:
     yield Finding("disk", enough, f"{free:.0f} GiB free in {place}", advice)
 
 
-def _core() -> Iterator[Finding]:
-    """Finds the packages that every command needs."""
+def _examine_packages() -> Iterator[Finding]:
+    """The doctor's findings on the packages that every command needs."""
     for name in _CORE:
         try:
             yield Finding(name, True, importlib.metadata.version(name))
@@ -160,8 +160,8 @@ def _core() -> Iterator[Finding]:
         yield Finding("tensorflow", False, errors.one_line(error), advice)
 
 
-def _devices() -> Iterator[Finding]:
-    """Finds the GPUs that TensorFlow sees."""
+def _examine_gpus() -> Iterator[Finding]:
+    """The doctor's findings on the GPUs that TensorFlow sees."""
     try:
         gpus = tf.config.list_physical_devices("GPU")
     except Exception as error:  # TensorFlow itself may not load.
@@ -173,7 +173,7 @@ def _devices() -> Iterator[Finding]:
             for gpu in gpus
         ]
         yield Finding("gpu", True, f"TensorFlow sees {len(gpus)}: {', '.join(names)}")
-        yield from _capabilities(gpus)
+        yield from _examine_gpu_build(gpus)
     elif os.path.exists("/proc/driver/nvidia/version"):
         yield Finding(
             "gpu",
@@ -185,8 +185,8 @@ def _devices() -> Iterator[Finding]:
         yield Finding("gpu", None, "none: training runs on the CPU")
 
 
-def _capabilities(gpus: Sequence[tf.config.PhysicalDevice]) -> Iterator[Finding]:
-    """Whether this TensorFlow was built for each GPU."""
+def _examine_gpu_build(gpus: Sequence[tf.config.PhysicalDevice]) -> Iterator[Finding]:
+    """The doctor's findings on whether TensorFlow was built for each GPU."""
     built = list(tf.sysconfig.get_build_info().get("cuda_compute_capabilities", ()))
     for gpu in gpus:
         details = tf.config.experimental.get_device_details(gpu)
@@ -219,8 +219,8 @@ def _capabilities(gpus: Sequence[tf.config.PhysicalDevice]) -> Iterator[Finding]
             )
 
 
-def _xla() -> Iterator[Finding]:
-    """Finds whether XLA compiles here."""
+def _examine_xla() -> Iterator[Finding]:
+    """The doctor's finding on whether XLA compiles here."""
     try:
         reason = xla.why_not()
     except Exception as error:  # TensorFlow itself may not load.
@@ -237,8 +237,8 @@ def _xla() -> Iterator[Finding]:
     )
 
 
-def _computing(devices: str) -> Iterator[Finding]:
-    """The short form of `gpu_check`: whether results are right, without speed."""
+def _examine_results(devices: str) -> Iterator[Finding]:
+    """The doctor's short GPU check: whether results are right, without speed."""
     with tempfile.TemporaryDirectory(prefix="afad-doctor-") as directory:
         result = gpu_check.check(
             gpu_check.GpuCheckConfig(
@@ -255,8 +255,8 @@ def _computing(devices: str) -> Iterator[Finding]:
             yield Finding(row.part, works.get(row.verdict), found, advice)
 
 
-def _file_systems() -> Iterator[Finding]:
-    """Finds the remote file systems that TensorFlow opens."""
+def _examine_file_systems() -> Iterator[Finding]:
+    """The doctor's finding on the remote file systems that TensorFlow opens."""
     try:
         # tensorflow-io adds to them, where it is installed and loads.
         tensorflow_io_extra.why_no_scheme("s3")
@@ -269,8 +269,8 @@ def _file_systems() -> Iterator[Finding]:
     yield Finding("file systems", True, f"local paths, {found}")
 
 
-def _extras() -> Iterator[Finding]:
-    """Tries each optional extra."""
+def _examine_extras() -> Iterator[Finding]:
+    """The doctor's findings on the optional extras, each of which it tries."""
     for extra, (trial, purpose) in _EXTRAS.items():
         try:
             with warnings.catch_warnings():
@@ -291,7 +291,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _try_fast() -> str:
-    """Tries the extra ``fast``."""
+    """Tries the extra ``fast`` for the doctor."""
     cv2 = importlib.import_module("cv2")
     cv2.resize(np.zeros((4, 4, 3), np.uint8), (2, 2))
     if crc32.LIBRARY == "zlib":
@@ -300,19 +300,19 @@ def _try_fast() -> str:
 
 
 def _try_io() -> str:
-    """Tries the extra ``io``."""
+    """Tries the extra ``io`` for the doctor."""
     return tensorflow_io_extra.why_no_scheme("s3") or tensorflow_io_extra.why_no_hdf5()
 
 
 def _try_tensorboard() -> str:
-    """Tries the extra ``tensorboard``."""
+    """Tries the extra ``tensorboard`` for the doctor."""
     # Its command starts so; an import of the package alone loads next to nothing.
     importlib.import_module("tensorboard.default").get_plugins()
     return ""
 
 
 def _try_tfds() -> str:
-    """Opens a data set of one image as written by this package."""
+    """Tries the extra ``tfds`` for the doctor, with a data set of one image."""
     tfds = importlib.import_module("tensorflow_datasets")
     name = "doctor-train.tfrecord-00000-of-00001"
     with tempfile.TemporaryDirectory() as directory:
@@ -357,9 +357,10 @@ def _try_tfds() -> str:
 
 
 def _try_imports(*modules: str) -> Callable[[], str]:
-    """A trial that imports the modules of an extra."""
+    """A trial of the doctor that imports the modules of an extra."""
 
     def trial() -> str:
+        """Imports the modules; an error says what is missing."""
         for module in modules:
             importlib.import_module(module)
         return ""
@@ -401,8 +402,8 @@ _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
-def _weights() -> Finding:
-    """Finds the backbone weights that Keras has downloaded."""
+def _examine_weights() -> Finding:
+    """The doctor's finding on the backbone weights that Keras has downloaded."""
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     directory = os.path.join(os.path.expanduser(home), "models")
     try:
@@ -420,8 +421,8 @@ def _weights() -> Finding:
     )
 
 
-def _cluster() -> Finding:
-    """Finds whether ``TF_CONFIG`` or Slurm describes several machines."""
+def _examine_cluster() -> Finding:
+    """The doctor's finding on whether ``TF_CONFIG`` or Slurm describes machines."""
     for variable in ("TF_CONFIG", "SLURM_JOB_ID"):
         if os.environ.get(variable):
             return Finding("cluster", None, f"{variable} is set")

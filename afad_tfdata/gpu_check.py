@@ -85,7 +85,7 @@ class GpuCheckConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-    """The table.
+    """The table of the GPU check, and the facts about the machine.
 
     Attributes:
       found: All rows, in order.

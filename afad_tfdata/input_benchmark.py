@@ -82,8 +82,8 @@ class BenchmarkConfig(options.Config):
             )
 
 
-class Speed(NamedTuple):
-    """The measurements of the whole pipeline.
+class InputSpeed(NamedTuple):
+    """The input benchmark's measurements of the whole pipeline.
 
     Attributes:
       images_per_second: Mean rate.
@@ -104,7 +104,7 @@ class Speed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkResult:
-    """What was measured, and what follows from it.
+    """What the input benchmark measured, and what follows from it.
 
     Attributes:
       engine: Name of the engine.
@@ -122,7 +122,7 @@ class BenchmarkResult:
 
     engine: str
     reason: str
-    speed: Speed
+    speed: InputSpeed
     batch_size: int
     threads: int
     cores: int
@@ -132,7 +132,7 @@ class BenchmarkResult:
 
     @property
     def lasting_rates(self) -> dict[str, float]:
-        """Rates of the transformations that every pass has, and not only the first."""
+        """Rates of the transformations of every pass, not of the first only."""
         first = transformation_rates.FIRST_PASS
         return {name: rate for name, rate in self.rates.items() if name != first}
 
@@ -143,7 +143,7 @@ class BenchmarkResult:
         return min(rates, key=lambda name: rates[name]) if rates else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The input benchmark's result as JSON values."""
         return {
             "engine": self.engine,
             "reason": self.reason,
@@ -158,7 +158,7 @@ class BenchmarkResult:
         }
 
     def table(self) -> str:
-        """The result as lines of text for people."""
+        """The input benchmark's result as lines of text for people."""
         speed = self.speed
         lines = [
             f"engine           {self.engine} ({self.reason})",
@@ -172,9 +172,9 @@ class BenchmarkResult:
             f"the model waits  if it takes less than"
             f" {1e3 * self.batch_size / speed.images_per_second:.2f} ms for a batch",
         ]
-        return "\n".join([*lines, *self._analysis()])
+        return "\n".join([*lines, *self._analysis_lines()])
 
-    def _analysis(self) -> Iterator[str]:
+    def _analysis_lines(self) -> Iterator[str]:
         """Lines with the rate of each transformation, and the advice."""
         if not self.rates:
             return
@@ -192,18 +192,18 @@ class BenchmarkResult:
 
 
 def run(config: BenchmarkConfig) -> BenchmarkResult:
-    """Measures the pipeline and, with ``analyze``, each of its transformations.
+    """Runs the input benchmark: the pipeline and, with ``analyze``, its parts.
 
     Raises:
       UsageError: The data set does not exist, or cannot be read in this way.
       DataError: The data set is damaged.
     """
-    data = _readable(config)
+    data = _readable_config(config)
     source = index_loading.open_index(data, config.split)
     engine, reason = engine_choice.choose(data, source)
     rates: dict[str, float] = {}
     with input_fn.readable_errors():
-        speed = _measure(data, config.split, config.seconds)
+        speed = _measure_input(data, config.split, config.seconds)
         if config.analyze:
             rates = transformation_rates.measure_rates(
                 source, data, engine=engine, seconds=config.seconds
@@ -218,13 +218,15 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
         threads=data.num_parallel_calls or min(cores, most),
         cores=cores,
         rates=rates,
-        ceiling=_ceiling(rates) if engine == engine_choice.MAPPED else 0.0,
+        ceiling=_most_images_per_second(rates)
+        if engine == engine_choice.MAPPED
+        else 0.0,
         advice="",
     )
     if not rates:
         return result
     size = data.image_size or source.image_size
-    advice = _advice(
+    advice = _advice_on_input(
         result,
         model_rate=config.model_rate,
         image_size=size,
@@ -234,24 +236,26 @@ def run(config: BenchmarkConfig) -> BenchmarkResult:
     return dataclasses.replace(result, advice=advice)
 
 
-def _readable(config: BenchmarkConfig) -> input_config.InputConfig:
-    """The input's config, with a task that the data set has labels for."""
+def _readable_config(config: BenchmarkConfig) -> input_config.InputConfig:
+    """The config of the measured input, with a task of which there are labels."""
     data = dataclasses.replace(config.input, global_batch_size=config.batch_size)
     labels = set(index_loading.labels_in_index(data, config.split))
     tasks = [t for t in schema.TASKS if set(schema.labels_of(t)) <= labels]
     return dataclasses.replace(data, task=tasks[-1]) if tasks else data
 
 
-def _ceiling(rates: dict[str, float]) -> float:
-    """Images per second of the mapped engine with as many threads as help it."""
+def _most_images_per_second(rates: dict[str, float]) -> float:
+    """The most that the input can reach with as many threads as help it."""
     if not rates:
         return 0.0
     threaded = transformation_rates.THREADED & set(rates)
     return engine_mapped.MAX_THREADS / sum(1 / rates[name] for name in threaded)
 
 
-def _measure(data: input_config.InputConfig, split: str, seconds: float) -> Speed:
-    """Takes batches for some seconds, as fast as they come."""
+def _measure_input(
+    data: input_config.InputConfig, split: str, seconds: float
+) -> InputSpeed:
+    """Takes batches of the input for some seconds, as fast as they come."""
     tf.constant(0)  # TensorFlow's own start is not the pipeline's.
     start = time.perf_counter()
     if split == "train":
@@ -274,7 +278,7 @@ def _measure(data: input_config.InputConfig, split: str, seconds: float) -> Spee
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     p50, p99 = np.percentile(times, [50, 99])
-    return Speed(
+    return InputSpeed(
         images_per_second=len(times) * data.global_batch_size / (last - start),
         p50_ms=float(p50) * 1e3,
         p99_ms=float(p99) * 1e3,
@@ -284,10 +288,10 @@ def _measure(data: input_config.InputConfig, split: str, seconds: float) -> Spee
     )
 
 
-def _advice(
+def _advice_on_input(
     result: BenchmarkResult, *, model_rate: float, image_size: int, decoded_bytes: int
 ) -> str:
-    """The one thing to change, if anything."""
+    """The input benchmark's advice: the one thing to change, if anything."""
     rate = result.speed.images_per_second
     if model_rate and rate > 1.2 * model_rate:
         return (

@@ -258,13 +258,13 @@ class _ReportBuilder:
         self.page.add_section("faces", "Faces", content)
 
     def _add_note(self, name: str, title: str, text: str) -> None:
-        """Adds a section that says why it is empty."""
+        """Adds a section to the report that says why it is empty."""
         self.page.add_section(name, title, [html_elements.note(text)])
         self.missing.append(errors.one_line(text))
 
 
 def _evaluated_data_set(path: str, metrics: json_values.Json) -> str:
-    """The data set that was evaluated; empty if it is no longer there."""
+    """The data set of an evaluation in the report; empty if it is no longer there."""
     with contextlib.suppress(errors.AfadError):
         return run_dir.data_set(path, metrics.at("records_dir").text)
     return ""

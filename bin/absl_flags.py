@@ -88,15 +88,15 @@ class CommonFlags:
         options.check_choices(self)
 
 
-def shown() -> list[options.OptionSpec]:
+def common_flags() -> list[options.OptionSpec]:
     """The common flags for a help text, in their order, without ``--json``."""
     return [*options.specs(CommonFlags), *_BY_PARSER]
 
 
-def parse(
+def parse_flags(
     config_class: type, argv: Sequence[str], *, reports: bool = False
 ) -> tuple[dict[str, Any], CommonFlags, list[str]]:
-    """Parses a command line.
+    """Parses a command line into a config's fields and the common flags.
 
     Args:
       config_class: Its options become flags, next to the common ones.
@@ -109,12 +109,12 @@ def parse(
     Raises:
       UsageError: An unknown flag, or a value that a flag does not take.
     """
-    values = define(config_class, reports=reports)
+    values = define_flags(config_class, reports=reports)
     try:
         rest = values(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # ValueError comes for --noFLAG=VALUE.
         text = errors.one_line(error)
-        if hint := _hint(error, values):
+        if hint := _flag_meant(error, values):
             text = f"{text.partition('. Did you mean')[0]}; use --{hint}"
         raise errors.UsageError(f"{text} (--help lists the flags)") from error
     given = {s.name: values[s.name].value for s in options.specs(config_class)}
@@ -177,26 +177,26 @@ _GUESSES = {
 }
 
 
-def _hint(error: Exception, values: flags.FlagValues) -> str:
-    """The flag of this command that an unknown flag probably means; else empty."""
+def _flag_meant(error: Exception, values: flags.FlagValues) -> str:
+    """The flag that an unknown flag of a command line probably means; else empty."""
     if not isinstance(error, flags.UnrecognizedFlagError):
         return ""
     guesses = _GUESSES.get(error.flagname.replace("-", "_"), ())
     return next((name for name in guesses if name in values), "")
 
 
-def define(config_class: type, *, reports: bool = False) -> flags.FlagValues:
-    """The flags of a config, and the common ones."""
+def define_flags(config_class: type, *, reports: bool = False) -> flags.FlagValues:
+    """Defines the flags of a config, and the common ones, in absl."""
     values = flags.FlagValues()
     own = [*options.specs(config_class), JSON, *([REPORT] if reports else [])]
     for spec in [*own, *options.specs(CommonFlags)]:
-        _define(spec, values)
+        _define_flag(spec, values)
     # Flags may follow arguments, as in `predict *.jpg --graph=age.pb`.
     values.set_gnu_getopt(True)
     return values
 
 
-def help_asked(argv: Sequence[str]) -> str:
+def help_flag(argv: Sequence[str]) -> str:
     """The flag of a command line that asks for help or the version; else empty.
 
     It is found before the other flags are parsed, so that wrong flags do not prevent
@@ -213,12 +213,12 @@ def help_asked(argv: Sequence[str]) -> str:
     return ""
 
 
-def xml(name: str, config_class: type, *, reports: bool = False) -> str:
-    """The flags in absl's XML, which other programs read."""
+def flags_as_xml(name: str, config_class: type, *, reports: bool = False) -> str:
+    """The flags of a command in absl's XML, which other programs read."""
     text = io.StringIO()
     # absl takes the name of the program from here.
     sys.argv[0] = os.path.join(os.path.dirname(sys.argv[0]), name)
-    define(config_class, reports=reports).write_help_in_xml_format(text)
+    define_flags(config_class, reports=reports).write_help_in_xml_format(text)
     return text.getvalue().rstrip("\n")
 
 
@@ -231,8 +231,8 @@ _DEFINE: dict[type, Callable[..., Any]] = {
 }
 
 
-def _define(spec: options.OptionSpec, values: flags.FlagValues) -> None:
-    """Defines a flag, and its earlier names."""
+def _define_flag(spec: options.OptionSpec, values: flags.FlagValues) -> None:
+    """Defines one flag in absl, and its earlier names."""
     # DEFINE_list takes no tuple.
     default = list(spec.default) if spec.type is list else spec.default
     # As in absl, -v is the only flag with a short form of one letter.

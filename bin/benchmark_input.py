@@ -13,7 +13,7 @@ EXAMPLE = "afad-benchmark-input --records_dir=records --analyze"
 def main(
     config: input_benchmark.BenchmarkConfig, arguments: list[str]
 ) -> command.Output:
-    """Measures the input pipeline."""
+    """Runs the input benchmark."""
     del arguments
     result = input_benchmark.run(config)
     return command.Output(result.table(), result.to_dict())

@@ -12,7 +12,7 @@ afad-cards --records_dir=records --with_images --license=CC-BY-4.0
 
 
 def main(config: cards.CardsConfig, arguments: list[str]) -> command.Output:
-    """Writes the files next to the records, or to --output_dir."""
+    """Writes the cards next to the records, or to --output_dir."""
     del arguments
     result = cards.write_cards(config)
     return command.Output(result.summary(), result.to_dict())

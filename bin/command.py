@@ -63,7 +63,7 @@ _results: streams.ResultStream | None = None
 
 
 def emit(text: str, value: dict[str, Any]) -> None:
-    """Prints a result as soon as it is known.
+    """Prints a result of a command as soon as it is known.
 
     Args:
       text: For people; empty to print nothing.
@@ -99,7 +99,7 @@ def run(
       reports: Gives the command the flag ``--report``: returns the fields of the
         `report.ReportConfig` that shows the result of a config, or raises `UsageError`.
     """
-    streams.open_closed()  # Before anything else opens a file.
+    streams.open_closed_streams()  # Before anything else opens a file.
     # A signal during the following imports must not be lost.
     if stops_on_signal:
         preemption.install()
@@ -108,15 +108,17 @@ def run(
     # The name is that of the program's file, because python bin/train.py and afad-train
     # are the same command.
     name = "afad-" + os.path.basename(main.__code__.co_filename)[:-3].replace("_", "-")
-    if asked := absl_flags.help_asked(sys.argv[1:]):
+    if asked := absl_flags.help_flag(sys.argv[1:]):
         if asked == "version":
             text = f"{name} {__version__}"
         elif asked == "helpxml":
-            text = absl_flags.xml(name, config_class, reports=bool(reports))
+            text = absl_flags.flags_as_xml(name, config_class, reports=bool(reports))
         else:
             short = asked == "helpshort"
             texts = (about, example, arguments)
-            text = _help(name, config_class, *texts, short=short, reports=bool(reports))
+            text = _help_text(
+                name, config_class, *texts, short=short, reports=bool(reports)
+            )
         try:
             print(text, flush=True)
         except BrokenPipeError:
@@ -127,7 +129,7 @@ def run(
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     streams.start_log()
-    status = _run(
+    status = _exit_status_of(
         name, main, config_class, takes_arguments=bool(arguments), reports=reports
     )
     # After use of S3 or of several workers, a normal exit would hang or abort in the
@@ -140,7 +142,7 @@ def run(
 
 
 def call(arguments: list[str]) -> NoReturn:
-    """Runs a program in a child process (`child_process.command`).
+    """Runs a command in a child process (`child_process.command`).
 
     Args:
       arguments: Name of the module in ``bin/``, then its flags.
@@ -164,7 +166,7 @@ def quiet_unless_chief() -> None:
         ours.setLevel(max(ours.level, logging.WARNING))
 
 
-def _run(
+def _exit_status_of(
     name: str,
     main: Callable[[_Config, list[str]], Output],
     config_class: type[_Config],
@@ -172,11 +174,11 @@ def _run(
     takes_arguments: bool,
     reports: Callable[[_Config], dict[str, str]] | None = None,
 ) -> int:
-    """Runs the command and prints its output, or its error; returns the exit status."""
+    """Runs a command; prints its output or error, and returns its exit status."""
     global _results
     _results = None
     try:
-        config, rest, common = _parse(
+        config, rest, common = _parse_command_line(
             config_class,
             sys.argv,
             takes_arguments=takes_arguments,
@@ -188,7 +190,7 @@ def _run(
             return 0
         streams.apply_log_flags(name, common)
         _results = streams.ResultStream() if common.json else None
-        with _debugger(common.pdb_post_mortem):
+        with _debugger_if(common.pdb_post_mortem):
             output = main(config, rest)
         if (job := multi_worker.joined()) and not job.is_chief:
             return output.exit_status  # Only the chief prints the output.
@@ -204,7 +206,7 @@ def _run(
             raise fault
         return output.exit_status
     except errors.AfadError as error:
-        return _say(name, str(error), error.exit_status)
+        return _print_end(name, str(error), error.exit_status)
     except BrokenPipeError:
         _drop_output()  # Nobody reads the output any more, nor an error message.
         return 1
@@ -212,11 +214,13 @@ def _run(
         text = errors.one_line(error)
         if error.errno in files.FULL:
             text += "; free space there, then run the same command again"
-        return _say(name, text, 1)
+        return _print_end(name, text, 1)
     except MemoryError as error:
-        return _say(name, f"out of memory: {errors.one_line(error) or _NO_MEMORY}", 1)
+        return _print_end(
+            name, f"out of memory: {errors.one_line(error) or _NO_MEMORY}", 1
+        )
     except KeyboardInterrupt:
-        return _say(name, "interrupted", 130)
+        return _print_end(name, "interrupted", 130)
     except Exception as error:
         # The class is recognised by name, because importing TensorFlow takes seconds.
         if type(error).__name__ != "ResourceExhaustedError":
@@ -224,16 +228,16 @@ def _run(
         lines = str(error).splitlines() or [""]
         # A Python function inside the pipeline is out of memory, and not the device.
         if any("MemoryError" in line for line in lines):
-            return _say(name, f"out of memory: {_NO_MEMORY}", 1)
+            return _print_end(name, f"out of memory: {_NO_MEMORY}", 1)
         text = errors.one_line(next((x for x in lines if "OOM" in x), lines[0]))
         advice = "take a smaller batch, or train with --accumulation=2 or more"
-        return _say(name, f"the device is out of memory: {text}; {advice}", 1)
+        return _print_end(name, f"the device is out of memory: {text}; {advice}", 1)
 
 
 def _with_report(
     output: Output, fields: dict[str, Any]
 ) -> tuple[Output, errors.AfadError | None]:
-    """The output with the path of the page, which is written now; or why it is not."""
+    """The command's output with the path of the report, which is written now."""
     # Here and not above: --help must answer in under a second.
     from afad_tfdata import report
 
@@ -249,11 +253,11 @@ def _with_report(
 
 
 def _drop_output() -> None:
-    """Sends the rest of the output nowhere, so that the flush at exit cannot fail."""
+    """Sends the rest of the command's output nowhere, so that its flush cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _say(name: str, message: str, status: int) -> int:
+def _print_end(name: str, message: str, status: int) -> int:
     """Prints why the command ends, as one line; returns the status."""
     label = "stopped" if status == errors.PreemptedError.exit_status else "error"
     text = errors.printable(" ".join(message.split()))
@@ -268,8 +272,8 @@ def _say(name: str, message: str, status: int) -> int:
 
 
 @contextlib.contextmanager
-def _debugger(wanted: bool) -> Iterator[None]:
-    """Starts the debugger after an error, if somebody is there to type into it."""
+def _debugger_if(wanted: bool) -> Iterator[None]:
+    """Starts the debugger after a command's error, if somebody is there to type."""
     try:
         yield
     except Exception:
@@ -282,15 +286,15 @@ def _debugger(wanted: bool) -> Iterator[None]:
         raise
 
 
-def _parse(
+def _parse_command_line(
     config_class: type[_Config],
     argv: Sequence[str],
     *,
     takes_arguments: bool,
     reports: bool = False,
 ) -> tuple[_Config, list[str], absl_flags.CommonFlags]:
-    """The config, the arguments that are not flags, and the common flags."""
-    fields, common, rest = absl_flags.parse(config_class, argv, reports=reports)
+    """A command's config, its arguments that are not flags, and the common flags."""
+    fields, common, rest = absl_flags.parse_flags(config_class, argv, reports=reports)
     if rest and not takes_arguments:
         raise errors.UsageError(
             f"takes no arguments, only flags; got {rest[0]!r} (a flag starts with --)"
@@ -298,7 +302,7 @@ def _parse(
     return config_class(**fields), rest, common
 
 
-def _help(
+def _help_text(
     name: str,
     config_class: type,
     about: str | None,
@@ -308,6 +312,7 @@ def _help(
     short: bool,
     reports: bool,
 ) -> str:
+    """The text of a command's ``--help``."""
     lines = [f"{name} {__version__}", "", textwrap.dedent(about or "").strip(), ""]
     lines += [f"usage: {name} [flags] {arguments}".rstrip()]
     part = None  # No part has begun yet, not even that of the config's own fields.
@@ -320,7 +325,7 @@ def _help(
         lines += _flag_help(spec)
     if not short:
         lines += ["", "flags of every command:"]
-        for spec in absl_flags.shown():
+        for spec in absl_flags.common_flags():
             lines += _flag_help(spec)
     lines += ["", "example:"]  # The last lines are those that a terminal shows.
     lines += [f"  {line}" for line in example.strip().splitlines()]
@@ -328,6 +333,7 @@ def _help(
 
 
 def _flag_help(spec: options.OptionSpec) -> list[str]:
+    """The lines of a command's ``--help`` on one flag."""
     if spec.name in absl_flags.HELP:
         return [f"  --{spec.name}", f"      {spec.help}"]
     if spec.type is bool:

@@ -13,7 +13,7 @@ afad-data-service --host=b --port=5001 --dispatcher=grpc://a:5000
 def main(
     config: data_service.DataServiceConfig, arguments: list[str]
 ) -> command.Output:
-    """Runs the server until a signal comes."""
+    """Runs a server of the data service until a signal comes."""
     del arguments
     text = data_service.serve(config)
     return command.Output(text, {"served": text})

@@ -11,12 +11,12 @@ EXAMPLE = "afad-doctor"
 
 
 def main(config: doctor.DoctorConfig, arguments: list[str]) -> command.Output:
-    """Looks at the machine; status 1 if something that is needed does not work."""
+    """Examines the machine; status 1 if something that is needed does not work."""
     del arguments
     findings = doctor.examine(config)
     broken = any(finding.works is False for finding in findings)
     return command.Output(
-        doctor.summary(findings), [f._asdict() for f in findings], int(broken)
+        doctor.summary_text(findings), [f._asdict() for f in findings], int(broken)
     )
 
 

@@ -2,7 +2,7 @@
 """Evaluates a model on a split, and compares it with a constant prediction."""
 
 from afad_tfdata import evaluation
-from afad_tfdata.bin import command, reports
+from afad_tfdata.bin import command, report_flag
 
 EXAMPLE = """
 afad-evaluate --run_dir=run
@@ -24,7 +24,7 @@ def run() -> None:
         evaluation.EvaluateConfig,
         about=__doc__,
         example=EXAMPLE,
-        reports=reports.of_evaluation,
+        reports=report_flag.of_evaluation,
     )
 
 

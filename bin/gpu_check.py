@@ -12,7 +12,7 @@ EXAMPLE = "afad-gpu-check --output_dir=gpu_check"
 
 
 def main(config: gpu_check.GpuCheckConfig, arguments: list[str]) -> command.Output:
-    """Runs the check."""
+    """Runs the GPU check."""
     del arguments
     result = gpu_check.check(config)
     return command.Output(result.text(), result.to_dict(), int(bool(result.missed)))

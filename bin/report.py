@@ -11,7 +11,7 @@ afad-report --run_dir=first,second --output=both.html
 
 
 def main(config: report.ReportConfig, arguments: list[str]) -> command.Output:
-    """Writes the page."""
+    """Writes the report."""
     del arguments
     result = report.write_report(config)
     return command.Output(f"report: {result['report']}", result)

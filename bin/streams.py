@@ -17,7 +17,7 @@ _LEVELS = {1: logging.DEBUG, 0: logging.INFO, -1: logging.WARNING, -2: logging.E
 _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
-def open_closed() -> None:
+def open_closed_streams() -> None:
     """Puts the null device in the place of standard streams that are closed.
 
     Daemons and some batch systems start programs without them.  The next file that is
@@ -40,14 +40,14 @@ def open_closed() -> None:
 
 
 def start_log() -> None:
-    """Sends log lines to standard error, until the flags are known."""
+    """Sends a command's log lines to standard error, until the flags are known."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_FORMAT)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def apply_log_flags(name: str, common: absl_flags.CommonFlags) -> None:
-    """Sets the level of log lines, and opens the log file.
+    """Sets the level of a command's log lines, and opens the log file.
 
     Args:
       name: Name of the command, with which the file's name begins.
@@ -115,23 +115,23 @@ class ImageNotes:
         self._emit = emit
 
     def say(self, text: str) -> None:
-        """Writes a line to standard error."""
+        """Writes a line to standard error, besides the command's results."""
         line = f"{self._name}: {errors.printable(text)}"
         print(line, file=sys.stderr, flush=True)
 
     def error(self, path: str, reason: str) -> None:
-        """An image could not be used."""
+        """Notes on standard error that an image could not be used."""
         self.say(f"error: {path}: {reason}")
         self._emit("", {"image": path, "error": reason})
 
     def no_face(self, path: str) -> None:
-        """No face was found in a photo."""
+        """Notes on standard error that no face was found in a photo."""
         self.say(f"no face in {path}")
         self._emit("", {"image": path, "faces": 0})
 
 
 def _file_handler(name: str, directory: str) -> logging.Handler:
-    """A new log file, named as absl names them, and a link to it."""
+    """A command's new log file, named as absl names them, and a link to it."""
     from absl import logging as absl_logging
 
     files.make_dirs(directory)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a model on records. The same command continues a run that was stopped."""
 
-from afad_tfdata.bin import command, reports
+from afad_tfdata.bin import command, report_flag
 from afad_tfdata.training import config as train_config
 
 EXAMPLE = """
@@ -28,7 +28,7 @@ def main(config: train_config.TrainConfig, arguments: list[str]) -> command.Outp
 def run() -> None:
     """Entry point of ``afad-train``."""
     texts = {"about": __doc__, "example": EXAMPLE}
-    show = reports.of_training
+    show = report_flag.of_training
     command.run(
         main, train_config.TrainConfig, **texts, stops_on_signal=True, reports=show
     )

@@ -4,7 +4,7 @@
 import dataclasses
 
 from afad_tfdata import records
-from afad_tfdata.bin import command, reports
+from afad_tfdata.bin import command, report_flag
 from afad_tfdata.writing import data_set_summary
 
 EXAMPLE = """
@@ -31,7 +31,7 @@ def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
 
 def run() -> None:
     """Entry point of ``afad-write-records``."""
-    show = reports.of_records
+    show = report_flag.of_records
     command.run(main, records.WriteConfig, about=__doc__, example=EXAMPLE, reports=show)
 
 

@@ -19,7 +19,7 @@ def test_summary_names_versions_and_devices(tmp_path):
     assert by_name["tensorflow"].found == tf.__version__
     assert by_name["gpu"].works is None
     assert "free" in by_name["disk"].found
-    text = doctor.summary(findings)
+    text = doctor.summary_text(findings)
     for finding in findings:
         assert finding.name in text
         if finding.works is False:
@@ -52,12 +52,12 @@ def test_compute_capabilities_follow_nvidias_rule(capability, built, expected):
 def test_a_gpu_newer_than_the_build_is_a_finding(monkeypatch):
     gpu = types.SimpleNamespace(name="/physical_device:GPU:1")
     _with_capability(monkeypatch, (12, 0), ["sm_80", "sm_90"])
-    (finding,) = doctor._capabilities([gpu])
+    (finding,) = doctor._examine_gpu_build([gpu])
     assert finding.name == "gpu 1" and finding.works is False
     assert "12.0" in finding.found and "sm_90" in finding.found
     assert "pip install --upgrade" in finding.advice
     _with_capability(monkeypatch, (9, 0), ["sm_80", "sm_90"])
-    (finding,) = doctor._capabilities([gpu])
+    (finding,) = doctor._examine_gpu_build([gpu])
     assert finding.works is True and not finding.advice
 
 
@@ -76,13 +76,13 @@ def _with_capability(monkeypatch, capability, built):
 
 def test_xla_that_aborts_is_a_finding(monkeypatch):
     monkeypatch.setattr(xla, "why_not", lambda: "XLA aborts the process: F0000")
-    (finding,) = doctor._xla()
+    (finding,) = doctor._examine_xla()
     assert finding.works is None and "aborts the process" in finding.found
     assert "--jit" in finding.advice
 
 
 def _extra(name):
-    findings = {finding.name: finding for finding in doctor._extras()}
+    findings = {finding.name: finding for finding in doctor._examine_extras()}
     return findings[f"extra {name}"]
 
 
@@ -147,7 +147,7 @@ def test_computing_on_the_gpus_is_part_of_the_findings(monkeypatch):
         return gpu_check.CheckResult(found, {})
 
     monkeypatch.setattr(gpu_check, "check", check)
-    found = list(doctor._computing("gpu:0"))
+    found = list(doctor._examine_results("gpu:0"))
     assert asked[0].devices == "gpu:0" and asked[0].sizes == "tiny"
     assert [finding.works for finding in found] == [True, False, None]
     assert found[1] == (

@@ -27,6 +27,7 @@ from afad_tfdata.freezing import (
 )
 from afad_tfdata.images import codec
 from afad_tfdata.models import facts
+from afad_tfdata.predicting import image_names
 from tests.freezing import small_graphs
 
 
@@ -94,7 +95,7 @@ def expected(source, paths, fast=False):
 @pytest.mark.latest
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb", "_saved_model"])
 def test_every_format_gives_the_model_s_outputs(ending, frozen, source, sample_tree):
-    names = prediction.expand([sample_tree])[:30]
+    names = image_names.expand_names([sample_tree])[:30]
     result = predict(frozen, names, ending, batch_size=8, threads=2)
     assert [row["image"] for row in result.rows] == names and not result.bad
     # TensorFlow resizes inside the graph: pixels differ by one level at most.
@@ -116,7 +117,7 @@ def test_jpegs_are_decoded_as_in_training(ending, sample_tree, tmp_path):
         "dct_method": "INTEGER_FAST",
         "fancy_upscaling": False,
     }
-    names = prediction.expand([sample_tree])[:12]
+    names = image_names.expand_names([sample_tree])[:12]
     rows = predict(str(tmp_path), names, ending).rows
     errors_of = {
         fast: max(
@@ -134,7 +135,7 @@ def test_a_description_that_does_not_say_how_jpegs_are_decoded(
     shutil.copytree(frozen, tmp_path / "copy")
     path = str(tmp_path / "copy" / "face.json")
     description = files.read_json(path, what="", advice="")
-    names = prediction.expand([sample_tree])[:3]
+    names = image_names.expand_names([sample_tree])[:3]
     del description["decode"]
     files.write_json(path, description)
     usual = predict(frozen, names).rows
@@ -147,7 +148,7 @@ def test_a_description_that_does_not_say_how_jpegs_are_decoded(
 
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])
 def test_a_bad_image_is_reported_and_skipped(ending, frozen, sample_tree, tmp_path):
-    names = prediction.expand([sample_tree])[:6]
+    names = image_names.expand_names([sample_tree])[:6]
     data = files.read_bytes(names[0])
     torn, text = tmp_path / "torn.jpg", tmp_path / "text.jpg"
     torn.write_bytes(data[: len(data) // 2])
@@ -188,7 +189,7 @@ def test_a_remote_path_that_fails_costs_no_other_result(
         raise error
 
     monkeypatch.setattr(prediction.files.remote_files, "read_bytes", fail)
-    names = prediction.expand([sample_tree])[:3]
+    names = image_names.expand_names([sample_tree])[:3]
     remote = "http://127.0.0.1/faces/a.jpg?size=*"
     said, printed = [], []
     config = prediction.PredictConfig(
@@ -210,7 +211,7 @@ def test_the_command_goes_on_after_a_path_that_fails(
     frozen, sample_tree, tmp_path, monkeypatch, capfd
 ):
     """Such a path once cost all results, with a traceback or an abort."""
-    names = prediction.expand([sample_tree])[:2]
+    names = image_names.expand_names([sample_tree])[:2]
     bad = ["http://127.0.0.1:9/a.jpg", "hdfs://127.0.0.1:9/a.jpg", "no/such.jpg"]
     graph = os.path.join(frozen, "face.pb")
     arguments = [f"--graph={graph}", "--json", names[0], *bad, names[1]]
@@ -244,7 +245,7 @@ def test_an_image_with_an_output_of_nan_is_named(sample_tree, tmp_path):
     white = str(tmp_path / "white.png")
     pixels = np.full((small_graphs.SIZE, small_graphs.SIZE, 3), 255, np.uint8)
     files.write_atomic(white, tf.io.encode_png(pixels).numpy())
-    names = prediction.expand([sample_tree])[:2]
+    names = image_names.expand_names([sample_tree])[:2]
     result = predict(str(tmp_path), [names[0], white, names[1]])
     assert [row["image"] for row in result.rows] == names
     ((path, reason),) = result.bad
@@ -252,7 +253,7 @@ def test_an_image_with_an_output_of_nan_is_named(sample_tree, tmp_path):
 
 
 def test_rows_are_printed_before_the_last_image_is_read(frozen, sample_tree):
-    names = prediction.expand([sample_tree])[:1]
+    names = image_names.expand_names([sample_tree])[:1]
     # Images are read ahead, but not this far.
     paths = names * 600
     config = prediction.PredictConfig(
@@ -282,7 +283,7 @@ def test_all_images_bad(frozen, tmp_path):
 
 @pytest.mark.parametrize("ending", [".pb", "_bytes.pb", "_pixels.pb"])
 def test_a_turned_photo_is_seen_upright(ending, frozen, sample_tree, tmp_path):
-    image = codec.decode(files.read_bytes(prediction.expand([sample_tree])[0]))
+    image = codec.decode(files.read_bytes(image_names.expand_names([sample_tree])[0]))
     upright, turned = tmp_path / "upright.png", tmp_path / "turned.jpg"
     upright.write_bytes(tf.io.encode_png(image).numpy())
     pillow = pytest.importorskip("PIL.Image")
@@ -294,7 +295,7 @@ def test_a_turned_photo_is_seen_upright(ending, frozen, sample_tree, tmp_path):
 
 
 def test_formats(frozen, sample_tree):
-    names = prediction.expand([sample_tree])[:3]
+    names = image_names.expand_names([sample_tree])[:3]
     result = predict(frozen, names)
     lines = [json.loads(line) for line in result.text("json").splitlines()]
     assert lines == result.rows
@@ -308,7 +309,7 @@ def test_formats(frozen, sample_tree):
 
 def test_a_sheet(frozen, sample_tree, tmp_path):
     path = str(tmp_path / "sheet.png")
-    predict(frozen, prediction.expand([sample_tree])[:12], sheet=path)
+    predict(frozen, image_names.expand_names([sample_tree])[:12], sheet=path)
     header = codec.read_header(files.read_bytes(path))
     assert header.format == "png" and header.width > 300
 
@@ -316,7 +317,7 @@ def test_a_sheet(frozen, sample_tree, tmp_path):
 def test_single_tasks_have_their_columns_only(tmp_path, sample_tree):
     source = model_source.from_model(small_graphs.build(task="gender"))
     write_formats(str(tmp_path), source)
-    (row,) = predict(str(tmp_path), prediction.expand([sample_tree])[:1]).rows
+    (row,) = predict(str(tmp_path), image_names.expand_names([sample_tree])[:1]).rows
     assert list(row) == ["image", "gender", "probability"]
 
 
@@ -330,16 +331,16 @@ def test_names_of_images(tmp_path):
     def below(*names):
         return [os.path.join(folder, name) for name in names]
 
-    assert prediction.expand([folder]) == below("a.jpeg", "b/1.png", "b/2.JPG")
-    assert prediction.expand([folder + "/b/*.png"]) == below("b/1.png")
+    assert image_names.expand_names([folder]) == below("a.jpeg", "b/1.png", "b/2.JPG")
+    assert image_names.expand_names([folder + "/b/*.png"]) == below("b/1.png")
     everything = below("a.jpeg", "b/1.png", "b/2.JPG", "n.txt")
-    assert prediction.expand([folder + "/*"]) == everything
+    assert image_names.expand_names([folder + "/*"]) == everything
     # A file that is named is used whatever its name, and need not exist yet.
-    assert prediction.expand(["x.txt", "y.jpg"]) == ["x.txt", "y.jpg"]
+    assert image_names.expand_names(["x.txt", "y.jpg"]) == ["x.txt", "y.jpg"]
     lines = ["one.jpg\n", "\n", "two.jpg"]
-    assert prediction.expand(["-"], lines) == ["one.jpg", "two.jpg"]
+    assert image_names.expand_names(["-"], lines) == ["one.jpg", "two.jpg"]
     (tmp_path / "odd[1].jpg").touch()
-    assert prediction.expand(below("odd[1].jpg")) == below("odd[1].jpg")
+    assert image_names.expand_names(below("odd[1].jpg")) == below("odd[1].jpg")
 
 
 @pytest.mark.parametrize(
@@ -349,11 +350,11 @@ def test_names_of_images(tmp_path):
 def test_names_that_name_nothing(paths, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.UsageError, match=message):
-        prediction.expand(paths)
+        image_names.expand_names(paths)
 
 
 def test_graphs_that_cannot_be_used(frozen, sample_tree, tmp_path):
-    names = prediction.expand([sample_tree])[:1]
+    names = image_names.expand_names([sample_tree])[:1]
     with pytest.raises(errors.UsageError, match="does not exist"):
         predict(str(tmp_path), names)
     lonely = tmp_path / "face.pb"
@@ -459,7 +460,7 @@ def test_a_path_that_is_not_a_graph_is_named_for_what_it_is(name, message, tmp_p
 def test_a_sheet_that_cannot_be_is_an_error_before_the_work(
     frozen, sample_tree, tmp_path
 ):
-    names = prediction.expand([sample_tree])[:2]
+    names = image_names.expand_names([sample_tree])[:2]
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.UsageError, match="cannot make the directory"):
         predict(frozen, names, sheet=str(tmp_path / "file" / "x.png"))

@@ -275,7 +275,7 @@ def _label_record_set(manifest: schema.Manifest) -> dict[str, Any]:
         "description": f"One record for each of the {manifest.written:,} images.",
         "key": {"@id": "records/key"},
         "field": [
-            _field("records", name, {**source, "extract": {"column": name}})
+            _record_set_field("records", name, {**source, "extract": {"column": name}})
             for name in _columns_with_labels(manifest, _COLUMNS)
         ],
     }
@@ -304,7 +304,7 @@ def _image_record_set(manifest: schema.Manifest) -> dict[str, Any]:
         "description": "The images with their labels.",
         "key": {"@id": "images/key"},
         "field": [
-            _field("images", name, {**source, "extract": {"column": name}})
+            _record_set_field("images", name, {**source, "extract": {"column": name}})
             for name in columns
         ],
     }
@@ -320,7 +320,9 @@ def _columns_with_labels(manifest: schema.Manifest, names: Iterable[str]) -> lis
     return [name for name in names if name not in absent]
 
 
-def _field(record_set: str, name: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def _record_set_field(
+    record_set: str, name: str, source: Mapping[str, Any]
+) -> dict[str, Any]:
     """A field of a Croissant record set."""
     data_type, about = _COLUMNS.get(
         name, ("sc:ImageObject", "The image as a file: JPEG, or PNG for raw pixels.")

@@ -70,7 +70,7 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]
 def _augmented(
     form: str, images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
 ) -> tf.Tensor:
-    """The network's input with augmentation, in one of its forms."""
+    """The trial network's input with the form of augmentation that is timed."""
     config = augmentation.AugmentConfig(form=form)
     images = augmentation.augment_images(
         images, seed=1, step=step, offset=offset, config=config

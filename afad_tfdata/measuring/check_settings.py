@@ -64,7 +64,7 @@ class CheckSettings:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The slow network, and a fast one, in which all other costs show most."""
+        """The GPU check's slow network, and a fast one, which shows other costs."""
         return tuple(dict.fromkeys((self.slow_network, "small_cnn")))
 
     @property

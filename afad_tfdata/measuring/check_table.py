@@ -49,14 +49,14 @@ class Row:
 
 
 def fact(name: str, measured: str, **figures: Any) -> Row:
-    """A row of the GPU check without a target."""
+    """A row of the GPU check's table without a target."""
     return Row(name, measured, figures=figures)
 
 
 def holds(
     name: str, is_true: bool, *, target: str, measured: str, why: str = ""
 ) -> Row:
-    """A row of the GPU check for something that is either so or not.
+    """A row of the GPU check's table for something that is either so or not.
 
     Args:
       name: What was tried.
@@ -80,7 +80,7 @@ def at_most(
     measured: str = "",
     **figures: Any,
 ) -> Row:
-    """A row of the GPU check for a number that must not exceed a limit.
+    """A row of the GPU check's table for a number that must not exceed a limit.
 
     Args:
       name: What was measured.
@@ -109,12 +109,12 @@ def at_most(
 
 
 def not_applicable(name: str, why: str, *, target: str = "") -> Row:
-    """A row of the GPU check for what cannot be tried here."""
+    """A row of the GPU check's table for what cannot be tried here."""
     return Row(name, "", target, NOT_APPLICABLE, why)
 
 
 def failed(why: str, *, measured: str = "it failed") -> Row:
-    """A row of the GPU check for a part that did not come to its end."""
+    """A row of the GPU check's table for a part that did not come to its end."""
     return Row("the part itself", measured, "ends without an error", MISSED, why)
 
 
@@ -136,7 +136,7 @@ def table_text(found: Sequence[Row]) -> str:
 
 
 def count_verdicts(found: Sequence[Row]) -> str:
-    """How many targets of the GPU check are met, missed or not applicable."""
+    """How many rows of the GPU check's table are met, missed or not applicable."""
     verdicts = [row.verdict for row in found]
     return (
         f"{verdicts.count(MET)} targets met,"

@@ -177,7 +177,7 @@ def _compare_graph(
 
 
 def _call_on(device: str, function: Callable[[], Any]) -> Any:
-    """Calls a function on a device or the CPU, and returns its result to compare."""
+    """Calls a function on the CPU or another device, to compare the results."""
     with tf.device(f"/{device}"):
         return function()
 

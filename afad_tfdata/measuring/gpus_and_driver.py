@@ -60,7 +60,7 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]
 
 
 def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[check_table.Row]:
-    """The rows about the driver and the GPUs."""
+    """The GPU check's rows about the driver and the GPUs."""
     if not facts["gpus"]:
         yield check_table.not_applicable("driver", "there is no GPU among the devices")
         return
@@ -86,7 +86,7 @@ def _gpu_rows(facts: dict[str, Any], smi: list[str]) -> Iterator[check_table.Row
 
 
 def _describe_gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:
-    """Name, card and compute capability of a GPU."""
+    """Name, card and compute capability of a GPU, for the GPU check."""
     details = tf.config.experimental.get_device_details(device)
     return {
         "name": "gpu:" + device.name.rpartition(":")[2],
@@ -96,7 +96,7 @@ def _describe_gpu(device: tf.config.PhysicalDevice) -> dict[str, Any]:
 
 
 def _driver_version() -> str:
-    """Version of the NVIDIA driver; empty if none is loaded."""
+    """Version of the NVIDIA driver for the GPU check; empty if none is loaded."""
     try:
         with open(_DRIVER) as file:
             match = re.search(r"Module\s+(?:for\s+\S+\s+)?([\d.]+)", file.read())
@@ -106,7 +106,7 @@ def _driver_version() -> str:
 
 
 def _nvidia_smi() -> list[str]:
-    """A line of ``nvidia-smi`` for each GPU of the machine; none if it fails."""
+    """A line of ``nvidia-smi`` on each GPU, for the GPU check; none if it fails."""
     program = shutil.which("nvidia-smi")
     if not program:
         return []
@@ -121,7 +121,7 @@ def _nvidia_smi() -> list[str]:
 
 
 def _processor_name() -> str:
-    """The name of the processor next to the GPUs."""
+    """The name of the processor next to the GPUs, for the GPU check."""
     try:
         with open("/proc/cpuinfo") as file:
             match = re.search(r"^model name\s*: (.+)$", file.read(), re.M)

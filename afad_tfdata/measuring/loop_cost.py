@@ -53,7 +53,7 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]
 def _noise_batches(
     strategy: tf.distribute.Strategy, settings: check_settings.CheckSettings
 ) -> Iterator[Any]:
-    """Batches of noise, for the training loop and for the bare step."""
+    """Batches of noise, for the training loop and the bare step that are timed."""
     return trial_networks.distributed_batches(
         strategy,
         lambda _: trial_networks.batches_in_memory(settings.batch, settings.image_size),

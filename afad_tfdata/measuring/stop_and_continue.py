@@ -87,7 +87,7 @@ def _last_line(process: subprocess.Popen) -> str:
 
 
 def _compare_checkpoints(settings: check_settings.CheckSettings) -> check_table.Row:
-    """Compares the last checkpoints with and without a stop."""
+    """Compares the last checkpoint of a continued training with one without a stop."""
     ends = [
         checkpoints.load_newest(os.path.join(settings.work_dir, name, "checkpoints"))
         for name in ("whole", "cut")
@@ -119,5 +119,5 @@ def _compare_checkpoints(settings: check_settings.CheckSettings) -> check_table.
 
 
 def _equal_arrays(one: np.ndarray, two: np.ndarray) -> bool:
-    """Whether two arrays of the checkpoints are the same; NaN equals NaN."""
+    """Whether a continued training has the same array; NaN equals NaN."""
     return np.array_equal(one, two, equal_nan=np.issubdtype(one.dtype, np.floating))

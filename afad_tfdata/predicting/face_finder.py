@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from afad_tfdata.images import face_crop, face_detector
+
+_log = logging.getLogger(__name__)
 
 
 class FaceFinder(NamedTuple):
@@ -22,36 +25,51 @@ class FaceFinder(NamedTuple):
     crop: face_crop.FaceCrop
 
 
-def choose(
+def choose_face_finder(
     description: dict[str, Any],
-    detector: str | Callable[[np.ndarray], Any],
-) -> tuple[FaceFinder, str]:
-    """Chooses how faces are found and cut out: as for the training of a graph.
+    detector: str | Callable[[np.ndarray], Any] | None,
+    *,
+    graph: str,
+) -> FaceFinder | None:
+    """Chooses how faces to predict are found and cut out: as for the graph's training.
+
+    It warns if the images do not seem to be those that the graph was trained on.
 
     Args:
       description: Description of the graph; its ``face_crop`` says how faces were cut.
-      detector: The name of a detector, or a caller's own.
+      detector: The name of a detector, or a caller's own; None to use the images as
+        they are.
+      graph: Path of the graph, for the warning.
 
     Returns:
-      What cuts them out, and a warning; empty if there is nothing to warn of.
+      What cuts the faces out; None without a detector.
 
     Raises:
       UsageError: The detector is not installed.
       DataError: The description is damaged.
     """
+    if detector is None:
+        if description.get("face_crop"):
+            _log.warning(
+                "%s was trained on faces that were cut out of photos: --find_faces"
+                " finds and cuts them in the same way, if these are whole photos",
+                graph,
+            )
+        return None
     crop = face_crop.from_json(description.get("face_crop"))
     found = detector
     if isinstance(found, str):
         found = face_detector.load_detector(found)
     if crop is None:  # Trained on images that contain one face each, as AFAD's do.
-        return FaceFinder(found, face_crop.FaceCrop(size=description["image_size"])), ""
+        return FaceFinder(found, face_crop.FaceCrop(size=description["image_size"]))
     ours = detector
     if isinstance(ours, str):
         ours = face_detector.version(ours)
-    warning = ""
     if crop.found_by and isinstance(ours, str) and crop.found_by != ours:
-        warning = (
-            f"the graph was trained on faces found by {crop.found_by}, and {ours} may"
-            " cut them differently"
+        _log.warning(
+            "the graph was trained on faces found by %s, and %s may cut them"
+            " differently",
+            crop.found_by,
+            ours,
         )
-    return FaceFinder(found, crop), warning
+    return FaceFinder(found, crop)

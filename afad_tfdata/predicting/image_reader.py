@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +20,13 @@ from afad_tfdata.predicting import face_finder
 # How many photos are decoded and searched at a time, whatever the number of threads: a
 # photo of 50 megapixels takes 150 MB, and the detector uses every core by itself.
 _PHOTOS_AT_A_TIME = 2
+# Batches that are decoded ahead: enough to bridge an image that takes long, few enough
+# to keep little memory.
+_BATCHES_AHEAD = 4
 
 
 class LoadedImage(NamedTuple):
-    """An image or a face that was read, or the reason why it could not be.
+    """An image or a face that was read to be predicted, or why it could not be.
 
     Attributes:
       path: The path as the user named it.
@@ -40,13 +46,13 @@ class LoadedImage(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether this stands for a photo without a face."""
+        """Whether this stands for a photo to predict without a face."""
         return self.value is None and not self.error
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageReader:
-    """Reads image files for one graph; safe to use in several threads.
+    """Reads image files for a graph; safe to use in several threads.
 
     Attributes:
       kind: What the graph is fed: ``normalized``, ``bytes`` or ``pixels``.
@@ -70,7 +76,7 @@ class ImageReader:
     )
 
     def read(self, path: str) -> list[LoadedImage]:
-        """Reads one file: one item, or one for each face of a photo.
+        """Reads an image file for a graph: one item, or one for each face.
 
         It raises no error for a bad image, because that must not stop the others.
 
@@ -82,7 +88,7 @@ class ImageReader:
         """
         with self._few if self.faces else contextlib.nullcontext():
             try:
-                found = self._read(path)
+                found = self._read_image(path)
             except codec.ImageError as error:
                 return [LoadedImage(path, error=str(error))]
             except OSError as error:
@@ -93,12 +99,12 @@ class ImageReader:
                 return [LoadedImage(path, error=f"cannot be read: {reason}")]
             # Outside of the try: an error of the detector concerns every photo.
             if self.faces:
-                return self._faces(path, found, self.faces)
+                return self._cut_faces(path, found, self.faces)
             return [found]
 
-    def _read(self, path: str) -> Any:
-        """One item; the upright pixels if faces are to be found in them."""
-        data = read_bytes(path)
+    def _read_image(self, path: str) -> Any:
+        """One item for the graph; upright pixels if faces are to be found."""
+        data = read_image_file(path)
         header = codec.read_header(data)
         codec.check_header(header, as_stored=False)
         if self.faces:
@@ -109,22 +115,24 @@ class ImageReader:
         image = codec.decode(data, header, fast=self.fast)
         # The graph's decoder ignores EXIF orientation, transparency and 16 bits: it
         # then gets the image as people see it.
-        value = data if self.kind == "bytes" and plain else self._fed(image)
-        return LoadedImage(path, value, self._picture(image))
+        value = data if self.kind == "bytes" and plain else self._graph_input(image)
+        return LoadedImage(path, value, self._thumbnail(image))
 
-    def _faces(
+    def _cut_faces(
         self, path: str, photo: np.ndarray, finder: face_finder.FaceFinder
     ) -> list[LoadedImage]:
-        """Cuts each face out of a photo."""
+        """Cuts each face out of a photo, for the graph."""
         found = face_detector.cut_faces(photo, finder.crop, finder.detector)
         items = [
-            LoadedImage(path, self._fed(pixels), self._picture(pixels), "", square)
+            LoadedImage(
+                path, self._graph_input(pixels), self._thumbnail(pixels), "", square
+            )
             for square, pixels in found
         ] or [LoadedImage(path)]
         items[:-1] = [item._replace(is_last=False) for item in items[:-1]]
         return items
 
-    def _fed(self, image: np.ndarray) -> Any:
+    def _graph_input(self, image: np.ndarray) -> Any:
         """What the graph is fed for upright pixels."""
         if self.kind == "pixels":
             return image
@@ -134,11 +142,64 @@ class ImageReader:
         center = np.array(self.mean or [0] * 3, np.float32)
         return (pixels - center) / np.float32(self.divisor)
 
-    def _picture(self, image: np.ndarray) -> np.ndarray | None:
-        """The thumbnail of an image, if one is wanted."""
+    def _thumbnail(self, image: np.ndarray) -> np.ndarray | None:
+        """The thumbnail of an image for the sheet, if one is wanted."""
         return codec.resize(image, self.thumbnail) if self.thumbnail else None
 
 
-def read_bytes(path: str) -> bytes:
-    """The bytes of a local or remote file; `codec.ImageError` if it is unusable."""
+def reader_for(
+    kind: str,
+    description: dict[str, Any],
+    thumbnail: int,
+    faces: face_finder.FaceFinder | None,
+    *,
+    fast: bool,
+) -> ImageReader:
+    """The reader of image files for a graph that predicts images of this kind."""
+    mean = description["mean"]
+    return ImageReader(
+        kind=kind,
+        size=description["image_size"],
+        # The description of a graph that is fed files or pixels may have no mean.
+        mean=tuple(mean[c] for c in "RGB") if mean else None,
+        divisor=description["divisor"],
+        thumbnail=thumbnail,
+        faces=faces,
+        fast=fast,
+    )
+
+
+def read_batches(
+    pool: concurrent.futures.Executor,
+    read: Callable[[str], list[LoadedImage]],
+    names: Sequence[str],
+    batch_size: int,
+    threads: int,
+) -> Iterator[list[LoadedImage]]:
+    """Reads the images to predict in batches and in order, some of them ahead."""
+    waiting: collections.deque[concurrent.futures.Future[list[LoadedImage]]] = (
+        collections.deque()
+    )
+    remaining = iter(names)
+    # With small batches, still enough to keep every thread busy.
+    limit = max(_BATCHES_AHEAD * batch_size, 2 * threads)
+    done = False
+    ready: list[LoadedImage] = []
+    while waiting or not done:
+        while len(waiting) < limit and not done:
+            name = next(remaining, None)
+            if name is None:
+                done = True
+            else:
+                waiting.append(pool.submit(read, name))
+        while waiting and len(ready) < batch_size:
+            ready += waiting.popleft().result()
+        # A photo of many faces fills more than one batch.
+        while len(ready) >= batch_size or (ready and done and not waiting):
+            yield ready[:batch_size]
+            del ready[:batch_size]
+
+
+def read_image_file(path: str) -> bytes:
+    """The bytes of a local or remote image to predict; `codec.ImageError` if bad."""
     return files.read_bytes(path) if files.is_remote(path) else codec.read_file(path)

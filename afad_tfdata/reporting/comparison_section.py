@@ -56,7 +56,7 @@ def build(
 def _both_curves(
     paths: Sequence[str], names: Sequence[str]
 ) -> list[html_elements.Element]:
-    """The charts in which both runs have a curve."""
+    """The report's charts in which both of two runs have a curve."""
     histories, notes = [], []
     for path in paths:
         try:
@@ -97,7 +97,7 @@ def _both_metrics(
     names: Sequence[str],
     metrics: Sequence[json_values.Json | None],
 ) -> list[html_elements.Element]:
-    """The table that compares the metrics of both runs."""
+    """The report's table that compares the metrics of two runs."""
     known = [found for found in metrics if found is not None]
     if len(known) < 2:
         lacking = [p for p, found in zip(paths, metrics, strict=True) if found is None]
@@ -153,7 +153,7 @@ def _both_metrics(
 
 
 def _better_run(metric: str, ends: Sequence[float] | None, names: Sequence[str]) -> str:
-    """The name of the run that is better, if the interval tells them apart."""
+    """Which of the two runs that are compared is better, if the interval tells."""
     if ends is None or metric in _NOT_RANKED:
         return ""
     if ends[0] <= 0 <= ends[1]:
@@ -165,7 +165,7 @@ def _better_run(metric: str, ends: Sequence[float] | None, names: Sequence[str])
 def _paired_intervals(
     paths: Sequence[str], metrics: Sequence[json_values.Json]
 ) -> dict[str, list[float]]:
-    """Intervals of the second run's metrics minus the first's, on the same examples.
+    """Intervals of the differences between two runs, on the same examples.
 
     Raises:
       UsageError: The runs were not evaluated on the same examples.
@@ -211,7 +211,7 @@ def _paired_intervals(
 
 
 def _swapped_classes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The predictions of a run with the labels 0 and 1 exchanged."""
+    """The predictions of one of two compared runs with its labels exchanged."""
     swapped = dict(columns)
     if "gender" in columns:
         swapped["gender"] = 1 - columns["gender"]
@@ -224,7 +224,7 @@ def _swapped_classes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 def _differing_options(
     paths: Sequence[str], names: Sequence[str]
 ) -> list[html_elements.Element]:
-    """The table of options that differ between the two runs."""
+    """The report's table of options that differ between two runs."""
     stored = [run_section.run_config(path) for path in paths]
     rows: list[list[Any]] = []
     flat = [dict(_named_options(found)) for found in stored]
@@ -251,7 +251,7 @@ def _differing_options(
 
 
 def _named_options(stored: json_values.Json) -> list[tuple[str, Any]]:
-    """A run's options by the names of their flags, then the values that follow."""
+    """The options of one of two compared runs, by the names of their flags."""
     found = [(n, v.value) for n, v in stored.at("train").items() if n not in _PLACES]
     derived = ("devices", "precision", "train_examples", "records_digest")
     titles = {"records_digest": "content of the data set (digest)"}

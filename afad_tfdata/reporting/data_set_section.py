@@ -118,7 +118,7 @@ def _record_counts(
 def _age_histograms(
     manifest: schema.Manifest, source: json_values.Json
 ) -> list[html_elements.Element]:
-    """The data set's ages in each split, with the bars of the classes stacked."""
+    """The report's charts of a data set's ages, for each split, stacked by class."""
     if not any(split.ages for split in manifest.splits.values()):
         return [html_elements.note("No face of this data set has an age.")]
     filled = {n: s for n, s in manifest.splits.items() if s.num_examples}
@@ -175,7 +175,7 @@ def _age_counts(
 def _face_sheet(
     manifests: Mapping[str, schema.Manifest], *, images: bool
 ) -> list[html_elements.Element]:
-    """Some faces of the data set, spread evenly over the first split that has any."""
+    """The report's sheet of some faces of the data set, spread over one split."""
     if not images:
         return []
     heading = html_elements.new("h3", "Some of the faces")
@@ -204,7 +204,7 @@ def _face_sheet(
 
 
 def _face_labels(face: page_faces.Face, class_names: Sequence[str]) -> str:
-    """The labels of a face of the data set, such as ``male, 25``."""
+    """The labels of a face in the report's section on its data set: ``male, 25``."""
     gender = "" if face.gender < 0 else class_names[face.gender]
     age = "" if face.age < 0 else str(face.age)
     return ", ".join(part for part in (gender, age) if part) or "no label"
@@ -253,7 +253,7 @@ def _files_left_out(
 def _equal_images(
     manifests: Mapping[str, schema.Manifest],
 ) -> list[html_elements.Element]:
-    """How many records of the data set have the image of another record."""
+    """The report's number of a data set's records with the image of another one."""
     columns = ["crc32", "image_length", "age", "gender"]
     parts = []
     for place, manifest in manifests.items():
@@ -281,7 +281,7 @@ def _equal_images(
 def _licence_of_sources(
     manifests: Iterable[schema.Manifest],
 ) -> list[html_elements.Element]:
-    """Licence and citation of each source of the data set, as the cards state them."""
+    """The report's licence and citation of each source, as the cards state them."""
     nothing = licence_and_origin.Statements()
     all_stated = [
         licence_and_origin.complete_statements(nothing, manifest)

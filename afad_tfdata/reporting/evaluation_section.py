@@ -84,7 +84,7 @@ def _evaluation_facts(metrics: json_values.Json) -> html_elements.Element:
 
 
 def _number_or_none(value: json_values.Json) -> html_elements.Element | str | None:
-    """The number of an evaluation's metric, if the file has it."""
+    """The number of an evaluation's metric for the report; None without one."""
     return None if value.number is None else html_elements.number(value)
 
 
@@ -148,7 +148,7 @@ def _confusion_table(metrics: json_values.Json) -> list[html_elements.Element]:
 
 
 def class_names(metrics: json_values.Json) -> list[str]:
-    """Names of the labels 0 and 1, as the metrics of an evaluation have them."""
+    """Names of the labels 0 and 1 in the metrics of an evaluation, for the report."""
     found = [name.text for name in metrics.at("class_names").elements()]
     # Earlier versions did not record them, but their groups are in the order of labels.
     found = found or [name for name, _ in metrics.at("by_gender").items()]
@@ -321,7 +321,7 @@ def _challenge_curves(decisions: json_values.Json) -> list[html_elements.Element
 
 
 def _chart_name(text: str) -> str:
-    """A name for a chart of the evaluation, from any text."""
+    """A name for one of the report's charts of an evaluation, from any text."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
@@ -387,7 +387,7 @@ def _applied_corrections(metrics: json_values.Json) -> list[html_elements.Elemen
 def _before_and_after(
     before: json_values.Json, after: json_values.Json
 ) -> html_elements.Element:
-    """An evaluation's metric before and after the corrections."""
+    """A metric in the report, before and after the evaluation's corrections."""
     return html_elements.new(
         "span", html_elements.number(before), ", ", html_elements.number(after)
     )
@@ -453,7 +453,7 @@ def _worst_faces(
 def _label_and_prediction(
     row: json_values.Json, names: Sequence[str]
 ) -> list[html_elements.Element | str]:
-    """Label and prediction of one of the evaluation's worst faces."""
+    """Label and prediction of one of the report's worst faces of an evaluation."""
     if row.at("label").text == "age":
         value = html_elements.number(row.at("value"), 0)
         return [value, ", predicted ", html_elements.number(row.at("predicted"), 1)]
@@ -465,7 +465,7 @@ def _label_and_prediction(
 def _read_worst_faces(
     metrics: json_values.Json, worst: Sequence[json_values.Json], records_dir: str
 ) -> dict[Any, page_faces.Face]:
-    """The images of the evaluation's worst faces by row.
+    """Reads the images of an evaluation's worst faces for the report, by row.
 
     Raises:
       UsageError: The data set is not there, or is another one.

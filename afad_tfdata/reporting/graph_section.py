@@ -67,7 +67,7 @@ def _graph_facts(path: str, description: json_values.Json) -> html_elements.Elem
 
 
 def _yes_or_no(value: json_values.Json) -> str:
-    """A bool of the graph's description as yes or no."""
+    """A bool of a graph's description as yes or no, for the report."""
     return {True: "yes", False: "no"}.get(value.value, "")
 
 
@@ -105,7 +105,7 @@ def _feeds_and_fetches(description: json_values.Json) -> list[html_elements.Elem
 
 
 def _shape_text(value: json_values.Json) -> str:
-    """The shape of a feed or fetch as text, with n for the size of the batch."""
+    """The shape of a graph's feed or fetch for the report, with n for the batch."""
     sides = ["n" if v.value is None else str(v.value) for v in value.elements()]
     return f"[{', '.join(sides)}]"
 
@@ -167,7 +167,7 @@ def _other_formats(description: json_values.Json) -> list[html_elements.Element]
 def _loading_programs(
     path: str, description: json_values.Json
 ) -> list[html_elements.Element]:
-    """The programs that load the graph, in several languages."""
+    """The report's programs that load the graph, in several languages."""
     feed = description.at("feeds", 0, "name").text
     fetches = [f.at("name").text for f in description.at("fetches").elements()]
     side = description.at("image_size").number or 0
@@ -244,12 +244,12 @@ def _loading_programs(
 
 
 def _python_text(text: str) -> str:
-    """The name of a file or node as a string of Python, to load the graph with."""
+    """A text in the report's Python program that loads the graph."""
     return repr(text)
 
 
 def _c_text(text: str) -> str:
-    """The name of a file or node in double quotes, for a program in C or C#."""
+    """A text in the report's C and C# programs that load the graph."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -67,19 +67,19 @@ class Json:
 
     @property
     def number(self) -> int | float | None:
-        """The value if it is a finite number, and otherwise None."""
+        """The JSON value if it is a finite number, and otherwise None."""
         if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
             return None
         return self.value if math.isfinite(self.value) else None
 
     @property
     def text(self) -> str:
-        """The value if it is a text, and otherwise an empty text."""
+        """The JSON value if it is a text, and otherwise an empty text."""
         return self.value if isinstance(self.value, str) else ""
 
 
 def read(path: str, *, what: str, advice: str = "restore it") -> Json:
-    """Reads a JSON file as a value that knows its place in the file.
+    """Reads a JSON file for the report, as a value that knows its place in the file.
 
     Args:
       path: The file.

@@ -67,7 +67,7 @@ def run_history(path: str) -> json_values.Json:
 def curve_points(
     epochs: json_values.Json, *names: str
 ) -> list[tuple[float, json_values.Json]]:
-    """The points of a run's curve, such as of ``"validation", "mae"``."""
+    """The points of a run's curve for the report, such as ``"validation", "mae"``."""
     rows = epochs.at("epochs").elements()
     return [
         (row.at("epoch").number or i + 1, row.at(*names)) for i, row in enumerate(rows)
@@ -130,12 +130,12 @@ def _run_curves(epochs: json_values.Json) -> list[html_elements.Element]:
 
 
 def _short_event(text: str) -> str:
-    """The text of a run's event, cut so that it fits in a chart."""
+    """The text of a run's event, cut so that it fits in the report's chart."""
     return text if len(text) <= 34 else text[:32] + "..."
 
 
 def _event_places(epochs: json_values.Json) -> list[tuple[float, json_values.Json]]:
-    """A run's events, each placed half an epoch after the last epoch before it."""
+    """Where the report's charts show a run's events: after their last epoch."""
     rows = epochs.at("epochs").elements()
     placed = []
     for event in epochs.at("events").elements():
@@ -262,7 +262,7 @@ def _option_table(stored: json_values.Json) -> html_elements.Element:
 
 
 def _derived_values(stored: json_values.Json) -> html_elements.Element:
-    """The report's table of what ``config.json`` records besides the options."""
+    """The report's table of what a run's ``config.json`` records besides options."""
     rows: list[list[Any]] = []
     for name, value in stored.items():
         if name in ("train", "checksum"):

@@ -78,7 +78,7 @@ def predict_splits(
 def _predictions_of_evaluation(
     records_dir: str, directory: str, class_names: Sequence[str]
 ) -> dict[str, SplitPredictions]:
-    """An evaluation's stored predictions, if they are those of a whole split."""
+    """The viewer's predictions from an evaluation, if it has those of a whole split."""
     path = files.join(directory, evaluation.METRICS_NAME)
     if not files.exists(path):
         return {}
@@ -96,7 +96,7 @@ def _predictions_of_evaluation(
 def _in_data_set_classes(
     columns: Mapping[str, np.ndarray], names: Sequence[str], class_names: Sequence[str]
 ) -> SplitPredictions:
-    """Predictions, with the gender as the probability of the data set's class 1."""
+    """The viewer's predictions, with the gender as a probability of class 1."""
     gender: Any = columns.get("gender")
     if gender is not None and list(names) == list(class_names)[::-1]:
         gender = 1 - gender

@@ -144,7 +144,7 @@ def _suspicion_of_labels(
     manifest: schema.Manifest,
     said: viewer_predictions.SplitPredictions | None,
 ) -> np.ndarray:
-    """How wrong the labels of each record look, in [0, 2]; 0 without a prediction."""
+    """How wrong the labels look to the viewer, in [0, 2]; 0 without a prediction."""
     index = schema.load_index(places[place], manifest, split)
     scores = np.zeros(len(index))
     if said is None:
@@ -162,7 +162,7 @@ def _suspicion_of_labels(
 
 
 def _first_row(places: Sequence[str], split: str, place: int) -> int:
-    """The row of the viewer at which a data set begins, in a split of all data sets."""
+    """The row at which a data set begins in the viewer's predictions of a split."""
     start = 0
     for directory in places[:place]:
         found = schema.load_manifest(directory).splits.get(split)
@@ -218,7 +218,7 @@ def _prediction_entry(
 
 
 def _common_jpeg_head(pictures: Sequence[bytes]) -> bytes:
-    """The bytes that all thumbnails begin with, so that the page stores them once.
+    """The bytes that all of the viewer's thumbnails begin with, to store them once.
 
     They are the tables of the JPEGs, a third of all bytes.  Their number is a multiple
     of 3, so that the base64 texts of both parts can be joined.

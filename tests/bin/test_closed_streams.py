@@ -41,7 +41,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
     code = (
         "import os, sys\n"
         "from afad_tfdata.bin import streams\n"
-        "streams.open_closed()\n"
+        "streams.open_closed_streams()\n"
         f"f = open({str(tmp_path / 'shard')!r}, 'wb')\n"
         "assert f.fileno() > 2, f.fileno()\n"
         "os.write(2, b'a line of a library')\n"

@@ -25,7 +25,7 @@ def _commands() -> list[str]:
 
 def test_every_program_is_a_command():
     programs = {p.stem for p in BIN.glob("*.py")} - {
-        *("__init__", "command", "absl_flags", "reports", "streams")
+        *("__init__", "command", "absl_flags", "report_flag", "streams")
     }
     assert set(_commands()) == programs
     for name in programs:

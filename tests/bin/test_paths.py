@@ -56,7 +56,7 @@ def call(name, flags, monkeypatch):
     def run(main, config_class, *, arguments="", **_):
         monkeypatch.setattr(sys, "argv", [f"afad-{name}", *flags])
         statuses.append(
-            command._run(
+            command._exit_status_of(
                 f"afad-{name}", main, config_class, takes_arguments=bool(arguments)
             )
         )

@@ -264,7 +264,9 @@ def _flags(afad: Any, place: str) -> Target:
             return  # It could read any file of this machine.
         for config_class in classes:
             with contextlib.suppress(afad.errors.UsageError):
-                command._parse(config_class, ["afad", *argv], takes_arguments=True)
+                command._parse_command_line(
+                    config_class, ["afad", *argv], takes_arguments=True
+                )
         for argument in argv:
             for parse in (
                 afad.augment.parse,
@@ -273,7 +275,7 @@ def _flags(afad: Any, place: str) -> Target:
             ):
                 with contextlib.suppress(afad.errors.UsageError):
                     parse(argument)
-        command._parse(classes[0], ["afad", *argv], takes_arguments=True)
+        command._parse_command_line(classes[0], ["afad", *argv], takes_arguments=True)
 
     return Target(
         read,

@@ -91,4 +91,4 @@ def test_a_log_says_why_a_phase_and_the_recipe_end():
 )
 def test_common_guesses_of_a_flag_get_the_right_name(guess, flag):
     with pytest.raises(errors.UsageError, match=f"use {flag} "):
-        absl_flags.parse(train_config.TrainConfig, ["afad-train", guess])
+        absl_flags.parse_flags(train_config.TrainConfig, ["afad-train", guess])

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from afad_tfdata import evaluation, records, report
-from afad_tfdata.bin import reports
+from afad_tfdata.bin import report_flag
 from afad_tfdata.common import errors
 from afad_tfdata.training import config as train_config
 from tests.bin.command_line import assert_one_line, run
@@ -51,28 +51,28 @@ def test_a_report_that_cannot_be_written_is_one_line_after_the_result(
 
 def test_a_training_shows_its_run_and_data():
     config = train_config.TrainConfig(records_dir="r", run_dir="a")
-    fields = reports.of_training(config)
+    fields = report_flag.of_training(config)
     assert report.ReportConfig(**fields).run_dir == "a"
     for flags in ({"folds": 3}, {"find_learning_rate": True}):
         with pytest.raises(errors.UsageError, match="--report"):
-            reports.of_training(
+            report_flag.of_training(
                 train_config.TrainConfig(records_dir="r", run_dir="a", **flags)
             )
 
 
 def test_an_evaluation_shows_its_directory():
     config = evaluation.EvaluateConfig(model="m/best.keras", records_dir="r")
-    assert reports.of_evaluation(config) == {
+    assert report_flag.of_evaluation(config) == {
         "records_dir": "r",
         "run_dir": "",
         "evaluation_dir": "m",
         "output": "m/report.html",
     }
     config = evaluation.EvaluateConfig(model="m.h5", records_dir="r", output_dir="o")
-    assert reports.of_evaluation(config)["evaluation_dir"] == "o"
+    assert report_flag.of_evaluation(config)["evaluation_dir"] == "o"
     run_dir = str(OLD / "run")
     config = evaluation.EvaluateConfig(run_dir=run_dir, records_dir="r", output_dir="o")
-    fields = reports.of_evaluation(config)
+    fields = report_flag.of_evaluation(config)
     assert fields["run_dir"] == run_dir
     # As --help says: next to the result, and not in the run, which may be read-only.
     assert fields["output"] == "o/report.html"
@@ -98,4 +98,4 @@ def test_a_command_does_not_load_what_only_its_report_needs(name, others):
 
 def test_records_show_their_directory():
     config = records.WriteConfig(data_dir="d", output_dir="o")
-    assert reports.of_records(config) == {"records_dir": "o"}
+    assert report_flag.of_records(config) == {"records_dir": "o"}

@@ -19,8 +19,8 @@ _QUALITY = 90
 _FONT_SHARE, _SMALLEST_FONT = 1 / 60, 11
 
 
-class FacePictures:
-    """Writes one picture for each photo, ``NAME_faces.jpg``, into a folder.
+class PhotoAnnotator:
+    """Draws what was predicted into photos: one picture ``NAME_faces.jpg`` for each.
 
     Args:
       directory: The folder; it is created.
@@ -37,7 +37,7 @@ class FacePictures:
         squares: Sequence[face_crop.Square],
         captions: Sequence[str],
     ) -> str:
-        """Draws the boxes of a photo.
+        """Draws the boxes of a photo's faces with their predictions.
 
         The photo is read again, so that no photo is kept while others are predicted.
 
@@ -53,13 +53,15 @@ class FacePictures:
           UsageError: The picture cannot be written.
           ImageError: The photo cannot be read any more.
         """
-        photo = codec.decode(image_reader.read_bytes(path))
-        target = self._name(path)
-        files.write_atomic(target, _drawn(photo, squares, captions), durable=False)
+        photo = codec.decode(image_reader.read_image_file(path))
+        target = self._picture_path(path)
+        files.write_atomic(
+            target, _annotated_jpeg(photo, squares, captions), durable=False
+        )
         return target
 
-    def _name(self, path: str) -> str:
-        """A name that no other photo of this run has."""
+    def _picture_path(self, path: str) -> str:
+        """The path of a photo's picture, which no other photo of this run has."""
         stem = os.path.splitext(os.path.basename(path))[0] or "photo"
         name, number = f"{stem}_faces.jpg", 1
         while name in self._written:
@@ -69,10 +71,10 @@ class FacePictures:
         return files.join(self._directory, name)
 
 
-def _drawn(
+def _annotated_jpeg(
     photo: np.ndarray, squares: Sequence[face_crop.Square], captions: Sequence[str]
 ) -> bytes:
-    """The JPEG of a photo with its squares and their captions."""
+    """The JPEG of a photo with the boxes of its faces and their captions."""
     from PIL import Image, ImageDraw
 
     canvas = Image.fromarray(photo)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def of_training(config: train_config.TrainConfig) -> dict[str, str]:
-    """The run and its data set.
+    """What ``afad-train --report`` shows: the run and its data set.
 
     Raises:
       UsageError: The command makes no run, or several.
@@ -25,7 +25,7 @@ def of_training(config: train_config.TrainConfig) -> dict[str, str]:
 
 
 def of_evaluation(config: evaluation.EvaluateConfig) -> dict[str, str]:
-    """The evaluation, with its run and its data set; the page is next to its result.
+    """What ``afad-evaluate --report`` shows, and where: next to its result.
 
     Raises:
       UsageError: The run or its data set is not there.
@@ -42,7 +42,7 @@ def of_evaluation(config: evaluation.EvaluateConfig) -> dict[str, str]:
 
 
 def of_records(config: records.WriteConfig) -> dict[str, str]:
-    """The data set.
+    """What ``afad-write-records --report`` shows: the data set.
 
     Raises:
       UsageError: The command writes a part of it.
