@@ -75,7 +75,7 @@ def train(config: train_config.TrainConfig) -> FoldsResult:
       UsageError: The records are not TFRecord, or there are fewer photos than folds.
       PreemptedError: As for `trainer.train`.
     """
-    cluster.refuse("--folds")
+    cluster.refuse_several_workers("--folds")
     views = write_views(
         config.input.records_dir, os.path.join(config.run_dir, "records"), config
     )

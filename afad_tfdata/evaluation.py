@@ -26,6 +26,7 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.evaluating import config as evaluate_config
 from afad_tfdata.evaluating import (
     evaluated_model,
+    evaluation_plots,
     evaluation_summary,
     fitted_on_validation,
     stored_predictions,
@@ -44,7 +45,7 @@ from afad_tfdata.models import facts, input_range, output_checks
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.reading import engine_choice, index_loading
 from afad_tfdata.storage import joined_data_sets, schema
-from afad_tfdata.training import evaluation_plots, run_dir, step
+from afad_tfdata.training import replica_predictor, run_dir
 from afad_tfdata.training.distributed import strategies
 
 METRICS_NAME = "metrics.json"
@@ -386,7 +387,9 @@ def places(config: EvaluateConfig) -> tuple[str, str, str]:
     stored = run_dir.read_config(config.run_dir)
     path = model_source.file_of_run(config.run_dir, config.which, config.epoch)
     trained_on = stored["train"].get("records_dir", "")
-    records = config.input.records_dir or run_dir.data_set(config.run_dir, trained_on)
+    records = config.input.records_dir or run_dir.find_data_set(
+        config.run_dir, trained_on
+    )
     if not records:
         why = (
             f"{trained_on} does not exist" if trained_on else "data of the caller's own"
@@ -405,9 +408,9 @@ def _predict(
     data: input_config.InputConfig,
     split: str,
 ) -> dict[str, np.ndarray]:
-    """Predictions and labels of every example, by name (`step.Predictor.run`)."""
+    """Predictions and labels of every example, as `Predictor.run` returns them."""
     mean, divisor = normalization
-    predictor = step.Predictor(
+    predictor = replica_predictor.Predictor(
         strategy,
         network,
         None,

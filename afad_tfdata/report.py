@@ -266,7 +266,7 @@ class _ReportBuilder:
 def _evaluated_data_set(path: str, metrics: json_values.Json) -> str:
     """The data set of an evaluation in the report; empty if it is no longer there."""
     with contextlib.suppress(errors.AfadError):
-        return run_dir.data_set(path, metrics.at("records_dir").text)
+        return run_dir.find_data_set(path, metrics.at("records_dir").text)
     return ""
 
 

@@ -22,13 +22,13 @@ from afad_tfdata.common import errors, options, preemption, progress
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.training import (
     automatic_options,
-    checkpointed_state,
     idle_flags,
     initial_weights,
-    program_settings,
+    process_settings,
     recipe,
     run_dir,
-    threads_and_precision,
+    run_state,
+    train_data,
     train_result,
     training_parts,
 )
@@ -105,18 +105,18 @@ def train(
             " or cross_validation.train instead"
         )
     own = objects.CallerObjects(model, train_dataset, validation_dataset, augment, loss)
-    train_callbacks.check(callbacks)
+    train_callbacks.check_callbacks(callbacks)
     if model is not None:
         caller_model.check_kind(model)
     if cluster.find():  # Joining the job starts TensorFlow and fixes its threads.
-        threads_and_precision.set_threads(config.threads)
+        process_settings.set_threads(config.threads)
     with (
         multi_worker.join(config.devices, config.all_reduce) as workers,
         run_dir.hold(config.run_dir, workers) as directory,
         input_fn.readable_errors(),
         data_sets.readable_errors(own_data=not own.builds_data()),
         caller_model.trainable_flags_restored(model),
-        program_settings.kept(),
+        process_settings.settings_kept(),
         preemption.interruptible(),
         progress.lines_shown(),
     ):
@@ -124,7 +124,7 @@ def train(
         choice = automatic_options.resolve(
             config,
             pretrained=pretrained,
-            image_size=training_parts.image_size(config),
+            image_size=train_data.image_size(config),
             initial=initial_weights.network_of(config.init_from),
             # Only the chief has the directory.
             recorded=workers.from_chief(directory.stored),
@@ -136,18 +136,22 @@ def train(
         # moment later and find it changed.
         found, has_models = workers.from_chief(
             lambda: [
-                checkpointed_state.to_plain(_find_snapshot(config, directory)),
+                run_state.snapshot_to_plain(
+                    run_state.find_snapshot(
+                        directory, config, train_data.load_manifest(config)
+                    )
+                ),
                 directory.has_models(),
             ]
         )
-        snapshot = checkpointed_state.of_plain(found)
+        snapshot = run_state.snapshot_of_plain(found)
         if snapshot is None:  # Earlier versions began runs with such options.
             idle_flags.refuse(given, config, phases)
         if snapshot is not None and own == objects.CallerObjects() and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:
                 # Returns before anything is built, so that a repeated call is quick.
                 _log.info("this run is finished: nothing is left to do")
-                return train_result.of(config, snapshot.state, snapshot.history)
+                return train_result.result_of(config, snapshot.state, snapshot.history)
         parts = training_parts.assemble(
             config,
             own,
@@ -162,7 +166,9 @@ def train(
         if snapshot is None:  # A checkpoint has its own weights.
             if choice.chosen:
                 _log.info("%s", choice.text())
-            training_parts.set_initial_weights(config, own, parts)
+            initial_weights.set_initial_weights(
+                config, parts.model, parts.strategy, passed=model is not None
+            )
         called = train_callbacks.Callbacks(
             callbacks if workers.is_chief else (), options.to_dict(config)
         )
@@ -174,12 +180,6 @@ def train(
                 run.begin_phase(phase)
                 run.train_epoch()
             run.finish(model)
-        return train_result.of(config, run.state, run.history, stopped=run.stopped)
-
-
-def _find_snapshot(
-    config: TrainConfig, directory: run_dir.RunDir
-) -> checkpointed_state.RunSnapshot | None:
-    """The newest checkpoint from which the run continues."""
-    manifest = training_parts.load_manifest(config)
-    return checkpointed_state.find(directory, config, manifest)
+        return train_result.result_of(
+            config, run.state, run.history, stopped=run.stopped
+        )

@@ -37,7 +37,7 @@ from afad_tfdata.metrics import bootstrap, prediction_metrics
 from afad_tfdata.models import age_heads as heads
 from afad_tfdata.models import losses, networks
 from afad_tfdata.storage import schema
-from afad_tfdata.training import optimizers, step
+from afad_tfdata.training import optimizers, replica_predictor, step
 
 BATCH = 64
 # The network of the part `loop`, and its learning rates.
@@ -157,7 +157,7 @@ class Place:
         def normalize(images):
             return tensor_preprocessing.normalize(images, mean)
 
-        predictor = step.Predictor(
+        predictor = replica_predictor.Predictor(
             tf.distribute.get_strategy(),
             models.training_model(model),
             loss,

@@ -134,7 +134,7 @@ def run(
     )
     # After use of S3 or of several workers, a normal exit would hang or abort in the
     # clean-up of the libraries.
-    if remote_files.aborts_at_exit() or multi_worker.joined():
+    if remote_files.aborts_at_exit() or multi_worker.joined_cluster():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -192,7 +192,7 @@ def _exit_status_of(
         _results = streams.ResultStream() if common.json else None
         with _debugger_if(common.pdb_post_mortem):
             output = main(config, rest)
-        if (job := multi_worker.joined()) and not job.is_chief:
+        if (job := multi_worker.joined_cluster()) and not job.is_chief:
             return output.exit_status  # Only the chief prints the output.
         fault: errors.AfadError | None = None
         if shown is not None and output.exit_status == 0:

@@ -311,7 +311,7 @@ def test_a_copied_checkpoint_needs_no_run(handed):
     source = model_source.open_source(handed.paths["checkpoint"])
     assert not source.run and source.labels == ("age", "gender")
     assert source.facts.class_names == ORDERS[handed.order]
-    stored = run_dir.facts_of(run_dir.read_config(handed.paths["run"]))
+    stored = run_dir.facts_of_run(run_dir.read_config(handed.paths["run"]))
     assert source.facts == stored
 
 

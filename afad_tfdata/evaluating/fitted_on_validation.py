@@ -6,7 +6,8 @@
     corrected = fitted_on_validation.corrected(columns, entry)
     report = fitted_on_validation.report(corrected, entry, names)
 
-Columns are predictions and labels of all examples, as `step.Predictor` returns them.
+Columns are predictions and labels of all examples, as `replica_predictor.Predictor`
+returns them.
 """
 
 from __future__ import annotations

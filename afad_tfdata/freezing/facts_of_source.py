@@ -114,7 +114,7 @@ def collect(
 def _data_set_of_run(source: model_source.Source) -> str:
     """The data set that the run was trained on, where it still exists; else empty."""
     trained_on = source.run.get("train", {}).get("records_dir", "")
-    found = run_dir.data_set(source.run.get("directory", "."), trained_on)
+    found = run_dir.find_data_set(source.run.get("directory", "."), trained_on)
     if trained_on and not found:
         _log.warning(
             "the data set %s of the run does not exist: the graph is verified on drawn"

@@ -24,7 +24,7 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import keras2_files, saved_model_checks
 from afad_tfdata.models import facts, input_range
 from afad_tfdata.storage import schema
-from afad_tfdata.training import checkpointed_state, checkpoints, run_dir
+from afad_tfdata.training import checkpoints, run_dir, run_state
 
 _LABELS = ("age", "gender")
 # Ending of a label in --outputs whose output is not yet a probability.
@@ -379,7 +379,7 @@ def file_of_run(directory: str, which: str, epoch: int) -> str:
             )
         return path
     kept = os.path.join(directory, run_dir.CHECKPOINTS_NAME)
-    ends = checkpointed_state.epoch_ends(kept)
+    ends = run_state.steps_of_epoch_ends(kept)
     if epoch not in ends:
         names = ", ".join(str(e) for e in sorted(ends)) or "none"
         raise errors.UsageError(
@@ -393,7 +393,7 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
     """The model of a checkpoint of a run."""
     from afad_tfdata.training import checkpoint_model
 
-    model = checkpoint_model.load(path, run)
+    model = checkpoint_model.load_model(path, run)
     if run.get("train", {}).get("ema_decay"):
         _log.warning(
             "%s: freezing its weights, not their moving average, which is in %s",

@@ -17,7 +17,7 @@ from afad_tfdata.measuring import (
     step_timing,
     trial_networks,
 )
-from afad_tfdata.training import threads_and_precision
+from afad_tfdata.training import process_settings
 from afad_tfdata.training.distributed import strategies
 
 # The augmentation may cost this share of a VGG19 step.
@@ -27,7 +27,7 @@ LIMIT = 0.02
 def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
     """Times the augmentation alone and within a step, in turn with the bare step."""
     strategy = strategies.create_strategy(settings.first_device)
-    precision = threads_and_precision.resolve_precision(
+    precision = process_settings.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
     ways: dict[str, Callable[[int], Any]] = {

@@ -14,7 +14,7 @@ from afad_tfdata.measuring import (
     step_timing,
     trial_networks,
 )
-from afad_tfdata.training import threads_and_precision
+from afad_tfdata.training import process_settings
 from afad_tfdata.training.distributed import strategies
 
 # float32 numbers that are summed: about the gradient of VGG19 without its top.
@@ -90,7 +90,7 @@ def scale_over_devices(
 ) -> Iterator[check_table.Row]:
     """Takes steps on 1, 2, 4, ... and all devices, with equal batches for each."""
     backbone = settings.slow_network
-    precision = threads_and_precision.resolve_precision(
+    precision = process_settings.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
     counts = [2**i for i in range(settings.replicas.bit_length())]

@@ -14,7 +14,7 @@ from afad_tfdata.measuring import (
     step_timing,
     trial_networks,
 )
-from afad_tfdata.training import step, threads_and_precision
+from afad_tfdata.training import process_settings, step
 from afad_tfdata.training.distributed import strategies
 
 # The share of the time that steps may wait for the records.
@@ -24,7 +24,7 @@ LIMIT = 0.01
 def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
     """Takes the same steps from records and from memory; counts the cores needed."""
     strategy = strategies.create_strategy(settings.first_device)
-    precision = threads_and_precision.resolve_precision(
+    precision = process_settings.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
     config = input_fn.InputConfig(

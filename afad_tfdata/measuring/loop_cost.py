@@ -16,7 +16,7 @@ from afad_tfdata.measuring import (
     trial_networks,
 )
 from afad_tfdata.models import losses
-from afad_tfdata.training import threads_and_precision
+from afad_tfdata.training import process_settings
 from afad_tfdata.training.distributed import strategies
 
 # The loop may add this share to a step.
@@ -26,7 +26,7 @@ LIMIT = 0.01
 def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]:
     """Times the training loop in turn with the bare step of a network."""
     strategy = strategies.create_strategy(settings.first_device)
-    precision = threads_and_precision.resolve_precision(
+    precision = process_settings.resolve_precision(
         "auto" if settings.gpus else "float32"
     )
     for backbone in settings.networks:

@@ -16,7 +16,7 @@ from afad_tfdata import models
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.models import losses
-from afad_tfdata.training import optimizers, step, threads_and_precision
+from afad_tfdata.training import optimizers, process_settings, step
 
 # Near the means of the drawn faces and of AFAD; only its order of magnitude matters.
 MEAN = (130.0, 115.0, 105.0)
@@ -41,7 +41,7 @@ def trial_network(backbone: str, image_size: int, precision: str) -> keras.Model
     """
     policy = "float32" if precision == "tf32" else precision
     keras.utils.set_random_seed(1)
-    with threads_and_precision.dtype_policy(policy):
+    with process_settings.dtype_policy(policy):
         config = models.ModelConfig(
             backbone=backbone, weights="none", image_size=image_size, mean=MEAN
         )

@@ -101,7 +101,7 @@ def of_columns(
 
     Args:
       columns: ``age``, ``label_age`` and, where they are known, ``gender`` and
-        ``age_spread``, as `step.Predictor.run` returns them.
+        ``age_spread``, as `replica_predictor.Predictor.run` returns them.
       names: Names of the gender labels 0 and 1 in the columns; empty if not known.
       coverage: As for `fit`.
 

@@ -11,7 +11,7 @@ from typing import Any
 from afad_tfdata.common import errors, options
 from afad_tfdata.reporting import charts, html_elements, json_values
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import history, run_dir
+from afad_tfdata.training import history, metrics_log, run_dir
 
 # Metrics with a curve, their titles and their units.
 CURVES = {
@@ -189,7 +189,7 @@ def _event_table(epochs: json_values.Json) -> html_elements.Element:
 
 def _speed_charts(path: str) -> list[html_elements.Element]:
     """The report's charts of a run's speed and of its waiting for input."""
-    name = os.path.join(path, history.LINES_NAME)
+    name = os.path.join(path, metrics_log.LINES_NAME)
     rows = []
     try:
         with open(name, encoding="utf-8", errors="replace") as file:

@@ -58,7 +58,7 @@ class AutomaticChoice(NamedTuple):
     chosen: dict[str, Any]
 
     def text(self) -> str:
-        """One line for the log; empty if nothing was chosen."""
+        """The options that were chosen, as a line for the log; empty without any."""
         values = " ".join(f"--{name}={value}" for name, value in self.chosen.items())
         return f"chosen automatically: {values}" if values else ""
 
@@ -74,7 +74,7 @@ def resolve(
     own_augment: bool = False,
     own_loss: bool = False,
 ) -> AutomaticChoice:
-    """Decides on the options that a config leaves open.
+    """Decides automatically on the options that a config leaves open.
 
     Args:
       config: The command's config.
@@ -99,7 +99,9 @@ def resolve(
             dataclasses.replace(config, **values), dict(recorded.get("auto", {}))
         )
     initial = initial or {}
-    values = _values(config, pretrained, own_age_head, initial.get("age_head"))
+    values = _automatic_values(
+        config, pretrained, own_age_head, initial.get("age_head")
+    )
     is_large = image_size >= _LARGE_IMAGE and config.recipe != "original"
     values["stem_halvings"] = 2 if is_large else 1
     if initial:
@@ -123,21 +125,23 @@ def resolve(
 
 
 def age_loss(config: train_config.TrainConfig) -> str:
-    """The loss of the regression head: what ``auto`` means, or what was given."""
+    """The loss of the regression head: what ``auto`` stands for, or the given one."""
     if config.age_loss != "auto":
         return config.age_loss
     return "mse" if config.input.task == "age_gender" else "mae"
 
 
-def _values(
+def _automatic_values(
     config: train_config.TrainConfig,
     pretrained: bool,
     own_age_head: str | None,
     initial_age_head: str | None,
 ) -> dict[str, Any]:
-    """A value for each option but ``recipe``; used only for options that are open."""
+    """A value for each open option but ``recipe``; used only where it is open."""
     original = config.recipe == "original"
-    values = _original() if original else _from_trials(config, pretrained, own_age_head)
+    values = _original_values()
+    if not original:
+        values = _values_from_trials(config, pretrained, own_age_head)
     if initial_age_head:
         values["age_head"] = initial_age_head
     if own_age_head is None and config.model.age_head != ASKING["age_head"]:
@@ -150,8 +154,8 @@ def _values(
     return {**values, "gender_weight": weight}
 
 
-def _original() -> dict[str, Any]:
-    """The original project's values; `recipe.phases` has its optimizers and rates."""
+def _original_values() -> dict[str, Any]:
+    """For open options, the values of the original project."""
     return {
         "schedule": "constant",
         "weight_decay": 1e-4,
@@ -160,11 +164,11 @@ def _original() -> dict[str, Any]:
     }
 
 
-def _from_trials(
+def _values_from_trials(
     config: train_config.TrainConfig, pretrained: bool, own_age_head: str | None
 ) -> dict[str, Any]:
-    """The values that were best in trials on real faces."""
-    values = {**_original(), "augment": _MILD}
+    """For open options, the values that were best in trials on real faces."""
+    values = {**_original_values(), "augment": _MILD}
     if config.input.records_dir:
         # A distribution needs the range of the ages, which only records tell.
         values["age_head"] = _AGE_HEAD

@@ -86,7 +86,7 @@ class Callbacks:
     """Calls the caller's objects, and remembers whether one of them ends the training.
 
     Args:
-      objects: As they were passed to `trainer.train`, checked by `check`.
+      objects: As they were passed to `trainer.train`, checked by `check_callbacks`.
       config: The options, as JSON values.
     """
 
@@ -168,7 +168,7 @@ class Callbacks:
 
     @contextlib.contextmanager
     def ended(self, paths: Callable[[], dict[str, str]]) -> Iterator[None]:
-        """Calls ``on_end`` after the block, whether it ends well or not.
+        """Calls ``on_end`` of the callbacks after the block, however it ends.
 
         Args:
           paths: Returns the paths of the models.
@@ -202,8 +202,8 @@ class Callbacks:
         self._failure = before or self._failure
 
 
-def check(callbacks: Any) -> None:
-    """Refuses objects that could not be called, or never would be.
+def check_callbacks(callbacks: Any) -> None:
+    """Refuses callbacks that could not be called, or never would be.
 
     Raises:
       UsageError: It says which object, and what is wrong with it.
@@ -238,12 +238,12 @@ def check(callbacks: Any) -> None:
                 )
         found = [name for name in NAMES if getattr(called, name, None) is not None]
         for name in found:
-            _check_method(label, called, name)
+            _check_callback_method(label, called, name)
         if not found:
             raise errors.UsageError(f"{wanted}; {label} has none of them")
 
 
-def _check_method(label: str, called: Any, name: str) -> None:
+def _check_callback_method(label: str, called: Any, name: str) -> None:
     """Refuses a callback whose method cannot be called."""
     method = getattr(called, name)
     if not callable(method):

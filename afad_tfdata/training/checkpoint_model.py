@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import facts, networks, saved
-from afad_tfdata.training import checkpointed_state, checkpoints, run_dir
+from afad_tfdata.training import checkpoints, run_dir, run_state
 
 
-def run_directory(path: str) -> str:
-    """The run directory of a checkpoint: the parent of the checkpoint's folder."""
-    return os.path.dirname(os.path.dirname(os.path.abspath(path)))
-
-
-def load(path: str, run: Mapping[str, Any]) -> keras.Model:
-    """Builds the network and fills in the weights of the checkpoint.
+def load_model(path: str, run: Mapping[str, Any]) -> keras.Model:
+    """Builds the network of a checkpoint and fills in its weights.
 
     They are the weights of the step itself, not their moving average.
 
@@ -35,7 +29,7 @@ def load(path: str, run: Mapping[str, Any]) -> keras.Model:
       DataError: The checkpoint is damaged.
     """
     stored = checkpoints.load(path)
-    known = facts.from_dict(stored.state.get(checkpointed_state.FACTS_KEY), where=path)
+    known = facts.from_dict(stored.state.get(run_state.FACTS_KEY), where=path)
     known = run_dir.known_facts(known, run)
     if not known.network:
         raise errors.UsageError(

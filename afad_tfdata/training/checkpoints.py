@@ -1,7 +1,7 @@
 """Checkpoints: each is one file with a digest, the same for any number of replicas.
 
 A file contains named arrays and the outer loop's state, in the safetensors format with
-a digest (`safetensors_files`): other programs open it with ``safetensors``.  The arrays
+a digest (`checkpoint_format`): other programs open it with ``safetensors``.  The arrays
 are called ``group/position path``, such as ``model/0000 conv2d/kernel``, where the path
 is Keras' path of the variable.  Reading uses only group and position, because Keras
 counts layers, and so chooses their names, in each process.
@@ -24,7 +24,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.training import first_checkpoint_format, safetensors_files
+from afad_tfdata.training import checkpoint_format
 from afad_tfdata.training.distributed import strategies
 
 _NAME = re.compile(r"step-(\d{10})\.ckpt")
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 def path_of(directory: str, step: int) -> str:
-    """File name of the checkpoint after a number of steps."""
+    """Path of the checkpoint after a number of steps."""
     return files.join(directory, f"step-{step:010d}.ckpt")
 
 
@@ -84,7 +84,7 @@ def save(
     """
     paths = paths or {}
     named = {_stored_name(key, paths.get(key, "")): arrays[key] for key in arrays}
-    files.write_atomic(path, safetensors_files.pack(named, state))
+    files.write_atomic(path, checkpoint_format.pack(named, state))
 
 
 def load(path: str) -> Checkpoint:
@@ -101,12 +101,12 @@ def load(path: str) -> Checkpoint:
             f"cannot read the checkpoint {path}: {error.strerror}; name one that exists"
         ) from error
     try:
-        if content.startswith(first_checkpoint_format.MAGIC):
-            arrays, state = first_checkpoint_format.unpack(content)
+        if content.startswith(checkpoint_format.FIRST_MAGIC):
+            arrays, state = checkpoint_format.unpack_first(content)
             return Checkpoint(arrays, state)
-        return _of_content(safetensors_files.unpack(content))
-    except safetensors_files.ContentError as error:
-        raise _damaged(path, error) from error
+        return _checkpoint_of(checkpoint_format.unpack(content))
+    except checkpoint_format.ContentError as error:
+        raise _damaged_checkpoint(path, error) from error
 
 
 def load_state(path: str) -> dict[str, Any]:
@@ -119,15 +119,15 @@ def load_state(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as f:
-            start = f.read(len(first_checkpoint_format.MAGIC))
-        if start == first_checkpoint_format.MAGIC:
-            return first_checkpoint_format.read_state(path)
-        return safetensors_files.read_values(path)
-    except (OSError, safetensors_files.ContentError) as error:
-        raise _damaged(path, error) from error
+            start = f.read(len(checkpoint_format.FIRST_MAGIC))
+        if start == checkpoint_format.FIRST_MAGIC:
+            return checkpoint_format.read_first_state(path)
+        return checkpoint_format.read_values(path)
+    except (OSError, checkpoint_format.ContentError) as error:
+        raise _damaged_checkpoint(path, error) from error
 
 
-def _damaged(path: str, error: Exception) -> errors.DataError:
+def _damaged_checkpoint(path: str, error: Exception) -> errors.DataError:
     """The error of a checkpoint that is damaged."""
     return errors.DataError(
         f"the checkpoint {path} is torn or damaged ({errors.one_line(error)}); use"
@@ -136,14 +136,14 @@ def _damaged(path: str, error: Exception) -> errors.DataError:
 
 
 def _stored_name(key: str, path: str) -> str:
-    """The name in a file: a position of 4 digits, so that names sort by position."""
+    """An array's name in a checkpoint, with a position of 4 digits for sorting."""
     if not (match := _KEY.fullmatch(key)):
         return key
     name = f"{match[1]}/{int(match[2]):04d}"
     return f"{name} {path}" if path else name
 
 
-def _of_content(content: safetensors_files.Content) -> Checkpoint:
+def _checkpoint_of(content: checkpoint_format.Content) -> Checkpoint:
     """A checkpoint from the content of its file."""
     arrays, paths = {}, {}
     for name, array in content.arrays.items():
@@ -153,7 +153,7 @@ def _of_content(content: safetensors_files.Content) -> Checkpoint:
             if match[3]:
                 paths[key] = match[3]
         if key in arrays:
-            raise safetensors_files.ContentError(f"{key} is in it twice")
+            raise checkpoint_format.ContentError(f"{key} is in it twice")
         arrays[key] = array
     return Checkpoint(arrays, content.values, paths)
 
@@ -198,7 +198,7 @@ def prune(directory: str, keep: Sequence[int], *, last: int) -> None:
 def variable_values(
     strategy: tf.distribute.Strategy, groups: Mapping[str, Sequence[keras.Variable]]
 ) -> dict[str, np.ndarray]:
-    """Logical values of lists of Keras variables, by ``group/position``."""
+    """Values of Keras variables for a checkpoint, by ``group/position``."""
     return {
         f"{group}/{i}": strategies.local_value(strategy, variable)
         for group, variables in groups.items()
@@ -209,12 +209,12 @@ def variable_values(
 def variable_paths(
     groups: Mapping[str, Sequence[keras.Variable]],
 ) -> dict[str, str]:
-    """Keras' paths of lists of variables, by ``group/position``.
+    """Keras' paths of the variables in a checkpoint, by ``group/position``.
 
     They are for people and other programs, and need not be unique.
     """
     return {
-        f"{group}/{i}": _COUNTED.sub(r"\1", _path(variable))
+        f"{group}/{i}": _COUNTED.sub(r"\1", _variable_path(variable))
         for group, variables in groups.items()
         for i, variable in enumerate(variables)
     }
@@ -227,7 +227,7 @@ def assign(
     *,
     where: str,
 ) -> None:
-    """Puts stored values into variables, on every replica.
+    """Puts the values of a checkpoint into variables, on every replica.
 
     Args:
       strategy: The strategy of the variables.
@@ -248,9 +248,9 @@ def assign(
         if name not in arrays or tuple(variable.shape) != arrays[name].shape:
             found = arrays[name].shape if name in arrays else "nothing"
             raise errors.UsageError(
-                f"{where} does not fit this network: {_path(variable)} has shape"
-                f" {tuple(variable.shape)}, stored is {found}; use the flags that it"
-                " was trained with"
+                f"{where} does not fit this network: {_variable_path(variable)} has"
+                f" shape {tuple(variable.shape)}, stored is {found}; use the flags that"
+                " it was trained with"
             )
     if len(stored) != len(pairs):
         raise errors.UsageError(
@@ -262,6 +262,6 @@ def assign(
             variable.assign(arrays[name])
 
 
-def _path(variable: keras.Variable | tf.Variable) -> str:
-    """Keras' path of a variable; TensorFlow's own variables have only a name."""
+def _variable_path(variable: keras.Variable | tf.Variable) -> str:
+    """The path of a variable in a checkpoint; TensorFlow's own have only a name."""
     return getattr(variable, "path", "") or variable.name

@@ -12,17 +12,58 @@ Here an unknown value is an error, and `describe` says which weights will be use
 
 from __future__ import annotations
 
+import logging
 import math
 
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
+from afad_tfdata.training import config as train_config
 
+_log = logging.getLogger(__name__)
 # Rare ages count at most 1 / (1 - 0.99) = 100 times as much as frequent ones.
 DEFAULT_BETA = 0.99
 
 
+def of_config(
+    config: train_config.TrainConfig,
+    manifest: schema.Manifest | None,
+    ages: tuple[int, int],
+) -> tuple[tuple[float, float], tuple[float, ...]]:
+    """Weights of the classes and of the ages, as the options of a training say.
+
+    Args:
+      config: The options.
+      manifest: Of the records, or None.
+      ages: First and last age that the network knows.
+
+    Raises:
+      UsageError: There are no records to count, or the task does not learn the label.
+    """
+    if config.class_weight == "none" and config.age_class_weight == "none":
+        return (1.0, 1.0), ()
+    if manifest is None:
+        raise errors.UsageError(
+            "class weights are taken from the records: name --records_dir, or bring a"
+            " loss of your own that has them"
+        )
+    task = config.input.task
+    for flag, value, label in (
+        ("class_weight", config.class_weight, "gender"),
+        ("age_class_weight", config.age_class_weight, "age"),
+    ):
+        if value != "none" and label not in schema.labels_of(task):
+            raise errors.UsageError(
+                f"--{flag} weighs the examples by {label}, which --task={task}"
+                " does not learn: leave it out"
+            )
+    weights = parse(config.class_weight, manifest)
+    age_weights = parse_ages(config.age_class_weight, manifest, *ages)
+    _log.info("%s", describe(weights, manifest, age_weights))
+    return weights, age_weights
+
+
 def parse(text: str, manifest: schema.Manifest) -> tuple[float, float]:
-    """Weights of classes 0 and 1.
+    """Weights of classes 0 and 1, from ``--class_weight``.
 
     Args:
       text: ``none``, ``balanced`` (``n / (2 n_class)`` in the training split, so that
@@ -37,19 +78,17 @@ def parse(text: str, manifest: schema.Manifest) -> tuple[float, float]:
     if text == "none":
         return 1.0, 1.0
     if text == "balanced":
-        return _balanced(manifest)
+        return _balanced_weights(manifest)
     names = [name.lower() for name in manifest.class_names]
     weights: dict[int, float] = {}
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition(":"))
-        label = (
-            int(name) if name in ("0", "1") else _position(names, name.lower(), text)
-        )
+        label = _class_position(names, name, text)
         if label in weights:
             raise errors.UsageError(
                 f"--class_weight={text} names class {name} twice: name each class once"
             )
-        weights[label] = _weight(value, text)
+        weights[label] = _parsed_weight(value, text)
     if len(weights) != 2:
         raise errors.UsageError(
             f"--class_weight={text} leaves a class out: name both"
@@ -61,7 +100,7 @@ def parse(text: str, manifest: schema.Manifest) -> tuple[float, float]:
 def parse_ages(
     text: str, manifest: schema.Manifest, min_age: int, max_age: int
 ) -> tuple[float, ...]:
-    """Weights of ages, from the effective number of examples of each.
+    """Weights of ages by their effective number, from ``--age_class_weight``.
 
     ``(1 - beta) / (1 - beta^n)`` for an age with n training examples (Cui, Jia, Lin,
     Song and Belongie, "Class-balanced loss based on effective number of samples",
@@ -105,7 +144,7 @@ def describe(
     manifest: schema.Manifest,
     age_weights: tuple[float, ...] = (),
 ) -> str:
-    """One line for the log: which weights will be used."""
+    """One line for the log: which weights of classes and ages will be used."""
     text = ", ".join(
         f"{name} {weight:.4g}"
         for name, weight in zip(manifest.class_names, weights, strict=True)
@@ -116,8 +155,8 @@ def describe(
     return line
 
 
-def _balanced(manifest: schema.Manifest) -> tuple[float, float]:
-    """Weights under which both classes weigh the same."""
+def _balanced_weights(manifest: schema.Manifest) -> tuple[float, float]:
+    """Weights under which both classes count the same."""
     by_class = manifest.split("train").counts
     counts = [sum(by_class.get(name, {}).values()) for name in manifest.class_names]
     if not all(counts):
@@ -132,17 +171,19 @@ def _balanced(manifest: schema.Manifest) -> tuple[float, float]:
     return sum(counts) / (2 * counts[0]), sum(counts) / (2 * counts[1])
 
 
-def _position(names: list[str], name: str, text: str) -> int:
+def _class_position(names: list[str], name: str, text: str) -> int:
     """Which class a name of ``--class_weight`` is."""
-    if name not in names:
+    if name in ("0", "1"):
+        return int(name)
+    if name.lower() not in names:
         raise errors.UsageError(
             f"--class_weight takes none, balanced or weights such as 0:1.0,1:1.6 or"
             f" {names[0]}:1.0,{names[1]}:1.6; got {text!r}"
         )
-    return names.index(name)
+    return names.index(name.lower())
 
 
-def _weight(value: str, text: str) -> float:
+def _parsed_weight(value: str, text: str) -> float:
     """A weight of ``--class_weight`` as a number."""
     try:
         weight = float(value)

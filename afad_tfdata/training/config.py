@@ -388,7 +388,7 @@ class TrainConfig(options.Config):
 
 
 def differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
-    """Fields of a stored config that keep a run from continuing under this one.
+    """Fields of a stored `TrainConfig` that keep a run from continuing under this one.
 
     Args:
       stored: `options.to_dict` of the config that the run was started with.  Fields

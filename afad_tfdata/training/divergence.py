@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.training import checkpointed_state, run_dir
+from afad_tfdata.training import run_dir, run_state
 
 REPORT_NAME = "failure.json"
 # The running mean of the loss follows a change within about 1 / 0.02 = 50 steps; before
@@ -32,9 +32,9 @@ class DivergedError(errors.DataError):
 
 
 def check_losses(
-    rows: np.ndarray, state: checkpointed_state.RunState, *, spike_factor: float
+    rows: np.ndarray, state: run_state.RunState, *, spike_factor: float
 ) -> None:
-    """Checks the losses of steps, and follows their running mean.
+    """Checks whether the losses of steps diverge, and follows their running mean.
 
     Args:
       rows: float64 ``[steps, len(step.SUMS)]`` of the steps that follow `state.step`.
@@ -59,7 +59,7 @@ def check_losses(
     state.loss_mean, state.loss_steps = mean, count
 
 
-def final_error(
+def divergence_error(
     error: DivergedError,
     *,
     recoveries: int,
@@ -67,7 +67,7 @@ def final_error(
     examples: Callable[[int, int], list[str]],
     directory: run_dir.RunDir,
 ) -> errors.DataError:
-    """The error that ends the run; writes the names of the suspected examples.
+    """The error that ends a run that keeps diverging; writes the suspected examples.
 
     Args:
       error: What is wrong, and at which step.

@@ -17,11 +17,12 @@ from afad_tfdata.common import preemption, progress
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training import (
     callbacks,
-    checkpointed_state,
     divergence,
-    logbook,
+    epoch_metrics,
+    metrics_log,
     recipe,
     run_dir,
+    run_state,
     step,
 )
 from afad_tfdata.training import config as train_config
@@ -73,7 +74,7 @@ class EpochLoop:
         *,
         steps_per_epoch: int,
         directory: run_dir.RunDir,
-        book: logbook.Logbook,
+        book: metrics_log.MetricsLog,
         workers: multi_worker.Workers,
         called: callbacks.Callbacks,
         report: Callable[[dict[str, float]], None],
@@ -90,8 +91,8 @@ class EpochLoop:
         self._steps_per_call = config.steps_per_loop or 1
         self._is_traced = False
 
-    def run(self, state: checkpointed_state.RunState, iterator: Iterator[Any]) -> Speed:
-        """Takes the rest of the present epoch.
+    def run(self, state: run_state.RunState, iterator: Iterator[Any]) -> Speed:
+        """Takes the rest of the steps of the present epoch.
 
         Args:
           state: Its step, sums and loss mean are updated.
@@ -126,7 +127,7 @@ class EpochLoop:
                     "images_per_second": (state.step - first_step) * batch / seconds,
                 }
                 notes = self._book.steps(state.step, rows, rate=rates[-1], **speed)
-                self._report({"step_loss": logbook.mean_loss(rows), **speed})
+                self._report({"step_loss": epoch_metrics.mean_loss(rows), **speed})
                 bar.update(len(rates) * batch, **notes)
                 # The end of the epoch is saved with its validation, by the run.
                 if every and state.step % every == 0 and state.step < end:
@@ -139,7 +140,7 @@ class EpochLoop:
 
     def rates(
         self,
-        state: checkpointed_state.RunState,
+        state: run_state.RunState,
         count: int,
         *,
         first_step: int | None = None,
@@ -170,7 +171,7 @@ class EpochLoop:
         if said[:, 2].any():
             self._end_early()
 
-    def _steps_of_next_call(self, state: checkpointed_state.RunState, end: int) -> int:
+    def _steps_of_next_call(self, state: run_state.RunState, end: int) -> int:
         """How many steps the next call takes."""
         count = min(self._steps_per_call, end - state.step, step.MAX_STEPS_PER_CALL)
         if every := self._config.checkpoint_steps:
@@ -179,7 +180,7 @@ class EpochLoop:
 
     def _take_steps(
         self,
-        state: checkpointed_state.RunState,
+        state: run_state.RunState,
         iterator: Iterator[Any],
         rates: Sequence[float],
     ) -> tuple[np.ndarray, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,38 +20,40 @@ _METRICS = {"gender": ("accuracy", 1), "age": ("mae", -1), "age_gender": ("loss"
 _OF_LABEL = {"age": {"age_loss", "mae"}, "gender": {"gender_loss", "accuracy"}}
 
 
-def metric(task: str) -> str:
+def deciding_metric(task: str) -> str:
     """The metric that decides on the best epoch: ``accuracy``, ``mae`` or ``loss``."""
     return _METRICS[task][0]
 
 
-def training(
+def training_metrics(
     sums: Sequence[float],
     task: str,
     loss_names: Sequence[str] | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Means over an epoch's training examples, for the metrics of the task.
+    """Metrics of an epoch on its training examples, for the task.
 
     Args:
       sums: As `step.SUMS`.
       task: One of `schema.TASKS`.
       loss_names: The losses that the loss function returns; None for all.  Others are
         left out, because their sums are 0 without a meaning.
-      weights: As for `validation`.
+      weights: As for `validation_metrics`.
     """
     labels = schema.labels_of(task)
     kept = {"loss"}.union(*(_OF_LABEL[label] for label in labels))
     if loss_names is not None:
         kept -= {"loss", "age_loss", "gender_loss"} - set(loss_names)
-    values = {name: value for name, value in means(sums).items() if name in kept}
+    values = {
+        name: value for name, value in means_of_sums(sums).items() if name in kept
+    }
     counts = dict(zip(step.SUMS, sums, strict=True))
     if any(counts[f"{label}_examples"] != counts["examples"] for label in labels):
         values |= _joint_loss(values, weights if len(labels) > 1 else None)
     return values
 
 
-def means(sums: Sequence[float]) -> dict[str, float]:
+def means_of_sums(sums: Sequence[float]) -> dict[str, float]:
     """Means from the sums of an epoch's steps; a label's over the examples with it.
 
     Args:
@@ -73,38 +76,38 @@ def means(sums: Sequence[float]) -> dict[str, float]:
     return result
 
 
-def validation(
+def validation_metrics(
     columns: Mapping[str, np.ndarray], weights: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Means over the validation examples; of each label, over those that have it.
+    """Metrics of an epoch on the validation examples; of a label, where it is known.
 
     Args:
-      columns: From `step.Predictor.run`.
+      columns: From `replica_predictor.Predictor.run`.
       weights: Factors of ``age_loss`` and ``gender_loss`` in the joint loss; only used
         if examples lack a label.
     """
     values = {}
     for name in ("loss", "age_loss", "gender_loss"):
         if name in columns:
-            rows = _labelled(columns, name.partition("_")[0])
-            values[str(name)] = _mean(columns[name][rows])
+            rows = _has_label(columns, name.partition("_")[0])
+            values[str(name)] = _float64_mean(columns[name][rows])
     parts = [name for name in ("age_loss", "gender_loss") if name in values]
-    lacking = not all(_labelled(columns, n.partition("_")[0]).all() for n in parts)
+    lacking = not all(_has_label(columns, n.partition("_")[0]).all() for n in parts)
     if lacking:
         values |= _joint_loss(values, weights if len(parts) > 1 else None)
     if "age" in columns and "label_age" in columns:
         error = np.abs(columns["age"] - columns["label_age"])
-        values["mae"] = _mean(error[_labelled(columns, "age")])
+        values["mae"] = _float64_mean(error[_has_label(columns, "age")])
     if "gender" in columns and "label_gender" in columns:
         right = (columns["gender"] >= 0.5) == columns["label_gender"]
-        values["accuracy"] = _mean(right[_labelled(columns, "gender")])
+        values["accuracy"] = _float64_mean(right[_has_label(columns, "gender")])
     return values
 
 
 def _joint_loss(
     values: Mapping[str, float], weights: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """The loss, where the means of its parts are over different examples.
+    """The loss of an epoch, where the means of its parts are over other examples.
 
     Args:
       values: Means by name.
@@ -117,15 +120,15 @@ def _joint_loss(
     return {"loss": sum(factors[name] * values[name] for name in parts)}
 
 
-def _labelled(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
+def _has_label(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
     """Which examples of an epoch have a label; all, if there is no such label."""
     if f"label_{label}" not in columns:
         return np.ones(len(next(iter(columns.values()))), bool)
     return np.asarray(columns[f"label_{label}"]) >= 0
 
 
-def _mean(values: np.ndarray) -> float:
-    """The mean in float64, because a sum of many would round in float32."""
+def _float64_mean(values: np.ndarray) -> float:
+    """The mean of an epoch's values in float64; a sum would round in float32."""
     return float(np.mean(values, dtype=np.float64)) if len(values) else math.nan
 
 
@@ -145,3 +148,22 @@ def is_better(task: str, value: float | None, best: float | None) -> bool:
     # Strictly better: of equal epochs the first stays the best.
     sign = _METRICS[task][1]
     return best is None or sign * value > sign * best
+
+
+def mean_loss(rows: np.ndarray) -> float:
+    """Mean loss of some steps of an epoch, from the sums over their examples."""
+    return float(rows[:, 1].sum() / rows[:, 0].sum())
+
+
+def text(row: dict[str, Any]) -> str:
+    """The metrics of an epoch on one line, from its row of the history."""
+    parts = []
+    for part in ("train", "validation"):
+        values = [
+            f"{name} {row[part][name]:.4g}"
+            for name in ("loss", "accuracy", "mae")
+            if name in row[part]
+        ]
+        if values:
+            parts.append(f"{part} {', '.join(values)}")
+    return "; ".join(parts)

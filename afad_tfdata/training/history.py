@@ -7,7 +7,6 @@ which differ, are in ``metrics.jsonl``.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -15,7 +14,6 @@ from afad_tfdata.common import figures, files
 
 JSON_NAME = "history.json"
 PICTURE_NAME = "history.png"
-LINES_NAME = "metrics.jsonl"
 
 
 @dataclasses.dataclass
@@ -41,7 +39,7 @@ class History:
         self.epochs = [row for row in self.epochs if row["epoch"] <= epoch]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The history as plain JSON values."""
         return {"epochs": self.epochs, "events": self.events}
 
     def save(self, run_dir: str, *, picture: bool = True) -> None:
@@ -105,29 +103,3 @@ _TITLES = {
     "mae": "age: mean absolute error, years",
     "accuracy": "gender: accuracy",
 }
-
-
-def append_line(run_dir: str, value: dict[str, Any]) -> None:
-    """Adds a line to ``metrics.jsonl``."""
-    with open(os.path.join(run_dir, LINES_NAME), "a") as f:
-        f.write(json.dumps(value) + "\n")
-
-
-def cut_lines(run_dir: str, step: int) -> None:
-    """Removes lines of ``metrics.jsonl`` after a step, and a torn last one."""
-    path = os.path.join(run_dir, LINES_NAME)
-    if not os.path.exists(path):
-        return
-    with open(path) as f:
-        lines = f.read().splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
-    if len(kept) != len(lines):
-        files.write_atomic(path, "".join(f"{line}\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    """The step of a line in the history."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

@@ -11,6 +11,8 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import backbones, facts, networks, saved
 from afad_tfdata.training import checkpoint_model, run_dir
+from afad_tfdata.training import config as train_config
+from afad_tfdata.training.distributed import strategies
 
 _log = logging.getLogger(__name__)
 # Number of paths of weights that a log line names.
@@ -20,7 +22,7 @@ _SHOWN = 4
 def backbone_is_pretrained(
     config: networks.ModelConfig, model: keras.Model | None = None
 ) -> bool:
-    """Whether the backbone has weights that a warm-up of the head keeps frozen.
+    """Whether the backbone begins with weights that a warm-up keeps frozen.
 
     Args:
       config: Config of the network that is built if there is no `model`.
@@ -53,6 +55,40 @@ def network_of(path: str) -> Mapping[str, Any]:
         return {}
 
 
+def set_initial_weights(
+    config: train_config.TrainConfig,
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    *,
+    passed: bool,
+) -> None:
+    """Copies the weights of ``--init_from``, if it is given, and checks all weights.
+
+    Args:
+      config: The options.
+      model: The model to be trained; changed in place.
+      strategy: The strategy of its variables.
+      passed: Whether the caller passed the model.
+
+    Raises:
+      UsageError: ``--init_from`` names no model that fits.
+      DataError: The weights to begin with are not finite.
+    """
+    origin = f"--weights={config.model.weights}"
+    if passed:
+        origin = "the model that was passed to train"
+    if config.init_from:
+        copy_from(
+            config.init_from, model, strategy, class_names=config.init_class_names
+        )
+        origin = f"--init_from={config.init_from}"
+    saved.check_finite(
+        strategies.local_values(strategy, model.variables),
+        origin=origin,
+        advice="begin with other weights",
+    )
+
+
 def copy_from(
     path: str,
     model: keras.Model,
@@ -79,10 +115,10 @@ def copy_from(
         path = os.path.join(path, run_dir.BEST_NAME)
     if path.endswith(".ckpt"):
         run = run_dir.config_of(path)
-        source = checkpoint_model.load(path, run)
+        source = checkpoint_model.load_model(path, run)
     else:
-        source = _load_model(path)
-    swapped = _is_swapped(path, source, model, class_names)
+        source = _load_initial_model(path)
+    swapped = _gender_head_is_swapped(path, source, model, class_names)
     with strategy.scope():
         taken, left = saved.transfer(source, model, swap_classes=swapped)
     if not taken:
@@ -98,8 +134,8 @@ def copy_from(
     _log.info("weights of %s: %d taken%s", path, taken, unchanged)
 
 
-def _load_model(path: str) -> keras.Model:
-    """Loads the model whose weights the training begins with."""
+def _load_initial_model(path: str) -> keras.Model:
+    """Loads the model of ``--init_from``, with whose weights the training begins."""
     try:
         return saved.load(path)
     except errors.UsageError as error:
@@ -112,10 +148,10 @@ def _load_model(path: str) -> keras.Model:
         ) from error
 
 
-def _is_swapped(
+def _gender_head_is_swapped(
     path: str, source: keras.Model, model: keras.Model, class_names: Sequence[str]
 ) -> bool:
-    """Whether the gender heads of two models have their classes in inverse order."""
+    """Whether the model of ``--init_from`` has its two classes in inverse order."""
     heads = [
         "gender_logits" in {layer.name for layer in one.layers}
         for one in (source, model)

@@ -40,7 +40,7 @@ class Schedule:
             )
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0 at the start of the phase.
+        """The optimizer's learning rate at a step, counted from 0 in its phase.
 
         The cosine ends at 0 with the last step (Loshchilov and Hutter, 2017,
         arXiv:1608.03983, without restarts).

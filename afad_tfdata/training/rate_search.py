@@ -24,10 +24,11 @@ from afad_tfdata.training import (
     automatic_options,
     checkpoints,
     initial_weights,
-    program_settings,
+    process_settings,
     recipe,
     run_dir,
     step,
+    train_data,
     training_parts,
 )
 from afad_tfdata.training import config as train_config
@@ -65,7 +66,7 @@ class SearchResult:
     picture: str
 
     def text(self) -> str:
-        """A summary of two lines."""
+        """A summary of the rate search in two lines."""
         if self.suggestion is None:
             found = "the loss falls at none of the rates"
         else:
@@ -77,7 +78,7 @@ class SearchResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The result of the rate search as JSON values."""
         return dataclasses.asdict(self)
 
 
@@ -87,7 +88,7 @@ def search(
     train_dataset: tf.data.Dataset | Callable[[int], tf.data.Dataset] | None = None,
     loss: Callable[..., Any] | None = None,
 ) -> SearchResult:
-    """Tries growing rates, and restores the weights.
+    """Searches a learning rate: tries growing rates, and restores the weights.
 
     Args:
       config: As for `trainer.train`; the first phase of its stage is tried.
@@ -98,7 +99,7 @@ def search(
     Returns:
       The curve, which is also written to the run directory.
     """
-    cluster.refuse("--find_learning_rate")
+    cluster.refuse_several_workers("--find_learning_rate")
     if model is not None:
         caller_model.check_kind(model)
     own = objects.CallerObjects(model=model, train_dataset=train_dataset, loss=loss)
@@ -108,43 +109,45 @@ def search(
         input_fn.readable_errors(),
         data_sets.readable_errors(own_data=train_dataset is not None),
         caller_model.trainable_flags_restored(model),
-        program_settings.kept(),
+        process_settings.settings_kept(),
     ):
         pretrained = initial_weights.backbone_is_pretrained(config.model, model)
         config = automatic_options.resolve(
             config,
             pretrained=pretrained,
-            image_size=training_parts.image_size(config),
+            image_size=train_data.image_size(config),
             initial=initial_weights.network_of(config.init_from),
             **own.decides(),
         ).config
         parts = training_parts.assemble(config, own)
-        training_parts.set_initial_weights(config, own, parts)
+        initial_weights.set_initial_weights(
+            config, parts.model, parts.strategy, passed=model is not None
+        )
         phase = recipe.phases(config, pretrained=pretrained)[0]
         train_step = training_parts.train_step_of(parts, config, phase)
         groups = {"model": parts.model.variables}
         before = checkpoints.variable_values(parts.strategy, groups)
         try:
-            rates, losses = _climb(train_step, parts.train_data(0))
+            rates, losses = _losses_by_rate(train_step, parts.train_data(0))
         finally:
             checkpoints.assign(parts.strategy, groups, before, where="the model")
-        smoothed = _smooth(losses)
+        smoothed = _smoothed_losses(losses)
         result = SearchResult(
             rates=tuple(rates),
             losses=tuple(losses),
             smoothed=tuple(smoothed),
-            suggestion=_steepest(rates, smoothed),
+            suggestion=_steepest_rate(rates, smoothed),
             picture=directory.join(PICTURE_NAME),
         )
         files.write_json(directory.join(JSON_NAME), result.to_dict())
-        _draw(result)
+        _draw_loss_by_rate(result)
         return result
 
 
-def _climb(
+def _losses_by_rate(
     train_step: step.TrainStep, iterator: Iterator[Any]
 ) -> tuple[list[float], list[float]]:
-    """Trains a step at each rate, until the loss is far above its smallest value."""
+    """Takes a step at each learning rate, until the loss is far above its smallest."""
     planned = np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist()
     losses: list[float] = []
     for i, rate in enumerate(planned):
@@ -160,7 +163,7 @@ def _climb(
                 )
             break
         losses.append(loss)
-        smoothed = _smooth(losses)
+        smoothed = _smoothed_losses(losses)
         if i >= 10 and smoothed[-1] > _DIVERGED * min(smoothed):
             break
         if i % 20 == 19:
@@ -168,8 +171,8 @@ def _climb(
     return planned[: len(losses)], losses
 
 
-def _smooth(losses: Sequence[float]) -> list[float]:
-    """An exponential mean without the bias of its start."""
+def _smoothed_losses(losses: Sequence[float]) -> list[float]:
+    """Losses by rate, smoothed: an exponential mean without the bias of its start."""
     mean, result = 0.0, []
     for i, loss in enumerate(losses, 1):
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
@@ -177,8 +180,8 @@ def _smooth(losses: Sequence[float]) -> list[float]:
     return result
 
 
-def _steepest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None:
-    """The rate at which the smoothed loss falls fastest by the rate's logarithm."""
+def _steepest_rate(rates: Sequence[float], smoothed: Sequence[float]) -> float | None:
+    """The learning rate at which the smoothed loss falls fastest by its logarithm."""
     if len(rates) < 3:
         return None
     slopes = np.gradient(np.asarray(smoothed), np.log(np.asarray(rates)))
@@ -188,7 +191,7 @@ def _steepest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None
     return float(rates[at]) if slopes[at] < 0 else None
 
 
-def _draw(result: SearchResult) -> None:
+def _draw_loss_by_rate(result: SearchResult) -> None:
     """Draws the loss by learning rate."""
     figure = figures.new(7, 4)
     axes = figure.subplots()

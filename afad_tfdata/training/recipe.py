@@ -117,7 +117,7 @@ class PhaseProgress:
 
 
 def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase, ...]:
-    """The phases of a run, in order; a run may end before the last ones.
+    """The phases of the recipe, in order; a run may end before the last ones.
 
     Args:
       config: From `automatic_options.resolve`; its recipe, stage, task, epochs, rate
@@ -134,7 +134,7 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
     gender = config.input.task == "gender"
     rate = config.learning_rate
     if config.stage == "warmup":
-        return (_warmup(config, config.epochs or WARMUP_EPOCHS, rate or 1e-3),)
+        return (_warmup_phase(config, config.epochs or WARMUP_EPOCHS, rate or 1e-3),)
     rate = rate or (5e-4 if gender else 1e-3)
     tuning = Phase(
         stage="tuning",
@@ -149,7 +149,8 @@ def phases(config: train_config.TrainConfig, *, pretrained: bool) -> tuple[Phase
     if pretrained and config.warmup_epochs:
         found.append(
             dataclasses.replace(
-                _warmup(config, config.warmup_epochs, 1e-3), patience=config.patience
+                _warmup_phase(config, config.warmup_epochs, 1e-3),
+                patience=config.patience,
             )
         )
     factor = 0.2 if gender else 0.5
@@ -173,7 +174,7 @@ def rates(
     steps_per_epoch: int,
     scale: float = 1.0,
 ) -> list[float]:
-    """Learning rates of the next steps.
+    """Learning rates of the next steps, by the recipe's present phase.
 
     Args:
       config: Its schedule is used.
@@ -199,7 +200,7 @@ def rates(
     return [schedule.rate(begin + i) * scale for i in range(count)]
 
 
-def _warmup(config: train_config.TrainConfig, epochs: int, rate: float) -> Phase:
-    """The phase in which only the new layers train."""
+def _warmup_phase(config: train_config.TrainConfig, epochs: int, rate: float) -> Phase:
+    """The phase of the recipe in which only the new layers train."""
     optimizer = "rmsprop" if config.optimizer == "auto" else config.optimizer
     return Phase(stage="warmup", epochs=epochs, rate=rate, optimizer=optimizer)

@@ -16,19 +16,21 @@ import numpy as np
 
 from afad_tfdata.common import errors, preemption
 from afad_tfdata.common.lazy_imports import keras
+from afad_tfdata.images import augmentation
 from afad_tfdata.models import facts, networks
 from afad_tfdata.training import (
-    age_interval,
+    best_epoch_age_interval,
     callbacks,
-    checkpointed_state,
     checkpoints,
     divergence,
     epoch_loop,
     epoch_metrics,
     history,
-    logbook,
+    metrics_log,
     recipe,
+    replica_predictor,
     run_dir,
+    run_state,
     step,
     training_parts,
     weight_average,
@@ -65,7 +67,7 @@ class Run:
         phases: tuple[recipe.Phase, ...],
         directory: run_dir.RunDir,
         workers: multi_worker.Workers,
-        snapshot: checkpointed_state.RunSnapshot | None,
+        snapshot: run_state.RunSnapshot | None,
         called: callbacks.Callbacks,
     ) -> None:
         self.is_over = False  # Whether a callback has ended the run.
@@ -73,15 +75,18 @@ class Run:
         self._called = called
         self._config, self._parts, self._phases = config, parts, phases
         self._dir, self._workers = directory, workers
-        self.state, self.history = checkpointed_state.RunState(), history.History()
+        self.state, self.history = run_state.RunState(), history.History()
         if snapshot is not None:
             self.state, self.history = snapshot.state, snapshot.history
-        self._book = logbook.Logbook(directory, tensorboard=config.tensorboard)
+        self._book = metrics_log.MetricsLog(
+            directory.path, directory.events if config.tensorboard else None
+        )
         self._drawn_at = 0.0
-        self._predictor = step.Predictor(
+        self._predictor = replica_predictor.Predictor(
             *(parts.strategy, parts.network, parts.loss, parts.normalize),
             derive=functools.partial(
-                age_interval.spread_output, network=facts.of(parts.model).network
+                replica_predictor.age_spread_output,
+                network=facts.of(parts.model).network,
             ),
         )
         self._built_phase = self.state.course.phase
@@ -97,12 +102,11 @@ class Run:
     def _begin(self) -> None:
         """Begins a new run: its files, and the state before the first step."""
         self._write_config()
-        logbook.start("beginning", self._parts.facts)
+        self._log_start("beginning")
         if len(self._phases) > 1:
             _log.info("recipe: %s", "; then ".join(map(str, self._phases)))
         if self._config.augment_preview:
-            path = self._dir.join(run_dir.PREVIEW_NAME)
-            training_parts.draw_preview(self._config, self._parts, path)
+            self._draw_preview(self._dir.join(run_dir.PREVIEW_NAME))
         self._mark_stage()
         self._warn_of_decay()
         self._iterator = self._parts.train_data(0)
@@ -110,13 +114,42 @@ class Run:
         # A run that diverges in its first epoch goes back to this checkpoint.
         self._save_checkpoint()
 
-    def _continue_from(self, snapshot: checkpointed_state.RunSnapshot) -> None:
+    def _continue_from(self, snapshot: run_state.RunSnapshot) -> None:
         """Continues the run from a checkpoint."""
         self._restore(snapshot)
-        logbook.start(f"continuing after step {self.state.step}", self._parts.facts)
+        self._log_start(f"continuing after step {self.state.step}")
         self._report("on_start")
 
-    def _restore(self, snapshot: checkpointed_state.RunSnapshot) -> None:
+    def _log_start(self, what: str) -> None:
+        """Logs at the start of a run what follows from flags, records and devices."""
+        known = self._parts.facts
+        _log.info(
+            "%s: %s, %d images each; %d examples, %d steps an epoch; %s; input engine"
+            " %s; augmentation %s; %d threads",
+            what,
+            known["devices"],
+            known["per_replica_batch_size"],
+            known["train_examples"],
+            known["steps_per_epoch"],
+            known["precision"],
+            known["engine"],
+            known["augmentation"],
+            known["threads"]["intra_op"] or known["threads"]["cores"],
+        )
+
+    def _draw_preview(self, path: str) -> None:
+        """At the start of a run: a sheet of images and their augmented versions."""
+        config, parts = self._config, self._parts
+        settings = augmentation.parse(config.augment)
+        if settings is None:
+            _log.info("--augment=none leaves nothing to preview")
+            return
+        features, _ = next(parts.train_data(0))
+        images = parts.strategy.experimental_local_results(features["image"])[0].numpy()
+        augmentation.preview(images, path, settings, config.input.seed)
+        _log.info("preview of the augmentation: %s", path)
+
+    def _restore(self, snapshot: run_state.RunSnapshot) -> None:
         """Sets state, variables, files and input back to those of a snapshot."""
         self.state, self.history = snapshot.state, snapshot.history
         if self._built_phase != self.state.course.phase:
@@ -179,7 +212,7 @@ class Run:
         """Variables of the best epoch; None if its checkpoint is gone or damaged."""
         try:
             return self._workers.from_chief(
-                lambda: checkpointed_state.best_arrays(
+                lambda: run_state.arrays_of_best_epoch(
                     self._dir.checkpoints, self.state
                 )
             )
@@ -197,7 +230,7 @@ class Run:
         """Warns if the average of the weights is too long for the run."""
         phase = self._phases[self.state.course.phase]
         steps = phase.epochs * self._parts.steps_per_epoch
-        if text := weight_average.too_long(self._config.ema_decay, steps):
+        if text := weight_average.too_long_decay(self._config.ema_decay, steps):
             _log.warning("%s", text)
 
     def _enter(self, phase: int) -> None:
@@ -252,7 +285,7 @@ class Run:
             "stage": phase.stage,
             "step": state.step,
             "learning_rate": last_rate,
-            "train": epoch_metrics.training(
+            "train": epoch_metrics.training_metrics(
                 state.sums, task, self._parts.loss_names, self._loss_weights
             ),
             "validation": validation,
@@ -262,7 +295,7 @@ class Run:
             state.best = {
                 "epoch": state.epoch,
                 "step": state.step,
-                "value": validation.get(epoch_metrics.metric(task)),
+                "value": validation.get(epoch_metrics.deciding_metric(task)),
                 "stage": phase.stage,
             }
         state.course.after_epoch(is_better, self._config)
@@ -286,7 +319,7 @@ class Run:
             state.epoch,
             phase.stage,
             " (best)" if is_better else "",
-            logbook.describe(row),
+            epoch_metrics.text(row),
         )
 
     @property
@@ -339,8 +372,10 @@ class Run:
             if self._parts.validation_data is not None:
                 columns = self._predictor.run(self._parts.validation_data)
                 _check_probabilities(columns)
-                validation = epoch_metrics.validation(columns, self._loss_weights)
-            value = validation.get(epoch_metrics.metric(task))
+                validation = epoch_metrics.validation_metrics(
+                    columns, self._loss_weights
+                )
+            value = validation.get(epoch_metrics.deciding_metric(task))
             is_better = epoch_metrics.is_better(task, value, best.get("value"))
             if is_better:
                 # The model is saved before the checkpoint that names this epoch.  If
@@ -348,7 +383,7 @@ class Run:
                 # steps and this.
                 self._dir.save_model(self._parts.model, run_dir.BEST_NAME)
         if is_better and self._workers.is_chief:
-            age_interval.store(
+            best_epoch_age_interval.store(
                 self._dir.join(run_dir.BEST_NAME),
                 columns,
                 facts.of(self._parts.model).class_names,
@@ -383,7 +418,7 @@ class Run:
         """Saves a checkpoint of the run."""
         # Every worker reads the values, because some can only be read by all together.
         groups = self._variables()
-        snapshot = checkpointed_state.RunSnapshot(
+        snapshot = run_state.RunSnapshot(
             self.state,
             self.history,
             checkpoints.variable_values(self._parts.strategy, groups),
@@ -433,10 +468,10 @@ class Run:
 
     def _go_back(self, error: divergence.DivergedError) -> None:
         """Goes back to the last checkpoint and lowers the rate."""
-        newest = checkpointed_state.of_plain(
+        newest = run_state.snapshot_of_plain(
             self._workers.from_chief(
-                lambda: checkpointed_state.to_plain(
-                    checkpointed_state.newest(self._dir.checkpoints)
+                lambda: run_state.snapshot_to_plain(
+                    run_state.newest_snapshot(self._dir.checkpoints)
                 )
             )
         )
@@ -446,7 +481,7 @@ class Run:
             or not newest.is_finite()
             or self.state.recoveries >= self._config.max_recoveries
         ):
-            raise divergence.final_error(
+            raise divergence.divergence_error(
                 error,
                 recoveries=self.state.recoveries,
                 global_batch_size=self._config.input.global_batch_size,

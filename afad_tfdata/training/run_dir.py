@@ -24,7 +24,7 @@ from afad_tfdata.common import errors, files, locks, options
 from afad_tfdata.models import facts, networks, saved
 from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import history, tensorboard_events
+from afad_tfdata.training import history, metrics_log, tensorboard_events
 from afad_tfdata.training.caller import fingerprints
 from afad_tfdata.training.distributed import multi_worker
 
@@ -37,7 +37,7 @@ FINAL_NAME = "final.keras"
 PREVIEW_NAME = "augmentation.png"
 # Files that the command names at its end, after the models.
 BESIDE = (
-    *(CONFIG_NAME, history.JSON_NAME, history.PICTURE_NAME, history.LINES_NAME),
+    *(CONFIG_NAME, history.JSON_NAME, history.PICTURE_NAME, metrics_log.LINES_NAME),
     *(f"{CHECKPOINTS_NAME}/", f"{EVENTS_NAME}/"),
 )
 # Files of the trainer directly in the directory, where evaluation may also write.
@@ -62,7 +62,7 @@ class RunDir:
     def __init__(self, path: str) -> None:
         self.path = path
         files.make_dirs(self.checkpoints)
-        self._lock = _lock(self.join(".lock"))
+        self._lock = _lock_run_dir(self.join(".lock"))
         # Under the lock, no other process can be writing the temporary files.
         if self._lock.works:
             files.remove_temporary(self.path, _OWN)
@@ -173,7 +173,7 @@ class RunDir:
 
     def cut(self, step: int) -> None:
         """Removes the log lines and TensorBoard events of later steps."""
-        history.cut_lines(self.path, step)
+        metrics_log.cut_lines(self.path, step)
         for part in ("train", "validation"):
             tensorboard_events.cut(self.events(part), step)
 
@@ -219,7 +219,7 @@ _PARTS = {
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """``config.json`` of a run.
+    """``config.json`` of a run directory.
 
     Raises:
       UsageError: The directory contains no run.
@@ -239,7 +239,7 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def config_of(path: str) -> dict[str, Any]:
-    """Config and directory of the run that a file belongs to; empty if there is none.
+    """``config.json`` of the run that a file is in, and its directory; empty if none.
 
     Args:
       path: A model, or a checkpoint, which is one folder deeper.
@@ -263,7 +263,7 @@ def config_of(path: str) -> dict[str, Any]:
 def known_facts(
     own: facts.Facts, run: Mapping[str, Any], *, path: str = "", model: Any = None
 ) -> facts.Facts:
-    """What a model's file says, and what its run's ``config.json`` adds to it.
+    """The facts in a model's file, completed by the ``config.json`` of its run.
 
     Both say the same, except in runs of version 0.1.0.  A file that was copied into the
     directory of another run gets nothing from it.
@@ -277,7 +277,8 @@ def known_facts(
     """
     if own.network:
         network = run.get("model")
-        return own if network and dict(own.network) != network else _both(own, run)
+        other = network and dict(own.network) != network
+        return own if other else _completed_facts(own, run)
     if run and model is not None and not _is_of_run(run, path, model):
         _log.warning(
             "%s is not one of the models that the run in %s trained: what the run says"
@@ -285,12 +286,12 @@ def known_facts(
             *(path, run.get("directory", "its folder")),
         )
         return own
-    return _both(own, run)
+    return _completed_facts(own, run)
 
 
-def _both(own: facts.Facts, run: Mapping[str, Any]) -> facts.Facts:
-    """A model's own facts, completed by those of its run."""
-    return own.or_else(facts_of(run))
+def _completed_facts(own: facts.Facts, run: Mapping[str, Any]) -> facts.Facts:
+    """A model's own facts, completed by the ``config.json`` of its run."""
+    return own.or_else(facts_of_run(run))
 
 
 def _is_of_run(run: Mapping[str, Any], path: str, model: Any) -> bool:
@@ -310,8 +311,8 @@ def _is_of_run(run: Mapping[str, Any], path: str, model: Any) -> bool:
     return found == sorted(tuple(w.shape) for w in built.weights)
 
 
-def facts_of(run: Mapping[str, Any]) -> facts.Facts:
-    """What a run's ``config.json`` says about its models.
+def facts_of_run(run: Mapping[str, Any]) -> facts.Facts:
+    """The facts that a run's ``config.json`` has about its models.
 
     Args:
       run: From `read_config`; empty if there is no run.
@@ -332,7 +333,7 @@ def facts_of(run: Mapping[str, Any]) -> facts.Facts:
     )
 
 
-def data_set(directory: str, records_dir: str) -> str:
+def find_data_set(directory: str, records_dir: str) -> str:
     """Path of the data set that a run was trained on; empty if it is not found.
 
     Several paths, separated by commas, are found one by one.
@@ -344,13 +345,14 @@ def data_set(directory: str, records_dir: str) -> str:
         training command may have been started in any of them.
     """
     parts = [
-        _data_set(directory, part) for part in joined_data_sets.directories(records_dir)
+        _find_one_data_set(directory, part)
+        for part in joined_data_sets.directories(records_dir)
     ]
     return ",".join(parts) if all(parts) else ""
 
 
-def _data_set(directory: str, records_dir: str) -> str:
-    """`data_set` for one path."""
+def _find_one_data_set(directory: str, records_dir: str) -> str:
+    """`find_data_set` for one path."""
     if not records_dir:
         return ""
     places = [records_dir]
@@ -366,14 +368,14 @@ def _data_set(directory: str, records_dir: str) -> str:
 
 
 def records_digest(manifest: schema.Manifest | None) -> str:
-    """A text that identifies a data set's content; empty for the caller's own data."""
+    """A digest by which a run directory knows its records; empty without records."""
     if manifest is None:
         return ""
     return hashlib.sha256(schema.manifest_bytes(manifest)).hexdigest()
 
 
-def _lock(path: str) -> locks.FileLock:
-    """The lock of a run directory, which one process holds at a time."""
+def _lock_run_dir(path: str) -> locks.FileLock:
+    """Locks a run directory, which one process holds at a time."""
     try:
         return locks.FileLock(path)
     except BlockingIOError as error:

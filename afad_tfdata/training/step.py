@@ -194,11 +194,11 @@ class TrainStep:
             tf.TensorArray(tf.float64, size=count, element_shape=[len(SUMS)])
             for _ in range(replicas)
         ]
-        came, done = step_clock.times(count), step_clock.times(count)
+        came, done = step_clock.times_of_steps(count), step_clock.times_of_steps(count)
         began = tf.timestamp()
         for i in tf.range(count):
             features, labels = next(iterator)
-            came = came.write(i, step_clock.when(self._local(labels)))
+            came = came.write(i, step_clock.time_of(self._local(labels)))
             self.inner_optimizer.learning_rate.assign(rates[i])
             sums, updated = self._strategy.run(
                 self._replica_step,
@@ -206,8 +206,8 @@ class TrainStep:
             )
             local = self._local(sums)
             rows = [rows[r].write(i, local[r]) for r in range(replicas)]
-            done = done.write(i, step_clock.when(self._local(updated)))
-        waited = step_clock.waited(began, came.stack(), done.stack())
+            done = done.write(i, step_clock.time_of(self._local(updated)))
+        waited = step_clock.seconds_waited(began, came.stack(), done.stack())
         return self._summed_rows([array.stack() for array in rows]), waited
 
     def _local(self, values: Any) -> list[tf.Tensor]:
@@ -228,6 +228,7 @@ class TrainStep:
             return total
 
         def gather() -> tf.Tensor:
+            """The totals of all replicas."""
             context = tf.distribute.get_replica_context()
             return context.all_gather(total[tf.newaxis], axis=0)
 
@@ -295,7 +296,7 @@ class TrainStep:
         whole = None
         if self._config.masks:
             whole = labels if batch_labels is None else batch_labels
-        return gradients, _batch_sums(losses, outputs, labels, whole)
+        return gradients, _step_sums(losses, outputs, labels, whole)
 
     def _apply(
         self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]
@@ -320,99 +321,10 @@ class TrainStep:
             self.average.update(after - before)
 
 
-# What a `Predictor` returns of the outputs called NAME_output.
-_COLUMNS = ("age", "gender", "gender_logit", "age_spread")
-
-
-class Predictor:
-    """Runs a model over a finite data set on a strategy's replicas.
-
-    Args:
-      strategy: A ``tf.distribute.Strategy``.
-      model: As for `TrainStep`.
-      loss_fn: As for `TrainStep`, or None if no loss is needed.
-      prepare: Turns images into the model's input, by normalisation only.
-      derive: Turns the model's outputs into further ones, which the loss does not get.
-    """
-
-    def __init__(
-        self,
-        strategy: tf.distribute.Strategy,
-        model: keras.Model,
-        loss_fn: Callable[..., Mapping[str, tf.Tensor]] | None,
-        prepare: Callable[[tf.Tensor], tf.Tensor],
-        derive: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
-        | None = None,
-    ) -> None:
-        self._strategy, self._model = strategy, model
-        self._loss_fn, self._prepare = loss_fn, prepare
-        self._derive = derive or (lambda outputs: {})
-        self._run = tf.function(self._predict)
-
-    def run(self, dataset: tf.distribute.DistributedDataset) -> dict[str, np.ndarray]:
-        """Predictions for every example, once each and in the data set's order.
-
-        Args:
-          dataset: Distributed; elements ``(features, labels)`` where
-            ``features["mask"]`` is False on padding.
-
-        Returns:
-          Arrays ``[num_examples]``: ``age`` and/or ``gender`` as predicted;
-          ``gender_logit`` and ``age_spread`` if the model returns an output of that
-          name; ``label_age``, ``label_gender`` and, with a loss, ``loss``,
-          ``age_loss``, ``gender_loss``.
-        """
-        columns: dict[str, list[np.ndarray]] = {}
-        for features, labels in dataset:
-            results = self._run(features, labels)
-            local = {
-                name: np.concatenate(
-                    [
-                        part.numpy()
-                        for part in self._strategy.experimental_local_results(value)
-                    ]
-                )
-                for name, value in results.items()
-            }
-            mask = local.pop("mask").astype(bool)
-            for name, values in local.items():
-                columns.setdefault(name, []).append(values[mask])
-        return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-    def _predict(
-        self, features: Mapping[str, Any], labels: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Results of all replicas, including those of other workers, if any."""
-        results = self._strategy.run(self._replica_predict, args=(features, labels))
-        if strategies.spans_workers(self._strategy):
-            results = {n: self._strategy.gather(v, 0) for n, v in results.items()}
-        return results
-
-    def _replica_predict(
-        self, features: Mapping[str, tf.Tensor], labels: Mapping[str, tf.Tensor]
-    ) -> dict[str, tf.Tensor]:
-        """Predicts one replica's part of a batch."""
-        outputs = self._model(self._prepare(features["image"]), training=False)
-        # Collective operations do not gather booleans, and need tensors on a device.
-        result = {"mask": tf.cast(features["mask"], tf.int32)}
-        known = {**outputs, **self._derive(outputs)}
-        for name in _COLUMNS:
-            if f"{name}_output" in known:
-                output = tf.cast(known[f"{name}_output"], tf.float32)
-                result[name] = tf.reshape(output, [-1])
-            if name in labels:
-                result[f"label_{name}"] = tf.identity(labels[name])
-        if self._loss_fn is not None:
-            result.update(
-                self._loss_fn(outputs, labels, batch_labels=labels, normalize=False)
-            )
-        return result
-
-
 def per_replica_batch(
     strategy: tf.distribute.Strategy, global_batch_size: int, *, accumulation: int = 1
 ) -> int:
-    """Images of a replica's batch; raises `UsageError` if the batch does not divide."""
+    """Images of a replica in a step; refuses a batch that does not divide."""
     replicas = strategy.num_replicas_in_sync
     parts = replicas * accumulation
     if global_batch_size < 1 or global_batch_size % parts:
@@ -426,7 +338,7 @@ def per_replica_batch(
 def _global_labels(
     context: tf.distribute.ReplicaContext, labels: Mapping[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
-    """The labels of all replicas, in the order of the replicas."""
+    """The labels of a step on all replicas, in the order of the replicas."""
     # Other labels are only for a caller's loss, which gets no labels of the batch.
     labels = {name: labels[name] for name in ("age", "gender") if name in labels}
     if context.num_replicas_in_sync == 1:
@@ -477,7 +389,7 @@ class _AlreadySummed:
 def _separate_replica_seeds(
     model: keras.Model, strategy: tf.distribute.Strategy
 ) -> None:
-    """Makes replicas draw different numbers from the same generator state.
+    """Makes the replicas of a step draw different numbers from one generator state.
 
     Keras mirrors the state of a ``SeedGenerator``, so that without this all replicas
     would drop the same places.  Replica 0 draws what a single device would draw.
@@ -508,7 +420,7 @@ def _separate_replica_seeds(
 
 
 def _holds_generator(layer: keras.layers.Layer) -> bool:
-    """Whether a layer, as far as can be seen from outside, draws random numbers."""
+    """Whether a layer, as far as can be seen from outside, draws numbers in a step."""
     values: list[Any] = []
     for value in vars(layer).values():
         values += value if isinstance(value, list | tuple) else [value]
@@ -531,13 +443,13 @@ class _ReplicaDraw:
         return seed + tf.stack([tf.cast(folded, seed.dtype), tf.cast(0, seed.dtype)])
 
 
-def _batch_sums(
+def _step_sums(
     losses: Mapping[str, tf.Tensor],
     outputs: Mapping[str, tf.Tensor],
     labels: Mapping[str, tf.Tensor],
     partly_labelled: Mapping[str, tf.Tensor] | None,
 ) -> tf.Tensor:
-    """float64 ``[len(SUMS)]`` of a batch.
+    """The `SUMS` of a step over a batch, float64 ``[len(SUMS)]``.
 
     Args:
       losses: Of the examples.

@@ -14,13 +14,13 @@ from typing import Any
 from afad_tfdata.common.lazy_imports import tf
 
 
-def times(count: tf.Tensor) -> tf.TensorArray:
+def times_of_steps(count: tf.Tensor) -> tf.TensorArray:
     """A place for the time of each of `count` steps."""
     return tf.TensorArray(tf.float64, size=count, element_shape=[])
 
 
-def when(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The time at which tensors are there.
+def time_of(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The time at which tensors of a step are there.
 
     Args:
       tensors: Of a step in a loop; at least one.
@@ -32,13 +32,13 @@ def when(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     # ended, and TensorFlow counts reading the clock as one.  Inside of a stateless call
     # it does not count, so that the next step begins without waiting for these tensors.
     (result,) = tf.raw_ops.PartitionedCall(
-        args=list(tensors), Tout=[tf.float64], f=_clock(_forms(tensors))
+        args=list(tensors), Tout=[tf.float64], f=_clock_function(_tensor_forms(tensors))
     )
     result.set_shape([])
     return result
 
 
-def waited(began: tf.Tensor, came: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
+def seconds_waited(began: tf.Tensor, came: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
     """The seconds in which steps waited for input, summed up.
 
     Args:
@@ -53,19 +53,20 @@ def waited(began: tf.Tensor, came: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.maximum(came - free, 0.0))
 
 
-def _forms(tensors: Sequence[tf.Tensor]) -> tuple[tuple[Any, Any], ...]:
-    """Dtypes and shapes of tensors."""
+def _tensor_forms(tensors: Sequence[tf.Tensor]) -> tuple[tuple[Any, Any], ...]:
+    """Dtypes and shapes of tensors, for the clock."""
     return tuple((tensor.dtype, tuple(tensor.shape)) for tensor in tensors)
 
 
 @functools.cache
-def _clock(forms: tuple[tuple[Any, Any], ...]) -> Any:
-    """A function of tensors of these dtypes and shapes to the time."""
+def _clock_function(forms: tuple[tuple[Any, Any], ...]) -> Any:
+    """The clock: a function of tensors of these dtypes and shapes to the time."""
 
     @tf.function(
         input_signature=[tf.TensorSpec(shape, dtype) for dtype, shape in forms]
     )
     def clock(*tensors: tf.Tensor) -> tf.Tensor:
+        """The time at which the tensors are there."""
         with tf.control_dependencies(tensors):
             return tf.timestamp()
 

@@ -20,7 +20,7 @@ _NAME = "events.out.tfevents.0000000000.run"
 
 
 def append(directory: str, step: int, scalars: Mapping[str, float]) -> None:
-    """Adds scalars of one step.
+    """Adds the scalars of one step to a TensorBoard event file.
 
     Args:
       directory: Of the part of the run: ``train`` or ``validation``.
@@ -47,27 +47,27 @@ def append(directory: str, step: int, scalars: Mapping[str, float]) -> None:
 
 
 def read(directory: str) -> list[tuple[int, dict[str, float]]]:
-    """Steps and their scalars, in the order of the file, up to a torn record."""
+    """Steps and scalars of a TensorBoard event file, in order, up to a torn record."""
     return [
         (event.step, {v.tag: v.simple_value for v in event.summary.value})
-        for event in _events(os.path.join(directory, _NAME))
+        for event in _read_events(os.path.join(directory, _NAME))
         if event.HasField("summary")
     ]
 
 
 def cut(directory: str, step: int) -> None:
-    """Removes events after a step, and a torn last one."""
+    """Removes TensorBoard events after a step, and a torn last one."""
     path = os.path.join(directory, _NAME)
     if not os.path.exists(path):
         return
-    kept = [e for e in _events(path) if e.step <= step]
+    kept = [e for e in _read_events(path) if e.step <= step]
     content = b"".join(tfrecord.frame(event.SerializeToString()) for event in kept)
     if os.path.getsize(path) != len(content):
         files.write_atomic(path, content)
 
 
-def _events(path: str) -> list[Any]:
-    """The events of a file, up to one that was cut short."""
+def _read_events(path: str) -> list[Any]:
+    """The TensorBoard events of a file, up to one that was cut short."""
     events: list[Any] = []
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():

@@ -13,7 +13,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.models import facts
 from afad_tfdata.reading import engine_choice, index_loading, order
-from afad_tfdata.storage import schema, sharding
+from afad_tfdata.storage import joined_data_sets, schema, sharding
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.caller import data_sets, example_parser, objects
 from afad_tfdata.training.distributed import strategies
@@ -178,3 +178,18 @@ class TrainData:
         return self._strategy.experimental_distribute_dataset(
             dataset.with_options(settings)
         )
+
+
+def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
+    """The manifest of the training's records; None without ``--records_dir``."""
+    if not (path := config.input.records_dir):
+        return None
+    return joined_data_sets.load_manifest(path, config.input.max_examples)
+
+
+def image_size(config: train_config.TrainConfig) -> int:
+    """Side of the images of the training's records in pixels; 0 if not known yet."""
+    manifest = load_manifest(config)
+    if config.input.image_size or manifest is None:
+        return config.input.image_size
+    return manifest.image_size

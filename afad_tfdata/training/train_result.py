@@ -7,10 +7,9 @@ from typing import Any
 
 from afad_tfdata.common import files
 from afad_tfdata.training import (
-    age_interval,
-    checkpointed_state,
+    best_epoch_age_interval,
     epoch_metrics,
-    logbook,
+    run_state,
 )
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import history as run_history
@@ -51,12 +50,12 @@ class TrainResult:
     age_interval: dict[str, Any] | None = None
 
     def text(self) -> str:
-        """A summary of a few lines."""
+        """A summary of the training's result in a few lines."""
         lines = [f"{self.epochs} epochs, {self.steps} steps in {self.run_dir}"]
         rows = {row["epoch"]: row for row in self.history["epochs"]}
         for name, epoch in (("best", self.best_epoch), ("last", self.epochs)):
             if epoch in rows:
-                lines.append(f"{name} epoch {epoch}: {logbook.describe(rows[epoch])}")
+                lines.append(f"{name} epoch {epoch}: {epoch_metrics.text(rows[epoch])}")
         if interval := self.age_interval:
             lines.append(
                 f"age interval of {interval['coverage']:.0%}: the predicted age and"
@@ -70,25 +69,25 @@ class TrainResult:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, without the history."""
+        """The training's result as JSON values, without the history."""
         value = dataclasses.asdict(self)
         del value["history"]
         return value
 
 
-def of(
+def result_of(
     config: train_config.TrainConfig,
-    state: checkpointed_state.RunState,
+    state: run_state.RunState,
     history: run_history.History,
     *,
     stopped: str = "",
 ) -> TrainResult:
-    """The result of a run in this state."""
+    """The result of a training in this state."""
     best = state.best or {"epoch": 0, "value": None}
     best_path = files.join(config.run_dir, run_directory.BEST_NAME)
     return TrainResult(
         run_dir=config.run_dir,
-        metric=epoch_metrics.metric(config.input.task),
+        metric=epoch_metrics.deciding_metric(config.input.task),
         best_epoch=best["epoch"],
         best_value=best["value"],
         epochs=state.epoch,
@@ -97,5 +96,5 @@ def of(
         final_path=files.join(config.run_dir, run_directory.FINAL_NAME),
         history=history.to_dict(),
         stopped=stopped,
-        age_interval=age_interval.stored(best_path),
+        age_interval=best_epoch_age_interval.stored(best_path),
     )

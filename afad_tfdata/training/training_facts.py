@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 _MIDDLE_GRAY, _AFAD_AGES = 127.5, (15, 72)
 
 
-def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
-    """The ages that the network knows: those of the training split."""
+def _age_range_of_records(manifest: schema.Manifest, task: str) -> tuple[int, int]:
+    """The ages that a training learns from records: those of the training split."""
     learns_age = "age" in schema.labels_of(task)
-    if not learns_age and not _have_ages(manifest):
+    if not learns_age and not _records_have_ages(manifest):
         return _AFAD_AGES  # No age is learnt here, and the records have none.
     low, high = schema.age_range(manifest)
     if low < high:
@@ -37,7 +37,7 @@ def _age_range(manifest: schema.Manifest, task: str) -> tuple[int, int]:
     return low, low + 1  # No age is learnt here; an empty range would be refused.
 
 
-def _have_ages(manifest: schema.Manifest) -> bool:
+def _records_have_ages(manifest: schema.Manifest) -> bool:
     """Whether a training image has an age; a data set may have genders only."""
     return bool(manifest.split("train").ages)
 
@@ -49,7 +49,7 @@ def facts_after(
     manifest: schema.Manifest | None,
     mean: tuple[float, ...],
 ) -> facts.Facts:
-    """What the model's input and outputs mean after this training.
+    """Facts of the model after this training: what its input and outputs mean.
 
     Args:
       config: The options.
@@ -87,15 +87,15 @@ def facts_after(
                 " set in the model's order (afad-write-records --gender_codes)"
             )
     ages = None
-    if _have_ages(manifest):
-        ages = _age_range(manifest, config.input.task)
+    if _records_have_ages(manifest):
+        ages = _age_range_of_records(manifest, config.input.task)
     return dataclasses.replace(result, class_names=names, age_range=ages)
 
 
 def channel_means(
     manifest: schema.Manifest | None, known: facts.Facts
 ) -> tuple[float, ...]:
-    """Channel means: those of the caller's model if it has any, or of the records."""
+    """Channel means of a training: of the caller's model if it has any, or records."""
     # Layers of one of our models convert its input by the mean that it was built with.
     if known.mean:
         return known.mean
@@ -105,17 +105,17 @@ def channel_means(
 def known_ages(
     manifest: schema.Manifest | None, known: Mapping[str, Any], task: str
 ) -> tuple[int, int]:
-    """Range of the ages: of the caller's model if it has one, or of the records."""
+    """Range of the ages that a training knows: of the caller's model, or of records."""
     if known:
         return known["min_age"], known["max_age"]
-    return _age_range(manifest, task) if manifest is not None else _AFAD_AGES
+    return _age_range_of_records(manifest, task) if manifest is not None else _AFAD_AGES
 
 
 def record_facts(
     manifest: schema.Manifest | None, known: facts.Facts, ages: tuple[int, int]
 ) -> dict[str, Any]:
-    """What ``config.json`` says about the records and the labels."""
-    known_ages = manifest is None or _have_ages(manifest)
+    """Facts of a training for ``config.json``: about the records and the labels."""
+    known_ages = manifest is None or _records_have_ages(manifest)
     return {
         "mean": dict(zip("RGB", known.mean or (), strict=True)),
         "class_names": list(known.class_names),
@@ -129,10 +129,10 @@ def record_facts(
 def machine_facts(
     strategy: tf.distribute.Strategy, global_batch_size: int, precision: str
 ) -> dict[str, Any]:
-    """Devices and versions for ``config.json``; rounding depends on them."""
+    """Facts of a training for ``config.json``: devices and versions."""
     replicas = strategy.num_replicas_in_sync
     return {
-        "devices": strategies.describe(strategy),
+        "devices": strategies.describe_strategy(strategy),
         "replicas": replicas,
         "per_replica_batch_size": global_batch_size // replicas,
         "precision": precision,

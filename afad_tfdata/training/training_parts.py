@@ -11,22 +11,20 @@ from afad_tfdata.common import errors, files, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augmentation, tensor_preprocessing
 from afad_tfdata.models import facts, losses, networks, saved
-from afad_tfdata.storage import joined_data_sets, schema
+from afad_tfdata.storage import schema
 from afad_tfdata.training import (
     automatic_options,
     class_weights,
-    initial_weights,
     optimizers,
-    program_settings,
+    process_settings,
     recipe,
     step,
-    threads_and_precision,
     train_data,
     training_facts,
 )
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.caller import augmentation as caller_augmentation
-from afad_tfdata.training.caller import fingerprints, objects, trial
+from afad_tfdata.training.caller import example_parser, fingerprints, objects, trial
 from afad_tfdata.training.caller import loss as caller_loss
 from afad_tfdata.training.caller import model as caller_model
 from afad_tfdata.training.distributed import strategies
@@ -91,7 +89,7 @@ def assemble(
     strategy: tf.distribute.Strategy | None = None,
     chosen: Mapping[str, Any] | None = None,
 ) -> TrainingParts:
-    """Builds what the caller did not pass.
+    """Builds the parts of a training that the caller did not pass.
 
     Args:
       config: The options, from `automatic_options.resolve`.
@@ -104,37 +102,18 @@ def assemble(
       UsageError: Records that do not fit the task, a batch that the replicas do not
         divide, a device, backbone or file that does not exist, or --jit without XLA.
     """
-    # This comes first: the threads must be set before TensorFlow starts.
-    threads = threads_and_precision.set_threads(config.threads)
-    strategy = strategy or strategies.create_strategy(
-        config.devices, all_reduce=config.all_reduce
-    )
-    per_replica = step.per_replica_batch(
-        strategy, config.input.global_batch_size, accumulation=config.accumulation
-    )
-    # Where XLA does not compile, it may abort the process instead of raising an error.
-    if config.jit and (reason := xla.why_not()):
-        raise errors.UsageError(
-            f"--jit needs XLA, which does not compile here ({reason}): train with"
-            " --nojit"
-        )
-    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
-    network_config = own.refuse_unusable(config)
+    strategy, per_replica, threads = _start_devices(config, strategy)
+    own_network = own.refuse_unusable(config)
     precision = own.precision(config)
-    manifest = load_manifest(config)
+    manifest = train_data.load_manifest(config)
     mean = training_facts.channel_means(manifest, facts.of(own.model))
-    ages = training_facts.known_ages(manifest, network_config, config.input.task)
-    age_head = _age_head(config, own, network_config)
-    data = train_data.TrainData(
-        config,
-        own,
-        strategy,
-        manifest,
-        own.wanted_examples(config, ages, age_head),
-    )
+    ages = training_facts.known_ages(manifest, own_network, config.input.task)
+    age_head = _age_head(config, own, own_network)
+    wanted = own.wanted_examples(config, ages, age_head)
+    data = train_data.TrainData(config, own, strategy, manifest, wanted)
     batch = data.first_batch()
     sides = own.image_sides(config, manifest, batch)
-    model, identity = _model(
+    model, fingerprint = _model(
         config,
         own,
         strategy,
@@ -151,45 +130,19 @@ def assemble(
     with strategy.scope():
         network = networks.training_model(model)
         if own.loss is None:
-            network = caller_model.for_task(network, config.input.task)
-    weights, age_weights = _weights(config, manifest, ages)
-    masks = _lacks_labels(config, own, manifest)
-    loss_config = _loss_config(
-        config, ages, age_head, weights, age_weights, masks=masks
-    )
-    loss: Callable[..., Any] = losses.build(loss_config)
-    if own.loss is not None:
-        labels = batch.labels if batch else {}
-        loss = caller_loss.OwnLoss(own.loss, caller_loss.label_forms(labels))
-    changed, form = _augmentation(config, own)
-    prepare, normalize = _preparations(changed, mean, seed=config.input.seed)
-    if (own.model, own.augment, own.loss) == (None, None, None):
-        tried = trial.Trial(("loss", "age_loss", "gender_loss"))
-    else:
+            network = _network_for_task(network, config.input.task)
+    loss_config = _loss_config(config, own, manifest, ages, age_head)
+    loss = _loss(own, loss_config, batch)
+    changed, augmentation_name = _augmentation(config, own)
+    prepare, normalize = _image_preparations(changed, mean, seed=config.input.seed)
+    tried = trial.Trial(("loss", "age_loss", "gender_loss"))
+    if (own.model, own.augment, own.loss) != (None, None, None):
         tried = trial.try_parts(
             config, own, strategy, network, loss, changed, normalize, data, sides, ages
         )
     frozen = own.frozen_layers(config, model)
     num_examples = data.num_examples()
     steps_per_epoch = _steps_per_epoch(config, num_examples)
-    recorded = {
-        "auto": dict(chosen or {}),
-        "model": saved.info(model),
-        **training_facts.record_facts(manifest, known, ages),
-        "class_weights": list(weights),
-        **training_facts.machine_facts(
-            strategy, config.input.global_batch_size, precision
-        ),
-        "train_examples": num_examples,
-        "steps_per_epoch": steps_per_epoch,
-        "augmentation": form,
-        "engine": data.engine(),
-        "threads": threads,
-        "parts": {
-            **own.described(identity, data.described()),
-            **_preset_checksum(known),
-        },
-    }
     return TrainingParts(
         strategy=strategy,
         model=model,
@@ -209,14 +162,31 @@ def assemble(
         steps_per_epoch=steps_per_epoch,
         loss_scaling=precision == "mixed_float16",
         manifest=manifest,
-        facts=recorded,
+        facts={
+            "auto": dict(chosen or {}),
+            "model": saved.info(model),
+            **training_facts.record_facts(manifest, known, ages),
+            "class_weights": list(loss_config.class_weights),
+            **training_facts.machine_facts(
+                strategy, config.input.global_batch_size, precision
+            ),
+            "train_examples": num_examples,
+            "steps_per_epoch": steps_per_epoch,
+            "augmentation": augmentation_name,
+            "engine": data.engine(),
+            "threads": threads,
+            "parts": {
+                **own.described(fingerprint, data.described()),
+                **_preset_checksum(known),
+            },
+        },
     )
 
 
 def train_step_of(
     parts: TrainingParts, config: train_config.TrainConfig, phase: recipe.Phase
 ) -> step.TrainStep:
-    """Sets which layers a phase trains; returns its steps, with a new optimizer."""
+    """Sets which layers a phase trains; builds its steps, with a new optimizer."""
     trained = networks.set_trainable(parts.model, phase.stage, config.trainable_layers)
     for layer in parts.frozen:
         layer.trainable = False
@@ -249,51 +219,39 @@ def train_step_of(
     )
 
 
-def set_initial_weights(
-    config: train_config.TrainConfig,
-    own: objects.CallerObjects,
-    parts: TrainingParts,
-) -> None:
-    """Copies the weights of ``--init_from``, if it is given, and checks all weights.
-
-    Raises:
-      UsageError: ``--init_from`` names no model that fits.
-      DataError: The weights to begin with are not finite.
-    """
-    origin = f"--weights={config.model.weights}"
-    if own.model is not None:
-        origin = "the model that was passed to train"
-    if config.init_from:
-        initial_weights.copy_from(
-            config.init_from,
-            parts.model,
-            parts.strategy,
-            class_names=config.init_class_names,
+def _start_devices(
+    config: train_config.TrainConfig, strategy: tf.distribute.Strategy | None
+) -> tuple[tf.distribute.Strategy, int, dict[str, int]]:
+    """The training's strategy, images of a replica's batch, and numbers of threads."""
+    # This comes first: the threads must be set before TensorFlow starts.
+    threads = process_settings.set_threads(config.threads)
+    strategy = strategy or strategies.create_strategy(
+        config.devices, all_reduce=config.all_reduce
+    )
+    per_replica = step.per_replica_batch(
+        strategy, config.input.global_batch_size, accumulation=config.accumulation
+    )
+    # Where XLA does not compile, it may abort the process instead of raising an error.
+    if config.jit and (reason := xla.why_not()):
+        raise errors.UsageError(
+            f"--jit needs XLA, which does not compile here ({reason}): train with"
+            " --nojit"
         )
-        origin = f"--init_from={config.init_from}"
-    saved.check_finite(
-        strategies.local_values(parts.strategy, parts.model.variables),
-        origin=origin,
-        advice="begin with other weights",
-    )
+    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
+    return strategy, per_replica, threads
 
 
-def load_manifest(config: train_config.TrainConfig) -> schema.Manifest | None:
-    """The manifest of ``--records_dir``; None if the flag is not set."""
-    path = config.input.records_dir
-    return (
-        joined_data_sets.load_manifest(path, config.input.max_examples)
-        if path
-        else None
-    )
+def _network_for_task(network: keras.Model, task: str) -> keras.Model:
+    """The training's network without the heads that its task does not need.
 
-
-def image_size(config: train_config.TrainConfig) -> int:
-    """Side of the records' images in pixels; 0 if it is not known before they come."""
-    manifest = load_manifest(config)
-    if config.input.image_size or manifest is None:
-        return config.input.image_size
-    return manifest.image_size
+    Such a head would train, or change its statistics.
+    """
+    labels = schema.labels_of(task)
+    outputs = network.output
+    kept = {n: t for n, t in outputs.items() if n.partition("_")[0] in labels}
+    if len(kept) == len(outputs):
+        return network
+    return keras.Model(network.inputs[0], kept, name=network.name)
 
 
 def _lacks_labels(
@@ -301,7 +259,7 @@ def _lacks_labels(
     own: objects.CallerObjects,
     manifest: schema.Manifest | None,
 ) -> bool:
-    """Whether some records lack a label of the task.
+    """Whether some records of a training lack a label of its task.
 
     Raises:
       UsageError: They do, and the loss is the caller's, which would count them.
@@ -321,7 +279,7 @@ def _lacks_labels(
 
 
 def _steps_per_epoch(config: train_config.TrainConfig, num_examples: int) -> int:
-    """The number of steps that is nearest to one pass, if no other is asked for."""
+    """Steps of the training's epochs: nearest to one pass, if no number is given."""
     batch_size = config.input.global_batch_size
     if num_examples < batch_size:
         _log.warning(
@@ -336,7 +294,7 @@ def _steps_per_epoch(config: train_config.TrainConfig, num_examples: int) -> int
 
 
 def _preset_checksum(known: facts.Facts) -> dict[str, str]:
-    """What identifies the preset of a backbone of keras-hub; empty for all others.
+    """What identifies the preset of the training's backbone of keras-hub, or nothing.
 
     A run that continues builds its network from the preset again.
     """
@@ -345,14 +303,13 @@ def _preset_checksum(known: facts.Facts) -> dict[str, str]:
 
 def _loss_config(
     config: train_config.TrainConfig,
+    own: objects.CallerObjects,
+    manifest: schema.Manifest | None,
     ages: tuple[int, int],
     age_head: str,
-    weights: tuple[float, float],
-    age_weights: tuple[float, ...],
-    *,
-    masks: bool,
 ) -> losses.LossConfig:
-    """The options of the loss, from those of the training."""
+    """The options of the training's loss, from its config and the records."""
+    weights, age_weights = class_weights.of_config(config, manifest, ages)
     return losses.LossConfig(
         task=config.input.task,
         age_head=age_head,
@@ -363,19 +320,33 @@ def _loss_config(
         max_age=ages[1],
         class_weights=weights,
         age_weights=age_weights,
-        masks=masks,
+        masks=_lacks_labels(config, own, manifest),
     )
 
 
-def _preparations(
+def _loss(
+    own: objects.CallerObjects,
+    config: losses.LossConfig,
+    batch: example_parser.FirstBatch | None,
+) -> Callable[..., Any]:
+    """The training's loss: the caller's, or the one that is built."""
+    if own.loss is None:
+        return losses.build(config)
+    labels = batch.labels if batch else {}
+    return caller_loss.OwnLoss(own.loss, caller_loss.label_forms(labels))
+
+
+def _image_preparations(
     changed: Callable[..., Any] | None, mean: tuple[float, ...], *, seed: int
 ) -> tuple[Callable[..., tf.Tensor], Callable[[tf.Tensor], tf.Tensor]]:
-    """Functions that turn images into the network's input: for training, validation."""
+    """Functions that turn images into the network's input: in training, validation."""
 
     def normalize(images: tf.Tensor) -> tf.Tensor:
+        """The network's input without augmentation."""
         return tensor_preprocessing.normalize(images, mean)
 
     def prepare(images: tf.Tensor, step: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        """The network's input with augmentation."""
         if changed is not None:
             images = changed(images, seed=seed, step=step, offset=offset)
         return normalize(images)
@@ -395,8 +366,8 @@ def _model(
     part: int,
     begun: bool,
 ) -> tuple[keras.Model, str]:
-    """The model to train, and what identifies a caller's."""
-    program_settings.seed(config.input.seed)
+    """Of the training's parts, the model; and the fingerprint of a caller's."""
+    process_settings.seed_generators(config.input.seed)
     if own.model is not None:
         with strategy.scope():
             model = caller_model.adapted(
@@ -415,37 +386,8 @@ def _model(
         max_age=ages[1],
         mean=mean,
     )
-    with strategy.scope(), threads_and_precision.dtype_policy(precision):
+    with strategy.scope(), process_settings.dtype_policy(precision):
         return networks.build_model(settings, load_weights=not begun), ""
-
-
-def _weights(
-    config: train_config.TrainConfig,
-    manifest: schema.Manifest | None,
-    ages: tuple[int, int],
-) -> tuple[tuple[float, float], tuple[float, ...]]:
-    """Weights of the genders and of the ages."""
-    if config.class_weight == "none" and config.age_class_weight == "none":
-        return (1.0, 1.0), ()
-    if manifest is None:
-        raise errors.UsageError(
-            "class weights are taken from the records: name --records_dir, or bring a"
-            " loss of your own that has them"
-        )
-    task = config.input.task
-    for flag, value, label in (
-        ("class_weight", config.class_weight, "gender"),
-        ("age_class_weight", config.age_class_weight, "age"),
-    ):
-        if value != "none" and label not in schema.labels_of(task):
-            raise errors.UsageError(
-                f"--{flag} weighs the examples by {label}, which --task={task}"
-                " does not learn: leave it out"
-            )
-    weights = class_weights.parse(config.class_weight, manifest)
-    age_weights = class_weights.parse_ages(config.age_class_weight, manifest, *ages)
-    _log.info("%s", class_weights.describe(weights, manifest, age_weights))
-    return weights, age_weights
 
 
 def _age_head(
@@ -453,7 +395,7 @@ def _age_head(
     own: objects.CallerObjects,
     known: Mapping[str, Any],
 ) -> str:
-    """The age head of the caller's model, or of the one that is built.
+    """The age head of the training: of the caller's model, or of the one to be built.
 
     Args:
       config: The options.
@@ -468,7 +410,7 @@ def _age_head(
 def _augmentation(
     config: train_config.TrainConfig, own: objects.CallerObjects
 ) -> tuple[Callable[..., Any] | None, str]:
-    """The augmentation, and its name in ``config.json``."""
+    """The augmentation of the training, and its name in ``config.json``."""
     if own.augment is not None:
         return caller_augmentation.own_augmentation(own.augment), "own"
     settings = augmentation.parse(config.augment)
@@ -479,20 +421,7 @@ def _augmentation(
     settings = dataclasses.replace(settings, form=form)
 
     def changed(images: Any, **keywords: Any) -> Any:
+        """Augments images as the options say."""
         return augmentation.augment_images(images, config=settings, **keywords)
 
     return changed, form
-
-
-def draw_preview(
-    config: train_config.TrainConfig, parts: TrainingParts, path: str
-) -> None:
-    """Writes a sheet of training images and their augmented versions."""
-    settings = augmentation.parse(config.augment)
-    if settings is None:
-        _log.info("--augment=none leaves nothing to preview")
-        return
-    features, _ = next(parts.train_data(0))
-    images = parts.strategy.experimental_local_results(features["image"])[0].numpy()
-    augmentation.preview(images, path, settings, config.input.seed)
-    _log.info("preview of the augmentation: %s", path)

@@ -47,7 +47,7 @@ class WeightAverage:
     ) -> None:
         self._strategy, self._decay = strategy, decay
         self._weights = list(network.trainable_variables)
-        self._statistics = _statistics(network)
+        self._statistics = _averaged_statistics(network)
         self._averaged = [*self._weights, *self._statistics]
         with strategy.scope():
             self._steps = tf.Variable(
@@ -55,7 +55,7 @@ class WeightAverage:
             )
             self._averages = [
                 tf.Variable(
-                    tf.zeros(variable.shape, _dtype(variable)),
+                    tf.zeros(variable.shape, _average_dtype(variable)),
                     trainable=False,
                     name=f"average_{i}",
                 )
@@ -149,8 +149,8 @@ class WeightAverage:
         return moved
 
 
-def too_long(decay: float, steps: int) -> str:
-    """A warning if a decay is too near to 1 for a training.
+def too_long_decay(decay: float, steps: int) -> str:
+    """A warning if the decay of the average is too near to 1 for a training.
 
     Args:
       decay: As asked for; 0 for no average.
@@ -170,13 +170,13 @@ def too_long(decay: float, steps: int) -> str:
     )
 
 
-def _dtype(variable: keras.Variable) -> tf.DType:
-    """At least float32: in float16 an average could not follow small changes."""
+def _average_dtype(variable: keras.Variable) -> tf.DType:
+    """Dtype of a weight's average: float32 at least, to follow small changes."""
     return tf.float64 if variable.dtype == "float64" else tf.float32
 
 
-def _statistics(network: keras.Model) -> list[keras.Variable]:
-    """Numbers that layers keep and change in training, besides their weights."""
+def _averaged_statistics(network: keras.Model) -> list[keras.Variable]:
+    """Numbers that layers keep and change in training, which are averaged, too."""
     found = []
     for layer in network._flatten_layers():  # Private, but Keras has no other list.
         is_leaf = next(iter(layer._flatten_layers(include_self=False)), None) is None

@@ -12,7 +12,7 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import facts_of_source, loaded_graph, model_source
 from afad_tfdata.models import facts
-from afad_tfdata.training import checkpointed_state, checkpoints, history
+from afad_tfdata.training import checkpoints, history, run_state
 from tests.freezing import small_graphs
 
 
@@ -128,7 +128,7 @@ def make_run(directory, model):
     files.write_json(str(directory / "config.json"), recorded)
     found = {"mae": 4.5, "model": "elsewhere/best.keras"}
     files.write_json(str(directory / "metrics.json"), found)
-    state = checkpointed_state.RunState(step=30, epoch=3)
+    state = run_state.RunState(step=30, epoch=3)
     (directory / "checkpoints").mkdir()
     path = checkpoints.path_of(str(directory / "checkpoints"), 30)
     arrays = checkpoints.variable_values(

@@ -39,8 +39,8 @@ _INPUT_SECS, _MEMORY_BYTES = 20, 3 << 30
 _MODULES = {
     "archive": "writing.archive",
     "augment": "images.augmentation",
+    "checkpoint_format": "training.checkpoint_format",
     "checkpoints": "training.checkpoints",
-    "safetensors_files": "training.safetensors_files",
     "codec": "images.codec",
     "errors": "common.errors",
     "files": "common.files",
@@ -321,7 +321,7 @@ def _sealed_checkpoint(afad: Any, place: str) -> Target:
             data += hashlib.sha256(data).digest()
         with open(path, "wb") as f:
             f.write(data)
-        sealed = afad.safetensors_files
+        sealed = afad.checkpoint_format
         # The digest is forged, so that every checkpoint passes this check.
         right, sealed._digest = sealed._digest, lambda _, metadata: metadata["sha256"]
         try:

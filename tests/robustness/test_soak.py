@@ -128,14 +128,14 @@ def test_twenty_thousand_steps(small_records, tmp_path):
         from tests.robustness import test_soak
         from tests.training import small_runs
         from afad_tfdata import trainer
-        from afad_tfdata.training import logbook
-        notes, epoch = [], logbook.Logbook.epoch
+        from afad_tfdata.training import metrics_log
+        notes, epoch = [], metrics_log.MetricsLog.epoch
 
         def noting(self, *arguments, **named):
             notes.append(test_soak._resources())
             epoch(self, *arguments, **named)
 
-        logbook.Logbook.epoch = noting
+        metrics_log.MetricsLog.epoch = noting
         config = trainer.TrainConfig(
             records_dir={small_records!r}, run_dir={str(tmp_path / "run")!r},
             stage="tuning", image_size=16, epochs=200,

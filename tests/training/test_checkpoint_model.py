@@ -59,7 +59,7 @@ def test_a_fixed_layer_is_in_no_checkpoint_and_never_trains(
 
     # Without its run, a copy says the same as the model of the same step.
     alone = shutil.copy(newest, tmp_path)
-    model = checkpoint_model.load(alone, {})
+    model = checkpoint_model.load_model(alone, {})
     assert facts.of(model) == facts.of(final)
     assert facts.of(model).class_names == ("male", "female")
     x = np.random.default_rng(0).uniform(-1, 1, (3, SIZE, SIZE, 3)).astype(np.float32)
@@ -71,4 +71,4 @@ def test_a_checkpoint_that_does_not_say_its_network_is_refused(tmp_path):
     path = checkpoints.path_of(str(tmp_path), 1)
     checkpoints.save(path, {}, {})
     with pytest.raises(errors.UsageError, match="does not say which network"):
-        checkpoint_model.load(path, {})
+        checkpoint_model.load_model(path, {})

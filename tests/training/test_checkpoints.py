@@ -10,12 +10,7 @@ from safetensors import numpy as safetensors_numpy
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.training import (
-    checkpointed_state,
-    checkpoints,
-    history,
-    safetensors_files,
-)
+from afad_tfdata.training import checkpoint_format, checkpoints, history, run_state
 from afad_tfdata.training.distributed import strategies
 
 ARRAYS = {
@@ -100,7 +95,7 @@ def test_other_programs_find_the_variables_by_name(tmp_path, one_replica):
 def test_a_position_that_is_there_twice_is_damage(tmp_path):
     path = checkpoints.path_of(str(tmp_path), 1)
     twice = {"model/0000 a": np.zeros(1), "model/0000 b": np.zeros(1)}
-    (tmp_path / "step-0000000001.ckpt").write_bytes(safetensors_files.pack(twice, {}))
+    (tmp_path / "step-0000000001.ckpt").write_bytes(checkpoint_format.pack(twice, {}))
     with pytest.raises(errors.DataError, match="model/0 is in it twice"):
         checkpoints.load(path)
 
@@ -161,14 +156,14 @@ def test_another_network_is_one_line_and_changes_nothing(one_replica):
 def test_epochs_are_found_without_reading_the_arrays(tmp_path, monkeypatch):
     directory = str(tmp_path)
     for step, epoch in ((10, 1), (20, 2), (25, 2), (30, 3)):
-        state = checkpointed_state.RunState(step=step, epoch=epoch)
+        state = run_state.RunState(step=step, epoch=epoch)
         if step == 25:  # In the middle of an epoch.
             state.sums[0] = 1.0
-        checkpointed_state.RunSnapshot(state, history.History(), ARRAYS).save(directory)
+        run_state.RunSnapshot(state, history.History(), ARRAYS).save(directory)
     os.truncate(checkpoints.path_of(directory, 20), 300)
 
     def read_whole(path):
         raise AssertionError(f"{path} was read whole")
 
     monkeypatch.setattr(checkpoints.files, "read_bytes", read_whole)
-    assert checkpointed_state.epoch_ends(directory) == {1: 10, 3: 30}
+    assert run_state.steps_of_epoch_ends(directory) == {1: 10, 3: 30}

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from afad_tfdata.training import epoch_metrics, history, step, tensorboard_events
+from afad_tfdata.training import (
+    epoch_metrics,
+    history,
+    metrics_log,
+    step,
+    tensorboard_events,
+)
 
 
 def row(epoch, **more):
@@ -48,15 +54,15 @@ def test_odd_histories_are_drawn(tmp_path, rows, events):
 
 def test_lines_after_a_step_and_a_torn_one_are_cut(tmp_path):
     for at in (5, 10, 15):
-        history.append_line(str(tmp_path), {"step": at, "loss": 0.5})
-    path = tmp_path / history.LINES_NAME
+        metrics_log.append_line(str(tmp_path), {"step": at, "loss": 0.5})
+    path = tmp_path / metrics_log.LINES_NAME
     with path.open("a") as f:
         f.write('{"step": 3, "lo')
-    history.cut_lines(str(tmp_path), 10)
+    metrics_log.cut_lines(str(tmp_path), 10)
     assert [json.loads(x)["step"] for x in path.read_text().splitlines()] == [5, 10]
-    history.append_line(str(tmp_path), {"step": 11})
+    metrics_log.append_line(str(tmp_path), {"step": 11})
     assert json.loads(path.read_text().splitlines()[-1]) == {"step": 11}
-    history.cut_lines(str(tmp_path / "missing"), 10)
+    metrics_log.cut_lines(str(tmp_path / "missing"), 10)
 
 
 @pytest.mark.latest
@@ -77,7 +83,7 @@ def test_events_after_a_step_and_a_torn_one_are_cut(tmp_path):
 
 def test_means_divide_by_examples_and_rename():
     sums = dict(zip(step.SUMS, [4, 8.0, 2.0, 6.0, 12.0, 3, 4, 4], strict=True))
-    means = epoch_metrics.means([sums[name] for name in step.SUMS])
+    means = epoch_metrics.means_of_sums([sums[name] for name in step.SUMS])
     assert means == {
         "loss": 2.0,
         "age_loss": 0.5,

@@ -179,7 +179,7 @@ def test_the_metrics_of_an_epoch_are_means_over_labelled_examples(
         )
         rows, _ = train_step.run(batches, 0, [0.0] * 3)
         weights = {"age_loss": 1.0, "gender_loss": 5.0}
-        found = epoch_metrics.training(
+        found = epoch_metrics.training_metrics(
             rows.numpy().sum(axis=0), "age_gender", None, weights
         )
         outputs = model(test_step.prepare(data[0]["image"], 0, 0))
@@ -198,7 +198,9 @@ def test_an_epoch_without_a_label_has_no_metrics_of_it():
         **{"examples": 8, "age_examples": 2, "age_loss": 6.0, "absolute_error": 8.0}
     }
     weights = {"age_loss": 2.0, "gender_loss": 5.0}
-    found = epoch_metrics.training(list(sums.values()), "age_gender", None, weights)
+    found = epoch_metrics.training_metrics(
+        list(sums.values()), "age_gender", None, weights
+    )
     assert found == {"loss": 6.0, "age_loss": 3.0, "mae": 4.0}
 
 
@@ -226,7 +228,7 @@ def test_metrics_are_those_without_the_rows(seed):
     }
     columns["loss"] = 2 * columns["age_loss"] + 5 * columns["gender_loss"]
     weights = {"age_loss": 2.0, "gender_loss": 5.0}
-    found = epoch_metrics.validation(columns, weights)
+    found = epoch_metrics.validation_metrics(columns, weights)
     result = prediction_metrics.evaluate(columns)
     intervals = bootstrap.intervals(columns, samples=20)
     for label, of_label in (
@@ -238,7 +240,7 @@ def test_metrics_are_those_without_the_rows(seed):
             name: columns[name][rows]
             for name in (label, f"label_{label}", f"{label}_loss")
         }
-        wanted = epoch_metrics.validation(alone)
+        wanted = epoch_metrics.validation_metrics(alone)
         for name in of_label:
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-12)
         wanted = prediction_metrics.evaluate(alone)

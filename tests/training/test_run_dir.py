@@ -19,13 +19,13 @@ def project(tmp_path):
 @pytest.mark.parametrize("place", ["", "runs", "runs/first", "elsewhere"])
 def test_a_relative_path_from_any_working_directory(place, project, monkeypatch):
     monkeypatch.chdir(project / place)
-    found = run_dir.data_set(str(project / "runs" / "first"), "data/faces")
+    found = run_dir.find_data_set(str(project / "runs" / "first"), "data/faces")
     assert (project / place / found).resolve() == project / "data" / "faces"
 
 
 def test_a_data_set_that_is_gone(project, monkeypatch):
     monkeypatch.chdir(project)
     (project / "data" / "faces" / schema.MANIFEST_NAME).unlink()
-    assert run_dir.data_set("runs/first", "data/faces") == ""
-    assert run_dir.data_set("runs/first", str(project / "data" / "faces")) == ""
-    assert run_dir.data_set("runs/first", "") == ""
+    assert run_dir.find_data_set("runs/first", "data/faces") == ""
+    assert run_dir.find_data_set("runs/first", str(project / "data" / "faces")) == ""
+    assert run_dir.find_data_set("runs/first", "") == ""

@@ -8,7 +8,7 @@ import pytest
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import losses
-from afad_tfdata.training import checkpoints, optimizers, step
+from afad_tfdata.training import checkpoints, optimizers, replica_predictor, step
 from afad_tfdata.training.distributed import strategies
 from tests import conftest
 
@@ -142,7 +142,7 @@ def test_a_named_device_equals_the_default_one(one_replica):
         model, trainer = make_trainer(strategy, optimizer="adam", clip_norm=1.0)
         trainer.run(batches(strategy), 0, [1e-2] * 3)
         weights.append(values(strategy, model, trainer))
-        assert "CPU" in strategies.describe(strategy)
+        assert "CPU" in strategies.describe_strategy(strategy)
     for name, value in weights[0].items():
         np.testing.assert_array_equal(weights[1][name], value)
 
@@ -385,7 +385,7 @@ def test_evaluation_counts_every_example_once(one_replica, replicas, count):
         distributed = strategy.distribute_datasets_from_function(
             lambda context, d=dataset, n=per_replica: d.batch(n)
         )
-        predictor = step.Predictor(
+        predictor = replica_predictor.Predictor(
             strategy, model, loss_fn, lambda images: prepare(images, 0, 0)
         )
         results.append(predictor.run(distributed))

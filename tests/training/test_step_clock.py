@@ -19,7 +19,7 @@ from afad_tfdata.training import step_clock
 def test_a_step_waits_from_the_end_of_the_one_before(came, done, waited):
     began = tf.constant(10.0, tf.float64)
     came, done = (tf.constant(times, tf.float64) for times in (came, done))
-    assert float(step_clock.waited(began, came, done)) == pytest.approx(waited)
+    assert float(step_clock.seconds_waited(began, came, done)) == pytest.approx(waited)
 
 
 def test_times_are_those_of_the_tensors():
@@ -27,12 +27,12 @@ def test_times_are_those_of_the_tensors():
 
     @tf.function
     def run(count):
-        times = step_clock.times(count)
-        computed = step_clock.times(count)
+        times = step_clock.times_of_steps(count)
+        computed = step_clock.times_of_steps(count)
         for i in tf.range(count):
             now = tf.timestamp()
             computed = computed.write(i, now)
-            times = times.write(i, step_clock.when([now, tf.zeros([2], tf.int32)]))
+            times = times.write(i, step_clock.time_of([now, tf.zeros([2], tf.int32)]))
         return computed.stack(), times.stack()
 
     computed, times = run(tf.constant(3))

@@ -20,13 +20,13 @@ from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import schema, sharding
 from afad_tfdata.training import (
     automatic_options,
-    checkpointed_state,
     checkpoints,
     optimizers,
     rate_search,
     recipe,
     run,
     run_dir,
+    run_state,
     tensorboard_events,
     training_facts,
 )
@@ -379,14 +379,14 @@ def test_a_restart_that_was_cut_short_is_done_again(tmp_path):
     directory = str(tmp_path / "checkpoints")
     asked = {"start_epoch": 2, "learning_rate": 1e-4}
     later = checkpoints.load(checkpoints.path_of(directory, 16))
-    first = checkpointed_state.go_back(directory, 2, asked)
+    first = run_state.go_back_to_epoch(directory, 2, asked)
     # Killed before the later ones were gone.
     checkpoints.save(checkpoints.path_of(directory, 16), later.arrays, later.state)
-    assert checkpointed_state.newest(directory).state.restart is None
-    second = checkpointed_state.go_back(directory, 2, asked)
+    assert run_state.newest_snapshot(directory).state.restart is None
+    second = run_state.go_back_to_epoch(directory, 2, asked)
     assert checkpoints.steps(directory)[-1] == 8
     assert second.state == first.state
-    assert checkpointed_state.newest(directory).state.restart == asked
+    assert run_state.newest_snapshot(directory).state.restart == asked
 
 
 def test_nan_goes_back_lowers_the_rate_and_in_the_end_names_the_examples(
@@ -400,7 +400,7 @@ def test_nan_goes_back_lowers_the_rate_and_in_the_end_names_the_examples(
     failure = json.loads((tmp_path / "failure.json").read_text())
     assert failure["steps"] == [1, 2]
     assert "position 17 of the stream" in failure["examples"]
-    newest = checkpointed_state.newest(str(tmp_path / "checkpoints"))
+    newest = run_state.newest_snapshot(str(tmp_path / "checkpoints"))
     assert newest.state.scale == 0.25
     assert [e["kind"] for e in newest.history.events] == ["stage"] + 2 * ["recovery"]
 
@@ -527,7 +527,7 @@ def test_a_run_recovers_from_a_leap_and_ends(tmp_path, monkeypatch):
         recovered.append(error)
         go_back(self, error)
         self._enter(0)  # Traced again, because the leap is gone now.
-        self._restore(checkpointed_state.newest(str(tmp_path / "checkpoints")))
+        self._restore(run_state.newest_snapshot(str(tmp_path / "checkpoints")))
 
     monkeypatch.setattr(run.Run, "_go_back", recover)
     result = trainer.train(
@@ -617,7 +617,7 @@ def test_float16_scales_its_loss_and_continues(tmp_path):
     result = trainer.train(values, model=again, train_dataset=tiny_data())
     losses = [row["train"]["loss"] for row in result.history["epochs"]]
     assert all(math.isfinite(loss) for loss in losses) and losses[1] < losses[0]
-    newest = checkpointed_state.newest(str(tmp_path / "checkpoints"))
+    newest = run_state.newest_snapshot(str(tmp_path / "checkpoints"))
     scales = [float(a) for a in newest.arrays.values() if a.shape == ()]
     assert 2.0**15 in scales  # The initial loss scale: nothing overflowed.
 
@@ -745,7 +745,7 @@ def test_faces_of_one_age_teach_gender_only(sample_records):
     train = manifest.splits["train"]
     train = dataclasses.replace(train, counts={"male": {"30": 5}, "female": {"30": 4}})
     manifest = dataclasses.replace(manifest, splits={"train": train})
-    assert training_facts._age_range(manifest, "gender") == (30, 31)
+    assert training_facts._age_range_of_records(manifest, "gender") == (30, 31)
     for task in ("age", "age_gender"):
         with pytest.raises(errors.UsageError, match=f"--task={task} needs .* are 30"):
-            training_facts._age_range(manifest, task)
+            training_facts._age_range_of_records(manifest, task)

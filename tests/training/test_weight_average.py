@@ -229,8 +229,8 @@ def test_the_average_of_an_older_checkpoint_goes_on(one_replica, scaling):
 
 
 def test_a_decay_that_is_too_near_to_one_is_warned_of(sample_records, tmp_path, caplog):
-    assert not weight_average.too_long(0.0, 1)
-    assert not weight_average.too_long(0.998, 501)
+    assert not weight_average.too_long_decay(0.0, 1)
+    assert not weight_average.too_long_decay(0.998, 501)
     with caplog.at_level(logging.WARNING):
         trainer.train(
             run_config(sample_records, tmp_path, epochs=1, ema_decay=0.998),

@@ -409,7 +409,7 @@ def refuse_other_class_order(
                 " .map(lambda image, label: (image, tf.gather(years, label)))"
             )
         for what, others in known.items():
-            if _comparable(names) != _comparable(others):
+            if _comparable_class_names(names) != _comparable_class_names(others):
                 raise errors.UsageError(
                     f"{name} has the class names {', '.join(names)} in the order of its"
                     f" labels, and {what} has {', '.join(others)}: give"
@@ -427,6 +427,6 @@ def _class_names_of(dataset: Any) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _comparable(names: Sequence[str]) -> list[str]:
+def _comparable_class_names(names: Sequence[str]) -> list[str]:
     """Class names without their case, to compare those of two data sets."""
     return [name.strip().casefold() for name in names]

@@ -61,7 +61,7 @@ def of_arrays(images: np.ndarray, labels: Mapping[str, np.ndarray]) -> str:
 
 
 def of_model(model: keras.Model) -> str:
-    """A fingerprint of a model: its layers and their connections, without names.
+    """A fingerprint of a caller's model: its layers and connections, without names.
 
     Keras counts layers in the whole process, so that the same code gives other names
     the second time.
@@ -81,7 +81,7 @@ def of_model(model: keras.Model) -> str:
 
 
 def functions_in(model: keras.Model) -> list[Any]:
-    """The Python functions in a model's layers, which `of_model` leaves out."""
+    """The Python functions in a model's layers, which its fingerprint leaves out."""
     found = (getattr(x, "function", None) for x in model._flatten_layers())
     return [function for function in found if callable(function)]
 

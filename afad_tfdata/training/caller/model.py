@@ -157,19 +157,6 @@ def check_output_shape(name: str, shape: tuple[int | None, ...]) -> None:
     )
 
 
-def for_task(network: keras.Model, task: str) -> keras.Model:
-    """The part of `networks.training_model` that a task needs.
-
-    The other head then neither trains nor changes its statistics.
-    """
-    labels = schema.labels_of(task)
-    outputs = network.output
-    kept = {n: t for n, t in outputs.items() if n.partition("_")[0] in labels}
-    if len(kept) == len(outputs):
-        return network
-    return keras.Model(network.inputs[0], kept, name=network.name)
-
-
 def check_can_be_saved(model: keras.Model) -> None:
     """Refuses a caller's model that Keras cannot save; warns of unknown classes.
 

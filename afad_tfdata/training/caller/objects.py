@@ -14,7 +14,7 @@ from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import networks, saved
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
-from afad_tfdata.training import idle_flags, threads_and_precision
+from afad_tfdata.training import idle_flags, process_settings
 from afad_tfdata.training.caller import example_parser, fingerprints
 from afad_tfdata.training.caller import model as caller_model
 
@@ -102,7 +102,7 @@ class CallerObjects:
     def precision(self, config: train_config.TrainConfig) -> str:
         """Name of the network's dtype policy: that of the caller's model, if any."""
         if self.model is None:
-            return threads_and_precision.resolve_precision(config.precision)
+            return process_settings.resolve_precision(config.precision)
         found = caller_model.precision(self.model)
         if config.precision not in ("auto", found):
             raise errors.UsageError(

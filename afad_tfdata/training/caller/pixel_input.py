@@ -122,7 +122,7 @@ def _received_by_first_weights(model: keras.Model, images: Any) -> _Received | N
 
 
 def _input_of_layer(model: keras.Model, layer: Any, images: Any) -> Any:
-    """The first input of a layer, computed without training."""
+    """The input of a layer, computed without training; None if it cannot be."""
     # A layer that is used in several models has a node for each.
     for node in layer._inbound_nodes:
         try:
@@ -136,7 +136,7 @@ def _input_of_layer(model: keras.Model, layer: Any, images: Any) -> Any:
 
 
 def _scaling_of_pixels_in(layers: list[Any]) -> str:
-    """The layer that scales pixels, as text; empty if there is none."""
+    """The layer that scales pixels at the input, as text; empty if there is none."""
     for layer in layers:
         if name := input_range.scaling_of_pixels(layer):
             return f"{layer.name}, a {name}"
@@ -144,7 +144,7 @@ def _scaling_of_pixels_in(layers: list[Any]) -> str:
 
 
 def _pixels_error(text: str) -> errors.UsageError:
-    """The error of a caller's model that takes pixels."""
+    """The error of a caller's model whose input is pixels."""
     return errors.UsageError(
         f"the model begins with {text}, and train passes (x - mean) / 127.5 and not"
         " pixels: leave that out, or put Rescaling(127.5, offset=mean) before it"

@@ -52,7 +52,7 @@ class Cluster:
 
 
 def find(environment: Mapping[str, str] | None = None) -> Cluster | None:
-    """The job that this process belongs to; None if it works alone.
+    """The cluster that ``TF_CONFIG`` or Slurm names; None for a process that is alone.
 
     Args:
       environment: Environment variables to read; by default those of the process.
@@ -69,8 +69,8 @@ def find(environment: Mapping[str, str] | None = None) -> Cluster | None:
     return None
 
 
-def refuse(what: str) -> None:
-    """Raises `UsageError` if this process is one of several workers.
+def refuse_several_workers(what: str) -> None:
+    """Raises `UsageError` if this process is one of several workers of a cluster.
 
     For work that each of them would repeat.
 

@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 _joined: cluster.Cluster | None = None
 
 
-def joined() -> cluster.Cluster | None:
-    """The job that this process took part in; None if it worked alone.
+def joined_cluster() -> cluster.Cluster | None:
+    """The job of several workers that this process took part in; None if none.
 
     A process that took part in a job must end with ``os._exit``: an ordinary exit shuts
     TensorFlow's servers down, which logs errors about workers that ended before.
@@ -96,7 +96,7 @@ class Workers:
 
         Args:
           function: Its result consists of JSON values and arrays, in lists and dicts;
-            see `messages.encode`.
+            see `messages.encode_message`.
 
         Raises:
           AfadError: The function raised it on the chief.  Every worker raises it.
@@ -107,9 +107,9 @@ class Workers:
         data = b""
         if self.is_chief:
             try:
-                data = messages.encode(function())
+                data = messages.encode_message(function())
             except errors.AfadError as error:
-                data = messages.encode_error(error)
+                data = messages.encode_error_message(error)
         # The others add only zeros, so the sum equals the chief's data bit for bit.
         length = int(self.exchange([len(data)])[0, 0])
         pieces = []
@@ -118,7 +118,7 @@ class Workers:
             if not self.is_chief:
                 piece = bytes(_PIECE * 8)
             pieces.append(self._sum(np.frombuffer(piece, np.int64)).tobytes())
-        return messages.decode(b"".join(pieces)[:length])
+        return messages.decode_message(b"".join(pieces)[:length])
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         """Sums values over all workers."""
@@ -131,6 +131,7 @@ class Workers:
         here = self.strategy.num_replicas_in_sync // self.size
 
         def of_replica() -> Any:
+            """The values on the first replica of a worker, zeros on its others."""
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             first = tf.equal(replica % here, 0)  # Each worker counts once.
             return tf.where(first, values, tf.zeros_like(values))
@@ -167,14 +168,14 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
         found.origin,
         found.addresses[found.index],
     )
-    with watchdog.during_start(found.addresses, found.index):
-        strategy = _start(found, devices, all_reduce)
+    with watchdog.watch_start(found.addresses, found.index):
+        strategy = _start_worker(found, devices, all_reduce)
     preemption.keep()
     guard = watchdog.PortWatch(found.addresses, found.index)
     workers = Workers(strategy, found)
     try:
         yield workers
-    except _lost_errors() as error:
+    except _lost_worker_errors() as error:
         # An operation fails when another worker has ended; the guard names that worker.
         guard.wait_for_verdict()
         raise errors.WorkerLostError(
@@ -183,16 +184,16 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
             " all workers continues from the last checkpoint"
         ) from error
     except errors.AfadError:  # As a rule, all workers raise the same one.
-        _leave(guard, workers, found)
+        _leave_job(guard, workers, found)
         raise
     else:
-        _leave(guard, workers, found)
+        _leave_job(guard, workers, found)
     finally:
         guard.stop()
 
 
-def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
-    """Starts the strategy of several workers."""
+def _start_worker(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
+    """Starts this worker of a job, and the strategy of all of its workers."""
     try:
         return strategies.create_worker_strategy(found, devices, all_reduce=all_reduce)
     except tf.errors.OpError as error:
@@ -203,7 +204,9 @@ def _start(found: cluster.Cluster, devices: str, all_reduce: str) -> Any:
         ) from error
 
 
-def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) -> None:
+def _leave_job(
+    guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster
+) -> None:
     """Leaves the job when all workers have received what this one sent.
 
     If a worker ended at once, data that it has just sent could be lost.  Therefore all
@@ -213,7 +216,8 @@ def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) 
     guard.stop()
 
     def part() -> None:
-        with contextlib.suppress(*_lost_errors(), tf.errors.InternalError):
+        """Meets the others, as far as they are there."""
+        with contextlib.suppress(*_lost_worker_errors(), tf.errors.InternalError):
             workers.meet()
 
     # This runs in a thread, because meeting a worker that is gone never returns.
@@ -224,7 +228,7 @@ def _leave(guard: watchdog.PortWatch, workers: Workers, found: cluster.Cluster) 
         guard.wait_for_ends(_LEAVE_SECS)
 
 
-def _lost_errors() -> tuple[type[Any], ...]:
+def _lost_worker_errors() -> tuple[type[Any], ...]:
     """The exceptions that TensorFlow raises when a worker is gone."""
     raised = tf.errors
     return (

@@ -39,7 +39,7 @@ _made: dict[tuple[str, ...], tf.distribute.Strategy] = {}
 def create_strategy(
     devices: str = "", *, all_reduce: str = "auto"
 ) -> tf.distribute.Strategy:
-    """Creates the strategy for these devices.
+    """Creates the strategy that trains on these devices.
 
     Args:
       devices: As in the module's table.
@@ -71,7 +71,7 @@ def create_strategy(
             list(names), cross_device_ops=_cross_device_ops(all_reduce)
         )
         if all_reduce == "auto" and names[0].startswith("GPU"):
-            strategy = _checked(strategy, names)
+            strategy = _without_broken_nccl(strategy, names)
     _made[names] = strategy
     return strategy
 
@@ -117,19 +117,19 @@ def create_worker_strategy(
 
 
 def spans_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether some replicas are in other processes."""
+    """Whether some replicas of a strategy are in other processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def local_replicas(strategy: tf.distribute.Strategy) -> int:
-    """The number of replicas in this process."""
+    """The number of a strategy's replicas in this process."""
     if strategy.num_replicas_in_sync == 1:
         return 1
     return len(strategy.extended.worker_devices)
 
 
-def describe(strategy: tf.distribute.Strategy) -> str:
-    """One line: the number of replicas and where they are."""
+def describe_strategy(strategy: tf.distribute.Strategy) -> str:
+    """One line: the number of a strategy's replicas and where they are."""
     try:
         workers = strategy.extended.worker_devices
     except RuntimeError:  # The default strategy names no device; it uses the first.
@@ -145,7 +145,7 @@ def describe(strategy: tf.distribute.Strategy) -> str:
 def local_value(
     strategy: tf.distribute.Strategy, variable: keras.Variable | tf.Variable
 ) -> Any:
-    """The value of a Keras or TensorFlow variable on the first local replica.
+    """The value of a strategy's variable on the first replica of this process.
 
     Returns:
       A numpy array.  All replicas of a mirrored variable have the same value.
@@ -159,13 +159,13 @@ def local_value(
 def local_values(
     strategy: tf.distribute.Strategy, variables: Iterable[keras.Variable]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the path and the `local_value` of each variable."""
+    """Yields the path and the `local_value` of each of a strategy's variables."""
     for variable in variables:
         yield variable.path, local_value(strategy, variable)
 
 
 def device_names(devices: str) -> tuple[str, ...]:
-    """TensorFlow's names of the devices that a ``--devices`` means, such as ``GPU:0``.
+    """The devices of a strategy, from ``--devices``: TensorFlow's names, as ``GPU:0``.
 
     Creates logical CPU devices, and lets the memory of GPUs grow.
 
@@ -205,7 +205,7 @@ def device_names(devices: str) -> tuple[str, ...]:
 
 
 def _make_logical_cpus(count: int) -> None:
-    """Splits the CPU.  TensorFlow allows this only before it is first used."""
+    """Splits the CPU for a strategy; TensorFlow allows this before it is first used."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         current = tf.config.get_logical_device_configuration(cpu)
@@ -225,7 +225,7 @@ def _make_logical_cpus(count: int) -> None:
 
 
 def _grow_memory(gpus: list[Any]) -> None:
-    """Lets other processes use a GPU too: its memory is allocated as it is needed."""
+    """Lets a strategy's GPUs allocate memory as needed, and leave some to others."""
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -233,16 +233,17 @@ def _grow_memory(gpus: list[Any]) -> None:
             return  # TensorFlow is already running: its setting cannot be changed.
 
 
-def _checked(
+def _without_broken_nccl(
     strategy: tf.distribute.Strategy, names: tuple[str, ...]
 ) -> tf.distribute.Strategy:
-    """The strategy itself if its GPUs sum correctly, else one that does not use NCCL.
+    """The strategy itself if its GPUs sum correctly, else one without NCCL.
 
     On some machines NCCL starts, but then fails or sums wrongly, because there is too
     little shared memory or no peer access.  One small sum shows that at once.
     """
 
     def total() -> Any:
+        """A sum over the GPUs."""
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones([1]))
 
@@ -262,7 +263,7 @@ def _checked(
 
 
 def _cross_device_ops(all_reduce: str) -> Any:
-    """How replicas sum gradients, by the name of the way."""
+    """How the replicas of a strategy sum gradients, by the name of the way."""
     return {
         "auto": lambda: None,
         "nccl": tf.distribute.NcclAllReduce,

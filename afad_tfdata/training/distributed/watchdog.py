@@ -55,7 +55,7 @@ class PortWatch:
         start_secs: float = START_SECS,
     ) -> None:
         self._peers = {i: a for i, a in enumerate(addresses) if i != index}
-        self._lost, self._every_secs = lost or end_process, every_secs
+        self._lost, self._every_secs = lost or end_lost_process, every_secs
         self._deadline = time.monotonic() + start_secs
         self._start_secs = start_secs
         self._seen: set[int] = set()
@@ -72,7 +72,7 @@ class PortWatch:
         """Waits until the other workers have ended, at most for the given time."""
         deadline = time.monotonic() + secs
         while time.monotonic() < deadline:
-            if not any(_is_open(address) for address in self._peers.values()):
+            if not any(_port_is_open(address) for address in self._peers.values()):
                 return
             time.sleep(0.05)
 
@@ -89,19 +89,19 @@ class PortWatch:
             missing = [p for p in self._peers if p not in self._seen]
             if missing and time.monotonic() > self._deadline:
                 self._say(
-                    f"{_names(missing, self._peers)} did not start within"
+                    f"{_workers_text(missing, self._peers)} did not start within"
                     f" {self._start_secs:.0f} s"
                 )
 
     def _try(self, peer: int, address: str) -> None:
         """Probes the port of one worker."""
-        if _is_open(address):
+        if _port_is_open(address):
             self._seen.add(peer)
             self._failures[peer] = 0
         elif peer in self._seen:
             self._failures[peer] += 1
             if self._failures[peer] >= _TRIES:
-                self._say(f"{_names([peer], self._peers)} is gone")
+                self._say(f"{_workers_text([peer], self._peers)} is gone")
 
     def _say(self, what: str) -> None:
         """Reports that a worker is gone, once."""
@@ -114,7 +114,7 @@ class PortWatch:
 
 
 @contextlib.contextmanager
-def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
+def watch_start(addresses: Sequence[str], index: int) -> Iterator[None]:
     """Kills this process if a worker ends, or does not start, while the block runs.
 
     It prints a line on standard error and sends SIGKILL, because no Python code of this
@@ -138,13 +138,14 @@ def during_start(addresses: Sequence[str], index: int) -> Iterator[None]:
 
 
 def watch_parent(arguments: Sequence[str]) -> int:
-    """The main function of the process that `during_start` starts."""
+    """Watches the workers in a process of its own, which `watch_start` starts."""
     for number in preemption.SIGNALS:
         # Signals reach the whole group, and the parent handles them for both.
         signal.signal(number, signal.SIG_IGN)
     addresses, index, parent = json.loads(arguments[0])
 
     def lost(message: str) -> None:
+        """Says which worker is gone, and kills the process that is watched."""
         print(f"error: {message}", file=sys.stderr, flush=True)
         if os.getppid() == parent:
             os.kill(parent, signal.SIGKILL)
@@ -155,8 +156,8 @@ def watch_parent(arguments: Sequence[str]) -> int:
     return 0
 
 
-def end_process(message: str) -> None:
-    """Prints the message; ends the process with the exit status of a lost worker."""
+def end_lost_process(message: str) -> None:
+    """Ends this process, whose workers are lost, with a message and an exit status."""
     _log.error("error: %s", message)
     for stream in (sys.stdout, sys.stderr):
         # A program without a console has no streams.
@@ -166,8 +167,8 @@ def end_process(message: str) -> None:
     os._exit(errors.WorkerLostError.exit_status)
 
 
-def _is_open(address: str) -> bool:
-    """Whether the port of a worker answers."""
+def _port_is_open(address: str) -> bool:
+    """Whether the watched port of a worker answers."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _TRY_SECS).close()
@@ -176,6 +177,6 @@ def _is_open(address: str) -> bool:
     return True
 
 
-def _names(peers: Sequence[int], addresses: dict[int, str]) -> str:
-    """Workers with their addresses, as text."""
+def _workers_text(peers: Sequence[int], addresses: dict[int, str]) -> str:
+    """The workers that are watched, with their addresses, as text."""
     return ", ".join(f"worker {peer} ({addresses[peer]})" for peer in peers)

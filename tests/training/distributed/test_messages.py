@@ -15,27 +15,27 @@ def test_values_and_arrays_come_back():
         "arrays": {"model/0": np.arange(6, dtype=np.float16).reshape(2, 3)},
         "more": [np.float32(2.5), [], {}, "text"],
     }
-    found = messages.decode(messages.encode(value))
+    found = messages.decode_message(messages.encode_message(value))
     assert found["state"] == value["state"]
     np.testing.assert_array_equal(
         found["arrays"]["model/0"], np.arange(6).reshape(2, 3)
     )
     assert found["arrays"]["model/0"].dtype == np.float16
     assert found["more"][0].shape == () and found["more"][1:] == [[], {}, "text"]
-    assert messages.decode(messages.encode(None)) is None
+    assert messages.decode_message(messages.encode_message(None)) is None
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, (1, 2), {"a": {3}}, b"bytes"])
 def test_other_values_are_refused_where_they_are_sent(value):
     with pytest.raises(TypeError, match="a message cannot contain"):
-        messages.encode(value)
+        messages.encode_message(value)
 
 
 @pytest.mark.parametrize("kind", [errors.UsageError, errors.DataError])
 def test_an_error_is_raised_on_the_other_side(kind):
-    message = messages.encode_error(kind("shard 3 is missing"))
+    message = messages.encode_error_message(kind("shard 3 is missing"))
     with pytest.raises(kind, match="^shard 3 is missing$"):
-        messages.decode(message)
+        messages.decode_message(message)
 
 
 def test_an_error_of_a_subclass_arrives_as_its_base():
@@ -43,12 +43,12 @@ def test_an_error_of_a_subclass_arrives_as_its_base():
         pass
 
     with pytest.raises(errors.DataError):
-        messages.decode(messages.encode_error(OwnError("x")))
+        messages.decode_message(messages.encode_error_message(OwnError("x")))
 
 
 def test_a_damaged_message_is_one_line():
-    message = bytearray(messages.encode({"a": np.zeros(3)}))
+    message = bytearray(messages.encode_message({"a": np.zeros(3)}))
     message[-1] ^= 1
     with pytest.raises(errors.WorkerLostError, match="arrived damaged") as caught:
-        messages.decode(bytes(message))
+        messages.decode_message(bytes(message))
     assert "\n" not in str(caught.value)

@@ -104,7 +104,7 @@ def test_a_bad_description_is_one_line(environment, message, monkeypatch):
 def test_what_runs_alone_refuses_a_job(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", tf_config(["a:1", "b:1"], 0))
     with pytest.raises(errors.UsageError, match="--folds runs on one machine"):
-        cluster.refuse("--folds")
+        cluster.refuse_several_workers("--folds")
 
 
 def test_one_worker_alone_exchanges_nothing():
@@ -161,7 +161,7 @@ def test_a_worker_that_ends_during_the_start_is_noticed():
     code = (
         "import sys, time\n"
         "from afad_tfdata.training.distributed import watchdog\n"
-        "with watchdog.during_start(['here:1', sys.argv[1]], 0):\n"
+        "with watchdog.watch_start(['here:1', sys.argv[1]], 0):\n"
         "    print('begun', flush=True)\n"
         "    time.sleep(300)\n"
     )

@@ -10,7 +10,7 @@ import pytest
 from afad_tfdata import evaluation, freeze, prediction, trainer
 from afad_tfdata.common import errors
 from afad_tfdata.metrics import age_intervals, output_corrections
-from afad_tfdata.training import age_interval
+from afad_tfdata.training import best_epoch_age_interval
 
 OPTIONS = {
     "task": "age_gender",
@@ -157,26 +157,26 @@ def test_examples_without_an_age_do_not_count(tmp_path):
     path, columns = model_file(tmp_path), columns_of(40)
     known = {k: v[:30] for k, v in columns.items()}
     columns["label_age"][30:] = -1
-    age_interval.store(path, columns, (), coverage=0.9)
+    best_epoch_age_interval.store(path, columns, (), coverage=0.9)
     wanted = age_intervals.of_columns(known, (), coverage=0.9)
-    assert age_interval.stored(path) == wanted
+    assert best_epoch_age_interval.stored(path) == wanted
 
 
 def test_too_few_examples_are_no_error(tmp_path, caplog):
     path = model_file(tmp_path)
     with caplog.at_level(logging.INFO):
-        age_interval.store(path, columns_of(18), (), coverage=0.95)
+        best_epoch_age_interval.store(path, columns_of(18), (), coverage=0.95)
     assert "needs at least 19 validation examples with an age, and there are 18" in (
         caplog.text
     )
-    assert age_interval.stored(path) is None
-    age_interval.store(path, columns_of(19), (), coverage=0.95)
-    assert age_interval.stored(path)["examples"] == 19
+    assert best_epoch_age_interval.stored(path) is None
+    best_epoch_age_interval.store(path, columns_of(19), (), coverage=0.95)
+    assert best_epoch_age_interval.stored(path)["examples"] == 19
 
 
 def test_a_damaged_file_does_not_end_a_training(tmp_path, caplog):
     path = model_file(tmp_path)
     (tmp_path / output_corrections.FILE_NAME).write_text("{")
-    age_interval.store(path, columns_of(30), (), coverage=0.9)
+    best_epoch_age_interval.store(path, columns_of(30), (), coverage=0.9)
     assert f"the age interval of {path} is not stored" in caplog.text
-    assert age_interval.stored(path) is None
+    assert best_epoch_age_interval.stored(path) is None

@@ -1,11 +1,18 @@
-"""How TensorFlow computes in this process: its threads and its number formats."""
+"""Settings of the process for a training: threads, number formats, random generators.
+
+A program may train many times, and draw random numbers between the calls: those
+settings that a training changes are given back.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import random
 from collections.abc import Iterator
+
+import numpy as np
 
 from afad_tfdata.common import resources
 from afad_tfdata.common.lazy_imports import keras, tf
@@ -17,7 +24,7 @@ _FLOAT16_CAPABILITY = (7, 0)
 
 
 def set_threads(wanted: int) -> dict[str, int]:
-    """Sets host threads from the flag, the batch system's allocation, or the cores.
+    """Sets the threads of the process: by the flag, the batch system, or the cores.
 
     A run records the number of threads, because rounding depends on it.
 
@@ -47,7 +54,7 @@ def set_threads(wanted: int) -> dict[str, int]:
 
 
 def resolve_precision(name: str) -> str:
-    """The Keras dtype policy that ``--precision`` means on these devices."""
+    """The dtype policy that ``--precision`` means on the devices of this process."""
     if name != "auto":
         return name
     gpus = tf.config.list_physical_devices("GPU")
@@ -61,7 +68,7 @@ def resolve_precision(name: str) -> str:
 
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Layers that are created within the block have this Keras dtype policy."""
+    """In this process, layers that are created in the block have this dtype policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -69,3 +76,35 @@ def dtype_policy(name: str) -> Iterator[None]:
     finally:
         # The policy is global, and must not reach the caller's later layers.
         keras.config.set_dtype_policy(before)
+
+
+def seed_generators(number: int) -> None:
+    """Seeds what initial weights and a caller's functions draw from.
+
+    ``keras.utils.set_random_seed`` is not used: it also replaces the generator of
+    ``keras.random``, which no public function could give back to the caller.
+    """
+    random.seed(number)
+    np.random.seed(number)
+    tf.random.set_seed(number)
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """Gives the process its random generators and its TF32 setting back.
+
+    A program that draws the options of its next training would otherwise draw the same
+    ones after every training.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    # The second number is drawn from TensorFlow's generator of seeds, so that it
+    # depends on the caller's seed, and differs from one training to the next.
+    before, drawn = tf.compat.v1.random.get_seed(None)
+    rounds = tf.config.experimental.tensor_float_32_execution_enabled()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        tf.random.set_seed(None if before is None else drawn)
+        tf.config.experimental.enable_tensor_float_32_execution(rounds)

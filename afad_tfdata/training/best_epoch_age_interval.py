@@ -3,10 +3,11 @@
 The validation of an epoch predicts all that an interval needs, so that a training
 measures one without a further pass::
 
-    predictor = step.Predictor(..., derive=functools.partial(
-        age_interval.spread_output, network=facts.of(model).network))
-    age_interval.store("run/best.keras", predictor.run(data), names, coverage=0.9)
-    age_interval.stored("run/best.keras")["half_width"]
+    predictor = replica_predictor.Predictor(..., derive=functools.partial(
+        replica_predictor.age_spread_output, network=facts.of(model).network))
+    columns = predictor.run(data)
+    best_epoch_age_interval.store("run/best.keras", columns, names, coverage=0.9)
+    best_epoch_age_interval.stored("run/best.keras")["half_width"]
 
 It is in ``calibration.json`` of the run, where `afad-evaluate` writes what it measures,
 and `afad-freeze` looks for it.
@@ -22,28 +23,9 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.metrics import age_intervals, output_corrections
-from afad_tfdata.models import age_heads
 
 _log = logging.getLogger(__name__)
-
-
-def spread_output(
-    outputs: Mapping[str, tf.Tensor], *, network: Mapping[str, Any]
-) -> dict[str, tf.Tensor]:
-    """``age_spread_output`` ``[n, 1]``, if the age head has a distribution.
-
-    Args:
-      outputs: Of `networks.training_model`.
-      network: `networks.ModelConfig` as plain values; empty for a foreign model, whose
-        logits may mean something else.
-    """
-    if "age_logits" not in outputs or not network:
-        return {}
-    logits = tf.cast(outputs["age_logits"], tf.float32)
-    head, ages = network["age_head"], (network["min_age"], network["max_age"])
-    return {"age_spread_output": age_heads.spread(logits, head, *ages)}
 
 
 def store(
@@ -53,7 +35,7 @@ def store(
     *,
     coverage: float,
 ) -> None:
-    """Writes the interval of a model that was just saved into ``calibration.json``.
+    """Stores the age interval of the best epoch's model in ``calibration.json``.
 
     Nothing is written without ages or with too few of them: an interval is an addition
     for which no training may fail.
@@ -88,7 +70,7 @@ def store(
 
 
 def stored(model_path: str) -> dict[str, Any] | None:
-    """The interval that is stored for a model file; None if there is none."""
+    """The age interval that is stored for the best epoch's model; None without one."""
     if not os.path.exists(model_path):
         return None
     try:

@@ -1,32 +1,36 @@
-"""Reports of a running training, for people and for programs."""
+"""What a training logs as it runs: ``metrics.jsonl``, TensorBoard events, notes."""
 
 from __future__ import annotations
 
-import logging
+import json
+import os
 import resource
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from afad_tfdata.common import files
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.training import history, run_dir, tensorboard_events
+from afad_tfdata.training import epoch_metrics, tensorboard_events
 
+LINES_NAME = "metrics.jsonl"
 # Seconds.  In a day, a run then writes less than 10,000 lines of steps, a few MB.
 _LINE_SECS = 10.0
-_log = logging.getLogger(__name__)
 
 
-class Logbook:
+class MetricsLog:
     """Writes ``metrics.jsonl`` and TensorBoard events, and notes for the progress bar.
 
     Args:
-      directory: The run's directory.
-      tensorboard: Whether event files are written.
+      run_dir: The run directory.
+      events: The directory of the events of ``train`` or ``validation``; None for no
+        event files.
     """
 
-    def __init__(self, directory: run_dir.RunDir, *, tensorboard: bool) -> None:
-        self._dir, self._tensorboard = directory, tensorboard
+    def __init__(self, run_dir: str, events: Callable[[str], str] | None) -> None:
+        self._run_dir, self._events = run_dir, events
         self._written = 0.0
 
     def steps(
@@ -38,7 +42,7 @@ class Logbook:
         waiting: float,
         images_per_second: float,
     ) -> dict[str, str]:
-        """Records the steps of a call, unless it recorded some a moment ago.
+        """Logs the steps of a call, unless it logged some a moment ago.
 
         Args:
           step: Number of steps done after the call.
@@ -50,8 +54,8 @@ class Logbook:
         Returns:
           Notes for the progress bar.
         """
-        loss = mean_loss(rows)
-        memory = memory_gib()
+        loss = epoch_metrics.mean_loss(rows)
+        memory = _peak_memory_gib()
         if time.monotonic() - self._written >= _LINE_SECS:
             self._written = time.monotonic()
             scalars = {
@@ -61,9 +65,9 @@ class Logbook:
                 "waiting": round(waiting, 4),
                 **{f"{name}_gib": round(value, 2) for name, value in memory.items()},
             }
-            history.append_line(self._dir.path, {"step": step, **scalars})
-            if self._tensorboard:
-                tensorboard_events.append(self._dir.events("train"), step, scalars)
+            append_line(self._run_dir, {"step": step, **scalars})
+            if self._events is not None:
+                tensorboard_events.append(self._events("train"), step, scalars)
         return {
             "loss": f"{loss:.4g}",
             "rate": f"{rate:.2g}",
@@ -74,61 +78,51 @@ class Logbook:
     def epoch(
         self, row: dict[str, Any], *, waiting: float, images_per_second: float
     ) -> None:
-        """Records an epoch: a row of the history."""
+        """Logs the metrics of an epoch: a row of the history."""
         line = {
             **row,
             "images_per_second": round(images_per_second, 1),
             "waiting": round(waiting, 4),
         }
-        history.append_line(self._dir.path, line)
-        if self._tensorboard:
+        append_line(self._run_dir, line)
+        if self._events is not None:
             for part in ("train", "validation"):
                 if row[part]:
                     tensorboard_events.append(
-                        self._dir.events(part), row["step"], row[part]
+                        self._events(part), row["step"], row[part]
                     )
 
 
-def mean_loss(rows: np.ndarray) -> float:
-    """Mean loss of the examples of steps, from their sums."""
-    return float(rows[:, 1].sum() / rows[:, 0].sum())
-
-
-def start(what: str, facts: dict[str, Any]) -> None:
-    """Logs once what follows from flags, records and devices."""
-    _log.info(
-        "%s: %s, %d images each; %d examples, %d steps an epoch; %s; input engine %s;"
-        " augmentation %s; %d threads",
-        what,
-        facts["devices"],
-        facts["per_replica_batch_size"],
-        facts["train_examples"],
-        facts["steps_per_epoch"],
-        facts["precision"],
-        facts["engine"],
-        facts["augmentation"],
-        facts["threads"]["intra_op"] or facts["threads"]["cores"],
-    )
-
-
-def describe(row: dict[str, Any]) -> str:
-    """An epoch's metrics on one line."""
-    parts = []
-    for part in ("train", "validation"):
-        values = [
-            f"{name} {row[part][name]:.4g}"
-            for name in ("loss", "accuracy", "mae")
-            if name in row[part]
-        ]
-        if values:
-            parts.append(f"{part} {', '.join(values)}")
-    return "; ".join(parts)
-
-
-def memory_gib() -> dict[str, float]:
-    """Peak memory so far in GiB: of this process, and of the first GPU if any."""
+def _peak_memory_gib() -> dict[str, float]:
+    """Peak memory for the log, in GiB: of this process, and of the first GPU if any."""
     held = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     if tf.config.list_logical_devices("GPU"):
         peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
         held["gpu_memory"] = peak / 2**30
     return held
+
+
+def append_line(run_dir: str, value: dict[str, Any]) -> None:
+    """Adds a line to ``metrics.jsonl``."""
+    with open(os.path.join(run_dir, LINES_NAME), "a") as f:
+        f.write(json.dumps(value) + "\n")
+
+
+def cut_lines(run_dir: str, step: int) -> None:
+    """Removes lines of ``metrics.jsonl`` after a step, and a torn last one."""
+    path = os.path.join(run_dir, LINES_NAME)
+    if not os.path.exists(path):
+        return
+    with open(path) as f:
+        lines = f.read().splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) != len(lines):
+        files.write_atomic(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of ``metrics.jsonl``; infinity for a torn one."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -98,10 +98,10 @@ class RunSnapshot:
         )
 
 
-def read(checkpoint: checkpoints.Checkpoint) -> RunSnapshot:
-    """The snapshot in a checkpoint file."""
+def snapshot_in(checkpoint: checkpoints.Checkpoint) -> RunSnapshot:
+    """The snapshot of a run in a checkpoint."""
     return RunSnapshot(
-        state=_state_of(checkpoint.state["state"]),
+        state=_run_state_of(checkpoint.state["state"]),
         history=history.History(**checkpoint.state["history"]),
         arrays=checkpoint.arrays,
         facts=checkpoint.state.get(FACTS_KEY, {}),
@@ -109,8 +109,8 @@ def read(checkpoint: checkpoints.Checkpoint) -> RunSnapshot:
     )
 
 
-def to_plain(snapshot: RunSnapshot | None) -> dict[str, Any] | None:
-    """A snapshot as JSON values and arrays, which workers can exchange."""
+def snapshot_to_plain(snapshot: RunSnapshot | None) -> dict[str, Any] | None:
+    """A snapshot of a run as JSON values and arrays, which workers can exchange."""
     if snapshot is None:
         return None
     return {
@@ -120,12 +120,12 @@ def to_plain(snapshot: RunSnapshot | None) -> dict[str, Any] | None:
     }
 
 
-def of_plain(value: Mapping[str, Any] | None) -> RunSnapshot | None:
-    """The snapshot from which `to_plain` made these values."""
-    return None if value is None else read(checkpoints.Checkpoint(**value))
+def snapshot_of_plain(value: Mapping[str, Any] | None) -> RunSnapshot | None:
+    """The snapshot of a run of which `snapshot_to_plain` made these values."""
+    return None if value is None else snapshot_in(checkpoints.Checkpoint(**value))
 
 
-def _state_of(value: Mapping[str, Any]) -> RunState:
+def _run_state_of(value: Mapping[str, Any]) -> RunState:
     """The state of a run from a checkpoint's JSON values."""
     sums = list(value["sums"])
     # Earlier checkpoints do not count the examples of each label: all had both.
@@ -134,18 +134,18 @@ def _state_of(value: Mapping[str, Any]) -> RunState:
     return RunState(**{**value, "course": course, "sums": sums})
 
 
-def newest(directory: str) -> RunSnapshot | None:
-    """The newest undamaged checkpoint; None if there is none."""
+def newest_snapshot(directory: str) -> RunSnapshot | None:
+    """The snapshot of a run in its newest undamaged checkpoint; None without any."""
     found = checkpoints.load_newest(directory)
-    return read(found) if found else None
+    return snapshot_in(found) if found else None
 
 
-def find(
+def find_snapshot(
     directory: run_dir.RunDir,
     config: train_config.TrainConfig,
     manifest: schema.Manifest | None,
 ) -> RunSnapshot | None:
-    """The snapshot to continue from; goes back to ``--start_epoch`` if it is given.
+    """The snapshot from which a run continues; obeys ``--start_epoch``.
 
     Args:
       directory: The run's directory.
@@ -161,7 +161,7 @@ def find(
     found = None
     if stored is not None:
         directory.check(stored, config, run_dir.records_digest(manifest))
-        found = newest(directory.checkpoints)
+        found = newest_snapshot(directory.checkpoints)
     epoch = config.start_epoch
     if not epoch:
         return found
@@ -176,11 +176,13 @@ def find(
     }
     if found.state.restart == asked:
         return found  # The restart was done before, and the same command goes on.
-    return go_back(directory.checkpoints, epoch, asked)
+    return go_back_to_epoch(directory.checkpoints, epoch, asked)
 
 
-def epoch_ends(directory: str) -> dict[int, int]:
-    """Steps of the checkpoints that end an epoch, by epoch; damaged ones are left out.
+def steps_of_epoch_ends(directory: str) -> dict[int, int]:
+    """Steps of a run's checkpoints whose state ends an epoch, by epoch.
+
+    Damaged checkpoints are left out.
 
     Args:
       directory: Where the checkpoints are.
@@ -189,7 +191,7 @@ def epoch_ends(directory: str) -> dict[int, int]:
     for at in checkpoints.steps(directory):
         try:
             stored = checkpoints.load_state(checkpoints.path_of(directory, at))
-            state = _state_of(stored["state"])
+            state = _run_state_of(stored["state"])
         except (errors.DataError, LookupError, TypeError):
             continue  # Another checkpoint may be good.
         if state.ends_epoch:
@@ -197,8 +199,8 @@ def epoch_ends(directory: str) -> dict[int, int]:
     return ends
 
 
-def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> RunSnapshot:
-    """Makes the end of an earlier epoch the newest checkpoint.
+def go_back_to_epoch(directory: str, epoch: int, asked: dict[str, Any]) -> RunSnapshot:
+    """Makes the state of a run at the end of an earlier epoch its newest checkpoint.
 
     Args:
       directory: Directory of the checkpoints.
@@ -209,14 +211,16 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> RunSnapshot:
     Raises:
       UsageError: The end of that epoch was not kept.
     """
-    ends = epoch_ends(directory)
+    ends = steps_of_epoch_ends(directory)
     if epoch not in ends:
         kept = ", ".join(str(e) for e in sorted(ends)) or "none"
         raise errors.UsageError(
             f"--start_epoch={epoch}: the end of that epoch is not in {directory},"
             f" which has: {kept}"
         )
-    snapshot = read(checkpoints.load(checkpoints.path_of(directory, ends[epoch])))
+    snapshot = snapshot_in(
+        checkpoints.load(checkpoints.path_of(directory, ends[epoch]))
+    )
     state, there = snapshot.state, set(checkpoints.steps(directory))
     if state.best is not None and state.best["step"] not in there:
         # A later, better epoch has replaced the best one of that time: from here on,
@@ -240,8 +244,10 @@ def go_back(directory: str, epoch: int, asked: dict[str, Any]) -> RunSnapshot:
     return snapshot
 
 
-def best_arrays(directory: str, state: RunState) -> dict[str, np.ndarray] | None:
-    """Variables at the end of the best epoch; None if there is no best epoch yet.
+def arrays_of_best_epoch(
+    directory: str, state: RunState
+) -> dict[str, np.ndarray] | None:
+    """Variables of a run at the end of its best epoch; None if there is none yet.
 
     Raises:
       UsageError: The checkpoint is gone.

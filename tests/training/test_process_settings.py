@@ -7,7 +7,7 @@ import random
 import numpy as np
 import tensorflow as tf
 
-from afad_tfdata.training import program_settings
+from afad_tfdata.training import process_settings
 from tests.training import own_parts
 
 
@@ -24,8 +24,8 @@ def test_a_program_draws_other_numbers_after_each_training(monkeypatch):
         tf.random.set_seed(seed)
         found = [draws()]
         for _ in range(2):
-            with program_settings.kept():
-                program_settings.seed(1)
+            with process_settings.settings_kept():
+                process_settings.seed_generators(1)
                 draws()
             found.append(draws())
         return found
@@ -46,8 +46,8 @@ def test_a_program_without_seeds_stays_without():
     tf.random.set_seed(None)
     found = set()
     for _ in range(3):
-        with program_settings.kept():
-            program_settings.seed(1)
+        with process_settings.settings_kept():
+            process_settings.seed_generators(1)
         found.add(float(tf.random.uniform([])))
     assert len(found) == 3
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from afad_tfdata.training import safetensors_files
+from afad_tfdata.training import checkpoint_format
 
 _DTYPES = (
     *("float16", "float32", "float64", ">f4", "bool", "complex64", "complex128"),
@@ -39,8 +39,8 @@ def with_header(header, data):
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_every_dtype_and_shape_comes_back(dtype, shape, tmp_path):
     array = array_of(dtype, shape)
-    content = safetensors_files.pack({"model/0 a": array}, _VALUES)
-    arrays, values = safetensors_files.unpack(content)
+    content = checkpoint_format.pack({"model/0 a": array}, _VALUES)
+    arrays, values = checkpoint_format.unpack(content)
     found = arrays["model/0 a"]
     assert values == _VALUES
     assert found.shape == shape and found.dtype == array.dtype.newbyteorder("=")
@@ -50,12 +50,12 @@ def test_every_dtype_and_shape_comes_back(dtype, shape, tmp_path):
     path.write_bytes(content)
     foreign = safetensors_numpy.load_file(path)["model/0 a"]
     assert foreign.tobytes() == found.tobytes()
-    assert safetensors_files.read_values(str(path)) == _VALUES
+    assert checkpoint_format.read_values(str(path)) == _VALUES
 
 
 def test_transposed_arrays_keep_their_order():
     array = array_of("float32", (3, 5)).T
-    found = safetensors_files.unpack(safetensors_files.pack({"a": array}, {})).arrays[
+    found = checkpoint_format.unpack(checkpoint_format.pack({"a": array}, {})).arrays[
         "a"
     ]
     np.testing.assert_array_equal(found, array)
@@ -67,31 +67,31 @@ def test_transposed_arrays_keep_their_order():
 )
 def test_only_numbers_are_stored(array):
     with pytest.raises(TypeError, match="cannot store weights, an array of"):
-        safetensors_files.pack({"weights": array}, {})
+        checkpoint_format.pack({"weights": array}, {})
 
 
 def test_what_another_program_rewrites_keeps_its_digest():
     arrays = {"b": array_of("float32", (2,)), "a": array_of("int8", (3,))}
-    content = safetensors_files.pack(arrays, _VALUES)
+    content = checkpoint_format.pack(arrays, _VALUES)
     header, _ = stored_header(content)
     again = safetensors_numpy.save(
         dict(reversed(safetensors_numpy.load(content).items())),
         metadata=header["__metadata__"],
     )
-    assert safetensors_files.unpack(again).values == _VALUES
+    assert checkpoint_format.unpack(again).values == _VALUES
 
 
 def test_every_changed_byte_is_noticed_or_changes_nothing():
     arrays = {"a": array_of("float32", (5,)), "b": array_of("bfloat16", ())}
-    content = safetensors_files.pack(arrays, {"step": 1})
-    whole = safetensors_files.unpack(content)
+    content = checkpoint_format.pack(arrays, {"step": 1})
+    whole = checkpoint_format.unpack(content)
     unnoticed = 0
     for position in range(len(content)):
         changed = bytearray(content)
         changed[position] ^= 1
         try:
-            found = safetensors_files.unpack(bytes(changed))
-        except safetensors_files.ContentError:
+            found = checkpoint_format.unpack(bytes(changed))
+        except checkpoint_format.ContentError:
             continue
         unnoticed += 1
         assert found.values == whole.values and found.arrays.keys() == arrays.keys()
@@ -99,8 +99,8 @@ def test_every_changed_byte_is_noticed_or_changes_nothing():
             assert array.tobytes() == whole.arrays[name].tobytes()
     assert unnoticed < 8  # Spaces that fill the header up to a multiple of 8.
     for length in range(0, len(content), 7):
-        with pytest.raises(safetensors_files.ContentError):
-            safetensors_files.unpack(content[:length])
+        with pytest.raises(checkpoint_format.ContentError):
+            checkpoint_format.unpack(content[:length])
 
 
 def _overlapping(header, data):
@@ -157,19 +157,19 @@ def _foreign(header, data):
 @pytest.mark.parametrize("forged", [False, True])
 def test_hostile_files_are_refused(damage, forged, monkeypatch, tmp_path):
     header, data = stored_header(
-        safetensors_files.pack({"a": array_of("int8", (16,))}, {})
+        checkpoint_format.pack({"a": array_of("int8", (16,))}, {})
     )
     content = damage(header, data)
     if forged:
         # Whoever writes such a file can also give it a digest that fits.
         digest = header.get("__metadata__", {}).get("sha256")
-        monkeypatch.setattr(safetensors_files, "_digest", lambda *_: digest)
-    with pytest.raises(safetensors_files.ContentError) as caught:
-        safetensors_files.unpack(content)
+        monkeypatch.setattr(checkpoint_format, "_digest", lambda *_: digest)
+    with pytest.raises(checkpoint_format.ContentError) as caught:
+        checkpoint_format.unpack(content)
     assert "\n" not in str(caught.value)
     path = tmp_path / "a.ckpt"
     path.write_bytes(content)
     try:
-        assert isinstance(safetensors_files.read_values(str(path)), dict)
-    except safetensors_files.ContentError:
+        assert isinstance(checkpoint_format.read_values(str(path)), dict)
+    except checkpoint_format.ContentError:
         pass

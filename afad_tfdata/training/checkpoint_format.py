@@ -1,4 +1,7 @@
-"""Named arrays and JSON values as one safetensors file that contains its digest.
+"""The formats of checkpoints: safetensors with a digest, and that of version 0.1.0.
+
+A checkpoint is one safetensors file of named arrays and JSON values.  Workers send each
+other messages in the same form.
 
 Any program opens the arrays with ``safetensors.numpy.load_file``.  The header's
 ``__metadata__`` contains what the format itself has no place for::
@@ -12,6 +15,12 @@ Any program opens the arrays with ``safetensors.numpy.load_file``.  The header's
 
 The digest is of the content and not of the file's bytes: it stays right if another
 program writes the same arrays and metadata in another order.
+
+Version 0.1.0 wrote another format, which is only read::
+
+    magic "AFADCKP1" | header length (8 bytes) | header JSON | array bytes | SHA-256
+
+Its header contains ``arrays``, a list of name, dtype, shape and offset, and ``state``.
 """
 
 from __future__ import annotations
@@ -19,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -40,6 +50,13 @@ _OTHER_DTYPE = re.compile(r"(u?int|bfloat|float|complex)[0-9][0-9a-z_]{0,20}")
 # The errors that parsing a damaged file may raise.  This module turns all of them into
 # `ContentError`.
 _PARSE_ERRORS = (LookupError, TypeError, ValueError, OverflowError, RecursionError)
+# The format of version 0.1.0.
+FIRST_MAGIC = b"AFADCKP1"
+# Plain numbers, as `numpy.dtype.str` names them: no objects and no structures.
+_FIRST_DTYPE = re.compile(r"[<>|=][biufcV]\d+")
+_DIGEST_BYTES = 32
+# The header begins after the magic and the 8 bytes of its length.
+_FIRST_HEADER_START = len(FIRST_MAGIC) + 8
 
 
 class ContentError(ValueError):
@@ -59,7 +76,7 @@ class Content(NamedTuple):
 
 
 def pack(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bytes:
-    """The content of a file.
+    """The bytes of a checkpoint: arrays and JSON values in the safetensors format.
 
     Args:
       arrays: Numbers of any dtype of numpy or ml_dtypes, of any shape.  Big-endian ones
@@ -87,7 +104,7 @@ def pack(arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bytes:
 
 
 def unpack(content: bytes) -> Content:
-    """The arrays and values of a file, after checking its digest.
+    """The arrays and values in the bytes of a checkpoint, after checking its digest.
 
     The memory that it needs is at most a small multiple of the content's size, whatever
     the content claims.
@@ -103,7 +120,7 @@ def unpack(content: bytes) -> Content:
     except (safetensors.SafetensorError, *_PARSE_ERRORS) as error:
         raise ContentError(str(error)) from error
     try:
-        metadata = _metadata(_parsed_header(content[:_LENGTH_BYTES], content[8:]))
+        metadata = _metadata_of(_parsed_header(content[:_LENGTH_BYTES], content[8:]))
         stored = {
             name: np.frombuffer(part["data"], _NATIVE[part["dtype"]]).reshape(
                 part["shape"]
@@ -114,10 +131,10 @@ def unpack(content: bytes) -> Content:
             raise ContentError("its SHA-256 does not match")
         dtypes = json.loads(metadata["dtypes"])
         arrays = {
-            name: _as_dtype(array, dtypes[name]) if name in dtypes else array
+            name: _from_native(array, dtypes[name]) if name in dtypes else array
             for name, array in stored.items()
         }
-        return Content(arrays, _values(metadata))
+        return Content(arrays, _values_in(metadata))
     except ContentError:
         raise
     except _PARSE_ERRORS as error:
@@ -125,7 +142,7 @@ def unpack(content: bytes) -> Content:
 
 
 def read_values(path: str) -> dict[str, Any]:
-    """The values of a file, without its arrays, which may be gigabytes.
+    """The JSON values in a checkpoint, without its arrays, which may be gigabytes.
 
     The header and the file's size are checked, the digest is not.
 
@@ -148,7 +165,7 @@ def read_values(path: str) -> dict[str, Any]:
         # A file that was cut off is the most frequent damage.
         if size != whole:
             raise ContentError(f"it has {size} bytes instead of {whole}")
-        return _values(_metadata(header))
+        return _values_in(_metadata_of(header))
     except ContentError:
         raise
     except _PARSE_ERRORS as error:
@@ -156,7 +173,7 @@ def read_values(path: str) -> dict[str, Any]:
 
 
 def _parsed_header(start: bytes, rest: bytes) -> dict[str, Any]:
-    """The JSON header of a safetensors file."""
+    """The JSON header of a checkpoint, a safetensors file."""
     length = int.from_bytes(start, "little")
     if len(start) < _LENGTH_BYTES or length > min(len(rest), _MAX_HEADER_BYTES):
         raise ContentError("its header is cut off")
@@ -166,8 +183,8 @@ def _parsed_header(start: bytes, rest: bytes) -> dict[str, Any]:
     return header
 
 
-def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata of a file that this package wrote."""
+def _metadata_of(header: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata in the header of a checkpoint that this package wrote."""
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ContentError("this package did not write it")
@@ -179,8 +196,8 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
     return metadata
 
 
-def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON values in the metadata."""
+def _values_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON values in the metadata of a checkpoint."""
     values = json.loads(metadata["values"])
     if not isinstance(values, dict):
         raise ContentError("its values are no JSON object")
@@ -188,7 +205,7 @@ def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of metadata, and of each array's name, dtype, shape and bytes.
+    """SHA-256 of a checkpoint's metadata, and of each array's name, dtype and bytes.
 
     The JSON lines between the bytes give every array's length, so that two contents
     never are the same sequence of bytes.
@@ -205,7 +222,7 @@ def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> st
 
 
 def _as_native(array: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-    """The array to store; and its dtype's name if it is stored as other numbers."""
+    """The array that a checkpoint stores; its dtype if stored as other numbers."""
     # ascontiguousarray makes a scalar one-dimensional; reshape undoes that.
     array = np.ascontiguousarray(array).reshape(array.shape)
     if array.dtype.byteorder == ">":
@@ -222,8 +239,8 @@ def _as_native(array: np.ndarray, name: str) -> tuple[np.ndarray, str]:
     return array.reshape(-1).view(np.uint8).reshape(*array.shape, size), dtype
 
 
-def _as_dtype(array: np.ndarray, name: str) -> np.ndarray:
-    """Undoes `_as_native`."""
+def _from_native(array: np.ndarray, name: str) -> np.ndarray:
+    """An array of a checkpoint with its own dtype; undoes `_as_native`."""
     if not _OTHER_DTYPE.fullmatch(name):
         raise ContentError(f"an array of {name!r}")
     import ml_dtypes
@@ -237,3 +254,61 @@ def _as_dtype(array: np.ndarray, name: str) -> np.ndarray:
     if not math.prod(shape):
         return np.empty(shape, dtype)
     return array.reshape(-1).view(dtype).reshape(shape)
+
+
+def unpack_first(content: bytes) -> Content:
+    """The arrays and state in a checkpoint of version 0.1.0, after checking its digest.
+
+    Raises:
+      ContentError: The content is damaged.
+    """
+    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ContentError("its SHA-256 does not match")
+    try:
+        length = int.from_bytes(body[len(FIRST_MAGIC) : _FIRST_HEADER_START], "little")
+        header = json.loads(body[_FIRST_HEADER_START : _FIRST_HEADER_START + length])
+        arrays = {}
+        for name, dtype, shape, offset in header["arrays"]:
+            if not _FIRST_DTYPE.fullmatch(dtype):
+                raise TypeError(f"an array of {dtype!r}")
+            flat = np.frombuffer(
+                body, dtype, math.prod(shape), _FIRST_HEADER_START + length + offset
+            )
+            arrays[name] = flat.reshape(shape)
+        if not isinstance(header["state"], dict):
+            raise TypeError("its state is no object")
+        return Content(arrays, header["state"])
+    except _PARSE_ERRORS as error:
+        raise ContentError(f"{type(error).__name__}: {error}") from error
+
+
+def read_first_state(path: str) -> dict[str, Any]:
+    """The state in a checkpoint of version 0.1.0, without its arrays.
+
+    The digest is not checked.
+
+    Raises:
+      ContentError: The header is damaged, or the size is not the one that it gives.
+      OSError: The file cannot be read.
+    """
+    with open(path, "rb") as f:
+        start = f.read(_FIRST_HEADER_START)
+        size = os.path.getsize(path)
+        length = int.from_bytes(start[len(FIRST_MAGIC) :], "little")
+        text = f.read(min(length, size))
+    try:
+        header = json.loads(text)
+        end = max(
+            (
+                offset + np.dtype(dtype).itemsize * math.prod(shape)
+                for _, dtype, shape, offset in header["arrays"]
+            ),
+            default=0,
+        )
+        whole = _FIRST_HEADER_START + length + end + _DIGEST_BYTES
+        if size != whole:
+            raise ValueError(f"it has {size} bytes instead of {whole}")
+        return dict(header["state"])
+    except _PARSE_ERRORS as error:
+        raise ContentError(f"{type(error).__name__}: {error}") from error
