@@ -93,7 +93,7 @@ class PredictConfig:
         options.check_choices(self)
         if not self.graph:
             raise errors.UsageError("--graph is missing: name a .pb that freeze wrote")
-        face_detector.check_name(self.face_detector)
+        face_detector.check_detector_name(self.face_detector)
         if self.draw_dir and not self.find_faces:
             raise errors.UsageError("--draw_dir can only be used with --find_faces")
         if self.batch_size < 1:

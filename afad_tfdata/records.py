@@ -86,7 +86,7 @@ def write_records(config: WriteConfig) -> schema.Manifest | None:
     config = _from_here(config)
     if config.find_faces:
         # A missing detector must be an error before the work begins.
-        face_detector.check_installed(config.face_detector)
+        face_detector.check_detector_installed(config.face_detector)
     if files.is_remote(config.output_dir):
         return _write_remote(config)
     # The processes start before the scan, so that they import their libraries while

@@ -33,7 +33,7 @@ _EDGE = 1e-4
 
 
 def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
-    """Transforms images by reading four neighbours for each pixel, in a form for XLA.
+    """Transforms images affinely by reading four neighbours for each pixel, for XLA.
 
     Args:
       images: uint8 or float32 ``[B, H, W, 3]`` in [0, 255]; H and W at most
@@ -48,20 +48,21 @@ def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
     height, width = images.shape[1:3]
     bits = _COORDINATE_BITS - max(height, width).bit_length()
     rows, columns = (
-        _coordinates(matrices[:, axis], side, (height, width), bits)
+        _source_coordinates(matrices[:, axis], side, (height, width), bits)
         for axis, side in enumerate((height, width))
     )
     inside = None
     if fill == "constant":
         edge = round(_EDGE * 2**bits)
-        inside = _within(rows, -edge, ((height - 1) << bits) + edge)
-        inside &= _within(columns, -edge, ((width - 1) << bits) + edge)
+        inside = _are_within(rows, -edge, ((height - 1) << bits) + edge)
+        inside &= _are_within(columns, -edge, ((width - 1) << bits) + edge)
     kept = _WEIGHT_BITS if images.dtype == tf.uint8 else bits
-    top, bottom, row_weight = _neighbours(rows, height, bits, kept, fill)
-    left, right, column_weight = _neighbours(columns, width, bits, kept, fill)
+    top, bottom, row_weight = _neighbour_indices(rows, height, bits, kept, fill)
+    left, right, column_weight = _neighbour_indices(columns, width, bits, kept, fill)
     pixels = tf.reshape(images, [tf.shape(images)[0], height * width, 3])
 
     def read(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
+        """Reads the pixels at these rows and columns of each image."""
         found = tf.gather(pixels, row * width + column, batch_dims=1)
         return tf.cast(found, tf.int32) if images.dtype == tf.uint8 else found
 
@@ -73,11 +74,11 @@ def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
     )
     if images.dtype == tf.uint8:
         one = 1 << kept
-        blended = _blend(corners, row_weight, column_weight, one)
+        blended = _blend_neighbours(corners, row_weight, column_weight, one)
         result = tf.cast(blended, tf.float32) * np.float32(1 / one**2)
     else:
         scale = np.float32(2.0**-kept)
-        result = _blend(
+        result = _blend_neighbours(
             corners,
             tf.cast(row_weight, tf.float32) * scale,
             tf.cast(column_weight, tf.float32) * scale,
@@ -89,7 +90,7 @@ def gather(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
 
 
 def affine_op(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
-    """Transforms images by TensorFlow's own operation, which XLA does not compile.
+    """Transforms images affinely by TensorFlow's operation, which XLA does not compile.
 
     Arguments and result are those of `gather`.  Coordinates and weights are rounded
     differently: the results differ by less than half a level.
@@ -123,13 +124,13 @@ def affine_op(images: tf.Tensor, matrices: tf.Tensor, fill: str) -> tf.Tensor:
         y = tf.range(height, dtype=tf.float32)[:, tf.newaxis]
         columns = factors[:, 0] * x + factors[:, 1] * y + factors[:, 2]
         rows = factors[:, 3] * x + factors[:, 4] * y + factors[:, 5]
-        inside = _within(rows, -_EDGE, height - 1 + _EDGE)
-        inside &= _within(columns, -_EDGE, width - 1 + _EDGE)
+        inside = _are_within(rows, -_EDGE, height - 1 + _EDGE)
+        inside &= _are_within(columns, -_EDGE, width - 1 + _EDGE)
         result *= tf.cast(inside, tf.float32)[..., tf.newaxis]
     return result
 
 
-def _coordinates(
+def _source_coordinates(
     factors: tf.Tensor, side: int, shape: tuple[int, int], bits: int
 ) -> tf.Tensor:
     """Source coordinates along one axis: int32 ``[B, H, W]`` in units of 2^-bits px."""
@@ -143,7 +144,7 @@ def _coordinates(
     return half[:, 0] * y + half[:, 1] * x + offset[:, tf.newaxis, tf.newaxis]
 
 
-def _neighbours(
+def _neighbour_indices(
     coordinates: tf.Tensor, side: int, bits: int, kept: int, fill: str
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The indices of both neighbours, and the second one's weight in units of 2^-kept.
@@ -167,7 +168,7 @@ def _neighbours(
     return first, tf.minimum(first + 1, side - 1), weight[..., tf.newaxis]
 
 
-def _blend(
+def _blend_neighbours(
     corners: tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor],
     row_weight: tf.Tensor,
     column_weight: tf.Tensor,
@@ -180,6 +181,6 @@ def _blend(
     return top * one + (bottom - top) * row_weight
 
 
-def _within(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
-    """Which coordinates are inside the image."""
+def _are_within(values: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Which source coordinates of an affine transformation are inside the image."""
     return (values >= low) & (values <= high)

@@ -42,12 +42,12 @@ def recolor(
     gain = values["brightness"] * values["contrast"]
     if saturate:
         images = _saturate(images, values["color"])
-    changed = images * _per_image(gain) + _per_image(pivot)
+    changed = images * _colors_per_image(gain) + _colors_per_image(pivot)
     return tf.clip_by_value(changed, 0.0, 255.0)
 
 
 def _saturate(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """Scales the distance of a pixel to its luma."""
+    """Scales the distance of a pixel's colour to its luma."""
     # A matrix product, because XLA does not fuse it.  It would fuse a sum over channels
     # with the affine, which would then be computed once for each channel of the sum.
     luma = tf.constant(LUMA, tf.float64)[:, tf.newaxis] * tf.ones([1, 3], tf.float64)
@@ -58,8 +58,8 @@ def _saturate(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.matmul(pixels, tf.cast(matrices, tf.float32)), shape)
 
 
-def erase(images: tf.Tensor, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Paints a rectangle over each image.
+def erase_rectangles(images: tf.Tensor, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Paints a rectangle over each augmented image.
 
     Args:
       images: float32 ``[B, H, W, 3]``.
@@ -74,7 +74,7 @@ def erase(images: tf.Tensor, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
     y = tf.range(height, dtype=tf.float32)[:, tf.newaxis, tf.newaxis]
     x = tf.range(width, dtype=tf.float32)[:, tf.newaxis]
     top, left, tall, wide = (
-        _per_image(values[f"erase_{name}"])
+        _colors_per_image(values[f"erase_{name}"])
         for name in ("top", "left", "height", "width")
     )
     inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
@@ -83,6 +83,6 @@ def erase(images: tf.Tensor, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
     return tf.where(inside, paint[:, tf.newaxis, tf.newaxis, :], images)
 
 
-def _per_image(value: tf.Tensor) -> tf.Tensor:
-    """``[B]`` as float32 ``[B, 1, 1, 1]``."""
+def _colors_per_image(value: tf.Tensor) -> tf.Tensor:
+    """Gives one value of a colour change for each image the shape of images."""
     return tf.cast(value, tf.float32)[:, tf.newaxis, tf.newaxis, tf.newaxis]

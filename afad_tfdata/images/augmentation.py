@@ -137,7 +137,7 @@ _RANGES = {
 
 
 def parse(text: str) -> AugmentConfig | None:
-    """The value of ``--augment``.
+    """The config that ``--augment`` describes.
 
     Args:
       text: ``none``; ``default``; or fields that differ from the default set, such as
@@ -170,11 +170,11 @@ def parse(text: str) -> AugmentConfig | None:
         if name in given:
             raise errors.UsageError(f"--augment names {name} twice; name it once")
         given.add(name)
-        values[name] = _value(name, value, types[name])
+        values[name] = _parse_setting(name, value, types[name])
     return AugmentConfig(**values)
 
 
-def _value(name: str, text: str, kind: type) -> str | bool | float:
+def _parse_setting(name: str, text: str, kind: type) -> str | bool | float:
     """The value of one setting in the text of ``--augment``."""
     if kind is str:
         return text
@@ -194,7 +194,7 @@ def _value(name: str, text: str, kind: type) -> str | bool | float:
 
 
 def resolve_form(config: AugmentConfig) -> str:
-    """The form that `augment_images` runs here: ``gather`` or ``affine_op``.
+    """The form in which the augmentation runs here: ``gather`` or ``affine_op``.
 
     The form is chosen once per process, by compiling a small function for the device
     that computes.  For a GPU, a separate process does this, which takes seconds.  A run
@@ -227,7 +227,7 @@ def augment_images(
     offset: int | tf.Tensor = 0,
     config: AugmentConfig | None = None,
 ) -> tf.Tensor:
-    """Changes each image at random, the same way for any number of replicas.
+    """Augments each image at random, the same way for any number of replicas.
 
     Works eagerly, inside ``tf.function`` and inside ``strategy.run``.
 
@@ -247,16 +247,16 @@ def augment_images(
     """
     config = config or AugmentConfig()
     images = tf.convert_to_tensor(images)
-    _check_images(images)
+    _check_augmentable(images)
     if images.dtype != tf.uint8:
         images = tf.cast(images, tf.float32)
-    return _function(config, resolve_form(config))(
+    return _augment_function(config, resolve_form(config))(
         images, _uint64(seed), _uint64(step), _uint64(offset)
     )
 
 
-def _check_images(images: tf.Tensor) -> None:
-    """Refuses a batch that cannot be augmented."""
+def _check_augmentable(images: tf.Tensor) -> None:
+    """Refuses a batch of images that cannot be augmented."""
     shape = images.shape
     if shape.rank != 4 or None in shape[1:] or shape[3] != 3:
         raise errors.UsageError(
@@ -275,26 +275,27 @@ def _check_images(images: tf.Tensor) -> None:
 
 
 @functools.cache
-def _function(config: AugmentConfig, form: str) -> Callable[..., tf.Tensor]:
+def _augment_function(config: AugmentConfig, form: str) -> Callable[..., tf.Tensor]:
     """The whole augmentation as one function, compiled by XLA for ``gather``."""
 
     # Cached by config: each config is traced once for the whole process.
     def augment(
         images: tf.Tensor, seed: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
     ) -> tf.Tensor:
-        drawn = _draw(tf.shape(images)[0], seed, step, offset)
+        """Augments a batch of images."""
+        drawn = _draw_numbers(tf.shape(images)[0], seed, step, offset)
         height, width = images.shape[1:3]
-        values = _parameters(drawn, height, width, config)
+        values = _scaled_parameters(drawn, height, width, config)
         transform = (
             augment_affine.gather if form == "gather" else augment_affine.affine_op
         )
-        result = transform(images, _matrices(values), config.fill)
+        result = transform(images, _affine_matrices(values), config.fill)
         if config.brightness or config.contrast or config.color:
             result = augment_colors.recolor(
                 result, images, values, saturate=config.color > 0
             )
         if config.erasing:
-            result = augment_colors.erase(result, values)
+            result = augment_colors.erase_rectangles(result, values)
         return result
 
     # Autograph is off, because no branch here depends on a tensor's value.  For
@@ -313,7 +314,7 @@ def parameters(
     offset: int | tf.Tensor = 0,
     config: AugmentConfig,
 ) -> dict[str, tf.Tensor]:
-    """What `augment_images` does to each image of a batch.
+    """What the augmentation does to each image of a batch.
 
     Returns:
       float64 ``[B]`` by name: ``rotation`` and ``shear`` (radians), ``zoom_y``,
@@ -322,14 +323,14 @@ def parameters(
       ``erase_left``, ``erase_height``, ``erase_width`` (pixels; heights of 0 erase
       nothing), ``erase_red``, ``erase_green``, ``erase_blue``.
     """
-    drawn = _draw(batch_size, _uint64(seed), _uint64(step), _uint64(offset))
-    return _parameters(drawn, height, width, config)
+    drawn = _draw_numbers(batch_size, _uint64(seed), _uint64(step), _uint64(offset))
+    return _scaled_parameters(drawn, height, width, config)
 
 
-def _draw(
+def _draw_numbers(
     batch_size: int | tf.Tensor, seed: tf.Tensor, step: tf.Tensor, offset: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Numbers in [0, 1): float64 ``[B]`` by name, multiples of 2^-24."""
+    """The random numbers of an augmentation: float64 ``[B]`` by name, in [0, 1)."""
     # The numbers are hashes of (seed, step, position, place in the stream).
     # TensorFlow's generators cannot be used: they count a tensor's elements from 0, so
     # that a replica could not draw its own part of a batch, and they give other numbers
@@ -355,10 +356,10 @@ def _uint64(value: int | tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.cast(value, tf.int64), tf.uint64)
 
 
-def _parameters(
+def _scaled_parameters(
     drawn: dict[str, tf.Tensor], height: int, width: int, config: AugmentConfig
 ) -> dict[str, tf.Tensor]:
-    """Converts numbers in [0, 1) to the values that `parameters` returns."""
+    """Converts the random numbers of an augmentation to its parameters."""
     signed = {name: 2.0 * value - 1.0 for name, value in drawn.items()}
     values = {
         "rotation": signed["rotation"] * math.radians(config.rotation),
@@ -390,7 +391,7 @@ def _parameters(
     return values
 
 
-def _matrices(values: dict[str, tf.Tensor]) -> tf.Tensor:
+def _affine_matrices(values: dict[str, tf.Tensor]) -> tf.Tensor:
     """Matrices from output to source, float64 ``[B, 2, 3]``, for `augment_affine`.
 
     The order and axes are those of Keras' ImageDataGenerator: rotation, shift, shear

@@ -32,26 +32,23 @@ from afad_tfdata.common import errors
 from afad_tfdata.images import image_header, numpy_resizing
 
 # These names are exported from here as well, because callers that decode need them.
+from afad_tfdata.images.image_header import MAX_PIXELS as MAX_PIXELS
 from afad_tfdata.images.image_header import ImageError, ImageHeader, read_header
+from afad_tfdata.images.image_header import check_header as check_header
 
 # How JPEGs are decoded: by libjpeg's accurate or by its fast DCT and upsampling.
 DECODES = ("accurate", "fast")
-# Large enough for any photo, small enough that a decoded image fits into memory.
-MAX_PIXELS = 64_000_000
+# Large enough for any photo, small enough that its content fits into memory.
 MAX_BYTES = 64 << 20
-# The longest side that a JPEG can have, and that the index can store (2 bytes).
-_MAX_SIDE = 65_535
 _SHORTAGES = (errno.EMFILE, errno.ENFILE)
 # Alpha of an opaque pixel.
 _OPAQUE = 255
-# Baseline, extended and progressive with Huffman codes, which every libjpeg decodes.
-_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 
 
-def load_library() -> None:
-    """Imports the library that decodes, which would otherwise delay the first image."""
-    _simplejpeg()
-    _library()
+def load_decoders() -> None:
+    """Imports the libraries that decode, which would delay the first image."""
+    _jpeg_library()
+    _png_library()
 
 
 def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
@@ -93,49 +90,8 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
 
 
 def too_large(size: int, largest: int) -> ImageError:
-    """The reason why an image file of this size is not read."""
+    """The reason why an image file of this size is not read, to be decoded."""
     return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
-
-
-def check_header(
-    header: ImageHeader, *, as_stored: bool, max_pixels: int = MAX_PIXELS
-) -> None:
-    """Refuses images whose pixels would differ from what a viewer shows.
-
-    Args:
-      header: From `read_header`.
-      as_stored: True if the file's own bytes are to be read by plain decoders, which
-        neither rotate nor reduce 16 bits; False if pixels are taken from `decode`.
-      max_pixels: The largest height times width.
-
-    Raises:
-      ImageError: The image is refused; the text is the reason.
-    """
-    if header.height < 1 or header.width < 1:
-        raise ImageError(f"no pixels: {header.height} x {header.width}")
-    if header.height * header.width > max_pixels:
-        raise ImageError(
-            f"too many pixels: {header.height} x {header.width}, the limit is"
-            f" {max_pixels}"
-        )
-    if max(header.height, header.width) > _MAX_SIDE:
-        raise ImageError(f"too long a side: {header.height} x {header.width}")
-    if header.format == "jpeg" and header.channels == 4:
-        raise ImageError("CMYK JPEG: its colours depend on a profile")
-    if header.format == "jpeg" and header.bits != 8:
-        raise ImageError(f"{header.bits}-bit JPEG")
-    if header.format == "jpeg" and header.frame not in _JPEG_FRAMES:
-        # Some versions of libjpeg-turbo read some of them; TensorFlow reads none.
-        raise ImageError("a lossless, hierarchical or arithmetic-coded JPEG")
-    if header.format == "jpeg" and header.channels not in (1, 3):
-        raise ImageError(f"a JPEG of {header.channels} channels")
-    if as_stored and header.bits == 16:
-        raise ImageError("16-bit PNG: only image_encoding jpeg or raw can store it")
-    if as_stored and header.orientation != 1:
-        raise ImageError(
-            f"EXIF orientation {header.orientation}: only image_encoding jpeg or raw"
-            " can store it upright"
-        )
 
 
 def decode(
@@ -166,9 +122,9 @@ def decode(
     else:
         if not stored:
             image_header.check_png_pixels(data, header)
-        image = _library().decode_png(data[: header.end], header)
+        image = _png_library().decode_png(data[: header.end], header)
     if header.orientation != 1 and not stored:
-        image = _upright(image, header.orientation)
+        image = _turn_upright(image, header.orientation)
     return image
 
 
@@ -203,7 +159,7 @@ def resize(
     antialias: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Resizes to a square, bilinear with half-pixel centres.
+    """Resizes a decoded image to a square, bilinear with half-pixel centres.
 
     Args:
       image: uint8 ``[height, width, 3]``.
@@ -220,24 +176,24 @@ def resize(
         np.copyto(out, image)
         return out
     averages = antialias and image.shape[0] >= size <= image.shape[1]
-    return _library().resize(image, size, averages, out)
+    return _png_library().resize(image, size, averages, out)
 
 
 def channel_sums(image: np.ndarray) -> tuple[int, int, int]:
-    """Exact sums of the red, green and blue values of a uint8 image."""
-    return _library().channel_sums(image)
+    """Exact sums of the red, green and blue values of a decoded uint8 image."""
+    return _png_library().channel_sums(image)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """Encodes a uint8 RGB image as a JPEG with 4:2:0 chroma."""
-    return _simplejpeg().encode_jpeg(
+    return _jpeg_library().encode_jpeg(
         np.ascontiguousarray(image), quality=quality, colorsubsampling="420"
     )
 
 
 def _decode_jpeg(data: bytes, colors: str, *, fast: bool = False) -> np.ndarray:
     """Decodes a JPEG to ``RGB`` or ``GRAY``; `ImageError` if it is not whole."""
-    simplejpeg = _simplejpeg()
+    simplejpeg = _jpeg_library()
     try:
         # strict is set, because libjpeg only warns of some damage, such as missing
         # scans.
@@ -249,7 +205,7 @@ def _decode_jpeg(data: bytes, colors: str, *, fast: bool = False) -> np.ndarray:
 
 
 @functools.cache
-def _simplejpeg() -> types.ModuleType:
+def _jpeg_library() -> types.ModuleType:
     """The library that decodes JPEGs; no other finds the same damage."""
     return errors.require("simplejpeg", extra="fast", purpose="decoding JPEGs")
 
@@ -347,7 +303,7 @@ class _PillowLibrary:
 
 @functools.lru_cache(maxsize=2)
 def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """For each channel, its positions in the rows of an RGB image of this shape."""
+    """The positions of each channel in the rows of an RGB image, as OpenCV's masks."""
     # OpenCV counts the positions at which the mask is not 0.
     masks = np.zeros((3, *shape, 3), np.uint8)
     for channel, mask in enumerate(masks):
@@ -356,8 +312,8 @@ def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
 
 
 @functools.cache
-def _library() -> _OpenCvLibrary | _PillowLibrary:
-    """OpenCV, or Pillow where OpenCV is not installed."""
+def _png_library() -> _OpenCvLibrary | _PillowLibrary:
+    """The library that decodes PNGs and resizes: OpenCV, or Pillow without it."""
     try:
         import cv2
     except ImportError as error:
@@ -380,8 +336,8 @@ def _library() -> _OpenCvLibrary | _PillowLibrary:
     return _OpenCvLibrary(cv2)
 
 
-def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation: 5 to 8 are transposed, the rest only mirrored."""
+def _turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns a decoded image upright: 5 to 8 are transposed, the rest only mirrored."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

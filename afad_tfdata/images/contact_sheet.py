@@ -29,7 +29,7 @@ _COMPRESSION = 1
 def draw(
     path: str, pictures: Sequence[np.ndarray], captions: Sequence[str], *, columns: int
 ) -> None:
-    """Draws a contact sheet.
+    """Draws a contact sheet of pictures with captions, as a PNG file.
 
     Args:
       path: The PNG file to write.
@@ -62,14 +62,14 @@ def draw(
 
 
 def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that comes with Pillow, so that no font has to be installed."""
+    """The font of contact sheets, which comes with Pillow and need not be installed."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
 def save(canvas: Image.Image, path: str) -> None:
-    """Writes a picture as PNG, whole or not at all."""
+    """Writes a contact sheet or another picture as PNG, whole or not at all."""
     # The file gets no date and no version, so that the same data set gives the same
     # file.
     picture = io.BytesIO()

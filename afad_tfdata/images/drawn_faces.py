@@ -96,7 +96,7 @@ class Face(NamedTuple):
 
 
 def make_sample(config: SampleConfig) -> list[str]:
-    """Draws the faces and writes their files.
+    """Draws the faces of a sample data set and writes their files.
 
     Args:
       config: What to draw, and into which directory.
@@ -135,7 +135,7 @@ def make_sample(config: SampleConfig) -> list[str]:
 
 
 def faces(num_images: int, seed: int) -> Iterator[Face]:
-    """The faces of a sample, in drawing order."""
+    """The people in the drawings of a sample, in drawing order."""
     ages, shares = _age_shares()
     yielded = 0
     photo = 0
@@ -151,7 +151,7 @@ def faces(num_images: int, seed: int) -> Iterator[Face]:
 
 
 def draw(face: Face, seed: int) -> np.ndarray:
-    """Draws one face.
+    """Draws one face of a sample.
 
     Args:
       face: Age, gender and identity.
@@ -163,7 +163,7 @@ def draw(face: Face, seed: int) -> np.ndarray:
     rng = np.random.default_rng((seed, 1, face.photo, face.number))
     side = _MEDIAN_SIDE * math.exp(rng.normal(0, _SIDE_SIGMA))
     side = int(min(max(side, _MIN_SIDE), _MAX_SIDE))
-    canvas = _Canvas(side, rng)
+    canvas = _FaceCanvas(side, rng)
     # The square root puts half of the change into the ages that are most frequent.
     aged = math.sqrt((face.age - 15) / 57)
 
@@ -185,7 +185,7 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     return codec.encode_jpeg(image, _JPEG_QUALITY)
 
 
-class _Canvas:
+class _FaceCanvas:
     """Draws soft shapes on a square, in coordinates from -1 to 1.
 
     Args:
@@ -213,23 +213,23 @@ class _Canvas:
         color: np.ndarray,
         opacity: float = 1.0,
     ) -> None:
-        """Fills an ellipse; its edge is a few pixels soft."""
-        box, x, y = self._around(center, max(radii))
+        """Fills an ellipse of a drawn face; its edge is a few pixels soft."""
+        box, x, y = self._square_around(center, max(radii))
         radius = np.sqrt(
             ((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2
         )
         # The distance to the edge is about (radius - 1) times the smaller radius.
         edge = (1 - radius) * (min(radii) / self._softness) + 0.5
-        self._blend(box, np.clip(edge, 0, 1), color, opacity)
+        self._paint_masked(box, np.clip(edge, 0, 1), color, opacity)
 
     def line(
         self, y: float, bend: float, half_width: float, thick: float, opacity: float
     ) -> None:
-        """Darkens a bent horizontal line."""
-        box, across, down = self._around((0, y), half_width)
+        """Darkens a bent horizontal line of a drawn face."""
+        box, across, down = self._square_around((0, y), half_width)
         distance = np.abs(down - y - bend * across**2) / max(thick, self._softness)
         mask = np.clip(1 - distance, 0, 1) * (np.abs(across) < half_width)
-        self._blend(box, mask, np.array([70.0, 45.0, 35.0]), opacity)
+        self._paint_masked(box, mask, np.array([70.0, 45.0, 35.0]), opacity)
 
     def finish(self) -> np.ndarray:
         """Adds light and noise; uint8."""
@@ -238,7 +238,7 @@ class _Canvas:
         noise = 4 * self._rng.standard_normal(self._rgb.shape, dtype=np.float32)
         return np.clip(self._rgb * light[..., None] + noise, 0, 255).astype(np.uint8)
 
-    def _around(
+    def _square_around(
         self, center: tuple[float, float], reach: float
     ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
         """The square of pixels within reach, and the face's coordinates there."""
@@ -246,20 +246,23 @@ class _Canvas:
         x = (center[0] * cos - center[1] * sin) / self._size + self._shift[0]
         y = (center[0] * sin + center[1] * cos) / self._size + self._shift[1]
         reach = reach / self._size + 2 * self._softness
-        box = self._pixels(y - reach, y + reach), self._pixels(x - reach, x + reach)
+        box = (
+            self._pixel_range(y - reach, y + reach),
+            self._pixel_range(x - reach, x + reach),
+        )
         right = self._column[:, box[1]] - np.float32(self._shift[0])
         below = self._row[box[0]] - np.float32(self._shift[1])
         turned_x = (right * cos + below * sin) * self._size
         turned_y = (below * cos - right * sin) * self._size
         return box, turned_x, turned_y
 
-    def _pixels(self, low: float, high: float) -> slice:
+    def _pixel_range(self, low: float, high: float) -> slice:
         """The pixels between two coordinates in [-1, 1]."""
         first = math.floor((low + 1) / 2 * self._side)
         last = math.ceil((high + 1) / 2 * self._side)
         return slice(max(first, 0), max(last, 0))
 
-    def _blend(
+    def _paint_masked(
         self,
         box: tuple[slice, slice],
         mask: np.ndarray,
@@ -273,14 +276,14 @@ class _Canvas:
 
 
 def _draw_features(
-    canvas: _Canvas,
+    canvas: _FaceCanvas,
     female: bool,
     aged: float,
     skin: np.ndarray,
     hair: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    """Eyes, brows, nose, mouth, beard and lines.
+    """Draws eyes, brows, nose, mouth, beard and lines of a face.
 
     `aged` is 0 at 15 years and 1 at 72.
     """
@@ -303,7 +306,7 @@ def _draw_features(
 
 
 def _age_shares() -> tuple[np.ndarray, np.ndarray]:
-    """Ages in years, and the share of the images that each has."""
+    """Ages in years, and the share of the drawn faces that each has."""
     series = _DECLINE ** np.arange(len(_AGES_ABOVE_40))
     above = _COUNT_ABOVE_40 * series / series.sum()
     ages = np.array([*range(15, 41), *_AGES_ABOVE_40])

@@ -99,7 +99,7 @@ class FaceCrop:
         inside = photo[max(top, 0) : bottom, max(left, 0) : right]
         before = max(0, -top), max(0, -left)
         after = max(0, bottom - height), max(0, right - width)
-        if factor := _reduction(side, self.size):
+        if factor := _reduction_factor(side, self.size):
             inside = _block_means(inside, factor)
             rows, columns = (
                 (b // factor, b // factor + size)
@@ -119,7 +119,7 @@ class FaceCrop:
 
 
 def check_margin(margin: float) -> None:
-    """Raises `UsageError` unless a number can be the margin of a crop."""
+    """Raises `UsageError` unless a number can be the margin of a face's crop."""
     # Written so that NaN is refused, too.
     if not 0 <= margin <= MAX_MARGIN:
         raise errors.UsageError(
@@ -128,8 +128,8 @@ def check_margin(margin: float) -> None:
         )
 
 
-def from_json(value: Mapping[str, Any] | None) -> FaceCrop | None:
-    """The crop that a manifest or a description names; None if it names none.
+def crop_from_json(value: Mapping[str, Any] | None) -> FaceCrop | None:
+    """The crop of faces that a manifest or a description names; None if none.
 
     Raises:
       DataError: The values are damaged.
@@ -147,8 +147,8 @@ def from_json(value: Mapping[str, Any] | None) -> FaceCrop | None:
         ) from error
 
 
-def why_unusable(box: Box, height: int, width: int) -> str:
-    """Why a box cannot be cut out of a photo of this size; empty if it can.
+def why_no_crop(box: Box, height: int, width: int) -> str:
+    """Why a face's box cannot be cut out of a photo; empty if it can.
 
     A box may reach beyond the photo, but its centre must be inside, and no side may be
     more than twice the photo's longer side.
@@ -168,14 +168,14 @@ def why_unusable(box: Box, height: int, width: int) -> str:
     return ""
 
 
-def _reduction(side: int, size: int) -> int:
-    """The factor by which a crop is first averaged; 0 for small crops."""
+def _reduction_factor(side: int, size: int) -> int:
+    """The factor by which a face's crop is first averaged; 0 for small crops."""
     factor = side // max(_LARGE_SIDE, _LARGE_FACTOR * size)
     return factor if factor > 1 else 0
 
 
 def _block_means(image: np.ndarray, factor: int) -> np.ndarray:
-    """Means of blocks of ``factor`` x ``factor`` pixels, rounded; uint8.
+    """Means of blocks of pixels of a face's crop, ``factor`` x ``factor``, rounded.
 
     Rows and columns that do not fill a block are left out.
     """

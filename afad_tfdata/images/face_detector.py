@@ -48,7 +48,7 @@ _AFAD_SIDE, _AFAD_LOWER = 1.07, 0.07
 
 @functools.cache
 def load_detector(name: str) -> Detector:
-    """The detector of a name; each process loads it once.
+    """The face detector of a name; each process loads it once.
 
     Args:
       name: ``mtcnn``, or ``MODULE:FUNCTION`` for a function of yours.
@@ -61,8 +61,8 @@ def load_detector(name: str) -> Detector:
       UsageError: It is not installed, or there is no such function.
     """
     if name == MTCNN:
-        return _mtcnn()
-    check_name(name)
+        return _load_mtcnn()
+    check_detector_name(name)
     module_name, _, function_name = name.partition(":")
     expected = f"--face_detector takes {MTCNN} or MODULE:FUNCTION"
     try:
@@ -77,8 +77,8 @@ def load_detector(name: str) -> Detector:
     return found
 
 
-def check_name(name: str) -> None:
-    """Raises `UsageError` unless a text names a detector; imports nothing."""
+def check_detector_name(name: str) -> None:
+    """Raises `UsageError` unless a text names a face detector; imports nothing."""
     module_name, _, function_name = name.partition(":")
     if name != MTCNN and not (module_name and function_name):
         raise errors.UsageError(
@@ -86,8 +86,8 @@ def check_name(name: str) -> None:
         )
 
 
-def check_installed(name: str) -> None:
-    """Raises `UsageError` unless a detector can be imported; TensorFlow is not loaded.
+def check_detector_installed(name: str) -> None:
+    """Raises `UsageError` unless a face detector can be imported; loads no TensorFlow.
 
     Args:
       name: As for `load_detector`.
@@ -95,17 +95,17 @@ def check_installed(name: str) -> None:
     if name != MTCNN:
         load_detector(name)
     elif importlib.util.find_spec(MTCNN) is None:
-        raise _not_installed("no module named 'mtcnn'")
+        raise _no_detector("no module named 'mtcnn'")
 
 
-def version(name: str) -> str:
-    """A detector's name with its version, for manifests: ``mtcnn 1.0.0``."""
+def detector_version(name: str) -> str:
+    """A face detector's name with its version, for manifests: ``mtcnn 1.0.0``."""
     if name != MTCNN:
         return name
     try:
         return f"{MTCNN} {importlib.metadata.version(MTCNN)}"
     except importlib.metadata.PackageNotFoundError as error:
-        raise _not_installed(error) from error
+        raise _no_detector(error) from error
 
 
 def find_faces(
@@ -148,7 +148,7 @@ def find_faces(
     # Sorted as tuples: left edge first, then top edge; the rest makes the order unique.
     listed = sorted((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.tolist())
     height, width = photo.shape[:2]
-    return [box for box in listed if not face_crop.why_unusable(box, height, width)]
+    return [box for box in listed if not face_crop.why_no_crop(box, height, width)]
 
 
 def cut_faces(
@@ -175,13 +175,13 @@ def cut_faces(
     return [(square, crop.cut(photo, square)) for square in squares]
 
 
-def _mtcnn() -> Detector:
-    """MTCNN, which returns boxes of the size that AFAD's images have."""
+def _load_mtcnn() -> Detector:
+    """The face detector MTCNN, with boxes of the size that AFAD's images have."""
     try:
         import mtcnn
         from mtcnn import stages
     except Exception as error:  # A broken installation may raise anything.
-        raise _not_installed(error) from error
+        raise _no_detector(error) from error
     # The paths are absolute: for a name alone, MTCNN would first look in the current
     # directory, and a file of weights may contain code.
     weights = os.path.join(os.path.dirname(mtcnn.__file__), "assets", "weights")
@@ -197,17 +197,20 @@ def _mtcnn() -> Detector:
     )
 
     def mtcnn_faces(photo: np.ndarray) -> list[face_crop.Box]:
-        small, scale = _reduced(photo)
+        """The boxes of the faces that MTCNN finds in a photo."""
+        small, scale = _reduced_photo(photo)
         if min(small.shape[:2]) < _SMALLEST_FACE:
             return []
         found = network.detect_faces(small, fit_to_image=False)
-        return [_as_afad([value * scale for value in face["box"]]) for face in found]
+        return [
+            _box_of_afad([value * scale for value in face["box"]]) for face in found
+        ]
 
     return mtcnn_faces
 
 
-def _reduced(photo: np.ndarray) -> tuple[np.ndarray, float]:
-    """The photo at the side at which it is searched, and the factor back to its own."""
+def _reduced_photo(photo: np.ndarray) -> tuple[np.ndarray, float]:
+    """The photo at the side at which faces are searched, and the factor back."""
     from PIL import Image
 
     height, width = photo.shape[:2]
@@ -221,7 +224,7 @@ def _reduced(photo: np.ndarray) -> tuple[np.ndarray, float]:
     return np.asarray(small), scale
 
 
-def _as_afad(box: list[float]) -> face_crop.Box:
+def _box_of_afad(box: list[float]) -> face_crop.Box:
     """The square that AFAD would show for MTCNN's box, ``[x, y, width, height]``."""
     x, y, width, height = box
     half = _AFAD_SIDE * (max(width, 1) * max(height, 1)) ** 0.5 / 2
@@ -229,7 +232,7 @@ def _as_afad(box: list[float]) -> face_crop.Box:
     return center[0] - half, center[1] - half, center[0] + half, center[1] + half
 
 
-def _not_installed(reason: object) -> errors.UsageError:
+def _no_detector(reason: object) -> errors.UsageError:
     """The error if the detector of faces is not installed."""
     return errors.UsageError(
         "--find_faces needs mtcnn, which is not usable here"
@@ -239,7 +242,7 @@ def _not_installed(reason: object) -> errors.UsageError:
 
 @contextlib.contextmanager
 def _callers_modules() -> Iterator[None]:
-    """Lets imports find the modules that a script in the current directory would find.
+    """Lets a caller's detector be imported as by a script in the current directory.
 
     A console command does not look in the current directory, and a writer process does
     not look in the directories of PYTHONPATH either.

@@ -14,6 +14,12 @@ from typing import NamedTuple
 
 from afad_tfdata.common import crc32, errors
 
+# Large enough for any photo, small enough that a decoded image fits into memory.
+MAX_PIXELS = 64_000_000
+# The longest side that a JPEG can have, and that the index can store (2 bytes).
+_MAX_SIDE = 65_535
+# Baseline, extended and progressive with Huffman codes, which every libjpeg decodes.
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Size of a PNG chunk without its content: length, kind and checksum, 4 bytes each.
 _PNG_CHUNK_BYTES = 12
@@ -81,7 +87,7 @@ class ImageHeader(NamedTuple):
 
 
 def pointer_kind(start: bytes) -> str:
-    """Says what a file is that only points to its content, and how to get the content.
+    """Says what an image file is that only points to its content, and how to get it.
 
     Args:
       start: The file's first bytes.
@@ -97,7 +103,7 @@ def pointer_kind(start: bytes) -> str:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Reads an image's header without decoding it.
+    """Reads an image's header without decoding the image.
 
     Args:
       data: The whole file.  All checksums of a PNG are compared, because decoders
@@ -118,6 +124,47 @@ def read_header(data: bytes) -> ImageHeader:
         if data.startswith(magic):
             raise ImageError(f"not a JPEG or PNG but {name}")
     raise ImageError("not a JPEG or PNG")
+
+
+def check_header(
+    header: ImageHeader, *, as_stored: bool, max_pixels: int = MAX_PIXELS
+) -> None:
+    """Refuses images whose header says that viewers would show other pixels.
+
+    Args:
+      header: From `read_header`.
+      as_stored: True if the file's own bytes are to be read by plain decoders, which
+        neither rotate nor reduce 16 bits; False if `codec.decode` gives the pixels.
+      max_pixels: The largest height times width.
+
+    Raises:
+      ImageError: The image is refused; the text is the reason.
+    """
+    if header.height < 1 or header.width < 1:
+        raise ImageError(f"no pixels: {header.height} x {header.width}")
+    if header.height * header.width > max_pixels:
+        raise ImageError(
+            f"too many pixels: {header.height} x {header.width}, the limit is"
+            f" {max_pixels}"
+        )
+    if max(header.height, header.width) > _MAX_SIDE:
+        raise ImageError(f"too long a side: {header.height} x {header.width}")
+    if header.format == "jpeg" and header.channels == 4:
+        raise ImageError("CMYK JPEG: its colours depend on a profile")
+    if header.format == "jpeg" and header.bits != 8:
+        raise ImageError(f"{header.bits}-bit JPEG")
+    if header.format == "jpeg" and header.frame not in _JPEG_FRAMES:
+        # Some versions of libjpeg-turbo read some of them; TensorFlow reads none.
+        raise ImageError("a lossless, hierarchical or arithmetic-coded JPEG")
+    if header.format == "jpeg" and header.channels not in (1, 3):
+        raise ImageError(f"a JPEG of {header.channels} channels")
+    if as_stored and header.bits == 16:
+        raise ImageError("16-bit PNG: only image_encoding jpeg or raw can store it")
+    if as_stored and header.orientation != 1:
+        raise ImageError(
+            f"EXIF orientation {header.orientation}: only image_encoding jpeg or raw"
+            " can store it upright"
+        )
 
 
 def check_png_pixels(data: bytes, header: ImageHeader) -> None:
@@ -159,7 +206,7 @@ def check_png_pixels(data: bytes, header: ImageHeader) -> None:
 
 
 def _read_jpeg_header(data: bytes) -> ImageHeader:
-    """Walks the markers (ITU-T T.81, annex B) to the first scan.
+    """Walks the markers of a JPEG (ITU-T T.81, annex B) to its first scan.
 
     The frame header has the size; EXIF may be before or after it.
     """
@@ -194,7 +241,7 @@ def _read_jpeg_header(data: bytes) -> ImageHeader:
             and orientation is None
             and data[position + 4 : position + 10] == _EXIF_START
         ):
-            orientation = _orientation(data[position + 10 : position + 2 + length])
+            orientation = _exif_orientation(data[position + 10 : position + 2 + length])
         if length < 2:
             raise ImageError("broken JPEG: a segment of negative length")
         position += 2 + length
@@ -203,7 +250,7 @@ def _read_jpeg_header(data: bytes) -> ImageHeader:
     return header._replace(orientation=orientation or 1)
 
 
-def _orientation(exif: bytes) -> int:
+def _exif_orientation(exif: bytes) -> int:
     """EXIF orientation in the first directory; 1 where it is missing or invalid."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
@@ -228,18 +275,18 @@ def _orientation(exif: bytes) -> int:
 
 
 def _png_orientation(header: ImageHeader, kind: bytes, body: bytes) -> ImageHeader:
-    """The header, with the orientation that a chunk names if it names one."""
+    """The header of a PNG, with the orientation that a chunk names if it names one."""
     exif = b""
     if kind == b"eXIf":
         exif = body
     elif kind in (b"zTXt", b"tEXt", b"iTXt"):
-        exif = _raw_profile(kind, body)
+        exif = _exif_in_png_text(kind, body)
     exif = exif.removeprefix(_EXIF_START)
-    orientation = _orientation(exif) if exif else 1
+    orientation = _exif_orientation(exif) if exif else 1
     return header if orientation == 1 else header._replace(orientation=orientation)
 
 
-def _raw_profile(kind: bytes, body: bytes) -> bytes:
+def _exif_in_png_text(kind: bytes, body: bytes) -> bytes:
     """The EXIF that ImageMagick writes in hexadecimal into a text chunk of a PNG.
 
     The result is empty if the chunk has no EXIF, or if it cannot be read.
@@ -269,7 +316,7 @@ def _read_png_header(data: bytes) -> ImageHeader:
     color, has_palette, previous = 0, False, b""
     for kind, body, end in _png_chunks(data):
         if header is None and kind == b"IHDR":
-            header, color = _png_header(body)
+            header, color = _parse_png_header(body)
             transparency = color in (4, 6)
             continue
         if header is None or kind == b"IHDR":
@@ -318,8 +365,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
         position = end
 
 
-def _png_header(body: bytes) -> tuple[ImageHeader, int]:
-    """The header and the colour type in an IHDR chunk."""
+def _parse_png_header(body: bytes) -> tuple[ImageHeader, int]:
+    """The image header and the colour type in the IHDR chunk of a PNG."""
     if len(body) != 13:
         raise ImageError("broken PNG: a header of another length")
     width, height, bits, color, packing, filters, interlaced = struct.unpack(

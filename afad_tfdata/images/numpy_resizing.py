@@ -24,7 +24,7 @@ _AVERAGED_ROWS = 16
 
 
 def bilinear(image: np.ndarray, size: int) -> np.ndarray:
-    """Interpolates between the nearest pixels, with half-pixel centres (INTER_LINEAR).
+    """Resizes by interpolation between the nearest pixels, as OpenCV's INTER_LINEAR.
 
     Args:
       image: uint8 ``[height, width, 3]``.
@@ -34,34 +34,34 @@ def bilinear(image: np.ndarray, size: int) -> np.ndarray:
       uint8 ``[size, size, 3]``.
     """
     height, width, channels = image.shape
-    top, down = _positions(height, size)
+    top, down = _nearest_old_pixels(height, size)
     both = np.clip([top, top + 1], 0, height - 1)
     # Most rows of a large photo are not needed.
     needed, places = np.unique(both, return_inverse=True)
     above, below = places.reshape(2, size)
-    left, part = _positions(width, size)
+    left, part = _nearest_old_pixels(width, size)
     # Outside the outer centres only the nearest column counts.
     part[(left < 0) | (left >= width - 1)] = 0
-    near, far = _weights(np.repeat(part, channels))
+    near, far = _interpolation_weights(np.repeat(part, channels))
     pixels = image[needed].reshape(len(needed), -1).astype(np.int32)
-    rows = pixels[:, _values(np.clip(left, 0, width - 1), channels)] * near
-    rows += pixels[:, _values(np.clip(left + 1, 0, width - 1), channels)] * far
+    rows = pixels[:, _value_positions(np.clip(left, 0, width - 1), channels)] * near
+    rows += pixels[:, _value_positions(np.clip(left + 1, 0, width - 1), channels)] * far
     # OpenCV multiplies 16-bit numbers here, and keeps the upper half of each product.
     rows >>= 4
-    near, far = (weights[:, None] for weights in _weights(down))
+    near, far = (weights[:, None] for weights in _interpolation_weights(down))
     square = (rows[above] * near >> 16) + (rows[below] * far >> 16) + 2 >> 2
     return square.astype(np.uint8).reshape(size, size, channels)
 
 
-def _values(columns: np.ndarray, channels: int) -> np.ndarray:
-    """The positions of the values of these columns in a row of pixels.
+def _value_positions(columns: np.ndarray, channels: int) -> np.ndarray:
+    """The positions of the values of these columns in a row of pixels to be resized.
 
     numpy multiplies long rows of values several times faster than three at a time.
     """
     return (columns[:, None] * channels + np.arange(channels)).reshape(-1)
 
 
-def _positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_old_pixels(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """For each new pixel: the last old centre before it, and the distance to that."""
     centres = (np.arange(new) + 0.5) * (1 / (new / old)) - 0.5
     exact = centres.astype(np.float32)
@@ -69,7 +69,7 @@ def _positions(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     return before.astype(np.int64), exact - before
 
 
-def _weights(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _interpolation_weights(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weights of the nearer and the farther pixel, in units of 2 ** -11."""
     unit = np.float32(1 << _WEIGHT_BITS)
     near = np.rint((np.float32(1) - part) * unit)
@@ -77,7 +77,7 @@ def _weights(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def area(image: np.ndarray, size: int) -> np.ndarray:
-    """Averages over the area of each new pixel (INTER_AREA).
+    """Resizes by averages over the area of each new pixel, as OpenCV's INTER_AREA.
 
     Args:
       image: uint8 ``[height, width, 3]``; both sides are at least `size`.
@@ -101,11 +101,11 @@ def area(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _weighted_averages(image: np.ndarray, size: int) -> np.ndarray:
-    """Float32 ``[size, size, 3]``, with the terms added in OpenCV's order."""
+    """Averages old pixels by their part of the area, added in OpenCV's order."""
     height, width, channels = image.shape
-    columns, column_weights = _covered(width, size)
-    rows, row_weights = _covered(height, size)
-    taken = [_values(column, channels) for column in columns]
+    columns, column_weights = _covered_pixels(width, size)
+    rows, row_weights = _covered_pixels(height, size)
+    taken = [_value_positions(column, channels) for column in columns]
     factors = np.repeat(column_weights, channels, axis=1)
     flat = image.reshape(height, width * channels)
     averages = np.zeros((size, size * channels), np.float32)
@@ -124,8 +124,8 @@ def _weighted_averages(image: np.ndarray, size: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _covered(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """The old pixels that each new one covers, and their float32 weights.
+def _covered_pixels(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """The old pixels that each new one covers when it is resized, and their weights.
 
     Both are ``[largest count, new]``.  Unused places repeat the last pixel at weight 0.
     """

@@ -19,7 +19,7 @@ DIVISOR = 127.5
 def normalize(
     images: tf.Tensor, mean_rgb: Sequence[float], divisor: float = DIVISOR
 ) -> tf.Tensor:
-    """A model's input: ``(images - mean) / divisor``.
+    """A model's input as a tensor: ``(images - mean) / divisor``.
 
     Args:
       images: ``[..., 3]`` RGB in [0, 255], uint8 or floating.
@@ -36,7 +36,7 @@ def normalize(
 def decode_and_resize(
     encoded: tf.Tensor, size: int, *, stored_size: int = 0, decode: str = "accurate"
 ) -> tf.Tensor:
-    """Decodes a JPEG or PNG and resizes it to a square.
+    """Decodes a JPEG or PNG by TensorFlow, and resizes it to a square.
 
     By default, the slow-but-accurate DCT and fancy upsampling give the same bits as
     Pillow and simplejpeg.  Resizing is bilinear with half-pixel centres and without
@@ -71,7 +71,7 @@ def jpeg_options(decode: str) -> dict[str, Any]:
 
 
 def resize(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes a batch to squares, as `decode_and_resize` does.
+    """Resizes a tensor of images to squares, as `decode_and_resize` does.
 
     Args:
       images: ``[n, height, width, 3]`` in [0, 255].

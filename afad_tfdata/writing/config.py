@@ -310,7 +310,7 @@ class WriteConfig:
                 "--dali_index describes TFRecord shards: leave it out, or use"
                 " --format=tfrecord"
             )
-        face_detector.check_name(self.face_detector)
+        face_detector.check_detector_name(self.face_detector)
         face_crop.check_margin(self.face_margin)
         self._encoding(cuts=self.find_faces)  # Refuses whole files.
         if self.source and self.labels_csv:

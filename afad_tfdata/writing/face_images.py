@@ -40,7 +40,7 @@ class FaceConfig:
 
 def from_json(value: Mapping[str, Any] | None) -> FaceConfig | None:
     """The inverse of `FaceConfig.to_json`; None for whole images."""
-    crop = face_crop.from_json(value)
+    crop = face_crop.crop_from_json(value)
     if crop is None or value is None:
         return None
     return FaceConfig(value["rule"], crop)
@@ -57,7 +57,9 @@ def found_by(detector: str, *, has_boxes: bool) -> str:
       UsageError: The detector is not installed.
     """
     found = [_BOXES] if has_boxes else []
-    return _AND.join([*found, *([face_detector.version(detector)] if detector else [])])
+    return _AND.join(
+        [*found, *([face_detector.detector_version(detector)] if detector else [])]
+    )
 
 
 def cut(
@@ -79,7 +81,7 @@ def cut(
       UsageError: The detector is not installed, or fails.
     """
     if box is not None:
-        if reason := face_crop.why_unusable(box, *photo.shape[:2]):
+        if reason := face_crop.why_no_crop(box, *photo.shape[:2]):
             raise codec.ImageError(reason)
         return config.crop.cut(photo, config.crop.square(box))
     # Each process loads a detector once.  A version may follow the name.

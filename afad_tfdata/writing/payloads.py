@@ -53,7 +53,7 @@ class Payload:
 
 def prepare() -> None:
     """Imports the libraries that `write` uses, while there is nothing to write yet."""
-    codec.load_library()
+    codec.load_decoders()
     tfrecord.masked_crc32c(b"")
 
 

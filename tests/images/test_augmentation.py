@@ -169,7 +169,7 @@ def test_xla_changes_no_bit_of_uint8_images():
 
     images = tf.constant(noise(8))
     values = augmentation.parameters(8, 40, 51, seed=1, step=0, config=STRONG)
-    matrices = augmentation._matrices(values)
+    matrices = augmentation._affine_matrices(values)
     for fill in augment_affine.FILLS:
         compiled = tf.function(augment_affine.gather, jit_compile=True)
         np.testing.assert_array_equal(
@@ -183,7 +183,7 @@ def test_parameters_have_the_same_bits_under_xla():
     import tensorflow as tf
 
     def draw(step, offset):
-        return augmentation._draw(16, splitmix64.word(7), step, offset)
+        return augmentation._draw_numbers(16, splitmix64.word(7), step, offset)
 
     place = (splitmix64.word(3), splitmix64.word(2**40))
     plain = draw(*place)
@@ -211,7 +211,7 @@ def test_unknown_batch_size_and_an_outer_xla_function():
 
 
 def splitmix_rows(seed, step, positions):
-    """The stream of augment._draw, in Python's own integers."""
+    """The stream of `augmentation._draw_numbers`, in Python's own integers."""
     mask = 2**64 - 1
 
     def mix(z):
@@ -237,7 +237,7 @@ def splitmix_rows(seed, step, positions):
 )
 def test_stream_is_splitmix(seed, step, offset):
     words = [augmentation._uint64(value) for value in (seed, step, offset)]
-    values = np.stack(list(augmentation._draw(3, *words).values()), axis=1)
+    values = np.stack(list(augmentation._draw_numbers(3, *words).values()), axis=1)
     rows = splitmix_rows(seed % 2**64, step, range(offset, offset + 3))
     np.testing.assert_array_equal(values, rows)
 

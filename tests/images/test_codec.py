@@ -24,7 +24,7 @@ pytest.importorskip("cv2")
 @pytest.fixture
 def plain(monkeypatch):
     """The library that works without the fast extra."""
-    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
+    monkeypatch.setattr(codec, "_png_library", codec._PillowLibrary)
 
 
 def _faces(sample_tree, count=12):
@@ -40,7 +40,7 @@ def test_both_libraries_decode_to_the_same_bits(sample_tree, monkeypatch):
     for data in _faces(sample_tree):
         fast = codec.decode(data)
         with monkeypatch.context() as context:
-            context.setattr(codec, "_library", codec._PillowLibrary)
+            context.setattr(codec, "_png_library", codec._PillowLibrary)
             slow = codec.decode(data)
         np.testing.assert_array_equal(fast, slow)
         assert fast.dtype == np.uint8 and fast.shape[2] == 3
@@ -95,7 +95,7 @@ def test_both_libraries_resize_to_the_same_pixels(size, sample_tree, monkeypatch
         image = codec.decode(data)
         fast = codec.resize(image, size)
         with monkeypatch.context() as context:
-            context.setattr(codec, "_library", codec._PillowLibrary)
+            context.setattr(codec, "_png_library", codec._PillowLibrary)
             slow = codec.resize(image, size)
         np.testing.assert_array_equal(fast, slow)
 
@@ -106,13 +106,13 @@ def test_both_libraries_average_to_the_same_pixels(size, sample_tree, monkeypatc
         image = codec.decode(data)
         fast = codec.resize(image, size, antialias=True)
         with monkeypatch.context() as context:
-            context.setattr(codec, "_library", codec._PillowLibrary)
+            context.setattr(codec, "_png_library", codec._PillowLibrary)
             slow = codec.resize(image, size, antialias=True)
         np.testing.assert_array_equal(fast, slow)
 
 
 def test_averaging_a_large_photo_takes_little_memory(monkeypatch):
-    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
+    monkeypatch.setattr(codec, "_png_library", codec._PillowLibrary)
     photo = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), np.uint8)
     tracemalloc.start()
     try:
@@ -166,7 +166,7 @@ def _png(mode, **options):
 def test_both_libraries_decode_every_kind_of_png(mode, options, monkeypatch):
     data = _png(mode, **options)
     fast = codec.decode(data)
-    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
+    monkeypatch.setattr(codec, "_png_library", codec._PillowLibrary)
     slow = codec.decode(data)
     assert fast.shape == slow.shape == (7, 9, 3)
     np.testing.assert_array_equal(fast, slow)
@@ -190,7 +190,7 @@ def test_both_libraries_refuse_the_same_damaged_pngs(monkeypatch):
         )
         fast = _verdict(lambda d: codec.decode(d).tolist(), damaged)
         with monkeypatch.context() as context:
-            context.setattr(codec, "_library", codec._PillowLibrary)
+            context.setattr(codec, "_png_library", codec._PillowLibrary)
             slow = _verdict(lambda d: codec.decode(d).tolist(), damaged)
         assert isinstance(fast, str) == isinstance(slow, str), (trial, fast, slow)
 
@@ -266,7 +266,7 @@ def test_channel_sums_are_exact(sample_tree, monkeypatch):
     image = codec.decode(_faces(sample_tree, 1)[0])
     wanted = tuple(image.reshape(-1, 3).sum(0, dtype=np.int64).tolist())
     assert codec.channel_sums(image) == wanted
-    monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
+    monkeypatch.setattr(codec, "_png_library", codec._PillowLibrary)
     assert codec.channel_sums(image) == wanted
 
 
@@ -314,7 +314,7 @@ def test_the_orientation_of_a_png(orientation):
 @pytest.mark.parametrize("library", ["fast", "plain"])
 def test_a_turned_png_is_turned_by_our_own_code(library, monkeypatch):
     if library == "plain":
-        monkeypatch.setattr(codec, "_library", codec._PillowLibrary)
+        monkeypatch.setattr(codec, "_png_library", codec._PillowLibrary)
     exif = Image.Exif()
     exif[0x0112] = 6
     data = data_sets.face_file(1, "PNG", exif=exif)
@@ -331,10 +331,10 @@ def test_an_opencv_that_cannot_be_loaded_is_an_error(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cv2", raising=False)
     with pytest.raises(errors.UsageError, match=r"be loaded \(libGL.so.1: not found"):
-        codec._library.__wrapped__()
+        codec._png_library.__wrapped__()
     # Without a module of that name, it is not installed.
     monkeypatch.setitem(sys.modules, "cv2", None)
-    assert isinstance(codec._library.__wrapped__(), codec._PillowLibrary)
+    assert isinstance(codec._png_library.__wrapped__(), codec._PillowLibrary)
 
 
 def test_a_gray_png_with_a_transparent_level_is_rejected():
@@ -454,8 +454,8 @@ _UNKNOWN = struct.pack(">I", 0) + b"ABCD" + struct.pack(">I", zlib.crc32(b"ABCD"
 )
 def test_what_only_one_library_shows_is_refused_with_both(data, monkeypatch):
     """Pillow shows a PNG with missing rows, half of it black."""
-    for library in (codec._library(), codec._PillowLibrary()):
-        monkeypatch.setattr(codec, "_library", lambda library=library: library)
+    for library in (codec._png_library(), codec._PillowLibrary()):
+        monkeypatch.setattr(codec, "_png_library", lambda library=library: library)
         with pytest.raises(codec.ImageError):
             header = codec.read_header(data)
             codec.check_header(header, as_stored=True)
@@ -481,7 +481,7 @@ def test_what_is_accepted_is_the_same_with_each_library_and_in_tensorflow(monkey
         changed = bytes(data) if kind is jpegs else _with_right_checksums(bytes(data))
         fast = _stored(changed)
         with monkeypatch.context() as context:
-            context.setattr(codec, "_library", codec._PillowLibrary)
+            context.setattr(codec, "_png_library", codec._PillowLibrary)
             slow = _stored(changed)
         if isinstance(fast, str) or isinstance(slow, str):
             assert isinstance(fast, str) and isinstance(slow, str), (trial, fast, slow)
@@ -541,4 +541,4 @@ def test_a_users_own_cv2_is_named(name, monkeypatch, tmp_path):
         (tmp_path / "cv2").rmdir()
     monkeypatch.delitem(sys.modules, "cv2", raising=False)
     with pytest.raises(errors.UsageError, match="is not OpenCV: give it another name"):
-        codec._library.__wrapped__()
+        codec._png_library.__wrapped__()

@@ -90,7 +90,7 @@ def test_a_large_crop_is_that_of_the_whole_photo_and_takes_little_memory(square)
     ],
 )
 def test_why_unusable(box, reason):
-    found = face_crop.why_unusable(box, 60, 100)
+    found = face_crop.why_no_crop(box, 60, 100)
     assert reason in found
     assert bool(reason) == bool(found)
 
@@ -102,15 +102,15 @@ def test_every_usable_box_can_be_cut():
         x1, y1 = rng.uniform(-13, 13, 2)
         box = (x1, y1, x1 + rng.uniform(0.01, 26), y1 + rng.uniform(0.01, 26))
         crop = face_crop.FaceCrop(margin=float(rng.uniform(0, 1)), size=7)
-        if not face_crop.why_unusable(box, 9, 13):
+        if not face_crop.why_no_crop(box, 9, 13):
             assert crop.cut(photo, crop.square(box)).shape == (7, 7, 3)
 
 
 def test_json_gives_the_same_crop():
     crop = face_crop.FaceCrop(0.25, "constant", 96, "mtcnn 1.0.0")
-    assert face_crop.from_json(json.loads(json.dumps(crop.to_json()))) == crop
-    assert face_crop.from_json(None) is None
-    assert face_crop.from_json({}) is None
+    assert face_crop.crop_from_json(json.loads(json.dumps(crop.to_json()))) == crop
+    assert face_crop.crop_from_json(None) is None
+    assert face_crop.crop_from_json({}) is None
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_json_gives_the_same_crop():
 )
 def test_damaged_json_is_refused(value):
     with pytest.raises(errors.DataError, match="face crop is damaged"):
-        face_crop.from_json(value)
+        face_crop.crop_from_json(value)
 
 
 @pytest.mark.parametrize("margin", [-0.1, 1.5, float("nan")])

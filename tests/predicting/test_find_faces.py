@@ -258,7 +258,7 @@ def test_the_crop_of_the_data_set_reaches_the_graph(tmp_path, monkeypatch):
         source = model_source.open_source(model)
         stored = facts_of_source.collect(source).stored
         assert stored.face_crop == manifest.config["face_crop"]
-    assert face_crop.from_json(stored.face_crop).margin == 0.25
+    assert face_crop.crop_from_json(stored.face_crop).margin == 0.25
     os.mkdir("frozen")
     test_prediction.write_formats("frozen", source)
     photo = write_png(tmp_path / "photo.png", np.zeros((50, 60, 3), np.uint8))

@@ -97,7 +97,7 @@ def check(target: Target, data: bytes) -> None:
 def _images(afad: Any, place: str) -> Target:
     from tests import bad_files
 
-    afad.codec.load_library()
+    afad.codec.load_decoders()
 
     def read(data: bytes) -> None:
         header = afad.codec.read_header(data)

@@ -494,7 +494,7 @@ def test_a_png_with_something_after_its_end(pixels, tmp_path):
     code = (
         "import resource, sys\n"
         "from afad_tfdata.images import codec\n"
-        "codec.load_library()\n"
+        "codec.load_decoders()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
         "    print(codec.decode(open(sys.argv[1], 'rb').read()).tolist())\n"
