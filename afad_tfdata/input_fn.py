@@ -247,7 +247,7 @@ def _batches_of_data_service(
     slices: replica_batches.ReplicaBatches,
     element: Callable[..., Any],
 ) -> tf.data.Dataset:
-    """Returns what `train_input_fn` returns if a ``tf.data`` service reads."""
+    """Returns what `train_input_fn` returns if a ``tf.data`` service reads records."""
     _log.warning(
         "input: batches come from %s, in an order that depends on its machines: a"
         " stopped training continues with a new pass over the examples, and repeats"

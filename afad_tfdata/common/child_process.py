@@ -24,7 +24,7 @@ import sys
 
 
 def command(function: str, *arguments: str) -> list[str]:
-    """The command line of a process that calls a function of this package.
+    """The command line of a child process that calls a function of this package.
 
     Args:
       function: ``module:name``; it gets a list of the arguments, and returns the exit
@@ -32,15 +32,15 @@ def command(function: str, *arguments: str) -> list[str]:
       *arguments: For the function.
     """
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    start = json.dumps([_installed(), package, function])
+    start = json.dumps([_installed_paths(), package, function])
     # -I isolates the process: it ignores the caller's folder, PYTHONPATH and other
     # settings of Python in the environment.
-    python = [sys.executable, "-I", *_flags()]
+    python = [sys.executable, "-I", *_interpreter_flags()]
     return [*python, os.path.abspath(__file__), start, *arguments]
 
 
-def _flags() -> list[str]:
-    """Options of this interpreter that an isolated process would not inherit."""
+def _interpreter_flags() -> list[str]:
+    """Flags of this interpreter that an isolated child process would not inherit."""
     flags = []
     if sys.flags.utf8_mode:
         flags += ["-X", "utf8"]  # It decides how the names of files are decoded.
@@ -51,14 +51,14 @@ def _flags() -> list[str]:
     return flags
 
 
-def _installed() -> list[str]:
+def _installed_paths() -> list[str]:
     """The directories of ``sys.path`` that packages were installed into, in order."""
     found = [os.path.abspath(path) for path in sys.path if path]
-    return [path for path in dict.fromkeys(found) if _has_packages(path)]
+    return [path for path in dict.fromkeys(found) if _is_installed_path(path)]
 
 
-def _has_packages(directory: str) -> bool:
-    """Whether an installer has put packages there.
+def _is_installed_path(directory: str) -> bool:
+    """Whether an installer has put packages into a directory of ``sys.path``.
 
     Clusters and notebooks have such directories anywhere on PYTHONPATH.
     """
@@ -71,12 +71,12 @@ def _has_packages(directory: str) -> bool:
     return any(name.endswith(".dist-info") for name in names)
 
 
-def _start() -> int:
-    """Runs in the new process: sets its path, and calls the function."""
+def _start_child() -> int:
+    """Runs in the child process: sets its path, and calls the function."""
     installed, package, function = json.loads(sys.argv[1])
     # The standard library stays first; then what is installed, in the caller's order;
     # then what the installation's .pth files name.
-    library = itertools.takewhile(lambda path: not _has_packages(path), sys.path)
+    library = itertools.takewhile(lambda path: not _is_installed_path(path), sys.path)
     sys.path[:] = dict.fromkeys([*library, *installed, *sys.path])
     name = os.path.basename(package)
     spec = importlib.util.spec_from_file_location(
@@ -94,4 +94,4 @@ def _start() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_start())
+    sys.exit(_start_child())

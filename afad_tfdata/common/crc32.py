@@ -29,7 +29,7 @@ BLOCK_ROWS = 16
 _POLYNOMIAL = 0xEDB88320  # The polynomial of CRC-32, with the bits reversed.
 
 
-def _fastest() -> tuple[Callable[..., int], str]:
+def _fastest_library() -> tuple[Callable[..., int], str]:
     """The first CRC-32 library that loads, and its name."""
     for library in _LIBRARIES:
         # A library that is installed may still not load: then the next one is used.
@@ -38,7 +38,7 @@ def _fastest() -> tuple[Callable[..., int], str]:
     return zlib.crc32, "zlib"
 
 
-_crc32, LIBRARY = _fastest()
+_crc32, LIBRARY = _fastest_library()
 """The function, and the name of the package that it is from."""
 
 
@@ -82,7 +82,7 @@ def block_checksums(checksums: np.ndarray, row_bytes: int) -> np.ndarray:
 
 
 def _combine_rows(blocks: np.ndarray, row_bytes: int) -> np.ndarray:
-    """uint32 ``[m]`` from uint32 ``[m, BLOCK_ROWS]``."""
+    """Combines the CRC-32s of rows: uint32 ``[m]`` from uint32 ``[m, BLOCK_ROWS]``."""
     length = row_bytes
     while blocks.shape[1] > 1:
         tables = _moving_tables(length)
@@ -96,7 +96,7 @@ def _combine_rows(blocks: np.ndarray, row_bytes: int) -> np.ndarray:
 
 @functools.lru_cache(64)
 def _moving_tables(length: int) -> np.ndarray:
-    """Returns uint32 ``[4, 256]``: what each byte adds to a moved checksum.
+    """Returns uint32 ``[4, 256]``: what each byte adds to a moved CRC-32.
 
     Args:
       length: Bytes by which the checksum is moved.

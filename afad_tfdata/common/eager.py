@@ -12,7 +12,7 @@ _FLOATX = ("float32", "float64")
 
 
 def require(*, outside_of_scopes: bool = True) -> None:
-    """Refuses to begin where TensorFlow builds a graph or a scope is active.
+    """Refuses to begin where TensorFlow does not execute eagerly or a scope is active.
 
     Args:
       outside_of_scopes: Whether the caller enters the scope of a strategy of its own.
@@ -30,13 +30,13 @@ def require(*, outside_of_scopes: bool = True) -> None:
             "the scope of a tf.distribute strategy is active: make this call outside"
             " of it; the field devices of the configuration says which are used"
         )
-    if _is_recording():
+    if _is_tape_recording():
         raise errors.UsageError(
             "a tf.GradientTape is active, which would record the whole call: make this"
             " call outside of it"
         )
     # `lazy_imports` checks this only once, and a program may change it later.
-    lazy_imports.check_image_format()
+    lazy_imports.check_keras_image_format()
     if (used := keras.config.floatx()) not in _FLOATX:
         raise errors.UsageError(
             f"Keras' floatx is {used!r}, with which learning rates would be rounded:"
@@ -45,8 +45,8 @@ def require(*, outside_of_scopes: bool = True) -> None:
         )
 
 
-def _is_recording() -> bool:
-    """Whether a ``GradientTape`` records what this thread computes."""
+def _is_tape_recording() -> bool:
+    """Whether a ``GradientTape`` records what this thread computes eagerly."""
     # TensorFlow has no public function that says so.
     try:
         record = importlib.import_module("tensorflow.python.eager.record")

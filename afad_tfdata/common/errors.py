@@ -5,9 +5,6 @@ A command prints the message without a traceback and ends with ``exit_status``.
 
 from __future__ import annotations
 
-import importlib
-import types
-
 
 class AfadError(Exception):
     """Base of every error that this package raises on purpose.
@@ -43,31 +40,8 @@ class WorkerLostError(AfadError):
     exit_status = 69
 
 
-def require(module: str, *, extra: str, purpose: str) -> types.ModuleType:
-    """Imports an optional dependency, or says how to get it.
-
-    Args:
-      module: Name to import, e.g. ``"simplejpeg"``.
-      extra: The extra of this package that installs it.
-      purpose: What needs it: the subject of the message "... needs simplejpeg".
-
-    Returns:
-      The imported module.
-
-    Raises:
-      UsageError: The module is not installed, or does not load.
-    """
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # A broken installation may raise anything.
-        raise UsageError(
-            f"{purpose} needs {module}, which is not usable here"
-            f" ({one_line(error)}): pip install 'afad-tfdata[{extra}]'"
-        ) from error
-
-
 def printable(text: str) -> str:
-    """Text with its control characters escaped, so that a terminal only shows it."""
+    """An error's text with its control characters escaped, for a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -78,7 +52,7 @@ def one_line(error: object) -> str:
 
 
 def cause(error: Exception) -> str:
-    """Class and text of an error in a user's code, in one line.
+    """The class and text of an error in a user's code, in one line.
 
     AutoGraph's text begins with "in user code:", and ends with that of the error.
     Other texts have the reason in their first line.
@@ -92,5 +66,5 @@ def cause(error: Exception) -> str:
 
 
 def kind(value: object) -> str:
-    """The class of a value with its module, such as ``keras.src.models.Model``."""
+    """The class of a value for an error's text, such as ``keras.src.models.Model``."""
     return f"{type(value).__module__}.{type(value).__name__}"

@@ -14,7 +14,7 @@ _DPI = 110  # A figure of 8 inches is as wide as a page of text on a screen.
 
 
 def new(width: float, height: float) -> Figure:
-    """An empty figure.
+    """An empty matplotlib figure.
 
     Args:
       width: Inches.
@@ -25,7 +25,7 @@ def new(width: float, height: float) -> Figure:
     """
     # pyplot is not used: it chooses a backend for the whole process, looks for a
     # display, and keeps every figure in memory.
-    lazy_imports.load_matplotlib()
+    lazy_imports.import_matplotlib()
     from matplotlib.backends import backend_agg
     from matplotlib.figure import Figure
 
@@ -35,7 +35,7 @@ def new(width: float, height: float) -> Figure:
 
 
 def save(path: str, figure: Figure) -> None:
-    """Writes a figure as PNG, whole or not at all.
+    """Writes a matplotlib figure as PNG, whole or not at all.
 
     Raises:
       UsageError: The file cannot be written.

@@ -29,29 +29,29 @@ _REMOTE_CHUNK_BYTES = 8 << 20
 
 
 def is_remote(path: str) -> bool:
-    """True for a path with a scheme, such as ``gs://bucket/records``."""
+    """Whether a file's path has a scheme, such as ``gs://bucket/records``."""
     return "://" in path
 
 
 def local_path(path: str) -> str:
-    """The path without ``file://``; other paths stay as they are."""
+    """A file's path without ``file://``; other paths stay as they are."""
     local = re.match(r"file://(?:localhost)?(?=/)", path)
     return path[local.end() :] if local else path
 
 
 def join(directory: str, *names: str) -> str:
-    """Joins path parts; remote paths keep their forward slashes."""
+    """Joins the parts of a file's path; remote paths keep their forward slashes."""
     return os.path.join(directory, *names)
 
 
 def user_cache() -> str:
-    """The user's local directory for what can be fetched or made again."""
+    """The user's local directory for files that can be fetched or made again."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(cache, "afad_tfdata")
 
 
 def exists(path: str) -> bool:
-    """Whether a file or directory exists."""
+    """Whether a file or directory exists, local or remote."""
     return remote_files.exists(path) if is_remote(path) else os.path.exists(path)
 
 
@@ -71,7 +71,7 @@ def make_dirs(path: str) -> None:
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole content of a file."""
+    """The whole content of a file, local or remote."""
     if is_remote(path):
         return remote_files.read_bytes(path)
     try:
@@ -153,7 +153,7 @@ def remove_temporary(directory: str, names: str = ".*") -> None:
 
 
 def write_error(path: str, error: OSError | RuntimeError) -> errors.UsageError:
-    """The error for a failed write: the cause and advice, in one line.
+    """The error for a file that cannot be written: the cause and advice, in one line.
 
     Args:
       path: The file.
@@ -190,7 +190,7 @@ def read_error(path: str, error: OSError) -> errors.UsageError:
 
 
 def fsync_dir(directory: str) -> None:
-    """Makes renames in a local directory durable, if the file system supports that."""
+    """Makes renames of files in a directory durable, if the system supports that."""
     try:
         fd = os.open(directory, os.O_RDONLY)
     except OSError:
@@ -213,12 +213,12 @@ def remove_if_there(path: str) -> None:
 
 
 def write_json(path: str, value: Any) -> None:
-    """`write_atomic` of indented JSON with a final newline."""
+    """Writes a file of indented JSON with `write_atomic`."""
     write_atomic(path, json.dumps(value, indent=1) + "\n")
 
 
 def csv_line(values: Iterable[Any]) -> str:
-    """Values as a line of CSV, without the end of the line.
+    """Values as a line of a CSV file, without the end of the line.
 
     A value that contains an end of a line is quoted, and then the line is several.
     """
@@ -229,7 +229,7 @@ def csv_line(values: Iterable[Any]) -> str:
 
 
 def json_checksum(value: Any) -> str:
-    """SHA-256 of JSON values, whatever their order and spacing in the file."""
+    """The SHA-256 of a JSON file's values, whatever their order and spacing."""
     canonical = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
@@ -237,18 +237,18 @@ def json_checksum(value: Any) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds a checksum to JSON values, so that a changed byte is noticed."""
+def seal_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds a checksum to a JSON file's values, so that a changed byte is noticed."""
     # The values as a reader will see them: tuples become lists, and keys strings.
     plain = json.loads(json.dumps(value))
     return {**plain, "checksum": json_checksum(plain)}
 
 
-def unseal(value: dict[str, Any], path: str) -> dict[str, Any]:
-    """The values without their checksum; values that have none are not checked.
+def unseal_json(value: dict[str, Any], path: str) -> dict[str, Any]:
+    """The values of a JSON file without their checksum, which is checked if there.
 
     Args:
-      value: The values that `seal` returned, as read back from a file.
+      value: The values that `seal_json` returned, as read back from a file.
       path: The file, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras, imported on first use.
+"""TensorFlow, Keras and optional packages, imported on first use.
 
 ``import tensorflow`` takes seconds, and a command that answers ``--help`` or refuses a
 flag does not need it.  Modules therefore write::
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from afad_tfdata.common import errors, preemption
 
-__all__ = ["hide_start_lines", "keras", "load_matplotlib", "tf"]
+__all__ = ["hide_start_lines", "import_matplotlib", "import_optional", "keras", "tf"]
 
 # TensorFlow 2.21 prints these while it is imported, before it reads its log level.
 _START_LINE = re.compile(
@@ -39,7 +39,7 @@ _hiding = threading.Lock()
 
 
 def hide_start_lines() -> None:
-    """Hides what TensorFlow prints at its start, unless the user set its log level.
+    """Hides what TensorFlow prints when it is imported, unless the user set a level.
 
     Only commands call this, because their own output is hard to find among these lines.
     Errors are still raised, and lines that are not known to be harmless are still
@@ -53,7 +53,7 @@ def hide_start_lines() -> None:
 
 @contextlib.contextmanager
 def _without_start_lines() -> Iterator[None]:
-    """Removes the known lines from what is written to file descriptor 2.
+    """Removes what TensorFlow prints when it is imported from standard error.
 
     A child process reads what is written, and writes the other lines.  A thread is not
     enough: TensorFlow may abort this process, for example on a processor that is too
@@ -72,7 +72,7 @@ def _without_start_lines() -> Iterator[None]:
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _filter(read, write, real)
+        _copy_other_lines(read, write, real)
     os.close(read)
     os.dup2(write, 2)
     os.close(write)
@@ -86,8 +86,8 @@ def _without_start_lines() -> Iterator[None]:
             os.waitpid(child, 0)
 
 
-def _filter(read: int, write: int, real: int) -> None:
-    """Copies lines until the pipe is closed, then ends this process, the child."""
+def _copy_other_lines(read: int, write: int, real: int) -> None:
+    """Copies lines that are not TensorFlow's start lines, then ends this child."""
     try:
         # The parent handles a signal to the whole process group.  This process ends
         # when the pipe is closed.
@@ -116,8 +116,8 @@ def _check_docstrings() -> None:
         )
 
 
-def _check_backend() -> None:
-    """Refuses another backend before its import fails, or after the user imported it.
+def _check_keras_backend() -> None:
+    """Refuses another backend of Keras before its import fails, or after it.
 
     Raises:
       UsageError: Keras uses or would use something else than TensorFlow.
@@ -132,8 +132,8 @@ def _check_backend() -> None:
         )
 
 
-def check_image_format() -> None:
-    """Refuses Keras' setting that takes the last axis of an image for its width.
+def check_keras_image_format() -> None:
+    """Refuses Keras' setting that takes an image's last axis for its width.
 
     Raises:
       UsageError: The setting is in ``keras.json``, or the program made it.
@@ -147,8 +147,8 @@ def check_image_format() -> None:
         )
 
 
-def load_matplotlib() -> types.ModuleType:
-    """Imports matplotlib.
+def import_matplotlib() -> types.ModuleType:
+    """Imports matplotlib on its first use, or before Keras imports it.
 
     Raises:
       UsageError: matplotlib refuses one of its settings.
@@ -162,7 +162,30 @@ def load_matplotlib() -> types.ModuleType:
         ) from error
 
 
-def _import(name: str) -> Any:
+def import_optional(module: str, *, extra: str, purpose: str) -> types.ModuleType:
+    """Imports an optional dependency, or says how to get it.
+
+    Args:
+      module: Name to import, e.g. ``"simplejpeg"``.
+      extra: The extra of this package that installs it.
+      purpose: What needs it: the subject of the message "... needs simplejpeg".
+
+    Returns:
+      The imported module.
+
+    Raises:
+      UsageError: The module is not installed, or does not load.
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # A broken installation may raise anything.
+        raise errors.UsageError(
+            f"{purpose} needs {module}, which is not usable here"
+            f" ({errors.one_line(error)}): pip install 'afad-tfdata[{extra}]'"
+        ) from error
+
+
+def _import_quietly(name: str) -> Any:
     """Imports TensorFlow or Keras; hides its lines after `hide_start_lines`."""
     # Only the first thread hides lines: the next one would mistake the pipe for stderr.
     if not _hide or "tensorflow" in sys.modules or not _hiding.acquire(blocking=False):
@@ -195,13 +218,13 @@ else:
             _check_docstrings()
             # TensorFlow imports Keras, which imports matplotlib and works without it.
             with contextlib.suppress(ImportError):
-                load_matplotlib()
+                import_matplotlib()
             is_keras = self.__dict__["_name"] == "keras"
             if is_keras:
-                _check_backend()
-            module = _import(self._name)
+                _check_keras_backend()
+            module = _import_quietly(self._name)
             if is_keras:
-                check_image_format()
+                check_keras_image_format()
             value = getattr(module, attribute)
             # Python calls __getattr__ only for attributes that are not stored here.
             self.__dict__[attribute] = value

@@ -68,11 +68,11 @@ class FileLock:
         deadline = time.monotonic() + wait_secs
         self._open = False
         while True:
-            self.descriptor = _open(path)
+            self.descriptor = _open_lock_file(path)
             try:
-                self.works = _lock(self.descriptor, kind, path)
+                self.works = _lock_file(self.descriptor, kind, path)
                 # The last holder may have removed the file while we waited.
-                if _is_at(self.descriptor, path):
+                if _is_lock_file_at(self.descriptor, path):
                     self._open = True
                     return
             except BlockingIOError:
@@ -96,7 +96,7 @@ class FileLock:
             os.close(self.descriptor)
 
 
-def _open(path: str) -> int:
+def _open_lock_file(path: str) -> int:
     """Opens the lock file, which another process may remove at the same time."""
     for attempt in range(_OPEN_ATTEMPTS):
         files.make_dirs(os.path.dirname(path) or ".")
@@ -111,7 +111,7 @@ def _open(path: str) -> int:
     raise AssertionError("the loop returns or raises")
 
 
-def _lock(descriptor: int, kind: int, path: str) -> bool:
+def _lock_file(descriptor: int, kind: int, path: str) -> bool:
     """Locks the file, and returns False if the file system has no locks.
 
     Raises:
@@ -133,8 +133,8 @@ def _lock(descriptor: int, kind: int, path: str) -> bool:
     return True
 
 
-def _is_at(descriptor: int, path: str) -> bool:
-    """Whether this path still names the open file."""
+def _is_lock_file_at(descriptor: int, path: str) -> bool:
+    """Whether this path still names the open lock file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -144,7 +144,7 @@ def option(
     flag: bool = True,
     aliases: Sequence[str] = (),
 ) -> Any:
-    """A dataclass field with a help text.
+    """A field of a config: an option with a help text.
 
     Args:
       default: The field's default value.  None makes an optional value.
@@ -169,7 +169,7 @@ def part(
     leave_out: Sequence[str] = (),
     help: Mapping[str, str] | None = None,
 ) -> _Config:
-    """A field of a `Config` that is a config itself.
+    """A field of a config that is a config itself, with options of its own.
 
     Args:
       config_class: Frozen dataclass of options, all of which have defaults.
@@ -190,7 +190,7 @@ def part(
 
 
 def specs(config_class: type) -> Iterator[OptionSpec]:
-    """The fields of a config class that are flags, in the order of their definition."""
+    """The options of a config that are flags, in the order of their definition."""
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         if _is_part(field):
@@ -202,7 +202,7 @@ def specs(config_class: type) -> Iterator[OptionSpec]:
         elif "help" in field.metadata and field.metadata["flag"]:
             yield OptionSpec(
                 name=field.name,
-                type=_plain_type(hints[field.name], field.name),
+                type=_flag_type(hints[field.name], field.name),
                 default=field.default,
                 help=field.metadata["help"],
                 choices=field.metadata["choices"],
@@ -211,7 +211,7 @@ def specs(config_class: type) -> Iterator[OptionSpec]:
 
 
 def flag_lines(config: Any) -> list[str]:
-    """The lines of a flag file: each flag that differs from its default, sorted.
+    """A config as lines of a flag file: each option that differs from its default.
 
     Raises:
       ValueError: A field that no flag sets differs from its default, or a value cannot
@@ -225,7 +225,7 @@ def flag_lines(config: Any) -> list[str]:
 
 
 def _flag_line(name: str, value: Any) -> str:
-    """A field's value as a line of ``flags.txt``."""
+    """An option's value as a line of ``flags.txt``."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"
     if isinstance(value, list):
@@ -240,7 +240,7 @@ def _flag_line(name: str, value: Any) -> str:
 
 
 def check_choices(config: Any) -> None:
-    """Checks each field's type and choices, and brings its value to the usual form.
+    """Checks each option's type and choices, and brings its value to the usual form.
 
     A config calls this in the first line of its ``__post_init__``.  Each part checks
     itself.  A `pathlib.Path` becomes its text, ``file:///a`` becomes ``/a``, ``~/a`` a
@@ -249,12 +249,12 @@ def check_choices(config: Any) -> None:
     Raises:
       UsageError: A value has another type, or is not one of the field's choices.
     """
-    hints = _type_hints(type(config))  # type: ignore[arg-type]
+    hints = _option_types(type(config))  # type: ignore[arg-type]
     for field in dataclasses.fields(config):
         if "help" not in field.metadata:
             continue  # A part, or a field that is no option.
         before = getattr(config, field.name)
-        value = _of_type(before, hints[field.name], field.name)
+        value = _as_option_type(before, hints[field.name], field.name)
         if value is not before:
             # The dataclass is frozen; its own __init__ sets fields this way, too.
             object.__setattr__(config, field.name, value)
@@ -266,13 +266,13 @@ def check_choices(config: Any) -> None:
 
 
 @functools.cache  # Evaluating annotations takes longer than all the checks.
-def _type_hints(config_class: Any) -> dict[str, Any]:
-    """The types of a config's fields."""
+def _option_types(config_class: Any) -> dict[str, Any]:
+    """The types of a config's options."""
     return typing.get_type_hints(config_class)
 
 
-def _of_type(value: Any, hint: Any, name: str) -> Any:
-    """The value in the form that an annotation names.
+def _as_option_type(value: Any, hint: Any, name: str) -> Any:
+    """An option's value in the form that its annotation names.
 
     Raises:
       UsageError: It is of another type.
@@ -282,12 +282,12 @@ def _of_type(value: Any, hint: Any, name: str) -> Any:
             return value
         (hint,) = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     converters: dict[Any, tuple[Callable[[Any], Any], str]] = {
-        str: (_as_text, "a string or a path"),
-        bool: (_as_bool, "True or False"),
-        int: (_as_int, "a whole number"),
-        float: (_as_float, "a finite number"),
-        tuple[str, ...]: (_as_texts, "a tuple or list of strings"),
-        tuple[int, ...]: (_as_ints, "whole numbers, such as 18,21"),
+        str: (_option_as_text, "a string or a path"),
+        bool: (_option_as_bool, "True or False"),
+        int: (_option_as_int, "a whole number"),
+        float: (_option_as_float, "a finite number"),
+        tuple[str, ...]: (_option_as_texts, "a tuple or list of strings"),
+        tuple[int, ...]: (_option_as_ints, "whole numbers, such as 18,21"),
     }
     if hint not in converters:
         return value  # Fields that no flag can set are checked by the config itself.
@@ -307,7 +307,7 @@ def _of_type(value: Any, hint: Any, name: str) -> Any:
 
 
 def _is_encodable(text: str) -> bool:
-    """Whether the operating system can be given a text, as a path for example."""
+    """Whether the operating system can be given an option's text, such as a path."""
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -316,7 +316,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def check_utf8(text: str, flag: str) -> None:
-    """Refuses a name that cannot be written into a text or JSON file.
+    """Refuses a name in an option that cannot be written into a text or JSON file.
 
     Where the locale is not UTF-8, Python reads the bytes of a command line that it does
     not know as halves of surrogate pairs.  Paths may have them; names may not.
@@ -333,8 +333,8 @@ def check_utf8(text: str, flag: str) -> None:
         ) from None
 
 
-def _as_text(value: Any) -> str | None:
-    """A field's value as text; None if it is none."""
+def _option_as_text(value: Any) -> str | None:
+    """An option's value as text; None if it is none."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
@@ -346,49 +346,49 @@ def _as_text(value: Any) -> str | None:
     return os.path.expanduser(value)
 
 
-def _as_texts(value: Any) -> tuple[str, ...] | None:
-    """A field's value as several texts; None if it is none."""
+def _option_as_texts(value: Any) -> tuple[str, ...] | None:
+    """An option's value as several texts; None if it is none."""
     # A string is refused, because it would become a tuple of its letters.
     if not isinstance(value, (tuple, list)):
         return None
-    texts = [_as_text(item) for item in value]
+    texts = [_option_as_text(item) for item in value]
     known = tuple(text for text in texts if text is not None)
     return known if len(known) == len(texts) else None
 
 
-def _as_ints(value: Any) -> tuple[int, ...] | None:
-    """A field's value as whole numbers; None if it is none."""
+def _option_as_ints(value: Any) -> tuple[int, ...] | None:
+    """An option's value as whole numbers; None if it is none."""
     if not isinstance(value, (tuple, list)):
         return None
     # Flags and flag files have texts, which may have spaces after the commas.
     plain = [v.strip() if isinstance(v, str) else v for v in value]
-    found = [int(v) if _is_whole(v) else _as_int(v) for v in plain]
+    found = [int(v) if _is_whole_number(v) else _option_as_int(v) for v in plain]
     known = tuple(number for number in found if number is not None)
     return known if len(known) == len(found) else None
 
 
-def _is_whole(value: Any) -> bool:
-    """Whether a text of a flag is a whole number."""
+def _is_whole_number(value: Any) -> bool:
+    """Whether the text of a flag is a whole number."""
     return isinstance(value, str) and bool(re.fullmatch(r"[+-]?[0-9]{1,18}", value))
 
 
 # numpy's numbers are recognised without numpy, because its import would slow --help.
-def _as_bool(value: Any) -> bool | None:
-    """A field's value as a bool; None if it is none."""
+def _option_as_bool(value: Any) -> bool | None:
+    """An option's value as a bool; None if it is none."""
     is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
     return bool(value) if is_bool else None
 
 
-def _as_int(value: Any) -> int | None:
-    """A field's value as a whole number; None if it is none."""
-    number = _as_float(value)
+def _option_as_int(value: Any) -> int | None:
+    """An option's value as a whole number; None if it is none."""
+    number = _option_as_float(value)
     return None if number is None or number != number // 1 else int(number)
 
 
-def _as_float(value: Any) -> float | None:
-    """A field's value as a number; None if it is none."""
+def _option_as_float(value: Any) -> float | None:
+    """An option's value as a number; None if it is none."""
     # True is refused as a number, although a bool is an int in Python.
-    if _as_bool(value) is not None or not isinstance(value, numbers.Real):
+    if _option_as_bool(value) is not None or not isinstance(value, numbers.Real):
         return None
     # A whole number stays an int, so that JSON and flag files show it without a point.
     if isinstance(value, numbers.Integral):
@@ -399,7 +399,7 @@ def _as_float(value: Any) -> float | None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain JSON values by flat name (tuples become lists)."""
+    """The options of a config by flat name, as JSON values (tuples become lists)."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -407,12 +407,12 @@ def to_dict(config: Any) -> dict[str, Any]:
             flat, names = to_dict(value), _part_names(field)
             values.update({name: flat[name] for name in names})
         else:
-            values[field.name] = _plain_value(value)
+            values[field.name] = _option_as_json(value)
     return values
 
 
 def from_dict(config_class: type, values: Mapping[str, Any], *, where: str) -> Any:
-    """Builds any config class from `to_dict`'s form; missing fields have defaults.
+    """Builds any config from the options in `to_dict`'s form, or their defaults.
 
     Args:
       config_class: A frozen dataclass of options.
@@ -435,14 +435,14 @@ def from_dict(config_class: type, values: Mapping[str, Any], *, where: str) -> A
 
 
 def defaults(config_class: type) -> dict[str, Any]:
-    """The defaults by flat name, in the form of `to_dict`, unchecked."""
+    """The defaults of a config's options by flat name, as in `to_dict`, unchecked."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):
         if _is_part(field):
             flat, names = defaults(field.metadata["part"]), _part_names(field)
             values.update({name: flat[name] for name in names})
         else:
-            values[field.name] = _plain_value(field.default)
+            values[field.name] = _option_as_json(field.default)
     return values
 
 
@@ -452,13 +452,13 @@ def _is_part(field: dataclasses.Field) -> bool:
 
 
 def _part_names(field: dataclasses.Field) -> list[str]:
-    """The flat names that a part offers."""
+    """The flat names of the options that a part of a config offers."""
     left_out = field.metadata["leave_out"]
     return [n for n in _flat_names(field.metadata["part"]) if n not in left_out]
 
 
 def _flat_names(config_class: type) -> list[str]:
-    """Names of a config's fields, with those of the configs in it."""
+    """The names of a config's options, with those of the configs in it."""
     names: list[str] = []
     for field in dataclasses.fields(config_class):
         names += _part_names(field) if _is_part(field) else [field.name]
@@ -466,7 +466,7 @@ def _flat_names(config_class: type) -> list[str]:
 
 
 def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
-    """Builds a part from values in `fields`, and removes these values there."""
+    """Builds a part of a config from values in `fields`, and removes them there."""
     config_class = field.metadata["part"]
     value = fields.pop(field.name, None)
     flat = {n: fields.pop(n) for n in _part_names(field) if n in fields}
@@ -488,7 +488,7 @@ def _part_value(field: dataclasses.Field, fields: dict[str, Any]) -> Any:
 
 
 def _by_present_names(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by the fields' present names: aliases are replaced."""
+    """The options' values by their present names: aliases are replaced."""
     found = dict(values)
     for field in dataclasses.fields(config_class):
         for old in field.metadata.get("aliases", ()):
@@ -499,8 +499,8 @@ def _by_present_names(config_class: type, values: Mapping[str, Any]) -> dict[str
     return found
 
 
-def _plain_type(hint: Any, name: str) -> type:
-    """`int | None` -> int, `tuple[str, ...]` -> list."""
+def _flag_type(hint: Any, name: str) -> type:
+    """The type of an option's flag: `int | None` -> int, `tuple[str, ...]` -> list."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         inner = [a for a in typing.get_args(hint) if a is not type(None)]
         if len(inner) == 1:
@@ -512,8 +512,8 @@ def _plain_type(hint: Any, name: str) -> type:
     return hint
 
 
-def _plain_value(value: Any) -> Any:
-    """A field's value as JSON."""
+def _option_as_json(value: Any) -> Any:
+    """An option's value as JSON."""
     if isinstance(value, tuple):
-        return [_plain_value(v) for v in value]
+        return [_option_as_json(v) for v in value]
     return value

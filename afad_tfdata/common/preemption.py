@@ -22,16 +22,16 @@ _received: list[str] = []
 
 
 def install() -> None:
-    """Turns SIGTERM, SIGUSR1, SIGHUP and the first Ctrl-C into a request.
+    """Turns SIGTERM, SIGUSR1, SIGHUP and the first Ctrl-C into a request to stop.
 
     A second Ctrl-C ends the process at once.  Only the main thread may call this; it
     may do so several times.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _handle)
+        signal.signal(number, _handle_signal)
     # Under nohup, the process outlives its terminal, and still should.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _handle)
+        signal.signal(signal.SIGHUP, _handle_signal)
     # A process that was started in the background ignores Ctrl-C, and still should.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _handle_first_interrupt)
@@ -39,7 +39,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns Ctrl-C within the block into a request, in a program without `install`.
+    """Turns Ctrl-C within the block into a request to stop, without `install`.
 
     The second Ctrl-C raises KeyboardInterrupt, as it does outside the block.
     """
@@ -49,6 +49,7 @@ def interruptible() -> Iterator[None]:
         return
 
     def handle(number: int, frame: object) -> None:
+        """Turns a Ctrl-C into a request to stop."""
         signal.signal(number, signal.default_int_handler)
         _ask_to_stop(frame)
 
@@ -62,17 +63,17 @@ def interruptible() -> Iterator[None]:
 
 
 def keep() -> None:
-    """Installs the handler again if it was installed and a library has replaced it."""
+    """Installs the signals' handler again if a library has replaced it."""
     # TensorFlow's servers install their own handler of SIGTERM when they start.  Python
     # does not notice: signal.getsignal still returns our handler.  Setting it again
     # replaces theirs.
     for number in SIGNALS:
-        if signal.getsignal(number) is _handle:
-            signal.signal(number, _handle)
+        if signal.getsignal(number) is _handle_signal:
+            signal.signal(number, _handle_signal)
 
 
 def requested() -> bool:
-    """Whether a signal was received, or `request` was called."""
+    """Whether a stop was requested, by a signal or by `request`."""
     return _requested.is_set()
 
 
@@ -83,12 +84,12 @@ def request(reason: str) -> None:
 
 
 def reason() -> str:
-    """Name of the first signal, or the reason of the first `request`; else empty."""
+    """The signal or the reason of the first request to stop; empty if there is none."""
     return _received[0] if _received else ""
 
 
 def clear() -> None:
-    """Forgets a request; for programs that train again in one process."""
+    """Forgets a request to stop; for programs that train again in one process."""
     _requested.clear()
     _received.clear()
 
@@ -114,7 +115,7 @@ def _ask_to_stop(frame: object) -> None:
         os.write(2, text.encode())
 
 
-def _handle(number: int, frame: object) -> None:
+def _handle_signal(number: int, frame: object) -> None:
     """Handles a signal: notes that it asks the command to stop."""
     del frame
     request(signal.Signals(number).name)

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def lines_shown() -> Iterator[None]:
-    """Shows this package's log lines on stderr in a program that set up no logging.
+    """Shows this package's progress and log lines where a program set up no logging.
 
     Without this, Python would show only warnings.
     """
@@ -98,21 +98,21 @@ class Progress:
         if notes:
             self._note = " ".join(f"{k}={v}" for k, v in notes.items())
         if self._clock() - self._last_line >= self._every_secs:
-            self._line()
+            self._log_progress()
 
     def close(self) -> None:
         """Ends the bar, or logs the last line."""
         if self._bar is not None:
             self._bar.close()
         elif self._done != self._initial:
-            self._line()
+            self._log_progress()
 
     def rate(self) -> float:
         """Units per second since the start."""
         elapsed = self._clock() - self._started
         return (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
 
-    def _line(self) -> None:
+    def _log_progress(self) -> None:
         """Logs the progress as one line of a batch log."""
         self._last_line = self._clock()
         rate = self.rate()
@@ -126,6 +126,7 @@ class Progress:
 
 
 def _shows_bars(stream: TextIO) -> bool:
+    """Whether a stream shows bars of progress: a terminal or a notebook."""
     # A program may have put an object with nothing but `write` in the place of stderr.
     is_terminal = getattr(stream, "isatty", lambda: False)()
     # A notebook's stream is not a terminal, but shows bars as well.

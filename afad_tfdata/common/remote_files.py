@@ -35,7 +35,7 @@ class StoreError(OSError):
 
 
 def gfile(path: str) -> types.ModuleType:
-    """``tf.io.gfile``, after loading what the path's scheme needs.
+    """TensorFlow's ``tf.io.gfile``, after loading what a remote path's scheme needs.
 
     Raises:
       UsageError: No file system is registered for the scheme; TensorFlow itself has no
@@ -48,7 +48,7 @@ def gfile(path: str) -> types.ModuleType:
 
 
 def aborts_at_exit() -> bool:
-    """Whether the process must end with ``os._exit``, after flushing its streams.
+    """Whether the process must end with ``os._exit``, because it used an S3 store.
 
     tensorflow-io 0.37 aborts in its destructors after any S3 operation, and the exit
     status would then say that the command failed.
@@ -57,7 +57,7 @@ def aborts_at_exit() -> bool:
 
 
 def why_no_fsspec(scheme: str) -> str:
-    """Empty if fsspec opens the store ``s3`` or ``gs`` here; else the reason."""
+    """Why fsspec does not open the store ``s3`` or ``gs`` here; empty if it does."""
     try:
         importlib.import_module(_PACKAGES[scheme])
     except ModuleNotFoundError:
@@ -68,85 +68,85 @@ def why_no_fsspec(scheme: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether an object, or anything below the path, exists.
+    """Whether an object of a remote store, or anything below its path, exists.
 
     Raises:
       StoreError: The store does not answer, or refuses to say.
       UsageError: Nothing that is installed opens this store.
     """
-    with _readable(path):
+    with _readable_store_errors(path):
         try:
-            if store := _fsspec(path):
+            if store := _fsspec_store(path):
                 # `store.exists` is not used: it calls a denied bucket an empty one.
                 store.info(path)
             else:
-                return bool(_gfile(path).exists(path))
+                return bool(_gfile_or_advice(path).exists(path))
         except FileNotFoundError:
             return False
         return True
 
 
 def make_dirs(path: str) -> None:
-    """Creates a directory, if the store has directories; raises as `exists` does."""
-    with _readable(path):
+    """Creates a directory of a remote store, if it has any; raises as `exists` does."""
+    with _readable_store_errors(path):
         # Buckets have no directories, and s3fs would try to create the bucket.
-        if not _fsspec(path):
-            _gfile(path).makedirs(path)
+        if not _fsspec_store(path):
+            _gfile_or_advice(path).makedirs(path)
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole object; raises as `exists` does."""
-    with _readable(path):
-        if store := _fsspec(path):
+    """The whole object of a remote store; raises as `exists` does."""
+    with _readable_store_errors(path):
+        if store := _fsspec_store(path):
             return store.cat_file(path)
-        with _gfile(path).GFile(path, "rb") as f:
+        with _gfile_or_advice(path).GFile(path, "rb") as f:
             return f.read()
 
 
 def read_chunks(path: str, chunk_bytes: int) -> Iterator[bytes]:
-    """The object in pieces, one request each; raises as `exists` does."""
-    with _readable(path):
-        if store := _fsspec(path):
+    """The object of a remote store in pieces, one request each; raises as `exists`."""
+    with _readable_store_errors(path):
+        if store := _fsspec_store(path):
             opened = store.open(path, "rb", block_size=chunk_bytes, cache_type="none")
         else:
-            opened = _gfile(path).GFile(path, "rb")
+            opened = _gfile_or_advice(path).GFile(path, "rb")
         with opened as f:
             while chunk := f.read(chunk_bytes):
                 yield chunk
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes an object, whole or not at all; raises as `exists` does."""
-    with _readable(path):
-        if store := _fsspec(path):
+    """Writes an object of a remote store, whole or not at all; raises as `exists`."""
+    with _readable_store_errors(path):
+        if store := _fsspec_store(path):
             store.pipe_file(path, content)
             return
-        with _gfile(path).GFile(path, "wb") as f:
+        with _gfile_or_advice(path).GFile(path, "wb") as f:
             f.write(content)
 
 
 def upload(local: str, path: str) -> int:
-    """Copies a local file to a store; returns its size there, in bytes.
+    """Copies a local file to a remote store; returns its size there, in bytes.
 
     Raises as `exists` does.
     """
-    with _readable(path):
-        if store := _fsspec(path):
+    with _readable_store_errors(path):
+        if store := _fsspec_store(path):
             store.put_file(local, path)
             store.invalidate_cache()
             return int(store.info(path)["size"])
-        _gfile(path).copy(local, path, overwrite=True)
-        return int(_gfile(path).stat(path).length)
+        _gfile_or_advice(path).copy(local, path, overwrite=True)
+        return int(_gfile_or_advice(path).stat(path).length)
 
 
 @contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Turns what the libraries raise into `StoreError`; each has its own classes."""
+def _readable_store_errors(path: str) -> Iterator[None]:
+    """Turns what the libraries of remote stores raise into `StoreError`."""
     try:
         yield
     except (errors.AfadError, StoreError):
         raise
-    except (FileNotFoundError, _not_found()) as error:
+    except (FileNotFoundError, _not_found_error()) as error:
         reason = "there is no such object or bucket"
         raise StoreError(errno.ENOENT, reason, path) from error
     except Exception as error:
@@ -154,8 +154,8 @@ def _readable(path: str) -> Iterator[None]:
         raise StoreError(errno.EIO, reason, path) from error
 
 
-def _fsspec(path: str) -> Any:
-    """Fsspec's file system of a path; None where TensorFlow's is used."""
+def _fsspec_store(path: str) -> Any:
+    """Fsspec's file system of a remote path; None where TensorFlow's is used."""
     scheme = path.partition("://")[0]
     if scheme not in _PACKAGES or why_no_fsspec(scheme):
         return None
@@ -180,8 +180,8 @@ def _fsspec(path: str) -> Any:
     return store
 
 
-def _gfile(path: str) -> types.ModuleType:
-    """TensorFlow's file module, or an error that names the missing extra."""
+def _gfile_or_advice(path: str) -> types.ModuleType:
+    """TensorFlow's ``gfile`` for a remote path, or an error that names the extra."""
     scheme = path.partition("://")[0]
     try:
         return gfile(path)
@@ -194,8 +194,8 @@ def _gfile(path: str) -> types.ModuleType:
         ) from error
 
 
-def _not_found() -> type[BaseException]:
-    """The error of a remote file that does not exist."""
+def _not_found_error() -> type[BaseException]:
+    """The class of the error of a remote file that does not exist."""
     # Naming TensorFlow's class would import TensorFlow, which takes seconds.
     if "tensorflow" in sys.modules:
         return tf.errors.NotFoundError

@@ -24,11 +24,12 @@ _CPU_CFS = (
 
 
 def available_bytes() -> int:
-    """Bytes that this process can still allocate: the machine's or the container's."""
+    """Bytes of memory that this process can still allocate, within its container."""
     found = [
-        limit - used + _file_cache(os.path.dirname(used_file))
+        limit - used + _droppable_bytes(os.path.dirname(used_file))
         for limit_file, used_file in _LIMITS
-        if (limit := _number(limit_file)) and (used := _number(used_file)) is not None
+        if (limit := _kernel_number(limit_file))
+        and (used := _kernel_number(used_file)) is not None
     ]
     try:
         with open("/proc/meminfo") as f:
@@ -41,7 +42,7 @@ def available_bytes() -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use: the machine's, or the container's quota."""
+    """The cores that this process may use: the machine's, or the container's quota."""
     # Batch systems and containers pin a process to a part of the machine's cores.
     try:
         count = len(os.sched_getaffinity(0))
@@ -53,7 +54,7 @@ def cores() -> int:
 
 
 def own_memory_bytes() -> int:
-    """Memory of this process without mapped files, in bytes."""
+    """The memory of this process without mapped files, in bytes."""
     try:
         with open("/proc/self/status") as f:
             values = dict(line.split(":", 1) for line in f)
@@ -67,25 +68,25 @@ def own_memory_bytes() -> int:
 
 
 def mib(num_bytes: float) -> str:
-    """A number of bytes in MiB, for a message."""
+    """An amount of memory in MiB, for a message."""
     return f"{num_bytes / (1 << 20):,.0f} MiB"
 
 
 def _cpu_quota() -> float:
-    """Cores that a control group allows on average; 0 for no limit."""
+    """The cores that a container allows on average; 0 for no limit."""
     try:
         with open(_CPU_MAX) as f:
             quota, period = f.read().split()
         return 0.0 if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         pass  # No control groups, or those of version 1.
-    allowed, period_1 = (_number(path) for path in _CPU_CFS)
+    allowed, period_1 = (_kernel_number(path) for path in _CPU_CFS)
     # -1 stands for no limit.
     return allowed / period_1 if allowed and period_1 and allowed > 0 else 0.0
 
 
-def _file_cache(group: str) -> int:
-    """Bytes of a control group that are cached files, which the kernel can drop."""
+def _droppable_bytes(group: str) -> int:
+    """The memory of a container that is cached files, which the kernel can drop."""
     try:
         with open(os.path.join(group, "memory.stat")) as f:
             values = dict(line.split() for line in f)
@@ -94,8 +95,8 @@ def _file_cache(group: str) -> int:
         return 0
 
 
-def _number(path: str) -> int | None:
-    """The number in a file of the kernel, such as a limit of a container."""
+def _kernel_number(path: str) -> int | None:
+    """The number in a file of the kernel, such as the memory limit of a container."""
     try:
         with open(path) as f:
             return int(f.read())

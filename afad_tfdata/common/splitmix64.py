@@ -22,7 +22,7 @@ ALL_BITS = (1 << 64) - 1
 
 
 def word(value: int) -> tf.Tensor:
-    """An integer modulo 2^64, as uint64 ``[]``."""
+    """An integer modulo 2^64, as uint64 ``[]``, to be mixed."""
     return tf.constant(np.uint64(value % 2**64))
 
 
@@ -34,7 +34,7 @@ def mix(value: tf.Tensor) -> tf.Tensor:
 
 
 def _xor_shift(value: tf.Tensor, shift: int) -> tf.Tensor:
-    """A word combined with itself, shifted to the right."""
+    """Mixes a word with itself, shifted to the right."""
     return tf.bitwise.bitwise_xor(value, tf.bitwise.right_shift(value, word(shift)))
 
 

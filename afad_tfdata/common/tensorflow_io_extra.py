@@ -48,24 +48,24 @@ def require_scheme(path: str) -> None:
 
 
 def registered_schemes() -> list[str]:
-    """File systems that TensorFlow can open now, such as ``gs``, sorted."""
+    """Schemes that TensorFlow can open now, with or without tensorflow-io, sorted."""
     # Local paths are registered as "" and "file".
     return sorted(set(tf.io.gfile.get_registered_schemes()) - {"", "file"})
 
 
 def why_no_scheme(scheme: str) -> str:
     """Why tensorflow-io does not register a file system; empty if it does."""
-    reason = _why_no_import()
+    reason = _why_not_importable()
     if reason or scheme in registered_schemes():
         return reason
     if scheme not in SCHEMES:
         return f"tensorflow-io has no {scheme}:// either"
-    return _does_not_load()
+    return _loading_failure()
 
 
 def why_no_hdf5() -> str:
     """Why tensorflow-io's reader of compressed HDF5 does not load; empty if it does."""
-    reason = _why_no_import()
+    reason = _why_not_importable()
     if reason:
         return reason
     try:
@@ -73,7 +73,7 @@ def why_no_hdf5() -> str:
         # The library is loaded at the first access to one of its operations.
         operations.io_hdf5_readable_info  # noqa: B018
     except Exception:  # NotImplementedError in tensorflow-io 0.37.1.
-        return _does_not_load()
+        return _loading_failure()
     return ""
 
 
@@ -88,7 +88,7 @@ def install_command() -> str:
     return command
 
 
-def _why_no_import() -> str:
+def _why_not_importable() -> str:
     """Why tensorflow-io cannot be imported; empty if it can."""
     try:
         with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def _why_no_import() -> str:
     return ""
 
 
-def _does_not_load() -> str:
+def _loading_failure() -> str:
     """The reason to show where tensorflow-io does not load."""
     try:
         version = importlib.metadata.version("tensorflow-io")

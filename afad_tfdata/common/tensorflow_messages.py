@@ -28,7 +28,7 @@ _ERRNOS = {os.strerror(number): number for number in errno.errorcode}
 
 
 def reason(message: str) -> str:
-    """The line that says what happened; empty if there is none."""
+    """The line of TensorFlow's message that says what happened; empty if none does."""
     message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message)
     for line in map(str.strip, message.splitlines()):
         if line and not line.startswith(_NO_REASON):
@@ -39,7 +39,7 @@ def reason(message: str) -> str:
 
 
 def without_stack(message: str) -> str:
-    """A message without the paths of programs, which may contain any word."""
+    """TensorFlow's message without the paths of programs, which may have any word."""
     return re.sub(r'^\s*File ".*$', "", message, flags=re.MULTILINE)
 
 
@@ -57,7 +57,7 @@ def file_error(message: str) -> OSError | None:
 
 
 def own_error(error: tf.errors.OpError) -> errors.AfadError | None:
-    """Returns the error of this package that TensorFlow's error wraps, or None.
+    """The error of this package that TensorFlow's error wraps, or None.
 
     If a Python function raises an exception, TensorFlow raises one of its own classes,
     whose text is the traceback.
@@ -67,3 +67,13 @@ def own_error(error: tf.errors.OpError) -> errors.AfadError | None:
         return None
     kind = errors.DataError if found[1] == "Data" else errors.UsageError
     return kind(found[2].strip())
+
+
+def fatal_line(text: str) -> str:
+    """The line of a process's output that says why TensorFlow aborted it."""
+    lines = text.strip().splitlines() or ["it says nothing"]
+    # In TensorFlow's log, the line of a fatal error begins with F and the date.  Lines
+    # of a stack trace may follow it.
+    fatal = [line for line in lines if line[:1] == "F" and line[1:2].isdigit()]
+    fatal += [line for line in lines if ": F " in line]
+    return errors.one_line((fatal or lines)[-1])

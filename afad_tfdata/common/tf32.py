@@ -6,7 +6,7 @@ from afad_tfdata.common.lazy_imports import tf
 
 
 def turn_off() -> None:
-    """Makes GPUs compute float32 products in full, in this process.
+    """Turns TF32 off: GPUs then compute float32 products in full.
 
     TensorFlow rounds by default.  Training may gain from that, but predictions would
     differ from those of a CPU, and from those of other programs, by about 1e-3.

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 
-from afad_tfdata.common import child_process, errors
+from afad_tfdata.common import child_process, errors, tensorflow_messages
 from afad_tfdata.common.lazy_imports import tf
 
 # Importing TensorFlow from a slow file system takes a minute; compiling takes seconds.
@@ -21,28 +21,28 @@ _TIMEOUT_SECS = 300
 
 @functools.cache
 def why_not() -> str:
-    """Empty if XLA compiles for the first GPU or, without one, for the CPU."""
-    gpu = _first_gpu()
+    """Why XLA does not compile for the first GPU or else the CPU; empty if it does."""
+    gpu = _gpu_to_try()
     if gpu:
-        done = _in_child(_child_command(gpu))
+        done = _try_in_child(_trial_command(gpu))
         if done is not None:
             return done
-    return _why_not_here()
+    return _try_here()
 
 
-def _first_gpu() -> str:
-    """Name of the first GPU that this process uses; empty if there is none."""
+def _gpu_to_try() -> str:
+    """The name of the first GPU, for which XLA is tried; empty if there is none."""
     gpus = tf.config.get_visible_devices("GPU")
     return gpus[0].name if gpus else ""
 
 
-def _child_command(gpu: str) -> list[str]:
-    """The command that tries XLA in a process of its own."""
-    return child_process.command(f"{__name__}:_run_child", gpu)
+def _trial_command(gpu: str) -> list[str]:
+    """The command that tries XLA in a child process."""
+    return child_process.command(f"{__name__}:_trial_main", gpu)
 
 
-def _in_child(command: list[str]) -> str | None:
-    """Runs the trial in another process.
+def _try_in_child(command: list[str]) -> str | None:
+    """Tries XLA in a child process, which it may abort.
 
     Returns:
       Empty if XLA compiles there, the reason if XLA ended the process; None if the
@@ -66,23 +66,13 @@ def _in_child(command: list[str]) -> str | None:
     if done.returncode == 0:
         return ""
     if done.returncode in (-signal.SIGABRT, -signal.SIGSEGV):
-        return f"XLA aborts the process: {fatal_line(done.stderr)}"
+        return f"XLA aborts the process: {tensorflow_messages.fatal_line(done.stderr)}"
     # For example a GPU that only one process at a time may open.
     return None
 
 
-def fatal_line(text: str) -> str:
-    """The line of a process's output that says why TensorFlow aborted it."""
-    lines = text.strip().splitlines() or ["it says nothing"]
-    # In TensorFlow's log, the line of a fatal error begins with F and the date.  Lines
-    # of a stack trace may follow it.
-    fatal = [line for line in lines if line[:1] == "F" and line[1:2].isdigit()]
-    fatal += [line for line in lines if ": F " in line]
-    return errors.one_line((fatal or lines)[-1])
-
-
-def _why_not_here() -> str:
-    """The trial, in this process."""
+def _try_here() -> str:
+    """Tries XLA in this process; returns why it does not compile, or nothing."""
     # The caller may be tracing a function; the trial must not become part of it.
     with tf.init_scope():
         devices = tf.config.list_logical_devices("GPU")
@@ -98,14 +88,14 @@ def _why_not_here() -> str:
     return ""
 
 
-def _run_child(arguments: list[str]) -> int:
-    """Status 0 if XLA compiles for the GPU of this machine that is named."""
+def _trial_main(arguments: list[str]) -> int:
+    """Tries XLA for a named GPU, in the child; returns 0 if it compiles."""
     (gpu,) = arguments
     # The name counts the GPUs that CUDA_VISIBLE_DEVICES shows, which is inherited.
     chosen = [g for g in tf.config.list_physical_devices("GPU") if g.name == gpu]
     tf.config.set_visible_devices(chosen, "GPU")
     if not chosen:
         return 1
-    reason = _why_not_here()
+    reason = _try_here()
     print(reason, file=sys.stderr)
     return 1 if reason else 0

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors, files
+from afad_tfdata.common import crc32, errors, files, lazy_imports
 from afad_tfdata.describing import labels_csv
 from afad_tfdata.storage import description_names, hdf5, schema
 
@@ -34,7 +34,9 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
       UsageError: pyarrow is not installed, or a file cannot be written.
       DataError: A record is missing, damaged or changed.
     """
-    errors.require("pyarrow", extra="croissant", purpose="writing Parquet files")
+    lazy_imports.import_optional(
+        "pyarrow", extra="croissant", purpose="writing Parquet files"
+    )
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, lazy_imports
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, preprocessing_graph, quantization
 from afad_tfdata.images import tensor_preprocessing
@@ -181,7 +181,9 @@ def _signature_names(feed: str, fetches: Mapping[str, str]) -> Names:
 
 def _write_onnx(frozen: FrozenGraph, path: str) -> None:
     """Writes an ONNX file; raises `UsageError` without the ``export`` extra."""
-    convert = errors.require("tf2onnx.convert", extra="export", purpose="writing ONNX")
+    convert = lazy_imports.import_optional(
+        "tf2onnx.convert", extra="export", purpose="writing ONNX"
+    )
     feed, fetches = _tensor_names(frozen.feed, frozen.fetches)
     with _quiet():
         convert.from_graph_def(

@@ -137,7 +137,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
         )
     # The checksum is compared first, because the other checks would blame the graph for
     # a changed description.
-    description = files.unseal(description, path)
+    description = files.unseal_json(description, path)
     # The checksum is optional: programs that edit the file may leave it out.
     try:
         entries = [description["graph"], *description["others"].values()]

@@ -134,7 +134,7 @@ class VerifiedFiles:
             mean_path = files.join(self._directory, schema.MEAN_NAME)
             files.write_json(mean_path, dict(zip("RGB", mean, strict=True)))
             paths.append(mean_path)
-        files.write_json(description_path, files.seal(description))
+        files.write_json(description_path, files.seal_json(description))
         return [*paths, description_path]
 
     def _file(self, export_format: export_formats.ExportFormat) -> WrittenFile:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, lazy_imports
 from afad_tfdata.models import saved
 from afad_tfdata.storage import hdf5
 
@@ -65,7 +65,7 @@ def load(path: str, *, unsafe: bool = False) -> Any:
         cannot load it.
       DataError: The description of the layers is damaged.
     """
-    tf_keras = errors.require(
+    tf_keras = lazy_imports.import_optional(
         "tf_keras", extra="export", purpose=f"reading {path}, which Keras 2 wrote,"
     )
     if not unsafe:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files, tf32
+from afad_tfdata.common import errors, files, lazy_imports, tf32
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef, saved_model_checks
 
@@ -266,7 +266,7 @@ def tflite_interpreter() -> Any:
         return tf.lite.Interpreter
     except AttributeError:
         # The error names LiteRT, and why it does not load.
-        return errors.require(
+        return lazy_imports.import_optional(
             "ai_edge_litert.interpreter", extra="export", purpose="running TFLite"
         ).Interpreter
 
@@ -274,7 +274,9 @@ def tflite_interpreter() -> Any:
 def _load_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> _Call:
     """Loads an ONNX file; returns a function that runs it."""
     del device  # The package for GPUs has another name; the extra installs this one.
-    runtime = errors.require("onnxruntime", extra="export", purpose="running ONNX")
+    runtime = lazy_imports.import_optional(
+        "onnxruntime", extra="export", purpose="running ONNX"
+    )
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def call(value: Any) -> dict[str, Any]:

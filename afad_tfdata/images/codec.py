@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, lazy_imports
 from afad_tfdata.images import image_header, numpy_resizing
 
 # These names are exported from here as well, because callers that decode need them.
@@ -207,7 +207,9 @@ def _decode_jpeg(data: bytes, colors: str, *, fast: bool = False) -> np.ndarray:
 @functools.cache
 def _jpeg_library() -> types.ModuleType:
     """The library that decodes JPEGs; no other finds the same damage."""
-    return errors.require("simplejpeg", extra="fast", purpose="decoding JPEGs")
+    return lazy_imports.import_optional(
+        "simplejpeg", extra="fast", purpose="decoding JPEGs"
+    )
 
 
 class _OpenCvLibrary:

@@ -89,7 +89,7 @@ class Face(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Relative path with forward slashes, as AFAD has it."""
+        """The relative path of a drawn face with forward slashes, as AFAD has it."""
         return (
             f"{self.age}/{112 if self.female else 111}/{self.photo}-{self.number}.jpg"
         )

@@ -95,7 +95,7 @@ def check_detector_installed(name: str) -> None:
     if name != MTCNN:
         load_detector(name)
     elif importlib.util.find_spec(MTCNN) is None:
-        raise _no_detector("no module named 'mtcnn'")
+        raise _missing_detector("no module named 'mtcnn'")
 
 
 def detector_version(name: str) -> str:
@@ -105,7 +105,7 @@ def detector_version(name: str) -> str:
     try:
         return f"{MTCNN} {importlib.metadata.version(MTCNN)}"
     except importlib.metadata.PackageNotFoundError as error:
-        raise _no_detector(error) from error
+        raise _missing_detector(error) from error
 
 
 def find_faces(
@@ -181,7 +181,7 @@ def _load_mtcnn() -> Detector:
         import mtcnn
         from mtcnn import stages
     except Exception as error:  # A broken installation may raise anything.
-        raise _no_detector(error) from error
+        raise _missing_detector(error) from error
     # The paths are absolute: for a name alone, MTCNN would first look in the current
     # directory, and a file of weights may contain code.
     weights = os.path.join(os.path.dirname(mtcnn.__file__), "assets", "weights")
@@ -232,7 +232,7 @@ def _box_of_afad(box: list[float]) -> face_crop.Box:
     return center[0] - half, center[1] - half, center[0] + half, center[1] + half
 
 
-def _no_detector(reason: object) -> errors.UsageError:
+def _missing_detector(reason: object) -> errors.UsageError:
     """The error if the detector of faces is not installed."""
     return errors.UsageError(
         "--find_faces needs mtcnn, which is not usable here"

@@ -21,7 +21,12 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
-from afad_tfdata.common import child_process, errors, lazy_imports, xla
+from afad_tfdata.common import (
+    child_process,
+    errors,
+    lazy_imports,
+    tensorflow_messages,
+)
 from afad_tfdata.measuring import check_settings, check_table, part_list
 from afad_tfdata.training.distributed import strategies
 
@@ -137,7 +142,7 @@ class Supervisor:
         result = [check_table.Row(**value) for value in _written_rows(f"{path}.jsonl")]
         if end:
             with open(f"{path}.log", encoding="utf-8", errors="replace") as log_text:
-                last = xla.fatal_line(log_text.read())
+                last = tensorflow_messages.fatal_line(log_text.read())
             # The part that ran is the one with the last row, or the one after it.
             part = result[-1].part if result else names[0]
             row = check_table.failed(last, measured=end)

@@ -145,7 +145,7 @@ def store(directory: str, model_path: str, entry: Mapping[str, Any]) -> str:
     models = dict(_read(path))
     models[_key(model_path)] = {"sha256": _digest(model_path), **entry}
     value = {"format": FORMAT, "format_version": FORMAT_VERSION, "models": models}
-    files.write_json(path, files.seal(value))
+    files.write_json(path, files.seal_json(value))
     return path
 
 
@@ -175,7 +175,7 @@ def _read(path: str) -> dict[str, Any]:
             f"{path} has the format version {value.get('format_version')}, and this"
             f" version of afad-tfdata reads {FORMAT_VERSION}: {advice}"
         )
-    models = files.unseal(value, path).get("models")
+    models = files.unseal_json(value, path).get("models")
     if not isinstance(models, dict) or not all(
         isinstance(m, dict) and "sha256" in m for m in models.values()
     ):

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors, files, lazy_imports
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.storage import hdf5
 
@@ -235,7 +235,9 @@ def _preset_of(name: str) -> str:
 
 def _keras_hub(name: str) -> types.ModuleType:
     """The module keras_hub, or an error that says how to install it."""
-    return errors.require(EXTRA, extra=EXTRA, purpose=f"--backbone={name}")
+    return lazy_imports.import_optional(
+        EXTRA, extra=EXTRA, purpose=f"--backbone={name}"
+    )
 
 
 def _backbone_of_preset(

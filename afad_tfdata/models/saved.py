@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, lazy_imports
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import age_heads, facts, hub_backbones, network_parts
 from afad_tfdata.storage import hdf5
@@ -59,7 +59,7 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
         refuse_code(description, path)
     if _has_class_of_module(description, hub_backbones.EXTRA):
         # Keras finds its layers only after this import has registered them.
-        errors.require(
+        lazy_imports.import_optional(
             hub_backbones.EXTRA,
             extra=hub_backbones.EXTRA,
             purpose=f"{path}, whose backbone is of keras-hub,",

@@ -56,7 +56,7 @@ def choose_face_finder(
                 graph,
             )
         return None
-    crop = face_crop.from_json(description.get("face_crop"))
+    crop = face_crop.crop_from_json(description.get("face_crop"))
     found = detector
     if isinstance(found, str):
         found = face_detector.load_detector(found)
@@ -64,7 +64,7 @@ def choose_face_finder(
         return FaceFinder(found, face_crop.FaceCrop(size=description["image_size"]))
     ours = detector
     if isinstance(ours, str):
-        ours = face_detector.version(ours)
+        ours = face_detector.detector_version(ours)
     if crop.found_by and isinstance(ours, str) and crop.found_by != ours:
         _log.warning(
             "the graph was trained on faces found by %s, and %s may cut them"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from afad_tfdata.common import (
     errors,
     files,
+    lazy_imports,
     resources,
     tensorflow_io_extra,
 )
@@ -109,7 +110,7 @@ def _missing_library(*, encoded: bool) -> str:
         libraries["simplejpeg"] = "simplejpeg"
     for module, name in libraries.items():
         try:
-            errors.require(module, extra="fast", purpose="it")
+            lazy_imports.import_optional(module, extra="fast", purpose="it")
         except errors.UsageError:
             return name
     return ""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afad_tfdata.common import crc32, errors, files
+from afad_tfdata.common import crc32, errors, files, lazy_imports
 from afad_tfdata.images import codec
 from afad_tfdata.reading import (
     array_pool,
@@ -487,7 +487,9 @@ class MappedReader:
         """Prepares simplejpeg for JPEGs; returns the filler for other image formats."""
         size = self._size
         cv2, simplejpeg = (
-            errors.require(module, extra="fast", purpose="--engine=mapped")
+            lazy_imports.import_optional(
+                module, extra="fast", purpose="--engine=mapped"
+            )
             for module in ("cv2", "simplejpeg")
         )
         # The pipeline has a thread for each core already.

@@ -185,7 +185,7 @@ def _chunks_of_images(items: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def _next_good_records(good: np.ndarray) -> np.ndarray:
-    """The substitute of each record in the store: itself, or the next good one."""
+    """The substitute of each record in the memory store: itself or the next good."""
     numbers = np.flatnonzero(good)
     following = np.searchsorted(numbers, np.arange(len(good)))
     # The first good record follows the last one.

@@ -190,7 +190,7 @@ def stream_batches(
     start_step: int,
     announce: Callable[[np.ndarray], None] | None = None,
 ) -> tf.data.Dataset:
-    """Returns the endless stream of a pipeline's batches of record numbers.
+    """Returns an order as the endless stream of a pipeline's batches of record numbers.
 
     Args:
       shuffle: Says which record is at which position.
@@ -220,7 +220,7 @@ def stream_batches(
 def _first_numbers(
     shuffle: Order, slices: replica_batches.ReplicaBatches, first: int, many: int
 ) -> np.ndarray:
-    """Computes the first record numbers of the stream without waiting for TensorFlow.
+    """Computes the first record numbers of an order without waiting for TensorFlow.
 
     Returns:
       int64 ``[many, per_replica_batch_size]``.
@@ -235,7 +235,7 @@ def _first_numbers(
 def _later_numbers(
     shuffle: Order, slices: replica_batches.ReplicaBatches, first: int, many: int
 ) -> tf.data.Dataset:
-    """Returns the stream of record numbers from a batch on, `many` batches at once.
+    """Returns the record numbers of an order from a batch on, `many` batches at once.
 
     Each call of an operation costs microseconds, for one batch as for many, and a batch
     must take only a few hundred.
@@ -259,7 +259,7 @@ def _stream_part(
     first: int,
     many: int,
 ) -> Any:
-    """Makes a part of the stream of record numbers, or takes the one that was kept."""
+    """Makes a part of the stream of an order, or takes the one that was kept."""
     if shuffle.groups:
         # The cache's key cannot contain the members of groups.
         return function(shuffle, slices, first, many)
@@ -278,7 +278,7 @@ def _kept_stream_part(
     first: int,
     many: int,
 ) -> Any:
-    """Makes a part of the stream, by values that can be keys of a cache."""
+    """Makes a part of the stream of an order, by values that a cache can compare."""
     return function(Order(num_examples, seed), slices, first, many)
 
 
@@ -311,7 +311,7 @@ def permutation_keys(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf
 
 
 def _mixed_keys(seed: int, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Mixes seed, stream and epoch to keys of permutations: uint64 ``[n]``."""
+    """Mixes seed, stream and epoch to keys of an order's permutations: uint64."""
     gamma = splitmix64.word(splitmix64.GAMMA)
     if isinstance(stream, int):
         # Fewer operations, which a process prepares when it first calls them.
@@ -491,7 +491,7 @@ def _encrypt_places(place: np.ndarray, words: list[int], largest: int) -> np.nda
 
 
 def _follow_table(table: list[int], value: int, largest: int) -> int:
-    """Applies the permutation in a table again until the number is a record's."""
+    """Applies the order's permutation in a table until the number is a record's."""
     value = table[value]
     while value > largest:
         value = table[value]

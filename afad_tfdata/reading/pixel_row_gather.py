@@ -106,14 +106,14 @@ def row_tensors(
     with tf.device("CPU:0"):
         small = (rows.shift, rows.ends[np.newaxis], rows.ages, rows.genders)
         return [
-            _tensor_of_mapped(matrix),
-            _tensor_of_mapped(rows.unchecked),
+            _tensor_of_array(matrix),
+            _tensor_of_array(rows.unchecked),
             *map(tf.constant, small),
         ]
 
 
-def _tensor_of_mapped(array: np.ndarray) -> tf.Tensor:
-    """Returns a tensor that shares the memory of a mapped array, 64-byte aligned.
+def _tensor_of_array(array: np.ndarray) -> tf.Tensor:
+    """Returns a tensor that shares the memory of an array, aligned to 64 bytes.
 
     Nothing is copied: the tensor shows what is written into the array later.
     """

@@ -182,7 +182,7 @@ def first_records(index: RecordIndex, count: int) -> RecordIndex:
 def join_indexes(
     parts: Sequence[RecordIndex], mean_rgb: tuple[float, float, float]
 ) -> RecordIndex:
-    """Returns one record index of several data sets, one after the other."""
+    """Joins the record indexes of several data sets, one after the other."""
     first = parts[0]
     total = sum(len(part.paths) for part in parts)
     limit = np.iinfo(schema.INDEX_DTYPE["shard"]).max

@@ -74,7 +74,7 @@ class Chart:
     def __init__(
         self, name: str, *, xlabel: str, ylabel: str, wide: bool = False
     ) -> None:
-        matplotlib = lazy_imports.load_matplotlib()
+        matplotlib = lazy_imports.import_matplotlib()
         self._name, self._wide = name, wide
         # Texts and ticks take their colours at the moment they are created.
         with matplotlib.rc_context(_STYLE):

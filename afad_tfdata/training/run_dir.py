@@ -136,7 +136,7 @@ class RunDir:
     def write_config(self, config: train_config.TrainConfig, **more: Any) -> None:
         """Writes ``config.json`` and ``flags.txt``."""
         value = {"train": options.to_dict(config), **more}
-        files.write_json(self.join(CONFIG_NAME), files.seal(value))
+        files.write_json(self.join(CONFIG_NAME), files.seal_json(value))
         try:
             lines = options.flag_lines(config)
         except ValueError:  # Only programs, not the command, can start such a run.
@@ -235,7 +235,7 @@ def read_config(path: str) -> dict[str, Any]:
             f"{os.path.join(path, CONFIG_NAME)} is not a run's configuration: it has"
             " no part 'train'; take another --run_dir"
         )
-    return files.unseal(value, os.path.join(path, CONFIG_NAME))
+    return files.unseal_json(value, os.path.join(path, CONFIG_NAME))
 
 
 def config_of(path: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from afad_tfdata.common import errors, progress
+from afad_tfdata.common import errors, lazy_imports, progress
 from afad_tfdata.writing import archive, payloads, plan, source, writer_pool
 
 NAMES = ("local", "beam")
@@ -123,8 +123,10 @@ class BeamRunner:
     ) -> None:
         """See `Runner.run`; Beam's processes load the plan and have no lock."""
         del work_plan, lock_fd, num_done
-        beam = errors.require("apache_beam", extra="beam", purpose="--runner=beam")
-        pipeline_options = errors.require(
+        beam = lazy_imports.import_optional(
+            "apache_beam", extra="beam", purpose="--runner=beam"
+        )
+        pipeline_options = lazy_imports.import_optional(
             "apache_beam.options.pipeline_options",
             extra="beam",
             purpose="--runner=beam",

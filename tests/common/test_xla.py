@@ -21,7 +21,7 @@ os.abort()
 @pytest.fixture
 def gpu(monkeypatch):
     """Sets the program that the trial on a GPU runs instead of its own."""
-    monkeypatch.setattr(xla, "_first_gpu", lambda: "/physical_device:GPU:0")
+    monkeypatch.setattr(xla, "_gpu_to_try", lambda: "/physical_device:GPU:0")
     started = []
 
     def use(program: str) -> list[str]:
@@ -29,7 +29,7 @@ def gpu(monkeypatch):
             started.append(name)
             return [sys.executable, "-c", program]
 
-        monkeypatch.setattr(xla, "_child_command", command)
+        monkeypatch.setattr(xla, "_trial_command", command)
         return started
 
     xla.why_not.cache_clear()
@@ -48,22 +48,22 @@ def test_a_trial_that_aborts_means_no_xla(gpu):
 
 def test_a_trial_that_works_is_believed(gpu, monkeypatch):
     gpu("")
-    monkeypatch.setattr(xla, "_why_not_here", lambda: "not asked")
+    monkeypatch.setattr(xla, "_try_here", lambda: "not asked")
     assert xla.why_not() == ""
 
 
 def test_a_trial_that_could_not_run_is_repeated_here(gpu, monkeypatch):
     """Such as on a GPU that one process at a time may open."""
     gpu("raise SystemExit(1)")
-    monkeypatch.setattr(xla, "_why_not_here", lambda: "no ptxas")
+    monkeypatch.setattr(xla, "_try_here", lambda: "no ptxas")
     assert xla.why_not() == "no ptxas"
 
 
 def test_without_a_gpu_no_process_is_started(monkeypatch):
-    monkeypatch.setattr(xla, "_in_child", lambda command: pytest.fail("started"))
+    monkeypatch.setattr(xla, "_try_in_child", lambda command: pytest.fail("started"))
     xla.why_not.cache_clear()
     assert xla.why_not() == ""
 
 
 def test_the_real_child_says_when_its_gpu_is_missing():
-    assert xla._in_child(xla._child_command("/physical_device:GPU:7")) is None
+    assert xla._try_in_child(xla._trial_command("/physical_device:GPU:7")) is None

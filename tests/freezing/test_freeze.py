@@ -106,7 +106,7 @@ def test_the_description_says_how_to_use_it(result):
         ["face.pb", "face_bytes.pb", "face_pixels.pb", "face.json", "mean.json"]
     )
     with open(os.path.join(directory, "face.json")) as f:
-        about = files.unseal(json.load(f), "face.json")
+        about = files.unseal_json(json.load(f), "face.json")
     assert about == result.description
     assert about["graph"]["sha256"] == files.sha256(result.path)
     assert about["feeds"][0]["name"] == "root_input"

@@ -237,7 +237,7 @@ def small_keras2_model():
 def test_a_data_set_without_training_images_tells_no_ages(sample_records, tmp_path):
     manifest = json.loads(files.read_bytes(f"{sample_records}/manifest.json"))
     del manifest["checksum"], manifest["splits"]["train"]
-    files.write_json(str(tmp_path / "manifest.json"), files.seal(manifest))
+    files.write_json(str(tmp_path / "manifest.json"), files.seal_json(manifest))
     source = model_source.from_model(small_graphs.dense((20, 20, 3)))
     known = facts_of_source.collect(source, records_dir=str(tmp_path))
     assert known.age_range is None and known.records_dir == str(tmp_path)

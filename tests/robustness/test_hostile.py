@@ -384,27 +384,29 @@ def test_a_damaged_plan_is_written_again(tmp_path):
 
 
 def test_changed_values_are_noticed(tmp_path):
-    sealed = files.seal({"mean": {"R": 1.5}, "names": ("male", "female"), 1: None})
-    assert files.unseal(json.loads(json.dumps(sealed)), "x.json") == {
+    sealed = files.seal_json({"mean": {"R": 1.5}, "names": ("male", "female"), 1: None})
+    assert files.unseal_json(json.loads(json.dumps(sealed)), "x.json") == {
         "mean": {"R": 1.5},
         "names": ["male", "female"],
         "1": None,
     }
     with pytest.raises(errors.DataError, match="x.json was changed"):
-        files.unseal({**sealed, "names": ["mble", "female"]}, "x.json")
+        files.unseal_json({**sealed, "names": ["mble", "female"]}, "x.json")
     graph = {"file": "g.pb", "sha256": hashlib.sha256(b"").hexdigest()}
     about = {"format": graph_description.FORMAT, "graph": graph, "others": {}}
     (tmp_path / "g.pb").touch()
-    files.write_json(str(tmp_path / "g.json"), files.seal(about))
+    files.write_json(str(tmp_path / "g.json"), files.seal_json(about))
     assert graph_description.load_description(str(tmp_path / "g.pb")) == about
     for change in ({"threshold": 0.4}, {"graph": 3}):
-        files.write_json(str(tmp_path / "g.json"), {**files.seal(about), **change})
+        files.write_json(str(tmp_path / "g.json"), {**files.seal_json(about), **change})
         with pytest.raises(errors.DataError, match="g.json was changed"):
             graph_description.load_description(str(tmp_path / "g.pb"))
     files.write_json(str(tmp_path / "g.json"), {**about, "graph": 3})
     with pytest.raises(errors.DataError, match="g.json is damaged"):
         graph_description.load_description(str(tmp_path / "g.pb"))
-    files.write_json(str(tmp_path / "config.json"), files.seal({"train": {"seed": 1}}))
+    files.write_json(
+        str(tmp_path / "config.json"), files.seal_json({"train": {"seed": 1}})
+    )
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"seed": 1', '"seed": 3'))
     with pytest.raises(errors.DataError, match="config.json was changed"):

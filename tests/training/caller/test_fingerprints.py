@@ -139,7 +139,7 @@ def test_a_run_that_recorded_only_which_parts_there_were_continues(tmp_path):
     path = str(tmp_path / "run")
     directory = run_dir.RunDir(path)
     stored = {"model": "abc", "train_dataset": True, "augment": False, "loss": True}
-    content = json.dumps(files.seal({"train": {}, "parts": stored}))
+    content = json.dumps(files.seal_json({"train": {}, "parts": stored}))
     (tmp_path / "run" / run_dir.CONFIG_NAME).write_text(content)
     now = {"functions": "", "validation_dataset": "x", "augment": "", "loss": "y"}
     try:
