@@ -181,7 +181,10 @@ def _how_trained(
         )
     else:
         lines.append("How many epochs were trained is unknown.")
-    rows = [[name, _option_text(train[name])] for name in _OPTIONS if name in train]
+    # The network says what a flag came to: the default imagenet is none in a small
+    # network, and the weights of the preset in one of keras-hub.
+    used = {**train, **(known.run.get("model") or {})}
+    rows = [[name, _option_text(used[name])] for name in _OPTIONS if name in train]
     rows += [
         [name, _option_text(known.run[name])]
         for name in ("precision", "replicas", "tensorflow", "keras")

@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from afad_tfdata import cards, evaluation
-from afad_tfdata.common import errors
+from afad_tfdata.common import errors, files
 
 _OLD = pathlib.Path(__file__).parents[1] / "data" / "written_by_0_1_0"
 
@@ -76,6 +76,18 @@ def test_training_is_that_of_the_run(run):
     assert rows["loss"][0] == f"{last['train']['loss']:.4f}"
     youngest, oldest = config["model"]["min_age"], config["model"]["max_age"]
     assert f"ages from {youngest} to {oldest}" in text or "ages that it" in text
+
+
+@pytest.mark.parametrize("weights", ["none", "preset"])
+def test_the_weights_are_those_that_the_network_began_with(tmp_path, weights):
+    """Of networks without ImageNet weights, the default of the flag is not true."""
+    shutil.copytree(_OLD / "run", tmp_path / "run")
+    config = json.loads((_OLD / "run" / "config.json").read_text())
+    del config["checksum"]
+    config["train"]["weights"] = "imagenet"
+    config["model"]["weights"] = weights
+    (tmp_path / "run" / "config.json").write_text(json.dumps(files.seal(config)))
+    assert _rows(_card(run_dir=str(tmp_path / "run")))["weights"] == [weights]
 
 
 def test_a_data_set_is_named_as_far_as_it_is_known(run, tmp_path):
