@@ -227,7 +227,8 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
         _log.info(
             "%s is a %s; it sees root_input times %s plus %s (--normalization=%s), and"
             " the heads get its features by --pooling=%s",
-            *(config.backbone, preset["class"], preset["scale"], preset["offset"]),
+            *(config.backbone, preset["class"]),
+            *([float(f"{v:.4g}") for v in preset[k]] for k in ("scale", "offset")),
             *(config.normalization, config.pooling),
         )
     facts.attach(model, known)

@@ -14,6 +14,7 @@ from afad_tfdata.training import run_dir
 from tests.models import hub_presets
 
 SIZE = 16
+RECIPE = {"stage": "recipe", "warmup_epochs": 1, "epochs": 1, "patience": 1}
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +27,11 @@ def train(records_dir, run, preset, callbacks=(), **more):
     values = {
         "task": "age_gender",
         "image_size": SIZE,
-        "stage": "recipe",
-        "warmup_epochs": 1,
-        "epochs": 1,
-        "patience": 1,
         "global_batch_size": 64,
         "hidden_units": 8,
         "devices": "cpu",
         "tensorboard": False,
-        **more,
+        **(more or RECIPE),
     }
     config = trainer.TrainConfig(
         records_dir=records_dir, run_dir=str(run), backbone=preset, **values
