@@ -265,10 +265,17 @@ def _backbone_of_preset(
                 **changes,
             )
     except Exception as error:  # keras-hub raises many kinds.
+        if os.path.isdir(preset):
+            advice = "write it again with keras-hub's save_to_preset"
+        else:
+            advice = (
+                "without a network, write it into a directory elsewhere with"
+                f" save_to_preset, copy that here, and take {PREFIX}DIRECTORY"
+            )
         raise errors.UsageError(
             f"--backbone={name}: keras-hub cannot load"
             f" {'the weights of ' if load_weights else ''}this preset"
-            f" ({errors.one_line(error)})"
+            f" ({errors.one_line(error)}): {advice}"
         ) from error
 
 

@@ -190,8 +190,23 @@ def test_a_directory_that_is_no_preset_is_one_line(vit, tmp_path):
         make(f"keras_hub:{tmp_path}")
     directory, name = changed(vit, tmp_path)
     (directory / "config.json").write_text('{"registered_name": "keras_hub>Nothing"}')
-    with pytest.raises(errors.UsageError, match="keras-hub cannot load this preset"):
+    expected = r"keras-hub cannot load this preset \(.*\): write it again with"
+    with pytest.raises(errors.UsageError, match=expected):
         make(name)
+
+
+@pytest.mark.parametrize(
+    "preset", ["vit_base_patch16_224_imagenet", "hf://somebody/vit", "s3://bucket/vit"]
+)
+def test_a_preset_that_cannot_be_downloaded_is_one_line(preset, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise ConnectionError("Name or service\nnot known")
+
+    backbone = hub_presets.library().models.Backbone
+    monkeypatch.setattr(backbone, "from_preset", no_network)
+    expected = r"\(Name or service not known\): without a network, write it into a dir"
+    with pytest.raises(errors.UsageError, match=expected):
+        make(f"keras_hub:{preset}")
 
 
 def test_a_network_that_takes_no_image_is_refused(tmp_path):
