@@ -132,6 +132,8 @@ def _write_local(
     work_plan, left_out = _plan(config, listing)
     selection.warn_of_untrusted_photos(work_plan)
     selection.warn_of_large_groups(work_plan)
+    selection.warn_of_doubtful_ages(work_plan)
+    selection.warn_of_one_gender(work_plan)
     if config.split_file:
         selection.warn_of_missing_ages(work_plan)
     if config.overwrite:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,11 @@ class Predictor:
         self._derive = derive or (lambda outputs: {})
         self._run = tf.function(self._predict)
 
-    def run(self, dataset: tf.distribute.DistributedDataset) -> dict[str, np.ndarray]:
+    def run(self, dataset: Iterable[Any]) -> dict[str, np.ndarray]:
         """Predictions for every example, once each and in the data set's order.
 
         Args:
-          dataset: Distributed; elements ``(features, labels)`` where
+          dataset: Of distributed batches; elements ``(features, labels)`` where
             ``features["mask"]`` is False on padding.
 
         Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -155,10 +155,12 @@ class TrainData:
             )
         )
 
-    def validation(self) -> tf.distribute.DistributedDataset | None:
-        """A finite distributed data set, or None."""
+    def validation(self) -> Iterable[Any] | None:
+        """Distributed batches, which have an end, or None."""
         if self._validation is not None:
-            return self._distribute(self._validation.padded())
+            return self._validation.until_limit(
+                self._distribute(self._validation.padded()), self.num_examples()
+            )
         if self._manifest is None:
             return None
         split = self._manifest.splits.get("validation")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.storage import schema, sharding
+from afad_tfdata.storage import doubtful_ages, schema, sharding
 from afad_tfdata.writing import data_set_config, plan, source
 
 # A larger share of the images cannot be divided as the fractions say.  Small data sets
@@ -158,6 +158,25 @@ def warn_of_large_groups(work_plan: plan.Plan) -> None:
                 " it is not a person or a photo, take --split_by=photo or image",
                 *(os.fsdecode(group), size, total),
             )
+
+
+def warn_of_doubtful_ages(work_plan: plan.Plan) -> None:
+    """Warns if the ages may be numbers of classes, or months."""
+    if text := doubtful_ages.doubt(work_plan.rows["age"]):
+        _log.warning("%s", text)
+
+
+def warn_of_one_gender(work_plan: plan.Plan) -> None:
+    """Warns if all images have the same gender, which then cannot be learnt."""
+    genders = work_plan.rows["gender"]
+    genders = genders[genders != schema.MISSING]
+    if len(genders) >= _FEW_FACES and len(np.unique(genders)) == 1:
+        names = source.class_names(work_plan.config.gender_codes)
+        _log.warning(
+            "all %d images are %s: no model can learn the gender from them",
+            len(genders),
+            names[genders[0]],
+        )
 
 
 def warn_of_missing_ages(work_plan: plan.Plan) -> None:

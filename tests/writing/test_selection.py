@@ -123,6 +123,25 @@ def test_split_file_paths_without_an_image_are_counted(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
+    ("years", "message"),
+    [
+        (lambda i: i % 26, "the ages are from 0 to 24, as numbers of classes are"),
+        (lambda i: 20 + i, "all 25 images are male: no model can learn the gender"),
+    ],
+)
+def test_folders_that_may_be_meant_otherwise_are_named(
+    years, message, tmp_path, caplog
+):
+    """Only tables of labels were looked at, and only for ages of 9 or less."""
+    for i in range(25):
+        path = tmp_path / f"faces/{years(i)}/111/{i}.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(face_file(i))
+    write(tmp_path / "faces", tmp_path / "out")
+    assert message in caplog.text
+
+
+@pytest.mark.parametrize(
     ("groups", "flags", "warned"),
     [
         (["adult", "child"], {}, True),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,6 +147,18 @@ class CallerData:
             if self._parse.static_batch != size:
                 dataset = dataset.rebatch(size)
         return dataset.map(lambda features, labels: _pad_batch(features, labels, size))
+
+    def until_limit(self, batches: Iterable[Any], num_training: int) -> Iterable[Any]:
+        """The validation batches, with an error if they seem to have no end.
+
+        Args:
+          batches: Of `padded`.
+          num_training: Training examples in an epoch.
+        """
+        if self._arrays is not None or self.cardinality >= 0:
+            return batches
+        epoch = num_training // self.wanted.batch_size
+        return _LimitedBatches(batches, self._name, max(_MOST_BATCHES, 10 * epoch))
 
     def _dataset(self, first_step: int) -> tf.data.Dataset:
         """The caller's own data set, unchanged."""
@@ -308,6 +320,26 @@ def readable_errors(own_data: bool) -> Iterator[None]:
 _GETS_NEXT = "IteratorGetNext"
 # So many class names are in an error.
 _SHOWN_CLASSES = 4
+# A validation that takes 10 epochs of training, and as many batches as this, would keep
+# everybody waiting.
+_MOST_BATCHES = 10_000
+
+
+class _LimitedBatches:
+    """Batches of a data set that does not know its length, up to a limit."""
+
+    def __init__(self, batches: Iterable[Any], name: str, limit: int) -> None:
+        self._batches, self._name, self._limit = batches, name, limit
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self._batches):
+            if number == self._limit:
+                raise errors.UsageError(
+                    f"{self._name} still goes on after {number} batches, and"
+                    " validation reads all of it: add take(N); if it has an end, say"
+                    " where with tf.data.experimental.assert_cardinality(N)"
+                )
+            yield batch
 
 
 def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
@@ -327,6 +359,11 @@ def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
 
     def as_array(part: Any) -> np.ndarray:
         """A part of the pair as an array."""
+        if np.ma.is_masked(part):
+            raise errors.UsageError(
+                f"{name} has an array with masked values, which have no meaning here:"
+                " leave these examples out"
+            )
         try:
             array = np.asarray(part)
         except Exception as error:  # The caller's objects may raise anything.

@@ -34,8 +34,6 @@ _SHOWN_COLUMNS = 8
 _AGE_FOLDER = re.compile(r"(?:^|/)(\d{1,3})/[^/]+/[^/]+\Z", re.ASCII)
 # Fewer rows may differ from their folders by the same number by chance.
 _FEW_ITEMS = 3
-# Data sets number up to nine ranges of ages from 0; nobody's faces are all younger.
-_OLDEST_CLASS = 9
 # Rows of a sheet of Excel 97 and of later ones.
 _LARGEST_SHEETS = (65_536, 1_048_576)
 _log = logging.getLogger(__name__)
@@ -475,17 +473,6 @@ class _LabelReader:
                 "%s: %d rows have no value in the column %s, and get a split by"
                 " --test_fraction and --validation_fraction",
                 *(name, without, self._name_of("split")),
-            )
-        if (
-            len(result.items) >= _FEW_ITEMS
-            and 0 <= max(item.age for item in result.items) <= _OLDEST_CLASS
-        ):
-            _log.warning(
-                "%s: the oldest age is %d years; if the column %s has class numbers,"
-                " write ages in years",
-                name,
-                max(item.age for item in result.items),
-                self._name_of("age"),
             )
         if len(self._table.rows) + 1 in _LARGEST_SHEETS:
             _log.warning(

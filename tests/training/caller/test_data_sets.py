@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from afad_tfdata.common import errors
+from afad_tfdata.training.caller import data_sets
 from tests.training import own_parts
 from tests.training.own_parts import BATCH, COUNT, IMAGES, LABELS
 
@@ -16,6 +17,9 @@ def refuse(tmp_path, match, kind=errors.UsageError, **parts):
 
 
 # Before the first step.
+
+# NumPy's functions would take the values under the mask for labels.
+MASKED_AGES = np.ma.masked_greater(LABELS["age"], 40)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,7 @@ def refuse(tmp_path, match, kind=errors.UsageError, **parts):
         (lambda: own_parts.dataset(gender=np.eye(2)[LABELS["gender"]]), "argmax"),
         (lambda: (IMAGES, {**LABELS, "age": LABELS["age"][:9]}), "for 16 images"),
         (lambda: iter(own_parts.dataset()), "an iterator can be read only once"),
+        (lambda: (IMAGES, {**LABELS, "age": MASKED_AGES}), "masked values"),
         (lambda: own_parts.dataset().filter(lambda x, y: False), "is empty"),
         (lambda: own_parts.dataset().unbatch(), r"add .batch\(8\)"),
     ],
@@ -116,6 +121,20 @@ def test_an_error_in_a_later_batch_is_one_line(second, match, tmp_path):
     with pytest.raises(errors.DataError, match=match) as caught:
         own_parts.train(tmp_path / "run", data=data, steps_per_epoch=2)
     assert "\n" not in str(caught.value)
+
+
+def test_validation_data_without_an_end_are_refused(tmp_path, monkeypatch):
+    """The training once waited for ever at the end of its first epoch."""
+    monkeypatch.setattr(data_sets, "_MOST_BATCHES", 30)
+
+    def endless():
+        while True:
+            yield IMAGES[:BATCH], {n: v[:BATCH] for n, v in LABELS.items()}
+
+    with pytest.raises(errors.UsageError, match="still goes on after 30 batches"):
+        own_parts.train(
+            tmp_path / "run", validation_dataset=own_parts.from_generator(endless)
+        )
 
 
 # What is measured.

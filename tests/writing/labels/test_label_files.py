@@ -529,10 +529,6 @@ def test_json_that_is_not_a_table_is_one_line(content, message, faces, tmp_path)
     ("content", "message"),
     [
         (
-            "path,age,gender\na.jpg,3,m\nb.jpg,0,f\ndeep/c d.jpg,6,f\n",
-            "the oldest age is 6 years; if the column age has class numbers",
-        ),
-        (
             "path,age,gender,split\na.jpg,25,m,train\nb.jpg,30,f,\n",
             "1 rows have no value in the column split, and get a split by",
         ),
