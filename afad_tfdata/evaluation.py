@@ -25,6 +25,7 @@ from afad_tfdata.common import errors, files, tf32
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.evaluating import config as evaluate_config
 from afad_tfdata.evaluating import (
+    data_set_of_run,
     evaluated_model,
     evaluation_plots,
     evaluation_summary,
@@ -226,6 +227,9 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
       UsageError: They do not, or one of them does not exist.
     """
     path, records_dir, output_dir = places(config)
+    if config.run_dir:
+        named = bool(config.input.records_dir)
+        data_set_of_run.check(config.run_dir, records_dir, named=named)
     wanted = fitted_on_validation.WantedFits(
         config.interval_coverage,
         config.gender_temperature,

@@ -377,6 +377,13 @@ def _arrays_of(value: Any, name: str) -> tuple[Any, Any] | None:
                 f" {errors.kind(part)}, whose parts have different shapes or are no"
                 " numbers"
             )
+        try:
+            tf.as_dtype(array.dtype)
+        except TypeError as error:  # Dates, lengths of time, fields.
+            raise errors.UsageError(
+                f"{name} takes a pair of arrays (images, labels); got one of"
+                f" {array.dtype}, and numbers are wanted"
+            ) from error
         return array
 
     return tuple(

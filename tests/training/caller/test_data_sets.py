@@ -19,6 +19,7 @@ def refuse(tmp_path, match, kind=errors.UsageError, **parts):
 # Before the first step.
 
 # NumPy's functions would take the values under the mask for labels.
+DATES = np.full(COUNT, np.datetime64("1990-01-01"))
 MASKED_AGES = np.ma.masked_greater(LABELS["age"], 40)
 
 
@@ -38,6 +39,8 @@ MASKED_AGES = np.ma.masked_greater(LABELS["age"], 40)
         (lambda: (IMAGES, {**LABELS, "age": LABELS["age"][:9]}), "for 16 images"),
         (lambda: iter(own_parts.dataset()), "an iterator can be read only once"),
         (lambda: (IMAGES, {**LABELS, "age": MASKED_AGES}), "masked values"),
+        (lambda: (IMAGES, {**LABELS, "age": DATES}), "got one of datetime64"),
+        (lambda: (IMAGES, {**LABELS, "age": DATES - DATES}), "got one of timedelta64"),
         (lambda: own_parts.dataset().filter(lambda x, y: False), "is empty"),
         (lambda: own_parts.dataset().unbatch(), r"add .batch\(8\)"),
     ],
