@@ -73,6 +73,29 @@ def frozen(source, tmp_path_factory):
     return directory
 
 
+def test_nothing_in_a_folder_is_left_out_without_a_word(tmp_path, monkeypatch):
+    """Linked folders, other formats and folders without permission once were."""
+    folder, linked = tmp_path / "faces", tmp_path / "elsewhere"
+    for path in ("a.jpg", "b.JFIF", "c.webp", "notes.txt", ".hidden.jpg", "no/x.jpg"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    linked.mkdir()
+    (linked / "d.png").touch()
+    (folder / "link").symlink_to(linked)
+    (linked / "back").symlink_to(folder)  # A loop.
+    scan = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "no":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = image_names.expand_names([str(folder)])
+    wanted = ["a.jpg", "b.JFIF", "c.webp", "link/d.png", "no"]
+    assert found == [str(folder / name) for name in wanted]
+
+
 def predict(frozen, names, ending=".pb", **changes):
     config = prediction.PredictConfig(
         graph=os.path.join(frozen, "face" + ending), **changes

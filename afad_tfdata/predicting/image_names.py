@@ -9,7 +9,13 @@ from collections.abc import Iterable
 
 from afad_tfdata.common import errors, files
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png")
+_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
+# Images that are not read.  In a folder, each gets a line that says so, and is not left
+# out without a word.
+_OTHER_IMAGES = (
+    *(".gif", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".heic", ".heif", ".avif", ".jp2", ".jxl"),
+)
 
 
 def expand_names(paths: Iterable[str], lines: Iterable[str] | None = None) -> list[str]:
@@ -50,15 +56,36 @@ def expand_names(paths: Iterable[str], lines: Iterable[str] | None = None) -> li
 
 
 def _images_below(directory: str) -> list[str]:
-    """The images to predict in a folder and its folders, sorted."""
-    names = []
-    for folder, folders, found in os.walk(directory):
+    """Paths of the images in a folder and its folders, those behind links included.
+
+    Args:
+      directory: The folder.
+
+    Returns:
+      Sorted by folder and name: images, also of formats that are not read, and folders
+      that cannot be listed, so that each of them gets an error of its own.
+
+    Raises:
+      UsageError: There is none.
+    """
+    names: list[str] = []
+    listed: set[str] = set()
+
+    def keep(error: OSError) -> None:
+        names.append(os.fsdecode(error.filename))  # Opening it fails, by its name.
+
+    for folder, folders, found in os.walk(directory, onerror=keep, followlinks=True):
+        if (real := os.path.realpath(folder)) in listed:
+            folders.clear()  # A link leads back here.
+            continue
+        listed.add(real)
         # In place: os.walk then skips hidden folders and goes in this order.
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         names += [
             os.path.join(folder, name)
             for name in sorted(found)
-            if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
+            if name.lower().endswith(_EXTENSIONS + _OTHER_IMAGES)
+            and not name.startswith(".")
         ]
     if not names:
         raise errors.UsageError(
