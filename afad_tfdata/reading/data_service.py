@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 from afad_tfdata.common import (
     errors,
+    grpc_proxy,
     options,
     preemption,
     remote_files,
@@ -121,6 +122,7 @@ def _start_server(
     | tf.data.experimental.service.WorkerServer,
 ]:
     """Starts a dispatcher or data server, and returns its name and the server."""
+    grpc_proxy.ignore_http_proxy()
     service = tf.data.experimental.service
     if not config.dispatcher:
         server = service.DispatchServer(
@@ -164,6 +166,7 @@ def read_by_servers(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.
     Returns:
       The same elements, in another order within each epoch.
     """
+    grpc_proxy.ignore_http_proxy()
     service = tf.data.experimental.service
     read = service.distribute(
         processing_mode=service.ShardingPolicy.DYNAMIC,

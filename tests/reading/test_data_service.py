@@ -77,6 +77,32 @@ def test_two_data_servers_give_each_example_once_in_an_epoch(sample_records, cap
     del servers
 
 
+def test_servers_connect_where_an_http_proxy_is_set():
+    """gRPC once asked the proxy for the machine itself, and waited for ever."""
+    code = (
+        "import os\n"
+        "from afad_tfdata.reading import data_service\n"
+        "config = data_service.DataServiceConfig\n"
+        "text, dispatcher = data_service._start_server(config())\n"
+        "address = text.split()[-1]\n"
+        "worker = data_service._start_server(config(dispatcher=address))\n"
+        "print('connected', flush=True)\n"
+        "os._exit(0)\n"
+    )
+    nobody = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    environment = {**os.environ, **nobody, "PYTHONPATH": str(_ROOT)}
+    for name in ("grpc_proxy", "no_proxy", "no_grpc_proxy"):
+        environment.pop(name, None)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    assert result.stdout == "connected\n"
+
+
 @contextlib.contextmanager
 def server(*flags):
     """A server's process, and the line in which it logs its address."""

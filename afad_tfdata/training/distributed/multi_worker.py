@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from afad_tfdata.common import errors, preemption
+from afad_tfdata.common import errors, grpc_proxy, preemption
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.training.distributed import cluster, messages, strategies, watchdog
 
@@ -168,6 +168,7 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
         found.origin,
         found.addresses[found.index],
     )
+    grpc_proxy.ignore_http_proxy()
     with watchdog.watch_start(found.addresses, found.index):
         strategy = _start_worker(found, devices, all_reduce)
     preemption.keep()
