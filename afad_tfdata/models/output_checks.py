@@ -15,8 +15,9 @@ from afad_tfdata.common import errors
 
 # Fewer images than this say little about a model.
 _FEW = 7
-# Ages of which no one is higher are no years of people, but perhaps shares.
-_LEAST_AGE = 1.5
+# If half of the ages are lower or higher, they are no years of people, but perhaps
+# shares, normalised ages, or months.
+_LEAST_AGE, _GREATEST_AGE = 1.5, 120.0
 # No trained model is wrong by so many years on average, nearly always to one side.
 _FAR_OFF, _ONE_SIDED = 10.0, 0.95
 # Rounding may put a probability this far outside [0, 1].
@@ -46,8 +47,8 @@ def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
 def doubt_about_ages(predicted: np.ndarray, labels: np.ndarray | None = None) -> str:
     """Why predicted ages may be in another unit than years; empty if they may not.
 
-    A model of another program may predict shares of 100 years, normalised ages or
-    numbers of classes, and nothing in it says so.
+    A model of another program may predict shares of 100 years, normalised ages, months
+    or numbers of classes, and nothing in it says so.
 
     Args:
       predicted: Ages.
@@ -58,9 +59,13 @@ def doubt_about_ages(predicted: np.ndarray, labels: np.ndarray | None = None) ->
         return ""
     low, high = float(np.min(predicted)), float(np.max(predicted))
     shown = f"they are in [{low:.3g}, {high:.3g}]"
-    advice = "is the output in years, and not divided, normalised or a class number?"
+    advice = (
+        "is the output in years, and not divided, normalised, in months or a class"
+        " number?"
+    )
     if labels is None:
-        return f"{shown}: {advice}" if max(-low, high) <= _LEAST_AGE else ""
+        usual = _LEAST_AGE < np.median(predicted) < _GREATEST_AGE
+        return "" if usual else f"{shown}: {advice}"
     errors_of = predicted - labels
     errors_of = errors_of[np.isfinite(errors_of)]
     if len(errors_of) < _FEW:
