@@ -31,10 +31,8 @@ from afad_tfdata.storage import (
     description_names,
     joined_data_sets,
     schema,
-    tfds_metadata,
 )
 from afad_tfdata.training import run_dir
-from afad_tfdata.writing import rejections
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -229,7 +227,7 @@ def _describe_data_set(
 ) -> list[str]:
     """Writes the files that describe a data set; returns their paths."""
     output_dir = config.output_dir or records_dir
-    folder = _folder_of_shards(records_dir, output_dir)
+    folder = croissant.folder_of_shards(records_dir, output_dir)
     rejected = data_card.rejected_reasons(records_dir)
     files.make_dirs(output_dir)
     names = [description_names.LABELS]
@@ -237,8 +235,8 @@ def _describe_data_set(
     if config.with_images:
         names += parquet_images.write(output_dir, records_dir, manifest)
     listed = [
-        *_described_files(records_dir, manifest),
-        *(_file_facts(output_dir, name, _ABOUT_TABLES) for name in names),
+        *croissant.described_files(records_dir, manifest),
+        *(croissant.table_facts(output_dir, name) for name in names),
     ]
     description = croissant.describe(manifest, stated, listed, folder=folder)
     files.write_json(files.join(output_dir, description_names.CROISSANT), description)
@@ -246,11 +244,6 @@ def _describe_data_set(
     files.write_atomic(files.join(output_dir, description_names.DATA_CARD), card)
     names += [description_names.CROISSANT, description_names.DATA_CARD]
     return [files.join(output_dir, name) for name in names]
-
-
-_ABOUT_TABLES = {
-    description_names.LABELS: "The labels of all records, and where each image is.",
-}
 
 
 def _local_records_dir(records_dir: str) -> str:
@@ -266,55 +259,3 @@ def _local_records_dir(records_dir: str) -> str:
             " read from local shards: copy the data set first"
         )
     return files.local_path(records_dir)
-
-
-def _folder_of_shards(records_dir: str, output_dir: str) -> str:
-    """Where the shards are, as croissant.json names them."""
-    if files.is_remote(output_dir):
-        raise errors.UsageError(
-            f"--output_dir={output_dir} is remote, and croissant.json names the shards"
-            " relative to itself: write it next to them, then copy the directory"
-        )
-    folder = os.path.relpath(
-        os.path.realpath(records_dir), os.path.realpath(output_dir)
-    )
-    return "" if folder == "." else folder.replace(os.sep, "/")
-
-
-def _described_files(
-    records_dir: str, manifest: schema.Manifest
-) -> list[croissant.FileFacts]:
-    """The files of a data set that croissant.json lists, with their checksums."""
-    listed = [
-        croissant.FileFacts(file.name, file.num_bytes, file.sha256, about)
-        for name, split in manifest.splits.items()
-        for file, about in (
-            *((s, f"A shard of the split {name}.") for s in split.shards),
-            (split.index, f"The index of the split {name}: offsets and labels."),
-        )
-    ]
-    others = {
-        schema.MANIFEST_NAME: "All files with their checksums, and the options.",
-        schema.MEAN_NAME: "The channel means of the training split.",
-        rejections.FILE_NAME: "The files that were not written, and why.",
-        **dict.fromkeys(tfds_metadata.NAMES, "For tensorflow_datasets."),
-    }
-    listed += [
-        _file_facts(records_dir, name, others)
-        for name in others
-        if files.exists(files.join(records_dir, name))
-    ]
-    return listed
-
-
-def _file_facts(
-    directory: str, name: str, about: dict[str, str]
-) -> croissant.FileFacts:
-    """Size and digest of a file that croissant.json lists."""
-    path = files.join(directory, name)
-    return croissant.FileFacts(
-        name,
-        os.path.getsize(path),
-        files.sha256(path),
-        about.get(name, "Images with their labels, as Parquet."),
-    )

@@ -175,7 +175,7 @@ class BenchmarkResult:
         return "\n".join([*lines, *self._analysis_lines()])
 
     def _analysis_lines(self) -> Iterator[str]:
-        """Lines with the rate of each transformation, and the advice."""
+        """The benchmark's lines with the rate of each transformation, and advice."""
         if not self.rates:
             return
         yield "one alone        images/s of one thread, share of the work"
@@ -255,7 +255,7 @@ def _most_images_per_second(rates: dict[str, float]) -> float:
 def _measure_input(
     data: input_config.InputConfig, split: str, seconds: float
 ) -> InputSpeed:
-    """Takes batches of the input for some seconds, as fast as they come."""
+    """Measures the input: takes its batches for some seconds, as fast as they come."""
     tf.constant(0)  # TensorFlow's own start is not the pipeline's.
     start = time.perf_counter()
     if split == "train":

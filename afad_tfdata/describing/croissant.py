@@ -12,12 +12,15 @@ Source: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html.
 from __future__ import annotations
 
 import dataclasses
+import os
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from afad_tfdata.common import errors, files
 from afad_tfdata.describing import licence_and_origin, parquet_images
-from afad_tfdata.storage import description_names, schema
+from afad_tfdata.storage import description_names, schema, tfds_metadata
+from afad_tfdata.writing import rejections
 
 # Names of the formats of records, for people.
 FORMATS = {"tfrecord": "TFRecord", "hdf5": "HDF5"}
@@ -158,6 +161,57 @@ def describe(
         value["distribution"].append(_image_files())
         value["recordSet"].append(_image_record_set(manifest))
     return {k: v for k, v in value.items() if v not in (None, [])}
+
+
+def folder_of_shards(records_dir: str, output_dir: str) -> str:
+    """Where the shards are, as croissant.json names them."""
+    if files.is_remote(output_dir):
+        raise errors.UsageError(
+            f"--output_dir={output_dir} is remote, and croissant.json names the shards"
+            " relative to itself: write it next to them, then copy the directory"
+        )
+    folder = os.path.relpath(
+        os.path.realpath(records_dir), os.path.realpath(output_dir)
+    )
+    return "" if folder == "." else folder.replace(os.sep, "/")
+
+
+def described_files(records_dir: str, manifest: schema.Manifest) -> list[FileFacts]:
+    """The files of a data set that croissant.json lists, with their checksums."""
+    listed = [
+        FileFacts(file.name, file.num_bytes, file.sha256, about)
+        for name, split in manifest.splits.items()
+        for file, about in (
+            *((s, f"A shard of the split {name}.") for s in split.shards),
+            (split.index, f"The index of the split {name}: offsets and labels."),
+        )
+    ]
+    others = {
+        schema.MANIFEST_NAME: "All files with their checksums, and the options.",
+        schema.MEAN_NAME: "The channel means of the training split.",
+        rejections.FILE_NAME: "The files that were not written, and why.",
+        **dict.fromkeys(tfds_metadata.NAMES, "For tensorflow_datasets."),
+    }
+    listed += [
+        _file_facts(records_dir, name, about)
+        for name, about in others.items()
+        if files.exists(files.join(records_dir, name))
+    ]
+    return listed
+
+
+def table_facts(directory: str, name: str) -> FileFacts:
+    """A table that is written for Croissant: the labels, or images as Parquet."""
+    about = "Images with their labels, as Parquet."
+    if name == description_names.LABELS:
+        about = "The labels of all records, and where each image is."
+    return _file_facts(directory, name, about)
+
+
+def _file_facts(directory: str, name: str, about: str) -> FileFacts:
+    """Size and digest of a file that croissant.json lists."""
+    path = files.join(directory, name)
+    return FileFacts(name, os.path.getsize(path), files.sha256(path), about)
 
 
 def _description(

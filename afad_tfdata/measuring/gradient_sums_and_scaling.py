@@ -63,7 +63,7 @@ def sum_over_devices(
 
 
 def _gather_over_devices(strategy: tf.distribute.Strategy) -> check_table.Row:
-    """Gathers int32 over the devices, as training does with genders.
+    """Gathers int32 over the devices next to the sums, as training does with genders.
 
     TensorFlow keeps most int32 tensors in the main memory, also for a GPU.
     """

@@ -93,7 +93,7 @@ def _step_rate(
     precision: str,
     batch: int,
 ) -> step_timing.StepRate:
-    """How fast a network takes steps with a batch of this size."""
+    """The speed of a network in steps with a batch of this size."""
     with strategy.scope():
         model = trial_networks.trial_network(backbone, settings.image_size, precision)
     batches = trial_networks.distributed_batches(

@@ -133,7 +133,7 @@ class ImageReader:
         return items
 
     def _graph_input(self, image: np.ndarray) -> Any:
-        """What the graph is fed for upright pixels."""
+        """What the graph that predicts is fed for upright pixels."""
         if self.kind == "pixels":
             return image
         if self.kind == "bytes":

@@ -169,7 +169,7 @@ def thumbnail(face: Face, side: int, quality: int) -> bytes:
 
 
 def jpeg_uri(content: bytes) -> str:
-    """A data URI with the JPEG of a face, which needs no file."""
+    """A data URI with the JPEG of a face on the page, which needs no file."""
     return "data:image/jpeg;base64," + base64.b64encode(content).decode()
 
 
