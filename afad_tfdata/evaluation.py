@@ -161,7 +161,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             _draw(columns, result, names, prepared.data, config.split, output_dir)
         )
     if entry:
-        home = corrected_source.home(model.path)
+        home = corrected_source.directory_of_corrections(model.path)
         written[output_corrections.FILE_NAME] = output_corrections.store(
             home, model.path, entry
         )
@@ -389,7 +389,7 @@ def places(config: EvaluateConfig) -> tuple[str, str, str]:
         output = config.output_dir or folder or "."
         return config.model, config.input.records_dir, output
     stored = run_dir.read_config(config.run_dir)
-    path = model_source.file_of_run(config.run_dir, config.which, config.epoch)
+    path = model_source.model_of_run(config.run_dir, config.which, config.epoch)
     trained_on = stored["train"].get("records_dir", "")
     records = config.input.records_dir or run_dir.find_data_set(
         config.run_dir, trained_on

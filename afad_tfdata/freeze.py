@@ -14,12 +14,11 @@ the values that they need.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,11 +28,12 @@ from afad_tfdata.freezing import (
     build_graph,
     corrected_source,
     export_formats,
-    facts_of_source,
+    freeze_result,
+    frozen_model_facts,
     graph_description,
     graph_files,
     model_source,
-    preprocessing_graph,
+    output_nodes,
     quantization,
     verification,
     verification_images,
@@ -42,88 +42,9 @@ from afad_tfdata.freezing import config as freeze_config
 from afad_tfdata.storage import remote_data_set
 
 FreezeConfig = freeze_config.FreezeConfig
+FreezeResult = freeze_result.FreezeResult
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class FreezeResult:
-    """What `freeze` wrote.
-
-    Attributes:
-      path: NAME.pb.
-      max_difference: Largest difference from the model over all formats that must equal
-        it, by label.
-      allowed: The largest difference with which NAME.pb would still pass, by label.
-      description: The content of NAME.json.
-      paths: Every file and directory that was written, NAME.pb first.
-    """
-
-    path: str
-    max_difference: dict[str, float]
-    allowed: dict[str, float]
-    description: dict[str, Any]
-    paths: tuple[str, ...]
-
-    def summary(self) -> str:
-        """The result in a few lines, for people."""
-        about = self.description["graph"]
-        text = [
-            f"{self.path}: {about['bytes'] / 1e6:.1f} MB, {about['nodes']} nodes,"
-            f" {about['flops_per_image'] / 1e9:.2f} GFLOPs per image"
-        ]
-        for label, value in self.max_difference.items():
-            text.append(
-                f"{label}: differs from the model by at most {value:.2g}"
-                f" ({self.allowed[label]:.2g} is allowed)"
-            )
-        for label, value in self.description["parity"].get("rounding", {}).items():
-            text.append(
-                f"{label}: on random input the model differs from itself by"
-                f" {value:.2g} through rounding alone, so"
-                f" {verification.ROUNDING_FACTOR} times that was allowed there"
-                " (not on images)"
-            )
-        text += _correction_lines(self.description)
-        for name, times in self.description["latency_ms"].items():
-            shown = ", ".join(f"{k} {v:.1f} ms" for k, v in times.items())
-            text.append(f"{name}: {shown}")
-        text += _loss_lines(self.description)
-        if len(self.paths) > 1:
-            text.append(f"also written: {', '.join(self.paths[1:])}")
-        return "\n".join(text)
-
-
-def _loss_lines(description: Mapping[str, Any]) -> list[str]:
-    """What the files with fewer bits lose, for people."""
-    lines = []
-    for about in description["others"].values():
-        if "quantization" not in about:
-            continue
-        means = about["mean_difference"]
-        parts = [f"{about['bytes'] / 1e6:.1f} MB"]
-        if "age" in means:
-            parts.append(f"ages differ by {means['age']:.2g} years on average")
-        if "gender" in means:
-            parts.append(f"probabilities by {means['gender']:.2g}")
-            parts.append(f"{about['equal_genders']:.1%} of the genders are equal")
-        parts += [f"{k} {v:.1f} ms" for k, v in about["latency_ms"].items()]
-        lines.append(f"{about['file']}: {', '.join(parts)}")
-    return lines
-
-
-def _correction_lines(description: Mapping[str, Any]) -> list[str]:
-    """What the graph does to the outputs of its model, for people."""
-    found = [name for name, value in description["corrections"].items() if value]
-    lines = [f"corrections in the graph: {', '.join(found)}"] if found else []
-    if interval := description["age_interval"]:
-        labels = {fetch["label"] for fetch in description["fetches"]}
-        width = f"{interval['half_width']:.1f} years"
-        if corrected_source.SPREAD in labels and "scaled" in interval:
-            width = f"{interval['scaled']['half_width']:.2f} times the spread"
-        share = f"{interval['coverage']:.0%}"
-        lines.append(f"age intervals of {share}: {width} to each side")
-    return lines
 
 
 def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResult:
@@ -155,18 +76,18 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
         source = _load_model(config, model)
         name = config.output_name or source.name or "model"
         path = files.join(config.output_dir, f"{name}.pb")
-        corrections = _corrections(config, source, path)
+        corrections = _find_corrections(config, source, path)
         # From here on, the corrected model is the model: the graph is verified with it.
-        source = corrected_source.apply(source, corrections)
-        fetches = _fetches(config.output_nodes, source.labels)
-        facts = facts_of_source.collect(
+        source = corrected_source.with_corrections(source, corrections)
+        fetches = output_nodes.names_by_label(config.output_nodes, source.labels)
+        facts = frozen_model_facts.collect(
             source,
             config.records_dir,
             config.mean_json,
             config.class_names,
             config.input_range,
         )
-        images = verification_images.choose(
+        images = verification_images.choose_images(
             facts.records_dir, source.image_size, facts.stored.decode
         )
         cases = {
@@ -175,13 +96,22 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             )
         }
         if config.verify_only:
-            return _compare_existing(path, source, cases["graph"], config.tolerance)
+            return _verify_existing(path, source, cases["graph"], config.tolerance)
         if config.with_preprocessing:
-            cases |= _preprocessing_cases(source, images, facts)
+            cases |= verification_images.all_preprocessing_cases(
+                source, images, facts.mean, facts.divisor
+            )
         calibration = None
         if config.tflite_float16 or config.tflite_int8:
-            faces = _quantization_images(config, source, facts)
-            calibration = quantization.normalized(
+            faces = quantization.choose_images(
+                facts.records_dir,
+                source.image_size,
+                calibration_images=(
+                    config.calibration_images if config.tflite_int8 else 0
+                ),
+                decode=facts.stored.decode,
+            )
+            calibration = quantization.normalized_images(
                 faces.calibration, facts.mean, facts.divisor
             )
             losses = quantization.cases(source, faces, facts.mean, facts.divisor)
@@ -193,7 +123,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             # The model is traced, variables become constants, constants are folded, and
             # the inputs and outputs are named.  Then every format is written under a
             # temporary name, and one fresh process verifies all of them.
-            verified = _write_verified(
+            verified = _write_and_verify(
                 config, source, fetches, facts, cases, output, calibration
             )
             description = graph_description.describe(
@@ -204,7 +134,9 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
                 verified.comparisons,
                 tolerance=config.tolerance,
                 images=images.origin,
-                latency_ms=_latency(source, cases["graph"], verified.comparisons[0]),
+                latency_ms=graph_description.latency_ms(
+                    source, cases["graph"], verified.comparisons[0]
+                ),
                 rounding=verified.rounding,
                 corrections=corrections,
             )
@@ -213,14 +145,14 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
             paths = output.take_names(facts.mean, description)
     return FreezeResult(
         path=paths[0],
-        max_difference=verified.max_difference(output.written),
+        max_difference=output.max_difference(verified.comparisons),
         allowed=verified.comparisons[0].allowed(config.tolerance),
         description=description,
         paths=tuple(paths),
     )
 
 
-class _Verified(NamedTuple):
+class _VerifiedGraph(NamedTuple):
     """A graph whose files have passed.
 
     Attributes:
@@ -234,23 +166,9 @@ class _Verified(NamedTuple):
     comparisons: list[verification.Comparison]
     rounding: dict[str, float]
 
-    def max_difference(
-        self, written: Sequence[graph_files.WrittenFile]
-    ) -> dict[str, float]:
-        """The largest difference over the files that must equal the model, by label."""
-        exact = [
-            comparison.max_difference
-            for file, comparison in zip(written, self.comparisons, strict=True)
-            if not file.export_format.quantization
-        ]
-        return {
-            label: max(by_label[label] for by_label in exact)
-            for label in self.graph.fetches
-        }
-
 
 def _freeze_remote(config: FreezeConfig, model: keras.Model | None) -> FreezeResult:
-    """Freezes into a local directory and copies the verified files."""
+    """Freezes into a local directory and copies the verified files to a remote one."""
     # Writing is safe because finished files are renamed, and remote stores cannot do
     # that.
     with tempfile.TemporaryDirectory(prefix="afad-freeze-") as directory:
@@ -265,7 +183,7 @@ def _freeze_remote(config: FreezeConfig, model: keras.Model | None) -> FreezeRes
 
 
 def _load_model(config: FreezeConfig, model: keras.Model | None) -> model_source.Source:
-    """Loads the model to be frozen."""
+    """Loads the model that `freeze` got or that its config names."""
     eager.require(outside_of_scopes=False)
     if model is not None:
         return model_source.from_model(
@@ -285,14 +203,14 @@ def _load_model(config: FreezeConfig, model: keras.Model | None) -> model_source
     )
 
 
-def _corrections(
+def _find_corrections(
     config: FreezeConfig, source: model_source.Source, path: str
 ) -> corrected_source.Corrections:
-    """The corrections of the flags, or those of the graph that is to be compared."""
+    """The corrections to freeze with, or those of the graph that is to be compared."""
     if config.verify_only:
         description = graph_description.load_description(path)
-        return corrected_source.of_description(description)
-    return corrected_source.find(
+        return corrected_source.from_description(description)
+    return corrected_source.find_corrections(
         source,
         flip_average=config.flip_average,
         gender_temperature=config.gender_temperature,
@@ -301,63 +219,16 @@ def _corrections(
     )
 
 
-def _fetches(names: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
-    """Names of the outputs in the graph, by label."""
-    spread = [freeze_config.SPREAD_NODE] * (corrected_source.SPREAD in labels)
-    own = labels[: len(labels) - len(spread)]
-    names = names or [freeze_config.DEFAULT_NODES[label] for label in own]
-    if len(names) == len(own):
-        names = [*names, *spread]
-    if len(names) != len(labels):
-        raise errors.UsageError(
-            f"--output_nodes names {len(names)} nodes, and the model has"
-            f" {len(labels)} outputs: {', '.join(labels)}"
-        )
-    return dict(zip(labels, names, strict=True))
-
-
-def _preprocessing_cases(
-    source: model_source.Source,
-    images: verification_images.VerificationImages,
-    facts: facts_of_source.ModelFacts,
-) -> dict[str, list[verification.Case]]:
-    """What the graphs with preprocessing are verified on, by format."""
-    mean = facts.mean
-    if mean is None:
-        raise errors.UsageError(
-            "--with_preprocessing needs the mean that the model was trained with, and"
-            " the model file does not contain it: name --records_dir or --mean_json"
-        )
-    return {
-        kind: verification_images.preprocessing_cases(
-            source, images, mean, kind, facts.divisor
-        )
-        for kind in preprocessing_graph.INPUTS
-    }
-
-
-def _quantization_images(
-    config: FreezeConfig, source: model_source.Source, facts: facts_of_source.ModelFacts
-) -> quantization.QuantizationImages:
-    """The faces that files with fewer bits are calibrated on and compared with."""
-    return quantization.choose(
-        facts.records_dir,
-        source.image_size,
-        calibration_images=config.calibration_images if config.tflite_int8 else 0,
-        decode=facts.stored.decode,
-    )
-
-
-def _write_verified(
+def _write_and_verify(
     config: FreezeConfig,
     source: model_source.Source,
     fetches: Mapping[str, str],
-    facts: facts_of_source.ModelFacts,
+    facts: frozen_model_facts.ModelFacts,
     cases: Mapping[str, list[verification.Case]],
     output: graph_files.VerifiedFiles,
     calibration: np.ndarray | None,
-) -> _Verified:
-    """Builds and writes the graph, and verifies every file.
+) -> _VerifiedGraph:
+    """Builds and writes the graph that is frozen, and verifies every file.
 
     Constant folding rounds weights once more.  If that changes the outputs too much,
     the graph is written again without constant folding.
@@ -394,14 +265,21 @@ def _write_verified(
         )
         output.write(graph, formats)
         comparisons = verification.check(output.candidates(graph, cases))
-        failure = _failure(output, comparisons, config.tolerance, rounding)
+        failure = output.failure(comparisons, config.tolerance, rounding)
         if failure and not rounding:
             # Measured only after a failure, as it takes longer than the verification.
-            rounding = _own_rounding(source, cases["graph"])
-            failure = _failure(output, comparisons, config.tolerance, rounding)
+            rounding = verification_images.rounding_on_random_input(
+                source, cases["graph"]
+            )
+            failure = output.failure(comparisons, config.tolerance, rounding)
         if not failure:
-            _check_losses(config, output, comparisons)
-            return _Verified(graph, comparisons, rounding)
+            output.refuse_losses(
+                comparisons,
+                quantization.QuantizationLimits(
+                    config.max_age_loss, config.max_gender_loss
+                ),
+            )
+            return _VerifiedGraph(graph, comparisons, rounding)
     own = verification_images.own_difference(source, cases["graph"])
     raise errors.DataError(
         f"the frozen graph does not equal its model: {failure}; nothing was written"
@@ -411,59 +289,13 @@ def _write_verified(
     )
 
 
-def _failure(
-    output: graph_files.VerifiedFiles,
-    comparisons: Sequence[verification.Comparison],
-    tolerance: float,
-    rounding: Mapping[str, float],
-) -> str:
-    """The first difference that is too large; empty if there is none."""
-    for file, comparison in zip(output.written, comparisons, strict=True):
-        if file.export_format.quantization:
-            continue  # It never equals the model; `_check_losses` judges it.
-        text = comparison.failure(tolerance, rounding)
-        if text:
-            return f"{os.path.basename(file.path)}: {text}"
-    return ""
-
-
-def _check_losses(
-    config: freeze_config.FreezeConfig,
-    output: graph_files.VerifiedFiles,
-    comparisons: Sequence[verification.Comparison],
-) -> None:
-    """Refuses a file with fewer bits that loses too much.
-
-    Raises:
-      DataError: It does.
-    """
-    limits = quantization.QuantizationLimits(
-        config.max_age_loss, config.max_gender_loss
-    )
-    for file, comparison in zip(output.written, comparisons, strict=True):
-        failure = file.export_format.quantization and limits.failure(comparison)
-        if failure:
-            raise errors.DataError(
-                f"{os.path.basename(file.path)} loses too much: {failure}; nothing was"
-                f" written (leave out --{file.export_format.flag}, or allow more)"
-            )
-
-
-def _own_rounding(
-    source: model_source.Source, cases: Sequence[verification.Case]
-) -> dict[str, float]:
-    """How far the model differs from itself on random input, by label."""
-    random = [case for case in cases if not case.is_image]
-    return verification_images.own_difference(source, random)
-
-
-def _compare_existing(
+def _verify_existing(
     path: str,
     source: model_source.Source,
     cases: Sequence[verification.Case],
     tolerance: float,
 ) -> FreezeResult:
-    """Does ``--verify_only``: compares an existing NAME.pb, and writes nothing."""
+    """Does ``--verify_only``: compares an existing NAME.pb, and freezes nothing."""
     description = graph_description.load_description(path)
     fetches = {fetch["label"]: fetch["name"] for fetch in description["fetches"]}
     if set(fetches) != set(source.labels):
@@ -476,7 +308,9 @@ def _compare_existing(
     (comparison,) = verification.check([candidate])
     failure = comparison.failure(tolerance)
     if failure:
-        failure = comparison.failure(tolerance, _own_rounding(source, cases))
+        failure = comparison.failure(
+            tolerance, verification_images.rounding_on_random_input(source, cases)
+        )
     if failure:
         raise errors.DataError(f"{path} does not equal the model: {failure}")
     return FreezeResult(
@@ -486,21 +320,3 @@ def _compare_existing(
         description=description,
         paths=(path,),
     )
-
-
-def _latency(
-    source: model_source.Source,
-    cases: Sequence[verification.Case],
-    comparison: verification.Comparison,
-) -> dict[str, dict[str, float]]:
-    """Milliseconds by batch, of NAME.pb and of the model's own ``predict``."""
-    result = {}
-    # Only images are timed: random input in the same batch sizes would take as long.
-    for case in cases[: len(verification_images.BATCH_SIZES)]:
-        batch = np.asarray(case.inputs)
-        times = {"graph": round(comparison.latency_ms[case.name], 3)}
-        if source.predict is not None:
-            call = functools.partial(source.predict, batch)
-            times["model"] = round(verification.median_ms(call), 3)
-        result[f"batch of {len(batch)}"] = times
-    return result

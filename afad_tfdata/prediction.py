@@ -185,7 +185,7 @@ def predict(
     finder = face_finder.choose_face_finder(description, wanted, graph=config.graph)
     kind, graph = graph_outputs.open_graph(config.graph, description, config.device)
     threads = config.threads or resources.cores()
-    decode = graph_description.decode_of(description, where=config.graph)
+    decode = graph_description.decode_of_training(description, where=config.graph)
     thumbnail = _SHEET_SIDE if config.sheet else 0
     reader = image_reader.reader_for(
         kind, description, thumbnail, finder, fast=decode == "fast"

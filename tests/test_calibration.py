@@ -210,9 +210,9 @@ def test_no_interval_and_no_spread_change_the_graph(measured, tmp_path):
         flags = dict.fromkeys(
             ("flip_average", "gender_temperature", "age_correction"), False
         )
-        corrections = corrected_source.find(source, **flags)
+        corrections = corrected_source.find_corrections(source, **flags)
         assert (corrections.age_interval is not None) == (name == "with")
-        source = corrected_source.apply(source, corrections)
+        source = corrected_source.with_corrections(source, corrections)
         graph, nodes = small_graphs.frozen_file(tmp_path / name, source)
         assert nodes == NODES
         with open(graph, "rb") as file:
@@ -235,7 +235,7 @@ def test_a_spread_that_a_model_does_not_have_is_refused(tmp_path):
 @pytest.mark.parametrize("head", ["dldl_v2", "coral", "corn"])
 def test_the_spread_of_every_kind_of_head_is_frozen(head, tmp_path):
     source = model_source.from_model(small_graphs.build(age_head=head))
-    source = corrected_source.apply(
+    source = corrected_source.with_corrections(
         source, corrected_source.Corrections(age_spread=True)
     )
     graph, nodes = small_graphs.frozen_file(tmp_path, source)
@@ -279,11 +279,11 @@ def test_mirror_images_are_averaged_in_the_graph(measured, frozen_graph, monkeyp
 def test_a_graph_without_the_average_has_neither_it_nor_its_interval(measured, caplog):
     source = model_source.open_source(measured[0])
     flags = {"gender_temperature": False, "age_correction": False}
-    found = corrected_source.find(source, flip_average=False, **flags)
+    found = corrected_source.find_corrections(source, flip_average=False, **flags)
     assert found == corrected_source.Corrections()
     assert "measured with other corrections" in caplog.text
     # The graph that earlier programs read stays as it was.
-    assert corrected_source.apply(source, found) is source
+    assert corrected_source.with_corrections(source, found) is source
 
 
 @pytest.mark.parametrize("head, flip", [("regression", False), ("coral", True)])
@@ -298,11 +298,11 @@ def test_corrections_are_those_that_were_measured(tmp_path, head, flip):
     }
     output_corrections.store(str(tmp_path), path, entry)
     source = model_source.open_source(path)
-    corrections = corrected_source.find(
+    corrections = corrected_source.find_corrections(
         source, flip_average=flip, gender_temperature=True, age_correction=True
     )
     assert corrections.in_graph == {k: entry[k] for k in list(entry)[:3]}
-    source = corrected_source.apply(source, corrections)
+    source = corrected_source.with_corrections(source, corrections)
     # Also writes the graph as TensorFlow 1.15 reads it, or refuses an operation.
     graph, nodes = small_graphs.frozen_file(tmp_path, source)
     comparison = small_graphs.compared(graph, source, nodes)
@@ -325,7 +325,7 @@ def test_a_network_is_in_an_averaged_graph_once(tmp_path):
     sizes = []
     for name, one in (
         ("plain", source),
-        ("flip", corrected_source.apply(source, averaged)),
+        ("flip", corrected_source.with_corrections(source, averaged)),
     ):
         (tmp_path / name).mkdir()
         path, _ = small_graphs.frozen_file(tmp_path / name, one)
@@ -339,7 +339,7 @@ def test_saturated_logits_keep_their_digits(tmp_path):
     layer = model.get_layer("gender_logits")
     layer.set_weights([100 * w for w in layer.get_weights()])
     source = model_source.from_model(model)
-    source = corrected_source.apply(
+    source = corrected_source.with_corrections(
         source,
         corrected_source.Corrections(gender_temperature={"temperature": 10.0}),
     )

@@ -15,7 +15,7 @@ import pytest
 from afad_tfdata import evaluation, freeze, models, prediction, records, trainer
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import facts_of_source, model_source
+from afad_tfdata.freezing import frozen_model_facts, model_source
 from afad_tfdata.models import facts
 from afad_tfdata.training import checkpoints, initial_weights, run_dir
 
@@ -225,7 +225,7 @@ def test_where_nothing_says_the_order_it_is_asked_for(handed, data, tmp_path):
         result = evaluate(path, records_dir, tmp_path / form, class_names=names)
         assert result["accuracy"] == pytest.approx(handed.accuracy)
         with pytest.raises(errors.UsageError, match="--class_names=male,female if"):
-            facts_of_source.collect(model_source.open_source(path), records_dir)
+            frozen_model_facts.collect(model_source.open_source(path), records_dir)
         with pytest.raises(errors.UsageError, match="--init_class_names=male,female"):
             started_from(path, handed.order)
         assert_started_right(handed, path, handed.order, class_names=names)
@@ -235,11 +235,11 @@ def test_where_nothing_says_the_order_it_is_asked_for(handed, data, tmp_path):
 def test_no_data_set_writes_its_order_over_the_models(handed, data, form):
     for records_dir in ("", *data.values()):
         source = model_source.open_source(handed.paths[form])
-        known = facts_of_source.collect(source, records_dir)
+        known = frozen_model_facts.collect(source, records_dir)
         assert known.class_names == ORDERS[handed.order]
         assert known.mean == pytest.approx(known.stored.mean)
     with pytest.raises(errors.UsageError, match="contradicts"):
-        facts_of_source.collect(source, class_names=ORDERS[handed.order][::-1])
+        frozen_model_facts.collect(source, class_names=ORDERS[handed.order][::-1])
 
 
 @pytest.mark.parametrize("form", ["keras", "checkpoint"])
@@ -265,7 +265,7 @@ def test_the_run_of_another_network_says_nothing_about_a_model(
     source = model_source.open_source(str(path))
     assert source.run and not source.facts.class_names
     with pytest.raises(errors.UsageError, match="--class_names"):
-        facts_of_source.collect(source)
+        frozen_model_facts.collect(source)
 
 
 def test_own_data_do_not_get_names_that_nobody_gave(tmp_path):
@@ -292,7 +292,7 @@ def test_own_data_do_not_get_names_that_nobody_gave(tmp_path):
     assert source.facts.class_names == ()
     assert source.facts.mean == (127.5,) * 3
     with pytest.raises(errors.UsageError, match="--class_names"):
-        facts_of_source.collect(source)
+        frozen_model_facts.collect(source)
 
 
 def test_a_model_in_memory_is_not_trained_on_the_other_order(handed, data, tmp_path):
@@ -327,7 +327,7 @@ def test_a_frozen_graph_and_a_saved_model_say_it_too(
     source = model_source.open_source(handed.paths["saved_model"])
     assert source.facts.class_names == ORDERS[handed.order]
     assert source.facts.mean == facts.of(model).mean
-    known = facts_of_source.collect(source, data["male_first"])
+    known = frozen_model_facts.collect(source, data["male_first"])
     assert known.class_names == ORDERS[handed.order]
 
 

@@ -19,7 +19,7 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     export_formats,
-    facts_of_source,
+    frozen_model_facts,
     graph_description,
     graph_files,
     model_source,
@@ -47,7 +47,7 @@ def write_formats(directory, source):
         output.write(frozen, formats)
         description = graph_description.describe(
             source,
-            facts_of_source.collect(source),
+            frozen_model_facts.collect(source),
             frozen,
             output.written,
             [comparison] * len(formats),
@@ -419,15 +419,15 @@ def test_flags_are_checked(changes, flag):
 
 def test_the_mean_of_a_foreign_model(tmp_path):
     source = model_source.from_model(small_graphs.dense((20, 20, 3)))
-    assert facts_of_source.collect(source).mean is None
+    assert frozen_model_facts.collect(source).mean is None
     files.write_json(
         str(tmp_path / "mean.json"), dict(zip("RGB", small_graphs.MEAN, strict=True))
     )
-    facts = facts_of_source.collect(source, mean_json=str(tmp_path / "mean.json"))
+    facts = frozen_model_facts.collect(source, mean_json=str(tmp_path / "mean.json"))
     assert facts.mean == small_graphs.MEAN and facts.age_range is None
     with pytest.raises(errors.UsageError, match="has no channel means"):
         files.write_json(str(tmp_path / "bad.json"), {"R": 1})
-        facts_of_source.collect(source, mean_json=str(tmp_path / "bad.json"))
+        frozen_model_facts.collect(source, mean_json=str(tmp_path / "bad.json"))
 
 
 def test_the_c_client_of_the_examples(tmp_path):

@@ -113,7 +113,9 @@ def load(
         source.image_size,
         dataclasses.replace(known, input_range=chosen),
         source.owner,
-        output_corrections.load(corrected_source.home(source.path), source.path),
+        output_corrections.load(
+            corrected_source.directory_of_corrections(source.path), source.path
+        ),
         source.path,
     )
 
@@ -137,13 +139,15 @@ def _load_graph(path: str, given_range: str) -> EvaluatedModel:
             "age_range": description["age_range"],
             # Graphs of version 0.1.0 take normalised images and do not say so.
             "input_range": description.get("input_range", "normalized"),
-            "decode": graph_description.decode_of(description, where=path),
+            "decode": graph_description.decode_of_training(description, where=path),
         },
         where=path,
     )
     input_range.choose(known.input_range, given_range, what=path)
     fetches = {f["label"]: f["name"] for f in description["fetches"]}
-    function = loaded_graph.as_function(path, description["feeds"][0]["name"], fetches)
+    function = loaded_graph.load_as_function(
+        path, description["feeds"][0]["name"], fetches
+    )
 
     def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         del training  # A graph has inference only.

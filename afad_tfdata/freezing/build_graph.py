@@ -14,14 +14,13 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import (
     constant_folding,
-    constant_shapes,
     graphdef,
     group_normalizations,
     grouped_convolutions,
     means_as_products,
     model_source,
     output_nodes,
-    tf1_kernels,
+    tf1_compatibility,
     variables_to_constants,
 )
 
@@ -34,7 +33,7 @@ def build(
     fold_constants: bool = True,
     tf1_compatible: bool = True,
 ) -> tf.compat.v1.GraphDef:
-    """The frozen graph of a model.
+    """Builds the frozen graph of a model.
 
     Args:
       source: The model, from `model_source`.
@@ -52,7 +51,7 @@ def build(
     Raises:
       UsageError: The model cannot be expressed as such a graph.
     """
-    function = _traced(source)
+    function = _trace_model(source)
     graph, (traced_feed,), traced_fetches = variables_to_constants.from_function(
         function
     )
@@ -61,10 +60,12 @@ def build(
     if fold_constants:
         # The order matters: folding constants turns a batch normalisation into a factor
         # and a summand, which the second step moves into weights.
-        graph = constant_shapes.constant(graph)
+        graph = constant_folding.fold_reshape_sizes(graph)
         graph = constant_folding.fold_constants(graph, traced_fetches)
-        graph = constant_folding.without_neutral(graph, [*traced_fetches, traced_feed])
-        graph = means_as_products.as_products(graph)
+        graph = constant_folding.without_neutral_constants(
+            graph, [*traced_fetches, traced_feed]
+        )
+        graph = means_as_products.replace_means(graph)
         graph = constant_folding.fold_normalization(graph, traced_fetches)
         graph = group_normalizations.in_four_axes(graph)
     # This comes after constant folding, so that its new nodes get a suffix if they have
@@ -77,13 +78,13 @@ def build(
     # This comes last, because it drops attributes that the steps before read.
     if tf1_compatible:
         graph = grouped_convolutions.without_groups(graph, layers=source.layers)
-        graph = graphdef.for_tf1(graph, layers=source.layers)
-        tf1_kernels.check(graph, layers=source.layers)
+        graph = tf1_compatibility.loadable(graph, layers=source.layers)
+        tf1_compatibility.check_kernels(graph, layers=source.layers)
         return graph
     return graphdef.without_private(graph)
 
 
-def _traced(
+def _trace_model(
     source: model_source.Source,
 ) -> tf.types.experimental.ConcreteFunction:
     """The model as a function from a batch of any size to its outputs, in order."""
@@ -94,6 +95,7 @@ def _traced(
     # without functions cannot contain.  Without it, tracing raises an error there.
     @tf.function(autograph=False)
     def function(images: tf.Tensor) -> list[tf.Tensor]:
+        """The outputs of the model, in order, which are traced."""
         outputs = source.call(images)
         return [outputs[label] for label in source.labels]
 
@@ -108,7 +110,7 @@ def _traced(
 
 
 def _refuse_half_precision(graph: tf.compat.v1.GraphDef, layers: Sequence[str]) -> None:
-    """Refuses a graph that computes in half precision."""
+    """Refuses to build a graph that computes in half precision."""
     half = (tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum)
     for node in graph.node:
         if any(attr.type in half for attr in node.attr.values()):

@@ -214,9 +214,9 @@ class FreezeConfig:
             raise errors.UsageError(
                 f"--output_name takes a name without folders; got {self.output_name!r}"
             )
-        graphdef.check_name(self.input_node, "--input_node")
+        graphdef.check_node_name(self.input_node, "--input_node")
         for name in self.output_nodes:
-            graphdef.check_name(name, "--output_nodes")
+            graphdef.check_node_name(name, "--output_nodes")
         every = (self.input_node, *self.output_nodes)
         if len(set(every)) != len(every):
             raise errors.UsageError(
@@ -227,7 +227,7 @@ class FreezeConfig:
 
 
 def check_outputs(outputs: Sequence[str]) -> None:
-    """Raises `UsageError` for a label that ``--outputs`` does not take."""
+    """Raises `UsageError` for a label that the option ``--outputs`` does not take."""
     for name in outputs:
         if name not in OUTPUT_LABELS:
             raise errors.UsageError(

@@ -6,12 +6,16 @@ the weights and the bias of the convolution or product before them::
 
     graph = constant_folding.fold_constants(graph, keep=fetches)
     graph = constant_folding.fold_normalization(graph, keep=fetches)
+
+`fold_reshape_sizes` comes before both: Keras computes the new shape of a ``Reshape``
+from that of its input, and other readers than TensorFlow, such as OpenCV, need it as a
+constant.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -28,7 +32,7 @@ _FOLDABLE_OPS = frozenset(
 )
 _BATCH_NORM_OPS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _NEUTRAL = {"Mul": 1.0, "Add": 0.0, "AddV2": 0.0, "Sub": 0.0}
-_PRODUCT_OPS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+PRODUCT_OPS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
 
 def fold_constants(
@@ -44,7 +48,7 @@ def fold_constants(
       graph: GraphDef without variables and control edges.
       keep: Names of the results, which stay as they are.
     """
-    graph = _plain_normalizations(graph)
+    graph = _foldable_normalizations(graph)
     by_name = graphdef.nodes(graph)
     known: dict[str, bool] = {}
     # Inputs come first, because the nodes of a GraphDef may be in any order.
@@ -66,20 +70,20 @@ def fold_constants(
     if not wanted:
         return graph
     names = sorted(wanted)  # A set's order differs from process to process.
-    values = dict(zip(names, _evaluate(graph, names), strict=True))
+    values = dict(zip(names, _evaluate_constants(graph, names), strict=True))
     result = graphdef.like(graph)
     for node in graph.node:
         if node.name in values:
             result.node.append(graphdef.constant(node.name, values[node.name]))
         else:
             result.node.add().CopyFrom(node)
-    return graphdef.reachable(result, [*keep, *_placeholders(graph)])
+    return graphdef.reachable(result, [*keep, *_placeholder_names(graph)])
 
 
 def fold_normalization(
     graph: tf.compat.v1.GraphDef, keep: Collection[str]
 ) -> tf.compat.v1.GraphDef:
-    """Moves factors and summands by channel into the operation before them.
+    """Folds factors and summands by channel into the operation before them.
 
     ``conv(x, w) * a + b`` becomes ``bias_add(conv(x, w * a), b)``, for convolutions,
     depthwise convolutions and matrix products, with or without a bias.  Products are
@@ -94,13 +98,13 @@ def fold_normalization(
     # Each sweep moves a factor or a summand by one step only.
     while changed:
         graph, changed = _fold_once(graph, keep)
-    return graphdef.reachable(graph, [*keep, *_placeholders(graph)])
+    return graphdef.reachable(graph, [*keep, *_placeholder_names(graph)])
 
 
-def without_neutral(
+def without_neutral_constants(
     graph: tf.compat.v1.GraphDef, keep: Collection[str]
 ) -> tf.compat.v1.GraphDef:
-    """Removes multiplications by the number 1 and additions of the number 0.
+    """Removes constants without effect: multiplications by 1 and additions of 0.
 
     Args:
       graph: GraphDef returned by `fold_constants`.
@@ -112,7 +116,7 @@ def without_neutral(
         result.node.add().CopyFrom(node)
         if node.op not in _NEUTRAL or node.name in keep:
             continue
-        found = _operands(node, by_name)
+        found = _input_and_constant(node, by_name)
         # A constant with axes could give the result more of them than the input has.
         if found is None or found[1].ndim or found[1] != _NEUTRAL[node.op]:
             continue
@@ -120,38 +124,48 @@ def without_neutral(
         result.node[-1].input.append(found[0])
         result.node[-1].op = "Identity"
     result = graphdef.without_identities(result, keep)
-    return graphdef.reachable(result, [*keep, *_placeholders(result)])
+    return graphdef.reachable(result, [*keep, *_placeholder_names(result)])
 
 
-def flops(graph: tf.compat.v1.GraphDef, feed: str, shape: Iterable[int]) -> int:
-    """Floating-point operations of convolutions and products for one image.
+def fold_reshape_sizes(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Replaces the computed size of each ``Reshape`` by a constant, ``[-1, ...]``.
 
-    A multiplication and an addition count as two.
+    A size stays computed unless only that of the batch is unknown.
 
     Args:
-      graph: The frozen graph.
-      feed: Name of the placeholder.
-      shape: Shape of one image, without the batch.
+      graph: GraphDef without control edges.
     """
-    total = 0
-    with tf.Graph().as_default() as imported:
-        value = tf.compat.v1.placeholder(tf.float32, [1, *shape])
-        tf.import_graph_def(graph, {feed: value}, name="")
-        for operation in imported.get_operations():
-            if operation.type in _PRODUCT_OPS:
-                result, weights = operation.outputs[0].shape, operation.inputs[1].shape
-                if not (result.is_fully_defined() and weights.is_fully_defined()):
-                    continue
-                # Each weight is used once for each place of the result.
-                places = result.num_elements() // result[-1]
-                total += 2 * places * weights.num_elements()
-    return total
+    by_name = graphdef.nodes(graph)
+    computed = [
+        node.name
+        for node in graph.node
+        if node.op == "Reshape"
+        and by_name[graphdef.split(node.input[1])[0]].op != "Const"
+    ]
+    if not computed:
+        return graph
+    shapes = graphdef.tensor_shapes(graph, computed)
+    result = graphdef.like(graph)
+    for node in graph.node:
+        kept = result.node.add()
+        kept.CopyFrom(node)
+        shape = shapes.get(node.name)
+        if shape is None or not shape.rank or None in shape.as_list()[1:]:
+            continue
+        # The number of elements stays the same, so one size follows from the others.
+        sizes = graphdef.constant(
+            f"{node.name}/sizes", np.array([-1, *shape.as_list()[1:]], np.int32)
+        )
+        result.node.append(sizes)
+        kept.input[1] = sizes.name
+        kept.attr["Tshape"].type = tf.int32.as_datatype_enum
+    return graphdef.without_unread(result, graph)
 
 
 def _fold_once(
     graph: tf.compat.v1.GraphDef, keep: Collection[str]
 ) -> tuple[tf.compat.v1.GraphDef, bool]:
-    """Moves every multiplication and addition that can move by one step.
+    """Folds each multiplication and addition into the one operation before it.
 
     Returns:
       The graph, and whether anything moved.
@@ -165,16 +179,16 @@ def _fold_once(
     for node in graph.node:
         if node.op not in ("Mul", "Add", "AddV2", "Sub", "BiasAdd"):
             continue
-        found = _operands(node, by_name)
+        found = _input_and_constant(node, by_name)
         if found is None:
             continue
         before, value = found
-        chain = _chain(before, by_name, readers)
+        chain = _foldable_chain(before, by_name, readers)
         # `by_name` has the nodes as they were before this sweep: a node that changed
         # in it must wait for the next one.
         if chain is None or touched & {node.name, *chain}:
             continue
-        folded = _fold(node, value, [by_name[n] for n in chain], by_name)
+        folded = _fold_into_chain(node, value, [by_name[n] for n in chain], by_name)
         if folded is None:
             continue
         touched |= {node.name, *chain}
@@ -193,10 +207,10 @@ def _fold_once(
     return result, True
 
 
-def _operands(
+def _input_and_constant(
     node: tf.compat.v1.NodeDef, by_name: Mapping[str, tf.compat.v1.NodeDef]
 ) -> tuple[str, np.ndarray] | None:
-    """The input that varies, and the constant as float64: by channel or one number."""
+    """The input of a foldable operation that varies, and its constant as float64."""
     refs = [graphdef.split(r) for r in node.input]
     sides = [by_name[name].op == "Const" for name, _ in refs]
     if sum(sides) != 1 or any(index for _, index in refs):
@@ -204,7 +218,7 @@ def _operands(
     at = sides.index(True)
     if node.op in ("Sub", "BiasAdd") and at != 1:
         return None
-    value = _value(by_name[refs[at][0]])
+    value = _constant_value(by_name[refs[at][0]])
     if value.dtype != np.float32:
         return None
     # Only the last axis may be longer than 1: other axes are places, not channels.
@@ -214,10 +228,10 @@ def _operands(
     return refs[1 - at][0], -exact if node.op == "Sub" else exact
 
 
-def _chain(
+def _foldable_chain(
     name: str, by_name: Mapping[str, tf.compat.v1.NodeDef], readers: Counter[str]
 ) -> list[str] | None:
-    """``[product]`` or ``[bias, product]`` whose values no other node reads."""
+    """``[product]`` or ``[bias, product]`` that a constant can be folded into."""
     chain = []
     node = by_name[name]
     if node.op == "BiasAdd":
@@ -229,7 +243,7 @@ def _chain(
         chain.append(name)
         name = graphdef.split(node.input[0])[0]
         node = by_name[name]
-    if node.op not in _PRODUCT_OPS or readers[name] != 1:
+    if node.op not in PRODUCT_OPS or readers[name] != 1:
         return None
     if by_name[graphdef.split(node.input[1])[0]].op != "Const":
         return None
@@ -241,13 +255,13 @@ def _chain(
     return [*chain, name]
 
 
-def _fold(
+def _fold_into_chain(
     node: tf.compat.v1.NodeDef,
     value: np.ndarray,
     chain: list[tf.compat.v1.NodeDef],
     by_name: Mapping[str, tf.compat.v1.NodeDef],
 ) -> list[tf.compat.v1.NodeDef] | None:
-    """The nodes that replace `node` and `chain`; None if they cannot be replaced.
+    """The nodes that folding puts in place of `node` and `chain`; None if it cannot.
 
     Args:
       node: A multiplication or an addition.
@@ -256,7 +270,7 @@ def _fold(
       by_name: All nodes.
     """
     product, bias = chain[-1], chain[0] if len(chain) == 2 else None
-    weights = _value(by_name[graphdef.split(product.input[1])[0]])
+    weights = _constant_value(by_name[graphdef.split(product.input[1])[0]])
     if weights.dtype != np.float32:
         return None
     # Weights of a depthwise convolution are [height, width, channel, multiplier].
@@ -270,15 +284,17 @@ def _fold(
         return None
     operand = np.broadcast_to(value.reshape(-1), (channels,))
     old_bias = (
-        _value(by_name[graphdef.split(bias.input[1])[0]]) if bias is not None else None
+        _constant_value(by_name[graphdef.split(bias.input[1])[0]])
+        if bias is not None
+        else None
     )
     if node.op != "Mul":
         if bias is None and node.op == "BiasAdd":
             return None  # It is already a bias.
-        return _with_bias(
+        return _folded_bias(
             node, product, bias, operand if old_bias is None else old_bias + operand
         )
-    scaled = _rounded(weights * operand.reshape(by_channel))
+    scaled = _folded_in_float32(weights * operand.reshape(by_channel))
     if scaled is None:
         return None
     copy = tf.compat.v1.NodeDef()
@@ -288,18 +304,18 @@ def _fold(
     if old_bias is None:
         copy.name = node.name
         return result
-    added = _with_bias(node, product, bias, old_bias * operand)
+    added = _folded_bias(node, product, bias, old_bias * operand)
     return None if added is None else [*result, *added]
 
 
-def _with_bias(
+def _folded_bias(
     node: tf.compat.v1.NodeDef,
     product: tf.compat.v1.NodeDef,
     bias: tf.compat.v1.NodeDef | None,
     values: np.ndarray,
 ) -> list[tf.compat.v1.NodeDef] | None:
-    """A BiasAdd under the name of `node`, and its constant; None if out of range."""
-    rounded = _rounded(values)
+    """The BiasAdd that `node` is folded to, and its constant; None if out of range."""
+    rounded = _folded_in_float32(values)
     if rounded is None:
         return None
     last = tf.compat.v1.NodeDef()
@@ -316,16 +332,16 @@ def _with_bias(
     return [last, graphdef.constant(f"{node.name}/bias", rounded)]
 
 
-def _rounded(value: np.ndarray) -> np.ndarray | None:
-    """The values as float32; None if one overflows or loses digits by underflow."""
+def _folded_in_float32(value: np.ndarray) -> np.ndarray | None:
+    """Folded values as float32; None if one overflows or underflows."""
     with np.errstate(over="ignore", under="ignore"):
         result = value.astype(np.float32)
     small = (np.abs(result) < np.finfo(np.float32).tiny) & (value != 0)
     return None if small.any() or not np.isfinite(result).all() else result
 
 
-def _plain_normalizations(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """Replaces FusedBatchNorm in inference by a multiplication and an addition."""
+def _foldable_normalizations(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Replaces FusedBatchNorm in inference by a product and a sum, which fold."""
     by_name = graphdef.nodes(graph)
     result = graphdef.like(graph)
     for node in graph.node:
@@ -342,7 +358,7 @@ def _plain_normalizations(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef
         # Computed in float64 and rounded once.  The only difference from the fused
         # operation is then that operation's own rounding.
         scale, offset, mean, variance = (
-            _value(i).astype(np.float64) for i in inputs[1:]
+            _constant_value(i).astype(np.float64) for i in inputs[1:]
         )
         factor = scale / np.sqrt(variance + graphdef.attribute(node, "epsilon").f)
         names = f"{node.name}/factor", f"{node.name}/scaled", f"{node.name}/summand"
@@ -358,8 +374,10 @@ def _plain_normalizations(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef
     return result
 
 
-def _evaluate(graph: tf.compat.v1.GraphDef, names: list[str]) -> list[np.ndarray]:
-    """Values of the nodes, computed by TensorFlow."""
+def _evaluate_constants(
+    graph: tf.compat.v1.GraphDef, names: list[str]
+) -> list[np.ndarray]:
+    """The values of constant nodes, as TensorFlow computes them."""
     part = graphdef.reachable(graph, names)
     # Only the CPU is used, because the graph is verified there, and a GPU may round
     # differently.
@@ -371,7 +389,7 @@ def _evaluate(graph: tf.compat.v1.GraphDef, names: list[str]) -> list[np.ndarray
 
 
 def _inputs_first(by_name: Mapping[str, tf.compat.v1.NodeDef]) -> list[str]:
-    """Names in an order in which every node comes after its inputs."""
+    """Names of nodes in the order of folding: every node comes after its inputs."""
     order: dict[str, None] = {}  # A set that keeps its order.
     # A stack is used, because networks are deeper than Python's recursion limit.
     stack = [(name, False) for name in by_name]
@@ -386,11 +404,11 @@ def _inputs_first(by_name: Mapping[str, tf.compat.v1.NodeDef]) -> list[str]:
     return list(order)
 
 
-def _placeholders(graph: tf.compat.v1.GraphDef) -> list[str]:
-    """Names of the nodes that are fed."""
+def _placeholder_names(graph: tf.compat.v1.GraphDef) -> list[str]:
+    """Names of the nodes that are fed, which folding keeps."""
     return [node.name for node in graph.node if node.op == "Placeholder"]
 
 
-def _value(node: tf.compat.v1.NodeDef) -> np.ndarray:
+def _constant_value(node: tf.compat.v1.NodeDef) -> np.ndarray:
     """The array in a constant node."""
     return tf.make_ndarray(node.attr["value"].tensor)

@@ -2,8 +2,8 @@
 
 ::
 
-    corrections = corrected_source.find(source, flip_average=True, ...)
-    source = corrected_source.apply(source, corrections)
+    corrections = corrected_source.find_corrections(source, flip_average=True, ...)
+    source = corrected_source.with_corrections(source, corrections)
     source.call(images)             # as before, with the corrections in it
 
 Only operations that TensorFlow 1.15 has are used, because frozen graphs run there.
@@ -61,8 +61,8 @@ class Corrections:
         }
 
 
-def of_description(description: Mapping[str, Any]) -> Corrections:
-    """The corrections that are in a graph, by its NAME.json."""
+def from_description(description: Mapping[str, Any]) -> Corrections:
+    """The corrections that are in a frozen graph, by its NAME.json."""
     return Corrections(
         # Graphs of earlier versions have no corrections.
         **description.get("corrections", {}),
@@ -70,8 +70,8 @@ def of_description(description: Mapping[str, Any]) -> Corrections:
     )
 
 
-def home(path: str) -> str:
-    """The directory of a model's ``calibration.json``: its run, or its own folder."""
+def directory_of_corrections(path: str) -> str:
+    """The directory with the corrections of a source: its run, or its own folder."""
     folder = os.path.dirname(path.rstrip("/")) or "."
     # A checkpoint is in a folder of its run.
     above = os.path.normpath(os.path.join(folder, os.pardir))
@@ -79,7 +79,7 @@ def home(path: str) -> str:
     return above if directory == os.path.abspath(above) else folder
 
 
-def find(
+def find_corrections(
     source: model_source.Source,
     *,
     flip_average: bool,
@@ -87,7 +87,7 @@ def find(
     age_correction: bool,
     age_spread: bool = False,
 ) -> Corrections:
-    """The corrections that are asked for, as an evaluation measured them.
+    """The corrections that are asked for, as an evaluation of the source measured them.
 
     Args:
       source: The model.
@@ -103,7 +103,10 @@ def find(
     """
     entry: dict[str, Any] = {}
     if source.path:
-        entry = output_corrections.load(home(source.path), source.path) or {}
+        entry = (
+            output_corrections.load(directory_of_corrections(source.path), source.path)
+            or {}
+        )
     asked = {
         "gender_temperature": gender_temperature,
         "age_correction": age_correction,
@@ -121,7 +124,7 @@ def find(
                 " --flip_average: freeze in the same way, or run afad-evaluate"
                 f" --{name}{with_flip} again"
             )
-    if age_spread and not _has_spread(source):
+    if age_spread and not _has_age_spread(source):
         head = source.facts.network.get("age_head", "")
         raise errors.UsageError(
             f"--age_spread: {source.path or 'this model'} predicts no distribution of"
@@ -151,15 +154,15 @@ def find(
     )
 
 
-def apply(
+def with_corrections(
     source: model_source.Source,
     corrections: Corrections,
 ) -> model_source.Source:
-    """The model with corrections in its outputs; the model itself if there are none.
+    """The source with corrections in its outputs; itself if there are none.
 
     Args:
       source: The model.
-      corrections: From `find`.
+      corrections: From `find_corrections`.
     """
     temperature, line = corrections.gender_temperature, corrections.age_correction
     labels = (*source.labels, *([SPREAD] if corrections.age_spread else []))
@@ -167,6 +170,7 @@ def apply(
         return source
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The corrected outputs of the source."""
         found = outputs(source, images, flip_average=corrections.flip_average)
         if temperature:
             logit = found["gender_logit"] / temperature["temperature"]
@@ -182,7 +186,7 @@ def apply(
 def outputs(
     source: model_source.Source, images: tf.Tensor, *, flip_average: bool
 ) -> dict[str, tf.Tensor]:
-    """A model's outputs, and what corrections and intervals are made from.
+    """A model source's outputs, and what corrections and intervals are made from.
 
     Args:
       source: The model.
@@ -202,54 +206,54 @@ def outputs(
     parts = source.call(images) if source.parts is None else source.parts(images)
     found = {label: parts[label] for label in source.labels}
     if "gender" in found:
-        found["gender_logit"] = _logit(parts, flip_average)
-    spread = _spread(source, parts)
+        found["gender_logit"] = _gender_logit(parts, flip_average)
+    spread = _age_spread(source, parts)
     if spread is not None:
         found[SPREAD] = spread
     if not flip_average:
         return found
     return {
-        name: value if name == "gender_logit" else _mean_of_halves(value)
+        name: value if name == "gender_logit" else _mean_over_mirror_images(value)
         for name, value in found.items()
     }
 
 
-def _mean_of_halves(value: tf.Tensor) -> tf.Tensor:
-    """The mean of the outputs of images and of their mirror images."""
+def _mean_over_mirror_images(value: tf.Tensor) -> tf.Tensor:
+    """The mean of a source's outputs for images and for their mirror images."""
     return tf.reduce_mean(tf.reshape(value, [2, -1, *value.shape[1:]]), axis=0)
 
 
-def _logit(parts: dict[str, tf.Tensor], flip_average: bool) -> tf.Tensor:
-    """The logit of the (mean) probability of class 1."""
+def _gender_logit(parts: dict[str, tf.Tensor], flip_average: bool) -> tf.Tensor:
+    """The logit of the (mean) probability of class 1, which a correction scales."""
     logits = parts.get("gender_logits")
     if logits is not None and not flip_average:
         return tf.reshape(logits, tf.shape(parts["gender"]))
     if logits is not None:
         # The probability of class 0 also comes from the logit, because 1 - p loses its
         # digits where p is near 1.
-        one = _mean_of_halves(tf.sigmoid(logits))
-        zero = _mean_of_halves(tf.sigmoid(-logits))
+        one = _mean_over_mirror_images(tf.sigmoid(logits))
+        zero = _mean_over_mirror_images(tf.sigmoid(-logits))
     else:
         one = parts["gender"]
-        one = _mean_of_halves(one) if flip_average else one
+        one = _mean_over_mirror_images(one) if flip_average else one
         zero = 1.0 - one
     one, zero = tf.maximum(one, _SMALLEST), tf.maximum(zero, _SMALLEST)
     return tf.math.log(one) - tf.math.log(zero)
 
 
-def _has_spread(source: model_source.Source) -> bool:
-    """Whether the age head predicts a distribution whose meaning is known."""
+def _has_age_spread(source: model_source.Source) -> bool:
+    """Whether a source's age head predicts a distribution whose meaning is known."""
     head = source.facts.network.get("age_head")
     has_logits = head in (*age_heads.DISTRIBUTIONS, *age_heads.RANKS)
     return has_logits and source.parts is not None and "age" in source.labels
 
 
-def _spread(
+def _age_spread(
     source: model_source.Source, parts: dict[str, tf.Tensor]
 ) -> tf.Tensor | None:
-    """The standard deviation of the age head's distribution, in years."""
+    """The standard deviation of the distribution of a source's age head, in years."""
     network = source.facts.network
-    if "age_logits" not in parts or not _has_spread(source):
+    if "age_logits" not in parts or not _has_age_spread(source):
         return None
     return age_heads.spread(
         parts["age_logits"], network["age_head"], network["min_age"], network["max_age"]

@@ -24,7 +24,12 @@ import numpy as np
 
 from afad_tfdata.common import errors, files, lazy_imports
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import graphdef, preprocessing_graph, quantization
+from afad_tfdata.freezing import (
+    graphdef,
+    preprocessing_graph,
+    quantization,
+    tf1_compatibility,
+)
 from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.models import facts
 
@@ -92,17 +97,17 @@ class ExportFormat:
 
 
 def _write_graph_def(frozen: FrozenGraph, path: str) -> None:
-    """Writes the frozen graph as a GraphDef."""
+    """Writes the frozen graph in the format GraphDef."""
     files.write_atomic(path, graphdef.serialized(frozen.graph))
 
 
 def _graph_def_names(feed: str, fetches: Mapping[str, str]) -> Names:
-    """Feed and fetches of the GraphDef."""
+    """Feed and fetches of a frozen graph in the format GraphDef."""
     return feed, dict(fetches)
 
 
 def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
-    """Writes the frozen graph with its preprocessing."""
+    """Writes the format that contains the preprocessing and the frozen graph."""
     if frozen.mean is None:
         raise errors.UsageError("a graph with preprocessing needs the channel means")
     graph = preprocessing_graph.build(
@@ -116,12 +121,12 @@ def _write_preprocessing(frozen: FrozenGraph, path: str, *, kind: str) -> None:
         decode=frozen.facts.decode,
     )
     if frozen.tf1_compatible:
-        graph = graphdef.for_tf1(graph)
+        graph = tf1_compatibility.loadable(graph)
     files.write_atomic(path, graphdef.serialized(graph))
 
 
 def _preprocessing_names(feed: str, fetches: Mapping[str, str], *, kind: str) -> Names:
-    """Feed and fetches of the graph with preprocessing."""
+    """Feed and fetches of the format that contains the preprocessing."""
     del feed  # Only the outputs have the same names as in the GraphDef.
     return preprocessing_graph.INPUTS[kind].feed, dict(fetches)
 
@@ -139,19 +144,19 @@ def _write_saved_model(frozen: FrozenGraph, path: str) -> None:
             for label, name in frozen.fetches.items()
         },
     )
-    spec = tf.TensorSpec(feed.shape, tf.float32, name=_argument(frozen.feed))
+    spec = tf.TensorSpec(feed.shape, tf.float32, name=_signature_argument(frozen.feed))
     module = tf.Module()
     module.serve = tf.function(lambda images: function(images), input_signature=[spec])
     # TensorFlow would leave files of an earlier SavedModel in the directory.
     shutil.rmtree(path, ignore_errors=True)
     signature = module.serve.get_concrete_function()
-    with _quiet():
+    with _quiet_converters():
         tf.saved_model.save(module, path, signatures=signature)
     facts.write_saved_model(path, frozen.facts)
 
 
 def _write_tflite(frozen: FrozenGraph, path: str, *, kind: str = "") -> None:
-    """Writes a TFLite file with the same signature.
+    """Writes a TFLite file with the same signature as the SavedModel.
 
     Raises:
       UsageError: The graph cannot be written in int8.
@@ -161,9 +166,9 @@ def _write_tflite(frozen: FrozenGraph, path: str, *, kind: str = "") -> None:
     with tempfile.TemporaryDirectory(prefix="afad-tflite-") as directory:
         inner = os.path.join(directory, "model")
         _write_saved_model(frozen, inner)
-        with _quiet():
+        with _quiet_converters():
             if kind:
-                content = quantization.convert(
+                content = quantization.convert_to_tflite(
                     inner,
                     frozen.calibration if kind == "int8" else None,
                     int8_inputs=frozen.int8_inputs,
@@ -176,7 +181,7 @@ def _write_tflite(frozen: FrozenGraph, path: str, *, kind: str = "") -> None:
 
 def _signature_names(feed: str, fetches: Mapping[str, str]) -> Names:
     """Argument and results of the signature in a SavedModel or TFLite file."""
-    return _argument(feed), dict(fetches)
+    return _signature_argument(feed), dict(fetches)
 
 
 def _write_onnx(frozen: FrozenGraph, path: str) -> None:
@@ -184,8 +189,8 @@ def _write_onnx(frozen: FrozenGraph, path: str) -> None:
     convert = lazy_imports.import_optional(
         "tf2onnx.convert", extra="export", purpose="writing ONNX"
     )
-    feed, fetches = _tensor_names(frozen.feed, frozen.fetches)
-    with _quiet():
+    feed, fetches = _onnx_names(frozen.feed, frozen.fetches)
+    with _quiet_converters():
         convert.from_graph_def(
             frozen.graph,
             input_names=[feed],
@@ -195,14 +200,14 @@ def _write_onnx(frozen: FrozenGraph, path: str) -> None:
         )
 
 
-def _tensor_names(feed: str, fetches: Mapping[str, str]) -> Names:
-    """The names in ONNX, which names tensors: output 0 of each node."""
+def _onnx_names(feed: str, fetches: Mapping[str, str]) -> Names:
+    """Feed and fetches in the ONNX format, which names tensors: output 0 of nodes."""
     return f"{feed}:0", {label: f"{name}:0" for label, name in fetches.items()}
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the converters' log of their own steps; their errors are raised."""
+def _quiet_converters() -> Iterator[None]:
+    """Silences the log of converters to other formats; their errors are raised."""
     loggers = [logging.getLogger(name) for name in ("tensorflow", "tf2onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -214,8 +219,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _argument(feed: str) -> str:
-    """The input's name in a signature, which must be a name in Python."""
+def _signature_argument(feed: str) -> str:
+    """The input's name in a format with a signature, which must be one of Python."""
     return re.sub(r"\W", "_", feed)
 
 
@@ -257,6 +262,6 @@ FORMATS = {
         ExportFormat("tflite", ".tflite", "tflite", _write_tflite, _signature_names),
         _quantized_format("float16"),
         _quantized_format("int8"),
-        ExportFormat("onnx", ".onnx", "onnx", _write_onnx, _tensor_names),
+        ExportFormat("onnx", ".onnx", "onnx", _write_onnx, _onnx_names),
     )
 }

@@ -9,12 +9,15 @@ of the labels from it, and so does `prediction`::
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from afad_tfdata import __version__
 from afad_tfdata.common import errors, files
@@ -23,11 +26,12 @@ from afad_tfdata.freezing import (
     constant_folding,
     corrected_source,
     export_formats,
-    facts_of_source,
+    frozen_model_facts,
     graph_files,
     loaded_graph,
     model_source,
     verification,
+    verification_images,
 )
 from afad_tfdata.images import codec, tensor_preprocessing
 from afad_tfdata.models import facts
@@ -40,7 +44,7 @@ GENDER_THRESHOLD = 0.5
 
 def describe(
     source: model_source.Source,
-    known: facts_of_source.ModelFacts,
+    known: frozen_model_facts.ModelFacts,
     frozen: export_formats.FrozenGraph,
     written: Sequence[graph_files.WrittenFile],
     comparisons: Sequence[verification.Comparison],
@@ -51,7 +55,7 @@ def describe(
     rounding: Mapping[str, float],
     corrections: corrected_source.Corrections | None = None,
 ) -> dict[str, Any]:
-    """The content of NAME.json.
+    """Describes a frozen graph: the content of NAME.json.
 
     Args:
       source: The model.
@@ -76,18 +80,18 @@ def describe(
             "file": os.path.basename(graph_file.path),
             # The file still has its temporary name, because the description must be
             # complete before any file is renamed.
-            **_digest(graph_file.temporary),
+            **_size_and_digest(graph_file.temporary),
             **_graph_facts(frozen),
         },
-        "feeds": [_feed(frozen)],
-        "fetches": _fetches(source, frozen, known.class_names),
+        "feeds": [_describe_feed(frozen)],
+        "fetches": _describe_fetches(source, frozen, known.class_names),
         "image_size": frozen.image_size,
         "mean": None
         if frozen.mean is None
         else dict(zip("RGB", frozen.mean, strict=True)),
         "divisor": frozen.divisor,
         "input_range": frozen.facts.input_range or "normalized",
-        **_image_reading(frozen.facts.decode),
+        **_describe_image_reading(frozen.facts.decode),
         # How faces are cut out of photos, if the training data says so.
         **(
             {"face_crop": dict(known.stored.face_crop)}
@@ -98,17 +102,17 @@ def describe(
         "threshold": GENDER_THRESHOLD,
         "age_range": list(known.age_range) if known.age_range else None,
         "model": dict(source.facts.network),
-        "source": _source_file(source.path),
+        "source": _describe_source_file(source.path),
         "metrics": known.metrics,
         "corrections": corrections.in_graph,
         "age_interval": corrections.age_interval,
-        "parity": _parity(comparisons[0], tolerance, images, rounding),
+        "parity": _describe_parity(comparisons[0], tolerance, images, rounding),
         "latency_ms": latency_ms,
         "others": {
-            file.export_format.name: _other_file(file, comparison, frozen)
+            file.export_format.name: _describe_other_file(file, comparison, frozen)
             for file, comparison in zip(written[1:], comparisons[1:], strict=True)
         },
-        "versions": _versions(),
+        "versions": _package_versions(),
     }
 
 
@@ -153,7 +157,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
             " the model again, and keep both files together"
         )
     # This check comes last, because it reads the whole graph.
-    if files.sha256(_content(graph_path)) != entry["sha256"]:
+    if files.sha256(_file_for_digest(graph_path)) != entry["sha256"]:
         raise errors.DataError(
             f"{graph_path} is not the graph that was verified: its SHA-256 differs from"
             f" that in {path}; freeze the model again"
@@ -161,8 +165,8 @@ def load_description(graph_path: str) -> dict[str, Any]:
     return description
 
 
-def decode_of(description: Mapping[str, Any], *, where: str) -> str:
-    """How JPEGs were decoded in training, one of `codec.DECODES`.
+def decode_of_training(description: Mapping[str, Any], *, where: str) -> str:
+    """How JPEGs were decoded in training, by a graph's description.
 
     Args:
       description: From `load_description`.
@@ -185,8 +189,51 @@ def decode_of(description: Mapping[str, Any], *, where: str) -> str:
     )
 
 
+def flops(graph: tf.compat.v1.GraphDef, feed: str, shape: Iterable[int]) -> int:
+    """Floating-point operations of a frozen graph for one image, for its description.
+
+    A multiplication and an addition count as two.
+
+    Args:
+      graph: The frozen graph.
+      feed: Name of the placeholder.
+      shape: Shape of one image, without the batch.
+    """
+    total = 0
+    with tf.Graph().as_default() as imported:
+        value = tf.compat.v1.placeholder(tf.float32, [1, *shape])
+        tf.import_graph_def(graph, {feed: value}, name="")
+        for operation in imported.get_operations():
+            if operation.type in constant_folding.PRODUCT_OPS:
+                result, weights = operation.outputs[0].shape, operation.inputs[1].shape
+                if not (result.is_fully_defined() and weights.is_fully_defined()):
+                    continue
+                # Each weight is used once for each place of the result.
+                places = result.num_elements() // result[-1]
+                total += 2 * places * weights.num_elements()
+    return total
+
+
+def latency_ms(
+    source: model_source.Source,
+    cases: Sequence[verification.Case],
+    comparison: verification.Comparison,
+) -> dict[str, dict[str, float]]:
+    """Milliseconds by batch of NAME.pb and its model's ``predict``, to be described."""
+    result = {}
+    # Only images are timed: random input in the same batch sizes would take as long.
+    for case in cases[: len(verification_images.BATCH_SIZES)]:
+        batch = np.asarray(case.inputs)
+        times = {"graph": round(comparison.latency_ms[case.name], 3)}
+        if source.predict is not None:
+            call = functools.partial(source.predict, batch)
+            times["model"] = round(verification.median_latency_ms(call), 3)
+        result[f"batch of {len(batch)}"] = times
+    return result
+
+
 def _check_graph_path(path: str) -> None:
-    """Refuses paths that cannot have a NAME.json next to them, and says why."""
+    """Refuses a graph's path that cannot have a NAME.json next to it, and says why."""
     if not files.exists(path):
         raise errors.UsageError(
             f"--graph: {path} does not exist; name a graph that freeze wrote"
@@ -202,7 +249,7 @@ def _check_graph_path(path: str) -> None:
 
 
 def description_path(graph_path: str) -> str:
-    """NAME.json, which is one file for all formats of a graph."""
+    """The path of a graph's description, NAME.json, one for all its formats."""
     directory, name = os.path.split(graph_path.rstrip("/"))
     endings = {f.ending for f in export_formats.FORMATS.values()}
     # The longest ending is tried first: face_bytes.pb is a format of the graph face,
@@ -218,15 +265,13 @@ def _graph_facts(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
     size = frozen.image_size
     return {
         "nodes": len(frozen.graph.node),
-        "flops_per_image": constant_folding.flops(
-            frozen.graph, frozen.feed, (size, size, 3)
-        ),
+        "flops_per_image": flops(frozen.graph, frozen.feed, (size, size, 3)),
         "tf1_compatible": frozen.tf1_compatible,
     }
 
 
-def _feed(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
-    """The description of the node that is fed."""
+def _describe_feed(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
+    """Describes the node of a frozen graph that is fed."""
     mean = frozen.mean
     return {
         "name": frozen.feed,
@@ -244,12 +289,12 @@ def _feed(frozen: export_formats.FrozenGraph) -> dict[str, Any]:
     }
 
 
-def _fetches(
+def _describe_fetches(
     source: model_source.Source,
     frozen: export_formats.FrozenGraph,
     class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The descriptions of the nodes that are fetched."""
+    """Describes the nodes of a frozen graph that are fetched."""
     size = frozen.image_size
     # Some models return [n] and others [n, 1].  A batch of one image shows which.
     outputs = source.call(tf.zeros([1, size, size, 3]))
@@ -265,8 +310,8 @@ def _fetches(
     ]
 
 
-def _image_reading(decode: str) -> dict[str, Any]:
-    """How images were decoded and resized in training, for programs that repeat it."""
+def _describe_image_reading(decode: str) -> dict[str, Any]:
+    """Describes how images were decoded and resized in training, to repeat it."""
     return {
         "decode": tensor_preprocessing.jpeg_options(decode),
         "resize": {
@@ -278,13 +323,13 @@ def _image_reading(decode: str) -> dict[str, Any]:
     }
 
 
-def _source_file(path: str) -> dict[str, Any]:
+def _describe_source_file(path: str) -> dict[str, Any]:
     """The model's file and digest, for the description of the graph."""
     digest = {"sha256": files.sha256(path)} if os.path.isfile(path) else {}
     return {"file": os.path.basename(path), **digest}
 
 
-def _parity(
+def _describe_parity(
     comparison: verification.Comparison,
     tolerance: float,
     images: str,
@@ -292,16 +337,16 @@ def _parity(
 ) -> dict[str, Any]:
     """What the verification found, for the description of the graph."""
     return {
-        "max_difference": _plain(comparison.max_difference),
-        "allowed": _plain(comparison.allowed(tolerance)),
+        "max_difference": _plain_floats(comparison.max_difference),
+        "allowed": _plain_floats(comparison.allowed(tolerance)),
         "tolerance": tolerance,
         "images": images,
-        "cases": {name: _plain(v) for name, v in comparison.cases.items()},
-        **({"rounding": _plain(rounding)} if rounding else {}),
+        "cases": {name: _plain_floats(v) for name, v in comparison.cases.items()},
+        **({"rounding": _plain_floats(rounding)} if rounding else {}),
     }
 
 
-def _other_file(
+def _describe_other_file(
     file: graph_files.WrittenFile,
     comparison: verification.Comparison,
     frozen: export_formats.FrozenGraph,
@@ -315,14 +360,18 @@ def _other_file(
     )
     return {
         "file": os.path.basename(file.path),
-        **_digest(file.temporary),
+        **_size_and_digest(file.temporary),
         **feeds,
-        "max_difference": _plain(comparison.max_difference),
-        **(_loss(file, comparison, frozen) if file.export_format.quantization else {}),
+        "max_difference": _plain_floats(comparison.max_difference),
+        **(
+            _describe_loss(file, comparison, frozen)
+            if file.export_format.quantization
+            else {}
+        ),
     }
 
 
-def _loss(
+def _describe_loss(
     file: graph_files.WrittenFile,
     comparison: verification.Comparison,
     frozen: export_formats.FrozenGraph,
@@ -330,7 +379,7 @@ def _loss(
     """What a file with fewer bits loses, and how it was made."""
     value: dict[str, Any] = {
         "quantization": file.export_format.quantization,
-        "mean_difference": _plain(comparison.mean_difference),
+        "mean_difference": _plain_floats(comparison.mean_difference),
         "equal_genders": comparison.equal_genders,
         "verification_images": comparison.num_images,
         "latency_ms": {
@@ -349,8 +398,8 @@ def _loss(
     return value
 
 
-def _versions() -> dict[str, str]:
-    """Versions of the packages that made the graph."""
+def _package_versions() -> dict[str, str]:
+    """Versions of the packages that made the graph, for its description."""
     packages = ("tensorflow", "keras", "numpy")
     return {
         "afad_tfdata": __version__,
@@ -358,17 +407,17 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _content(path: str) -> str:
-    """The file that contains the weights; in our SavedModels that is the graph."""
+def _file_for_digest(path: str) -> str:
+    """The file whose digest is described: of our SavedModels, that with the graph."""
     return os.path.join(path, "saved_model.pb") if os.path.isdir(path) else path
 
 
-def _digest(path: str) -> dict[str, Any]:
-    """Size and SHA-256 of a written file."""
-    path = _content(path)
+def _size_and_digest(path: str) -> dict[str, Any]:
+    """Size and SHA-256 of a written file, for the description of the graph."""
+    path = _file_for_digest(path)
     return {"bytes": os.path.getsize(path), "sha256": files.sha256(path)}
 
 
-def _plain(values: Mapping[str, float]) -> dict[str, float]:
-    """The values as Python's floats, because JSON does not know numpy's."""
+def _plain_floats(values: Mapping[str, float]) -> dict[str, float]:
+    """Values for a description as Python's floats, as JSON does not know numpy's."""
     return {k: float(v) for k, v in values.items()}

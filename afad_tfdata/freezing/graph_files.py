@@ -19,8 +19,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afad_tfdata.common import files
-from afad_tfdata.freezing import export_formats, verification
+from afad_tfdata.common import errors, files
+from afad_tfdata.freezing import export_formats, quantization, verification
 from afad_tfdata.storage import schema
 
 
@@ -61,7 +61,7 @@ class VerifiedFiles:
     def __exit__(self, *unused: object) -> None:
         # A file that has got its final name no longer exists under the temporary one.
         for file in self.written:
-            _remove(file.temporary)
+            _remove_file_or_directory(file.temporary)
 
     def write(
         self,
@@ -86,7 +86,7 @@ class VerifiedFiles:
         frozen: export_formats.FrozenGraph,
         cases: Mapping[str, Sequence[verification.Case]],
     ) -> list[verification.Candidate]:
-        """The candidates for `verification.check`, one for each written file.
+        """The candidates for `verification.check`, one for each file of the graph.
 
         Args:
           frozen: The graph that was written.
@@ -102,6 +102,65 @@ class VerifiedFiles:
             )
             for file in self.written
         ]
+
+    def failure(
+        self,
+        comparisons: Sequence[verification.Comparison],
+        tolerance: float,
+        rounding: Mapping[str, float],
+    ) -> str:
+        """The first difference of a graph's file that is too large; empty for none.
+
+        Args:
+          comparisons: One for each written file.
+          tolerance: As for `verification.Comparison.failure`.
+          rounding: As for `verification.Comparison.failure`.
+        """
+        for file, comparison in zip(self.written, comparisons, strict=True):
+            if file.export_format.quantization:
+                continue  # It never equals the model; `refuse_losses` judges it.
+            text = comparison.failure(tolerance, rounding)
+            if text:
+                return f"{os.path.basename(file.path)}: {text}"
+        return ""
+
+    def refuse_losses(
+        self,
+        comparisons: Sequence[verification.Comparison],
+        limits: quantization.QuantizationLimits,
+    ) -> None:
+        """Refuses a graph's file with fewer bits that loses too much.
+
+        Args:
+          comparisons: One for each written file.
+          limits: What such a file may lose.
+
+        Raises:
+          DataError: It loses more.
+        """
+        for file, comparison in zip(self.written, comparisons, strict=True):
+            failure = file.export_format.quantization and limits.failure(comparison)
+            if failure:
+                raise errors.DataError(
+                    f"{os.path.basename(file.path)} loses too much: {failure}; nothing"
+                    f" was written (leave out --{file.export_format.flag}, or allow"
+                    " more)"
+                )
+
+    def max_difference(
+        self, comparisons: Sequence[verification.Comparison]
+    ) -> dict[str, float]:
+        """The largest difference, by label, of files that must equal the graph's model.
+
+        Args:
+          comparisons: One for each written file.
+        """
+        exact = [
+            comparison.max_difference
+            for file, comparison in zip(self.written, comparisons, strict=True)
+            if not file.export_format.quantization
+        ]
+        return {label: max(by_label[label] for by_label in exact) for label in exact[0]}
 
     def take_names(
         self, mean: Sequence[float] | None, description: Mapping[str, Any]
@@ -138,7 +197,7 @@ class VerifiedFiles:
         return [*paths, description_path]
 
     def _file(self, export_format: export_formats.ExportFormat) -> WrittenFile:
-        """Temporary and final name of the graph in one format."""
+        """Temporary and final name of a graph's file in one format."""
         ending = export_format.ending
         # The temporary file is in the same directory, because a rename between file
         # systems is not atomic.  Its name has the same ending, by which the format is
@@ -161,11 +220,11 @@ class VerifiedFiles:
         for name in os.listdir(self._directory):
             match = left.match(name)
             if match and not os.path.exists(f"/proc/{match[1]}"):
-                _remove(files.join(self._directory, name))
+                _remove_file_or_directory(files.join(self._directory, name))
 
 
-def _remove(path: str) -> None:
-    """Removes a file or a directory, which need not exist."""
+def _remove_file_or_directory(path: str) -> None:
+    """Removes a file of a graph or the directory of its SavedModel, if there."""
     if os.path.isdir(path):
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,23 +1,20 @@
-"""GraphDefs: cleaned, renamed, and checked against what TensorFlow 1.15 knows.
+"""GraphDefs: their nodes and references, cleaned, renamed, reduced and serialized.
 
 Each function takes a protocol buffer and returns a new one; only public names of
 TensorFlow are used::
 
     graph = graphdef.without_identities(graph, keep=fetches)
     graph = graphdef.renamed(graph, {fetches[0]: "age_output/BiasAdd"})
-    graph = graphdef.for_tf1(graph, layers=["conv", "age_output"])
 
 `variables_to_constants` creates a GraphDef from a traced function; the passes that
-compute values are in `constant_folding`.
+compute values are in `constant_folding`, and what TensorFlow 1.15 needs is in
+`tf1_compatibility`.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import pathlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,6 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 
-_TF1_OPS_PATH = pathlib.Path(__file__).parent / "tf1_ops.json"
 # Operations that return their inputs unchanged in inference.
 _PASS_THROUGH_OPS = frozenset(
     ("Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot")
@@ -34,20 +30,9 @@ _PASS_THROUGH_OPS = frozenset(
 _NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 _MAX_PROTO_BYTES = 2**31 - 1  # sizes in a protocol buffer are signed 32-bit numbers
 
-# Operations that read or write files, or call Python.  A graph of a face network needs
-# none of them, and a graph may come from anybody.
-_SIDE_EFFECT_OPS = frozenset(
-    (
-        *("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReader"),
-        *("Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"),
-        *("Restore", "RestoreV2", "RestoreSlice"),
-        *("PyFunc", "PyFuncStateless", "EagerPyFunc"),
-    )
-)
-
 
 def without_control(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """The graph without control edges.
+    """The GraphDef without control edges.
 
     They order changes of state, and a graph of constants changes none.
     """
@@ -63,7 +48,7 @@ def without_control(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
 def without_identities(
     graph: tf.compat.v1.GraphDef, keep: Collection[str]
 ) -> tf.compat.v1.GraphDef:
-    """The graph without operations that return their input unchanged.
+    """The GraphDef without operations that return their input unchanged.
 
     Args:
       graph: GraphDef without control edges.
@@ -87,7 +72,7 @@ def without_identities(
 def renamed(
     graph: tf.compat.v1.GraphDef, names: Mapping[str, str]
 ) -> tf.compat.v1.GraphDef:
-    """The graph with nodes renamed; a node that already has a new name gets a suffix.
+    """The GraphDef with nodes renamed; a node that has a new name gets a suffix.
 
     A renamed identity is dropped, and the operation before it gets the name, unless
     that operation is another one's result too: a layer's own BiasAdd is then called
@@ -136,54 +121,8 @@ def renamed(
     return result
 
 
-def for_tf1(
-    graph: tf.compat.v1.GraphDef, *, layers: Iterable[str] = ()
-) -> tf.compat.v1.GraphDef:
-    """The graph in a form that TensorFlow 1.15 loads.
-
-    1.15 refuses attributes that it does not know even where they have their default
-    value.  These are removed, and so are devices and private attributes.
-
-    Args:
-      graph: GraphDef without functions.
-      layers: Names of the model's layers, to say where an operation comes from.
-
-    Raises:
-      UsageError: 1.15 does not know an operation, an attribute or its value.
-    """
-    table, known = tf1_table(), operations(graph)
-    result = like(graph)
-    for node in graph.node:
-        kept = result.node.add()
-        kept.CopyFrom(node)
-        kept.device = ""  # Another machine may not have this one's devices.
-        allowed = table.get(node.op)
-        if allowed is None:
-            raise _not_in_tf1(node, layers, "operation")
-        defaults = {attr.name: attr.default_value for attr in known[node.op].attr}
-        for name, value in node.attr.items():
-            # Private attributes are hints of this TensorFlow to itself (_output_shapes,
-            # _class, _XlaMustCompile), and have no effect on the values.
-            if name.startswith("_"):
-                del kept.attr[name]
-            # Attributes that are newer than 1.15 (MaxPool's explicit_paddings, MatMul's
-            # grad_a and grad_b): at the default value, the operation does what it did
-            # in 1.15.
-            elif name not in allowed:
-                if defaults.get(name) != value:
-                    raise _not_in_tf1(
-                        node, layers, f"attribute {name} of the operation"
-                    )
-                del kept.attr[name]
-            # Attributes that 1.15 knows, with a value that came later (padding
-            # EXPLICIT).
-            elif not _allows(allowed[name], value):
-                raise _not_in_tf1(node, layers, f"value of {name} of the operation")
-    return result
-
-
 def without_private(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """The graph without devices and private attributes; all else stays as it is."""
+    """The GraphDef without devices and private attributes; all else stays as it is."""
     result = like(graph)
     for node in graph.node:
         kept = result.node.add()
@@ -195,7 +134,7 @@ def without_private(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
 
 
 def serialized(graph: tf.compat.v1.GraphDef) -> bytes:
-    """The content of a ``.pb`` file, the same for the same graph.
+    """The GraphDef as the content of a ``.pb`` file, the same for the same graph.
 
     Raises:
       UsageError: The graph is larger than a protocol buffer can be.
@@ -209,8 +148,8 @@ def serialized(graph: tf.compat.v1.GraphDef) -> bytes:
     return graph.SerializeToString(deterministic=True)
 
 
-def check_name(name: str, flag: str) -> None:
-    """Raises `UsageError` for a text that cannot be the name of a node."""
+def check_node_name(name: str, flag: str) -> None:
+    """Raises `UsageError` for a text that cannot be the name of a GraphDef's node."""
     if not _NODE_NAME.fullmatch(name):
         raise errors.UsageError(
             f"{flag} takes names of graph nodes, such as age_output/BiasAdd, without"
@@ -219,12 +158,12 @@ def check_name(name: str, flag: str) -> None:
 
 
 def nodes(graph: tf.compat.v1.GraphDef) -> dict[str, tf.compat.v1.NodeDef]:
-    """Nodes by name, in the graph's order."""
+    """The nodes of a GraphDef by name, in its order."""
     return {node.name: node for node in graph.node}
 
 
 def split(reference: str) -> tuple[str, int]:
-    """``"conv:1"`` -> ``("conv", 1)``."""
+    """Splits a node's reference to an input: ``"conv:1"`` -> ``("conv", 1)``."""
     name, _, index = reference.partition(":")
     return name, int(index or 0)
 
@@ -232,7 +171,7 @@ def split(reference: str) -> tuple[str, int]:
 def reachable(
     graph: tf.compat.v1.GraphDef, wanted: Iterable[str]
 ) -> tf.compat.v1.GraphDef:
-    """The part of the graph that the wanted nodes need, in the graph's order."""
+    """The part of a GraphDef that the wanted nodes need, in its order."""
     by_name = nodes(graph)
     found: set[str] = set()
     stack = list(wanted)
@@ -249,7 +188,7 @@ def reachable(
 def without_unread(
     graph: tf.compat.v1.GraphDef, before: tf.compat.v1.GraphDef
 ) -> tf.compat.v1.GraphDef:
-    """The graph without nodes that only replaced nodes have read.
+    """The GraphDef without nodes that only replaced nodes have read.
 
     Args:
       graph: GraphDef in which some nodes of `before` were replaced.
@@ -265,7 +204,7 @@ def without_unread(
 def tensor_shapes(
     graph: tf.compat.v1.GraphDef, references: Iterable[str]
 ) -> dict[str, tf.TensorShape]:
-    """Shapes by reference, such as ``"conv"`` or ``"split:1"``, as far as known."""
+    """Shapes in a GraphDef by reference, such as ``"split:1"``, as far as known."""
     # A copy, because importing adds attributes to the graph that 1.15 does not know.
     copy = tf.compat.v1.GraphDef()
     copy.CopyFrom(graph)
@@ -280,7 +219,7 @@ def tensor_shapes(
 
 
 def constant(name: str, value: np.ndarray) -> tf.compat.v1.NodeDef:
-    """A Const node."""
+    """A new Const node for a GraphDef."""
     node = tf.compat.v1.NodeDef(name=name, op="Const")
     node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
@@ -288,30 +227,21 @@ def constant(name: str, value: np.ndarray) -> tf.compat.v1.NodeDef:
 
 
 def attribute(node: tf.compat.v1.NodeDef, name: str) -> tf.compat.v1.AttrValue:
-    """An attribute; an empty one if the node does not have it.
+    """An attribute of a GraphDef's node; an empty one if the node does not have it.
 
     ``node.attr[name]`` alone would add an empty attribute to the node.
     """
     return node.attr[name] if name in node.attr else tf.compat.v1.AttrValue()
 
 
-def operations(graph: tf.compat.v1.GraphDef) -> dict[str, Any]:
-    """Definitions (``OpDef``) of the operations that a graph and its functions use."""
+def op_definitions(graph: tf.compat.v1.GraphDef) -> dict[str, Any]:
+    """The definitions (``OpDef``) of a GraphDef's operations and of its functions'."""
     with tf.Graph().as_default() as imported:
         tf.import_graph_def(graph, name="")
         # An exported graph lists the definitions that it uses; TensorFlow's registry
         # of all of them has no public name.
         meta = tf.compat.v1.train.export_meta_graph(graph=imported)
     return {op.name: op for op in meta.meta_info_def.stripped_op_list.op}
-
-
-@functools.cache
-def tf1_table() -> dict[str, dict[str, list[Any] | None]]:
-    """Attributes by operation of 1.15, each with its allowed values, or None for any.
-
-    ``tests/robustness/dump_tf1_ops.py`` wrote the file from the runtime of 1.15.5.
-    """
-    return json.loads(_TF1_OPS_PATH.read_text())
 
 
 def layer_of(node_name: str, layers: Iterable[str]) -> str:
@@ -325,34 +255,8 @@ def layer_of(node_name: str, layers: Iterable[str]) -> str:
     return ""
 
 
-def _allows(allowed: Sequence[Any] | None, value: Any) -> bool:
-    """Whether a list of allowed values has the value of an attribute."""
-    if allowed is None:
-        return True
-    kind = value.WhichOneof("value")
-    if kind == "type":
-        return value.type in allowed
-    if kind == "s":
-        return value.s.decode() in allowed
-    if kind == "list":
-        return all(v in allowed for v in (*value.list.type, *value.list.s))
-    return True
-
-
-def _not_in_tf1(
-    node: tf.compat.v1.NodeDef, layers: Iterable[str], what: str
-) -> errors.UsageError:
-    """The error of a node that TensorFlow 1.15 does not know."""
-    layer = layer_of(node.name, layers)
-    where = f"layer {layer!r}" if layer else f"node {node.name!r}"
-    return errors.UsageError(
-        f"TensorFlow 1.15 does not know this {what} {node.op}, which comes from"
-        f" {where}: replace it, or write for newer runtimes with --notf1_compatible"
-    )
-
-
 def like(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """An empty graph with the same versions.
+    """An empty GraphDef with the same versions.
 
     The producer version decides how a runtime reads attributes.  A graph without one
     counts as older than all of them, and TensorFlow applies old rules to it.
@@ -363,46 +267,17 @@ def like(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
 
 
 def canonical(reference: str) -> str:
-    """``"conv:0"`` -> ``"conv"``."""
+    """A node's reference without output 0: ``"conv:0"`` -> ``"conv"``."""
     return reference.removesuffix(":0")
 
 
 def join(name: str, index: int) -> str:
-    """``("conv", 1)`` -> ``"conv:1"``; the inverse of `split`."""
+    """Joins a node and its output to a reference; the inverse of `split`."""
     return f"{name}:{index}" if index else name
 
 
 def follow(reference: str, passed: Mapping[str, str]) -> str:
-    """Follows a chain of references to its end."""
+    """Follows a chain of references between nodes to its end."""
     while reference in passed:
         reference = passed[reference]
     return reference
-
-
-def refuse_effects(
-    nodes: Iterable[tf.compat.v1.NodeDef],
-    path: str,
-    *,
-    allowed: Collection[str] = (),
-) -> None:
-    """Refuses nodes that do more than compute: a graph may come from anybody.
-
-    Args:
-      nodes: The nodes of a graph and of its functions (`all_nodes`).
-      path: The graph's file, for the message.
-      allowed: Operations with effects that are accepted here.
-
-    Raises:
-      UsageError: An operation reads or writes files, or runs Python.
-    """
-    for node in nodes:
-        if node.op in _SIDE_EFFECT_OPS and node.op not in allowed:
-            raise errors.UsageError(
-                f"{path} has the operation {node.name} of type {node.op}, which reaches"
-                " outside the graph: it is not loaded"
-            )
-
-
-def all_nodes(graph: tf.compat.v1.GraphDef) -> list[tf.compat.v1.NodeDef]:
-    """The nodes of a graph and of its functions."""
-    return [*graph.node, *(n for f in graph.library.function for n in f.node_def)]

@@ -29,7 +29,7 @@ _PATTERN = ("Reshape", ("AddV2", ("Mul", _SPLIT, _SCALE), _SHIFT), "shape")
 _COMMUTATIVE = ("AddV2", "Mul", "SquaredDifference")
 
 
-class _Found(NamedTuple):
+class _GroupNormalization(NamedTuple):
     """A group normalisation.
 
     Attributes:
@@ -48,30 +48,34 @@ class _Found(NamedTuple):
 
 
 def in_four_axes(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """Replaces the group normalisations of Keras, and returns the graph.
+    """Replaces the group normalisations of Keras by nodes with four axes.
 
     Args:
       graph: GraphDef returned by `constant_folding`.  Normalisations of another form
         stay as they are.
     """
-    found = _find(graph)
+    found = _find_group_normalizations(graph)
     if not found:
         return graph
     result = graphdef.like(graph)
     for node in graph.node:
         if node.name in found:
-            result.node.extend(_plain(node.name, found[node.name]))
+            result.node.extend(_four_axes_nodes(node.name, found[node.name]))
         else:
             result.node.add().CopyFrom(node)
     return graphdef.without_unread(result, graph)
 
 
-def _find(graph: tf.compat.v1.GraphDef) -> dict[str, _Found]:
-    """Normalisations by the name of their last node."""
+def _find_group_normalizations(
+    graph: tf.compat.v1.GraphDef,
+) -> dict[str, _GroupNormalization]:
+    """The group normalisations of a graph by the name of their last node."""
     by_name = graphdef.nodes(graph)
     candidates = {}
     for node in graph.node:
-        if node.op == "Reshape" and (match := _match(node.name, by_name)):
+        if node.op == "Reshape" and (
+            match := _match_group_normalization(node.name, by_name)
+        ):
             candidates[node.name] = match
     if not candidates:
         return {}
@@ -91,10 +95,12 @@ def _find(graph: tf.compat.v1.GraphDef) -> dict[str, _Found]:
     return result
 
 
-def _match(name: str, by_name: Mapping[str, tf.compat.v1.NodeDef]) -> _Found | None:
-    """The normalisation that ends in a node; None if none does."""
+def _match_group_normalization(
+    name: str, by_name: Mapping[str, tf.compat.v1.NodeDef]
+) -> _GroupNormalization | None:
+    """The group normalisation that ends in a node; None if none does."""
     bound: dict[str, str] = {}
-    if not _fits(_PATTERN, name, by_name, bound):
+    if not _fits_pattern(_PATTERN, name, by_name, bound):
         return None
     values = {}
     for part in ("sizes", "axes", "axes_of_squares", "epsilon", "factor", "summand"):
@@ -112,7 +118,7 @@ def _match(name: str, by_name: Mapping[str, tf.compat.v1.NodeDef]) -> _Found | N
     by_channel = (1, 1, 1, sizes[3], sizes[4])
     if factor.shape != by_channel or summand.shape != by_channel:
         return None
-    return _Found(
+    return _GroupNormalization(
         bound["images"],
         int(sizes[3]),
         factor.reshape(-1),
@@ -121,13 +127,13 @@ def _match(name: str, by_name: Mapping[str, tf.compat.v1.NodeDef]) -> _Found | N
     )
 
 
-def _fits(
+def _fits_pattern(
     pattern: Any,
     reference: str,
     by_name: Mapping[str, tf.compat.v1.NodeDef],
     bound: dict[str, str],
 ) -> bool:
-    """Whether a node and what it reads are as the pattern says; fills in `bound`."""
+    """Whether a node is one of a group normalisation's pattern; fills in `bound`."""
     if isinstance(pattern, str):
         return bound.setdefault(pattern, reference) == reference
     kind, *parts = pattern
@@ -139,14 +145,23 @@ def _fits(
         return False
     for order in (inputs, inputs[::-1]) if kind in _COMMUTATIVE else (inputs,):
         tried = dict(bound)
-        if all(_fits(p, r, by_name, tried) for p, r in zip(parts, order, strict=True)):
+        if all(
+            _fits_pattern(p, r, by_name, tried)
+            for p, r in zip(parts, order, strict=True)
+        ):
             bound.update(tried)
             return True
     return False
 
 
-def _plain(name: str, found: _Found) -> list[tf.compat.v1.NodeDef]:
-    """``d / sqrt(mean(d * d) + epsilon) * factor + summand``, d = images - mean."""
+def _four_axes_nodes(
+    name: str, found: _GroupNormalization
+) -> list[tf.compat.v1.NodeDef]:
+    """A group normalisation's new nodes, which use four axes.
+
+    They compute ``d / sqrt(mean(d * d) + epsilon) * factor + summand``, where d is the
+    images minus their mean.
+    """
     channels = found.factor.size
     group = channels // found.groups
     weights = np.kron(np.eye(found.groups), np.full((group, group), 1 / group))
@@ -162,6 +177,7 @@ def _plain(name: str, found: _Found) -> list[tf.compat.v1.NodeDef]:
     ]
 
     def add(part: str, op: str, *inputs: str) -> str:
+        """Adds a node of the group normalisation; returns its name."""
         node = tf.compat.v1.NodeDef(
             name=f"{name}/{part}" if part else name, op=op, input=inputs
         )
@@ -170,6 +186,7 @@ def _plain(name: str, found: _Found) -> list[tf.compat.v1.NodeDef]:
         return node.name
 
     def average(part: str, values: str) -> str:
+        """Adds the nodes of the mean over each group; returns the last one's name."""
         places = add(f"{part}/places", "Mean", values, f"{name}/axes")
         nodes[-1].attr["Tidx"].type = tf.int32.as_datatype_enum
         nodes[-1].attr["keep_dims"].b = True

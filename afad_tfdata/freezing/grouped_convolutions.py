@@ -21,7 +21,7 @@ from afad_tfdata.freezing import graphdef
 def without_groups(
     graph: tf.compat.v1.GraphDef, *, layers: Iterable[str] = ()
 ) -> tf.compat.v1.GraphDef:
-    """Replaces grouped convolutions, and returns the graph.
+    """Replaces grouped convolutions by ones without groups, and returns the graph.
 
     Each output channel is the sum of the same products as before.
 
@@ -32,7 +32,7 @@ def without_groups(
     Raises:
       UsageError: The weights of a grouped convolution are not a constant.
     """
-    groups = _groups(graph)
+    groups = _group_counts(graph)
     if not groups:
         return graph
     by_name = graphdef.nodes(graph)
@@ -62,7 +62,7 @@ def without_groups(
     return kept
 
 
-def _groups(graph: tf.compat.v1.GraphDef) -> Mapping[str, int]:
+def _group_counts(graph: tf.compat.v1.GraphDef) -> Mapping[str, int]:
     """The number of groups by name of the node, for grouped convolutions only."""
     found = {}
     with tf.Graph().as_default() as imported:
@@ -81,7 +81,7 @@ def _groups(graph: tf.compat.v1.GraphDef) -> Mapping[str, int]:
 
 
 def _is_depthwise(node: tf.compat.v1.NodeDef, weights: np.ndarray) -> bool:
-    """Whether 1.15's depthwise kernel computes the same as this convolution."""
+    """Whether 1.15's depthwise kernel computes the same as a grouped convolution."""
     strides = graphdef.attribute(node, "strides").list.i
     dilations = graphdef.attribute(node, "dilations").list.i
     return (

@@ -20,7 +20,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, files, lazy_imports, tf32
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import graphdef, saved_model_checks
+from afad_tfdata.freezing import untrusted_graphs
 
 # Runs one batch; returns arrays by label.
 _Call = Callable[[Any], Mapping[str, Any]]
@@ -28,7 +28,7 @@ _Call = Callable[[Any], Mapping[str, Any]]
 _Loader = Callable[[str, str, dict[str, str], str], _Call]
 
 
-class InputError(Exception):
+class GraphInputError(Exception):
     """An input that the graph itself refuses, such as a file it cannot decode."""
 
 
@@ -62,25 +62,25 @@ class LoadedGraph:
         self._call = load(path, feed, dict(fetches), device)
 
     def run(self, value: np.ndarray | list[bytes]) -> dict[str, np.ndarray]:
-        """The outputs for a batch, by label.
+        """Runs the loaded graph on a batch; returns its outputs by label.
 
         Args:
           value: An array, or a list of byte strings.
 
         Raises:
-          InputError: The graph refuses the input.
+          GraphInputError: The graph refuses the input.
         """
         try:
             outputs = self._call(value)
         except tf.errors.InvalidArgumentError as error:
-            raise InputError(errors.one_line(error.message)) from error
+            raise GraphInputError(errors.one_line(error.message)) from error
         return {label: np.asarray(v) for label, v in outputs.items()}
 
 
-def as_function(
+def load_as_function(
     path: str, feed: str, fetches: Mapping[str, str]
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """A GraphDef as a function that a ``tf.function`` can call on any device.
+    """Loads a GraphDef as a function that a ``tf.function`` can call on any device.
 
     Args:
       path: A ``.pb`` file.
@@ -90,7 +90,7 @@ def as_function(
     Raises:
       UsageError: The file is not a graph, or has no node of one of the names.
     """
-    graph_def = _checked_graph_def(path, [feed, *fetches.values()])
+    graph_def = _load_checked_graph_def(path, [feed, *fetches.values()])
     imported = tf.compat.v1.wrap_function(
         lambda: tf.import_graph_def(graph_def, name=""), []
     )
@@ -101,7 +101,7 @@ def as_function(
 
 
 def read_graph_def(path: str) -> tf.compat.v1.GraphDef:
-    """A GraphDef from a file.
+    """Reads a GraphDef from a file.
 
     Raises:
       UsageError: The file cannot be read, or contains something else.
@@ -128,11 +128,11 @@ def read_graph_def(path: str) -> tf.compat.v1.GraphDef:
     return graph
 
 
-def _checked_graph_def(path: str, wanted: list[str]) -> tf.compat.v1.GraphDef:
-    """A GraphDef that only computes, and has the wanted nodes."""
+def _load_checked_graph_def(path: str, wanted: list[str]) -> tf.compat.v1.GraphDef:
+    """Loads a GraphDef that only computes, and has the wanted nodes."""
     graph_def = read_graph_def(path)
     # The graph is checked before TensorFlow sees it, because it may come from anybody.
-    graphdef.refuse_effects(graphdef.all_nodes(graph_def), path)
+    untrusted_graphs.refuse_effects(untrusted_graphs.all_nodes(graph_def), path)
     names = {node.name for node in graph_def.node}
     for name in wanted:
         if name not in names:
@@ -147,7 +147,7 @@ def _load_graph_def(
     path: str, feed: str, fetches: dict[str, str], device: str
 ) -> _Call:
     """Loads a GraphDef; returns a function that runs it."""
-    graph_def = _checked_graph_def(path, [feed, *fetches.values()])
+    graph_def = _load_checked_graph_def(path, [feed, *fetches.values()])
     tf32.turn_off()
     config = tf.compat.v1.ConfigProto(
         device_count={"GPU": 0} if device == "cpu" else {}
@@ -175,10 +175,11 @@ def _load_saved_model(
     """Loads a SavedModel; returns a function that runs it."""
     tf32.turn_off()
     with tf.device("CPU:0" if device == "cpu" else None):
-        module = saved_model_checks.load(path)
+        module = untrusted_graphs.load_saved_model(path)
     function = module.signatures["serving_default"]
 
     def call(value: Any) -> dict[str, Any]:
+        """Runs the loaded SavedModel on a batch."""
         with tf.device("CPU:0" if device == "cpu" else None):
             results = function(**{feed: tf.convert_to_tensor(value)})
         return {label: results[label].numpy() for label in fetches}
@@ -197,9 +198,10 @@ def _load_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> 
     output_details = function.get_output_details()
 
     def call(value: Any) -> dict[str, Any]:
-        results = function(**{name: _quantized(value, input_details)})
+        """Runs the loaded TFLite file on a batch."""
+        results = function(**{name: _quantized_input(value, input_details)})
         return {
-            label: _dequantized(results[label], output_details[label])
+            label: _dequantized_output(results[label], output_details[label])
             for label in fetches
         }
 
@@ -209,7 +211,7 @@ def _load_tflite(path: str, feed: str, fetches: dict[str, str], device: str) -> 
 
 
 def tflite_scales(path: str) -> dict[str, dict[str, Any]]:
-    """How the values of a TFLite file with int8 inputs and outputs are scaled.
+    """How a loaded TFLite file scales the values of int8 inputs and outputs.
 
     Args:
       path: The file.
@@ -231,8 +233,8 @@ def tflite_scales(path: str) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _quantized(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """A batch as the input of a TFLite file takes it: as it is, unless that is int8."""
+def _quantized_input(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """A batch as the loaded TFLite file takes it: as it is, unless that is int8."""
     dtype = np.dtype(details["dtype"])
     if dtype.kind == "f":
         return value
@@ -242,8 +244,8 @@ def _quantized(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
     return np.clip(rounded, limits.min, limits.max).astype(dtype)
 
 
-def _dequantized(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """An output as float32."""
+def _dequantized_output(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """An output of a loaded TFLite file as float32."""
     if value.dtype.kind == "f":
         return value
     scale, zero_point = details["quantization"]
@@ -251,7 +253,7 @@ def _dequantized(value: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
 
 
 def tflite_interpreter() -> Any:
-    """The class that runs TFLite files: LiteRT's, or TensorFlow's own without it.
+    """The class that loads TFLite files: LiteRT's, or TensorFlow's own without it.
 
     LiteRT is TFLite under its new name, and what devices run; TensorFlow has announced
     that it will remove its own copy.
@@ -280,6 +282,7 @@ def _load_onnx(path: str, feed: str, fetches: dict[str, str], device: str) -> _C
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def call(value: Any) -> dict[str, Any]:
+        """Runs the loaded ONNX file on a batch."""
         outputs = session.run(list(fetches.values()), {feed: value})
         return dict(zip(fetches, outputs, strict=True))
 

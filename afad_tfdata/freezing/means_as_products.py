@@ -3,7 +3,7 @@
 An age head reshapes its ``[n, ages]`` to ``[n, ages, 1]`` and takes the mean over the
 ages.  OpenCV does not read averages over this axis::
 
-    graph = means_as_products.as_products(graph)
+    graph = means_as_products.replace_means(graph)
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import graphdef
 
 
-def as_products(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """Replaces ``mean(reshape(x, [-1, k, 1]), 1)`` by ``x @ [[1 / k], ...]``.
+def replace_means(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Replaces the mean ``mean(reshape(x, [-1, k, 1]), 1)`` by a matrix product.
+
+    The product is ``x @ [[1 / k], ...]``.
 
     Args:
       graph: GraphDef in which shapes and axes are constants.

@@ -21,8 +21,8 @@ import numpy as np
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import keras2_files, saved_model_checks
-from afad_tfdata.models import facts, input_range
+from afad_tfdata.freezing import untrusted_graphs
+from afad_tfdata.models import facts, input_range, keras2_files
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
@@ -80,7 +80,7 @@ def open_source(
     unsafe_load: bool = False,
     advice: str = "freeze another model",
 ) -> Source:
-    """Opens a model file, a checkpoint, a run directory or a SavedModel.
+    """Opens the source of a model: a file, a checkpoint, a run or a SavedModel.
 
     Args:
       path: ``.keras``; ``.h5`` of Keras 3 or 2; ``step-*.ckpt`` in a run directory; a
@@ -106,19 +106,19 @@ def open_source(
     name = os.path.splitext(os.path.basename(os.path.abspath(path)))[0]
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "saved_model.pb")):
-            return _saved_model(path, name, outputs, image_size)
+            return _open_saved_model(path, name, outputs, image_size)
         if not os.path.exists(os.path.join(path, run_dir.CONFIG_NAME)):
             raise errors.UsageError(
                 f"{path} is neither a run directory (it has no {run_dir.CONFIG_NAME})"
                 " nor a SavedModel (it has no saved_model.pb)"
             )
-        path = file_of_run(path, which, epoch)
+        path = model_of_run(path, which, epoch)
     elif epoch:
         raise errors.UsageError(
             "--epoch can only be used with a run directory; this is a file"
         )
     run = run_dir.config_of(path)
-    model = _load(path, run, unsafe_load)
+    model = _load_model_file(path, run, unsafe_load)
     source = from_model(
         model, outputs=outputs, image_size=image_size, origin=path, advice=advice
     )
@@ -133,7 +133,7 @@ def from_model(
     origin: str = "the model that was passed to freeze",
     advice: str = "freeze another model",
 ) -> Source:
-    """A source from a model object of Keras 3 or tf-keras.
+    """Makes a source of a model object of Keras 3 or tf-keras.
 
     Args:
       model: Functional or Sequential: one image input, one or two outputs.
@@ -155,7 +155,7 @@ def from_model(
         advice=advice,
     )
     known = facts.of(model)
-    model = _in_float32(model)
+    model = _model_in_float32(model)
     try:
         shape = model.input_shape
     except AttributeError as error:
@@ -163,22 +163,23 @@ def from_model(
             "the model is neither Functional nor Sequential, or was never built: its"
             " input and outputs cannot be known"
         ) from error
-    size = _size_of(shape, image_size or known.network.get("image_size", 0))
+    size = _input_size(shape, image_size or known.network.get("image_size", 0))
     # A batch of one shows the names and shapes of the outputs.
-    first = _by_name(model, model(tf.zeros([1, size, size, 3]), training=False))
+    first = _outputs_by_name(model, model(tf.zeros([1, size, size, 3]), training=False))
     for name, value in first.items():
         if value.shape.num_elements() != 1:
             raise errors.UsageError(
                 f"the model's output {name} has shape {tuple(value.shape)} for one"
                 " image; one number is expected"
             )
-    labels = labels_of(list(first), outputs, known.network.get("task", ""))
-    logits = logits_of(list(first), outputs)
+    labels = labels_of_outputs(list(first), outputs, known.network.get("task", ""))
+    logits = labels_of_logits(list(first), outputs)
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        values = _by_name(model, model(images, training=False)).values()
+        """The outputs of the model by label, as those of a source."""
+        values = _outputs_by_name(model, model(images, training=False)).values()
         return {
-            label: _probability(value, label in logits)
+            label: _as_probability(value, label in logits)
             for label, value in zip(labels, values, strict=True)
         }
 
@@ -194,14 +195,16 @@ def from_model(
         facts=known,
         run={},
         owner=model,
-        parts=_parts(model, known) if isinstance(model, keras.Model) else None,
+        parts=_outputs_with_logits(model, known)
+        if isinstance(model, keras.Model)
+        else None,
     )
 
 
-def _parts(
+def _outputs_with_logits(
     model: keras.Model, known: facts.Facts
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
-    """The outputs of a network of this package with the logits behind them."""
+    """A source's outputs with the logits behind them, for networks of this package."""
     names = {layer.name for layer in model.layers}
     # Layers of other programs may have these names, too, and mean something else.
     if not known.network or not names & {"age_logits", "gender_logits"}:
@@ -211,6 +214,7 @@ def _parts(
     whole = networks.training_model(model)
 
     def parts(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The outputs and the logits of the network by name."""
         return {
             name.removesuffix("_output"): tf.cast(value, tf.float32)
             for name, value in whole(images, training=False).items()
@@ -219,15 +223,15 @@ def _parts(
     return parts
 
 
-def _load(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
-    """The model in a file: of Keras 3, or of tf-keras if Keras 2 wrote the file."""
+def _load_model_file(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
+    """The model in a source's file: of Keras 3, or of tf-keras if Keras 2 wrote it."""
     kind = os.path.splitext(path)[1].lower()
     if kind == ".ckpt":
-        return _from_checkpoint(path, run)
+        return _load_checkpoint(path, run)
     # The version is read first, because Keras 3 does not know all layers and options in
     # files of Keras 2.
     if kind in (".h5", ".hdf5") and keras2_files.keras_version(path) < 3:
-        return keras2_files.load(path, unsafe=unsafe)
+        return keras2_files.load_model(path, unsafe=unsafe)
     if kind in (".keras", ".h5", ".hdf5"):
         from afad_tfdata.models import saved
 
@@ -238,8 +242,8 @@ def _load(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
     )
 
 
-def _in_float32(model: Any) -> Any:
-    """The model itself, or one built again in float32, as the frozen graph must be."""
+def _model_in_float32(model: Any) -> Any:
+    """The source's model, or one built again in float32, as its graph must be."""
     if not keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
         return model
     if isinstance(model, keras.Model):
@@ -249,8 +253,10 @@ def _in_float32(model: Any) -> Any:
     return keras2_files.in_float32(model)
 
 
-def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str]:
-    """Which label each output of a model has: by the flag, the names, or the task.
+def labels_of_outputs(
+    names: Sequence[str], given: Sequence[str], task: str
+) -> list[str]:
+    """Which label each output of a model source has: by flag, names, or task.
 
     Args:
       names: Names of the model's outputs, in order.
@@ -285,8 +291,8 @@ def labels_of(names: Sequence[str], given: Sequence[str], task: str) -> list[str
     return labels
 
 
-def logits_of(names: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """Labels of the outputs that are logits: by the flag, or else by their names.
+def labels_of_logits(names: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Labels of a model source's outputs that are logits: by the flag, or the names.
 
     Args:
       names: Names of the model's outputs, in order.
@@ -301,14 +307,14 @@ def logits_of(names: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-def _probability(value: tf.Tensor, is_logits: bool) -> tf.Tensor:
-    """An output in float32, and as a probability if it is logits."""
+def _as_probability(value: tf.Tensor, is_logits: bool) -> tf.Tensor:
+    """An output of a model source in float32, and as a probability if it is logits."""
     value = tf.cast(value, tf.float32)
     return tf.sigmoid(value) if is_logits else value
 
 
-def _by_name(model: Any, value: Any) -> dict[str, Any]:
-    """A model's return value, by the names of its outputs."""
+def _outputs_by_name(model: Any, value: Any) -> dict[str, Any]:
+    """The return value of a source's model, by the names of its outputs."""
     if isinstance(value, Mapping):
         return dict(value)
     parts = list(value) if isinstance(value, list | tuple) else [value]
@@ -318,8 +324,8 @@ def _by_name(model: Any, value: Any) -> dict[str, Any]:
     return dict(zip(names, parts, strict=True))
 
 
-def _size_of(shape: Any, image_size: int) -> int:
-    """Side of the square images that the model takes."""
+def _input_size(shape: Any, image_size: int) -> int:
+    """Side of the square images that the model of a source takes."""
     if (
         not isinstance(shape, tuple)
         or len(shape) != 4
@@ -349,7 +355,7 @@ def _size_of(shape: Any, image_size: int) -> int:
 
 
 def _layer_names(model: Any) -> list[str]:
-    """Names of the model's layers, with those inside of other models."""
+    """Names of the layers of a source's model, with those inside of other models."""
     names = []
     for layer in model.layers:
         names.append(layer.name)
@@ -358,8 +364,8 @@ def _layer_names(model: Any) -> list[str]:
     return names
 
 
-def file_of_run(directory: str, which: str, epoch: int) -> str:
-    """The model file or checkpoint of a run directory.
+def model_of_run(directory: str, which: str, epoch: int) -> str:
+    """The file of the model or checkpoint that a run directory is the source of.
 
     Args:
       directory: The run directory.
@@ -389,8 +395,8 @@ def file_of_run(directory: str, which: str, epoch: int) -> str:
     return checkpoints.path_of(kept, ends[epoch])
 
 
-def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
-    """The model of a checkpoint of a run."""
+def _load_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
+    """The model in a checkpoint of a run that is the source."""
     from afad_tfdata.training import checkpoint_model
 
     model = checkpoint_model.load_model(path, run)
@@ -403,11 +409,11 @@ def _from_checkpoint(path: str, run: Mapping[str, Any]) -> keras.Model:
     return model
 
 
-def _saved_model(
+def _open_saved_model(
     path: str, name: str, outputs: Sequence[str], image_size: int
 ) -> Source:
-    """The model in a SavedModel, called by its signature."""
-    module = saved_model_checks.load(path)
+    """Opens a SavedModel as a source, called by its signature."""
+    module = untrusted_graphs.load_saved_model(path)
     signatures = dict(module.signatures)
     # Keras calls its own signature "serve".
     function = signatures.get("serving_default") or signatures.get("serve")
@@ -424,14 +430,15 @@ def _saved_model(
     ((feed, spec),) = specs.items()
     shape = None if spec.shape.rank is None else tuple(spec.shape.as_list())
     names = sorted(function.structured_outputs)  # A dict without an order of its own.
-    labels = labels_of(names, outputs, "")
-    logits = logits_of(names, outputs)
+    labels = labels_of_outputs(names, outputs, "")
+    logits = labels_of_logits(names, outputs)
     by_label = dict(zip(labels, names, strict=True))
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The outputs of the SavedModel's signature by label."""
         results = function(**{feed: tf.cast(images, spec.dtype)})
         return {
-            label: _probability(results[name], label in logits)
+            label: _as_probability(results[name], label in logits)
             for label, name in by_label.items()
         }
 
@@ -439,19 +446,19 @@ def _saved_model(
         call=call,
         predict=None,
         labels=tuple(label for label in _LABELS if label in labels),
-        image_size=_size_of(shape, image_size),
+        image_size=_input_size(shape, image_size),
         name=name,
         path=path,
         layers=(),
-        input_range=_range_of_spec(feed, spec),
+        input_range=_range_of_signature(feed, spec),
         facts=facts.read_saved_model(path),
         run=run_dir.config_of(path),
         owner=module,
     )
 
 
-def _range_of_spec(feed: str, spec: tf.TensorSpec) -> str:
-    """The input range that a signature proves; empty if it proves none."""
+def _range_of_signature(feed: str, spec: tf.TensorSpec) -> str:
+    """The input range that a source's signature proves; empty if it proves none."""
     if spec.dtype.is_integer:
         return "pixels"
     return "normalized" if feed == "root_input" else ""

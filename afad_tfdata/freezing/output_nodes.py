@@ -1,4 +1,4 @@
-"""Makes each output a node that no other node reads, and that every reader keeps.
+"""Output nodes: their names, and that no other node reads them and readers keep them.
 
 Readers other than TensorFlow merge nodes.  OpenCV makes one layer of a matrix product
 and the ``BiasAdd`` after it, and this layer has the name of the product.  If a node of
@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import graphdef
+from afad_tfdata.freezing import config as freeze_config
+from afad_tfdata.freezing import corrected_source, graphdef
 
 _INPUT_OPS = ("Placeholder", "Const")
 
@@ -35,14 +37,14 @@ def separate(
     result.CopyFrom(graph)
     by_name = graphdef.nodes(result)
     for name in fetches:
-        _replace_identity(by_name[name], by_name)
+        _replace_output_identity(by_name[name], by_name)
     for name in fetches:
         readers = [n for n in result.node if name in map(graphdef.canonical, n.input)]
         if not readers or by_name[name].op in _INPUT_OPS:
             continue
         copy = result.node.add()
         copy.CopyFrom(by_name[name])
-        copy.name = _free_name(f"{name}_inner", by_name)
+        copy.name = _free_node_name(f"{name}_inner", by_name)
         by_name[copy.name] = copy
         for reader in readers:
             references = [
@@ -51,14 +53,37 @@ def separate(
             del reader.input[:]
             reader.input.extend(references)
     for name in fetches:
-        result.node.extend(_apart(by_name[name], by_name))
+        result.node.extend(_keep_bias_apart(by_name[name], by_name))
     return result
 
 
-def _replace_identity(
+def names_by_label(names: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """The names of a graph's output nodes, by label.
+
+    Args:
+      names: The flag ``--output_nodes``; empty for the default names.
+      labels: Labels of the outputs; that of the spread is the last one.
+
+    Raises:
+      UsageError: There are more or fewer names than outputs.
+    """
+    spread = [freeze_config.SPREAD_NODE] * (corrected_source.SPREAD in labels)
+    own = labels[: len(labels) - len(spread)]
+    names = names or [freeze_config.DEFAULT_NODES[label] for label in own]
+    if len(names) == len(own):
+        names = [*names, *spread]
+    if len(names) != len(labels):
+        raise errors.UsageError(
+            f"--output_nodes names {len(names)} nodes, and the model has"
+            f" {len(labels)} outputs: {', '.join(labels)}"
+        )
+    return dict(zip(labels, names, strict=True))
+
+
+def _replace_output_identity(
     node: tf.compat.v1.NodeDef, by_name: dict[str, tf.compat.v1.NodeDef]
 ) -> None:
-    """Turns an identity, which readers drop, into a copy of the node before it."""
+    """Turns an output that is an identity into a copy of the node before it."""
     if node.op != "Identity":
         return
     before, index = graphdef.split(node.input[0])
@@ -69,12 +94,13 @@ def _replace_identity(
     node.name = name
 
 
-def _apart(
+def _keep_bias_apart(
     node: tf.compat.v1.NodeDef, by_name: dict[str, tf.compat.v1.NodeDef]
 ) -> list[tf.compat.v1.NodeDef]:
-    """Puts a reshape, which changes nothing, between a product and its bias.
+    """Puts a reshape between an output's product and its bias; values stay.
 
-    OpenCV merges an addition of a constant with a product right before it.
+    The reshape changes nothing.  Without it, OpenCV merges an addition of a constant
+    with the product right before it.
 
     Returns:
       New nodes; none if the node is something else, which stays as it is.
@@ -87,7 +113,7 @@ def _apart(
     if len(products) != 1 or len(constants) != 1:
         return []
     width = tf.make_ndarray(constants[0].attr["value"].tensor).size
-    name = _free_name(f"{node.name}/product", by_name)
+    name = _free_node_name(f"{node.name}/product", by_name)
     sizes = graphdef.constant(f"{name}/sizes", np.array([-1, width], np.int32))
     reshaped = tf.compat.v1.NodeDef(
         name=name, op="Reshape", input=[products[0].name, sizes.name]
@@ -102,8 +128,8 @@ def _apart(
     return [sizes, reshaped]
 
 
-def _free_name(name: str, taken: dict[str, tf.compat.v1.NodeDef]) -> str:
-    """A name for an output that no node has."""
+def _free_node_name(name: str, taken: dict[str, tf.compat.v1.NodeDef]) -> str:
+    """A name for an output's new node, which no node has."""
     number = 0
     while (found := f"{name}_{number}" if number else name) in taken:
         number += 1

@@ -49,7 +49,7 @@ def build(
     divisor: float = tensor_preprocessing.DIVISOR,
     decode: str = "accurate",
 ) -> tf.compat.v1.GraphDef:
-    """A frozen graph with decoding, resizing and normalisation before it.
+    """Builds a graph with preprocessing: decoding, resizing, normalisation, network.
 
     Args:
       graph: The frozen graph.
@@ -77,14 +77,14 @@ def build(
     return graphdef.reachable(result, fetches)
 
 
-def reference(
+def expected_input(
     encoded: bytes,
     size: int,
     mean: Sequence[float],
     divisor: float = tensor_preprocessing.DIVISOR,
     decode: str = "accurate",
 ) -> np.ndarray:
-    """The network's input for an image file: float32 ``[size, size, 3]``."""
+    """What preprocessing makes of an image file: float32 ``[size, size, 3]``."""
     pixels = tensor_preprocessing.decode_and_resize(
         tf.constant(encoded), size, decode=decode
     )
@@ -92,12 +92,12 @@ def reference(
 
 
 def _bytes_placeholder(name: str) -> tf.Tensor:
-    """The node that is fed encoded images."""
+    """The node of a graph with preprocessing that is fed encoded images."""
     return tf.compat.v1.placeholder(tf.string, [None], name)
 
 
 def _pixels_of_files(encoded: tf.Tensor, size: int, decode: str) -> tf.Tensor:
-    """Decodes and resizes encoded images in the graph."""
+    """Preprocessing in the graph: decodes and resizes encoded images."""
     pixels = tf.map_fn(
         lambda one: tensor_preprocessing.decode_and_resize(one, size, decode=decode),
         encoded,
@@ -107,14 +107,14 @@ def _pixels_of_files(encoded: tf.Tensor, size: int, decode: str) -> tf.Tensor:
     return tf.ensure_shape(pixels, [None, size, size, 3])
 
 
-def _resized(pixels: tf.Tensor, size: int, decode: str) -> tf.Tensor:
-    """Pixels that are fed, in the size that the graph takes."""
+def _resized_pixels(pixels: tf.Tensor, size: int, decode: str) -> tf.Tensor:
+    """Preprocessing in the graph: resizes pixels that are fed."""
     del decode  # The program that feeds pixels has decoded them.
     return tensor_preprocessing.resize(pixels, size)
 
 
 def _pixels_placeholder(name: str) -> tf.Tensor:
-    """The node that is fed pixels."""
+    """The node of a graph with preprocessing that is fed pixels."""
     return tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3], name)
 
 
@@ -132,7 +132,7 @@ INPUTS = {
     "pixels": ImageInput(
         feed="image_pixels",
         placeholder=_pixels_placeholder,
-        resize=_resized,
+        resize=_resized_pixels,
         description={
             "dtype": "uint8",
             "shape": [None, None, None, 3],

@@ -3,7 +3,7 @@
 A file in float16 or int8 never equals its model.  It is therefore compared with the
 model on faces that it was not calibrated on, and refused beyond `QuantizationLimits`::
 
-    images = quantization.choose("records", 150, calibration_images=128)
+    images = quantization.choose_images("records", 150, calibration_images=128)
     cases = quantization.cases(source, images, mean, divisor)
     limits.failure(comparison)      # One sentence, or None if it passes.
 """
@@ -40,7 +40,7 @@ class QuantizationLimits:
     gender: float
 
     def failure(self, comparison: verification.Comparison) -> str | None:
-        """The first loss that is too large, in one sentence, or None."""
+        """The first loss by quantization that is too large, in a sentence, or None."""
         for label, allowed, flag in (
             ("age", self.age, "max_age_loss"),
             ("gender", self.gender, "max_gender_loss"),
@@ -71,16 +71,16 @@ class QuantizationImages:
     verification: np.ndarray
 
 
-def choose(
+def choose_images(
     records_dir: str, size: int, *, calibration_images: int, decode: str = ""
 ) -> QuantizationImages:
-    """Takes faces of the validation split, or draws some where none are calibrated on.
+    """Takes the faces for quantization from the validation split, or draws some.
 
     Args:
       records_dir: The data set; empty for none.
       size: Side in pixels.
       calibration_images: How many are wanted to calibrate on; 0 for none.
-      decode: As for `verification_images.choose`.
+      decode: As for `verification_images.choose_images`.
 
     Raises:
       UsageError: There is nothing to calibrate on.
@@ -88,7 +88,7 @@ def choose(
     """
     wanted = calibration_images + VERIFICATION_IMAGES
     if not calibration_images and not records_dir:
-        found = verification_images.choose("", size, decode, count=wanted)
+        found = verification_images.choose_images("", size, decode, count=wanted)
         return QuantizationImages(found.origin, found.pixels[:0], found.pixels)
     if not records_dir:
         raise errors.UsageError(
@@ -103,7 +103,9 @@ def choose(
             f" {records_dir} is empty: name a data set that has one with --records_dir"
         )
     count = min(wanted, available) or wanted
-    pixels = verification_images.choose(records_dir, size, decode, count=count).pixels
+    pixels = verification_images.choose_images(
+        records_dir, size, decode, count=count
+    ).pixels
     # Of a short split, one half is for each purpose.
     first = min(calibration_images, (count + 1) // 2)
     return QuantizationImages(
@@ -111,10 +113,10 @@ def choose(
     )
 
 
-def normalized(
+def normalized_images(
     pixels: np.ndarray, mean: Sequence[float] | None, divisor: float
 ) -> np.ndarray:
-    """Images as the graph is fed them: float32 ``[n, size, size, 3]``."""
+    """Images for quantization as the graph is fed them: ``[n, size, size, 3]``."""
     center = np.array(mean if mean is not None else [tensor_preprocessing.DIVISOR] * 3)
     return ((pixels - center) / divisor).astype(np.float32)
 
@@ -125,22 +127,22 @@ def cases(
     mean: Sequence[float] | None,
     divisor: float,
 ) -> list[verification.Case]:
-    """The faces of `images.verification`, the first one in a batch by itself."""
-    values = normalized(images.verification, mean, divisor)
+    """What the losses by quantization are measured on: one face alone, and a batch."""
+    values = normalized_images(images.verification, mean, divisor)
     starts = [0, *range(1, len(values), _BATCH_SIZE)]
     result = []
     for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
         batch = values[start:end]
         name = f"{images.origin}, {start + 1} to {end}" if start else "batch of 1"
-        expected = verification_images.expected(source, batch)
+        expected = verification_images.expected_outputs(source, batch)
         result.append(verification.Case(name, batch, expected, is_timed=not start))
     return result
 
 
-def convert(
+def convert_to_tflite(
     saved_model: str, calibration: np.ndarray | None, *, int8_inputs: bool = False
 ) -> bytes:
-    """A SavedModel as a TFLite file with fewer bits.
+    """Converts a SavedModel to a TFLite file with fewer bits (quantization).
 
     Args:
       saved_model: Its directory.
@@ -158,6 +160,7 @@ def convert(
         return converter.convert()
 
     def representative() -> Iterator[list[np.ndarray]]:
+        """The images that the quantization is calibrated on, one by one."""
         for image in calibration:
             yield [image[np.newaxis]]
 

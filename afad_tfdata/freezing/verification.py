@@ -111,14 +111,14 @@ class Comparison:
 
     @property
     def max_difference(self) -> dict[str, float]:
-        """The largest difference over all cases, by label."""
+        """The largest difference of a verified graph over all cases, by label."""
         return {
             label: max(by_label[label] for by_label in self.cases.values())
             for label in self.largest
         }
 
     def allowed(self, tolerance: float) -> dict[str, float]:
-        """The largest difference with which a graph passes, by label."""
+        """The largest difference with which a graph passes verification, by label."""
         return {
             label: tolerance
             * (PROBABILITY_TOLERANCE if label == "gender" else AGE_TOLERANCE * largest)
@@ -128,7 +128,7 @@ class Comparison:
     def failure(
         self, tolerance: float, rounding: Mapping[str, float] | None = None
     ) -> str | None:
-        """The first difference that is too large, in one sentence, or None.
+        """The verification's first difference that is too large, in words, or None.
 
         Args:
           tolerance: Factor on what is allowed; 1 is the promise.
@@ -153,7 +153,7 @@ class Comparison:
 
 
 def check(candidates: Sequence[Candidate]) -> list[Comparison]:
-    """Runs written graphs in one fresh process and compares their outputs.
+    """Verifies written graphs: runs them in one fresh process, compares outputs.
 
     Args:
       candidates: The graphs.
@@ -177,7 +177,7 @@ def compare(
     outputs: Sequence[Mapping[str, np.ndarray]],
     latency: Sequence[float],
 ) -> Comparison:
-    """Compares a graph's outputs with the expected ones.
+    """Compares the outputs of a graph to be verified with the expected ones.
 
     Args:
       candidate: The graph and its cases.
@@ -189,7 +189,7 @@ def compare(
     largest = dict.fromkeys(candidate.fetches, 1.0)
     for case, output in zip(candidate.cases, outputs, strict=True):
         differences[case.name] = {
-            label: _difference(output[label], case.expected[label])
+            label: _largest_difference(output[label], case.expected[label])
             for label in candidate.fetches
         }
         for label in candidate.fetches:
@@ -197,14 +197,14 @@ def compare(
             largest[label] = max(largest[label], reached)
     times = {case.name: ms for case, ms in zip(candidate.cases, latency, strict=True)}
     random = tuple(case.name for case in candidate.cases if not case.is_image)
-    means, equal, count = _over_images(candidate, outputs)
+    means, equal, count = _mean_differences(candidate, outputs)
     return Comparison(differences, largest, times, random, means, equal, count)
 
 
-def _over_images(
+def _mean_differences(
     candidate: Candidate, outputs: Sequence[Mapping[str, np.ndarray]]
 ) -> tuple[dict[str, float], float | None, int]:
-    """Mean difference by label, share of equal genders, and number of the images."""
+    """The verification's mean differences, share of equal genders, number of images."""
     pairs = [
         (output, case.expected)
         for case, output in zip(candidate.cases, outputs, strict=True)
@@ -212,7 +212,9 @@ def _over_images(
     ]
     means, equal, count = {}, None, 0
     for label in candidate.fetches:
-        largest = [_difference(out[label], wanted[label]) for out, wanted in pairs]
+        largest = [
+            _largest_difference(out[label], wanted[label]) for out, wanted in pairs
+        ]
         if not pairs or not np.isfinite(largest).all():
             means[label] = float("inf")
             continue
@@ -224,8 +226,10 @@ def _over_images(
     return means, equal, count
 
 
-def median_ms(call: Callable[[], Any], repeats: int = _LATENCY_REPEATS) -> float:
-    """Median time of a call in milliseconds, after one call that is not timed."""
+def median_latency_ms(
+    call: Callable[[], Any], repeats: int = _LATENCY_REPEATS
+) -> float:
+    """Median time of a call in milliseconds, for the verification's latencies."""
     call()
     times = []
     for _ in range(repeats):
@@ -235,8 +239,8 @@ def median_ms(call: Callable[[], Any], repeats: int = _LATENCY_REPEATS) -> float
     return 1000 * float(np.median(times))
 
 
-def _difference(output: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of two outputs; infinite for NaN or another shape."""
+def _largest_difference(output: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference of a graph's output; infinite for NaN or another shape."""
     if output.shape != expected.shape or output.dtype != expected.dtype:
         return float("inf")
     # Two NaN do not count as equal: a model that returns them is broken.
@@ -246,11 +250,11 @@ def _difference(output: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _run_fresh(candidates: Sequence[Candidate]) -> list[_RunResult]:
-    """Runs the candidates in a process that has nothing of this one."""
+    """Runs the candidates of a verification in a process with nothing of this one."""
     with tempfile.TemporaryDirectory(prefix="afad-verify-") as directory:
         root = pathlib.Path(directory)
         _store_candidates(root, candidates)
-        _start(directory)
+        _start_fresh_process(directory)
         latency = json.loads((root / "latency.json").read_text())
         results = []
         for i, candidate in enumerate(candidates):
@@ -265,7 +269,7 @@ def _run_fresh(candidates: Sequence[Candidate]) -> list[_RunResult]:
 
 
 def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> None:
-    """Writes what the fresh process needs: candidates.json and inputs-N.npz."""
+    """Writes what the verification's process needs: candidates.json, inputs-N.npz."""
     descriptions = []
     for i, candidate in enumerate(candidates):
         arrays: dict[str, np.ndarray] = {}
@@ -293,8 +297,8 @@ def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> No
     (root / "candidates.json").write_text(json.dumps(descriptions))
 
 
-def _start(directory: str) -> None:
-    """Runs `_main` in a process of its own and waits for its end."""
+def _start_fresh_process(directory: str) -> None:
+    """Starts the verification's process, which runs `_main`, and waits for it."""
     # The process gets no GPUs, as the model: they round products to fewer digits, and
     # this process may have taken their memory.  It writes no log of TensorFlow, so that
     # the last line of its standard error is the program's own.
@@ -324,26 +328,26 @@ def _start(directory: str) -> None:
         )
 
 
-def _run(
+def _run_candidate(
     path: str,
     feed: str,
     fetches: Mapping[str, str],
     inputs: Sequence[Any],
     timed: Sequence[bool],
 ) -> _RunResult:
-    """Runs a written graph on all inputs, in the fresh process."""
+    """Runs a graph to be verified on all inputs, in the fresh process."""
     # The CPU is used, as for the model, because GPUs round products to fewer digits.
     graph = loaded_graph.LoadedGraph(path, feed, fetches, device="cpu")
     outputs, latency = [], []
     for value, is_timed in zip(inputs, timed, strict=True):
         outputs.append(graph.run(value))
         call = functools.partial(graph.run, value)
-        latency.append(median_ms(call) if is_timed else float("nan"))
+        latency.append(median_latency_ms(call) if is_timed else float("nan"))
     return outputs, latency
 
 
 def _main(arguments: list[str]) -> int:
-    """The fresh process: reads the candidates, runs them, writes their outputs."""
+    """The verification's process: reads the candidates, runs them, writes outputs."""
     root = pathlib.Path(arguments[0])
     times = []
     for i, candidate in enumerate(json.loads((root / "candidates.json").read_text())):
@@ -355,14 +359,14 @@ def _main(arguments: list[str]) -> int:
                 for j, count in enumerate(candidate["strings"])
             ]
         try:
-            outputs, latency = _run(
+            outputs, latency = _run_candidate(
                 candidate["path"],
                 candidate["feed"],
                 candidate["fetches"],
                 inputs,
                 candidate["timed"],
             )
-        except (errors.AfadError, loaded_graph.InputError) as error:
+        except (errors.AfadError, loaded_graph.GraphInputError) as error:
             sys.exit(str(error))  # One line on standard error, and status 1.
         arrays = {f"{j}/{k}": v for j, o in enumerate(outputs) for k, v in o.items()}
         np.savez(root / f"outputs-{i}.npz", **arrays)

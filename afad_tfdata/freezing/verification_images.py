@@ -2,7 +2,7 @@
 
 The images come from the validation split of a data set; without one, faces are drawn::
 
-    images = verification_images.choose("records", size=150)
+    images = verification_images.choose_images("records", size=150)
     cases = verification_images.cases(source, images, mean)
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata import input_fn
+from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import model_source, preprocessing_graph, verification
 from afad_tfdata.images import codec, drawn_faces, tensor_preprocessing
@@ -46,14 +47,14 @@ class VerificationImages:
     decode: str = "accurate"
 
     def pixels_of_size(self, size: int, count: int) -> np.ndarray:
-        """The first `count` at another size: uint8 ``[count, size, size, 3]``."""
+        """The first verification images at another size: ``[count, size, size, 3]``."""
         return np.stack([codec.resize(p, size) for p in self.pixels[:count]])
 
 
-def choose(
+def choose_images(
     records_dir: str, size: int, decode: str = "", *, count: int = sum(BATCH_SIZES)
 ) -> VerificationImages:
-    """Takes images of a data set's validation split, or draws faces.
+    """Takes images to verify on from a validation split, or draws faces.
 
     Args:
       records_dir: The data set; empty to draw.
@@ -88,11 +89,11 @@ def cases(
     mean: Sequence[float] | None,
     divisor: float = tensor_preprocessing.DIVISOR,
 ) -> list[verification.Case]:
-    """Normalised images, then random input, each in batches of `BATCH_SIZES`.
+    """Verification images, normalised, then random input, in batches of `BATCH_SIZES`.
 
     Args:
       source: The model, whose outputs are expected.
-      images: From `choose`.
+      images: From `choose_images`.
       mean: Channel means of the model's input; None takes the middle of the range.
       divisor: What the difference to them is divided by.
 
@@ -113,7 +114,7 @@ def cases(
                 start += batch
             value = ((pixels - center) / divisor).astype(np.float32)
             name = f"{kind}, batch of {batch}"
-            outputs = expected(source, value)
+            outputs = expected_outputs(source, value)
             if is_image:
                 what = source.path or "the model"
                 output_checks.check(outputs, what=what)
@@ -131,11 +132,11 @@ def preprocessing_cases(
     kind: str,
     divisor: float = tensor_preprocessing.DIVISOR,
 ) -> list[verification.Case]:
-    """Images as a graph with preprocessing is fed them, in batches of `BATCH_SIZES`.
+    """Verification images as a graph with preprocessing is fed them, in batches.
 
     Args:
       source: The model, whose outputs for the preprocessed images are expected.
-      images: From `choose`.
+      images: From `choose_images`.
       mean: Channel means of the model's input.
       kind: A key of `preprocessing_graph.INPUTS`.
       divisor: What the difference to the means is divided by.
@@ -146,19 +147,49 @@ def preprocessing_cases(
             images, batch, source.image_size, mean, divisor
         )
         name = f"{kind}, batch of {batch}"
-        result.append(verification.Case(name, value, expected(source, seen)))
+        result.append(verification.Case(name, value, expected_outputs(source, seen)))
     return result
 
 
-def expected(source: model_source.Source, value: np.ndarray) -> dict[str, np.ndarray]:
-    """The model's outputs for a batch, by label."""
+def all_preprocessing_cases(
+    source: model_source.Source,
+    images: VerificationImages,
+    mean: Sequence[float] | None,
+    divisor: float,
+) -> dict[str, list[verification.Case]]:
+    """Verification images as the graphs with preprocessing are fed them, by format.
+
+    Args:
+      source: The model.
+      images: From `choose_images`.
+      mean: The mean that the model was trained with; None if it is not known.
+      divisor: As for `preprocessing_cases`.
+
+    Raises:
+      UsageError: The mean is not known.
+    """
+    if mean is None:
+        raise errors.UsageError(
+            "--with_preprocessing needs the mean that the model was trained with, and"
+            " the model file does not contain it: name --records_dir or --mean_json"
+        )
+    return {
+        kind: preprocessing_cases(source, images, mean, kind, divisor)
+        for kind in preprocessing_graph.INPUTS
+    }
+
+
+def expected_outputs(
+    source: model_source.Source, value: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The model's outputs for a batch of verification images, by label."""
     return {k: v.numpy() for k, v in source.call(tf.constant(value)).items()}
 
 
 def own_difference(
     source: model_source.Source, cases: Sequence[verification.Case]
 ) -> dict[str, float]:
-    """How far the model differs from itself by rounding alone, by label.
+    """How far the model differs from itself on verification images, by rounding alone.
 
     The outputs for each batch are compared with those for its images one by one, and
     with those of a traced function: both compute the same sums in another order.
@@ -168,7 +199,9 @@ def own_difference(
     traced = tf.function(source.call, autograph=False, reduce_retracing=True)
     for case in cases:
         batch = np.asarray(case.inputs)
-        one_by_one = [expected(source, batch[i : i + 1]) for i in range(len(batch))]
+        one_by_one = [
+            expected_outputs(source, batch[i : i + 1]) for i in range(len(batch))
+        ]
         whole = traced(tf.constant(batch))
         for label in largest:
             joined = np.concatenate([outputs[label] for outputs in one_by_one])
@@ -178,30 +211,38 @@ def own_difference(
     return largest
 
 
-def _encoded_batch(
+def rounding_on_random_input(
+    source: model_source.Source, cases: Sequence[verification.Case]
+) -> dict[str, float]:
+    """How far the model differs from itself on random input, by label."""
+    random = [case for case in cases if not case.is_image]
+    return own_difference(source, random)
+
+
+def _encoded_images(
     images: VerificationImages,
     count: int,
     size: int,
     mean: Sequence[float],
     divisor: float,
 ) -> tuple[list[bytes], np.ndarray]:
-    """Image files, and what the network sees of them."""
+    """Verification images as files, and what the network sees of them."""
     encoded = list(images.encoded[:count])
     seen = [
-        preprocessing_graph.reference(one, size, mean, divisor, images.decode)
+        preprocessing_graph.expected_input(one, size, mean, divisor, images.decode)
         for one in encoded
     ]
     return encoded, np.array(seen)
 
 
-def _pixel_batch(
+def _images_of_another_size(
     images: VerificationImages,
     count: int,
     size: int,
     mean: Sequence[float],
     divisor: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of another size than the network's, and what the network sees of them."""
+    """Verification images of another size, and what the network sees of them."""
     pixels = images.pixels_of_size(size * 4 // 3, count)
     seen = tensor_preprocessing.normalize(
         tensor_preprocessing.resize(pixels, size), mean, divisor
@@ -211,15 +252,15 @@ def _pixel_batch(
 
 # By key of `preprocessing_graph.INPUTS`: what is fed, and what the network sees.
 _PREPROCESSING_BATCHES: dict[str, Callable[..., tuple[Any, np.ndarray]]] = {
-    "bytes": _encoded_batch,
-    "pixels": _pixel_batch,
+    "bytes": _encoded_images,
+    "pixels": _images_of_another_size,
 }
 
 
 def _pixels_of_records(
     records_dir: str, size: int, count: int, decode: str
 ) -> np.ndarray:
-    """Images of records to verify a graph on."""
+    """The pixels of verification images that are from a data set's records."""
     manifest = joined_data_sets.load_manifest(records_dir)
     filled = [s for s, v in manifest.splits.items() if v.num_examples]
     # Images that the model was not trained on are preferred.

@@ -153,7 +153,9 @@ def _compare_graph(
         "age": "age_output/BiasAdd:0".removesuffix(":0"),
         "gender": "gender_output/Sigmoid",
     }
-    function = tf.function(loaded_graph.as_function(frozen.path, "root_input", fetches))
+    function = tf.function(
+        loaded_graph.load_as_function(frozen.path, "root_input", fetches)
+    )
 
     def outputs() -> dict[str, np.ndarray]:
         """The outputs of the graph on the current device."""

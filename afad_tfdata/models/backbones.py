@@ -23,7 +23,7 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.images import tensor_preprocessing
-from afad_tfdata.models import hub_backbones, keras2_weights, saved
+from afad_tfdata.models import hub_backbones, keras2_files, saved
 from afad_tfdata.storage import hdf5
 
 # Channels of the convolution of each block.  The first block has stride 2.  The blocks
@@ -242,7 +242,7 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
             " .h5, .weights.h5 or .keras)"
         )
     is_model = path.endswith(".keras") or _is_model(path)
-    if not path.endswith(".keras") and keras2_weights.copy_beginning(path, backbone):
+    if not path.endswith(".keras") and keras2_files.copy_backbone(path, backbone):
         pass  # A flat model, as the original project saved it, or its weights.
     elif is_model:
         _copy_from_model(backbone, name, path, saved.load(path))

@@ -9,7 +9,7 @@ import pytest
 from afad_tfdata import evaluation, freeze, input_fn, models, records, trainer
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.freezing import facts_of_source, model_source, verification_images
+from afad_tfdata.freezing import frozen_model_facts, model_source, verification_images
 from afad_tfdata.images import tensor_preprocessing
 from afad_tfdata.models import output_checks
 from afad_tfdata.storage import schema
@@ -117,15 +117,15 @@ def test_a_run_is_used_from_another_working_directory(
     result = evaluated(tmp_path / "found", "", run_dir=run)
     given = evaluated(tmp_path / "given", sample_records, run_dir=run)
     assert result["mae"] == given["mae"] and result["auc"] == given["auc"]
-    known = facts_of_source.collect(model_source.open_source(run))
-    faces = verification_images.choose(known.records_dir, SIZE)
+    known = frozen_model_facts.collect(model_source.open_source(run))
+    faces = verification_images.choose_images(known.records_dir, SIZE)
     assert faces.origin == "real images"
     assert "drawn faces" not in caplog.text
     # Where the data set is gone, evaluation says so, and freezing says what it takes.
     shutil.copytree(run, tmp_path / "copy")
     with pytest.raises(errors.UsageError, match="faces does not exist.*--records_dir"):
         evaluated(tmp_path, "", run_dir="copy")
-    known = facts_of_source.collect(model_source.open_source("copy"))
+    known = frozen_model_facts.collect(model_source.open_source("copy"))
     assert not known.records_dir and "is verified on drawn faces" in caplog.text
 
 

@@ -105,7 +105,7 @@ def frozen_file(tmp_path, source, **changes):
 
 def compared(path, source, fetches, feed="root_input"):
     """A written graph against its model, without the fresh process of `check`."""
-    faces = verification_images.choose("", source.image_size)
+    faces = verification_images.choose_images("", source.image_size)
     cases = verification_images.cases(source, faces, MEAN)
     candidate = verification.Candidate(path, feed, fetches, cases)
     graph = loaded_graph.LoadedGraph(path, feed, fetches, device="cpu")

@@ -19,6 +19,7 @@ from afad_tfdata.freezing import (
     graphdef,
     loaded_graph,
     model_source,
+    tf1_compatibility,
     verification,
     verification_images,
 )
@@ -56,7 +57,7 @@ def test_the_file_is_a_graph_of_constants_with_the_names(result):
     found = {n.op for n in graph.node}
     assert not found & {"Identity", "VarHandleOp", "ReadVariableOp", "Rsqrt", "NoOp"}
     assert "Mul" not in found and "AddV2" not in found  # Both moved into the weights.
-    table = graphdef.tf1_table()
+    table = tf1_compatibility.known_operations()
     for node in graph.node:
         assert set(node.attr) <= set(table[node.op])
 
@@ -299,7 +300,7 @@ def test_an_unknown_operation_is_named_with_its_layer(tmp_path):
 
 
 def test_real_images_come_from_the_validation_split(sample_records, model):
-    faces = verification_images.choose(sample_records, small_graphs.SIZE)
+    faces = verification_images.choose_images(sample_records, small_graphs.SIZE)
     assert faces.origin == "real images"
     assert (
         faces.pixels.shape == (10, small_graphs.SIZE, small_graphs.SIZE, 3)
@@ -317,7 +318,7 @@ def test_a_damaged_image_of_the_validation_split_is_named(sample_records, tmp_pa
         f.seek(int(entry["image_offset"]) + int(entry["image_length"]) // 2)
         f.write(b"\0" * 8)
     with pytest.raises(errors.DataError, match="checksum") as caught:
-        verification_images.choose(directory, small_graphs.SIZE)
+        verification_images.choose_images(directory, small_graphs.SIZE)
     assert "\n" not in str(caught.value)
     assert source.paths[entry["shard"]] in str(caught.value)
 
@@ -403,7 +404,7 @@ def test_random_input_may_differ_by_the_models_own_rounding(
 def test_a_description_names_no_face_of_the_evaluation(tmp_path):
     import types
 
-    from afad_tfdata.freezing import facts_of_source
+    from afad_tfdata.freezing import frozen_model_facts
 
     metrics = {
         "model": "run/best.keras",
@@ -415,5 +416,5 @@ def test_a_description_names_no_face_of_the_evaluation(tmp_path):
     source = types.SimpleNamespace(
         run={"directory": str(tmp_path)}, path=str(tmp_path / "best.keras")
     )
-    found = facts_of_source._metrics(source)
+    found = frozen_model_facts._metrics_of_model(source)
     assert found == {"model": "run/best.keras", "mae": 3.0}

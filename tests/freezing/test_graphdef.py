@@ -5,7 +5,13 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import constant_folding, graphdef, variables_to_constants
+from afad_tfdata.freezing import (
+    constant_folding,
+    graph_description,
+    graphdef,
+    tf1_compatibility,
+    variables_to_constants,
+)
 
 
 def traced(function, *specs):
@@ -200,7 +206,7 @@ def test_normalization_that_cannot_move_stays(why):
 def test_flops_count_products():
     _, apply, _, _ = convolution("conv", True)
     result = traced(apply, tf.TensorSpec([None, 6, 6, 4], tf.float32))
-    count = constant_folding.flops(result.graph, result.feeds[0], (6, 6, 4))
+    count = graph_description.flops(result.graph, result.feeds[0], (6, 6, 4))
     assert count == 2 * 6 * 6 * (3 * 3 * 4 * 5)
 
 
@@ -210,8 +216,8 @@ def test_attributes_that_1_15_does_not_know_are_stripped_at_their_defaults():
         return tf.matmul(tf.reshape(pooled, [-1, 4]), tf.ones([4, 2]))
 
     result = traced(function, tf.TensorSpec([None, 4, 4, 1], tf.float32))
-    graph = graphdef.for_tf1(result.graph)
-    table = graphdef.tf1_table()
+    graph = tf1_compatibility.loadable(result.graph)
+    table = tf1_compatibility.known_operations()
     for node in graph.node:
         assert set(node.attr) <= set(table[node.op]) and not node.device
     value = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1)
@@ -242,7 +248,7 @@ def explicit(x):
 def test_what_1_15_does_not_know_is_named(function, what):
     result = traced(function, spec())
     with pytest.raises(errors.UsageError, match="--notf1_compatible") as error:
-        graphdef.for_tf1(result.graph, layers=["odd", "net"])
+        tf1_compatibility.loadable(result.graph, layers=["odd", "net"])
     assert what in str(error.value)
 
 
@@ -262,4 +268,4 @@ def test_layer_of(node, layer):
 @pytest.mark.parametrize("name", ["", "a b", "age:0", "/x", "ä"])
 def test_names_are_checked(name):
     with pytest.raises(errors.UsageError, match="--input_node"):
-        graphdef.check_name(name, "--input_node")
+        graphdef.check_node_name(name, "--input_node")

@@ -10,7 +10,7 @@ import pytest
 from afad_tfdata import models
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import facts_of_source, loaded_graph, model_source
+from afad_tfdata.freezing import frozen_model_facts, loaded_graph, model_source
 from afad_tfdata.models import facts
 from afad_tfdata.training import checkpoints, history, run_state
 from tests.freezing import small_graphs
@@ -142,11 +142,11 @@ def make_run(directory, model):
 def test_runs_and_checkpoints(model, tmp_path):
     checkpoint = make_run(tmp_path, model)
     best = model_source.open_source(str(tmp_path))
-    known = facts_of_source.collect(best)
+    known = frozen_model_facts.collect(best)
     assert known.class_names == ("man", "woman") and known.age_range == (18, 60)
     assert known.metrics["mae"] == 4.5 and known.records_dir == ""
     # The metrics are those of the best model, and not of this checkpoint.
-    other = facts_of_source.collect(model_source.open_source(checkpoint))
+    other = frozen_model_facts.collect(model_source.open_source(checkpoint))
     assert other.metrics == {}
     x = (
         np.random.default_rng(0)
@@ -189,9 +189,9 @@ def test_a_model_that_was_copied_into_a_run(name, model, tmp_path, caplog):
         other.save(path)
     source = model_source.open_source(path, outputs=outputs)
     with pytest.raises(errors.UsageError, match="--class_names"):
-        facts_of_source.collect(source)
+        frozen_model_facts.collect(source)
     assert "is not one of the models that the run" in caplog.text
-    known = facts_of_source.collect(
+    known = frozen_model_facts.collect(
         source, class_names=("a", "b"), given_range="normalized"
     )
     assert known.class_names == ("a", "b") and known.mean is None
@@ -203,7 +203,7 @@ def test_the_networks_own_model_under_another_name(model, tmp_path):
     model.save(tmp_path / "mine.keras")
     source = model_source.open_source(str(tmp_path / "mine.keras"))
     with pytest.raises(errors.UsageError, match="--class_names"):
-        facts_of_source.collect(source)
+        frozen_model_facts.collect(source)
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ def test_the_networks_own_model_under_another_name(model, tmp_path):
 def test_labels_of_outputs(names, given, task, labels):
     if labels is None:
         with pytest.raises(errors.UsageError, match="outputs"):
-            model_source.labels_of(names, given, task)
+            model_source.labels_of_outputs(names, given, task)
     else:
-        assert model_source.labels_of(names, given, task) == labels
+        assert model_source.labels_of_outputs(names, given, task) == labels
 
 
 def small_keras2_model():
@@ -239,7 +239,7 @@ def test_a_data_set_without_training_images_tells_no_ages(sample_records, tmp_pa
     del manifest["checksum"], manifest["splits"]["train"]
     files.write_json(str(tmp_path / "manifest.json"), files.seal_json(manifest))
     source = model_source.from_model(small_graphs.dense((20, 20, 3)))
-    known = facts_of_source.collect(source, records_dir=str(tmp_path))
+    known = frozen_model_facts.collect(source, records_dir=str(tmp_path))
     assert known.age_range is None and known.records_dir == str(tmp_path)
 
 

@@ -7,7 +7,7 @@ from afad_tfdata.common import files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import (
     build_graph,
-    constant_shapes,
+    constant_folding,
     graphdef,
     group_normalizations,
     means_as_products,
@@ -208,8 +208,8 @@ def test_group_normalizations(groups, options):
 def test_graphs_without_these_forms_stay_as_they_are():
     graph = hand_made(WEIGHTS, BIAS, PRODUCT, node("a", "BiasAdd", "product", "bias"))
     for change in (
-        means_as_products.as_products,
-        constant_shapes.constant,
+        means_as_products.replace_means,
+        constant_folding.fold_reshape_sizes,
         group_normalizations.in_four_axes,
     ):
         assert change(graph) is graph

@@ -152,13 +152,13 @@ def test_int8_is_not_calibrated_on_anything_else(model, sample_records, tmp_path
 
 
 def test_float16_needs_no_records():
-    images = quantization.choose("", 16, calibration_images=0)
+    images = quantization.choose_images("", 16, calibration_images=0)
     assert images.origin == "drawn faces"
     assert images.verification.shape == (quantization.VERIFICATION_IMAGES, 16, 16, 3)
 
 
 def test_faces_are_calibrated_on_or_compared_but_not_both(sample_records):
-    images = quantization.choose(sample_records, 16, calibration_images=5)
+    images = quantization.choose_images(sample_records, 16, calibration_images=5)
     assert len(images.calibration) == 5
     pixels = _validation(sample_records, 16)
     np.testing.assert_array_equal(
@@ -190,7 +190,9 @@ def test_limits(age, gender, failure):
 def _written(source, tmp_path, images, **changes):
     """An int8 file of a source, and how it compares."""
     frozen = small_graphs.frozen(source)
-    values = quantization.normalized(images.calibration, source.facts.mean, 127.5)
+    values = quantization.normalized_images(
+        images.calibration, source.facts.mean, 127.5
+    )
     frozen = dataclasses.replace(frozen, calibration=values, **changes)
     path = str(tmp_path / "face_int8.tflite")
     export_formats.FORMATS["tflite_int8"].write(frozen, path)
@@ -207,7 +209,7 @@ def test_every_age_head_survives_int8(head, sample_records, tmp_path):
     source = model_source.from_model(
         small_graphs.build(task="age", age_head=head, min_age=20, max_age=44)
     )
-    images = quantization.choose(
+    images = quantization.choose_images(
         sample_records, small_graphs.SIZE, calibration_images=16
     )
     _, comparison = _written(source, tmp_path, images)
@@ -219,7 +221,7 @@ def test_every_age_head_survives_int8(head, sample_records, tmp_path):
 
 def test_int8_inputs_and_outputs_have_their_scales(sample_records, tmp_path):
     source = model_source.from_model(small_graphs.build(task="gender"))
-    images = quantization.choose(
+    images = quantization.choose_images(
         sample_records, small_graphs.SIZE, calibration_images=16
     )
     path, comparison = _written(source, tmp_path, images, int8_inputs=True)
@@ -228,7 +230,9 @@ def test_int8_inputs_and_outputs_have_their_scales(sample_records, tmp_path):
     (feed,) = set(scales) - {"gender"}
     assert scales[feed]["dtype"] == scales["gender"]["dtype"] == "int8"
     # As a program in another language feeds it.
-    values = quantization.normalized(images.verification, source.facts.mean, 127.5)
+    values = quantization.normalized_images(
+        images.verification, source.facts.mean, 127.5
+    )
     stored = np.rint(values / scales[feed]["scale"]) + scales[feed]["zero_point"]
     interpreter = loaded_graph.tflite_interpreter()(path)
     function = interpreter.get_signature_runner("serving_default")
@@ -257,7 +261,9 @@ def test_a_network_that_has_no_form_in_whole_numbers_is_one_line(
 
     monkeypatch.setattr(tf.lite, "TFLiteConverter", Converter)
     with pytest.raises(errors.UsageError, match="'tfl.foo' is not supported in int8"):
-        quantization.convert(str(tmp_path), np.zeros((1, 8, 8, 3), np.float32))
+        quantization.convert_to_tflite(
+            str(tmp_path), np.zeros((1, 8, 8, 3), np.float32)
+        )
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from afad_tfdata.freezing import (
     loaded_graph,
     model_source,
     preprocessing_graph,
+    tf1_compatibility,
     verification,
     verification_images,
 )
@@ -57,7 +58,7 @@ def differences(wheel_dir, path, feed, nodes, cases):
 
 def check_both(wheel_dir, path, source, nodes, varied=True):
     """Equality with the model in 1.15 and here."""
-    faces = verification_images.choose("", source.image_size)
+    faces = verification_images.choose_images("", source.image_size)
     cases = verification_images.cases(source, faces, small_graphs.MEAN)
     for label in nodes:  # A network with the same output for all proves nothing.
         values = [c.expected[label] for c in cases if c.is_image]
@@ -84,7 +85,7 @@ def test_corrections(head, wheel_dir, tmp_path):
         gender_temperature={"temperature": 1.7},
         age_correction={"slope": 0.9, "offset": 3.0},
     )
-    source = corrected_source.apply(source, corrections)
+    source = corrected_source.with_corrections(source, corrections)
     path, nodes = small_graphs.frozen_file(tmp_path, source)
     check_both(wheel_dir, path, source, nodes, varied=False)
 
@@ -92,7 +93,7 @@ def test_corrections(head, wheel_dir, tmp_path):
 @pytest.mark.parametrize("head", age_heads.NAMES[1:])
 def test_spreads(head, wheel_dir, tmp_path):
     source = model_source.from_model(small_graphs.build(age_head=head))
-    source = corrected_source.apply(
+    source = corrected_source.with_corrections(
         source, corrected_source.Corrections(age_spread=True)
     )
     path, nodes = small_graphs.frozen_file(tmp_path, source)
@@ -141,7 +142,7 @@ def test_backbones_as_built(backbone, wheel_dir, tmp_path):
 def test_backbones_that_tell_faces_apart(backbone, wheel_dir, tmp_path):
     """With weights and statistics changed, so that outputs differ from face to face."""
     model = small_graphs.build(backbone=backbone, image_size=150, hidden_units=64)
-    pixels = verification_images.choose("", 150).pixels
+    pixels = verification_images.choose_images("", 150).pixels
     inputs = (pixels - np.float32(small_graphs.MEAN)) / 127.5
     small_graphs.calibrate(model, np.concatenate([inputs, small_graphs.noise(10, 150)]))
     source = model_source.from_model(model)
@@ -182,7 +183,7 @@ def test_graphs_with_preprocessing(kind, wheel_dir, tmp_path):
         mean=small_graphs.MEAN,
     )
     path = str(tmp_path / "whole.pb")
-    files.write_atomic(path, graphdef.serialized(graphdef.for_tf1(whole)))
+    files.write_atomic(path, graphdef.serialized(tf1_compatibility.loadable(whole)))
     encode = drawn_faces.encode_jpeg
     drawn = [drawn_faces.draw(face, 4) for face in drawn_faces.faces(4, 4)]
     if kind == "bytes":
@@ -205,14 +206,16 @@ def test_what_1_15_refuses_is_an_error(wheel_dir, tmp_path):
 
 
 def test_what_the_kernels_cannot_do(wheel_dir, tmp_path):
-    """The limits in `tf1_kernels` are those of the runtime, and no wider."""
+    """The limits in `tf1_compatibility` are those of the runtime, and no wider."""
     images = kernel_limits.values(*kernel_limits.SHAPE)
     runs = {}
     for kind in ("REFUSED", "ACCEPTED"):
         for name, build in getattr(kernel_limits, kind).items():
             graph = kernel_limits.graph(build)
             path = str(tmp_path / "graph.pb")
-            files.write_atomic(path, graphdef.serialized(graphdef.for_tf1(graph)))
+            files.write_atomic(
+                path, graphdef.serialized(tf1_compatibility.loadable(graph))
+            )
             try:
                 found = tf1_runtime.run(
                     wheel_dir, path, {"root_input": images}, ["out"]

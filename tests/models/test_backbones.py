@@ -6,7 +6,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import backbones, keras2_weights, networks, saved
+from afad_tfdata.models import backbones, keras2_files, networks, saved
 from tests.models.small_networks import MEAN, SIZE, converted, inputs, make
 
 
@@ -147,7 +147,7 @@ def test_arrays_in_another_order_are_not_taken(donor, tmp_path):
             ::-1
         ]  # All four are vectors of the same length.
     backbone = backbones.build("MobileNet", SIZE, raw_input=True)
-    assert not keras2_weights.copy_beginning(path, backbone)
+    assert not keras2_files.copy_backbone(path, backbone)
 
 
 def test_weights_that_do_not_fit(donor, weights_file, tmp_path):

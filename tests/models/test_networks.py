@@ -6,15 +6,9 @@ import pytest
 from afad_tfdata import models
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import graphdef
+from afad_tfdata.freezing import tf1_compatibility
 from afad_tfdata.images import codec, drawn_faces
-from afad_tfdata.models import (
-    age_heads,
-    backbones,
-    losses,
-    networks,
-    saved,
-)
+from afad_tfdata.models import age_heads, backbones, losses, networks, saved
 from afad_tfdata.storage import schema
 from tests.models.small_networks import MEAN, SIZE, inputs, make
 
@@ -225,7 +219,7 @@ def test_a_step_trains(policy, backbone, size):
 
 @pytest.mark.parametrize("head", age_heads.NAMES)
 def test_operations_are_known_to_tensorflow_1_15(head):
-    known = graphdef.tf1_table()
+    known = tf1_compatibility.known_operations()
     model = make("small_cnn_no_bn" if head == "corn" else "small_cnn", age_head=head)
     call = tf.function(lambda x: model(x, training=False), autograph=False)
     graph = call.get_concrete_function(

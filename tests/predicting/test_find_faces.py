@@ -11,7 +11,7 @@ import pytest
 from afad_tfdata import prediction, records, trainer
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
-from afad_tfdata.freezing import facts_of_source, model_source
+from afad_tfdata.freezing import frozen_model_facts, model_source
 from afad_tfdata.images import codec, face_crop
 from tests import test_prediction
 from tests.freezing import small_graphs
@@ -256,7 +256,7 @@ def test_the_crop_of_the_data_set_reaches_the_graph(tmp_path, monkeypatch):
     shutil.rmtree("records")
     for model in ("run", "run/final.keras"):
         source = model_source.open_source(model)
-        stored = facts_of_source.collect(source).stored
+        stored = frozen_model_facts.collect(source).stored
         assert stored.face_crop == manifest.config["face_crop"]
     assert face_crop.crop_from_json(stored.face_crop).margin == 0.25
     os.mkdir("frozen")

@@ -25,9 +25,9 @@ from afad_tfdata.common import child_process, errors, figures, files
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.freezing import (
     graph_description,
-    graphdef,
     loaded_graph,
     model_source,
+    untrusted_graphs,
 )
 from afad_tfdata.images import codec
 from afad_tfdata.reading import foreign_files
@@ -279,7 +279,7 @@ def test_graphs_that_reach_outside(tmp_path):
 
     graph = function.get_concrete_function().graph.as_graph_def()
     with pytest.raises(errors.UsageError, match="WriteFile, which reaches outside"):
-        graphdef.refuse_effects(graphdef.all_nodes(graph), "a.pb")
+        untrusted_graphs.refuse_effects(untrusted_graphs.all_nodes(graph), "a.pb")
     module = tf.Module()
     module.serve = function
     saved = str(tmp_path / "saved")

@@ -47,7 +47,7 @@ def measure(name, min_size, wheel_dir):
     with tempfile.TemporaryDirectory() as directory:
         path, nodes = small_graphs.frozen_file(_Directory(directory), source)
         images = small_graphs.noise(BATCH, size)
-        expected = verification_images.expected(source, images)
+        expected = verification_images.expected_outputs(source, images)
         case = verification.Case("random", images, expected, is_image=False)
         rounding = verification_images.own_difference(source, [case])
         feeds = {"root_input": images}

@@ -7,7 +7,7 @@ import pytest
 
 from afad_tfdata import cross_validation, evaluation, trainer
 from afad_tfdata.common import errors
-from afad_tfdata.freezing import facts_of_source, model_source
+from afad_tfdata.freezing import frozen_model_facts, model_source
 from afad_tfdata.images import drawn_faces
 from afad_tfdata.storage import joined_data_sets
 from tests.writing import data_sets
@@ -61,7 +61,7 @@ def test_a_run_on_two_data_sets_is_evaluated_on_both(home, monkeypatch):
     )
     assert few["examples"] == 5
     source = model_source.open_source(str(home / "run"))
-    facts = facts_of_source.collect(source)
+    facts = frozen_model_facts.collect(source)
     assert len(facts.records_dir.split(",")) == 2
     assert all(os.path.isabs(path) for path in facts.records_dir.split(","))
 

@@ -6,16 +6,16 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.freezing import build_graph, graphdef, model_source, tf1_kernels
+from afad_tfdata.freezing import build_graph, graphdef, model_source, tf1_compatibility
 from tests.freezing import kernel_limits
 
 
 @pytest.mark.parametrize("name", kernel_limits.REFUSED)
 def test_refused_by_the_name_of_the_node(name):
-    graph = graphdef.for_tf1(kernel_limits.graph(kernel_limits.REFUSED[name]))
+    graph = tf1_compatibility.loadable(kernel_limits.graph(kernel_limits.REFUSED[name]))
     (node,) = (n.name for n in graph.node if n.op == name.split()[0])
     with pytest.raises(errors.UsageError, match=f"node '{re.escape(node)}'") as error:
-        tf1_kernels.check(graph)
+        tf1_compatibility.check_kernels(graph)
     assert "--notf1_compatible" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -23,7 +23,7 @@ def test_refused_by_the_name_of_the_node(name):
 @pytest.mark.parametrize("name", kernel_limits.ACCEPTED)
 def test_accepted(name):
     graph = kernel_limits.graph(kernel_limits.ACCEPTED[name])
-    tf1_kernels.check(graphdef.for_tf1(graph))
+    tf1_compatibility.check_kernels(tf1_compatibility.loadable(graph))
 
 
 def test_the_graph_stays_as_it_is():
@@ -32,9 +32,9 @@ def test_the_graph_stays_as_it_is():
     def build(x):
         return tf.nn.max_pool2d(x, 2, 2, "SAME")[:, :1]
 
-    graph = graphdef.for_tf1(kernel_limits.graph(build))
+    graph = tf1_compatibility.loadable(kernel_limits.graph(build))
     before = graphdef.serialized(graph)
-    tf1_kernels.check(graph)
+    tf1_compatibility.check_kernels(graph)
     assert graphdef.serialized(graph) == before
 
 
@@ -43,9 +43,9 @@ def test_the_layer_is_named():
         with tf.name_scope("model/first_1"):
             return kernel_limits.REFUSED["MaxPool"](x)
 
-    graph = graphdef.for_tf1(kernel_limits.graph(build))
+    graph = tf1_compatibility.loadable(kernel_limits.graph(build))
     with pytest.raises(errors.UsageError, match="MaxPool of layer 'first'"):
-        tf1_kernels.check(graph, layers=["first"])
+        tf1_compatibility.check_kernels(graph, layers=["first"])
 
 
 class Mixed(keras.layers.Layer):

@@ -3,7 +3,7 @@
 The places are the model file or checkpoint (`models.facts`), the ``config.json`` of its
 run, flags, and for the channel means also a data set::
 
-    facts = facts_of_source.collect(source, records_dir="records")
+    facts = frozen_model_facts.collect(source, records_dir="records")
     facts.mean, facts.class_names
 """
 
@@ -55,7 +55,7 @@ def collect(
     class_names: Sequence[str] = (),
     given_range: str = "auto",
 ) -> ModelFacts:
-    """Collects the facts from the model, its run, flags, and the data set.
+    """Collects the facts of a model to be frozen: from it, its run, flags, a data set.
 
     Args:
       source: The model.
@@ -91,15 +91,15 @@ def collect(
     wanted = chosen_range == "normalized"
     mean, divisor = input_range.normalization(
         chosen_range,
-        _mean(source, stored, manifest, mean_json) if wanted else None,
+        _mean_of_model(source, stored, manifest, mean_json) if wanted else None,
     )
-    ages = _age_range(stored, manifest)
+    ages = _age_range_of_model(stored, manifest)
     return ModelFacts(
         mean=mean,
         class_names=names,
         age_range=ages,
         records_dir=records_dir,
-        metrics=_metrics(source),
+        metrics=_metrics_of_model(source),
         divisor=divisor,
         stored=dataclasses.replace(
             stored,
@@ -112,7 +112,7 @@ def collect(
 
 
 def _data_set_of_run(source: model_source.Source) -> str:
-    """The data set that the run was trained on, where it still exists; else empty."""
+    """The data set that a model to be frozen was trained on, if it is still there."""
     trained_on = source.run.get("train", {}).get("records_dir", "")
     found = run_dir.find_data_set(source.run.get("directory", "."), trained_on)
     if trained_on and not found:
@@ -124,13 +124,13 @@ def _data_set_of_run(source: model_source.Source) -> str:
     return found
 
 
-def _mean(
+def _mean_of_model(
     source: model_source.Source,
     stored: facts.Facts,
     manifest: schema.Manifest | None,
     mean_json: str,
 ) -> tuple[float, ...] | None:
-    """The mean that the model was trained with.
+    """The mean that the model to be frozen was trained with.
 
     The value that the user gives comes first.  After it, sources that surely belong to
     this model (the model file, its run) come before files that may belong to it: a data
@@ -155,10 +155,10 @@ def _mean(
     return red, green, blue
 
 
-def _age_range(
+def _age_range_of_model(
     stored: facts.Facts, manifest: schema.Manifest | None
 ) -> tuple[int, int] | None:
-    """The ages of the training data, else those that the age head knows."""
+    """The ages that the model to be frozen was trained on, else those of its head."""
     if stored.age_range:
         return stored.age_range
     # A data set may have no training images, because all may be for testing.
@@ -171,8 +171,8 @@ def _age_range(
     return None
 
 
-def _metrics(source: model_source.Source) -> dict[str, Any]:
-    """The results of ``evaluate`` for this file, and not for another one."""
+def _metrics_of_model(source: model_source.Source) -> dict[str, Any]:
+    """The results of ``evaluate`` for the model to be frozen, not for another one."""
     path = os.path.join(source.run.get("directory", ""), "metrics.json")
     if not source.run or not os.path.exists(path):
         return {}
