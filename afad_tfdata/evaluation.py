@@ -27,40 +27,27 @@ from afad_tfdata.evaluating import config as evaluate_config
 from afad_tfdata.evaluating import (
     data_set_of_run,
     evaluated_model,
-    evaluation_plots,
+    evaluation_pictures,
     evaluation_summary,
     fitted_on_validation,
     stored_predictions,
 )
 from afad_tfdata.freezing import corrected_source, model_source
-from afad_tfdata.images import contact_sheet, tensor_preprocessing
-from afad_tfdata.metrics import (
-    age_decision_pictures,
-    age_decisions,
-    age_intervals,
-    bootstrap,
-    output_corrections,
-    prediction_metrics,
-)
-from afad_tfdata.models import facts, input_range, output_checks
+from afad_tfdata.images import tensor_preprocessing
+from afad_tfdata.metrics import age_decisions, bootstrap, prediction_metrics
+from afad_tfdata.models import corrections_file, facts, input_range, output_checks
 from afad_tfdata.reading import config as input_config
-from afad_tfdata.reading import engine_choice, index_loading
+from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import replica_predictor, run_dir
 from afad_tfdata.training.distributed import strategies
 
 METRICS_NAME = "metrics.json"
-CONFUSION_NAME = "confusion.png"
-ERROR_NAME = "error_by_age.png"
-WORST_NAME = "worst.png"
-DECISIONS_NAME = "age_decisions.png"
-GROUPS_NAME = "age_groups.png"
 AGE_THRESHOLDS = (18, 21, 25)
 
 EvaluateConfig = evaluate_config.EvaluateConfig
 summary_text = evaluation_summary.summary_text
 
-_WORST = 32  # Four rows of eight faces, which a screen shows in full.
 _log = logging.getLogger(__name__)
 
 
@@ -80,9 +67,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       - ``constant``: what the training split's median age and majority class reach;
       - ``calibration``: what was measured on the validation split, if it was asked
         for, with ``log_loss`` and ``corrected_mae`` without and with it;
-      - ``age_interval`` from `fitted_on_validation.coverage`, and ``age_decisions``
-        from `age_decisions.measure`, if the model predicts ages;
-      - ``worst`` from `stored_predictions.worst` and ``predictions`` from
+      - ``age_interval`` from `fitted_on_validation.coverage_of_interval`, and
+        ``age_decisions`` from `age_decisions.measure`, if the model predicts ages;
+      - ``worst`` from `stored_predictions.worst_records` and ``predictions`` from
         `stored_predictions.store`, unless bad records were skipped;
       - ``class_names`` in label order, ``model``, ``split`` and ``files``.
 
@@ -108,13 +95,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     # First: a split that is too small is then an error before the longer work.
     entry = (
-        fitted_on_validation.fit(_known(columns_of, manifest), wanted, names)
+        fitted_on_validation.fit(
+            fitted_on_validation.validation_columns(columns_of, manifest), wanted, names
+        )
         if wanted.flags
         else None
     )
     before = columns = columns_of(config.split)
     if entry:
-        columns = fitted_on_validation.corrected(before, entry)
+        columns = fitted_on_validation.with_fitted_corrections(before, entry)
     if "age" in columns:
         labels = _known_ages(columns)["label_age"]
         if doubt := output_checks.doubt_about_ages(columns["age"], labels):
@@ -122,10 +111,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     result = _measure(columns, manifest, names, samples=config.bootstrap_samples)
     if entry:
         result["calibration"] = entry
-        result.update(fitted_on_validation.effects(before, columns, entry))
-    interval = _interval(entry, model, config.flip_average)
+        result.update(
+            fitted_on_validation.effects_of_corrections(before, columns, entry)
+        )
+    interval = fitted_on_validation.interval_to_report(
+        entry, model, config.flip_average
+    )
     if interval:
-        result["age_interval"] = fitted_on_validation.coverage(
+        result["age_interval"] = fitted_on_validation.coverage_of_interval(
             _known_ages(columns), interval, names
         )
     if "age" in columns:
@@ -133,20 +126,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             columns["age"],
             _known_ages(columns)["label_age"],
             thresholds=sorted(config.age_thresholds) or AGE_THRESHOLDS,
-            groups=prediction_metrics.groups(columns, class_names=names),
+            groups=prediction_metrics.rows_by_group(columns, class_names=names),
             samples=config.bootstrap_samples,
         )
     result["class_names"] = list(names)
     result.update(model=path, records_dir=records_dir, split=config.split)
     files.make_dirs(output_dir)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
-    _warn_of_another(written[METRICS_NAME], config.split)
+    _warn_of_other_split(written[METRICS_NAME], config.split)
     # Where records were skipped, nobody knows which rows the rest are.
     if (
         len(columns[f"label_{model.labels[0]}"])
         == manifest.split(config.split).num_examples
     ):
-        rows = stored_predictions.rows_of(records_dir, config.split)
+        rows = stored_predictions.identity_of_rows(records_dir, config.split)
         result["predictions"] = stored_predictions.store(
             output_dir, columns, rows=rows, max_examples=config.input.max_examples
         )
@@ -155,14 +148,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
         # As the columns were read: of remote records from the same local copies.
         index = index_loading.open_index(prepared.data, config.split)
-        result["worst"] = stored_predictions.worst(columns, _worst(columns), index)
+        result["worst"] = stored_predictions.worst_records(
+            columns, evaluation_pictures.worst_rows(columns), index
+        )
     if config.pictures:
         written.update(
-            _draw(columns, result, names, prepared.data, config.split, output_dir)
+            evaluation_pictures.draw(
+                columns, result, names, prepared.data, config.split, output_dir
+            )
         )
     if entry:
         home = corrected_source.directory_of_corrections(model.path)
-        written[output_corrections.FILE_NAME] = output_corrections.store(
+        written[corrections_file.FILE_NAME] = corrections_file.store_entry(
             home, model.path, entry
         )
     result["files"] = sorted(written.values())
@@ -201,7 +198,7 @@ class _Prepared:
 def predict(
     config: EvaluateConfig, splits: Sequence[str]
 ) -> tuple[dict[str, dict[str, np.ndarray]], tuple[str, ...]]:
-    """What the model says about every record of some splits, without measuring it.
+    """Predicts as `evaluate` does, for every record of some splits, without metrics.
 
     Args:
       config: As for `evaluate`; its split does not matter.
@@ -221,7 +218,7 @@ def predict(
 
 
 def _prepare(config: EvaluateConfig) -> _Prepared:
-    """Loads the model, and checks that it, the data set and the flags fit.
+    """Loads the model to evaluate, and checks that it, the data set and flags fit.
 
     Raises:
       UsageError: They do not, or one of them does not exist.
@@ -258,7 +255,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
             f"--age_thresholds: {path} predicts no age; leave the flag out"
         )
     wanted.check(model.labels, config.split, path)
-    wanted = _with_stored_interval(wanted, model, manifest)
+    wanted = fitted_on_validation.with_stored_interval(wanted, model, manifest)
     task = "_".join(model.labels)
     # As the data set writes them, because its counts have these names.
     names = manifest.class_names
@@ -286,6 +283,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
         )
 
     def columns_of(split: str) -> dict[str, np.ndarray]:
+        """The evaluated model's predictions and the labels of a split, by name."""
         found = _predict(strategy, model.network, normalization, data, split)
         output_checks.check({n: found[n] for n in model.labels}, what=path)
         if swapped:
@@ -307,61 +305,13 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
 
 
 def _known_ages(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns with NaN, which does not count, for ages that are missing."""
+    """The evaluated columns with NaN, which does not count, for missing ages."""
     ages = np.asarray(columns["label_age"], np.float64)
     return {**columns, "label_age": np.where(ages < 0, np.nan, ages)}
 
 
-def _known(
-    columns_of: Callable[[str], dict[str, np.ndarray]], manifest: schema.Manifest
-) -> dict[str, np.ndarray]:
-    """The columns of the validation split.
-
-    Raises:
-      UsageError: The data set has none.
-    """
-    split = manifest.splits.get(fitted_on_validation.SPLIT)
-    if split is None or not split.num_examples:
-        raise errors.UsageError(
-            f"the data set has no {fitted_on_validation.SPLIT} split to measure on:"
-            " write it again with afad-write-records --validation_fraction"
-        )
-    return columns_of(fitted_on_validation.SPLIT)
-
-
-def _interval(
-    entry: Mapping[str, Any] | None,
-    model: evaluated_model.EvaluatedModel,
-    flip_average: bool,
-) -> Mapping[str, Any] | None:
-    """The interval to report: the one just measured, else the stored one that fits."""
-    if entry:
-        return entry["age_interval"]
-    stored = model.calibration
-    if not stored or stored["age_correction"] or stored["flip_average"] != flip_average:
-        return None
-    return stored["age_interval"]
-
-
-def _with_stored_interval(
-    wanted: fitted_on_validation.WantedFits,
-    model: evaluated_model.EvaluatedModel,
-    manifest: schema.Manifest,
-) -> fitted_on_validation.WantedFits:
-    """Also measures an interval if one is stored: the new entry replaces its entry."""
-    interval = (model.calibration or {}).get("age_interval")
-    split = manifest.splits.get(fitted_on_validation.SPLIT)
-    if not (wanted.flags and interval and split) or wanted.interval_coverage:
-        return wanted
-    coverage = interval["coverage"]
-    # The data set need not be the one that the interval was measured on.
-    if split.num_examples < age_intervals.examples_needed(coverage):
-        return wanted
-    return dataclasses.replace(wanted, interval_coverage=coverage)
-
-
-def _warn_of_another(path: str, split: str) -> None:
-    """Logs a warning if the result of another split is replaced."""
+def _warn_of_other_split(path: str, split: str) -> None:
+    """Logs a warning if an evaluation replaces the result of another split."""
     if not files.exists(path):
         return
     # A damaged file, or one that is no JSON object, is replaced without a message.
@@ -376,7 +326,7 @@ def _warn_of_another(path: str, split: str) -> None:
 
 
 def places(config: EvaluateConfig) -> tuple[str, str, str]:
-    """The model's path, the data set and the directory of the results.
+    """The evaluated model's path, the data set and the directory of the results.
 
     Raises:
       UsageError: The run or its data set is not there.
@@ -412,7 +362,7 @@ def _predict(
     data: input_config.InputConfig,
     split: str,
 ) -> dict[str, np.ndarray]:
-    """Predictions and labels of every example, as `Predictor.run` returns them."""
+    """The evaluated model's predictions and the labels of every example, by name."""
     mean, divisor = normalization
     predictor = replica_predictor.Predictor(
         strategy,
@@ -437,7 +387,7 @@ def _measure(
     *,
     samples: int,
 ) -> dict[str, Any]:
-    """The metrics of all examples, of each age, and of the constant predictor.
+    """The metrics of an evaluation: of all examples, each age, a constant predictor.
 
     Args:
       columns: Predictions and labels.
@@ -466,107 +416,7 @@ def _measure(
     # A data set that is only a test set does not say which constant is the best one.
     result["constant"] = {"predicts": {}}
     if train is not None and train.num_examples:
-        result["constant"] = prediction_metrics.constant(
+        result["constant"] = prediction_metrics.of_constant_predictor(
             train.counts, labels, class_names=names
         )
     return result
-
-
-def _draw(
-    columns: dict[str, np.ndarray],
-    result: dict[str, Any],
-    names: Sequence[str],
-    data: input_config.InputConfig,
-    split: str,
-    output_dir: str,
-) -> dict[str, str]:
-    """Draws the pictures that the outputs allow; returns their paths by name."""
-    paths = {
-        name: files.join(output_dir, name)
-        for name in (
-            *(CONFUSION_NAME, ERROR_NAME),
-            *(DECISIONS_NAME, GROUPS_NAME, WORST_NAME),
-        )
-    }
-    if "gender" in columns:
-        evaluation_plots.draw_confusion(
-            paths[CONFUSION_NAME], result["confusion"], names
-        )
-    else:
-        del paths[CONFUSION_NAME]
-    if "age" in columns:
-        evaluation_plots.draw_error_by_age(paths[ERROR_NAME], result["by_age"])
-        decisions = result["age_decisions"]
-        title = f"{os.path.basename(result['model'])} on the {split} split"
-        age_decision_pictures.draw_decisions(
-            paths[DECISIONS_NAME], decisions, title=title
-        )
-        age_decision_pictures.draw_groups(paths[GROUPS_NAME], decisions, title=title)
-    else:
-        for name in (ERROR_NAME, DECISIONS_NAME, GROUPS_NAME):
-            del paths[name]
-    worst = _worst(columns)
-    faces = _images(data, split, {row for row, _ in worst})
-    contact_sheet.draw(
-        paths[WORST_NAME],
-        [faces[row] for row, _ in worst],
-        [_caption(columns, row, name, names) for row, name in worst],
-        columns=8,
-    )
-    return paths
-
-
-def _worst(columns: dict[str, np.ndarray]) -> list[tuple[int, str]]:
-    """Rows with the largest errors and the label that is wrong, the largest first."""
-    errors_by_name = {
-        name: np.where(
-            columns[f"label_{name}"] < 0,  # Records may lack a label.
-            -1.0,
-            np.abs(columns[name] - columns[f"label_{name}"]),
-        )
-        for name in ("age", "gender")
-        if name in columns
-    }
-    each = _WORST // len(errors_by_name)
-    return [
-        (int(row), name)
-        for name, error in errors_by_name.items()
-        for row in np.argsort(-error, kind="stable")[:each]
-        if error[row] >= 0
-    ]
-
-
-def _images(
-    data: input_config.InputConfig, split: str, rows: set[int]
-) -> dict[int, np.ndarray]:
-    """The images of some rows of the columns, from a second pass over the split.
-
-    Only these are kept: all images of a split may not fit into memory.
-    """
-    found: dict[int, np.ndarray] = {}
-    start = 0
-    with engine_choice.reading_again():
-        dataset = input_fn.eval_input_fn(data, split)
-    for features, _ in dataset:
-        # The columns have no rows for padding and for skipped records.
-        positions = np.flatnonzero(features["mask"].numpy())
-        here = sorted(row for row in rows if start <= row < start + len(positions))
-        if here:
-            chosen = positions[[row - start for row in here]]
-            images = tf.gather(features["image"], chosen).numpy()
-            found.update(zip(here, images, strict=True))
-        start += len(positions)
-        if len(found) == len(rows):
-            break
-    return found
-
-
-def _caption(
-    columns: dict[str, np.ndarray], row: int, name: str, names: Sequence[str]
-) -> str:
-    """Label and prediction of a face, as the caption of its picture."""
-    label, value = columns[f"label_{name}"][row], columns[name][row]
-    if name == "age":
-        return f"{label:.0f}, said {value:.1f}"
-    said = names[int(value >= 0.5)]
-    return f"{names[int(label)]}, {said} {max(value, 1 - value):.2f}"

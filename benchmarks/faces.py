@@ -167,7 +167,7 @@ class Place:
 
     def constant(self, columns: Columns) -> dict[str, float]:
         """The metrics of predicting the training split's median age and majority."""
-        return prediction_metrics.constant(
+        return prediction_metrics.of_constant_predictor(
             self.manifest.splits["train"].counts, columns
         )
 

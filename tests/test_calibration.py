@@ -18,7 +18,8 @@ from afad_tfdata.freezing import (
     verification,
 )
 from afad_tfdata.images import codec, drawn_faces
-from afad_tfdata.metrics import age_intervals, output_corrections
+from afad_tfdata.metrics import age_intervals
+from afad_tfdata.models import corrections_file
 from tests.freezing import small_graphs
 
 NODES = {"age": "age_output/BiasAdd", "gender": "gender_output/Sigmoid"}
@@ -149,7 +150,7 @@ def test_an_evaluation_of_something_else_keeps_the_interval(data, tmp_path):
     first = evaluate(data, path, interval_coverage=0.8)["age_interval"]
     result = evaluate(data, path, gender_temperature=True)
     assert result["age_interval"] == first
-    entry = output_corrections.load(str(tmp_path), path)
+    entry = corrections_file.load_entry(str(tmp_path), path)
     assert entry["gender_temperature"] and entry["age_interval"]["coverage"] == 0.8
 
 
@@ -203,9 +204,9 @@ def test_no_interval_and_no_spread_change_the_graph(measured, tmp_path):
         (tmp_path / name).mkdir()
         copied = shutil.copy(path, tmp_path / name / "m.keras")
         if name == "with":
-            entry = output_corrections.load(os.path.dirname(path), path)
+            entry = corrections_file.load_entry(os.path.dirname(path), path)
             entry["flip_average"] = False
-            output_corrections.store(str(tmp_path / name), str(copied), entry)
+            corrections_file.store_entry(str(tmp_path / name), str(copied), entry)
         source = model_source.open_source(str(copied))
         flags = dict.fromkeys(
             ("flip_average", "gender_temperature", "age_correction"), False
@@ -296,7 +297,7 @@ def test_corrections_are_those_that_were_measured(tmp_path, head, flip):
         "age_correction": {"slope": 0.8, "offset": 5.0},
         "age_interval": None,
     }
-    output_corrections.store(str(tmp_path), path, entry)
+    corrections_file.store_entry(str(tmp_path), path, entry)
     source = model_source.open_source(path)
     corrections = corrected_source.find_corrections(
         source, flip_average=flip, gender_temperature=True, age_correction=True
@@ -376,7 +377,7 @@ def test_what_was_not_measured_is_refused(data, measured, tmp_path):
         "age_correction": None,
         "age_interval": None,
     }
-    output_corrections.store(str(tmp_path), str(copied), entry)
+    corrections_file.store_entry(str(tmp_path), str(copied), entry)
     with pytest.raises(errors.UsageError, match="was measured with --flip_average"):
         frozen(str(copied), tmp_path, gender_temperature=True)
     assert not list(tmp_path.glob("*.pb"))

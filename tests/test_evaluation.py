@@ -11,7 +11,7 @@ import pytest
 from afad_tfdata import evaluation, models
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.evaluating import stored_predictions
+from afad_tfdata.evaluating import evaluation_pictures, stored_predictions
 from afad_tfdata.models import facts, saved
 from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import schema
@@ -166,10 +166,14 @@ def test_pictures_are_those_of_the_outputs(sample_records, tmp_path, task):
         )
     )
     drawn = {name for name in os.listdir(tmp_path) if name.endswith(".png")}
-    wanted = {evaluation.WORST_NAME}
-    ages = {evaluation.ERROR_NAME, evaluation.DECISIONS_NAME, evaluation.GROUPS_NAME}
+    wanted = {evaluation_pictures.WORST_NAME}
+    ages = {
+        evaluation_pictures.ERROR_NAME,
+        evaluation_pictures.DECISIONS_NAME,
+        evaluation_pictures.GROUPS_NAME,
+    }
     wanted |= ages if "age" in task else set()
-    wanted |= {evaluation.CONFUSION_NAME} if "gender" in task else set()
+    wanted |= {evaluation_pictures.CONFUSION_NAME} if "gender" in task else set()
     assert drawn == wanted
     wanted |= {"metrics.json", "predictions.npy"}
     assert {os.path.basename(p) for p in result["files"]} == wanted
@@ -226,7 +230,7 @@ def test_the_worst_faces_are_those_with_the_largest_errors():
         "gender": rng.uniform(0, 1, 90),
         "label_gender": np.zeros(90, np.int32),
     }
-    worst = evaluation._worst(columns)
+    worst = evaluation_pictures.worst_rows(columns)
     assert len(worst) == 32
     ages = [row for row, name in worst if name == "age"]
     errors_of = np.abs(columns["age"] - 30)
@@ -367,7 +371,7 @@ def test_damaged_records_are_skipped_on_request(sample_records, tmp_path):
     ages, _ = by_hand(values["model"], sample_records, "validation")
     wanted = np.abs(ages - index["age"])[1:].mean()
     assert result["mae"] == pytest.approx(wanted, rel=1e-5)
-    assert (tmp_path / evaluation.WORST_NAME).exists()
+    assert (tmp_path / evaluation_pictures.WORST_NAME).exists()
 
 
 def test_the_worst_faces_are_their_own_where_a_record_is_skipped(monkeypatch):
@@ -381,5 +385,5 @@ def test_the_worst_faces_are_their_own_where_a_record_is_skipped(monkeypatch):
         "eval_input_fn",
         lambda data, split: [(batch, {}), (batch, {})],
     )
-    found = evaluation._images(None, "test", {0, 1, 4})
+    found = evaluation_pictures._images_of_rows(None, "test", {0, 1, 4})
     assert {row: int(image.max()) for row, image in found.items()} == {0: 0, 1: 2, 4: 2}

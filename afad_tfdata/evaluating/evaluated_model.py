@@ -21,8 +21,7 @@ from afad_tfdata.freezing import (
     loaded_graph,
     model_source,
 )
-from afad_tfdata.metrics import output_corrections
-from afad_tfdata.models import facts, input_range
+from afad_tfdata.models import corrections_file, facts, input_range
 from afad_tfdata.training import run_dir
 
 
@@ -61,7 +60,7 @@ def load(
     unsafe_load: bool = False,
     flip_average: bool = False,
 ) -> EvaluatedModel:
-    """The model on the strategy's devices.
+    """Loads a model to be evaluated, on the strategy's devices.
 
     Args:
       path: What ``--model`` takes.
@@ -103,6 +102,7 @@ def load(
     )
 
     def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """The outputs of the evaluated model, by the names of its outputs."""
         del training  # A source computes in inference only.
         found = corrected_source.outputs(source, images, flip_average=flip_average)
         return {f"{k}_output": v for k, v in found.items()}
@@ -113,7 +113,7 @@ def load(
         source.image_size,
         dataclasses.replace(known, input_range=chosen),
         source.owner,
-        output_corrections.load(
+        corrections_file.load_entry(
             corrected_source.directory_of_corrections(source.path), source.path
         ),
         source.path,
@@ -121,7 +121,7 @@ def load(
 
 
 def _load_graph(path: str, given_range: str) -> EvaluatedModel:
-    """A frozen graph with its NAME.json, as a function that strategies can run."""
+    """Loads a frozen graph to be evaluated, as a function that strategies can run."""
     if not files.exists(path):
         raise errors.UsageError(
             f"--model: {path} does not exist; name a model or graph"
@@ -150,6 +150,7 @@ def _load_graph(path: str, given_range: str) -> EvaluatedModel:
     )
 
     def network(images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """The outputs of the evaluated graph, by the names of a model's outputs."""
         del training  # A graph has inference only.
         return {f"{k}_output": v for k, v in function(images).items()}
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afad_tfdata.evaluating import fitted_on_validation
-
 
 def summary_text(result: Mapping[str, Any]) -> str:
-    """The result of `evaluate` in a few lines, next to the constant predictor's."""
+    """The summary of an evaluation, next to the constant predictor's results."""
     constant, intervals = result["constant"], result.get("intervals", {})
     lines = [f"{result['split']}: {result['examples']:,} examples, {result['model']}"]
     for name, title in _TITLES.items():
@@ -34,7 +32,7 @@ def summary_text(result: Mapping[str, Any]) -> str:
             if row.get(key) is not None
         )
         lines.append(f"  {name}: {row['examples']:,} examples, {values}")
-    lines += fitted_on_validation.lines(result)
+    lines += _fit_lines(result)
     lines += _decision_lines(result.get("age_decisions"))
     lines.append(f"written: {' '.join(result['files'])}")
     return "\n".join(lines)
@@ -52,7 +50,7 @@ _TITLES = {
 
 
 def _decision_lines(decisions: Mapping[str, Any] | None) -> list[str]:
-    """The decisions about age in a few lines."""
+    """The lines of an evaluation's summary about decisions about age."""
     if decisions is None:
         return []
     lines = []
@@ -65,7 +63,7 @@ def _decision_lines(decisions: Mapping[str, Any] | None) -> list[str]:
             )
             if row[rate] is not None
         ]
-        lines.append(f"At {years} years: {'; '.join([*parts, *_note(row)])}")
+        lines.append(f"At {years} years: {'; '.join([*parts, *_decision_note(row)])}")
     for years, row in decisions["challenge"].items():
         if row["challenge_age"] is None:
             continue  # The lines above say why.
@@ -85,6 +83,47 @@ def _decision_lines(decisions: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def _note(row: Mapping[str, Any]) -> list[str]:
-    """The note of a row about decisions, if it has one."""
+def _decision_note(row: Mapping[str, Any]) -> list[str]:
+    """The note of a row about decisions for the summary, if it has one."""
     return [row["note"]] if "note" in row else []
+
+
+def _fit_lines(result: Mapping[str, Any]) -> list[str]:
+    """The lines of an evaluation's summary about what was fitted on validation.
+
+    Args:
+      result: From `evaluation.evaluate`.
+    """
+    found = []
+    entry = result.get("calibration") or {}
+    if value := entry.get("gender_temperature"):
+        before, after = result["log_loss"]
+        found.append(
+            f"Temperature of the gender: {value['temperature']:.3f}; log loss"
+            f" {before:.4f} without it, {after:.4f} with it"
+        )
+    if value := entry.get("age_correction"):
+        before, after = result["corrected_mae"]
+        found.append(
+            f"Corrected age: {value['slope']:.3f} * age {value['offset']:+.2f}; MAE"
+            f" {before:.4f} without it, {after:.4f} with it"
+        )
+    if interval := result.get("age_interval"):
+        measured = interval["measured"]
+        share = measured["coverage"]
+        by_gender = measured.get("by_gender", {}).items()
+        parts = [
+            f"{n} {row['coverage']:.1%}" for n, row in by_gender if row["examples"]
+        ]
+        found.append(
+            f"Age intervals of {interval['coverage']:.0%}: cover"
+            f" {'no example' if share is None else f'{share:.1%}'}"
+            + (f" ({', '.join(parts)})" if parts else "")
+            + f", {measured['mean_width'] or 0:.1f} years wide"
+        )
+        if (scaled := measured.get("scaled")) and scaled["examples"]:
+            found[-1] += (
+                f"; scaled by the spread: {scaled['coverage']:.1%},"
+                f" {scaled['mean_width']:.1f} years wide on average"
+            )
+    return found

@@ -3,8 +3,8 @@
 ::
 
     entry = fitted_on_validation.fit(validation_columns, wanted, names)
-    corrected = fitted_on_validation.corrected(columns, entry)
-    report = fitted_on_validation.report(corrected, entry, names)
+    columns = fitted_on_validation.with_fitted_corrections(columns, entry)
+    fitted_on_validation.coverage_of_interval(columns, entry["age_interval"], names)
 
 Columns are predictions and labels of all examples, as `replica_predictor.Predictor`
 returns them.
@@ -13,15 +13,18 @@ returns them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from afad_tfdata.common import errors
+from afad_tfdata.evaluating import evaluated_model
 from afad_tfdata.metrics import age_intervals, output_corrections, prediction_metrics
+from afad_tfdata.models import corrections_file
+from afad_tfdata.storage import schema
 
-SPLIT = output_corrections.SPLIT
+SPLIT = corrections_file.SPLIT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class WantedFits:
 
     @property
     def flags(self) -> dict[str, str]:
-        """The label that each given flag needs, by flag."""
+        """The label that each flag needs, by flag; the flags ask for the fits."""
         return {
             **({"interval_coverage": "age"} if self.interval_coverage else {}),
             **({"gender_temperature": "gender"} if self.gender_temperature else {}),
@@ -51,7 +54,7 @@ class WantedFits:
         }
 
     def check(self, labels: Sequence[str], split: str, path: str) -> None:
-        """Raises `UsageError` if a model or the split does not fit.
+        """Raises `UsageError` if a model or the split does not fit the wanted fits.
 
         Args:
           labels: What the model predicts.
@@ -75,10 +78,44 @@ class WantedFits:
             )
 
 
+def validation_columns(
+    columns_of: Callable[[str], dict[str, np.ndarray]], manifest: schema.Manifest
+) -> dict[str, np.ndarray]:
+    """The columns of the validation split, on which something is fitted.
+
+    Raises:
+      UsageError: The data set has none.
+    """
+    split = manifest.splits.get(SPLIT)
+    if split is None or not split.num_examples:
+        raise errors.UsageError(
+            f"the data set has no {SPLIT} split to measure on:"
+            " write it again with afad-write-records --validation_fraction"
+        )
+    return columns_of(SPLIT)
+
+
+def with_stored_interval(
+    wanted: WantedFits,
+    model: evaluated_model.EvaluatedModel,
+    manifest: schema.Manifest,
+) -> WantedFits:
+    """Wants an interval if one is stored: the new entry replaces its entry."""
+    interval = (model.calibration or {}).get("age_interval")
+    split = manifest.splits.get(SPLIT)
+    if not (wanted.flags and interval and split) or wanted.interval_coverage:
+        return wanted
+    coverage = interval["coverage"]
+    # The data set need not be the one that the interval was measured on.
+    if split.num_examples < age_intervals.examples_needed(coverage):
+        return wanted
+    return dataclasses.replace(wanted, interval_coverage=coverage)
+
+
 def fit(
     columns: Mapping[str, np.ndarray], wanted: WantedFits, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Measures what is wanted.
+    """Fits what is wanted on the validation split.
 
     Args:
       columns: Predictions and labels of the validation split.
@@ -89,13 +126,14 @@ def fit(
       JSON values, None for what is not wanted: ``split``, ``examples``,
       ``flip_average``; ``gender_temperature``: ``temperature`` and the ``log_loss``
       without and with it; ``age_correction``: ``slope``, ``offset`` and the ``mae``
-      without and with it; ``age_interval`` from `age_intervals.fit`, of corrected ages.
+      without and with it; ``age_interval`` from `age_intervals.fit_columns`, of
+      corrected ages.
 
     Raises:
       UsageError: There are too few examples.
     """
     columns = dict(columns)
-    entry = output_corrections.empty_entry(columns, flip_average=wanted.flip_average)
+    entry = corrections_file.empty_entry(columns, flip_average=wanted.flip_average)
     if wanted.gender_temperature:
         logits, label = columns["gender_logit"], columns["label_gender"]
         temperature = output_corrections.fit_temperature(logits, label)
@@ -110,21 +148,21 @@ def fit(
         slope, offset = output_corrections.fit_age_correction(
             columns["age"], columns["label_age"]
         )
-        before = _mae(columns)
+        before = _age_mae(columns)
         entry["age_correction"] = {"slope": slope, "offset": offset}
-        columns = corrected(columns, entry)
-        entry["age_correction"]["mae"] = [before, _mae(columns)]
+        columns = with_fitted_corrections(columns, entry)
+        entry["age_correction"]["mae"] = [before, _age_mae(columns)]
     if wanted.interval_coverage:
-        entry["age_interval"] = age_intervals.of_columns(
+        entry["age_interval"] = age_intervals.fit_columns(
             columns, names, coverage=wanted.interval_coverage
         )
     return entry
 
 
-def corrected(
+def with_fitted_corrections(
     columns: Mapping[str, np.ndarray], entry: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The columns with the temperature and the line of an entry applied."""
+    """The columns with the fitted temperature and line of an entry applied."""
     columns = dict(columns)
     if entry["gender_temperature"] and "gender" in columns:
         columns["gender"] = output_corrections.scaled_probability(
@@ -136,12 +174,26 @@ def corrected(
     return columns
 
 
-def coverage(
+def interval_to_report(
+    entry: Mapping[str, Any] | None,
+    model: evaluated_model.EvaluatedModel,
+    flip_average: bool,
+) -> Mapping[str, Any] | None:
+    """The interval just fitted on the validation split, else the stored one."""
+    if entry:
+        return entry["age_interval"]
+    stored = model.calibration
+    if not stored or stored["age_correction"] or stored["flip_average"] != flip_average:
+        return None
+    return stored["age_interval"]
+
+
+def coverage_of_interval(
     columns: Mapping[str, np.ndarray],
     interval: Mapping[str, Any],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """The interval, and its coverage on a split by gender and age group.
+    """The interval fitted on the validation split, and its coverage on another split.
 
     Args:
       columns: Predictions and labels of the evaluated split, with all corrections.
@@ -149,73 +201,32 @@ def coverage(
       names: Names of the gender labels 0 and 1 in the columns.
 
     Returns:
-      JSON values: the interval and ``measured``: `age_intervals.measure` of the form
-      without a spread, and in ``scaled`` of the form with one, if there is one.
+      JSON values: the interval and ``measured``: `age_intervals.measure_coverage` of
+      the form without a spread, and in ``scaled`` of the form with one, if any.
     """
     values = (columns["age"], columns["label_age"])
-    groupings = prediction_metrics.groups(columns, class_names=names)
+    groupings = prediction_metrics.rows_by_group(columns, class_names=names)
     predicted = age_intervals.predicted_names(columns, names)
-    measured = age_intervals.measure(
-        interval, *values, predicted=_list(predicted), groupings=groupings
+    measured = age_intervals.measure_coverage(
+        interval, *values, predicted=_as_list(predicted), groupings=groupings
     )
     if "scaled" in interval and "age_spread" in columns:
-        measured["scaled"] = age_intervals.measure(
+        measured["scaled"] = age_intervals.measure_coverage(
             interval,
             *values,
-            predicted=_list(predicted),
+            predicted=_as_list(predicted),
             spread=columns["age_spread"],
             groupings=groupings,
         )
     return {**interval, "measured": measured}
 
 
-def lines(result: Mapping[str, Any]) -> list[str]:
-    """What was measured, in a few lines for people.
-
-    Args:
-      result: From `evaluation.evaluate`.
-    """
-    found = []
-    entry = result.get("calibration") or {}
-    if value := entry.get("gender_temperature"):
-        before, after = result["log_loss"]
-        found.append(
-            f"Temperature of the gender: {value['temperature']:.3f}; log loss"
-            f" {before:.4f} without it, {after:.4f} with it"
-        )
-    if value := entry.get("age_correction"):
-        before, after = result["corrected_mae"]
-        found.append(
-            f"Corrected age: {value['slope']:.3f} * age {value['offset']:+.2f}; MAE"
-            f" {before:.4f} without it, {after:.4f} with it"
-        )
-    if interval := result.get("age_interval"):
-        measured = interval["measured"]
-        share = measured["coverage"]
-        by_gender = measured.get("by_gender", {}).items()
-        parts = [
-            f"{n} {row['coverage']:.1%}" for n, row in by_gender if row["examples"]
-        ]
-        found.append(
-            f"Age intervals of {interval['coverage']:.0%}: cover"
-            f" {'no example' if share is None else f'{share:.1%}'}"
-            + (f" ({', '.join(parts)})" if parts else "")
-            + f", {measured['mean_width'] or 0:.1f} years wide"
-        )
-        if (scaled := measured.get("scaled")) and scaled["examples"]:
-            found[-1] += (
-                f"; scaled by the spread: {scaled['coverage']:.1%},"
-                f" {scaled['mean_width']:.1f} years wide on average"
-            )
-    return found
-
-
-def effects(
+def effects_of_corrections(
     before: Mapping[str, np.ndarray],
     after: Mapping[str, np.ndarray],
     entry: Mapping[str, Any],
 ) -> dict[str, list[float]]:
-    """Log loss and MAE without and with the corrections, on the evaluated split."""
+    """Log loss and MAE of another split without and with the fitted corrections."""
     found = {}
     if entry["gender_temperature"]:
         logits, label = before["gender_logit"], before["label_gender"]
@@ -225,15 +236,15 @@ def effects(
             output_corrections.log_loss(logits / temperature, label),
         ]
     if entry["age_correction"]:
-        found["corrected_mae"] = [_mae(before), _mae(after)]
+        found["corrected_mae"] = [_age_mae(before), _age_mae(after)]
     return found
 
 
-def _list(predicted: np.ndarray | None) -> list[str | None] | None:
-    """The predicted class names as a list."""
+def _as_list(predicted: np.ndarray | None) -> list[str | None] | None:
+    """The predicted class names as a list, for the coverage of an interval."""
     return None if predicted is None else predicted.tolist()
 
 
-def _mae(columns: Mapping[str, np.ndarray]) -> float:
-    """Mean absolute error of the ages."""
+def _age_mae(columns: Mapping[str, np.ndarray]) -> float:
+    """Mean absolute error of the ages, without or with the fitted correction."""
     return float(np.nanmean(np.abs(columns["age"] - columns["label_age"])))

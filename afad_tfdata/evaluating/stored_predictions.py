@@ -27,8 +27,8 @@ FILE_NAME = "predictions.npy"
 _DTYPES = {"age": "<f4", "gender": "<f4", "label_age": "<f4", "label_gender": "i1"}
 
 
-def rows_of(records_dir: str, split: str) -> str:
-    """A text that identifies the records which the rows belong to.
+def identity_of_rows(records_dir: str, split: str) -> str:
+    """A text that identifies the records which stored predictions belong to.
 
     Args:
       records_dir: Directories, separated by commas.
@@ -53,13 +53,13 @@ def store(
     rows: str,
     max_examples: int = 0,
 ) -> dict[str, Any]:
-    """Writes the predictions; returns their entry in ``metrics.json``.
+    """Stores predictions; returns their entry in ``metrics.json``.
 
     Args:
       directory: Directory of the file, local or remote.
       columns: ``[n]`` each: ``age`` in years and/or ``gender`` in [0, 1], and their
         labels, below 0 where a record has none.
-      rows: From `rows_of`.
+      rows: From `identity_of_rows`.
       max_examples: Largest number of records of the split that were used; 0 for all.
     """
     known = {n: d for n, d in _DTYPES.items() if n in columns}
@@ -80,7 +80,7 @@ def store(
 
 
 def load(directory: str, entry: Any) -> dict[str, np.ndarray]:
-    """Columns ``[n]`` by name, as `store` got them, in the types of the file.
+    """Stored predictions and labels: columns ``[n]`` by name, as `store` got them.
 
     Args:
       directory: Where ``metrics.json`` is.
@@ -110,12 +110,12 @@ def load(directory: str, entry: Any) -> dict[str, np.ndarray]:
     return {name: table[name] for name in table.dtype.names or ()}
 
 
-def worst(
+def worst_records(
     columns: Mapping[str, np.ndarray],
     rows: Sequence[tuple[int, str]],
     index: record_index.RecordIndex,
 ) -> list[dict[str, Any]]:
-    """The records behind some rows, with their keys.
+    """The records with the worst of the stored predictions, with their keys.
 
     Args:
       columns: As for `store`.

@@ -20,8 +20,7 @@ from typing import Any
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.freezing import model_source
-from afad_tfdata.metrics import output_corrections
-from afad_tfdata.models import age_heads
+from afad_tfdata.models import age_heads, corrections_file
 from afad_tfdata.training import run_dir
 
 _log = logging.getLogger(__name__)
@@ -104,7 +103,9 @@ def find_corrections(
     entry: dict[str, Any] = {}
     if source.path:
         entry = (
-            output_corrections.load(directory_of_corrections(source.path), source.path)
+            corrections_file.load_entry(
+                directory_of_corrections(source.path), source.path
+            )
             or {}
         )
     asked = {

@@ -27,7 +27,7 @@ _NOT_DEFINED = "no data"
 
 
 def draw_decisions(path: str, result: Mapping[str, Any], *, title: str) -> None:
-    """Error rates at the thresholds, and the share of minors at each challenge age.
+    """Draws age decisions: error rates, and share of minors at each challenge age.
 
     Args:
       path: Where to; PNG.
@@ -52,7 +52,7 @@ def draw_decisions(path: str, result: Mapping[str, Any], *, title: str) -> None:
 
 
 def draw_groups(path: str, result: Mapping[str, Any], *, title: str) -> None:
-    """MAE and bias of each group, with intervals and the number of examples.
+    """Draws the gaps behind age decisions: MAE and bias of each group.
 
     Args:
       path: Where to; PNG.
@@ -73,11 +73,11 @@ def draw_groups(path: str, result: Mapping[str, Any], *, title: str) -> None:
     names = (("mae", -0.15, "o", "mean absolute error"), ("bias", 0.15, "s", "bias"))
     for metric, shift, marker, label in names:
         middle = [row[metric] for _, row in rows]
-        ends = [_ends(row, metric) for _, row in rows]
+        ends = [_ends_of_rate(row, metric) for _, row in rows]
         axes.errorbar(
             np.arange(len(rows)) + shift,
             middle,
-            yerr=_lengths(middle, ends),
+            yerr=_error_bar_lengths(middle, ends),
             fmt=marker,
             capsize=4,
             label=f"{label}, with 95 % interval" if rows and ends[0] else label,
@@ -99,7 +99,7 @@ def draw_groups(path: str, result: Mapping[str, Any], *, title: str) -> None:
 
 
 def _draw_rates(axes: Axes, thresholds: Mapping[str, Mapping[str, Any]]) -> None:
-    """Bars of both rates by threshold."""
+    """Draws bars of both error rates by age threshold."""
     for place, row in enumerate(thresholds.values()):
         for shift, (name, (color, _)) in zip((-0.2, 0.2), _RATES.items(), strict=True):
             value, ends = row[name], row["intervals"][name]
@@ -108,7 +108,7 @@ def _draw_rates(axes: Axes, thresholds: Mapping[str, Mapping[str, Any]]) -> None
                 continue
             bar = 100 * value
             axes.bar(place + shift, bar, 0.38, color=color, alpha=0.7)
-            lengths = _lengths([bar], [[100 * end for end in ends]])
+            lengths = _error_bar_lengths([bar], [[100 * end for end in ends]])
             axes.errorbar(place + shift, bar, yerr=lengths, color="black", capsize=4)
             axes.annotate(
                 f"{bar:.1f} %",
@@ -138,7 +138,7 @@ def _draw_rates(axes: Axes, thresholds: Mapping[str, Mapping[str, Any]]) -> None
 
 
 def _draw_curves(axes: Axes, challenges: Mapping[str, Mapping[str, Any]]) -> None:
-    """False positive rate by challenge age, one line for each legal age."""
+    """Draws the false positive rate by challenge age, a line for each legal age."""
     limit, smallest = 1.0, 0.1
     for (years, row), color in zip(
         challenges.items(), itertools.cycle(_COLORS), strict=False
@@ -173,14 +173,14 @@ def _draw_curves(axes: Axes, challenges: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def _challenge_text(row: Mapping[str, Any]) -> str:
-    """The challenge age with its interval, as text."""
+    """The challenge age with its interval, as text in a picture."""
     low, high = row["interval"]
     end = "no upper limit" if high is None else f"{high:.1f}"
     return f"{row['challenge_age']:.1f} years [{low:.1f}, {end}] on"
 
 
 def _gap_text(gaps: Mapping[str, Mapping[str, Any]]) -> str:
-    """The largest gaps in a line."""
+    """The largest gaps between groups, as a line of text in a picture."""
     parts = []
     for grouping, gap in gaps.items():
         if gap["mae"] is None:
@@ -197,15 +197,15 @@ def _gap_text(gaps: Mapping[str, Mapping[str, Any]]) -> str:
     return f"Largest gap in mean absolute error, by {'; by '.join(parts)}."
 
 
-def _ends(row: Mapping[str, Any], metric: str) -> Sequence[float] | None:
-    """The ends of a rate's interval, if it was measured."""
+def _ends_of_rate(row: Mapping[str, Any], metric: str) -> Sequence[float] | None:
+    """The ends of the drawn interval of an error rate, if it was measured."""
     return row.get("intervals", {}).get(metric)
 
 
-def _lengths(
+def _error_bar_lengths(
     middle: Sequence[float], ends: Sequence[Sequence[float] | None]
 ) -> np.ndarray | None:
-    """Lengths of error bars, ``[2, n]``; None if there are no intervals."""
+    """Lengths of drawn error bars, ``[2, n]``; None if there are no intervals."""
     if not ends or not all(ends):
         return None
     low, high = np.transpose(np.array(ends, np.float64))

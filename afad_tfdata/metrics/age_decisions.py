@@ -59,7 +59,7 @@ def measure(
     samples: int = 1000,
     seed: int = 1,
 ) -> dict[str, Any]:
-    """Error rates at thresholds, challenge ages, and MAE and bias by group.
+    """Measures decisions about age: error rates, challenge ages, errors by group.
 
     Args:
       age: Estimated years ``[n]``.
@@ -73,12 +73,12 @@ def measure(
       seed: Seed of the resampling.
 
     Returns:
-      JSON values.  ``definition``, ``source``, ``examples``; ``thresholds``: `rates`
-      and ``by_gender`` by threshold; ``challenge``: `challenge` and ``by_gender`` by
-      legal age; ``groups``: ``examples``, ``mae`` and ``bias`` in years with their
-      ``intervals``, by grouping and by group; and ``largest_gap``: by grouping, the two
-      groups between which MAE and bias differ most.  None where a value is not defined,
-      with a ``note`` that says why.
+      JSON values.  ``definition``, ``source``, ``examples``; ``thresholds``:
+      `error_rates` and ``by_gender`` by threshold; ``challenge``: `challenge_age` and
+      ``by_gender`` by legal age; ``groups``: ``examples``, ``mae`` and ``bias`` in
+      years with their ``intervals``, by grouping and by group; and ``largest_gap``: by
+      grouping, the two groups between which MAE and bias differ most.  None where a
+      value is not defined, with a ``note`` that says why.
     """
     age = np.asarray(age, np.float64).reshape(-1)
     label = np.asarray(label_age, np.float64).reshape(-1)
@@ -100,32 +100,34 @@ def measure(
     }
     for years in thresholds:
         result["thresholds"][str(years)] = {
-            **rates(age, label, years),
+            **error_rates(age, label, years),
             "by_gender": {
-                name: rates(age[rows], label[rows], years)
+                name: error_rates(age[rows], label[rows], years)
                 for name, rows in by_gender.items()
             },
         }
         result["challenge"][str(years)] = {
-            **challenge(age, label, years),
-            "curve": curve(age, label, years),
+            **challenge_age(age, label, years),
+            "curve": challenge_curve(age, label, years),
             "by_gender": {
-                name: challenge(age[rows], label[rows], years)
+                name: challenge_age(age[rows], label[rows], years)
                 for name, rows in by_gender.items()
             },
         }
     errors = age - label
     for grouping, by_name in groups.items():
-        found = group_errors.by_group(errors, by_name, samples=samples, seed=seed)
+        found = group_errors.errors_by_group(
+            errors, by_name, samples=samples, seed=seed
+        )
         result["groups"][grouping] = {name: row for name, (row, _) in found.items()}
         result["largest_gap"][grouping] = group_errors.largest_gap(found)
     return result
 
 
-def rates(
+def error_rates(
     age: np.ndarray, label: np.ndarray, threshold: float, legal_age: float | None = None
 ) -> dict[str, Any]:
-    """False positive and false negative rate, with Wilson's 95 % intervals (1927).
+    """Error rates of decisions at an age threshold, with Wilson's intervals (1927).
 
     Args:
       age: Estimated years ``[n]``.
@@ -154,8 +156,8 @@ def rates(
         "false_positive_rate": positives / younger if younger else None,
         "false_negative_rate": negatives / older if older else None,
         "intervals": {
-            "false_positive_rate": wilson(positives, younger),
-            "false_negative_rate": wilson(negatives, older),
+            "false_positive_rate": wilson_interval(positives, younger),
+            "false_negative_rate": wilson_interval(negatives, older),
         },
     }
     missing = [f"younger than {legal_age:g}"] if not younger else []
@@ -165,7 +167,7 @@ def rates(
     return result
 
 
-def challenge(
+def challenge_age(
     age: np.ndarray, label: np.ndarray, legal_age: int, limit: float = LIMIT
 ) -> dict[str, Any]:
     """The lowest challenge age that accepts few enough people under the legal age.
@@ -177,7 +179,7 @@ def challenge(
       limit: The false positive rate must be below it.
 
     Returns:
-      ``legal_age``, ``limit``, ``challenge_age`` in years, and `rates` at it.
+      ``legal_age``, ``limit``, ``challenge_age`` in years, and `error_rates` at it.
       ``interval`` is the 95 % interval of the challenge age over samples of people,
       from the order statistics of the estimated ages, which holds for any distribution.
       Its upper end is None if there are too few people for one; from 368 people under
@@ -188,7 +190,7 @@ def challenge(
     result: dict[str, Any] = {"legal_age": legal_age, "limit": limit}
     if not number:
         empty = {"challenge_age": None, "interval": None}
-        return {**result, **empty, **rates(age, label, legal_age)}
+        return {**result, **empty, **error_rates(age, label, legal_age)}
     allowed = int((np.arange(number + 1) / number < limit).sum()) - 1
     found = _step_above(estimates[allowed], legal_age)
     result["challenge_age"] = found
@@ -201,7 +203,7 @@ def challenge(
     low = _step_above(estimates[lowest - 1], legal_age) if lowest <= number else None
     high = _step_above(estimates[highest - 1], legal_age) if highest else None
     result["interval"] = [float(legal_age) if low is None else low, high]
-    result.update(rates(age, label, found, legal_age))
+    result.update(error_rates(age, label, found, legal_age))
     if high is None:
         result["note"] = (
             f"{number} people under {legal_age} are too few for an upper end of the"
@@ -210,8 +212,10 @@ def challenge(
     return result
 
 
-def curve(age: np.ndarray, label: np.ndarray, legal_age: int) -> dict[str, list[Any]]:
-    """Both rates at each challenge age from the legal age up, in steps of half a year.
+def challenge_curve(
+    age: np.ndarray, label: np.ndarray, legal_age: int
+) -> dict[str, list[Any]]:
+    """Both error rates at each challenge age from the legal age up, by half a year.
 
     Returns:
       Lists of equal length: ``challenge_age`` in years, ``false_positive_rate`` and
@@ -221,7 +225,7 @@ def curve(age: np.ndarray, label: np.ndarray, legal_age: int) -> dict[str, list[
     last = float(np.max(estimates)) + 1 if len(estimates) else legal_age
     years = min(max(last - legal_age, _CURVE_YEARS), _LONGEST_CURVE_YEARS)
     steps = [legal_age + i / 2 for i in range(2 * math.ceil(years) + 1)]
-    rows = [rates(age, label, step, legal_age) for step in steps]
+    rows = [error_rates(age, label, step, legal_age) for step in steps]
     names = ("false_positive_rate", "false_negative_rate")
     return {
         "challenge_age": [float(step) for step in steps],
@@ -229,8 +233,8 @@ def curve(age: np.ndarray, label: np.ndarray, legal_age: int) -> dict[str, list[
     }
 
 
-def wilson(successes: int, number: int) -> list[float] | None:
-    """The 95 % score interval of a share (Wilson, 1927); None if there is no number.
+def wilson_interval(successes: int, number: int) -> list[float] | None:
+    """The 95 % score interval of an error rate (Wilson, 1927); None for no decisions.
 
     Unlike a bootstrap, it has a width where no or every example is a success.
     """
@@ -247,7 +251,7 @@ def wilson(successes: int, number: int) -> list[float] | None:
 
 
 def _step_above(estimate: float, legal_age: float) -> float:
-    """The lowest step above an estimated age that is not below the legal age."""
+    """The lowest challenge age above an estimated age, not below the legal age."""
     if estimate < legal_age:
         return float(legal_age)
     if estimate > _LARGEST_STEP:
@@ -260,7 +264,7 @@ def _step_above(estimate: float, legal_age: float) -> float:
 
 
 def _binomial_cdf(number: int, share: float) -> np.ndarray:
-    """Chances of at most 0 ... `number` successes, ``[number + 1]``."""
+    """Chances of at most 0 ... `number` errors in as many decisions."""
     counts = np.arange(1, number + 1)
     # In logarithms: factorials of thousands have no float.
     ratios = np.log((number - counts + 1) / counts) + math.log(share / (1 - share))

@@ -2,9 +2,10 @@
 
 ::
 
-    interval = age_intervals.fit(age, label_age, coverage=0.9, groups={"male": rows})
+    groups = {"male": rows}
+    interval = age_intervals.fit_half_widths(age, label, coverage=0.9, groups=groups)
     low, high = age_intervals.bounds(interval, 27.3, group="male")
-    age_intervals.measure(interval, age, label_age, of_group, groupings)
+    age_intervals.measure_coverage(interval, age, label, groupings={"gender": groups})
 
 The half width is the ``ceil((n + 1) * coverage)``-th smallest of the n absolute errors
 on examples that the model was not trained on.  For any model and any distribution of
@@ -31,25 +32,27 @@ SMALLEST_SPREAD = 0.25
 
 
 def examples_needed(coverage: float) -> int:
-    """The smallest number of examples that a half width can be taken from."""
+    """The smallest number of examples that an age interval can be fitted to."""
     number = max(1, math.floor(coverage / (1 - coverage)) - 1)
-    while _rank(number, coverage) > number:
+    while _conformal_rank(number, coverage) > number:
         number += 1
     return number
 
 
-def quantile(scores: np.ndarray, coverage: float) -> float:
-    """The ``ceil((n + 1) * coverage)``-th smallest score.
+def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
+    """The smallest half width of an age interval with a coverage, from scores.
+
+    It is the ``ceil((n + 1) * coverage)``-th smallest score.
 
     Args:
       scores: ``[n]``, at least `examples_needed`.
       coverage: Between 0 and 1.
     """
-    rank = _rank(len(scores), coverage)
+    rank = _conformal_rank(len(scores), coverage)
     return float(np.sort(scores)[rank - 1])
 
 
-def fit(
+def fit_half_widths(
     age: np.ndarray,
     label_age: np.ndarray,
     *,
@@ -58,7 +61,7 @@ def fit(
     spread: np.ndarray | None = None,
     what: str = "the validation split",
 ) -> dict[str, Any]:
-    """Half widths from examples that the model was not trained on.
+    """Half widths of age intervals from examples that the model was not trained on.
 
     Args:
       age: Predicted years ``[n]``.
@@ -94,22 +97,22 @@ def fit(
     return result
 
 
-def of_columns(
+def fit_columns(
     columns: Mapping[str, np.ndarray], names: Sequence[str], *, coverage: float
 ) -> dict[str, Any]:
-    """Half widths from the columns of the validation split, by predicted gender.
+    """Half widths of age intervals from columns of the validation split, by gender.
 
     Args:
       columns: ``age``, ``label_age`` and, where they are known, ``gender`` and
         ``age_spread``, as `replica_predictor.Predictor.run` returns them.
       names: Names of the gender labels 0 and 1 in the columns; empty if not known.
-      coverage: As for `fit`.
+      coverage: As for `fit_half_widths`.
 
     Raises:
       UsageError: There are too few examples for the coverage.
     """
     predicted = predicted_names(columns, names)
-    return fit(
+    return fit_half_widths(
         columns["age"],
         columns["label_age"],
         coverage=coverage,
@@ -121,7 +124,7 @@ def of_columns(
 def predicted_names(
     columns: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> np.ndarray | None:
-    """The predicted class name of each example; None if no gender is predicted."""
+    """The predicted class names, on which age intervals depend; None for no gender."""
     if "gender" not in columns or not names:
         return None
     return np.array(names)[(columns["gender"] >= 0.5).astype(int)]
@@ -130,10 +133,10 @@ def predicted_names(
 def half_width(
     interval: Mapping[str, Any], group: str | None = None, spread: float | None = None
 ) -> float:
-    """Years from the predicted age to each end.
+    """Years from the predicted age to each end of its interval.
 
     Args:
-      interval: From `fit`.
+      interval: From `fit_half_widths`.
       group: The predicted group; None takes the half width of all.
       spread: Years; None takes the form that needs none.
     """
@@ -150,18 +153,18 @@ def bounds(
     group: str | None = None,
     spread: float | None = None,
 ) -> tuple[float, float]:
-    """The lowest and the highest age of an interval, in years from 0 up."""
+    """The lowest and the highest age of an age interval, in years from 0 up."""
     half = half_width(interval, group, spread)
     return max(0.0, age - half), max(0.0, age + half)
 
 
 def whole_years(low: float, high: float) -> tuple[int, int]:
-    """The first and the last whole age in an interval; the nearest if it has none."""
+    """The first and last whole age in an age interval; the nearest if it has none."""
     first, last = math.ceil(low), math.floor(high)
     return (first, last) if first <= last else (round(low), round(high))
 
 
-def measure(
+def measure_coverage(
     interval: Mapping[str, Any],
     age: np.ndarray,
     label_age: np.ndarray,
@@ -170,10 +173,10 @@ def measure(
     spread: np.ndarray | None = None,
     groupings: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> dict[str, Any]:
-    """The coverage of intervals on other examples.
+    """The coverage of age intervals on other examples.
 
     Args:
-      interval: From `fit`.
+      interval: From `fit_half_widths`.
       age: Predicted years ``[n]``.
       label_age: True years ``[n]``; examples whose label is NaN do not count.
       predicted: The predicted group of each example.
@@ -195,6 +198,7 @@ def measure(
     inside = (low <= label) & (label <= high)
 
     def of(rows: np.ndarray) -> dict[str, Any]:
+        """The coverage and width of the age intervals of some rows."""
         number = int(rows.sum())
         return {
             "examples": number,
@@ -217,15 +221,15 @@ def _half_widths(
     groups: Mapping[str, np.ndarray],
     coverage: float,
 ) -> dict[str, Any]:
-    """Half the width of the age interval, over all and by group."""
+    """Half widths of age intervals, over all and by group."""
     needed = examples_needed(coverage)
     return {
         "examples": int(known.sum()),
-        "half_width": quantile(scores[known], coverage),
+        "half_width": conformal_quantile(scores[known], coverage),
         "by_group": {
             name: {
                 "examples": int(rows.sum()),
-                "half_width": quantile(scores[rows], coverage),
+                "half_width": conformal_quantile(scores[rows], coverage),
             }
             for name, rows in groups.items()
             if rows.sum() >= needed
@@ -233,7 +237,7 @@ def _half_widths(
     }
 
 
-def _rank(number: int, coverage: float) -> int:
-    """Which of the sorted errors reaches the coverage."""
+def _conformal_rank(number: int, coverage: float) -> int:
+    """Which of the sorted errors an age interval with a coverage ends at."""
     # The product may be rounded up: (9 + 1) * 0.9 must have the rank 9, not 10.
     return math.ceil((number + 1) * coverage - 1e-9)

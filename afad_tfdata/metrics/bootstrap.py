@@ -3,7 +3,7 @@
 ::
 
     drawn = bootstrap.means(np.stack([absolute, error]), samples=1000, seed=1)
-    low, high = bootstrap.interval(drawn[0], 0.95)
+    low, high = bootstrap.middle_share(drawn[0], 0.95)
     {"mae": [low, high], ...} == bootstrap.intervals(predictions)
 """
 
@@ -18,8 +18,10 @@ from afad_tfdata.metrics import prediction_metrics
 _CHUNK = 1 << 20  # Drawn rows that are in memory at once: 8 MB.
 
 
-def means(values: np.ndarray, *, samples: int, seed: int | Sequence[int]) -> np.ndarray:
-    """Means of resampled examples.
+def resampled_means(
+    values: np.ndarray, *, samples: int, seed: int | Sequence[int]
+) -> np.ndarray:
+    """Means of the examples in each sample of the bootstrap.
 
     Args:
       values: Rows of quantities over the same examples, ``[quantities, n]``; all of
@@ -41,8 +43,8 @@ def means(values: np.ndarray, *, samples: int, seed: int | Sequence[int]) -> np.
     return np.concatenate(parts, axis=1)
 
 
-def interval(drawn: np.ndarray, level: float) -> list[float]:
-    """The middle share `level` of resampled values: ``[low, high]``."""
+def middle_share(drawn: np.ndarray, level: float) -> list[float]:
+    """The middle share `level` of bootstrapped values: ``[low, high]``."""
     tail = (1 - level) / 2
     return [float(v) for v in np.quantile(drawn, (tail, 1 - tail))]
 
@@ -54,7 +56,7 @@ def intervals(
     seed: int = 1,
     level: float = 0.95,
 ) -> dict[str, list[float]]:
-    """Percentile bootstrap intervals over examples (Efron, 1979).
+    """Bootstrap intervals of the metrics of predictions (Efron, 1979).
 
     Args:
       predictions: As for `prediction_metrics.evaluate`.
@@ -67,8 +69,8 @@ def intervals(
     """
     rows: dict[str, np.ndarray] = {}
     columns = prediction_metrics.label_columns(predictions)
-    for part in prediction_metrics.by_label(columns).values():
-        rows |= _resampled(
+    for part in prediction_metrics.columns_by_label(columns).values():
+        rows |= _resampled_metrics(
             prediction_metrics.CountedMetrics(part), samples=samples, seed=seed
         )
     return _intervals_of(rows, level)
@@ -82,7 +84,7 @@ def paired_intervals(
     seed: int = 1,
     level: float = 0.95,
 ) -> dict[str, list[float]]:
-    """Intervals of the differences ``first - second`` on the same examples.
+    """Bootstrap intervals of differences ``first - second`` on the same examples.
 
     Each sample draws the same examples for both, so that faces which are hard for both
     do not widen the interval.  If an interval excludes zero, the two predictions
@@ -101,17 +103,19 @@ def paired_intervals(
     for name in ("label_age", "label_gender"):
         if name in first and not np.array_equal(first[name], second.get(name, ())):
             raise ValueError(f"{name} of the two predictions differ")
-    a = _resampled(prediction_metrics.CountedMetrics(first), samples=samples, seed=seed)
-    b = _resampled(
+    a = _resampled_metrics(
+        prediction_metrics.CountedMetrics(first), samples=samples, seed=seed
+    )
+    b = _resampled_metrics(
         prediction_metrics.CountedMetrics(second), samples=samples, seed=seed
     )
     return _intervals_of({name: a[name] - b[name] for name in a if name in b}, level)
 
 
-def _resampled(
+def _resampled_metrics(
     counted: prediction_metrics.CountedMetrics, *, samples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """The metrics of each resampled data set, one row for each sample."""
+    """The metrics of each sample of the bootstrap, one row for each."""
     rng = np.random.default_rng(seed)
     number = counted.number
     if not number:
@@ -130,7 +134,7 @@ def _resampled(
 def _intervals_of(
     rows: Mapping[str, np.ndarray], level: float
 ) -> dict[str, list[float]]:
-    """The middle share `level` of the samples in which a metric is defined."""
+    """The middle share of the bootstrap's samples in which a metric is defined."""
     tail = (1 - level) / 2
     result = {}
     for name, values in rows.items():

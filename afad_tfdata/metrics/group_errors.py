@@ -14,10 +14,10 @@ MIN_GROUP = 30
 _LEVEL = 0.95  # Share of the resampled errors that an interval holds.
 
 
-def by_group(
+def errors_by_group(
     errors: np.ndarray, by_name: Mapping[str, np.ndarray], *, samples: int, seed: int
 ) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """MAE and bias of each group with any example, and of its resampled examples."""
+    """The errors of each group with any example: MAE and bias, and resampled ones."""
     found = {}
     for index, (name, rows) in enumerate(by_name.items()):
         own = errors[rows]
@@ -31,11 +31,11 @@ def by_group(
             "bias": float(bias),
         }
         # A seed for each group: groups of one size would otherwise draw the same rows.
-        drawn = bootstrap.means(values, samples=samples, seed=(seed, index))
+        drawn = bootstrap.resampled_means(values, samples=samples, seed=(seed, index))
         by_metric = dict(zip(("mae", "bias"), drawn, strict=True))
         if samples:
             row["intervals"] = {
-                metric: bootstrap.interval(values, _LEVEL)
+                metric: bootstrap.middle_share(values, _LEVEL)
                 for metric, values in by_metric.items()
             }
         found[name] = (row, by_metric)
@@ -45,7 +45,7 @@ def by_group(
 def largest_gap(
     found: Mapping[str, tuple[Mapping[str, Any], Mapping[str, np.ndarray]]],
 ) -> dict[str, Any]:
-    """The groups between which MAE and bias differ most."""
+    """The groups between whose errors, MAE and bias, the gap is the largest."""
     large = {n: v for n, v in found.items() if v[0]["examples"] >= MIN_GROUP}
     result: dict[str, Any] = {"smallest_group": MIN_GROUP}
     if len(large) < 2:
@@ -60,6 +60,6 @@ def largest_gap(
         }
         between = large[high][1][metric] - large[low][1][metric]
         if len(between):
-            gap["interval"] = bootstrap.interval(between, _LEVEL)
+            gap["interval"] = bootstrap.middle_share(between, _LEVEL)
         result[metric] = gap
     return result

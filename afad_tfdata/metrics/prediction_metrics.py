@@ -5,7 +5,7 @@
     # {"accuracy": ..., "mae": ...}
     result = prediction_metrics.evaluate(predictions)
     counts = manifest.split("train").counts
-    result["constant"] = prediction_metrics.constant(counts, predictions)
+    result["constant"] = prediction_metrics.of_constant_predictor(counts, predictions)
 
 Predictions are columns over all examples, each once: ``gender`` (probability of class
 1) with ``label_gender``, ``age`` (years) with ``label_age``, or both.  Padding was
@@ -36,7 +36,7 @@ def evaluate(
     *,
     class_names: Sequence[str] = schema.CLASS_NAMES,
 ) -> dict[str, Any]:
-    """All metrics, over all examples, by gender and by age group.
+    """All metrics of predictions, over all examples, by gender and by age group.
 
     Args:
       predictions: Columns ``[num_examples]``: ``gender`` in [0, 1] and
@@ -54,7 +54,7 @@ def evaluate(
       class.
     """
     columns = label_columns(predictions)
-    parts = by_label(columns)
+    parts = columns_by_label(columns)
     if len(parts) > 1 or any(len(rows) for rows in _missing_rows(columns)):
         result: dict[str, Any] = {"examples": len(next(iter(columns.values()), ()))}
         for label, part in parts.items():
@@ -62,29 +62,29 @@ def evaluate(
             result[f"examples_{label}"] = found.pop("examples")
             for name, value in found.items():
                 if isinstance(value, dict) and name in result:
-                    value = _joined(result[name], value)
+                    value = _joined_metrics(result[name], value)
                 result[name] = value
         return result
-    result = _overall(columns)
+    result = _overall_metrics(columns)
     if "gender" in columns:
         confusion = np.zeros((2, 2), np.int64)
         predicted = (columns["gender"] >= 0.5).astype(np.int64)
         np.add.at(confusion, (columns["label_gender"].astype(np.int64), predicted), 1)
         result["confusion"] = confusion.tolist()
-    for grouping, by_name in groups(columns, class_names=class_names).items():
+    for grouping, by_name in rows_by_group(columns, class_names=class_names).items():
         result[f"by_{grouping}"] = {
-            name: _overall(_chosen_rows(columns, rows))
+            name: _overall_metrics(_chosen_rows(columns, rows))
             for name, rows in by_name.items()
         }
     return result
 
 
-def groups(
+def rows_by_group(
     predictions: Mapping[str, np.ndarray],
     *,
     class_names: Sequence[str] = schema.CLASS_NAMES,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The examples of each group that has any, by label.
+    """The rows of predictions that metrics by group take, of each group with any.
 
     Args:
       predictions: As for `evaluate`.
@@ -103,7 +103,7 @@ def groups(
     if "label_age" in columns:
         label_age = np.round(columns["label_age"])
         result["age_group"] = {
-            group_name(low, high): (label_age >= low) & (label_age <= high)
+            age_group_name(low, high): (label_age >= low) & (label_age <= high)
             for low, high in AGE_GROUPS
         }
     return {
@@ -112,13 +112,13 @@ def groups(
     }
 
 
-def constant(
+def of_constant_predictor(
     counts: Mapping[str, Mapping[str, int]],
     labels: Mapping[str, np.ndarray],
     *,
     class_names: Sequence[str] = schema.CLASS_NAMES,
 ) -> dict[str, Any]:
-    """Metrics of a predictor that ignores the image.
+    """The metrics of a predictor that ignores the image.
 
     It predicts the median age of the training split, which has the least absolute error
     of all constants there, and the more frequent gender.
@@ -157,21 +157,21 @@ def constant(
         columns["gender"] = np.full(len(columns["label_gender"]), float(gender))
         predicts["gender"] = class_names[gender]
     result: dict[str, Any] = {}
-    for part in by_label(columns).values():
-        result = {**_overall(part), **result}
+    for part in columns_by_label(columns).values():
+        result = {**_overall_metrics(part), **result}
     result["examples"] = len(next(iter(columns.values()), ()))
     return {**result, "predicts": predicts}
 
 
-def group_name(low: int, high: int) -> str:
-    """Name of an age group: ``under 20``, ``20-24``, ``50 and over``."""
+def age_group_name(low: int, high: int) -> str:
+    """Name of an age group in metrics: ``under 20``, ``20-24``, ``50 and over``."""
     if low == AGE_GROUPS[0][0]:
         return f"under {high + 1}"
     return f"{low} and over" if high == AGE_GROUPS[-1][1] else f"{low}-{high}"
 
 
 def label_columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Labels, and the predictions that have one, as flat float64 columns."""
+    """Labels, and the predictions that have one, as flat columns for metrics."""
     columns = {}
     for name in _LABELS:
         for column in (name, f"label_{name}"):
@@ -184,7 +184,7 @@ def label_columns(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def _chosen_rows(
     columns: Mapping[str, np.ndarray], rows: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The columns of some examples only."""
+    """The columns of labels and predictions, of some examples only."""
     return {name: values[rows] for name, values in columns.items()}
 
 
@@ -197,8 +197,10 @@ def _missing_rows(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def by_label(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The columns of the rows that have each label; one part if all rows have all."""
+def columns_by_label(
+    columns: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, np.ndarray]]:
+    """The predictions of the rows that have each label; one part if all rows do."""
     if not any(len(rows) for rows in _missing_rows(columns)):
         return {"": dict(columns)}
     parts = {}
@@ -210,7 +212,7 @@ def by_label(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarra
     return parts
 
 
-def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _joined_metrics(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of two labels by group; ``examples`` is the larger number of both."""
     joined = {name: dict(value) for name, value in one.items()}
     for name, value in other.items():
@@ -220,8 +222,8 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def _overall(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The metrics over all examples."""
+def _overall_metrics(columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The metrics of predictions over all examples."""
     number = len(next(iter(columns.values()), ()))
     if not number:
         return {"examples": 0}
@@ -273,7 +275,7 @@ class CountedMetrics:
         return result
 
     def _auc(self, counts: np.ndarray) -> float:
-        """Share of pairs of a one and a zero in which the one has the higher score."""
+        """The metric AUC: pairs of a one and a zero in which the one has more."""
         sorted_counts = counts[self._order]
         ones = np.add.reduceat(sorted_counts * self._is_one, self._runs)
         zeros = np.add.reduceat(sorted_counts * (1 - self._is_one), self._runs)

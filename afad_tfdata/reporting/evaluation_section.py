@@ -481,7 +481,7 @@ def _read_worst_faces(
             if isinstance(row.at("row").value, int) and row.at("row").value >= 0
         }
     )
-    if entry.at("rows").text != stored_predictions.rows_of(records_dir, split):
+    if entry.at("rows").text != stored_predictions.identity_of_rows(records_dir, split):
         raise errors.UsageError(
             f"{records_dir} is not the data set that was evaluated: its {split} split"
             " differs"

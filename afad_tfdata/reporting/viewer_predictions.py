@@ -86,7 +86,7 @@ def _predictions_of_evaluation(
     split, entry = metrics.at("split").text, metrics.at("predictions")
     if not entry or entry.at("max_examples").number != 0:
         return {}
-    if entry.at("rows").text != stored_predictions.rows_of(records_dir, split):
+    if entry.at("rows").text != stored_predictions.identity_of_rows(records_dir, split):
         return {}
     columns = stored_predictions.load(directory, entry.value)
     names = evaluation_section.class_names(metrics)

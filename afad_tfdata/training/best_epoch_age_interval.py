@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.metrics import age_intervals, output_corrections
+from afad_tfdata.metrics import age_intervals
+from afad_tfdata.models import corrections_file
 
 _log = logging.getLogger(__name__)
 
@@ -59,12 +60,12 @@ def store(
             *(coverage, needed, known),
         )
         return
-    entry = output_corrections.empty_entry(columns)
-    entry["age_interval"] = age_intervals.of_columns(
+    entry = corrections_file.empty_entry(columns)
+    entry["age_interval"] = age_intervals.fit_columns(
         columns, class_names, coverage=coverage
     )
     try:
-        output_corrections.store(os.path.dirname(model_path), model_path, entry)
+        corrections_file.store_entry(os.path.dirname(model_path), model_path, entry)
     except errors.DataError as error:  # The file is another program's, or damaged.
         _log.warning("the age interval of %s is not stored: %s", model_path, error)
 
@@ -74,7 +75,7 @@ def stored(model_path: str) -> dict[str, Any] | None:
     if not os.path.exists(model_path):
         return None
     try:
-        entry = output_corrections.load(os.path.dirname(model_path), model_path)
+        entry = corrections_file.load_entry(os.path.dirname(model_path), model_path)
     except errors.DataError as error:
         _log.warning("%s", error)
         return None

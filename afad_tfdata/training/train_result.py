@@ -34,7 +34,8 @@ class TrainResult:
       stopped: Which callback ended the training before its last epoch, and why; empty
         if none did.
       age_interval: How far the predicted ages of the best model are off, from
-        `age_intervals.fit` on the validation split; None if it is not known.
+        `age_intervals.fit_half_widths` on the validation split; None if it is not
+        known.
     """
 
     run_dir: str

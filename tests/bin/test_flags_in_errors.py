@@ -21,7 +21,6 @@ _SHOWN_BY = {
     "evaluation": ("afad-evaluate",),
     "freeze": ("afad-freeze",),
     "freezing": ("afad-freeze",),
-    "freezing.exports": ("afad-freeze",),
     "freezing.graph_description": ("afad-predict",),
     "gpu_check": ("afad-gpu-check",),
     "images": (),

@@ -103,7 +103,7 @@ def test_the_interval_of_a_challenge_age_holds_the_true_one():
     covered = widths = 0
     for _ in range(500):
         age = rng.normal(17, 4, 1500)
-        low, high = age_decisions.challenge(age, np.full(1500, 17), 18)["interval"]
+        low, high = age_decisions.challenge_age(age, np.full(1500, 17), 18)["interval"]
         # Ages are rounded up to a step.
         covered += low - 0.1 <= truth <= high
         widths += high - low
@@ -113,7 +113,9 @@ def test_the_interval_of_a_challenge_age_holds_the_true_one():
 
 @pytest.mark.parametrize("number, has_end", [(367, False), (368, True)])
 def test_few_minors_give_no_upper_end(number, has_end):
-    row = age_decisions.challenge(np.linspace(10, 20, number), np.full(number, 17), 18)
+    row = age_decisions.challenge_age(
+        np.linspace(10, 20, number), np.full(number, 17), 18
+    )
     assert (row["interval"][1] is not None) == has_end
     assert ("too few" in row.get("note", "")) != has_end
     json.dumps(row, allow_nan=False)
@@ -130,15 +132,15 @@ def test_few_minors_give_no_upper_end(number, has_end):
     ],
 )
 def test_wilson_gives_published_values(successes, number, low, high):
-    assert age_decisions.wilson(successes, number) == pytest.approx(
+    assert age_decisions.wilson_interval(successes, number) == pytest.approx(
         [low, high], abs=5e-5
     )
-    mirrored = age_decisions.wilson(number - successes, number)
+    mirrored = age_decisions.wilson_interval(number - successes, number)
     assert mirrored == pytest.approx([1 - high, 1 - low], abs=5e-5)
 
 
 def test_an_estimate_at_the_threshold_is_accepted():
-    row = age_decisions.rates(np.array([18.0, 17.9]), np.array([17.0, 18.0]), 18)
+    row = age_decisions.error_rates(np.array([18.0, 17.9]), np.array([17.0, 18.0]), 18)
     assert row["false_positives"] == 1 and row["false_negatives"] == 1
 
 
@@ -213,11 +215,13 @@ def test_one_group_has_no_gap():
 
 def test_resampling_is_seeded_and_does_not_depend_on_chunks(monkeypatch):
     values = np.random.default_rng(1).normal(size=(2, 50))
-    got = bootstrap.means(values, samples=100, seed=1)
-    assert np.array_equal(got, bootstrap.means(values, samples=100, seed=1))
-    assert not np.array_equal(got, bootstrap.means(values, samples=100, seed=2))
+    got = bootstrap.resampled_means(values, samples=100, seed=1)
+    assert np.array_equal(got, bootstrap.resampled_means(values, samples=100, seed=1))
+    assert not np.array_equal(
+        got, bootstrap.resampled_means(values, samples=100, seed=2)
+    )
     monkeypatch.setattr(bootstrap, "_CHUNK", 128)
-    assert np.array_equal(got, bootstrap.means(values, samples=100, seed=1))
+    assert np.array_equal(got, bootstrap.resampled_means(values, samples=100, seed=1))
     assert got.std(axis=1) == pytest.approx(values.std(axis=1) / 50**0.5, rel=0.25)
 
 

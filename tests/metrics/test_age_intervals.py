@@ -27,13 +27,15 @@ def faces(number, seed, group_scales=(3, 6)):
 def test_the_fewest_examples_are_those_of_the_rule(coverage, needed):
     assert age_intervals.examples_needed(coverage) == needed
     # With so few, the largest error is the half width.
-    assert age_intervals.quantile(np.arange(needed), coverage) == needed - 1
-    fitted = age_intervals.fit(
+    assert age_intervals.conformal_quantile(np.arange(needed), coverage) == needed - 1
+    fitted = age_intervals.fit_half_widths(
         np.arange(needed) + 20.0, np.full(needed, 20.0), coverage=coverage
     )
     assert fitted["half_width"] == needed - 1
     with pytest.raises(errors.UsageError, match=f"at least {needed} examples.*it has"):
-        age_intervals.fit(np.zeros(needed - 1), np.zeros(needed - 1), coverage=coverage)
+        age_intervals.fit_half_widths(
+            np.zeros(needed - 1), np.zeros(needed - 1), coverage=coverage
+        )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -42,7 +44,9 @@ def test_half_widths_equal_those_of_a_plain_loop(seed):
     number, coverage = int(rng.integers(30, 400)), float(rng.choice([0.5, 0.8, 0.9]))
     age, label, groups, spread = faces(number, seed)
     label[rng.integers(0, number)] = np.nan  # An unknown age does not count.
-    got = age_intervals.fit(age, label, coverage=coverage, groups=groups, spread=spread)
+    got = age_intervals.fit_half_widths(
+        age, label, coverage=coverage, groups=groups, spread=spread
+    )
     json.dumps(got, allow_nan=False)
 
     def by_hand(rows, scaled):
@@ -68,10 +72,12 @@ def test_the_coverage_holds_on_average_for_all_and_for_each_group(coverage):
     found = []
     for seed in range(200):
         age, label, groups, _ = faces(100, seed)
-        interval = age_intervals.fit(age, label, coverage=coverage, groups=groups)
+        interval = age_intervals.fit_half_widths(
+            age, label, coverage=coverage, groups=groups
+        )
         age, label, groups, _ = faces(400, 10_000 + seed)
         predicted = np.where(groups["a"], "a", "b")
-        measured = age_intervals.measure(
+        measured = age_intervals.measure_coverage(
             interval,
             age,
             label,
@@ -86,8 +92,10 @@ def test_the_coverage_holds_on_average_for_all_and_for_each_group(coverage):
         # At least the asked coverage, and by at most about 1 / (n + 1) more.
         assert coverage - 0.01 < mean < coverage + 0.03
     # Without groups the group with the larger errors is covered less.
-    pooled = age_intervals.fit(age, label, coverage=coverage)
-    plain = age_intervals.measure(pooled, age, label, groupings={"gender": groups})
+    pooled = age_intervals.fit_half_widths(age, label, coverage=coverage)
+    plain = age_intervals.measure_coverage(
+        pooled, age, label, groupings={"gender": groups}
+    )
     rows = plain["by_gender"]
     assert rows["b"]["coverage"] < coverage < rows["a"]["coverage"]
 
@@ -96,14 +104,18 @@ def test_a_small_group_gets_the_half_width_of_all():
     age, label, _, _ = faces(50, 1)
     rows = np.zeros(50, bool)
     rows[:5] = True
-    interval = age_intervals.fit(age, label, coverage=0.9, groups={"a": rows})
+    interval = age_intervals.fit_half_widths(
+        age, label, coverage=0.9, groups={"a": rows}
+    )
     assert interval["by_group"] == {}
     assert age_intervals.half_width(interval, "a") == interval["half_width"]
 
 
 def test_bounds_follow_the_spread_and_end_at_zero():
     age, label, groups, spread = faces(300, 2)
-    interval = age_intervals.fit(age, label, coverage=0.9, groups=groups, spread=spread)
+    interval = age_intervals.fit_half_widths(
+        age, label, coverage=0.9, groups=groups, spread=spread
+    )
     half = interval["by_group"]["a"]["half_width"]
     assert age_intervals.bounds(interval, 40, "a") == (40 - half, 40 + half)
     factor = interval["scaled"]["by_group"]["a"]["half_width"]
@@ -124,9 +136,11 @@ def test_whole_years_are_those_in_the_interval(low, high, wanted):
 
 
 def test_no_example():
-    interval = age_intervals.fit(np.arange(20.0), np.zeros(20), coverage=0.9)
+    interval = age_intervals.fit_half_widths(
+        np.arange(20.0), np.zeros(20), coverage=0.9
+    )
     nothing = np.zeros(0)
-    got = age_intervals.measure(
+    got = age_intervals.measure_coverage(
         interval, nothing, nothing, groupings={"gender": {"a": nothing > 0}}
     )
     assert got["coverage"] is None and got["by_gender"]["a"]["examples"] == 0

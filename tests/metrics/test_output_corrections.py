@@ -1,6 +1,4 @@
-"""Temperature and line compared with other ways to compute them; their file."""
-
-import json
+"""Temperature and line compared with other ways to compute them."""
 
 import numpy as np
 import pytest
@@ -82,48 +80,3 @@ def test_ages_that_say_nothing_have_no_line():
         output_corrections.fit_age_correction(-np.arange(50.0), np.arange(50))
     with pytest.raises(errors.UsageError, match="at least 20 examples.*it has 19"):
         output_corrections.fit_age_correction(np.arange(19), np.arange(19))
-
-
-def test_an_entry_belongs_to_one_very_file(tmp_path):
-    best, final = tmp_path / "best.keras", tmp_path / "final.keras"
-    best.write_bytes(b"one")
-    final.write_bytes(b"two")
-    directory = str(tmp_path)
-    assert output_corrections.load(directory, str(best)) is None
-    path = output_corrections.store(
-        directory, str(best), {"age_interval": {"coverage": 0.9}}
-    )
-    output_corrections.store(directory, str(final), {"age_interval": None})
-    got = output_corrections.load(directory, str(best))
-    assert got["age_interval"] == {"coverage": 0.9}
-    best.write_bytes(b"trained on")
-    assert output_corrections.load(directory, str(best)) is None
-    assert output_corrections.load(directory, str(final))["age_interval"] is None
-    with open(path) as file:
-        value = json.load(file)
-    value["models"]["final.keras"]["age_interval"] = {"coverage": 0.1}
-    with open(path, "w") as file:
-        json.dump(value, file)
-    with pytest.raises(errors.DataError, match="calibration.json was changed"):
-        output_corrections.load(directory, str(final))
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": "afad_tfdata calibration"}', "\x00"]
-)
-def test_a_damaged_file_is_one_line(tmp_path, content):
-    (tmp_path / "m.keras").write_bytes(b"one")
-    (tmp_path / "calibration.json").write_text(content)
-    with pytest.raises(errors.AfadError, match="calibration.json.*remove it"):
-        output_corrections.load(str(tmp_path), str(tmp_path / "m.keras"))
-
-
-def test_a_saved_model_is_known_by_all_its_files(tmp_path):
-    model = tmp_path / "model"
-    (model / "variables").mkdir(parents=True)
-    (model / "saved_model.pb").write_bytes(b"graph")
-    (model / "variables" / "data").write_bytes(b"weights")
-    output_corrections.store(str(tmp_path), str(model) + "/", {"age_interval": None})
-    assert output_corrections.load(str(tmp_path), str(model)) is not None
-    (model / "variables" / "data").write_bytes(b"others")
-    assert output_corrections.load(str(tmp_path), str(model)) is None

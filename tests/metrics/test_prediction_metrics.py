@@ -111,11 +111,11 @@ def test_counted_metrics_equal_those_of_the_drawn_rows():
 def test_constant_predictor():
     counts = {"male": {"20": 5, "30": 1}, "female": {"22": 2, "40": 1}}
     labels = {"label_age": np.array([20, 25]), "label_gender": np.array([0, 1])}
-    got = prediction_metrics.constant(counts, labels)
+    got = prediction_metrics.of_constant_predictor(counts, labels)
     assert got["predicts"] == {"age": 20, "gender": "male"}
     assert (got["mae"], got["bias"], got["accuracy"]) == (2.5, -2.5, 0.5)
     assert got["auc"] == 0.5
-    female = prediction_metrics.constant({"female": {"22": 2}}, labels)
+    female = prediction_metrics.of_constant_predictor({"female": {"22": 2}}, labels)
     assert female["predicts"]["gender"] == "female" and female["mae"] == 2.5
 
 
@@ -123,5 +123,5 @@ def test_no_constant_beats_it_on_its_own_split():
     rng = np.random.default_rng(0)
     ages = rng.integers(15, 73, 201)
     counts = {"male": {str(a): int((ages == a).sum()) for a in set(ages.tolist())}}
-    got = prediction_metrics.constant(counts, {"label_age": ages})["mae"]
+    got = prediction_metrics.of_constant_predictor(counts, {"label_age": ages})["mae"]
     assert got == min(np.abs(ages - c).mean() for c in range(15, 73))

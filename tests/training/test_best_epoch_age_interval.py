@@ -9,7 +9,8 @@ import pytest
 
 from afad_tfdata import evaluation, freeze, prediction, trainer
 from afad_tfdata.common import errors
-from afad_tfdata.metrics import age_intervals, output_corrections
+from afad_tfdata.metrics import age_intervals
+from afad_tfdata.models import corrections_file
 from afad_tfdata.training import best_epoch_age_interval
 
 OPTIONS = {
@@ -47,7 +48,7 @@ def predictions(result, records_dir, split):
 
 @pytest.mark.latest
 def test_the_best_epoch_has_an_interval(trained, sample_records):
-    entry = output_corrections.load(trained.run_dir, trained.best_path)
+    entry = corrections_file.load_entry(trained.run_dir, trained.best_path)
     interval = entry["age_interval"]
     assert interval == trained.age_interval
     columns, names = predictions(trained, sample_records, "validation")
@@ -63,7 +64,7 @@ def test_the_best_epoch_has_an_interval(trained, sample_records):
 
 
 def test_it_equals_what_an_evaluation_measures(trained, sample_records, tmp_path):
-    entry = output_corrections.load(trained.run_dir, trained.best_path)
+    entry = corrections_file.load_entry(trained.run_dir, trained.best_path)
     values = {
         "model": trained.best_path,
         "records_dir": sample_records,
@@ -83,7 +84,7 @@ def test_it_equals_what_an_evaluation_measures(trained, sample_records, tmp_path
             evaluation.EvaluateConfig(**values, interval_coverage=0.9)
         )
     finally:  # Other tests need the entry of the training.
-        output_corrections.store(trained.run_dir, trained.best_path, entry)
+        corrections_file.store_entry(trained.run_dir, trained.best_path, entry)
     for form in ((), ("scaled",)):
         ours, theirs = entry["age_interval"], result["age_interval"]
         for name in form:
@@ -132,7 +133,7 @@ def test_the_interval_is_that_of_the_best_epoch_and_not_of_the_last(
 def test_no_interval_where_none_is_wanted_or_possible(sample_records, tmp_path, values):
     result = train(sample_records, tmp_path / "run", epochs=1, **values)
     assert result.age_interval is None
-    assert not os.path.exists(tmp_path / "run" / output_corrections.FILE_NAME)
+    assert not os.path.exists(tmp_path / "run" / corrections_file.FILE_NAME)
 
 
 def test_a_coverage_outside_of_its_range_is_one_line():
@@ -158,7 +159,7 @@ def test_examples_without_an_age_do_not_count(tmp_path):
     known = {k: v[:30] for k, v in columns.items()}
     columns["label_age"][30:] = -1
     best_epoch_age_interval.store(path, columns, (), coverage=0.9)
-    wanted = age_intervals.of_columns(known, (), coverage=0.9)
+    wanted = age_intervals.fit_columns(known, (), coverage=0.9)
     assert best_epoch_age_interval.stored(path) == wanted
 
 
@@ -176,7 +177,7 @@ def test_too_few_examples_are_no_error(tmp_path, caplog):
 
 def test_a_damaged_file_does_not_end_a_training(tmp_path, caplog):
     path = model_file(tmp_path)
-    (tmp_path / output_corrections.FILE_NAME).write_text("{")
+    (tmp_path / corrections_file.FILE_NAME).write_text("{")
     best_epoch_age_interval.store(path, columns_of(30), (), coverage=0.9)
     assert f"the age interval of {path} is not stored" in caplog.text
     assert best_epoch_age_interval.stored(path) is None

@@ -264,7 +264,7 @@ def test_the_constant_predictor_ignores_missing_labels():
         "label_age": np.array([20.0, -1, 40]),
         "label_gender": np.array([0, 1, -1]),
     }
-    found = prediction_metrics.constant(counts, labels)
+    found = prediction_metrics.of_constant_predictor(counts, labels)
     assert found["predicts"] == {"age": 20.0, "gender": "male"}
     assert found["mae"] == 10.0 and found["accuracy"] == 0.5 and found["examples"] == 3
 
