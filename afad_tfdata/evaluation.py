@@ -247,7 +247,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
         flip_average=config.flip_average,
     )
     known = model.facts
-    normalization = input_range.normalization(
+    normalization = input_range.normalization_of_range(
         known.input_range, known.mean or manifest.mean_rgb
     )
     if config.age_thresholds and "age" not in model.labels:
@@ -285,7 +285,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
     def columns_of(split: str) -> dict[str, np.ndarray]:
         """The evaluated model's predictions and the labels of a split, by name."""
         found = _predict(strategy, model.network, normalization, data, split)
-        output_checks.check({n: found[n] for n in model.labels}, what=path)
+        output_checks.check_predictions({n: found[n] for n in model.labels}, what=path)
         if swapped:
             genders = found["label_gender"]
             found["label_gender"] = np.where(genders < 0, genders, 1 - genders)

@@ -140,7 +140,7 @@ def test_what_layers_prove(first, dtype, found):
     }
     cast = [keras.layers.Rescaling(1 / 255)] if dtype == "uint8" else []
     model = build([*(layers[name]() for name in first), *cast], dtype=dtype)
-    assert input_range.of_layers(model) == found
+    assert input_range.range_of_layers(model) == found
 
 
 def test_a_contradiction_is_refused(tmp_path, sample_records):
@@ -176,7 +176,9 @@ def test_logits_are_refused_or_become_probabilities(sample_records, tmp_path):
 def test_nan_outputs_are_no_result():
     for label in ("age", "gender"):
         with pytest.raises(errors.DataError, match="not finite"):
-            output_checks.check({label: np.array([0.5, np.nan])}, what="x.keras")
+            output_checks.check_predictions(
+                {label: np.array([0.5, np.nan])}, what="x.keras"
+            )
 
 
 def test_names_of_outputs_and_saved_models(sample_records, tmp_path):

@@ -89,7 +89,7 @@ def collect(
     )
     # Only normalised input has a mean, so that it is looked for only then.
     wanted = chosen_range == "normalized"
-    mean, divisor = input_range.normalization(
+    mean, divisor = input_range.normalization_of_range(
         chosen_range,
         _mean_of_model(source, stored, manifest, mean_json) if wanted else None,
     )

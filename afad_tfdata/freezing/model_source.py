@@ -191,7 +191,7 @@ def from_model(
         name=re.sub(r"\W+", "_", model.name),
         path="",
         layers=tuple(_layer_names(model)),
-        input_range=input_range.of_layers(model),
+        input_range=input_range.range_of_layers(model),
         facts=known,
         run={},
         owner=model,

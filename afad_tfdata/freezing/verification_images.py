@@ -117,7 +117,7 @@ def cases(
             outputs = expected_outputs(source, value)
             if is_image:
                 what = source.path or "the model"
-                output_checks.check(outputs, what=what)
+                output_checks.check_predictions(outputs, what=what)
                 ages = np.ravel(outputs.get("age", ()))
                 if doubt := output_checks.doubt_about_ages(ages):
                     _log.warning("the ages that %s predicts: %s", what, doubt)

@@ -30,7 +30,7 @@ _MAX_SCORE, _MIN_SHARE, _MAX_CONDITIONAL = 6, 1e-4, 1 - 1e-3
 
 
 def num_logits(head: str, min_age: int, max_age: int) -> int:
-    """Width of ``age_logits``: K, K - 1, or 0 for plain regression."""
+    """How many logits an age head has: K, K - 1, or 0 for plain regression."""
     classes = max_age - min_age + 1
     if head in DISTRIBUTIONS:
         return classes
@@ -38,7 +38,7 @@ def num_logits(head: str, min_age: int, max_age: int) -> int:
 
 
 def decode(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tensor:
-    """Decodes logits to an age.
+    """Decodes the logits of an age head to an age.
 
     Args:
       logits: float32 or float64 ``[n, num_logits]``.
@@ -59,7 +59,7 @@ def decode(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tenso
 
 
 def spread(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tensor:
-    """The standard deviation of the distribution that logits describe.
+    """The standard deviation of the distribution that an age head's logits describe.
 
     Args:
       logits: float32 or float64 ``[n, num_logits]``.
@@ -96,7 +96,7 @@ def spread(logits: tf.Tensor, head: str, min_age: int, max_age: int) -> tf.Tenso
 def initial_logits(
     head: str, min_age: int, max_age: int, initial_age: float
 ) -> np.ndarray:
-    """Biases that make an untrained head predict about `initial_age`.
+    """Biases that make an untrained age head predict about `initial_age`.
 
     Without them, the first predictions of a rank head are at the middle of the range,
     tens of years away from most faces.  Those of a CORN head are one year above the

@@ -3,8 +3,8 @@
 Networks of this package take ``(x - mean) / 127.5``.  A model of another program may
 take pixels in [0, 255] or in [0, 1]::
 
-    found = input_range.of_model(model, "", what="face.keras")     # "pixels"
-    mean, divisor = input_range.normalization(found, mean)
+    found = input_range.choose("", "auto", model, what="face.keras")     # "pixels"
+    mean, divisor = input_range.normalization_of_range(found, mean)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HIGHEST_NORMALIZED = 4.0
 def choose(
     known: str, given: str, model: Any = None, *, normalized: bool = False, what: str
 ) -> str:
-    """The input range, from what is known, from the flag, or from the model's layers.
+    """Chooses the input range: what is known, the flag, or what the layers prove.
 
     Args:
       known: What the model's file or run says; empty if they say nothing.
@@ -59,7 +59,7 @@ def choose(
     Raises:
       UsageError: The flag contradicts what the model proves, or nothing says it.
     """
-    proved = known or of_layers(model)
+    proved = known or range_of_layers(model)
     if given not in ("", "auto"):
         if proved and proved != given:
             raise errors.UsageError(
@@ -78,8 +78,8 @@ def choose(
     return proved
 
 
-def of_layers(model: Any) -> str:
-    """What a model's input and first layers prove about its input; empty if nothing.
+def range_of_layers(model: Any) -> str:
+    """The input range that a model's input and first layers prove; empty for none.
 
     Args:
       model: A model of Keras 3 or tf-keras.
@@ -101,25 +101,25 @@ def of_layers(model: Any) -> str:
 
 
 def scaling_of_pixels(layer: Any) -> str:
-    """Describes a layer that can only take pixels; empty if it is another layer.
+    """Describes a first layer that proves that the input is pixels; empty for others.
 
     Args:
       layer: A layer of Keras 3 or tf-keras that takes the model's input.
     """
     kind = type(layer).__name__
     if kind == "Rescaling":
-        scale = _largest(getattr(layer, "scale", 1))
+        scale = _largest_magnitude(getattr(layer, "scale", 1))
         return f"Rescaling({scale:.4g})" if scale < _PIXEL_SCALE else ""
     mean = getattr(layer, "mean", None) if kind == "Normalization" else None
-    if mean is not None and _largest(mean) > _PIXEL_MEAN:
+    if mean is not None and _largest_magnitude(mean) > _PIXEL_MEAN:
         return "Normalization of pixels"
     return ""
 
 
-def normalization(
+def normalization_of_range(
     input_range: str, mean: Sequence[float] | None
 ) -> tuple[tuple[float, ...] | None, float]:
-    """The channel means and the divisor that turn pixels into a model's input.
+    """The means and the divisor that turn pixels into a model's input range.
 
     Args:
       input_range: One of `facts.INPUT_RANGES`.
@@ -134,7 +134,7 @@ def normalization(
 
 
 def _first_layers(model: Any) -> Iterator[Any]:
-    """A model's layers in order; a model inside it is replaced by its own layers."""
+    """The layers that may prove the input range, in order, also those in a model."""
     for layer in getattr(model, "layers", ()):
         if getattr(layer, "layers", None):
             yield from _first_layers(layer)
@@ -142,6 +142,6 @@ def _first_layers(model: Any) -> Iterator[Any]:
             yield layer
 
 
-def _largest(value: Any) -> float:
-    """The largest absolute value of an array."""
+def _largest_magnitude(value: Any) -> float:
+    """The largest absolute value of what a layer scales or subtracts."""
     return float(np.max(np.abs(np.asarray(value, np.float64)), initial=0.0))

@@ -106,7 +106,7 @@ class LossConfig:
 
 
 def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
-    """The loss of a config.
+    """Builds the loss function of a config.
 
     Returns:
       A function ``(outputs, labels, *, normalize=True, batch_labels=None)`` that
@@ -134,13 +134,14 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
         normalize: bool = True,
         batch_labels: Tensors | None = None,
     ) -> dict[str, tf.Tensor]:
+        """The losses by example of a batch, as `build` describes them."""
         whole = labels if batch_labels is None else batch_labels
         result = {}
         for name in names:
             parts = _PARTS[name]
-            known = _known(labels, config)
+            known = _known_labels(labels, config)
             values = parts.losses(outputs, known, config)
-            factors = _weights(name, labels, config, values.dtype)
+            factors = _example_weights(name, labels, config, values.dtype)
             if normalize:
                 factors *= _normalizer(name, whole, config, values.dtype)
             else:
@@ -174,7 +175,7 @@ def weighs_by_batch(config: LossConfig) -> bool:
     return any(weight != 1 for weight in weights)
 
 
-class _Parts(NamedTuple):
+class _LossParts(NamedTuple):
     """What the loss of a label consists of; each attribute is ``[B]``.
 
     Attributes:
@@ -188,18 +189,18 @@ class _Parts(NamedTuple):
     terms: Callable[[Tensors, LossConfig, tf.DType], tf.Tensor]
 
 
-def _known(labels: Tensors, config: LossConfig) -> Tensors:
-    """The labels, with 0 in place of the missing ones."""
+def _known_labels(labels: Tensors, config: LossConfig) -> Tensors:
+    """The labels of a loss, with 0 in place of the missing ones."""
     if not config.masks:
         return labels
     return {name: tf.maximum(value, 0) for name, value in labels.items()}
 
 
-def _weights(
+def _example_weights(
     name: str, labels: Tensors, config: LossConfig, dtype: tf.DType
 ) -> tf.Tensor:
-    """Class weights of the examples, ``[B]``; 0 for those without this label."""
-    weights = _PARTS[name].weights(_known(labels, config), config, dtype)
+    """The weights of examples in a loss, ``[B]``; 0 for those without this label."""
+    weights = _PARTS[name].weights(_known_labels(labels, config), config, dtype)
     if config.masks:
         weights *= tf.cast(labels[name] >= 0, dtype)
     return weights
@@ -208,28 +209,34 @@ def _weights(
 def _normalizer(
     name: str, labels: Tensors, config: LossConfig, dtype: tf.DType
 ) -> tf.Tensor:
-    """Number of examples, divided by the sum of the weights of all their terms."""
-    total = _weights(name, labels, config, dtype)
+    """What a loss is multiplied by, so that the weights of its terms are 1 on average.
+
+    It is the number of examples, divided by the sum of the weights of all their terms.
+    """
+    total = _example_weights(name, labels, config, dtype)
     examples = tf.cast(tf.size(total), dtype)
-    total *= _PARTS[name].terms(_known(labels, config), config, dtype)
+    total *= _PARTS[name].terms(_known_labels(labels, config), config, dtype)
     # If all weights of a batch are 0, its losses are also 0, and not NaN.
     return tf.math.divide_no_nan(examples, tf.reduce_sum(total))
 
 
 def _gender_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Binary cross-entropy, from logits if possible, because these do not saturate."""
+    """The gender loss of each example: binary cross-entropy.
+
+    It comes from logits if possible, because these do not saturate.
+    """
     del config
     if "gender_logits" in outputs:
-        logits = _flat(outputs["gender_logits"])
+        logits = _flat_vector(outputs["gender_logits"])
         target = tf.cast(labels["gender"], logits.dtype)
         return tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=logits)
-    probability = _flat(outputs["gender_output"])
+    probability = _flat_vector(outputs["gender_output"])
     probability = tf.clip_by_value(probability, _EPSILON, 1 - _EPSILON)
     return -tf.math.log(tf.where(labels["gender"] > 0, probability, 1 - probability))
 
 
 def _gender_weights(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
-    """The class weight of each example's gender."""
+    """The class weight of each example in the gender loss."""
     weights = tf.constant(config.class_weights, dtype)
     return tf.gather(weights, tf.cast(labels["gender"], tf.int32))
 
@@ -246,23 +253,27 @@ def _age_losses(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Ten
 
 
 def _age_weights(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
-    """The class weight of each example's age."""
+    """The class weight of each example in the age loss."""
     if not config.age_weights:
         return tf.ones_like(labels["age"], dtype)
-    return tf.gather(tf.constant(config.age_weights, dtype), _classes(labels, config))
+    return tf.gather(
+        tf.constant(config.age_weights, dtype), _age_classes(labels, config)
+    )
 
 
 def _age_terms(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
-    """1; for CORN, the number of questions that apply to an example."""
+    """How many terms each example has in the age loss: 1; for CORN, its questions."""
     if config.age_head != "corn":
         return tf.ones_like(labels["age"], dtype)
-    asked = tf.minimum(_classes(labels, config) + 1, config.max_age - config.min_age)
+    asked = tf.minimum(
+        _age_classes(labels, config) + 1, config.max_age - config.min_age
+    )
     return tf.cast(asked, dtype)
 
 
 _PARTS = {
-    "age": _Parts(_age_losses, _age_weights, _age_terms),
-    "gender": _Parts(_gender_losses, _gender_weights, _gender_terms),
+    "age": _LossParts(_age_losses, _age_weights, _age_terms),
+    "gender": _LossParts(_gender_losses, _gender_weights, _gender_terms),
 }
 
 
@@ -271,7 +282,7 @@ def _regression(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Ten
 
     Huber, "Robust estimation of a location parameter", 1964, with `HUBER_DELTA`.
     """
-    age = _flat(outputs["age_output"])
+    age = _flat_vector(outputs["age_output"])
     error = tf.abs(age - tf.cast(labels["age"], age.dtype))
     if config.age_loss == "mse":
         return tf.square(error)
@@ -290,7 +301,8 @@ def _softmax_expectation(
     single image without facial landmarks", IJCV 2018 (DEX).
     """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=_classes(labels, config), logits=_at_least_float32(outputs["age_logits"])
+        labels=_age_classes(labels, config),
+        logits=_at_least_float32(outputs["age_logits"]),
     )
 
 
@@ -301,8 +313,8 @@ def _dldl(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     ambiguity", IEEE TIP 2017.  Its width is `DLDL_SIGMA`.
     """
     logits = _at_least_float32(outputs["age_logits"])
-    distance = _distance(labels, config, logits.dtype)
-    return _divergence(-0.5 * tf.square(distance / DLDL_SIGMA), logits)
+    distance = _distance_in_years(labels, config, logits.dtype)
+    return _softmax_divergence(-0.5 * tf.square(distance / DLDL_SIGMA), logits)
 
 
 def _dldl_v2(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
@@ -311,7 +323,7 @@ def _dldl_v2(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor
     Gao, Zhou, Wu and Geng, "Age estimation using expectation of label distribution
     learning", IJCAI 2018.
     """
-    age = _flat(outputs["age_output"])
+    age = _flat_vector(outputs["age_output"])
     error = tf.abs(age - tf.cast(labels["age"], age.dtype))
     return _dldl(outputs, labels, config) + DLDL_V2_WEIGHT * error
 
@@ -324,7 +336,7 @@ def _mean_variance(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.
     """
     logits = _at_least_float32(outputs["age_logits"])
     share = tf.nn.softmax(logits)
-    ages = _ages(config, logits.dtype)
+    ages = _ages_of_classes(config, logits.dtype)
     mean = tf.reduce_sum(share * ages, axis=1, keepdims=True)
     variance = tf.reduce_sum(share * tf.square(ages - mean), axis=1)
     error = mean[:, 0] - tf.cast(labels["age"], logits.dtype)
@@ -342,7 +354,9 @@ def _sord(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
     absolute difference as the metric.
     """
     logits = _at_least_float32(outputs["age_logits"])
-    return _divergence(-tf.abs(_distance(labels, config, logits.dtype)), logits)
+    return _softmax_divergence(
+        -tf.abs(_distance_in_years(labels, config, logits.dtype)), logits
+    )
 
 
 def _orcnn(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
@@ -396,42 +410,48 @@ _AGE_LOSSES: dict[str, Callable[..., tf.Tensor]] = {
 }
 
 
-def _divergence(target_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Kullback-Leibler divergence ``[B]`` of two softmax distributions."""
+def _softmax_divergence(target_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The loss of two softmax distributions: Kullback-Leibler divergence ``[B]``."""
     log_target = tf.nn.log_softmax(target_logits)
     difference = log_target - tf.nn.log_softmax(logits)
     return tf.reduce_sum(tf.exp(log_target) * difference, axis=1)
 
 
 def _rank_terms(outputs: Tensors, labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Cross-entropy ``[B, K - 1]`` of "older than min_age + k?"."""
+    """The losses ``[B, K - 1]`` of rank heads: of each "older than min_age + k?"."""
     logits = _at_least_float32(outputs["age_logits"])
-    older = tf.sequence_mask(_classes(labels, config), logits.shape[1], logits.dtype)
+    older = tf.sequence_mask(
+        _age_classes(labels, config), logits.shape[1], logits.dtype
+    )
     return tf.nn.sigmoid_cross_entropy_with_logits(labels=older, logits=logits)
 
 
-def _classes(labels: Tensors, config: LossConfig) -> tf.Tensor:
-    """Classes, int32 ``[B]``; an age outside the range gets the nearest class."""
+def _age_classes(labels: Tensors, config: LossConfig) -> tf.Tensor:
+    """The classes of ages in a loss, int32 ``[B]``: the nearest for an age outside."""
     index = tf.cast(tf.round(labels["age"]), tf.int32) - config.min_age
     return tf.clip_by_value(index, 0, config.max_age - config.min_age)
 
 
-def _ages(config: LossConfig, dtype: tf.DType) -> tf.Tensor:
-    """Years of the classes, ``[1, K]``."""
+def _ages_of_classes(config: LossConfig, dtype: tf.DType) -> tf.Tensor:
+    """The years of the classes of a loss, ``[1, K]``."""
     ages = np.arange(config.min_age, config.max_age + 1)
     return tf.constant(ages[np.newaxis], dtype)
 
 
-def _distance(labels: Tensors, config: LossConfig, dtype: tf.DType) -> tf.Tensor:
-    """Years ``[B, K]`` from each label to each age of the range."""
-    return _ages(config, dtype) - tf.cast(labels["age"], dtype)[:, tf.newaxis]
+def _distance_in_years(
+    labels: Tensors, config: LossConfig, dtype: tf.DType
+) -> tf.Tensor:
+    """Years ``[B, K]`` from each label to each age of the range, for losses."""
+    return (
+        _ages_of_classes(config, dtype) - tf.cast(labels["age"], dtype)[:, tf.newaxis]
+    )
 
 
 def _at_least_float32(value: tf.Tensor) -> tf.Tensor:
-    """Outputs in float32, or in float64 as they are."""
+    """Outputs for a loss in float32, or in float64 as they are."""
     return value if value.dtype == tf.float64 else tf.cast(value, tf.float32)
 
 
-def _flat(value: tf.Tensor) -> tf.Tensor:
-    """Labels or outputs as one vector of float32."""
+def _flat_vector(value: tf.Tensor) -> tf.Tensor:
+    """Labels or outputs of a loss as one vector of float32."""
     return tf.reshape(_at_least_float32(value), [-1])

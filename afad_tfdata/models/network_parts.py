@@ -30,10 +30,11 @@ def convert_input(
     offset: Sequence[float],
     reverse: bool,
 ) -> keras.KerasTensor:
-    """Converts ``(x - mean) / 127.5`` to a backbone's range and order of channels.
+    """Adds the part of a network that converts its input to a backbone's.
 
-    It computes in float32 under every precision, because bfloat16 would round the 256
-    levels of a pixel.
+    The input is ``(x - mean) / 127.5``; a backbone expects another range and perhaps
+    another order of the channels.  The part computes in float32 under every precision,
+    because bfloat16 would round the 256 levels of a pixel.
 
     Args:
       image: float32 RGB ``[n, h, w, 3]``.
@@ -60,15 +61,15 @@ def convert_input(
     if set(scale) == {1.0} and set(offset) == {0.0}:
         return image
     layer = keras.layers.Rescaling(
-        _shortest(scale),
-        _shortest(offset),
+        _one_if_equal(scale),
+        _one_if_equal(offset),
         dtype="float32",
         name=CONVERSION_NAME,
     )
     return layer(image)
 
 
-def is_fixed(layer: keras.layers.Layer) -> bool:
+def is_input_conversion(layer: keras.layers.Layer) -> bool:
     """Whether a layer is the convolution of `convert_input`, which never changes."""
     return (
         layer.name == CONVERSION_NAME
@@ -80,7 +81,9 @@ def is_fixed(layer: keras.layers.Layer) -> bool:
 def decode_age(
     logits: keras.KerasTensor, head: str, min_age: int, max_age: int, *, dtype: str
 ) -> keras.KerasTensor:
-    """Adds ``age_output``: logits decoded to an age, as in `age_heads.decode`.
+    """Adds the part of a network that decodes logits to an age, ``age_output``.
+
+    It computes the same as `age_heads.decode`.
 
     Args:
       logits: ``[n, num_logits]``.
@@ -98,9 +101,9 @@ def decode_age(
         # Multiplied by the number of classes, because the sum is computed as a mean.
         ages = [float(count * age) for age in range(min_age, max_age + 1)]
         parts = keras.layers.Rescaling(ages, dtype=dtype, name="age_parts")(shares)
-        return _mean(parts, count, dtype=dtype, name="age_output")
-    older = _probabilities(logits, head, count, dtype=dtype)
-    mean = _mean(older, count, dtype=dtype, name="age_mean")
+        return _add_mean(parts, count, dtype=dtype, name="age_output")
+    older = _add_older_than(logits, head, count, dtype=dtype)
+    mean = _add_mean(older, count, dtype=dtype, name="age_mean")
     years = keras.layers.Rescaling(
         float(count), float(min_age), dtype=dtype, name="age_output"
     )
@@ -110,7 +113,7 @@ def decode_age(
 def add_biases(
     score: keras.KerasTensor, initial: Sequence[float], *, dtype: str, name: str
 ) -> keras.KerasTensor:
-    """Adds a trained bias for each threshold to one score.
+    """Adds the part of a network with a trained bias for each threshold.
 
     Args:
       score: ``[n, 1]``.
@@ -136,15 +139,15 @@ def add_biases(
     return keras.layers.Subtract(dtype=dtype, name=name)([scores, biases(ones)])
 
 
-def _shortest(values: Sequence[float]) -> float | list[float]:
-    """One number for equal ones, because freezing removes ``* 1`` and ``+ 0``."""
+def _one_if_equal(values: Sequence[float]) -> float | list[float]:
+    """One number for equal ones in a part, as freezing removes ``* 1`` and ``+ 0``."""
     return values[0] if len(set(values)) == 1 else list(values)
 
 
-def _probabilities(
+def _add_older_than(
     logits: keras.KerasTensor, head: str, count: int, *, dtype: str
 ) -> keras.KerasTensor:
-    """Probabilities of being older than each threshold, ``[n, count]``."""
+    """Adds the part with the probabilities of being older than each threshold."""
     if head != "corn":
         return keras.layers.Activation("sigmoid", dtype=dtype, name="age_older")(logits)
     # Each of CORN's logits is of "older than k, given older than k - 1".  The
@@ -162,9 +165,9 @@ def _probabilities(
     return keras.layers.Activation("exponential", dtype=dtype, name="age_older")(x)
 
 
-def _mean(
+def _add_mean(
     values: keras.KerasTensor, count: int, *, dtype: str, name: str
 ) -> keras.KerasTensor:
-    """The mean of ``[n, count]`` over its columns, ``[n, 1]``."""
+    """Adds the part with the mean of ``[n, count]`` over its columns, ``[n, 1]``."""
     x = keras.layers.Reshape((count, 1), dtype=dtype, name=f"{name}_column")(values)
     return keras.layers.GlobalAveragePooling1D(dtype=dtype, name=name)(x)

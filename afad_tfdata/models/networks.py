@@ -519,7 +519,7 @@ def _fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
     They are recognised without the model's facts, because a model that Keras itself
     loaded has no facts.
     """
-    return [layer for layer in model.layers if network_parts.is_fixed(layer)]
+    return [layer for layer in model.layers if network_parts.is_input_conversion(layer)]
 
 
 def _output_names(model: keras.Model) -> list[str]:

@@ -2,7 +2,7 @@
 
 ::
 
-    output_checks.check({"gender": probabilities}, what="face.keras")
+    output_checks.check_predictions({"gender": probabilities}, what="face.keras")
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _FAR_OFF, _ONE_SIDED = 10.0, 0.95
 _ROUNDING = 1e-5
 
 
-def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
-    """Refuses predictions that cannot be right.
+def check_predictions(values: Mapping[str, np.ndarray], *, what: str) -> None:
+    """Checks predictions, and refuses those that cannot be right.
 
     Args:
       values: Predictions by label, ``age`` in years or ``gender`` as probabilities.
@@ -35,7 +35,7 @@ def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
       DataError: A value is NaN or infinite, or a probability is outside [0, 1].
     """
     for label, array in values.items():
-        wrong = np.ravel(array)[_is_wrong(label, np.ravel(array))]
+        wrong = np.ravel(array)[_wrong_values(label, np.ravel(array))]
         if len(wrong):
             raise errors.DataError(
                 f"the {label} output of {what} is wrong for {len(wrong)} of"
@@ -45,7 +45,7 @@ def check(values: Mapping[str, np.ndarray], *, what: str) -> None:
 
 
 def doubt_about_ages(predicted: np.ndarray, labels: np.ndarray | None = None) -> str:
-    """Why predicted ages may be in another unit than years; empty if they may not.
+    """Why ages that a model predicts may be no years; empty if they may be.
 
     A model of another program may predict shares of 100 years, normalised ages, months
     or numbers of classes, and nothing in it says so.
@@ -79,21 +79,21 @@ def doubt_about_ages(predicted: np.ndarray, labels: np.ndarray | None = None) ->
 
 
 def fault(label: str, value: float) -> str:
-    """Why a prediction cannot be right; empty if nothing is wrong with it.
+    """Why a model's output cannot be right; empty if nothing is wrong with it.
 
     Args:
       label: ``age`` or ``gender``.
       value: Its prediction.
     """
-    if not _is_wrong(label, np.asarray(value)):
+    if not _wrong_values(label, np.asarray(value)):
         return ""
     if not np.isfinite(value):
         return f"the {label} is {value:.3g}, which is not finite"
     return f"the {label} is {value:.3g}, which is no probability in [0, 1]"
 
 
-def _is_wrong(label: str, values: np.ndarray) -> np.ndarray:
-    """Bools in the shape of the values."""
+def _wrong_values(label: str, values: np.ndarray) -> np.ndarray:
+    """Which of a model's outputs cannot be right: bools in the shape of the values."""
     good = np.isfinite(values)
     if label == "gender":
         good &= (values >= -_ROUNDING) & (values <= 1 + _ROUNDING)

@@ -65,7 +65,7 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
             purpose=f"{path}, whose backbone is of keras-hub,",
         )
     # Keras finds the layers of old files only after this import has registered them.
-    from afad_tfdata.models import keras_layers  # noqa: F401
+    from afad_tfdata.models import layers_of_0_1_0  # noqa: F401
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
@@ -277,7 +277,11 @@ def transfer(
     by_name = {layer.name: layer for layer in source.layers if layer is not theirs}
     for layer in target.layers:
         # The fixed layer of the target depends on the target's mean.
-        if layer is ours or not layer.weights or network_parts.is_fixed(layer):
+        if (
+            layer is ours
+            or not layer.weights
+            or network_parts.is_input_conversion(layer)
+        ):
             continue
         other = by_name.get(layer.name)
         if other is None:

@@ -12,7 +12,7 @@ from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import (
     age_heads,
     backbones,
-    keras_layers,
+    layers_of_0_1_0,
     network_parts,
     networks,
     saved,
@@ -105,7 +105,7 @@ def test_heads_decode_what_the_formula_says(head):
     found = model(logits)
     assert found.shape == (66, 1)
     np.testing.assert_allclose(found, expected, atol=3e-5)
-    ours = keras_layers.AgeDecoder(head, low, high)(tf.constant(logits))
+    ours = layers_of_0_1_0.AgeDecoder(head, low, high)(tf.constant(logits))
     np.testing.assert_allclose(found, ours, atol=3e-5)
 
 

@@ -53,7 +53,7 @@ class InputConversion(keras.layers.Layer):
         self.info = dict(info or {})
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Converts float32 images ``[n, h, w, 3]``."""
+        """Converts float32 images ``[n, h, w, 3]``, as in version 0.1.0."""
         # An identity adds no operation, so that frozen graphs stay small.
         if self.reverse:
             images = tf.reverse(images, [-1])
@@ -64,11 +64,11 @@ class InputConversion(keras.layers.Layer):
         return images
 
     def compute_output_shape(self, input_shape: _Shape) -> _Shape:
-        """The shape of the result of `call`."""
+        """The shape of what this layer of version 0.1.0 returns."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of ``__init__``, for a saved file."""
+        """The arguments of ``__init__``, as files of version 0.1.0 have them."""
         return {
             **super().get_config(),
             "scale": self.scale,
@@ -90,20 +90,20 @@ class AgeDecoder(keras.layers.Layer):
 
     def __init__(self, head: str, min_age: int, max_age: int, **kwargs: Any) -> None:
         # In bfloat16, an age of 40 years would be rounded to a quarter of a year.
-        kwargs["dtype"] = _at_least_float32(kwargs.get("dtype"))
+        kwargs["dtype"] = _dtype_of_layer(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.head, self.min_age, self.max_age = head, int(min_age), int(max_age)
 
     def call(self, logits: tf.Tensor) -> tf.Tensor:
-        """Decodes ``[n, num_logits]``."""
+        """Decodes logits ``[n, num_logits]``, as a layer of version 0.1.0."""
         return age_heads.decode(logits, self.head, self.min_age, self.max_age)
 
     def compute_output_shape(self, input_shape: _Shape) -> _Shape:
-        """The shape of the result of `call`."""
+        """The shape of what this layer of version 0.1.0 returns."""
         return (input_shape[0], 1)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of ``__init__``, for a saved file."""
+        """The arguments of ``__init__``, as files of version 0.1.0 have them."""
         return {
             **super().get_config(),
             "head": self.head,
@@ -121,12 +121,12 @@ class RankBias(keras.layers.Layer):
     """
 
     def __init__(self, initial: Sequence[float], **kwargs: Any) -> None:
-        kwargs["dtype"] = _at_least_float32(kwargs.get("dtype"))
+        kwargs["dtype"] = _dtype_of_layer(kwargs.get("dtype"))
         super().__init__(**kwargs)
         self.initial = [float(v) for v in initial]
 
     def build(self, input_shape: _Shape) -> None:
-        """Creates the biases."""
+        """Creates the biases of this layer of version 0.1.0."""
         del input_shape
         self.bias = self.add_weight(
             name="bias",
@@ -135,15 +135,15 @@ class RankBias(keras.layers.Layer):
         )
 
     def call(self, score: tf.Tensor) -> tf.Tensor:
-        """Adds the biases to ``[n, 1]``."""
+        """Adds the biases to a score ``[n, 1]``, as a layer of version 0.1.0."""
         return score + tf.convert_to_tensor(self.bias)
 
     def compute_output_shape(self, input_shape: _Shape) -> _Shape:
-        """The shape of the result of `call`."""
+        """The shape of what this layer of version 0.1.0 returns."""
         return (input_shape[0], len(self.initial))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of ``__init__``, for a saved file."""
+        """The arguments of ``__init__``, as files of version 0.1.0 have them."""
         return {**super().get_config(), "initial": self.initial}
 
 
@@ -165,12 +165,12 @@ class InitialBias(keras.initializers.Initializer):
         return tf.constant(self.values, dtype or "float32", shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of ``__init__``, for a saved file."""
+        """The arguments of ``__init__``, as files of version 0.1.0 have them."""
         return {"values": self.values}
 
 
-def _at_least_float32(dtype: Any) -> str:
-    """``float64`` for a float64 policy, else ``float32``.
+def _dtype_of_layer(dtype: Any) -> str:
+    """The dtype of layers of version 0.1.0: float64 for its policy, else float32.
 
     Args:
       dtype: A policy, its name, its serialized form, or None.
