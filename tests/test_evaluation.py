@@ -12,7 +12,7 @@ from afad_tfdata import evaluation, models
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.evaluating import evaluation_pictures, stored_predictions
-from afad_tfdata.models import facts, saved
+from afad_tfdata.models import facts, model_weights
 from afad_tfdata.reading import index_loading
 from afad_tfdata.storage import schema
 
@@ -269,14 +269,14 @@ def test_a_model_in_half_precision_is_evaluated_in_float32(sample_records, tmp_p
     path = str(tmp_path / "half.keras")
     models.save(model, path, class_names=("male", "female"))
     seen = []
-    rebuild = saved.rebuild_float32
+    rebuild = model_weights.rebuild_float32
 
     def spy(value):
         seen.append(rebuild(value))
         return seen[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saved, "rebuild_float32", spy)
+        patch.setattr(model_weights, "rebuild_float32", spy)
         evaluation.evaluate(
             evaluation.EvaluateConfig(
                 model=path,

@@ -42,13 +42,13 @@ def copy(tmp_path, monkeypatch):
 @pytest.fixture
 def small_networks(monkeypatch):
     """The few channels of the old networks, as make.py set them."""
-    hidden = networks._hidden
+    hidden = networks._add_hidden_layer
 
     def few_units(x, name, config):
         return hidden(x, name, dataclasses.replace(config, hidden_units=8))
 
     monkeypatch.setattr(backbones, "_SMALL_CHANNELS", (4, 4, 8, 8, 8))
-    monkeypatch.setattr(networks, "_hidden", few_units)
+    monkeypatch.setattr(networks, "_add_hidden_layer", few_units)
 
 
 @pytest.mark.parametrize("records_dir", _FORMATS)

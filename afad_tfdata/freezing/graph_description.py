@@ -304,7 +304,7 @@ def _describe_fetches(
             "label": label,
             "dtype": "float32",
             "shape": [None, *(int(side) for side in outputs[label].shape[1:])],
-            "meaning": facts.meaning(label, class_names),
+            "meaning": facts.meaning_of_output(label, class_names),
         }
         for label, name in frozen.fetches.items()
     ]

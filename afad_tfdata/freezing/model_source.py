@@ -22,7 +22,7 @@ import numpy as np
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import untrusted_graphs
-from afad_tfdata.models import facts, input_range, keras2_files
+from afad_tfdata.models import facts, input_range, keras2_files, model_weights
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
@@ -146,9 +146,7 @@ def from_model(
       UsageError: Its input or outputs are not those of a face model.
       DataError: Its weights are not finite.
     """
-    from afad_tfdata.models import saved
-
-    saved.check_finite(
+    model_weights.check_finite(
         # tf-keras names a variable by `name`, Keras 3 by `path`.
         ((getattr(v, "path", v.name), np.asarray(v)) for v in model.variables),
         origin=origin,
@@ -233,9 +231,9 @@ def _load_model_file(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
     if kind in (".h5", ".hdf5") and keras2_files.keras_version(path) < 3:
         return keras2_files.load_model(path, unsafe=unsafe)
     if kind in (".keras", ".h5", ".hdf5"):
-        from afad_tfdata.models import saved
+        from afad_tfdata.models import model_files
 
-        return saved.load(path, unsafe=unsafe)
+        return model_files.load(path, unsafe=unsafe)
     raise errors.UsageError(
         "--model takes a .keras or .h5 file, a step-*.ckpt, a SavedModel or a run"
         f" directory; got {path}"
@@ -247,9 +245,7 @@ def _model_in_float32(model: Any) -> Any:
     if not keras2_files.HALF_POLICY.search(json.dumps(model.get_config(), default=str)):
         return model
     if isinstance(model, keras.Model):
-        from afad_tfdata.models import saved
-
-        return saved.rebuild_float32(model)
+        return model_weights.rebuild_float32(model)
     return keras2_files.in_float32(model)
 
 

@@ -11,22 +11,20 @@ A model's input is ``root_input``: float32 RGB ``[n, size, size, 3]`` with the v
 this package import the modules in this folder directly.
 """
 
+from afad_tfdata.models.facts import network_of as info
+from afad_tfdata.models.model_files import load, save
+from afad_tfdata.models.model_weights import copy_weights, rebuild_float32
+from afad_tfdata.models.model_weights import transfer_weights as transfer
 from afad_tfdata.models.networks import (
-    DEFAULT_TRAINABLE_LAYERS,
     INPUT_NAME,
-    STAGES,
     ModelConfig,
     build_model,
-    set_trainable,
     training_model,
 )
-from afad_tfdata.models.saved import (
-    copy_weights,
-    info,
-    load,
-    rebuild_float32,
-    save,
-    transfer,
+from afad_tfdata.models.trainable_layers import (
+    DEFAULT_TRAINABLE_LAYERS,
+    STAGES,
+    set_trainable,
 )
 
 __all__ = [

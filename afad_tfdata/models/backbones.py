@@ -23,7 +23,7 @@ import numpy as np
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.images import tensor_preprocessing
-from afad_tfdata.models import hub_backbones, keras2_files, saved
+from afad_tfdata.models import hub_backbones, keras2_files, model_files
 from afad_tfdata.storage import hdf5
 
 # Channels of the convolution of each block.  The first block has stride 2.  The blocks
@@ -71,7 +71,7 @@ class Conversion(NamedTuple):
 
 
 def names() -> list[str]:
-    """Every name that `build` takes, without the presets of keras-hub."""
+    """Names of the backbones that `build` takes, without the presets of keras-hub."""
     applications = [
         name
         for name in dir(keras.applications)
@@ -100,7 +100,7 @@ def check_name(name: str) -> None:
 def build(
     name: str, size: int, *, raw_input: bool, stem_halvings: int = 1
 ) -> keras.Model:
-    """A backbone with random weights.
+    """Builds a backbone with random weights.
 
     Args:
       name: One of `names()`, or a preset of keras-hub.
@@ -124,12 +124,12 @@ def build(
                 f"--image_size={size}: --backbone={name} needs at least"
                 f" {smallest} pixels"
             )
-        return _small(name, size, stem_halvings)
+        return _small_backbone(name, size, stem_halvings)
     if hub_backbones.is_preset(name):
         return hub_backbones.build(name, size)
     constructor = getattr(keras.applications, name)
     kwargs = {}
-    if not raw_input and _has_option(constructor, "include_preprocessing"):
+    if not raw_input and _constructor_has_option(constructor, "include_preprocessing"):
         kwargs["include_preprocessing"] = False
     try:
         backbone = constructor(
@@ -145,14 +145,14 @@ def build(
             f" ({errors.one_line(error)})"
         ) from error
     if _EFFICIENTNET.match(name):
-        _neutralise(backbone)
+        _neutralise_normalization(backbone)
     return backbone
 
 
-def conversion(
+def input_conversion(
     name: str, normalization: str, mean: tuple[float, ...] | None
 ) -> Conversion:
-    """The map between ``root_input`` and a backbone.
+    """The map from ``root_input`` to a backbone's input.
 
     Args:
       name: As for `build`.
@@ -177,8 +177,8 @@ def conversion(
     scale = matrix.sum(axis=1)  # Each row has one entry.
     seen = np.asarray(mean, np.float64)[:: -1 if reverse else 1]
     return Conversion(
-        scale=_triple(tensor_preprocessing.DIVISOR * scale * inside),
-        offset=_triple((scale * seen + constant) * inside),
+        scale=_channel_floats(tensor_preprocessing.DIVISOR * scale * inside),
+        offset=_channel_floats((scale * seen + constant) * inside),
         reverse=reverse,
     )
 
@@ -220,7 +220,7 @@ def load_imagenet(backbone: keras.Model, name: str) -> None:
         socket.setdefaulttimeout(before)
     backbone.set_weights(donor.get_weights())
     if _EFFICIENTNET.match(name):
-        _neutralise(backbone)
+        _neutralise_normalization(backbone)
 
 
 def load_file(backbone: keras.Model, name: str, path: str) -> None:
@@ -241,11 +241,11 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
             f"--weights={path}: there is no such file (imagenet, none, or a path to"
             " .h5, .weights.h5 or .keras)"
         )
-    is_model = path.endswith(".keras") or _is_model(path)
+    is_model = path.endswith(".keras") or _is_whole_model(path)
     if not path.endswith(".keras") and keras2_files.copy_backbone(path, backbone):
         pass  # A flat model, as the original project saved it, or its weights.
     elif is_model:
-        _copy_from_model(backbone, name, path, saved.load(path))
+        _copy_from_model(backbone, name, path, model_files.load(path))
     else:
         # If a file lacks some weights, Keras only warns and skips them.  They are
         # therefore set to NaN first, which shows afterwards.
@@ -265,11 +265,11 @@ def load_file(backbone: keras.Model, name: str, path: str) -> None:
                 f" backbone ({errors.one_line(error)})"
             ) from error
     if _EFFICIENTNET.match(name):
-        _neutralise(backbone)
+        _neutralise_normalization(backbone)
 
 
-def _small(name: str, size: int, stem_halvings: int) -> keras.Model:
-    """Five convolutions with normalisation, ReLU and pooling: 0.2 million weights.
+def _small_backbone(name: str, size: int, stem_halvings: int) -> keras.Model:
+    """Builds a small backbone: five convolutions with 0.2 million weights.
 
     Group normalisation (Wu and He, ECCV 2018) looks at one example at a time, so that
     the results of a batch do not change when it is divided over replicas.
@@ -301,9 +301,9 @@ def _small(name: str, size: int, stem_halvings: int) -> keras.Model:
 
 
 def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix ``[3, 3]`` and constant ``[3]`` of what a network's weights expect."""
+    """Matrix ``[3, 3]`` and constant ``[3]`` of what a backbone's weights expect."""
     if hub_backbones.is_preset(name):
-        found = _affine_map(hub_backbones.image_converter(name))
+        found = _affine_map_of(hub_backbones.image_converter(name))
         if found is None:
             raise errors.UsageError(
                 f"--backbone={name}: the preset's image converter is no factor and"
@@ -311,12 +311,14 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
                 " repeat; take another preset, or --normalization=original"
             )
         return found
-    if _has_option(getattr(keras.applications, name), "include_preprocessing"):
+    if _constructor_has_option(
+        getattr(keras.applications, name), "include_preprocessing"
+    ):
         return np.eye(3), np.zeros(3)  # The network preprocesses inside.
     for module in vars(keras.applications).values():
         # Each module of keras.applications contains networks and their preprocessing.
         if inspect.ismodule(module) and hasattr(module, name):
-            found = _affine_map(module.preprocess_input)
+            found = _affine_map_of(module.preprocess_input)
             if found is not None:
                 return found
     raise errors.UsageError(
@@ -325,10 +327,10 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _affine_map(
+def _affine_map_of(
     function: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Matrix and constant of a preprocessing; None if `Conversion` cannot be it."""
+    """Matrix and constant of a backbone's preprocessing; None if it has others."""
     # Black and the three pure colours determine an affine map; the others, and that the
     # size stays the same, show whether it is one.
     others = np.array([[255.0, 255.0, 255.0], [200.0, 100.0, 30.0]])
@@ -350,11 +352,11 @@ def _affine_map(
     return matrix, out[0]
 
 
-def _neutralise(backbone: keras.Model) -> None:
-    """Turns the normalisation inside an EfficientNet into an identity.
+def _neutralise_normalization(backbone: keras.Model) -> None:
+    """Turns the normalisation inside an EfficientNet backbone into an identity.
 
     Raises:
-      UsageError: The network does not begin as `conversion` assumes.
+      UsageError: The network does not begin as `input_conversion` assumes.
     """
     divisions, normalizations = (
         [layer for layer in backbone.layers if isinstance(layer, kind)]
@@ -375,7 +377,7 @@ def _neutralise(backbone: keras.Model) -> None:
 def _copy_from_model(
     backbone: keras.Model, name: str, path: str, source: keras.Model
 ) -> None:
-    """Copies weights from the backbone inside of another model."""
+    """Copies weights to a backbone from the one inside of another model."""
     wanted = [tuple(w.shape) for w in backbone.weights]
     candidates = [layer for layer in source.layers if isinstance(layer, keras.Model)]
     for candidate in (*candidates, source):
@@ -388,8 +390,8 @@ def _copy_from_model(
     )
 
 
-def _is_model(path: str) -> bool:
-    """Whether an HDF5 file contains a whole model and not only weights."""
+def _is_whole_model(path: str) -> bool:
+    """Whether an HDF5 file for a backbone contains a whole model, not only weights."""
     import h5py
 
     try:
@@ -405,7 +407,7 @@ def _is_model(path: str) -> bool:
 
 
 def _download_advice(name: str, error: Exception) -> str:
-    """What to do if weights cannot be downloaded."""
+    """What to do if the weights of a backbone cannot be downloaded."""
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     directory = os.path.join(os.path.expanduser(home), "models")
     found = re.search(r"https?://\S+?\.h5", str(error))
@@ -425,12 +427,18 @@ def _download_advice(name: str, error: Exception) -> str:
     )
 
 
-def _has_option(constructor: Callable[..., keras.Model], name: str) -> bool:
+def _constructor_has_option(constructor: Callable[..., keras.Model], name: str) -> bool:
     """Whether the constructor of a backbone has an option."""
     return name in inspect.signature(constructor).parameters
 
 
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    """Three channel values as floats."""
+def _channel_floats(values: np.ndarray) -> tuple[float, float, float]:
+    """Three channel values of a backbone's input as floats."""
     r, g, b = (float(v) for v in values)
     return r, g, b
+
+
+def backbone_of(model: keras.Model) -> keras.Model | None:
+    """The backbone of a model of this package: the only model inside it, or None."""
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return nested[0] if len(nested) == 1 else None

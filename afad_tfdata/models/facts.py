@@ -4,7 +4,7 @@
 
     facts.of(model).class_names     # ("male", "female"); () if they are not known
     facts.attach(model, facts.Facts(class_names=("male", "female")))
-    facts.read_file("best.keras")   # what `saved.save` stored, without loading it
+    facts.read_file("best.keras")   # what `model_files.save` stored, without loading it
 
 They are stored as JSON: in a ``.keras`` file as the comment of its ZIP archive, in an
 ``.h5`` file as an attribute.  Keras ignores both, and therefore loads such files
@@ -92,7 +92,7 @@ class Facts:
             "decode": self.decode,
             "divisor": tensor_preprocessing.DIVISOR,
             "outputs": {
-                f"{label}_output": meaning(label, self.class_names)
+                f"{label}_output": meaning_of_output(label, self.class_names)
                 for label in _MEANINGS
                 if label in self.network.get("task", "")
             },
@@ -144,8 +144,8 @@ def from_dict(value: Any, *, where: str) -> Facts:
         ) from error
 
 
-def meaning(label: str, class_names: Sequence[str]) -> str:
-    """Meaning of an output: ``age in years`` or ``probability of female``."""
+def meaning_of_output(label: str, class_names: Sequence[str]) -> str:
+    """The fact what an output means: ``age in years`` or ``probability of female``."""
     second = class_names[1] if class_names else "class 1"
     return _MEANINGS[label].format(second)
 
@@ -277,7 +277,7 @@ def is_swapped(
     Raises:
       UsageError: The two names are not the same in both.
     """
-    first, second = _keys(names), _keys(others)
+    first, second = _comparable_names(names), _comparable_names(others)
     if first == second:
         return False
     if first == second[::-1]:
@@ -297,7 +297,7 @@ def chosen_class_names(
     what: str,
     flag: str = "--class_names",
 ) -> tuple[str, ...]:
-    """The class names of a model with a gender output.
+    """The class names of a model with a gender output, from its facts or the flag.
 
     Args:
       known: From its file; empty if it has none.
@@ -313,12 +313,12 @@ def chosen_class_names(
       UsageError: There are no names, or the flag gives the known ones in the reverse
         order.
     """
-    if known and given and _keys(known) == _keys(given)[::-1]:
+    if known and given and _comparable_names(known) == _comparable_names(given)[::-1]:
         raise errors.UsageError(
             f"{flag}={','.join(given)} contradicts {what}, which says"
             f" {','.join(known)}: leave the flag out"
         )
-    if known and (not given or _keys(known) == _keys(given)):
+    if known and (not given or _comparable_names(known) == _comparable_names(given)):
         return tuple(known)
     if given:
         return tuple(given)
@@ -330,8 +330,8 @@ def chosen_class_names(
 
 
 def check_class_names(names: Sequence[str], flag: str) -> None:
-    """Raises `UsageError` unless a flag names two classes, or none."""
-    if names and (len(names) != 2 or len({*_keys(names)} - {""}) != 2):
+    """Raises `UsageError` unless a flag names two classes of a model, or none."""
+    if names and (len(names) != 2 or len({*_comparable_names(names)} - {""}) != 2):
         raise errors.UsageError(
             f"{flag} takes the names of classes 0 and 1, such as male,female; got"
             f" {','.join(names)!r}"
@@ -340,6 +340,15 @@ def check_class_names(names: Sequence[str], flag: str) -> None:
         options.check_utf8(name, flag)
 
 
-def _keys(names: Sequence[str]) -> list[str]:
-    """Class names without spaces around them and without case."""
+def _comparable_names(names: Sequence[str]) -> list[str]:
+    """Class names in facts without spaces around them and without case."""
     return [name.strip().casefold() for name in names]
+
+
+def network_of(model: keras.Model) -> dict[str, Any]:
+    """The facts about a model's network, as plain values of `networks.ModelConfig`.
+
+    It is ``{}`` for any other model.  Instead of ``auto`` it has the value that was
+    chosen, and ``weights`` is ``none`` if none were loaded.
+    """
+    return dict(of(model).network)

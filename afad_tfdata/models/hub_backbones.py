@@ -74,7 +74,7 @@ def check_name(name: str) -> None:
 
 
 def build(name: str, size: int) -> keras.Model:
-    """The network of a preset with random weights, under the current dtype policy.
+    """Builds the backbone of a preset of keras-hub, with random weights.
 
     Args:
       name: `PREFIX` and the preset.
@@ -90,7 +90,7 @@ def build(name: str, size: int) -> keras.Model:
     """
     backbone = _backbone_of_preset(name, load_weights=False)
     _check_ends(backbone, name)
-    sides = _sides(backbone)
+    sides = _image_sides(backbone)
     if sides is None or sides == (size, size):
         return backbone
     try:
@@ -107,7 +107,7 @@ def build(name: str, size: int) -> keras.Model:
 
 
 def load_weights(backbone: keras.Model, name: str, size: int) -> None:
-    """Puts the weights of a preset into a backbone.
+    """Puts the weights of a preset of keras-hub into a backbone.
 
     Args:
       backbone: From `build`.
@@ -117,7 +117,7 @@ def load_weights(backbone: keras.Model, name: str, size: int) -> None:
     Raises:
       UsageError: The preset has no weights, or they do not fit the size.
     """
-    own = _sides(_backbone_of_preset(name, load_weights=False))
+    own = _image_sides(_backbone_of_preset(name, load_weights=False))
     shape = {} if own in (None, (size, size)) else {"image_shape": (size, size, 3)}
     try:
         donor = _backbone_of_preset(name, load_weights=True, **shape)
@@ -134,7 +134,7 @@ def load_weights(backbone: keras.Model, name: str, size: int) -> None:
 
 
 def image_converter(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns pixels ``[n, h, w, 3]`` in [0, 255] into what the weights expect.
+    """What turns pixels into what the weights of a preset of keras-hub expect.
 
     Args:
       name: As for `build`.
@@ -159,7 +159,7 @@ def image_converter(name: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def preset_facts(backbone: keras.Model, name: str) -> dict[str, Any]:
-    """What a backbone is: its ``class``, and ``config_sha256`` of its preset.
+    """What a backbone of keras-hub is: its ``class``, and its preset's digest.
 
     Args:
       backbone: From `build`.
@@ -171,14 +171,14 @@ def preset_facts(backbone: keras.Model, name: str) -> dict[str, Any]:
 
 
 def usual_pooling(backbone: keras.Model) -> str:
-    """The usual way to one vector of features: that of keras-hub's own classifiers."""
+    """The usual pooling of a backbone's features in keras-hub's own classifiers."""
     if len(backbone.output.shape) == 3 and _has_class_token(backbone):
         return "token"
     return "avg"
 
 
 def layers_with_blocks(backbone: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a backbone from bottom to top, with the blocks of an encoder.
+    """The layers of a backbone of keras-hub from the bottom, with an encoder's blocks.
 
     Keras sees a transformer as three layers: the input, the embedding and the encoder.
     Here each layer that contains others is replaced by these.
@@ -191,7 +191,7 @@ def layers_with_blocks(backbone: keras.Model) -> list[keras.layers.Layer]:
 
 
 def freeze_bottom(backbone: keras.Model, count: int) -> None:
-    """Lets all but the first `count` of `layers_with_blocks` train.
+    """Lets all but the bottom layers of a backbone of keras-hub train.
 
     Args:
       backbone: All its layers are trainable.
@@ -223,7 +223,7 @@ def freeze_bottom(backbone: keras.Model, count: int) -> None:
 
 
 def _inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that a layer of a backbone contains, such as an encoder's blocks."""
+    """The layers in a layer of a keras-hub backbone, such as an encoder's blocks."""
     # This method is private in Keras, but the only way to the layers in a layer.
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
@@ -243,7 +243,7 @@ def _keras_hub(name: str) -> types.ModuleType:
 def _backbone_of_preset(
     name: str, *, load_weights: bool, **changes: Any
 ) -> keras.Model:
-    """The network of a preset, as keras-hub builds it.
+    """The backbone of a preset, as keras-hub builds it.
 
     Args:
       name: `PREFIX` and the preset.
@@ -280,7 +280,7 @@ def _backbone_of_preset(
 
 
 def _refuse_outside(preset: str, name: str) -> None:
-    """Refuses weights that are links to other files of this machine."""
+    """Refuses a preset of keras-hub with links to other files of this machine."""
     import h5py
 
     for found in sorted(os.listdir(preset)):
@@ -299,7 +299,7 @@ def _refuse_outside(preset: str, name: str) -> None:
 
 
 def _check_ends(backbone: keras.Model, name: str) -> None:
-    """Raises `UsageError` unless a network takes one image and returns features."""
+    """Raises `UsageError` unless a keras-hub backbone maps one image to features."""
     kind = type(backbone).__name__
     # Several inputs are a dict or a list of shapes.
     shape = backbone.input_shape
@@ -316,14 +316,14 @@ def _check_ends(backbone: keras.Model, name: str) -> None:
         )
 
 
-def _sides(backbone: keras.Model) -> tuple[int, int] | None:
-    """Height and width of the images that a network takes; None if any."""
+def _image_sides(backbone: keras.Model) -> tuple[int, int] | None:
+    """Height and width of the images that a keras-hub backbone takes; None if any."""
     height, width = backbone.input_shape[1:3]
     return None if height is None or width is None else (height, width)
 
 
 def _has_class_token(backbone: keras.Model) -> bool:
-    """Whether a transformer's first token stands for the whole image."""
+    """Whether the first token of a keras-hub backbone stands for the whole image."""
     # Of all backbones, only ViT's configuration says it.
     own = getattr(backbone, "use_class_token", None)
     return type(backbone).__name__.startswith(_WITH_CLASS_TOKEN) if own is None else own
@@ -331,7 +331,7 @@ def _has_class_token(backbone: keras.Model) -> bool:
 
 @contextlib.contextmanager
 def _limited_downloads() -> Iterator[None]:
-    """Within it, a download of a preset that gets no answer fails after a while."""
+    """Within it, a download of a keras-hub preset without an answer fails in time."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECS)
     try:

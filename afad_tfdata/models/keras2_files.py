@@ -20,7 +20,7 @@ import numpy as np
 
 from afad_tfdata.common import errors, lazy_imports
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import saved
+from afad_tfdata.models import model_files
 from afad_tfdata.storage import hdf5
 
 # A dtype policy or dtype of half precision in a model's configuration as JSON text.
@@ -79,7 +79,7 @@ def load_model(path: str, *, unsafe: bool = False) -> Any:
     if not unsafe:
         # The code is refused before Keras reads the file, because Keras 2 has no safe
         # mode for .h5 files.
-        saved.refuse_code(saved.architecture(path), path)
+        model_files.refuse_code(model_files.architecture(path), path)
     try:
         return tf_keras.models.load_model(path, compile=False)
     except Exception as error:  # Layers of other programs make Keras raise anything.

@@ -171,3 +171,12 @@ def _add_mean(
     """Adds the part with the mean of ``[n, count]`` over its columns, ``[n, 1]``."""
     x = keras.layers.Reshape((count, 1), dtype=dtype, name=f"{name}_column")(values)
     return keras.layers.GlobalAveragePooling1D(dtype=dtype, name=name)(x)
+
+
+def fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The parts of a network of this package whose weights never change.
+
+    They are recognised without the model's facts, because a model that Keras itself
+    loaded has no facts.
+    """
+    return [layer for layer in model.layers if is_input_conversion(layer)]

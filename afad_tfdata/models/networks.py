@@ -17,30 +17,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.common.options import option
-from afad_tfdata.models import (
-    age_heads,
-    backbones,
-    facts,
-    hub_backbones,
-    network_parts,
-    saved,
-)
+from afad_tfdata.models import age_heads, backbones, facts, hub_backbones, network_parts
 from afad_tfdata.storage import schema
 
 INPUT_NAME = "root_input"
 NORMALIZATIONS = ("auto", "backbone", "original")
 POOLINGS = ("auto", "flatten", "avg", "token")
-STAGES = ("warmup", "tuning")
 
-# How many layers of a pre-trained backbone `tuning` trains by default, as in the
-# original project's recipe.
-DEFAULT_TRAINABLE_LAYERS = 4
 
 OUTPUTS = ("age_output", "gender_output", "age_logits", "gender_logits")
 
@@ -147,20 +135,6 @@ class ModelConfig:
             )
 
 
-class Trainable(NamedTuple):
-    """What a stage trains.
-
-    Attributes:
-      parameters: How many numbers change.
-      total: How many numbers the model has.
-      description: One line for the log.
-    """
-
-    parameters: int
-    total: int
-    description: str
-
-
 def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
     """Builds a network, under the current strategy scope and dtype policy.
 
@@ -179,7 +153,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
         weights are missing or do not fit.
     """
     backbones.check_name(config.backbone)
-    config = _resolve(config)
+    config = _without_auto(config)
     backbone = backbones.build(
         config.backbone,
         config.image_size,
@@ -197,14 +171,14 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
         backbones.load_imagenet(backbone, config.backbone)
     elif load_weights and config.weights != "none":
         backbones.load_file(backbone, config.backbone, config.weights)
-    conversion = backbones.conversion(
+    conversion = backbones.input_conversion(
         config.backbone, config.normalization, config.mean
     )
     image = keras.Input(
         (config.image_size, config.image_size, 3), dtype="float32", name=INPUT_NAME
     )
     x = backbone(network_parts.convert_input(image, **conversion._asdict()))
-    x = _pooled(x, config)
+    x = _add_pooling(x, config)
     labels = schema.labels_of(config.task)
     outputs = {}
     # Gender first: the age branch takes its output.
@@ -235,8 +209,8 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
     return model
 
 
-def _pooled(features: keras.KerasTensor, config: ModelConfig) -> keras.KerasTensor:
-    """A backbone's feature map or tokens as ``[n, channels]``.
+def _add_pooling(features: keras.KerasTensor, config: ModelConfig) -> keras.KerasTensor:
+    """Adds a network's pooling: a backbone's feature map or tokens to a vector.
 
     Raises:
       UsageError: There is no first token.
@@ -262,7 +236,9 @@ def _pooled(features: keras.KerasTensor, config: ModelConfig) -> keras.KerasTens
 def gender_branch(
     features: keras.KerasTensor, config: ModelConfig
 ) -> keras.KerasTensor:
-    """Adds dropout, two dense layers, ``gender_logits`` and ``gender_output``.
+    """Adds a network's gender branch: dropout, two dense layers, logits and output.
+
+    The last two layers are ``gender_logits`` and ``gender_output``.
 
     Args:
       features: ``[n, channels]``.
@@ -272,8 +248,8 @@ def gender_branch(
       The probability of class 1, ``[n, 1]``.
     """
     x = keras.layers.Dropout(config.gender_dropout, name="gender_dropout")(features)
-    x = _hidden(x, "gender_dense_1", config)
-    x = _hidden(x, "gender_dense_2", config)
+    x = _add_hidden_layer(x, "gender_dense_1", config)
+    x = _add_hidden_layer(x, "gender_dense_2", config)
     logits = keras.layers.Dense(1, dtype=_output_dtype(), name="gender_logits")(x)
     return keras.layers.Activation(
         "sigmoid", dtype=_output_dtype(), name="gender_output"
@@ -285,7 +261,9 @@ def age_branch(
     gender: keras.KerasTensor | None,
     config: ModelConfig,
 ) -> keras.KerasTensor:
-    """Adds dropout, two dense layers, ``age_logits`` (if any) and ``age_output``.
+    """Adds a network's age branch: dropout, two dense layers, logits and output.
+
+    The last layers are ``age_logits``, if the head has logits, and ``age_output``.
 
     Args:
       features: ``[n, channels]``.
@@ -296,12 +274,12 @@ def age_branch(
       The age in years, ``[n, 1]``.
     """
     x = keras.layers.Dropout(config.age_dropout, name="age_dropout")(features)
-    x = _hidden(x, "age_dense_1", config)
+    x = _add_hidden_layer(x, "age_dense_1", config)
     if gender is not None:
         # The gender joins after the first layer, because one column would have little
         # effect among the thousands of features before it.
         x = keras.layers.Concatenate(name="age_and_gender")([x, gender])
-    x = _hidden(x, "age_dense_2", config)
+    x = _add_hidden_layer(x, "age_dense_2", config)
     head, ages = config.age_head, (config.min_age, config.max_age)
     dtype = _output_dtype()
     if head == "regression":
@@ -331,7 +309,7 @@ def age_branch(
 
 
 def training_model(model: keras.Model) -> keras.Model:
-    """A model with the same variables that returns a dict, which includes the logits.
+    """A network with the same variables that returns a dict, including the logits.
 
     Args:
       model: From `build_model` or `load`, or a functional model of another program
@@ -361,107 +339,26 @@ def training_model(model: keras.Model) -> keras.Model:
 
 
 def stored_variables(model: keras.Model) -> list[keras.Variable]:
-    """The variables that a checkpoint contains: all except those that never change.
+    """The variables of a network for a checkpoint: all but those that never change.
 
     The list is the same as in version 0.1.0, whose networks had no fixed weights.
     """
-    fixed = {id(v) for layer in _fixed_layers(model) for v in layer.variables}
+    fixed = {
+        id(v) for layer in network_parts.fixed_layers(model) for v in layer.variables
+    }
     return [v for v in model.variables if id(v) not in fixed]
 
 
 def named_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """Outputs of a functional model or ``Sequential`` by name, in Keras' order.
+    """The outputs of a network or ``Sequential`` by name, in Keras' order.
 
     The name of an output is its key in a dict, or the name of its layer.
     """
     return dict(zip(_output_names(model), _flat_outputs(model), strict=True))
 
 
-def set_trainable(
-    model: keras.Model, stage: str, trainable_layers: int | None = None
-) -> Trainable:
-    """Sets which layers a stage trains.
-
-    Every stage trains the heads.  If the backbone is pre-trained, ``warmup`` trains
-    none of its layers, and ``tuning`` trains the top ones.  If it is not, it has no
-    weights to protect, and every stage trains the whole backbone unless
-    `trainable_layers` says otherwise.  A BatchNormalization that is not trained stays
-    in inference mode, and its statistics do not change.
-
-    Args:
-      model: From `build_model` or `saved.load`.  In a foreign model, the ``trainable``
-        flags of the layers decide what trains, and are not changed.
-      stage: One of `STAGES`.
-      trainable_layers: How many layers to train, counted from the top of the backbone
-        in ``backbone.layers``, where Keras also lists activations and additions, or in
-        `hub_backbones.layers_with_blocks`; -1 for all.  None means
-        `DEFAULT_TRAINABLE_LAYERS`, or all if nothing is pre-trained.
-
-    Returns:
-      The number of parameters that train, and a line for the log.
-
-    Raises:
-      UsageError: The stage is unknown, or the number of layers is below -1.
-    """
-    if stage not in STAGES:
-        raise errors.UsageError(
-            f"--stage: layers are set for {' or '.join(STAGES)}; got {stage!r}"
-        )
-    if trainable_layers is not None and trainable_layers < -1:
-        raise errors.UsageError(
-            f"--trainable_layers takes -1 (all) or a number of layers; got"
-            f" {trainable_layers}"
-        )
-    settings = saved.info(model)
-    if not settings:
-        what = "a model of your own trains as the trainable flags of its layers say"
-        return _describe(model, f"{stage}: {what}")
-    _set_flags(model, True)
-    for layer in _fixed_layers(model):
-        _set_flags(layer, False)
-    backbone = saved.backbone_of(model)
-    if backbone is None:
-        return _describe(model, f"{stage}: all layers train")
-    of_hub = hub_backbones.is_preset(settings["backbone"])
-    layers = hub_backbones.layers_with_blocks(backbone) if of_hub else backbone.layers
-    total = len(layers)
-    count, reason = _top_layers(settings["weights"] != "none", stage, trainable_layers)
-    count = total if count < 0 else min(count, total)
-    # The backbone's flag is set before those of its layers, because setting a model's
-    # flag also sets the flags of its layers.
-    _set_flags(backbone, count > 0)
-    if of_hub:
-        hub_backbones.freeze_bottom(backbone, total - count)
-    else:
-        for layer in layers[: total - count]:
-            _set_flags(layer, False)
-    name = settings["backbone"]
-    if count == total:
-        what = f"all {total} layers of {name} and the heads train"
-    elif count:
-        first = layers[total - count].name
-        what = f"the top {count} of {total} layers of {name} (from {first}) and the"
-        what += " heads train"
-    else:
-        what = f"{name} is frozen, the heads train"
-    return _describe(model, f"{stage}: {what} ({reason})")
-
-
-def _top_layers(
-    pretrained: bool, stage: str, trainable_layers: int | None
-) -> tuple[int, str]:
-    """The number of a backbone's layers that train (-1: all), and the reason."""
-    if pretrained and stage == "warmup":
-        return 0, "its weights are pre-trained"
-    if trainable_layers is not None:
-        return trainable_layers, f"--trainable_layers={trainable_layers}"
-    if pretrained:
-        return DEFAULT_TRAINABLE_LAYERS, "the default"
-    return -1, "nothing in it is pre-trained"
-
-
-def _resolve(config: ModelConfig) -> ModelConfig:
-    """The config without ``auto``, and with the weights that will be in the model."""
+def _without_auto(config: ModelConfig) -> ModelConfig:
+    """The config of a network without ``auto``, and with the weights it will have."""
     changes: dict[str, Any] = {}
     small = config.backbone in backbones.SMALL
     of_hub = hub_backbones.is_preset(config.backbone)
@@ -495,35 +392,21 @@ def _resolve(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, **changes)
 
 
-def _hidden(x: keras.KerasTensor, name: str, config: ModelConfig) -> keras.KerasTensor:
-    """The hidden layer before a head."""
+def _add_hidden_layer(
+    x: keras.KerasTensor, name: str, config: ModelConfig
+) -> keras.KerasTensor:
+    """Adds the hidden layer before a head of a network."""
     return keras.layers.Dense(config.hidden_units, activation="relu", name=name)(x)
 
 
 def _output_dtype() -> str:
-    """float32 also under mixed policies: bfloat16 rounds an age to a quarter year."""
+    """The dtype of a network's outputs: float32 also under mixed policies."""
+    # bfloat16 would round an age to a quarter year.
     return "float64" if keras.config.dtype_policy().name == "float64" else "float32"
 
 
-def _set_flags(model: keras.layers.Layer, value: bool) -> None:
-    """Makes all layers train, or none."""
-    # Each layer's flag is set separately: on TensorFlow, Keras ignores an assignment
-    # that does not change the model's own flag, and the layers keep their flags.
-    for layer in model._flatten_layers():
-        layer.trainable = value
-
-
-def _fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Layers of a network of this package whose weights never change.
-
-    They are recognised without the model's facts, because a model that Keras itself
-    loaded has no facts.
-    """
-    return [layer for layer in model.layers if network_parts.is_input_conversion(layer)]
-
-
 def _output_names(model: keras.Model) -> list[str]:
-    """Names of the model's outputs."""
+    """Names of the outputs of a network."""
     # Keras raises AttributeError if a model has no `output`, and Sequential and
     # subclassed models have none.  Subclassed models also have no `outputs` and no
     # `output_names`.
@@ -536,19 +419,8 @@ def _output_names(model: keras.Model) -> list[str]:
 
 
 def _flat_outputs(model: keras.Model) -> list[keras.KerasTensor]:
-    """The model's outputs in the order of their names."""
+    """The outputs of a network in the order of their names."""
     structure = getattr(model, "output", None)  # None as in `_output_names`.
     if isinstance(structure, dict):
         return [structure[name] for name in sorted(structure)]
     return list(getattr(model, "outputs", None) or ())
-
-
-def _describe(model: keras.Model, what: str) -> Trainable:
-    """What a stage trains: numbers of weights, and a text for the log."""
-    parameters = sum(math.prod(w.shape) for w in model.trainable_weights)
-    fixed = [w for layer in _fixed_layers(model) for w in layer.weights]
-    total = sum(math.prod(w.shape) for w in model.weights)
-    total -= sum(math.prod(w.shape) for w in fixed)
-    return Trainable(
-        parameters, total, f"{what}: {parameters:,} of {total:,} parameters"
-    )

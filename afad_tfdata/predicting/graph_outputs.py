@@ -77,7 +77,7 @@ def _run_encoded(
     """
     try:
         return [*_outputs_by_image(graph.run(encoded))]
-    except loaded_graph.InputError as error:
+    except loaded_graph.GraphInputError as error:
         if len(encoded) == 1:
             return [_why_not_decoded(encoded[0], error)]
         middle = len(encoded) // 2
@@ -87,7 +87,7 @@ def _run_encoded(
         ]
 
 
-def _why_not_decoded(data: bytes, error: loaded_graph.InputError) -> str:
+def _why_not_decoded(data: bytes, error: loaded_graph.GraphInputError) -> str:
     """Why a graph cannot decode an image to predict, in the words of `codec`."""
     try:
         codec.decode(data, codec.read_header(data))

@@ -7,7 +7,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, options
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import facts, networks, saved
+from afad_tfdata.models import facts, model_weights, networks
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
 
@@ -49,6 +49,6 @@ def load_model(path: str, run: Mapping[str, Any]) -> keras.Model:
         )
     groups = {"model": networks.stored_variables(model)}
     checkpoints.assign(tf.distribute.get_strategy(), groups, stored.arrays, where=path)
-    saved.update_derived(model)
+    model_weights.update_derived(model)
     facts.attach(model, known)
     return model

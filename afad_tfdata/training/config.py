@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 from afad_tfdata.common import errors, options
-from afad_tfdata.models import facts, losses, networks
+from afad_tfdata.models import facts, losses, networks, trainable_layers
 from afad_tfdata.reading import config as input_config
 from afad_tfdata.training import optimizers
 from afad_tfdata.training.distributed import strategies
 
-STAGE_CHOICES = (*networks.STAGES, "recipe")
+STAGE_CHOICES = (*trainable_layers.STAGES, "recipe")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 RECIPES = ("default", "original")
 SCHEDULES = ("auto", *optimizers.SCHEDULES, "plateau")

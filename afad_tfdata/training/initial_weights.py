@@ -9,7 +9,7 @@ from typing import Any
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import backbones, facts, networks, saved
+from afad_tfdata.models import backbones, facts, model_files, model_weights, networks
 from afad_tfdata.training import checkpoint_model, run_dir
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import strategies
@@ -29,7 +29,7 @@ def backbone_is_pretrained(
       model: The caller's model; a foreign one has no backbone that could be frozen.
     """
     if model is not None:
-        return saved.info(model).get("weights", "none") != "none"
+        return facts.network_of(model).get("weights", "none") != "none"
     return config.weights != "none" and config.backbone not in backbones.SMALL
 
 
@@ -82,7 +82,7 @@ def set_initial_weights(
             config.init_from, model, strategy, class_names=config.init_class_names
         )
         origin = f"--init_from={config.init_from}"
-    saved.check_finite(
+    model_weights.check_finite(
         strategies.local_values(strategy, model.variables),
         origin=origin,
         advice="begin with other weights",
@@ -120,7 +120,9 @@ def copy_from(
         source = _load_initial_model(path)
     swapped = _gender_head_is_swapped(path, source, model, class_names)
     with strategy.scope():
-        taken, left = saved.transfer(source, model, swap_classes=swapped)
+        taken, left = model_weights.transfer_weights(
+            source, model, swap_classes=swapped
+        )
     if not taken:
         raise errors.UsageError(
             f"--init_from: no weight of {path} has a place in this network; name a"
@@ -137,7 +139,7 @@ def copy_from(
 def _load_initial_model(path: str) -> keras.Model:
     """Loads the model of ``--init_from``, with whose weights the training begins."""
     try:
-        return saved.load(path)
+        return model_files.load(path)
     except errors.UsageError as error:
         # Keras 3 loads some files of Keras 2 and refuses others, as it does files of
         # weights without a network.

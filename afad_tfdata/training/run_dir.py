@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from afad_tfdata.common import errors, files, locks, options
-from afad_tfdata.models import facts, networks, saved
+from afad_tfdata.models import facts, model_files, networks
 from afad_tfdata.storage import joined_data_sets, schema
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import history, metrics_log, tensorboard_events
@@ -162,7 +162,7 @@ class RunDir:
         # Keras chooses the format by the end of the file's name.
         temporary = f"{path}.tmp-{os.getpid()}.keras"
         try:
-            saved.save(model, temporary)
+            model_files.save(model, temporary)
             os.replace(temporary, path)
         except OSError as error:
             files.remove_if_there(temporary)

@@ -10,7 +10,7 @@ from typing import Any
 from afad_tfdata.common import errors, files, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.images import augmentation, tensor_preprocessing
-from afad_tfdata.models import facts, losses, networks, saved
+from afad_tfdata.models import facts, losses, networks, trainable_layers
 from afad_tfdata.storage import schema
 from afad_tfdata.training import (
     automatic_options,
@@ -164,7 +164,7 @@ def assemble(
         manifest=manifest,
         facts={
             "auto": dict(chosen or {}),
-            "model": saved.info(model),
+            "model": facts.network_of(model),
             **training_facts.record_facts(manifest, known, ages),
             "class_weights": list(loss_config.class_weights),
             **training_facts.machine_facts(
@@ -187,7 +187,9 @@ def train_step_of(
     parts: TrainingParts, config: train_config.TrainConfig, phase: recipe.Phase
 ) -> step.TrainStep:
     """Sets which layers a phase trains; builds its steps, with a new optimizer."""
-    trained = networks.set_trainable(parts.model, phase.stage, config.trainable_layers)
+    trained = trainable_layers.set_trainable(
+        parts.model, phase.stage, config.trainable_layers
+    )
     for layer in parts.frozen:
         layer.trainable = False
     _log.info("%s", trained.description)

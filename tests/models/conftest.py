@@ -23,5 +23,5 @@ def weights_file(donor, tmp_path_factory):
 def reversing(monkeypatch):
     """Small networks get a conversion to BGR, as large ones with ImageNet weights."""
     conversion = backbones.Conversion((1.0, 0.5, 2.0), (0.1, 0.2, -0.1), reverse=True)
-    monkeypatch.setattr(backbones, "conversion", lambda *_: conversion)
+    monkeypatch.setattr(backbones, "input_conversion", lambda *_: conversion)
     return conversion

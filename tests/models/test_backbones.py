@@ -6,7 +6,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import backbones, keras2_files, networks, saved
+from afad_tfdata.models import backbones, facts, keras2_files, networks
 from tests.models.small_networks import MEAN, SIZE, converted, inputs, make
 
 
@@ -28,10 +28,10 @@ from tests.models.small_networks import MEAN, SIZE, converted, inputs, make
 def test_conversion_equals_keras_preprocessing(name, module):
     raw = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float32)
     expected = getattr(keras.applications, module).preprocess_input(raw.copy())
-    conversion = backbones.conversion(name, "backbone", MEAN)
+    conversion = backbones.input_conversion(name, "backbone", MEAN)
     got = converted(conversion, (raw - MEAN) / 127.5)
     np.testing.assert_allclose(got, expected, atol=2e-4)
-    plain = backbones.conversion(name, "original", None)
+    plain = backbones.input_conversion(name, "original", None)
     root = inputs()
     got = converted(plain, root)
     np.testing.assert_array_equal(got, root)
@@ -49,9 +49,9 @@ def test_efficientnet_sees_what_its_imagenet_weights_expect(normalization):
     values = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 0)
     inner.set_weights([np.array(v) for v in values])
     inner.finalize_state()
-    backbones._neutralise(backbone)
+    backbones._neutralise_normalization(backbone)
     raw = np.random.default_rng(0).uniform(0, 255, (1, SIZE, SIZE, 3)).astype("f4")
-    conversion = backbones.conversion("EfficientNetB0", normalization, MEAN)
+    conversion = backbones.input_conversion("EfficientNetB0", normalization, MEAN)
 
     root = (raw - np.float32(MEAN)) / np.float32(127.5)
     seen = keras.Model(backbone.input, inner.output)(converted(conversion, root))
@@ -70,14 +70,14 @@ def test_a_keras_that_normalises_differently_is_refused(monkeypatch):
     )
     monkeypatch.setattr(layer, "scale", 1.0)
     with pytest.raises(errors.UsageError, match="another normalisation inside"):
-        backbones._neutralise(backbone)
+        backbones._neutralise_normalization(backbone)
 
     def mixing(pixels):
         return pixels.mean(axis=-1, keepdims=True) + 0 * pixels
 
     monkeypatch.setattr(keras.applications.mobilenet, "preprocess_input", mixing)
     with pytest.raises(errors.UsageError, match="does not say what MobileNet expects"):
-        backbones.conversion("MobileNet", "backbone", MEAN)
+        backbones.input_conversion("MobileNet", "backbone", MEAN)
 
 
 def legacy_file(backbone, path):
@@ -214,7 +214,7 @@ def _without_cache(directory):
 
 def test_no_bn_sees_each_example_alone():
     model = make("small_cnn_no_bn", age_dropout=0.0, gender_dropout=0.0)
-    assert not any("bn" in layer.name for layer in saved.backbone_of(model).layers)
+    assert not any("bn" in layer.name for layer in backbones.backbone_of(model).layers)
     batch = model(inputs(), training=True)
     for i in range(4):
         alone = model(inputs()[i : i + 1], training=True)
@@ -239,7 +239,7 @@ def test_a_small_network_may_halve_its_image_twice_at_first(halvings, side):
         backbone="small_cnn", weights="none", image_size=31, stem_halvings=halvings
     )
     if halvings == 1:
-        assert saved.info(networks.build_model(config))["stem_halvings"] == 1
+        assert facts.network_of(networks.build_model(config))["stem_halvings"] == 1
     else:
         with pytest.raises(errors.UsageError, match="needs at least 32 pixels"):
             networks.build_model(config)
@@ -248,5 +248,5 @@ def test_a_small_network_may_halve_its_image_twice_at_first(halvings, side):
 def test_networks_from_before_the_option_halve_once():
     config = networks.ModelConfig(backbone="small_cnn", weights="none", image_size=64)
     model = networks.build_model(config)
-    assert saved.info(model)["stem_halvings"] == 1
-    assert saved.backbone_of(model).output_shape == (None, 4, 4, 128)
+    assert facts.network_of(model)["stem_halvings"] == 1
+    assert backbones.backbone_of(model).output_shape == (None, 4, 4, 128)

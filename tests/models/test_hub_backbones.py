@@ -12,7 +12,14 @@ import pytest
 from afad_tfdata import models
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import backbones, facts, hub_backbones, networks, saved
+from afad_tfdata.models import (
+    backbones,
+    facts,
+    hub_backbones,
+    model_files,
+    model_weights,
+    trainable_layers,
+)
 from tests.models import hub_presets
 from tests.models.small_networks import MEAN, SIZE, inputs, make
 
@@ -94,7 +101,7 @@ def test_pooling(kind, pooling, wanted, request):
     np.testing.assert_allclose(after, wanted(before.numpy()), atol=1e-5)
     auto = "avg" if kind == "resnet" else "token"
     expected = auto if pooling == "auto" else pooling
-    assert saved.info(model)["pooling"] == expected
+    assert facts.network_of(model)["pooling"] == expected
 
 
 def test_a_feature_map_has_no_token(resnet):
@@ -104,7 +111,7 @@ def test_a_feature_map_has_no_token(resnet):
 
 def test_a_vit_without_a_class_token_is_averaged(tmp_path):
     name = hub_presets.vit(tmp_path / "vit", use_class_token=False)
-    assert saved.info(make(name, weights="none"))["pooling"] == "avg"
+    assert facts.network_of(make(name, weights="none"))["pooling"] == "avg"
 
 
 def test_a_network_of_any_size_is_built_for_the_images(resnet):
@@ -115,11 +122,11 @@ def test_a_network_of_any_size_is_built_for_the_images(resnet):
 
 def test_random_weights_may_have_another_size_than_the_preset(vit):
     model = make(vit, weights="none", image_size=48)
-    assert saved.backbone_of(model).output_shape == (None, 37, 24)
-    assert saved.info(model)["normalization"] == "original"
+    assert backbones.backbone_of(model).output_shape == (None, 37, 24)
+    assert facts.network_of(model)["normalization"] == "original"
     root = inputs(size=48)
     # Nothing is between the input and the network.
-    expected = saved.backbone_of(model)(root)
+    expected = backbones.backbone_of(model)(root)
     np.testing.assert_allclose(features_of(model)(root), expected, atol=1e-5)
 
 
@@ -149,8 +156,8 @@ def test_a_preset_that_says_nothing_of_its_input_is_refused(vit, tmp_path):
         make(name, mean=MEAN)
     # Without the weights there is nothing that expects anything, and whoever knows
     # better may say so.
-    assert saved.info(make(name, weights="none"))["normalization"] == "original"
-    assert saved.info(make(name, normalization="original"))["weights"] == "preset"
+    assert facts.network_of(make(name, weights="none"))["normalization"] == "original"
+    assert facts.network_of(make(name, normalization="original"))["weights"] == "preset"
 
 
 def test_a_converter_that_is_no_factor_and_summand_is_refused(vit, monkeypatch):
@@ -162,7 +169,7 @@ def test_a_converter_that_is_no_factor_and_summand_is_refused(vit, monkeypatch):
     ):
         monkeypatch.setattr(hub_backbones, "image_converter", lambda name, f=wrong: f)
         with pytest.raises(errors.UsageError, match="image converter is no factor"):
-            backbones.conversion(vit, "backbone", MEAN)
+            backbones.input_conversion(vit, "backbone", MEAN)
 
 
 @pytest.mark.parametrize(
@@ -240,13 +247,13 @@ def test_weights_that_are_not_there_are_refused(vit, tmp_path, kind):
 
 def test_without_keras_hub_an_error_says_how_to_get_it(monkeypatch, vit, tmp_path):
     path = str(tmp_path / "m.keras")
-    saved.save(make(vit, weights="none"), path)
+    model_files.save(make(vit, weights="none"), path)
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     wanted = "needs keras_hub, .*pip install 'afad-tfdata.keras_hub.'"
     with pytest.raises(errors.UsageError, match=f"--backbone={vit} {wanted}"):
         make(vit)
     with pytest.raises(errors.UsageError, match=f"{path}, .* of keras-hub, {wanted}"):
-        saved.load(path)
+        model_files.load(path)
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
@@ -254,9 +261,9 @@ def test_a_saved_model_is_the_same_and_needs_no_preset(kind, request, tmp_path):
     directory, name = changed(request.getfixturevalue(kind), tmp_path)
     model = make(name, mean=MEAN)
     path = str(tmp_path / "m.keras")
-    saved.save(model, path, class_names=("female", "male"))
+    model_files.save(model, path, class_names=("female", "male"))
     shutil.rmtree(directory)
-    loaded = saved.load(path)
+    loaded = model_files.load(path)
     for ours, theirs in zip(model(inputs()), loaded(inputs()), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert facts.of(loaded).preset == facts.of(model).preset
@@ -265,17 +272,17 @@ def test_a_saved_model_is_the_same_and_needs_no_preset(kind, request, tmp_path):
 
 def test_half_precision_and_back(vit):
     model = make(vit, policy="mixed_float16", mean=MEAN)
-    assert saved.backbone_of(model).compute_dtype == "float16"
+    assert backbones.backbone_of(model).compute_dtype == "float16"
     assert all(v.dtype == "float32" for v in model.trainable_variables)
-    again = saved.rebuild_float32(model)
-    assert saved.backbone_of(again).compute_dtype == "float32"
+    again = model_weights.rebuild_float32(model)
+    assert backbones.backbone_of(again).compute_dtype == "float32"
     for ours, theirs in zip(model(inputs()), again(inputs()), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0.02, atol=0.02)
 
 
 def test_the_stages_train_the_blocks_of_a_transformer(vit):
     model = make(vit, mean=MEAN)
-    backbone = saved.backbone_of(model)
+    backbone = backbones.backbone_of(model)
     every = {v.path for v in backbone.trainable_variables}
     heads = {v.path for v in model.trainable_variables} - every
     assert [unit.name for unit in hub_backbones.layers_with_blocks(backbone)] == [
@@ -285,7 +292,7 @@ def test_the_stages_train_the_blocks_of_a_transformer(vit):
     ]
 
     def trained(stage, layers=None):
-        networks.set_trainable(model, stage, layers)
+        trainable_layers.set_trainable(model, stage, layers)
         found = {v.path for v in model.trainable_variables}
         assert heads <= found
         return found - heads
@@ -306,14 +313,14 @@ def test_the_stages_train_the_blocks_of_a_transformer(vit):
 
 
 def test_a_stage_names_the_layer_from_which_it_trains(vit):
-    line = networks.set_trainable(make(vit, mean=MEAN), "tuning").description
+    line = trainable_layers.set_trainable(make(vit, mean=MEAN), "tuning").description
     assert "the top 4 of 8 layers" in line and "(from transformer_block_2)" in line
 
 
 def test_weights_of_another_model_with_this_backbone(vit, tmp_path):
     model = make(vit, mean=MEAN)
     rng = np.random.default_rng(0)
-    backbone = saved.backbone_of(model)
+    backbone = backbones.backbone_of(model)
     backbone.set_weights(
         [
             w + rng.normal(0, 0.1, w.shape).astype(w.dtype) if w.dtype == "f4" else w
@@ -321,14 +328,14 @@ def test_weights_of_another_model_with_this_backbone(vit, tmp_path):
         ]
     )
     path = str(tmp_path / "m.keras")
-    saved.save(model, path)
+    model_files.save(model, path)
     again = models.build_model(
         models.ModelConfig(backbone=vit, weights=path, image_size=SIZE, mean=MEAN)
     )
     for ours, theirs in zip(
         backbone.trainable_variables,
-        saved.backbone_of(again).trainable_variables,
+        backbones.backbone_of(again).trainable_variables,
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
-    assert saved.info(again)["normalization"] == "backbone"
+    assert facts.network_of(again)["normalization"] == "backbone"

@@ -13,9 +13,10 @@ from afad_tfdata.models import (
     age_heads,
     backbones,
     layers_of_0_1_0,
+    model_weights,
     network_parts,
     networks,
-    saved,
+    trainable_layers,
 )
 from tests.models.small_networks import MEAN, SIZE, converted, inputs, make, shaken
 
@@ -130,7 +131,7 @@ def test_channels_are_reversed_by_a_layer_that_never_changes(reversing):
     np.testing.assert_allclose(converted(reversing, x), expected, rtol=1e-6)
     weights = {id(weight) for weight in layer.weights}
     assert len(weights) == 2
-    for stage in networks.STAGES:
+    for stage in trainable_layers.STAGES:
         trained = models.set_trainable(model, stage, -1)
         assert not weights & {id(v) for v in model.trainable_variables}
     plain = keras.saving.deserialize_keras_object(
@@ -147,9 +148,9 @@ def test_channels_are_reversed_by_a_layer_that_never_changes(reversing):
 def test_a_transfer_leaves_the_conversion_of_the_target(reversing, monkeypatch):
     source = make()
     other = reversing._replace(offset=(0.0, 0.0, 9.0))
-    monkeypatch.setattr(backbones, "conversion", lambda *_: other)
+    monkeypatch.setattr(backbones, "input_conversion", lambda *_: other)
     target = make()
-    taken, left = saved.transfer(source, target)
+    taken, left = model_weights.transfer_weights(source, target)
     assert taken == len(target.weights) - 2 and not left
     bias = target.get_layer(network_parts.CONVERSION_NAME).bias
     np.testing.assert_array_equal(bias, [0.0, 0.0, 9.0])

@@ -8,7 +8,7 @@ from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import tf1_compatibility
 from afad_tfdata.images import codec, drawn_faces
-from afad_tfdata.models import age_heads, backbones, losses, networks, saved
+from afad_tfdata.models import age_heads, backbones, losses, networks
 from afad_tfdata.storage import schema
 from tests.models.small_networks import MEAN, SIZE, inputs, make
 
@@ -85,7 +85,7 @@ def test_dropout_acts_in_training_only():
 def test_normalisation_is_chosen_and_recorded(weights_file, caplog):
     def resolved(**values):
         config = models.ModelConfig(backbone="MobileNet", **values)
-        return networks._resolve(config).normalization
+        return networks._without_auto(config).normalization
 
     assert resolved(weights="none", mean=MEAN) == "original"
     assert resolved(weights="imagenet", mean=MEAN) == "backbone"
@@ -96,7 +96,7 @@ def test_normalisation_is_chosen_and_recorded(weights_file, caplog):
     model = make("MobileNet", weights=weights_file, mean=MEAN)
     assert models.info(model)["normalization"] == "backbone"
     with pytest.raises(errors.UsageError, match="needs the channel means"):
-        backbones.conversion("MobileNet", "backbone", None)
+        backbones.input_conversion("MobileNet", "backbone", None)
     with pytest.raises(errors.UsageError, match="--normalization=backbone"):
         make("small_cnn", normalization="backbone", mean=MEAN)
 
@@ -104,7 +104,7 @@ def test_normalisation_is_chosen_and_recorded(weights_file, caplog):
 def statistics(model):
     return [
         np.asarray(w)
-        for layer in saved.backbone_of(model).layers
+        for layer in backbones.backbone_of(model).layers
         if isinstance(layer, keras.layers.BatchNormalization)
         for w in (layer.moving_mean, layer.moving_variance)
     ]
@@ -115,7 +115,7 @@ def test_stages_of_a_pretrained_backbone():
         backbone="MobileNetV2", weights="FILE", image_size=SIZE, mean=MEAN
     )
     model = models.build_model(config, load_weights=False)
-    backbone = saved.backbone_of(model)
+    backbone = backbones.backbone_of(model)
     own = sum(w.shape.num_elements() for w in model.trainable_weights)
 
     warmup = models.set_trainable(model, "warmup", 4)
@@ -154,7 +154,7 @@ def test_stages_of_a_pretrained_backbone():
 def test_a_backbone_without_pretrained_weights_trains_whole(stage, backbone):
     model = make(backbone, weights="imagenet" if "small" in backbone else "none")
     got = models.set_trainable(model, stage)
-    assert all(layer.trainable for layer in saved.backbone_of(model).layers)
+    assert all(layer.trainable for layer in backbones.backbone_of(model).layers)
     assert "nothing in it is pre-trained" in got.description
     told = models.set_trainable(model, stage, 0)
     assert "is frozen" in told.description and told.parameters < got.parameters

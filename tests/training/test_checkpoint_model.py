@@ -18,7 +18,7 @@ SIZE = 16
 def reversing(monkeypatch):
     """As for a large backbone with ImageNet weights, whose channels are BGR."""
     conversion = backbones.Conversion((1.0, 0.5, 2.0), (0.1, 0.2, -0.1), reverse=True)
-    monkeypatch.setattr(backbones, "conversion", lambda *_: conversion)
+    monkeypatch.setattr(backbones, "input_conversion", lambda *_: conversion)
     return conversion
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from afad_tfdata import freeze, models, prediction, trainer
 from afad_tfdata.common import errors
-from afad_tfdata.models import facts, saved
+from afad_tfdata.models import backbones, facts
 from afad_tfdata.training import run_dir
 from tests.models import hub_presets
 
@@ -64,7 +64,7 @@ def test_the_recipe_warms_up_and_tunes(trained, preset):
             backbone=preset, image_size=SIZE, mean=facts.of(model).mean, hidden_units=8
         )
     )
-    ours, theirs = (saved.backbone_of(m) for m in (model, before))
+    ours, theirs = (backbones.backbone_of(m) for m in (model, before))
     changed = {
         v.path: not np.array_equal(v, w)
         for v, w in zip(ours.variables, theirs.variables, strict=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
-from afad_tfdata.models import networks, saved
+from afad_tfdata.models import model_weights, networks
 from afad_tfdata.storage import schema
 from afad_tfdata.training.caller import pixel_input
 
@@ -346,7 +346,7 @@ def mirrored(model: keras.Model, strategy: tf.distribute.Strategy) -> keras.Mode
         with strategy.scope():
             copy = _cloned(model)
             # Normalization layers compute with copies of their weights.
-            saved.copy_weights(model, copy)
+            model_weights.copy_weights(model, copy)
     except Exception as error:  # A caller's get_config may raise anything.
         raise errors.UsageError(
             f"the model cannot be copied to {replicas} devices"

@@ -11,7 +11,7 @@ from typing import Any
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import networks, saved
+from afad_tfdata.models import backbones, facts, trainable_layers
 from afad_tfdata.storage import schema
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training import idle_flags, process_settings
@@ -61,7 +61,7 @@ class CallerObjects:
 
     def decides(self) -> dict[str, Any]:
         """What the caller's parts decide, for `automatic_options.resolve`."""
-        head = saved.info(self.model).get("age_head", "regression")
+        head = facts.network_of(self.model).get("age_head", "regression")
         return {
             "own_age_head": None if self.model is None else head,
             "own_augment": self.augment is not None,
@@ -82,7 +82,7 @@ class CallerObjects:
         known: dict[str, Any] = {}
         if self.model is not None:
             caller_model.check_kind(self.model)
-            known = saved.info(self.model)
+            known = facts.network_of(self.model)
         idle_flags.refuse_beside_objects(
             config,
             model=self.model is not None,
@@ -179,9 +179,9 @@ class CallerObjects:
           UsageError: A stage would train layers of the backbone that the caller froze,
             and no flag decides between the two.
         """
-        if self.model is None or not saved.info(model):
+        if self.model is None or not facts.network_of(model):
             return ()  # The flags of a foreign model are not changed.
-        backbone = saved.backbone_of(model)
+        backbone = backbones.backbone_of(model)
         inside = (
             {id(layer) for layer in backbone._flatten_layers()} if backbone else set()
         )
@@ -193,7 +193,7 @@ class CallerObjects:
         stages = ("warmup", "tuning") if config.stage == "recipe" else (config.stage,)
         with caller_model.trainable_flags_restored(model):
             for stage in stages:
-                networks.set_trainable(model, stage)
+                trainable_layers.set_trainable(model, stage)
                 trained = [layer.name for layer in below if layer.trainable]
                 if trained:
                     raise errors.UsageError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.models import input_range, saved
+from afad_tfdata.models import facts, input_range
 
 # Values that span so little were divided once more: 1 / 127.5 and 1 / 255 of [-1, 1]
 # span less, and so does a Normalization that was adapted to pixels.
@@ -51,7 +51,7 @@ def refuse_pixels(model: keras.Model, sides: tuple[int | None, int | None]) -> N
     Raises:
       UsageError: The model divides or shifts its input as if it were in [0, 255].
     """
-    if saved.info(model):
+    if facts.network_of(model):
         return
     found = _received_by_first_weights(model, _probe_images(sides))
     if found is None:
