@@ -283,7 +283,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
         )
 
     def columns_of(split: str) -> dict[str, np.ndarray]:
-        """The evaluated model's predictions and the labels of a split, by name."""
+        """What is evaluated: predictions and labels of a split, by name."""
         found = _predict(strategy, model.network, normalization, data, split)
         output_checks.check_predictions({n: found[n] for n in model.labels}, what=path)
         if swapped:

@@ -243,7 +243,7 @@ def _gender_logit(parts: dict[str, tf.Tensor], flip_average: bool) -> tf.Tensor:
 
 
 def _has_age_spread(source: model_source.Source) -> bool:
-    """Whether a source's age head predicts a distribution whose meaning is known."""
+    """Whether the source can have the spread of its ages as one more output."""
     head = source.facts.network.get("age_head")
     has_logits = head in (*age_heads.DISTRIBUTIONS, *age_heads.RANKS)
     return has_logits and source.parts is not None and "age" in source.labels
@@ -252,7 +252,7 @@ def _has_age_spread(source: model_source.Source) -> bool:
 def _age_spread(
     source: model_source.Source, parts: dict[str, tf.Tensor]
 ) -> tf.Tensor | None:
-    """The standard deviation of the distribution of a source's age head, in years."""
+    """The spread of the source's ages: the standard deviation, in years."""
     network = source.facts.network
     if "age_logits" not in parts or not _has_age_spread(source):
         return None

@@ -132,7 +132,7 @@ def _preprocessing_names(feed: str, fetches: Mapping[str, str], *, kind: str) ->
 
 
 def _write_saved_model(frozen: FrozenGraph, path: str) -> None:
-    """Writes a SavedModel whose ``serving_default`` returns a dict by label."""
+    """Writes the format SavedModel: ``serving_default`` returns a dict by label."""
     imported = tf.compat.v1.wrap_function(
         lambda: tf.import_graph_def(frozen.graph, name=""), []
     )
@@ -156,7 +156,7 @@ def _write_saved_model(frozen: FrozenGraph, path: str) -> None:
 
 
 def _write_tflite(frozen: FrozenGraph, path: str, *, kind: str = "") -> None:
-    """Writes a TFLite file with the same signature as the SavedModel.
+    """Writes the format TFLite, with the same signature as the SavedModel.
 
     Raises:
       UsageError: The graph cannot be written in int8.
@@ -185,7 +185,7 @@ def _signature_names(feed: str, fetches: Mapping[str, str]) -> Names:
 
 
 def _write_onnx(frozen: FrozenGraph, path: str) -> None:
-    """Writes an ONNX file; raises `UsageError` without the ``export`` extra."""
+    """Writes the format ONNX; raises `UsageError` without the ``export`` extra."""
     convert = lazy_imports.import_optional(
         "tf2onnx.convert", extra="export", purpose="writing ONNX"
     )

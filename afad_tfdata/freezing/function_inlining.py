@@ -52,7 +52,7 @@ def inlined(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
 
 
 def _called_function(node: tf.compat.v1.NodeDef, functions: Mapping[str, Any]) -> str:
-    """Name of the function that a node calls; empty for any other node."""
+    """Name of the function that a node calls, to be inlined; empty for other nodes."""
     if node.op in _CALL_OPS:
         return node.attr["f"].func.name
     return node.op if node.op in functions else ""
@@ -64,7 +64,7 @@ def _inlined_body(
     known: Mapping[str, Any],
     functions: Mapping[str, Any],
 ) -> list[tf.compat.v1.NodeDef]:
-    """The nodes of a function's body, with the call's inputs as arguments.
+    """The inlined nodes of a function's body, with the call's inputs as arguments.
 
     Args:
       call: The node that calls.

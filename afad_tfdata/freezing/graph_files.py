@@ -68,7 +68,7 @@ class VerifiedFiles:
         frozen: export_formats.FrozenGraph,
         formats: Sequence[export_formats.ExportFormat],
     ) -> None:
-        """Writes the graph in each format; a second call replaces the files.
+        """Writes the files of a graph, one in each format; a second call replaces them.
 
         Args:
           frozen: The graph.
@@ -165,7 +165,7 @@ class VerifiedFiles:
     def take_names(
         self, mean: Sequence[float] | None, description: Mapping[str, Any]
     ) -> list[str]:
-        """Gives the files their names, and writes mean.json and NAME.json.
+        """Gives the graph's files their names, and writes mean.json and NAME.json.
 
         An older NAME.json is removed first, and the new one is written last.  A process
         that is killed in between therefore leaves files without a description, but
@@ -211,7 +211,7 @@ class VerifiedFiles:
         )
 
     def _remove_left_behind(self) -> None:
-        """Removes the temporary files of processes that were killed.
+        """Removes the temporary files of the graph that killed processes left behind.
 
         Files of a process that still runs stay: it may be writing another graph of the
         same name.

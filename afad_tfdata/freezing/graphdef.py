@@ -163,7 +163,7 @@ def nodes(graph: tf.compat.v1.GraphDef) -> dict[str, tf.compat.v1.NodeDef]:
 
 
 def split(reference: str) -> tuple[str, int]:
-    """Splits a node's reference to an input: ``"conv:1"`` -> ``("conv", 1)``."""
+    """Splits a reference in a GraphDef: ``"conv:1"`` -> ``("conv", 1)``."""
     name, _, index = reference.partition(":")
     return name, int(index or 0)
 
@@ -245,7 +245,7 @@ def op_definitions(graph: tf.compat.v1.GraphDef) -> dict[str, Any]:
 
 
 def layer_of(node_name: str, layers: Iterable[str]) -> str:
-    """The innermost layer among the scopes in a node's name; empty for none."""
+    """The innermost layer in the name of a GraphDef's node; empty for none."""
     names = set(layers)
     for part in reversed(node_name.split("/")):
         # A scope that is entered a second time gets a number after its name.
@@ -267,17 +267,17 @@ def like(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
 
 
 def canonical(reference: str) -> str:
-    """A node's reference without output 0: ``"conv:0"`` -> ``"conv"``."""
+    """A reference in a GraphDef without output 0: ``"conv:0"`` -> ``"conv"``."""
     return reference.removesuffix(":0")
 
 
 def join(name: str, index: int) -> str:
-    """Joins a node and its output to a reference; the inverse of `split`."""
+    """Joins a node and its output to a GraphDef's reference, as `split` splits it."""
     return f"{name}:{index}" if index else name
 
 
 def follow(reference: str, passed: Mapping[str, str]) -> str:
-    """Follows a chain of references between nodes to its end."""
+    """Follows a chain of references in a GraphDef to its end."""
     while reference in passed:
         reference = passed[reference]
     return reference

@@ -59,7 +59,7 @@ def _has_ellipsis(node: tf.compat.v1.NodeDef) -> bool:
 
 
 def _trains_channels_first(node: tf.compat.v1.NodeDef) -> bool:
-    """Whether a normalisation computes its statistics with the channels first."""
+    """Whether a normalisation trains with the channels first, which 1.15 cannot."""
     return graphdef.attribute(node, "is_training").b and _is_channels_first(node)
 
 

@@ -40,7 +40,7 @@ _SAVE_OPS = frozenset(("Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"))
 
 
 def load_saved_model(path: str) -> Any:
-    """Loads a SavedModel that only computes.
+    """Loads a SavedModel of unknown origin, if it only computes.
 
     Args:
       path: Its directory.

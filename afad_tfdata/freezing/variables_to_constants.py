@@ -124,7 +124,7 @@ def _refuse_variables(graph: tf.compat.v1.GraphDef, feeds: Collection[str]) -> N
 
 
 def _fresh_name(name: str, graph: tf.compat.v1.GraphDef) -> str:
-    """A name for a result, with underscores added until no node has it."""
+    """A name for the function's result, with underscores added until no node has it."""
     taken = {node.name for node in graph.node}
     while name in taken:
         name += "_"

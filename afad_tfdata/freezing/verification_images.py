@@ -214,7 +214,7 @@ def own_difference(
 def rounding_on_random_input(
     source: model_source.Source, cases: Sequence[verification.Case]
 ) -> dict[str, float]:
-    """How far the model differs from itself on random input, by label."""
+    """How far the model differs from itself on the random input of verification."""
     random = [case for case in cases if not case.is_image]
     return own_difference(source, random)
 

@@ -264,7 +264,7 @@ def _step_above(estimate: float, legal_age: float) -> float:
 
 
 def _binomial_cdf(number: int, share: float) -> np.ndarray:
-    """Chances of at most 0 ... `number` errors in as many decisions."""
+    """Chances of at most 0 ... `number` wrong decisions, for a challenge age."""
     counts = np.arange(1, number + 1)
     # In logarithms: factorials of thousands have no float.
     ratios = np.log((number - counts + 1) / counts) + math.log(share / (1 - share))

@@ -200,7 +200,10 @@ def _missing_rows(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def columns_by_label(
     columns: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The predictions of the rows that have each label; one part if all rows do."""
+    """The predictions for metrics of each label: of the rows that have it.
+
+    There is one part for all labels if all rows have all of them.
+    """
     if not any(len(rows) for rows in _missing_rows(columns)):
         return {"": dict(columns)}
     parts = {}
@@ -259,7 +262,7 @@ class CountedMetrics:
             self._order, self._is_one = order, label[order].astype(np.float64)
 
     def metrics(self, counts: np.ndarray) -> dict[str, float]:
-        """Metrics with example i taken ``counts[i]`` times; NaN where undefined."""
+        """Metrics of predictions, example i taken ``counts[i]`` times; or NaN."""
         total = counts.sum()
         result = {}
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -101,7 +101,10 @@ def _name_of_model(model_path: str) -> str:
 
 
 def _digest_of_model(model_path: str) -> str:
-    """SHA-256 of the model to be corrected: its file, or all files of a SavedModel."""
+    """SHA-256 of a model, by which its file of corrections knows it.
+
+    It is that of its file, or of all files of a SavedModel.
+    """
     if not os.path.isdir(model_path):
         return files.sha256(model_path)
     found = [

@@ -160,7 +160,7 @@ def build(config: LossConfig) -> Callable[..., dict[str, tf.Tensor]]:
 
 
 def weighs_by_batch(config: LossConfig) -> bool:
-    """Whether an example's share of the loss depends on the other labels of its batch.
+    """Whether an example's loss depends on the other labels of its batch.
 
     If not, the function of `build` does not need the labels of other replicas.
     """

@@ -47,7 +47,7 @@ def check_finite(
 
 
 def rebuild_float32(model: keras.Model) -> keras.Model:
-    """The same network with every dtype policy float32, and the same weights.
+    """Rebuilds a network in float32, every dtype policy of it, and copies its weights.
 
     Raises:
       UsageError: A layer stays in 16 bits.

@@ -174,7 +174,7 @@ def _add_mean(
 
 
 def fixed_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The parts of a network of this package whose weights never change.
+    """The layers of a network that are parts whose weights never change.
 
     They are recognised without the model's facts, because a model that Keras itself
     loaded has no facts.

@@ -45,7 +45,7 @@ def check_predictions(values: Mapping[str, np.ndarray], *, what: str) -> None:
 
 
 def doubt_about_ages(predicted: np.ndarray, labels: np.ndarray | None = None) -> str:
-    """Why ages that a model predicts may be no years; empty if they may be.
+    """Why ages in a model's output may be in another unit than years; empty if not.
 
     A model of another program may predict shares of 100 years, normalised ages, months
     or numbers of classes, and nothing in it says so.
