@@ -86,7 +86,7 @@ def test_the_weights_are_those_that_the_network_began_with(tmp_path, weights):
     del config["checksum"]
     config["train"]["weights"] = "imagenet"
     config["model"]["weights"] = weights
-    (tmp_path / "run" / "config.json").write_text(json.dumps(files.seal(config)))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(files.seal_json(config)))
     assert _rows(_card(run_dir=str(tmp_path / "run")))["weights"] == [weights]
 
 
