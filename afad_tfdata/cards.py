@@ -28,7 +28,7 @@ from afad_tfdata.describing import (
     parquet_images,
 )
 from afad_tfdata.storage import (
-    description_names,
+    file_names,
     joined_data_sets,
     schema,
 )
@@ -230,7 +230,7 @@ def _describe_data_set(
     folder = croissant.folder_of_shards(records_dir, output_dir)
     rejected = data_card.rejected_reasons(records_dir)
     files.make_dirs(output_dir)
-    names = [description_names.LABELS]
+    names = [file_names.LABELS]
     labels_csv.write(files.join(output_dir, names[0]), records_dir, manifest)
     if config.with_images:
         names += parquet_images.write(output_dir, records_dir, manifest)
@@ -239,10 +239,10 @@ def _describe_data_set(
         *(croissant.table_facts(output_dir, name) for name in names),
     ]
     description = croissant.describe(manifest, stated, listed, folder=folder)
-    files.write_json(files.join(output_dir, description_names.CROISSANT), description)
+    files.write_json(files.join(output_dir, file_names.CROISSANT), description)
     card = data_card.write(manifest, stated, rejected, has_images=config.with_images)
-    files.write_atomic(files.join(output_dir, description_names.DATA_CARD), card)
-    names += [description_names.CROISSANT, description_names.DATA_CARD]
+    files.write_atomic(files.join(output_dir, file_names.DATA_CARD), card)
+    names += [file_names.CROISSANT, file_names.DATA_CARD]
     return [files.join(output_dir, name) for name in names]
 
 

@@ -25,7 +25,14 @@ import numpy as np
 from afad_tfdata import evaluation, trainer
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras
-from afad_tfdata.storage import joined_data_sets, schema, sharding, tfrecord
+from afad_tfdata.storage import (
+    file_names,
+    image_keys,
+    joined_data_sets,
+    schema,
+    sharding,
+    tfrecord,
+)
 from afad_tfdata.training import config as train_config
 from afad_tfdata.training.distributed import cluster
 
@@ -268,7 +275,7 @@ def _fold_of_record(
             f"a record of split {where} is damaged ({error}): afad-inspect-records"
             " --verify names it"
         ) from error
-    group = sharding.group_key(key, split_by, untrusted, named)
+    group = image_keys.group_key(key, split_by, untrusted, named)
     seed, count = config.input.seed, config.folds
     return int(sharding.folds_of([group], seed=seed, num_folds=count)[0])
 
@@ -283,7 +290,7 @@ def _write_split_of_view(
         index["shard"] = number
         indexes.append(index)
     index = np.concatenate(indexes)
-    file_name = sharding.index_name(manifest.name, name)
+    file_name = file_names.index_name(manifest.name, name)
     path = os.path.join(view, file_name)
     with open(path, "wb") as f:
         np.save(f, index, allow_pickle=False)

@@ -5,7 +5,7 @@ import dataclasses
 
 from afad_tfdata import records
 from afad_tfdata.bin import command, report_flag
-from afad_tfdata.writing import data_set_summary
+from afad_tfdata.writing import data_set_files, data_set_summary, rejections
 
 EXAMPLE = """
 afad-write-records --data_dir=AFAD-Full --output_dir=records
@@ -22,9 +22,9 @@ def main(config: records.WriteConfig, arguments: list[str]) -> command.Output:
         return command.Output(text, {"shard_range": config.shard_range})
     text = (
         f"{data_set_summary.table(manifest)}\nwritten to {config.output_dir}: shards,"
-        f" indexes, {', '.join(records.companion_names(manifest))}"
+        f" indexes, {', '.join(data_set_files.companion_names(manifest))}"
     )
-    if missing := records.not_written(config.output_dir, manifest):
+    if missing := rejections.summary(config.output_dir, manifest):
         text += f"\n{missing}"
     return command.Output(text, dataclasses.asdict(manifest))
 

@@ -19,7 +19,7 @@ from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.models import age_heads, backbones, networks
 from afad_tfdata.training import automatic_options
 from afad_tfdata.training import config as train_config
-from afad_tfdata.writing import inspection
+from afad_tfdata.writing import data_set_verification
 
 _OLD_FILES = pathlib.Path(__file__).parent / "data" / "written_by_0_1_0"
 _FORMATS = ("records", "records_hdf5")
@@ -53,7 +53,7 @@ def small_networks(monkeypatch):
 
 @pytest.mark.parametrize("records_dir", _FORMATS)
 def test_old_records_are_sound(records_dir):
-    assert inspection.verify(records_dir) == []
+    assert data_set_verification.verify(records_dir) == []
 
 
 @pytest.mark.parametrize("engine", ["mapped", "graph"])

@@ -1,7 +1,7 @@
 """Starts functions of this package in Python processes of their own.
 
-    command = child_process.command("afad_tfdata.writing.writer_process:main", "7")
-    subprocess.run(command)                  # calls writer_process.main(["7"]) there
+    command = child_process.command("afad_tfdata.writing.writer_processes:main", "7")
+    subprocess.run(command)                  # calls writer_processes.main(["7"]) there
 
 Such a process sees the standard library, what is installed, and this package.  It does
 not see the folder in which the command was called, nor that of the caller's program: a

@@ -19,7 +19,7 @@ from typing import Any
 
 from afad_tfdata.common import errors, files
 from afad_tfdata.describing import licence_and_origin, parquet_images
-from afad_tfdata.storage import description_names, schema, tfds_metadata
+from afad_tfdata.storage import file_names, schema, tfds_metadata
 from afad_tfdata.writing import rejections
 
 # Names of the formats of records, for people.
@@ -157,7 +157,7 @@ def describe(
             _label_record_set(manifest),
         ],
     }
-    if any(description_names.is_images(file.name) for file in listed):
+    if any(file_names.is_images_name(file.name) for file in listed):
         value["distribution"].append(_image_files())
         value["recordSet"].append(_image_record_set(manifest))
     return {k: v for k, v in value.items() if v not in (None, [])}
@@ -203,7 +203,7 @@ def described_files(records_dir: str, manifest: schema.Manifest) -> list[FileFac
 def table_facts(directory: str, name: str) -> FileFacts:
     """A table that is written for Croissant: the labels, or images as Parquet."""
     about = "Images with their labels, as Parquet."
-    if name == description_names.LABELS:
+    if name == file_names.LABELS:
         about = "The labels of all records, and where each image is."
     return _file_facts(directory, name, about)
 
@@ -237,9 +237,7 @@ def _description(
 def _file_object(file: FileFacts, folder: str) -> dict[str, Any]:
     """A file of the data set in Croissant's form."""
     # Files that were written for this description are next to it.
-    derived = file.name == description_names.LABELS or description_names.is_images(
-        file.name
-    )
+    derived = file.name == file_names.LABELS or file_names.is_images_name(file.name)
     path = file.name if derived or not folder else f"{folder}/{file.name}"
     return {
         "@type": "cr:FileObject",
@@ -321,7 +319,7 @@ def _enumeration_record_set(
 
 def _label_record_set(manifest: schema.Manifest) -> dict[str, Any]:
     """The Croissant record set of the records with their labels."""
-    source = {"fileObject": {"@id": description_names.LABELS}}
+    source = {"fileObject": {"@id": file_names.LABELS}}
     return {
         "@type": "cr:RecordSet",
         "@id": "records",
@@ -343,7 +341,7 @@ def _image_files() -> dict[str, Any]:
         "name": "image-files",
         "description": "The same images as in the shards, as Parquet files.",
         "encodingFormat": "application/x-parquet",
-        "includes": description_names.IMAGES_PATTERN,
+        "includes": file_names.IMAGES_PATTERN,
     }
 
 

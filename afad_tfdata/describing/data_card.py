@@ -12,7 +12,7 @@ from typing import Any
 
 from afad_tfdata.common import files
 from afad_tfdata.describing import card_markdown, croissant, licence_and_origin
-from afad_tfdata.storage import description_names, schema
+from afad_tfdata.storage import file_names, schema
 from afad_tfdata.writing import rejections
 
 # With fewer training images of an age than this, a network can hardly learn it.
@@ -318,12 +318,12 @@ def _how_to_load(manifest: schema.Manifest, *, has_images: bool) -> str:
         f" the record sets are {sets}:",
         card_markdown.code(
             "import mlcroissant\n\n"
-            f'faces = mlcroissant.Dataset("{description_names.CROISSANT}")\n'
+            f'faces = mlcroissant.Dataset("{file_names.CROISSANT}")\n'
             'for record in faces.records("records"):\n'
             '    print(record["records/key"])\n',
             "python",
         ),
-        f"`{description_names.LABELS}` is a plain table, which any program reads.",
+        f"`{file_names.LABELS}` is a plain table, which any program reads.",
     ]
     return "\n\n".join(parts)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from afad_tfdata.common import crc32, errors, files, lazy_imports
 from afad_tfdata.describing import labels_csv
-from afad_tfdata.storage import description_names, hdf5, schema
+from afad_tfdata.storage import file_names, hdf5, schema
 
 COLUMNS = ("key", "split", "age", "gender", "gender_label", "image")
 
@@ -66,13 +66,13 @@ def write(directory: str, records_dir: str, manifest: schema.Manifest) -> list[s
             write_statistics=False,
         )
         names.append(
-            description_names.images_name(shard.split, shard.number, shard.num_shards)
+            file_names.images_name(shard.split, shard.number, shard.num_shards)
         )
         files.write_atomic(files.join(directory, names[-1]), content.getvalue())
     # Files of an earlier data set with more shards are removed: loaders would read them
     # as well.
     for name in sorted(os.listdir(directory)):
-        if description_names.is_images(name) and name not in names:
+        if file_names.is_images_name(name) and name not in names:
             files.remove_if_there(files.join(directory, name))
     return names
 

@@ -33,7 +33,7 @@ _GZIP_LEVEL = 4
 
 
 class RowLayout:
-    """How one image is stored as a row of pixels.
+    """How an HDF5 shard, or a raw record, stores one image as a row of pixels.
 
     Args:
       side: Height and width of the image, pixels.
@@ -63,7 +63,7 @@ class RowLayout:
 
     @classmethod
     def of_pixel(cls, pixel: Mapping[str, Any], side: int) -> RowLayout:
-        """The layout that a `schema.Manifest.pixel` describes.
+        """The layout of HDF5 rows that a manifest's ``pixel`` describes.
 
         Args:
           pixel: The description; empty for the default layout.  For files of other
@@ -76,11 +76,11 @@ class RowLayout:
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of a stored value."""
+        """Type of a value in an HDF5 row."""
         return self._dtype
 
     def to_image(self, data: bytes | memoryview | np.ndarray) -> np.ndarray:
-        """Converts the bytes of a row to uint8 ``[side, side, 3]``."""
+        """Converts a row, as HDF5 shards store it, to uint8 ``[side, side, 3]``."""
         values = np.frombuffer(data, self._dtype).reshape(self.shape)
         if self._channels_first:
             values = values.transpose(1, 2, 0)
@@ -95,7 +95,7 @@ class RowLayout:
         return np.ascontiguousarray(values, np.uint8)
 
     def to_rows(self, images: np.ndarray) -> np.ndarray:
-        """Converts uint8 ``[n, side, side, 3]`` to rows as stored: ``[n, *shape]``."""
+        """Converts uint8 ``[n, side, side, 3]`` to HDF5 rows: ``[n, *shape]``."""
         if self._channels_first:
             images = images.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(images, self._dtype)
@@ -113,7 +113,7 @@ def write(
     labels: str,
     groups: Sequence[bytes] = (),
 ) -> int:
-    """Writes one shard.
+    """Writes one HDF5 shard.
 
     Args:
       path: The file to write; the caller renames it when it is whole.
@@ -215,7 +215,7 @@ class RowReader:
             self._file.close()
 
     def row(self, number: int) -> bytes:
-        """The uncompressed bytes of a row.
+        """The uncompressed bytes of a row of an HDF5 file.
 
         Raises:
           ValueError, zlib.error: They cannot be read.
@@ -239,7 +239,7 @@ class RowReader:
 
 
 def refuse_outside(file: h5py.File, path: str) -> None:
-    """Refuses a file that takes data from other files, which the user did not name.
+    """Refuses an HDF5 file that takes data from other files.
 
     Args:
       file: The open file.
@@ -253,10 +253,12 @@ def refuse_outside(file: h5py.File, path: str) -> None:
     found: list[str] = []
 
     def look_at_link(name: str, link: Any) -> None:
+        """Notes a link of the HDF5 file that leads to another file."""
         if isinstance(link, h5py.ExternalLink):
             found.append(f"{name} is a link to {link.filename}")
 
     def look_at_item(name: str, item: Any) -> None:
+        """Notes a data set of the HDF5 file that is stored in another file."""
         if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
             found.append(f"{name} is stored in another file")
 
@@ -269,7 +271,7 @@ def refuse_outside(file: h5py.File, path: str) -> None:
 
 
 def unwritten_rows(data: h5py.Dataset) -> list[int]:
-    """Numbers of the rows that have no bytes in the file, which HDF5 reads as zeros.
+    """Numbers of the rows without bytes in the file, which HDF5 reads as zeros.
 
     Args:
       data: A data set with one axis or more.
@@ -296,7 +298,7 @@ def unwritten_rows(data: h5py.Dataset) -> list[int]:
 
 
 def _chunk_table(data: h5py.Dataset) -> np.ndarray | None:
-    """int64 ``[rows, 2]``: offset and length of each row's gzip bytes, or None."""
+    """int64 ``[rows, 2]``: offset and length of each HDF5 row's gzip bytes, or None."""
     plist = data.id.get_create_plist()
     only_gzip = plist.get_nfilters() == 1 and data.compression == "gzip"
     if not only_gzip or not data.chunks or data.chunks[0] != 1:

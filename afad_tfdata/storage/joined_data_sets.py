@@ -34,7 +34,7 @@ _ALIKE = {
 
 
 def directories(records_dir: str) -> tuple[str, ...]:
-    """The data sets that a text names, one or several.
+    """The directories of the joined data sets that ``--records_dir`` names, or of one.
 
     Args:
       records_dir: Paths, separated by commas.
@@ -61,7 +61,7 @@ def directories(records_dir: str) -> tuple[str, ...]:
 
 
 def load_manifest(records_dir: str, max_examples: int = 0) -> schema.Manifest:
-    """The manifest of one data set, or that of several as if they were one.
+    """The manifest of one data set, or the joined one of several.
 
     Args:
       records_dir: Paths, separated by commas.
@@ -82,14 +82,14 @@ def load_manifest(records_dir: str, max_examples: int = 0) -> schema.Manifest:
             for split in sharding.SPLITS
         }
         manifests = [
-            _limited(place, manifest, {s: n[i] for s, n in shares.items()})
+            _first_examples(place, manifest, {s: n[i] for s, n in shares.items()})
             for i, (place, manifest) in enumerate(zip(places, manifests, strict=True))
         ]
-    return manifests[0] if len(manifests) == 1 else _sum(manifests)
+    return manifests[0] if len(manifests) == 1 else _joined_manifest(manifests)
 
 
 def shares_of(lengths: Sequence[int], max_examples: int) -> list[int]:
-    """How many examples of each data set are used, in proportion to their numbers.
+    """How many examples of each joined data set are used, in proportion.
 
     Args:
       lengths: Number of examples of a split in each data set.
@@ -106,32 +106,33 @@ def shares_of(lengths: Sequence[int], max_examples: int) -> list[int]:
 
 
 def _num_examples(manifest: schema.Manifest, split: str) -> int:
-    """Number of a data set's examples in a split."""
+    """How many examples one of the joined data sets has in a split."""
     found = manifest.splits.get(split)
     return found.num_examples if found else 0
 
 
 def _check_alike(places: Sequence[str], manifests: Sequence[schema.Manifest]) -> None:
-    """Raises `UsageError` unless the data sets can be read as one."""
+    """Refuses to join data sets that cannot be read as one."""
     for place, manifest in zip(places[1:], manifests[1:], strict=True):
         for name, what in _ALIKE.items():
             first, other = getattr(manifests[0], name), getattr(manifest, name)
             if first != other:
+                both = f"{_as_text(first)} and {_as_text(other)}"
                 raise errors.UsageError(
                     f"--records_dir: {places[0]} and {place} differ in {what}"
-                    f" ({_shown(first)} and {_shown(other)}): write one of them again"
+                    f" ({both}): write one of them again"
                     " like the other, or name one of them"
                 )
 
 
-def _shown(value: Any) -> str:
-    """A value of a manifest as text, for errors."""
+def _as_text(value: Any) -> str:
+    """A value in which manifests of joined data sets differ, as text for errors."""
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in value.items()) or "none"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _limited(
+def _first_examples(
     directory: str, manifest: schema.Manifest, limits: dict[str, int]
 ) -> schema.Manifest:
     """The manifest as if each split had only its first examples."""
@@ -145,8 +146,8 @@ def _limited(
     return dataclasses.replace(manifest, splits=splits)
 
 
-def _sum(manifests: Sequence[schema.Manifest]) -> schema.Manifest:
-    """One manifest for all of these."""
+def _joined_manifest(manifests: Sequence[schema.Manifest]) -> schema.Manifest:
+    """One manifest for all the joined data sets."""
     first = manifests[0]
     # A data set without a training split has the mean of its other splits.
     trained = [m for m in manifests if _num_examples(m, sharding.TRAIN)]
@@ -173,17 +174,15 @@ def _sum(manifests: Sequence[schema.Manifest]) -> schema.Manifest:
         config={**first.config, "joined": [m.config for m in manifests]},
         mean=mean,
         splits={
-            name: _sum_of_splits(
-                [m.splits[name] for m in manifests if name in m.splits]
-            )
+            name: _joined_split([m.splits[name] for m in manifests if name in m.splits])
             for name in names
         },
         **totals,
     )
 
 
-def _sum_of_splits(splits: Sequence[schema.Split]) -> schema.Split:
-    """The splits of several data sets as one."""
+def _joined_split(splits: Sequence[schema.Split]) -> schema.Split:
+    """The splits of all the joined data sets as one."""
     counts: dict[str, Counter[str]] = {}
     for split in splits:
         for class_name, by_age in split.counts.items():

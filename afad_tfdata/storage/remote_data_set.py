@@ -29,8 +29,8 @@ def staging_dir(output_dir: str, work_dir: str) -> str:
     return os.path.join(parent, f"writing-{name}")
 
 
-def stored(output_dir: str) -> schema.Manifest | None:
-    """The manifest of the data set in a directory; None if there is none.
+def stored_manifest(output_dir: str) -> schema.Manifest | None:
+    """The manifest of a remote data set; None if there is none.
 
     Raises:
       UsageError: The file system cannot be reached.
@@ -46,7 +46,7 @@ def stored(output_dir: str) -> schema.Manifest | None:
 
 
 def upload(directory: str, output_dir: str) -> None:
-    """Copies a finished data set, the manifest last, and removes the local one.
+    """Uploads a finished data set, the manifest last, and removes the local one.
 
     Remote files that have the right size already are replaced, because equal sizes do
     not mean equal content.
@@ -62,7 +62,7 @@ def upload(directory: str, output_dir: str) -> None:
     )
     with progress.Progress(len(names) + 1, "uploading", unit="files") as bar:
         for name in [*names, schema.MANIFEST_NAME]:
-            _copy(os.path.join(directory, name), files.join(output_dir, name))
+            _copy_file(os.path.join(directory, name), files.join(output_dir, name))
             bar.update(1)
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -79,14 +79,14 @@ def copy(path: str, output_dir: str, name: str) -> None:
       UsageError: It cannot be written there.
     """
     if not os.path.isdir(path):
-        _copy(path, files.join(output_dir, name))
+        _copy_file(path, files.join(output_dir, name))
         return
     for inner in sorted(os.listdir(path)):
         copy(os.path.join(path, inner), output_dir, f"{name}/{inner}")
 
 
-def _copy(path: str, target: str) -> None:
-    """Copies a file of the data set to the store."""
+def _copy_file(path: str, target: str) -> None:
+    """Copies a file to a remote directory, and compares its size."""
     try:
         size = remote_files.upload(path, target)
     except remote_files.StoreError as error:

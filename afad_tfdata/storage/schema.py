@@ -117,7 +117,7 @@ class Split:
 
     @property
     def ages(self) -> dict[int, int]:
-        """Number of examples by age in years, without those that have no age."""
+        """Number of a split's examples by age in years, if they have an age."""
         numbers: dict[int, int] = {}
         for by_age in self.counts.values():
             for age, number in by_age.items():
@@ -126,7 +126,7 @@ class Split:
         return numbers
 
     def num_without(self, label: str) -> int:
-        """Number of examples without a label: ``age`` or ``gender``."""
+        """Number of examples of a split without a label: ``age`` or ``gender``."""
         if label == "age":
             return self.num_examples - sum(self.ages.values())
         return sum(self.counts.get(NO_GENDER, {}).values())
@@ -177,17 +177,17 @@ class Manifest:
 
     @property
     def mean_rgb(self) -> tuple[float, float, float]:
-        """The mean in channel order, in [0, 255]."""
+        """The channel means of a data set in the order R, G, B, in [0, 255]."""
         return self.mean["R"], self.mean["G"], self.mean["B"]
 
     @property
     def face_crop(self) -> dict[str, Any]:
-        """How faces were cut out of the images; empty for whole images."""
+        """How faces were cut out of the data set's images; empty for whole images."""
         return self.config.get("face_crop", {})
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that some record has: ``age``, ``gender`` or both."""
+        """The labels that some record of the data set has: ``age``, ``gender``."""
         filled = [split for split in self.splits.values() if split.num_examples]
         return tuple(
             label
@@ -197,12 +197,12 @@ class Manifest:
 
     @property
     def counted_classes(self) -> tuple[str, ...]:
-        """The names in `Split.counts`, in label order; `NO_GENDER` is last if used."""
+        """The classes in `Split.counts`, in label order; `NO_GENDER` last if used."""
         lacks = any(split.num_without("gender") for split in self.splits.values())
         return (*self.class_names, NO_GENDER) if lacks else self.class_names
 
     def split(self, name: str) -> Split:
-        """The split of that name; `UsageError` if there is none or it is empty."""
+        """The split of a data set; `UsageError` if there is none or it is empty."""
         split = self.splits.get(name)
         if split is None or not split.num_examples:
             filled = [s for s, v in self.splits.items() if v.num_examples]
@@ -216,7 +216,7 @@ class Manifest:
 def counts_of(
     index: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """`Split.counts` of the examples in an index.
+    """`Split.counts` for the manifest, of the examples in an index.
 
     Args:
       index: Of `INDEX_DTYPE`.
@@ -239,8 +239,14 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
+def write_manifest(directory: str, manifest: Manifest) -> None:
+    """Writes the manifest, by which readers recognise a directory as a data set."""
+    path = os.path.join(directory, MANIFEST_NAME)
+    files.write_atomic(path, manifest_bytes(manifest))
+
+
 def load_manifest(records_dir: str) -> Manifest:
-    """Reads a data set's manifest.
+    """Loads a data set's manifest.
 
     Args:
       records_dir: The directory that ``write_records`` filled.
@@ -259,10 +265,10 @@ def load_manifest(records_dir: str) -> Manifest:
         advice="--records_dir names a directory that write_records has finished",
     )
     if not isinstance(value, dict) or "checksum" not in value:
-        raise _damaged(path, "it has no checksum")
+        raise _damaged_error(path, "it has no checksum")
     stored = value.pop("checksum")
     if stored != files.json_checksum(value):
-        raise _damaged(path, "its checksum does not match its content")
+        raise _damaged_error(path, "its checksum does not match its content")
     version = value.get("schema_version")
     if version != SCHEMA_VERSION:
         raise errors.UsageError(
@@ -272,7 +278,7 @@ def load_manifest(records_dir: str) -> Manifest:
     try:
         return _parse_manifest(value)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(path, errors.one_line(repr(error))) from error
+        raise _damaged_error(path, errors.one_line(repr(error))) from error
 
 
 def read_mean(path: str) -> tuple[float, float, float]:
@@ -291,7 +297,7 @@ def read_mean(path: str) -> tuple[float, float, float]:
 
 
 def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
-    """The index of a split: memory-mapped if local, otherwise read into memory.
+    """Loads a split's index: memory-mapped if local, otherwise read into memory.
 
     Args:
       records_dir: The data set's directory.
@@ -312,7 +318,7 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
             import io
 
             content = files.read_bytes(path)
-            _check_digest(hashlib.sha256(content).hexdigest(), expected.index)
+            _check_index_digest(hashlib.sha256(content).hexdigest(), expected.index)
             index = np.load(io.BytesIO(content), allow_pickle=False)
             index.flags.writeable = False
         else:
@@ -323,19 +329,19 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
                 )
             # Nothing checks labels and offsets again after this.  For AFAD the digest
             # takes 10 ms, for ten million records 0.3 s.
-            _check_file(path, expected.index)
+            _check_index_file(path, expected.index)
             index = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
             # The system did not open the file, so its bytes may be undamaged.
             raise files.read_error(path, error) from error
-        raise _damaged(path, errors.one_line(error)) from error
+        raise _damaged_error(path, errors.one_line(error)) from error
     except errors.UsageError:
         raise  # The remote store cannot be reached.
     except Exception as error:  # np.load may raise any error for a damaged header.
-        raise _damaged(path, errors.one_line(error)) from error
+        raise _damaged_error(path, errors.one_line(error)) from error
     if index.dtype != INDEX_DTYPE or index.shape != (expected.num_examples,):
-        raise _damaged(
+        raise _damaged_error(
             path,
             f"it contains {index.shape} of {index.dtype}, wanted"
             f" ({expected.num_examples},) of {INDEX_DTYPE}",
@@ -344,12 +350,12 @@ def load_index(records_dir: str, manifest: Manifest, split: str) -> np.ndarray:
 
 
 def labels_of(task: str) -> tuple[str, ...]:
-    """The labels of a task: ``("age",)``, ``("gender",)`` or both."""
+    """The labels of records that a task needs: ``age``, ``gender`` or both."""
     return tuple(name for name in ("age", "gender") if name in task.split("_"))
 
 
 def age_range(manifest: Manifest) -> tuple[int, int]:
-    """Smallest and largest age of the training split, in years."""
+    """Smallest and largest age of a manifest's training split, in years."""
     ages = manifest.split("train").ages
     if not ages:
         raise errors.UsageError(
@@ -359,7 +365,7 @@ def age_range(manifest: Manifest) -> tuple[int, int]:
 
 
 def _parse_manifest(value: dict[str, Any]) -> Manifest:
-    """The manifest from its JSON values."""
+    """The manifest of a data set from its JSON values."""
     splits = {}
     for name in sharding.SPLITS:
         if name not in value["splits"]:
@@ -383,8 +389,8 @@ def _parse_manifest(value: dict[str, Any]) -> Manifest:
     return Manifest(**{**value, "splits": splits, "class_names": class_names})
 
 
-def _check_file(path: str, expected: Shard) -> None:
-    """Compares the digest of a file, unless this process did so since it changed."""
+def _check_index_file(path: str, expected: Shard) -> None:
+    """Compares the digest of an index, unless it was compared since it changed."""
     found = os.stat(path)
     state = (
         os.path.abspath(path),
@@ -393,20 +399,20 @@ def _check_file(path: str, expected: Shard) -> None:
     )
     if state in _checked:
         return
-    _check_digest(files.sha256(path), expected)
+    _check_index_digest(files.sha256(path), expected)
     # The time of a file that was written just now may stay the same if it is written
     # again.
     if time.time_ns() - found.st_mtime_ns > _SETTLED_NANOSECS:
         _checked.add(state)
 
 
-def _check_digest(found: str, expected: Shard) -> None:
-    """Refuses a file whose digest is not that of the manifest."""
+def _check_index_digest(found: str, expected: Shard) -> None:
+    """Refuses an index whose digest is not that of the manifest."""
     if found != expected.sha256:
         raise ValueError("its SHA-256 does not match: bytes were changed")
 
 
-def _damaged(path: str, reason: str) -> errors.DataError:
+def _damaged_error(path: str, reason: str) -> errors.DataError:
     """The error of a manifest or an index that is damaged."""
     return errors.DataError(
         f"{path} is damaged: {reason}; restore it, or write the records again"

@@ -17,9 +17,9 @@ _FEATURES = "tensorflow_datasets.core.features."
 
 
 def write(directory: str, manifest: schema.Manifest) -> None:
-    """Writes ``features.json``, ``dataset_info.json`` and the class names."""
-    value = {"image": _image(manifest), "label": _label(manifest)}
-    files.write_json(os.path.join(directory, NAMES[0]), _dict(value))
+    """Writes the JSON files and the class names for TensorFlow Datasets."""
+    value = {"image": _image_feature(manifest), "label": _label_feature(manifest)}
+    files.write_json(os.path.join(directory, NAMES[0]), _features_dict(value))
     files.write_atomic(
         os.path.join(directory, NAMES[2]),
         "".join(f"{name}\n" for name in manifest.class_names),
@@ -48,11 +48,11 @@ def write(directory: str, manifest: schema.Manifest) -> None:
     )
 
 
-def _image(manifest: schema.Manifest) -> dict[str, Any]:
+def _image_feature(manifest: schema.Manifest) -> dict[str, Any]:
     """The image feature, as TensorFlow Datasets describes it."""
     side = str(manifest.image_size)
     if manifest.image_encoding == "raw":
-        pixels = _kind(
+        pixels = _feature_of_class(
             "tensor_feature.Tensor",
             tensor={
                 "shape": {"dimensions": [side, side, "3"]},
@@ -63,42 +63,44 @@ def _image(manifest: schema.Manifest) -> dict[str, Any]:
     else:
         fixed = manifest.image_encoding == "jpeg"
         dimensions = [side, side, "3"] if fixed else ["-1", "-1", "3"]
-        pixels = _kind(
+        pixels = _feature_of_class(
             "image_feature.Image",
             image={"shape": {"dimensions": dimensions}, "dtype": "uint8"},
         )
-    text = _kind("text_feature.Text", text={})
+    text = _feature_of_class("text_feature.Text", text={})
     features = {
         "encoded": pixels,
         "filename": text,
         "format": text,
-        "height": _integer(),
-        "width": _integer(),
+        "height": _integer_feature(),
+        "width": _integer_feature(),
     }
     if manifest.config.get("groups"):
         features["group"] = text
-    return _dict(features)
+    return _features_dict(features)
 
 
-def _label(manifest: schema.Manifest) -> dict[str, Any]:
-    """The label features, as TensorFlow Datasets describes them."""
+def _label_feature(manifest: schema.Manifest) -> dict[str, Any]:
+    """The features of labels, as TensorFlow Datasets describes them."""
     classes = {"numClasses": str(len(manifest.class_names))}
-    gender = _kind("class_label_feature.ClassLabel", classLabel=classes)
-    return _dict({"age": _integer(), "gender": gender})
+    gender = _feature_of_class("class_label_feature.ClassLabel", classLabel=classes)
+    return _features_dict({"age": _integer_feature(), "gender": gender})
 
 
-def _dict(features: dict[str, Any]) -> dict[str, Any]:
+def _features_dict(features: dict[str, Any]) -> dict[str, Any]:
     """A dict of features, as TensorFlow Datasets describes it."""
-    return _kind("features_dict.FeaturesDict", featuresDict={"features": features})
+    return _feature_of_class(
+        "features_dict.FeaturesDict", featuresDict={"features": features}
+    )
 
 
-def _integer() -> dict[str, Any]:
+def _integer_feature() -> dict[str, Any]:
     """An integer feature, as TensorFlow Datasets describes it."""
-    return _kind(
+    return _feature_of_class(
         "scalar.Scalar", tensor={"shape": {}, "dtype": "int64", "encoding": "none"}
     )
 
 
-def _kind(name: str, **content: Any) -> dict[str, Any]:
+def _feature_of_class(name: str, **content: Any) -> dict[str, Any]:
     """A feature of this class of TensorFlow Datasets."""
     return {"pythonClassName": _FEATURES + name, **content}

@@ -56,7 +56,7 @@ def encode_record(
     gender: int,
     group: bytes | None = None,
 ) -> Record:
-    """A framed example with the features of `schema`.
+    """A TFRecord: a framed example with the features of `schema`.
 
     Args:
       image: Encoded image or raw pixels.
@@ -89,7 +89,7 @@ def encode_record(
 
 
 def frame(data: bytes) -> bytes:
-    """Frames bytes as one record of a file: adds the length and the checksums."""
+    """Frames bytes as one TFRecord: adds the length and the checksums."""
     length = struct.pack("<Q", len(data))
     return b"".join(
         (
@@ -102,7 +102,7 @@ def frame(data: bytes) -> bytes:
 
 
 def framed_records(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """``(offset, framed record)`` of each record of a local file, unchecked.
+    """``(offset, framed record)`` of each TFRecord of a local file, unchecked.
 
     Args:
       path: The file.
@@ -132,20 +132,20 @@ def framed_records(path: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def starts_record(path: str) -> bool:
-    """Whether a local file begins with the length of a record and its checksum."""
+    """Whether a local file begins with the length of a TFRecord and its checksum."""
     with open(path, "rb") as f:
         return sound_length(f.read(HEADER_BYTES))
 
 
 def sound_length(framed: bytes) -> bool:
-    """Whether the checksum of a framed record's length is right."""
+    """Whether the checksum of a TFRecord's length is right."""
     if len(framed) < HEADER_BYTES:
         return False
     return masked_crc32c(framed[:8]) == struct.unpack("<I", framed[8:HEADER_BYTES])[0]
 
 
 def next_record(path: str, start: int, num_bytes: int) -> int | None:
-    """Offset of the first sound record at or after a byte; None if none is found.
+    """Offset of the first sound TFRecord at or after a byte; None if none is found.
 
     Args:
       path: A local file.
@@ -173,7 +173,7 @@ def next_record(path: str, start: int, num_bytes: int) -> int | None:
 
 
 def check_record(framed: bytes) -> bytes:
-    """The data of a framed record.
+    """The data of a TFRecord, whose checksums must be right.
 
     Raises:
       RecordError: A length or checksum is wrong.
@@ -192,25 +192,27 @@ def check_record(framed: bytes) -> bytes:
 
 
 def unchecked_data(framed: bytes) -> bytes:
-    """The data of a record that may be damaged, to find out which image it is."""
+    """The data of a TFRecord that may be damaged, to find out which image it is."""
     return framed[HEADER_BYTES:-FOOTER_BYTES]
 
 
 def parse_example(data: bytes) -> dict[str, Any]:
-    """Features of an example that `encode_record` wrote: bytes or int by name.
+    """Features of an example in a TFRecord: bytes or int by name.
 
     Raises:
       RecordError: The bytes are not such an example.
     """
     try:
         features: dict[str, Any] = {}
-        for entry in _fields(_only(_fields(data))[1]):
-            key, value = _fields(entry[1])
-            kind, items = _only(_fields(value[1]))
-            (item,) = [content for _, content in _fields(items)]
+        for entry in _message_fields(_only_field(_message_fields(data))[1]):
+            key, value = _message_fields(entry[1])
+            kind, items = _only_field(_message_fields(value[1]))
+            (item,) = [content for _, content in _message_fields(items)]
             name = bytes(key[1]).decode()
             # Field 3 of a Feature is its Int64List, field 1 its BytesList.
-            features[name] = _signed(_read_varint(item, 0)[0]) if kind == 3 else item
+            features[name] = (
+                _signed_int64(_read_varint(item, 0)[0]) if kind == 3 else item
+            )
         return features
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise RecordError(f"it is not an example of this schema ({error})") from error
@@ -227,7 +229,7 @@ def masked_crc32c(data: bytes) -> int:
 
 @functools.cache
 def _name_prefix(name: str) -> bytes:
-    """The bytes of a feature's name in an example."""
+    """The bytes of a feature's name in a ``tf.train.Example``."""
     encoded = name.encode()
     return b"\n" + _varint(len(encoded)) + encoded
 
@@ -236,7 +238,7 @@ def _name_prefix(name: str) -> bytes:
 # different file sizes.
 @functools.lru_cache(1 << 15)
 def _bytes_prefix(name: str, length: int) -> bytes:
-    """The bytes of a map entry that precede its only value."""
+    """The bytes of a map entry of an example that precede its only value."""
     item = b"\n" + _varint(length)  # BytesList.value
     items = b"\n" + _varint(len(item) + length)  # Feature.bytes_list
     value = b"\x12" + _varint(len(items) + len(item) + length)  # entry.value
@@ -261,7 +263,7 @@ def _int_feature(name: str, value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """A number as a protocol buffer's varint."""
+    """A number as a varint of a protocol buffer."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -270,8 +272,8 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _signed(value: int) -> int:
-    """An int64 from the 64 bits that represent it."""
+def _signed_int64(value: int) -> int:
+    """The int64 of a protocol buffer from the 64 bits that represent it."""
     return value - (1 << 64) if value >> 63 else value
 
 
@@ -288,8 +290,8 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
             raise ValueError("a number of more than 64 bits")
 
 
-def _fields(data: bytes) -> list[tuple[int, bytes]]:
-    """Length-delimited fields of a message: (field number, content)."""
+def _message_fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Fields of a protocol buffer's message: (field number, content)."""
     position, out = 0, []
     while position < len(data):
         tag, position = _read_varint(data, position)
@@ -303,7 +305,7 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
     return out
 
 
-def _only(fields: list[tuple[int, bytes]]) -> tuple[int, bytes]:
-    """The only field of a protocol buffer."""
+def _only_field(fields: list[tuple[int, bytes]]) -> tuple[int, bytes]:
+    """The only field of a protocol buffer's message."""
     (field,) = fields
     return field

@@ -1,13 +1,15 @@
 """The files in an archive, one after the other: tar, plain or compressed, and ZIP.
 
 The first bytes of an archive decide what it is; its name does not.  A damaged archive
-is an error, because nobody would otherwise notice that its end is missing.
+is an error, because nobody would otherwise notice that its end is missing.  Nothing is
+extracted under a name from the archive.  Names that lead out of the archive, links and
+devices are rejected.
 """
 
 from __future__ import annotations
 
-import bisect
 import bz2
+import collections
 import contextlib
 import gzip
 import hashlib
@@ -19,12 +21,66 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from afad_tfdata.common import errors
+from afad_tfdata.writing import age_folders, archive_parts, source
 
 _CHUNK_BYTES = 1 << 20
 _XZ, _GZIP, _BZIP2, _ZIP = b"\xfd7zXZ\0", b"\x1f\x8b", b"BZh", b"PK"
+# The data set's page names this MD5 for the 46 parts together.
+_KNOWN_MD5 = {("AFAD-Full.tar.xz", 46): "22ff8bcf4acf6e5911ff75a537d5ba91"}
+# A few images in other folders are rejected by name.  If there are more, the user must
+# name the folder.
+_NEARLY_ALL = 0.9
+
+
+def scan(parts: Sequence[str], gender_codes: dict[str, int]) -> source.Listing:
+    """Lists the images in an archive as `age_folders.scan` lists those in a folder.
+
+    Args:
+      parts: From `archive_parts.find`.
+      gender_codes: From `gender_codes.parse`.
+
+    Raises:
+      DataError: The archive is damaged, or its MD5 is not the published one.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    names: list[tuple[str, int]] = []
+    listing = source.Listing(os.path.dirname(parts[0]), [], [], 0)
+    refused = listing.rejected
+    for member, _ in members(parts, digest):
+        if ".." in member.name.split("/"):
+            reason = "a path that leaves the archive"
+            refused.append(source.Rejection(member.name, reason))
+        elif source.is_skipped(member.name.lstrip("/")):
+            listing.skipped += 1  # Checked before links, because ``._NAME`` may be one.
+        elif not member.is_file:
+            reason = "a link or device in the archive"
+            refused.append(source.Rejection(member.name, reason))
+        else:
+            names.append((member.name, member.size))
+    _check_md5(parts, digest.hexdigest())
+    prefix = _prefix_of_images([name for name, _ in names], parts[0], gender_codes)
+    seen = set()
+    for name, size in names:
+        inside = name.startswith(prefix)
+        key = name.removeprefix(prefix)
+        if key.startswith("/"):
+            reason = "a path that leaves the archive"
+            refused.append(source.Rejection(name, reason))
+        elif not inside and age_folders.may_be_image(key, gender_codes):
+            reason = f"not in the folder of the others, {prefix or '.'}"
+            refused.append(source.Rejection(name, reason))
+        elif key in seen:
+            refused.append(source.Rejection(key, "twice in the archive"))
+        else:
+            seen.add(key)
+            age_folders.add_file(listing, key, gender_codes, size)
+    listing.items.sort()
+    listing.rejected.sort()
+    listing.parts, listing.prefix = tuple(parts), prefix
+    return listing
 
 
 class Member(NamedTuple):
@@ -44,7 +100,7 @@ class Member(NamedTuple):
 def members(
     parts: Sequence[str], digest: hashlib._Hash | None = None
 ) -> Iterator[tuple[Member, Callable[[], bytes]]]:
-    """Yields every member but directories, with a function that reads it.
+    """Yields every member of an archive but directories, and a function that reads it.
 
     The function must be called before the next member is requested, because a stream
     cannot go back.
@@ -57,7 +113,7 @@ def members(
       DataError: The archive is damaged, or the file is not an archive.
       UsageError: A part cannot be opened or read.
     """
-    with _damage(parts):
+    with _damage_error(parts):
         with open(parts[0], "rb") as f:
             start = f.read(512)
         if start.startswith(_ZIP):
@@ -67,14 +123,15 @@ def members(
         for member, content in found:
 
             def checked(content: Callable[[], bytes] = content) -> bytes:
-                with _damage(parts):  # The caller reads outside the outer block.
+                """Reads a member of the archive; a `DataError` if it is damaged."""
+                with _damage_error(parts):  # The caller reads outside the outer block.
                     return content()
 
             yield member, checked
 
 
 @contextlib.contextmanager
-def _damage(parts: Sequence[str]) -> Iterator[None]:
+def _damage_error(parts: Sequence[str]) -> Iterator[None]:
     """Turns what the libraries raise for a damaged archive into a `DataError`."""
     try:
         yield
@@ -97,8 +154,8 @@ def _damage(parts: Sequence[str]) -> Iterator[None]:
 def _tar_members(
     parts: Sequence[str], start: bytes, digest: hashlib._Hash | None
 ) -> Iterator[tuple[Member, Callable[[], bytes]]]:
-    """The files in a tar archive."""
-    stream = _Parts(parts, digest)
+    """Yields the members of a tar archive."""
+    stream = archive_parts.PartStream(parts, digest)
     try:
         with _decompressed(start, stream) as plain:
             # Zeros are ignored, because several archives may be joined in one file, and
@@ -111,6 +168,7 @@ def _tar_members(
                         continue
 
                     def content(info: tarfile.TarInfo = info) -> bytes:
+                        """Reads the current member of the tar archive."""
                         f = tar.extractfile(info)
                         return f.read() if f else b""
 
@@ -127,13 +185,17 @@ def _tar_members(
 def _zip_members(
     parts: Sequence[str],
 ) -> Iterator[tuple[Member, Callable[[], bytes]]]:
-    """The files in a ZIP archive."""
-    with _SeekableParts(parts) as raw, zipfile.ZipFile(io.BufferedReader(raw)) as z:
+    """Yields the members of a ZIP archive."""
+    with (
+        archive_parts.SeekableParts(parts) as raw,
+        zipfile.ZipFile(io.BufferedReader(raw)) as z,
+    ):
         for info in sorted(z.infolist(), key=lambda info: info.header_offset):
             if info.is_dir():
                 continue
 
             def content(info: zipfile.ZipInfo = info) -> bytes:
+                """Reads a member of the ZIP archive."""
                 return z.read(info)
 
             # Links and devices have a mode.  Programs of Windows write no mode, and
@@ -187,7 +249,7 @@ class _StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"a damaged header: {error}") from error
 
 
-def _decompressed(start: bytes, stream: _Parts) -> Any:
+def _decompressed(start: bytes, stream: archive_parts.PartStream) -> Any:
     """The plain tar stream of an archive that begins with these bytes."""
     if start.startswith(_XZ):
         return lzma.LZMAFile(stream)  # type: ignore[arg-type]
@@ -198,87 +260,39 @@ def _decompressed(start: bytes, stream: _Parts) -> Any:
     return io.BufferedReader(stream)
 
 
-class _Parts(io.RawIOBase):
-    """Files one after the other, as one stream.
+def _prefix_of_images(
+    names: Sequence[str], part: str, gender_codes: dict[str, int]
+) -> str:
+    """The folder in an archive that precedes AGE/GENDER/IMAGE in nearly all names.
 
-    Args:
-      paths: The files.
-      digest: A `hashlib` object to update with every byte that is read, or None.
+    Raises:
+      UsageError: Several folders have images, and none has nearly all of them.
     """
-
-    def __init__(self, paths: Sequence[str], digest: hashlib._Hash | None) -> None:
-        self._waiting = list(paths)[::-1]
-        self._digest = digest
-        self._file: BinaryIO | None = None
-
-    def readable(self) -> bool:
-        """True: the parts of an archive are read as one stream."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Reads the next bytes of an archive in parts."""
-        while True:
-            if self._file is None:
-                if not self._waiting:
-                    return 0
-                self._file = open(self._waiting.pop(), "rb")
-            count = self._file.readinto(buffer)  # type: ignore[attr-defined]
-            if count:
-                if self._digest is not None:
-                    self._digest.update(memoryview(buffer)[:count])
-                return count
-            self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        """Closes the part of the archive that is open."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        super().close()
+    counts: collections.Counter[str] = collections.Counter()
+    for name in names:
+        *above, age, gender, image = ["", "", *name.split("/")]
+        if age_folders.may_be_image(f"{age}/{gender}/{image}", gender_codes):
+            counts["".join(f"{folder}/" for folder in above[2:])] += 1
+    if not counts:  # No image can be written, but all names may be below one folder.
+        tops = {name.partition("/")[0] for name in names}
+        top = tops.pop() if len(tops) == 1 else ""
+        return f"{top}/" if top and all("/" in name for name in names) else ""
+    ((prefix, most), *others) = counts.most_common(2)
+    if most < _NEARLY_ALL * counts.total():
+        second, _ = others[0]
+        raise errors.UsageError(
+            f"the archive {part} has images in the folders {prefix or '.'} ({most}) and"
+            f" {second or '.'} ({counts[second]}): extract it, and name one of them"
+        )
+    return prefix
 
 
-class _SeekableParts(io.RawIOBase):
-    """Files one after the other, as one file: the contents of a ZIP are at its end."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
-        sizes = [os.path.getsize(path) for path in paths]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-        self._position = 0
-        self._number, self._file = -1, None  # type: int, BinaryIO | None
-
-    def readable(self) -> bool:
-        """True: the parts of a ZIP archive are read as one file."""
-        return True
-
-    def seekable(self) -> bool:
-        """True: a ZIP archive in parts is read from its end."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to a place in a ZIP archive in parts."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}
-        self._position = offset + base.get(whence, self._starts[-1])
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Reads bytes of a ZIP archive in parts."""
-        number = bisect.bisect_right(self._starts, self._position) - 1
-        if number >= len(self._paths):
-            return 0
-        if number != self._number or self._file is None:
-            if self._file is not None:
-                self._file.close()
-            self._number, self._file = number, open(self._paths[number], "rb")
-        self._file.seek(self._position - self._starts[number])
-        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        """Closes the part of the ZIP archive that is open."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        super().close()
+def _check_md5(parts: Sequence[str], found: str) -> None:
+    """Raises `DataError` for a published archive with another MD5."""
+    stem = "".join(archive_parts.group_by_archive([os.path.basename(parts[0])]))
+    known = _KNOWN_MD5.get((stem, len(parts)))
+    if known and found != known:
+        raise errors.DataError(
+            f"the {len(parts)} parts of {stem} have the MD5 {found}, the published one"
+            f" is {known}: a part is damaged; fetch them again"
+        )

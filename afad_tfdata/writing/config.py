@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from afad_tfdata.writing import (
     data_set_config,
     duplicate_images,
     face_images,
+    gender_codes,
     source,
     task_runners,
 )
@@ -272,7 +274,7 @@ class WriteConfig:
 
     def __post_init__(self) -> None:
         options.check_choices(self)
-        source.parse_gender_codes(self.gender_codes)
+        gender_codes.parse(self.gender_codes)
         for name, low, high in (
             ("image_size", 1, 4096),  # Up to 48 MiB of pixels in an image.
             ("jpeg_quality", 1, 100),
@@ -312,7 +314,7 @@ class WriteConfig:
             )
         face_detector.check_detector_name(self.face_detector)
         face_crop.check_margin(self.face_margin)
-        self._encoding(cuts=self.find_faces)  # Refuses whole files.
+        self._encoding_for(cuts=self.find_faces)  # Refuses whole files.
         if self.source and self.labels_csv:
             raise errors.UsageError(
                 "--source and --labels_csv both say where the labels are: leave one out"
@@ -348,12 +350,23 @@ class WriteConfig:
                 f"--shard_range takes A:B, such as 0:4; got {self.shard_range!r}"
             )
 
+    def with_absolute_paths(self) -> WriteConfig:
+        """The same with absolute paths, because a program may change its directory."""
+        names = ("data_dir", "labels_csv", "output_dir", "work_dir", "split_file")
+        paths = {name: getattr(self, name) for name in names}
+        local = {n: p for n, p in paths.items() if p and not files.is_remote(p)}
+        if "," in local.get("split_file", ""):  # Several files.
+            del local["split_file"]
+        return dataclasses.replace(
+            self, **{name: os.path.abspath(path) for name, path in local.items()}
+        )
+
     @property
     def encoding(self) -> str:
-        """The image encoding, with the format's default filled in."""
-        return self._encoding(cuts=self.find_faces)
+        """The encoding of images, with the format's default filled in."""
+        return self._encoding_for(cuts=self.find_faces)
 
-    def _encoding(self, *, cuts: bool) -> str:
+    def _encoding_for(self, *, cuts: bool) -> str:
         """How images are stored, if ``--image_encoding`` does not say it."""
         default = "jpeg" if cuts else "original"
         if self.format == "hdf5":
@@ -382,7 +395,7 @@ class WriteConfig:
             allow it.
         """
         cuts = has_boxes or self.find_faces
-        encoding = self._encoding(cuts=cuts)
+        encoding = self._encoding_for(cuts=cuts)
         hdf5_config = data_set_config.Hdf5Config(
             labels=self.hdf5_labels,
             dtype=self.hdf5_dtype,
@@ -397,7 +410,7 @@ class WriteConfig:
                 jpeg_quality=self.jpeg_quality if encoding == "jpeg" else None,
                 max_pixels=self.max_pixels,
                 max_file_bytes=self.max_file_bytes,
-                faces=self._faces(has_boxes) if cuts else None,
+                faces=self._face_config(has_boxes) if cuts else None,
             ),
             splits=data_set_config.SplitConfig(
                 seed=self.seed,
@@ -411,21 +424,21 @@ class WriteConfig:
                 max_faces_per_photo=self.max_faces_per_photo,
                 max_examples=self.max_examples,
             ),
-            gender_codes=self._of_source(
+            gender_codes=self._own_or_of_source(
                 "gender_codes", lambda name: importer_choice.importer(name).CODES
             ),
             duplicates=self.duplicates,
             conflicts=self.conflicts,
             split_file=bool(self.split_file),
             hdf5=hdf5_config if self.format == "hdf5" else None,
-            name=self._of_source("name", lambda name: name),
+            name=self._own_or_of_source("name", lambda name: name),
             source=self.source if self.source != "afad" else "",
             age_ranges=self.age_ranges,
             missing_labels=self.missing_labels,
         )
 
-    def _faces(self, has_boxes: bool) -> face_images.FaceConfig:
-        """How faces are found and cut.
+    def _face_config(self, has_boxes: bool) -> face_images.FaceConfig:
+        """The options of finding and cutting faces.
 
         Raises:
           UsageError: The detector is not installed.
@@ -436,14 +449,14 @@ class WriteConfig:
                 margin=self.face_margin,
                 border=self.face_border,
                 size=self.image_size,
-                found_by=face_images.found_by(
+                found_by=face_images.origin_of_boxes(
                     self.face_detector if self.find_faces else "", has_boxes=has_boxes
                 ),
             ),
         )
 
-    def _of_source(self, option: str, value: Callable[[str], str]) -> str:
-        """An option, or what the data set of ``--source`` has in its place."""
+    def _own_or_of_source(self, option: str, value: Callable[[str], str]) -> str:
+        """The value of an option, or that of ``--source`` in its place."""
         own: str = getattr(self, option)
         if self.source in ("", "afad") or own != getattr(WriteConfig, option):
             return own

@@ -15,7 +15,7 @@ from afad_tfdata.storage import schema
 
 
 def write(directory: str, manifest: schema.Manifest) -> None:
-    """Writes the index file of each shard next to it.
+    """Writes DALI's index file of each shard next to it.
 
     Args:
       directory: The data set's directory, on a local disk.
@@ -37,7 +37,7 @@ def write(directory: str, manifest: schema.Manifest) -> None:
 
 
 def content(rows: np.ndarray) -> bytes:
-    """Returns the content of a shard's index file.
+    """The content of DALI's index file of a shard.
 
     Args:
       rows: The shard's rows of the data set's own index.
@@ -48,7 +48,7 @@ def content(rows: np.ndarray) -> bytes:
 
 
 def file_name(shard: str) -> str:
-    """Returns the name of a shard's index file.
+    """The name of DALI's index file of a shard.
 
     It does not match ``*.tfrecord-*``, by which programs find the shards.
     """

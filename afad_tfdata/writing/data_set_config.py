@@ -8,10 +8,11 @@ files) are in `config.WriteConfig` only.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from afad_tfdata.writing import face_images
+from afad_tfdata.storage import hdf5, schema
+from afad_tfdata.writing import face_images, source
 
 DEFAULT_NAME = "afad"
 # Options that were added later.  At their defaults manifests do not contain them.
@@ -89,6 +90,17 @@ class Hdf5Config:
     channels: str
     compression: str
 
+    def linked_to_label(self, items: Iterable[source.Item]) -> Hdf5Config:
+        """The same, but the link ``labels`` of HDF5 shards leads to a label in use."""
+        listed = list(items)
+        there = [
+            label
+            for label in hdf5.LABELS
+            if any(getattr(item, label) != schema.MISSING for item in listed)
+        ]
+        labels = self.labels if self.labels in there else there[0]
+        return dataclasses.replace(self, labels=labels)
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSetConfig:
@@ -99,7 +111,7 @@ class DataSetConfig:
       images: For the code that reads and stores one image.
       splits: For the plan.
       selection: For the scan.
-      gender_codes: As `source.parse_gender_codes` takes it.
+      gender_codes: As `gender_codes.parse` takes it.
       duplicates: One of `duplicate_images.DUPLICATES`.
       conflicts: One of `duplicate_images.CONFLICTS`.
       split_file: Whether a published protocol decided the splits.
@@ -124,8 +136,21 @@ class DataSetConfig:
     age_ranges: str = "refuse"
     missing_labels: str = "refuse"
 
+    @property
+    def pixel_layout(self) -> dict[str, str]:
+        """The manifest's layout of raw pixels; empty for encoded images."""
+        if self.images.encoding != "raw":
+            return {}
+        if self.hdf5 is None:
+            return {"dtype": "uint8", "channels": "last", "compression": "none"}
+        return {
+            "dtype": self.hdf5.dtype,
+            "channels": self.hdf5.channels,
+            "compression": self.hdf5.compression,
+        }
+
     def to_json(self) -> dict[str, Any]:
-        """One flat object, whose names and order are those of every manifest."""
+        """One flat JSON object, whose names and order are those of every manifest."""
         value: dict[str, Any] = {
             "format": self.format,
             "image_size": self.images.size,
@@ -167,7 +192,7 @@ class DataSetConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DataSetConfig:
-        """The inverse of `to_json`; names that it does not know are ignored."""
+        """The config in a manifest or plan; names it does not know are ignored."""
         hdf5 = None
         if value["format"] == "hdf5":
             hdf5 = Hdf5Config(
@@ -184,7 +209,7 @@ class DataSetConfig:
                 jpeg_quality=value.get("jpeg_quality"),  # Only ``jpeg`` images have it.
                 max_pixels=value["max_pixels"],
                 max_file_bytes=value["max_file_bytes"],
-                faces=face_images.from_json(value.get("face_crop")),
+                faces=face_images.config_from_json(value.get("face_crop")),
             ),
             splits=SplitConfig(
                 seed=value["seed"],

@@ -1,31 +1,39 @@
-"""The last part of writing: from the payloads to everything but the manifest file.
+"""The files of a data set: the last part of writing, from the payloads on.
 
 Shards and indexes are written first, because the means, the counts and the pictures
-describe their content.  The caller writes the manifest that `finish` returns.  Without
-that file a directory is not a data set.
+describe their content.  The caller writes the manifest that `finish` returns at last.
+Without that file a directory is not a data set.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import io
 import os
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from afad_tfdata.common import errors, files
-from afad_tfdata.storage import schema, sharding, tfds_metadata
+from afad_tfdata import __version__
+from afad_tfdata.common import errors, files, options
+from afad_tfdata.storage import file_names, schema, sharding, tfds_metadata
 from afad_tfdata.writing import (
-    data_set_config,
     data_set_pictures,
+    gender_codes,
     payloads,
     plan,
     rejections,
     shard_writer,
-    source,
 )
+from afad_tfdata.writing.config import WriteConfig
 
+LOG_NAME = "writer_log.json"
+# The files that a data set has next to its shards and indexes.
+COMPANIONS = (
+    *(schema.MANIFEST_NAME, schema.MEAN_NAME, rejections.FILE_NAME, LOG_NAME),
+    *(data_set_pictures.HISTOGRAM_NAME, data_set_pictures.SHEET_NAME),
+    *tfds_metadata.NAMES,
+)
 _SHEET_FACES, _SHEET_COLUMNS = 40, 10
 
 
@@ -41,7 +49,7 @@ def finish(
     output_dir: str,
     num_threads: int,
 ) -> schema.Manifest:
-    """Writes every file of the data set but its manifest and the writer's log.
+    """Writes every file of a data set but its manifest and the writer's log.
 
     Args:
       work_plan: The plan.
@@ -61,7 +69,7 @@ def finish(
       UsageError: No image of the training split can be used, or the disk is full.
       DataError: The numbers of files do not add up.
     """
-    shards = _write_shards(
+    shards = shard_writer.write_all(
         work_plan,
         found,
         keep,
@@ -76,51 +84,29 @@ def finish(
         image_encoding=config.images.encoding,
         image_size=config.images.size,
         config=work_plan.to_json(),
-        class_names=source.class_names(config.gender_codes),
-        gender_codes=source.parse_gender_codes(config.gender_codes),
+        class_names=gender_codes.class_names(config.gender_codes),
+        gender_codes=gender_codes.parse(config.gender_codes),
         resize={
             "method": "bilinear",
             "half_pixel_centers": True,
             # The input pipeline resizes original images, and it does not antialias.
             "antialias": config.images.encoding != "original",
         },
-        pixel=_pixel(config),
-        mean=_mean(work_plan, found, keep),
+        pixel=config.pixel_layout,
+        mean=_channel_means(work_plan, found, keep),
         found=num_found,
         written=sum(int(kept.sum()) for kept in keep),
         rejected=num_rejected,
         passed_over=num_skipped,
         splits=_write_indexes(output_dir, work_plan, shards),
     )
-    _check_numbers(manifest)
+    _check_counts(manifest)
     _write_companions(output_dir, manifest)
     return manifest
 
 
-def _write_shards(
-    work_plan: plan.Plan,
-    found: Sequence[payloads.Payload],
-    keep: Sequence[np.ndarray],
-    *,
-    work_dir: str,
-    output_dir: str,
-    num_threads: int,
-) -> list[shard_writer.Written]:
-    """Writes all shards, in threads: copying and hashing release Python's lock."""
-
-    def write(
-        task: plan.ShardTask, payload: payloads.Payload, kept: np.ndarray
-    ) -> shard_writer.Written:
-        return shard_writer.write(
-            work_plan, task, payload, kept, work_dir=work_dir, output_dir=output_dir
-        )
-
-    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(write, work_plan.tasks, found, keep))
-
-
-def _check_numbers(manifest: schema.Manifest) -> None:
-    """Checks that every file that was found is written, rejected or skipped."""
+def _check_counts(manifest: schema.Manifest) -> None:
+    """Checks that each file of the source is counted: written, rejected or skipped."""
     if manifest.written + manifest.rejected + manifest.passed_over != manifest.found:
         raise errors.DataError(
             f"counts do not add up: {manifest.found} files were found,"
@@ -129,12 +115,12 @@ def _check_numbers(manifest: schema.Manifest) -> None:
         )
 
 
-def _mean(
+def _channel_means(
     work_plan: plan.Plan,
     found: Sequence[payloads.Payload],
     keep: Sequence[np.ndarray],
 ) -> dict[str, float]:
-    """Channel means of `plan.Plan.mean_splits` in [0, 255].
+    """The data set's channel means, over `plan.Plan.mean_splits`, in [0, 255].
 
     They come from integer sums, and so do not depend on the order of the images.
     """
@@ -153,24 +139,11 @@ def _mean(
     return {name: value / pixels for name, value in zip("RGB", total, strict=True)}
 
 
-def _pixel(config: data_set_config.DataSetConfig) -> dict[str, str]:
-    """The manifest's description of raw pixels; empty for encoded images."""
-    if config.images.encoding != "raw":
-        return {}
-    if config.hdf5 is None:
-        return {"dtype": "uint8", "channels": "last", "compression": "none"}
-    return {
-        "dtype": config.hdf5.dtype,
-        "channels": config.hdf5.channels,
-        "compression": config.hdf5.compression,
-    }
-
-
 def _write_indexes(
     directory: str, work_plan: plan.Plan, shards: Sequence[shard_writer.Written]
 ) -> dict[str, schema.Split]:
     """Writes the index of each split; returns the splits for the manifest."""
-    class_names = source.class_names(work_plan.config.gender_codes)
+    class_names = gender_codes.class_names(work_plan.config.gender_codes)
     splits = {}
     for split in sharding.SPLITS:
         mine = [
@@ -184,7 +157,7 @@ def _write_indexes(
         )
         content = io.BytesIO()
         np.save(content, index)
-        name = sharding.index_name(work_plan.config.name, split)
+        name = file_names.index_name(work_plan.config.name, split)
         path = os.path.join(directory, name)
         files.write_atomic(path, content.getvalue())
         splits[split] = schema.Split(
@@ -199,7 +172,7 @@ def _write_indexes(
 
 
 def _write_companions(directory: str, manifest: schema.Manifest) -> None:
-    """Writes the files next to the shards, for people and for other programs."""
+    """Writes the data set's files next to the shards, for people and other programs."""
     files.write_json(os.path.join(directory, schema.MEAN_NAME), manifest.mean)
     if manifest.format == "tfrecord":  # TensorFlow Datasets does not read HDF5.
         tfds_metadata.write(directory, manifest)
@@ -214,3 +187,21 @@ def _write_companions(directory: str, manifest: schema.Manifest) -> None:
         count=_SHEET_FACES,
         columns=_SHEET_COLUMNS,
     )
+
+
+def companion_names(manifest: schema.Manifest) -> tuple[str, ...]:
+    """Names of the companion files, which a data set has next to shards and indexes."""
+    tfrecord = manifest.format == "tfrecord"
+    return tuple(n for n in COMPANIONS if tfrecord or n not in tfds_metadata.NAMES)
+
+
+def write_log(config: WriteConfig, num_images: int, seconds: float) -> None:
+    """Writes the data set's log file: the writer's configuration, time and versions."""
+    log = {
+        "config": options.to_dict(config),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(num_images / seconds, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"afad_tfdata": __version__, "numpy": np.__version__},
+    }
+    files.write_json(os.path.join(config.output_dir, LOG_NAME), log)

@@ -32,7 +32,7 @@ _LABEL_EVERY = 5  # Years between two labels of the axis.
 
 
 def draw_histogram(path: str, manifest: schema.Manifest) -> None:
-    """Draws the number of faces by age: a panel for each split, the classes stacked.
+    """Draws a histogram of faces by age: a panel for each split, the classes stacked.
 
     Args:
       path: The PNG file to write.
@@ -73,7 +73,7 @@ def _draw_panel(
     counts: np.ndarray,
     first: int,
 ) -> None:
-    """Draws one split: title, grid, bars and legend, below and right of a corner.
+    """Draws the panel of one split of the histogram, below and right of a corner.
 
     Args:
       drawing: Where to draw.
@@ -125,7 +125,7 @@ def _draw_panel(
 
 
 def _round_step(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that is not below `least`."""
+    """The step of a histogram's grid: the least of 1, 2, 5, 10, ... from `least` on."""
     power = 1
     while True:
         for digit in (1, 2, 5):
@@ -143,7 +143,7 @@ def draw_sample(
     count: int,
     columns: int,
 ) -> None:
-    """Draws a contact sheet of faces that are spread evenly over a split's records.
+    """Draws a sheet of a data set's faces, spread evenly over a split's records.
 
     Args:
       path: The PNG file to write.
@@ -181,7 +181,7 @@ def draw_sample(
 def read_picture(
     path: str, row: np.void, position: int, manifest: schema.Manifest
 ) -> np.ndarray:
-    """Reads one record's image: uint8 ``[S, S, 3]`` at the data set's size.
+    """Reads a record's image for a picture of the data set: uint8 ``[S, S, 3]``.
 
     Args:
       path: The shard.

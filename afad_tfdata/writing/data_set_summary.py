@@ -8,7 +8,7 @@ _BAR_WIDTH = 40  # Characters of the longest bar.
 
 
 def heading(manifest: schema.Manifest) -> str:
-    """Name, format, image encoding and channel means, in one line."""
+    """The heading of a data set's summary: its name, format, encoding and means."""
     mean = ", ".join(f"{name} {value:.2f}" for name, value in manifest.mean.items())
     return (
         f"{manifest.name}: {manifest.format}, images {manifest.image_encoding}"
@@ -17,7 +17,7 @@ def heading(manifest: schema.Manifest) -> str:
 
 
 def table(manifest: schema.Manifest) -> str:
-    """Numbers of examples by split and class, and of files by what became of them."""
+    """The table in a data set's summary: examples by split and class, files by fate."""
     classes = manifest.counted_classes
     head = ("split", "shards", "examples", *classes, "ages", "MB")
     rows = [head]
@@ -51,7 +51,7 @@ def table(manifest: schema.Manifest) -> str:
 
 
 def ages(manifest: schema.Manifest) -> list[str]:
-    """A histogram of the ages in all splits together, one line for each age."""
+    """The histogram in a data set's summary, in text: one line for each age."""
     totals: dict[int, int] = {}
     for split in manifest.splits.values():
         for age, count in split.ages.items():

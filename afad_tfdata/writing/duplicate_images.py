@@ -7,10 +7,62 @@ differ, no rule can say which of them is right.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 import numpy as np
+
+from afad_tfdata.writing import payloads, plan, rejections, source
 
 DUPLICATES = ("first", "all")
 CONFLICTS = ("reject", "first", "all")
+_log = logging.getLogger(__name__)
+
+
+def find(
+    work_plan: plan.Plan, found: Sequence[payloads.Payload]
+) -> tuple[list[np.ndarray], list[source.Rejection]]:
+    """Finds the duplicate images in a data set, over all its shards.
+
+    Args:
+      work_plan: The plan, whose configuration says which copies stay.
+      found: The payloads of all shards.
+
+    Returns:
+      A bool array ``[n]`` for each shard, True for the records that stay; and the
+      rejections of the other records.
+    """
+    rows = np.concatenate([payload.rows for payload in found])
+    labels = np.stack([work_plan.rows["age"][rows], work_plan.rows["gender"][rows]], 1)
+    keep, first, in_conflict = decide(
+        np.concatenate([payload.sha256 for payload in found]),
+        labels,
+        # The scan sorts by key and the plan stores the keys in that order.
+        work_plan.rows["key_offset"][rows],
+        duplicates=work_plan.config.duplicates,
+        conflicts=work_plan.config.conflicts,
+    )
+    if in_conflict.any():
+        _log.warning(
+            "%d images have the same bytes as others under different labels; see %s",
+            in_conflict.sum(),
+            rejections.FILE_NAME,
+        )
+    dropped = []
+    for position in np.flatnonzero(~keep):
+        other = first[position]
+        if other == position:
+            # This copy has the lowest key, so its reason names the next copy.
+            copies = first == position
+            copies[position] = False
+            other = np.flatnonzero(copies)[0]
+        reason = f"same bytes as {work_plan.path(int(rows[other]))}"
+        if in_conflict[position]:
+            reason += ", under different labels"
+        path = work_plan.path(int(rows[position]))
+        dropped.append(source.Rejection(path, reason))
+    edges = np.cumsum([len(payload.rows) for payload in found])[:-1]
+    return np.split(keep, edges), dropped
 
 
 def decide(
@@ -21,7 +73,7 @@ def decide(
     duplicates: str,
     conflicts: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finds images with the same bytes and decides which of them are kept.
+    """Decides which of the duplicate images, with the same bytes, are kept.
 
     Args:
       sha256: uint8 ``[n, 32]`` digests of the images' bytes.

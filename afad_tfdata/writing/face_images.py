@@ -34,20 +34,20 @@ class FaceConfig:
     crop: face_crop.FaceCrop
 
     def to_json(self) -> dict[str, Any]:
-        """The value of ``face_crop`` in a manifest."""
+        """The value of ``face_crop`` in the manifest of a data set of faces."""
         return {**self.crop.to_json(), "rule": self.rule}
 
 
-def from_json(value: Mapping[str, Any] | None) -> FaceConfig | None:
-    """The inverse of `FaceConfig.to_json`; None for whole images."""
+def config_from_json(value: Mapping[str, Any] | None) -> FaceConfig | None:
+    """The `FaceConfig` in a manifest; None for a data set of whole images."""
     crop = face_crop.crop_from_json(value)
     if crop is None or value is None:
         return None
     return FaceConfig(value["rule"], crop)
 
 
-def found_by(detector: str, *, has_boxes: bool) -> str:
-    """What a manifest says about the origin of the boxes.
+def origin_of_boxes(detector: str, *, has_boxes: bool) -> str:
+    """What the manifest of a data set of faces says about the origin of the boxes.
 
     Args:
       detector: Its name; empty if the faces are not looked for.
@@ -65,7 +65,7 @@ def found_by(detector: str, *, has_boxes: bool) -> str:
 def cut(
     photo: np.ndarray, config: FaceConfig, box: face_crop.Box | None = None
 ) -> np.ndarray:
-    """The face of a photo.
+    """Cuts the face out of a photo, as a data set of faces stores it.
 
     Args:
       photo: uint8 ``[height, width, 3]``, upright.
@@ -99,6 +99,6 @@ def cut(
     return config.crop.cut(photo, config.crop.square(largest))
 
 
-def is_about_faces(reason: str) -> bool:
-    """Whether an image was rejected for its number of faces: its file is not bad."""
+def is_about_number_of_faces(reason: str) -> bool:
+    """Whether an image was rejected for its number of faces: its file is sound."""
     return reason == _NO_FACE or _MANY_FACES in reason

@@ -13,7 +13,7 @@ import os
 import re
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.storage import description_names, schema
+from afad_tfdata.storage import file_names, schema
 from afad_tfdata.writing import plan, work_directory
 
 _SHARD_OR_INDEX = re.compile(
@@ -38,7 +38,7 @@ def remove(output_dir: str, work_plan: plan.Plan, companions: tuple[str, ...]) -
       UsageError: The directory contains something else than a data set, or another
         writer is at work in it.
     """
-    names = _names(output_dir)
+    names = _names_to_overwrite(output_dir)
     if not names:
         return
     work_dir = os.path.join(output_dir, work_directory.WORK_NAME)
@@ -59,8 +59,8 @@ def remove(output_dir: str, work_plan: plan.Plan, companions: tuple[str, ...]) -
     _log.info("--overwrite: the data set in %s is removed", output_dir)
 
 
-def _names(directory: str) -> list[str]:
-    """Names of the files in a directory."""
+def _names_to_overwrite(directory: str) -> list[str]:
+    """Names of the files in the directory that ``--overwrite`` is to empty."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:
@@ -74,19 +74,19 @@ def _names(directory: str) -> list[str]:
 def _refuse_other_files(
     directory: str, names: list[str], companions: tuple[str, ...]
 ) -> None:
-    """Raises `UsageError` unless a directory contains a data set and nothing else."""
+    """Refuses to overwrite a directory that has more in it than a data set."""
     known = {*companions, work_directory.WORK_NAME}
     shards = [name for name in names if _SHARD_OR_INDEX.fullmatch(name)]
     foreign = sorted(
         name
         for name in names
         if name not in known
-        and not description_names.is_description(name)
+        and not file_names.is_description_name(name)
         and name not in shards
         and not _TEMPORARY.fullmatch(name)
-        or _is_folder(directory, name) != (name == work_directory.WORK_NAME)
+        or _is_real_folder(directory, name) != (name == work_directory.WORK_NAME)
     )
-    if not foreign and not _is_data_set(directory, shards):
+    if not foreign and not _is_begun_or_finished(directory, shards):
         foreign = sorted(names)
     if foreign:
         raise errors.UsageError(
@@ -96,14 +96,14 @@ def _refuse_other_files(
         )
 
 
-def _is_folder(directory: str, name: str) -> bool:
-    """Whether an entry of a directory is a folder and no link."""
+def _is_real_folder(directory: str, name: str) -> bool:
+    """Whether an entry of the directory to overwrite is a folder and no link."""
     path = os.path.join(directory, name)
     return os.path.isdir(path) and not os.path.islink(path)
 
 
-def _is_data_set(directory: str, shards: list[str]) -> bool:
-    """Whether the writer has finished or begun a data set there."""
+def _is_begun_or_finished(directory: str, shards: list[str]) -> bool:
+    """Whether there is a data set to overwrite, finished or begun."""
     work_dir = os.path.join(directory, work_directory.WORK_NAME)
     if plan.stored_json(work_dir) is not None:
         return True

@@ -23,7 +23,7 @@ import numpy as np
 from afad_tfdata.common import crc32, errors, files, locks
 from afad_tfdata.images import codec, face_crop
 from afad_tfdata.storage import schema, tfrecord
-from afad_tfdata.writing import archive, data_set_config, face_images, plan
+from afad_tfdata.writing import archive_spools, data_set_config, face_images, plan
 
 _PROGRESS_EVERY = 64  # Images; one message for each image would cost too much time.
 _BUFFER_BYTES = 1 << 20  # Joins images, of a few kilobytes each, into large writes.
@@ -52,7 +52,7 @@ class Payload:
 
 
 def prepare() -> None:
-    """Imports the libraries that `write` uses, while there is nothing to write yet."""
+    """Imports the libraries that write payloads, before there is one to write."""
     codec.load_decoders()
     tfrecord.masked_crc32c(b"")
 
@@ -64,7 +64,7 @@ def write(
     directory: str,
     progress: Callable[[int], None],
 ) -> None:
-    """Reads a shard's images and stores them, unless another process has done so.
+    """Writes a shard's payload, unless another process has done so.
 
     Args:
       root: Directory of the source; empty for an archive, whose images are spooled.
@@ -85,7 +85,7 @@ def write(
         # The file is not truncated, because a finished shard may be a link to it.
         files.remove_if_there(target)
         _write_new(root, work_plan, task, directory, progress)
-    archive.remove_spool(directory, task)
+    archive_spools.remove(directory, task)
 
 
 def _write_new(
@@ -95,12 +95,12 @@ def _write_new(
     directory: str,
     progress: Callable[[int], None],
 ) -> None:
-    """`write`, for a process that has the payload's lock."""
+    """Writes a payload, for a process that has the payload's lock."""
     images = work_plan.config.images
     if root:
         read = _tree_reader(root, images.max_file_bytes)
     else:
-        read = archive.reader(directory, task, images.max_file_bytes)
+        read = archive_spools.reader(directory, task, images.max_file_bytes)
     keep_pixels = task.split in work_plan.mean_splits
     as_record = work_plan.config.format == "tfrecord"
     stored = _PayloadTable(task.shard)
@@ -115,14 +115,16 @@ def _write_new(
                 pending += 1
                 try:
                     content = read(entry.row, entry.path)
-                    image = _checked(
+                    image = _stored_image(
                         content, images, keep_pixels=keep_pixels, box=entry.box
                     )
                 except codec.ImageError as error:
                     stored.rejected.append((entry.row, str(error)))
                     continue
                 data, image_offset = (
-                    _record(image, entry) if as_record else (image.content, 0)
+                    _tfrecord_of_image(image, entry)
+                    if as_record
+                    else (image.content, 0)
                 )
                 out.write(data)
                 # The sums are of the image as the input pipeline will see it.
@@ -137,12 +139,12 @@ def _write_new(
     # There is no need to wait for the disk here: the digest shows whether a crash
     # damaged the payload.  `shard_writer.write` waits before the shard gets its name.
     known = stored.to_npz(work_plan.digest)
-    files.write_atomic(_known_path(directory, task), known, durable=False)
+    files.write_atomic(_table_path(directory, task), known, durable=False)
 
 
 @contextlib.contextmanager
 def locked(target: str) -> Iterator[None]:
-    """Keeps other processes from writing this file.
+    """Keeps other processes from writing this payload or spool.
 
     Raises:
       UsageError: Another process is writing it.
@@ -161,7 +163,7 @@ def locked(target: str) -> Iterator[None]:
 def load(
     directory: str, work_plan: plan.Plan, task: plan.ShardTask, *, check: bool = True
 ) -> Payload | None:
-    """Loads what `write` stored.
+    """Loads a payload that `write` stored.
 
     Args:
       directory: The work directory.
@@ -175,7 +177,7 @@ def load(
       plan.
     """
     try:
-        with np.load(_known_path(directory, task)) as known:
+        with np.load(_table_path(directory, task)) as known:
             payload = Payload(
                 index=known["index"],
                 sha256=known["sha256"],
@@ -198,16 +200,16 @@ def load(
 
 def forget(directory: str, task: plan.ShardTask) -> None:
     """Makes the next run write this payload again."""
-    files.remove_if_there(_known_path(directory, task))
+    files.remove_if_there(_table_path(directory, task))
 
 
 def path(directory: str, task: plan.ShardTask) -> str:
-    """File of a shard's payload."""
+    """Path of the file of a shard's payload."""
     return os.path.join(directory, f"{task.name}.payload")
 
 
-def _known_path(directory: str, task: plan.ShardTask) -> str:
-    """File of the shard's `Payload`, which is written after the images."""
+def _table_path(directory: str, task: plan.ShardTask) -> str:
+    """Path of the table of a payload's images, which is written after them."""
     return os.path.join(directory, f"{task.name}.npz")
 
 
@@ -282,24 +284,25 @@ class _PayloadTable:
 
 
 def _tree_reader(root: str, max_file_bytes: int) -> Callable[[int, bytes], bytes]:
-    """Returns a function like that of `archive.reader`, for a folder."""
+    """A function that reads a payload's images from a folder."""
     folder = os.fsencode(root) + b"/"
 
     def read(row: int, key: bytes) -> bytes:
+        """The bytes of an image of the payload."""
         del row
         return codec.read_file(folder + key, max_file_bytes)
 
     return read
 
 
-def _checked(
+def _stored_image(
     content: bytes,
     config: data_set_config.ImageConfig,
     *,
     keep_pixels: bool,
     box: face_crop.Box | None = None,
 ) -> _Image:
-    """Checks one image and encodes it as it will be stored.
+    """Checks one image of a payload and encodes it as it will be stored.
 
     Args:
       content: The source's bytes.
@@ -348,8 +351,8 @@ def _checked(
     )
 
 
-def _record(image: _Image, entry: plan.Entry) -> tfrecord.Record:
-    """A TFRecord of one image."""
+def _tfrecord_of_image(image: _Image, entry: plan.Entry) -> tfrecord.Record:
+    """The TFRecord of one image of a payload."""
     return tfrecord.encode_record(
         image.content,
         image_format=image.format,

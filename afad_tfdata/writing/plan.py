@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.storage import schema, sharding
+from afad_tfdata.storage import file_names, image_keys, schema, sharding
 from afad_tfdata.writing import data_set_config, source, split_assignment
 
 CONFIG_NAME = "plan.json"
@@ -96,10 +96,10 @@ class Entry(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """Path of the image relative to the root, in the bytes of the file system."""
+        """Path of the plan's image relative to the root, in file system bytes."""
         if self.box is None:
             return self.key
-        return os.fsencode(sharding.image_path(os.fsdecode(self.key)))
+        return os.fsencode(image_keys.image_path(os.fsdecode(self.key)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Plan:
       num_shards: Number of shards of each split.
       source_sha256: Hexadecimal digest of the source's keys, labels, sizes and splits.
       tasks: The shards, in order of split and number.
-      untrusted_photos: From `sharding.untrusted_photos`.
+      untrusted_photos: From `image_keys.untrusted_photos`.
       groups: What the image of each row belongs to, empty if unknown; without an
         element if no image has a group.
     """
@@ -129,7 +129,7 @@ class Plan:
 
     @functools.cached_property
     def mean_splits(self) -> tuple[str, ...]:
-        """The splits over which the channel means are computed.
+        """The splits of the plan over which the channel means are computed.
 
         This is the training split, or all splits if none is planned for training.
         """
@@ -147,7 +147,7 @@ class Plan:
         return os.fsdecode(self.key(row))
 
     def to_json(self) -> dict[str, Any]:
-        """The values that two runs must share; the manifest has them as ``config``."""
+        """The values of a plan that two runs must share: the manifest's ``config``."""
         values = {
             **self.config.to_json(),
             "num_shards": self.num_shards,
@@ -166,7 +166,7 @@ class Plan:
         return hashlib.sha256(canonical).digest()
 
     def entries(self, task: ShardTask) -> Iterator[Entry]:
-        """The images of a shard, in order."""
+        """The images of a shard, in the order of the plan."""
         rows = self.rows[task.first : task.last]
         # Lists of whole columns, because a field of one structured row costs
         # microseconds.
@@ -195,7 +195,7 @@ def make(
     *,
     num_shards: int | None,
 ) -> Plan:
-    """Decides split, place and shard of every item.
+    """Makes the plan: decides split, place and shard of every image.
 
     Args:
       items: Sorted by key; at least one.
@@ -221,10 +221,10 @@ def make(
     if config.splits.split_by != "image" and None in given:
         by_group = config.splits.split_by == "group"
         photos = [
-            None if by_group and group else sharding.photo_id(key)
+            None if by_group and group else image_keys.photo_id(key)
             for key, group in zip(keys, groups, strict=True)
         ]
-        untrusted = sharding.untrusted_photos(photos, [ages, genders])
+        untrusted = image_keys.untrusted_photos(photos, [ages, genders])
     rows["split"] = split_assignment.assign(
         keys, groups, given, config.splits, untrusted
     )
@@ -242,7 +242,7 @@ def make(
         b"%b %d %d %d %b%b%b\n"
         % (
             *(key, age, gender, size, (split or "").encode()),
-            *(_listed_group(group), _listed_box(box)),
+            *(_group_in_digest(group), _box_in_digest(box)),
         )
         for key, age, gender, size, split, group, box in zip(
             encoded, ages, genders, sizes, given, groups, boxes, strict=True
@@ -254,15 +254,15 @@ def make(
         config=config,
         num_shards=counts,
         source_sha256=hashlib.sha256(b"".join(listed)).hexdigest(),
-        tasks=_tasks(rows, counts, config),
+        tasks=_shard_tasks(rows, counts, config),
         untrusted_photos=untrusted,
-        groups=_ordered_groups(groups, order),
+        groups=_groups_by_row(groups, order),
     )
 
 
 def save(plan: Plan, directory: str) -> None:
     """Writes the plan, its JSON file last: without that file, a plan is incomplete."""
-    for name, content in _stored(plan).items():
+    for name, content in _content_of_files(plan).items():
         files.write_atomic(os.path.join(directory, name), content)
     files.write_json(os.path.join(directory, CONFIG_NAME), plan.to_json())
 
@@ -272,14 +272,14 @@ def is_saved(plan: Plan, directory: str) -> bool:
     try:
         return all(
             files.read_bytes(os.path.join(directory, name)) == content
-            for name, content in _stored(plan).items()
+            for name, content in _content_of_files(plan).items()
         )
     except FileNotFoundError:
         return False
 
 
 def load(directory: str) -> Plan:
-    """Maps a saved plan.
+    """Loads a saved plan; its rows are mapped into memory.
 
     Raises:
       UsageError: The directory has no plan.
@@ -300,7 +300,7 @@ def load(directory: str) -> Plan:
         config=config,
         num_shards=stored["num_shards"],
         source_sha256=stored["source_sha256"],
-        tasks=_tasks(rows, stored["num_shards"], config),
+        tasks=_shard_tasks(rows, stored["num_shards"], config),
         untrusted_photos=tuple(stored.get("untrusted_photos", ())),  # Stored if any.
         groups=tuple(os.fsencode(group) for group in groups),
     )
@@ -315,7 +315,34 @@ def stored_json(directory: str) -> dict[str, Any] | None:
         return None
 
 
-def _stored(plan: Plan) -> dict[str, bytes]:
+def tasks_of_range(work_plan: Plan, shard_range: str) -> tuple[ShardTask, ...]:
+    """The shard tasks of a plan that ``--shard_range`` names.
+
+    Args:
+      work_plan: The plan.
+      shard_range: ``A:B``, counted over all splits; empty for all shards.
+
+    Raises:
+      UsageError: The range is outside the data set's shards.
+    """
+    tasks = work_plan.tasks
+    if not shard_range:
+        return tasks
+    first, last = map(int, shard_range.split(":"))
+    if not first < last <= len(tasks):
+        raise errors.UsageError(
+            f"--shard_range={shard_range} must be within 0:{len(tasks)}, the shards of"
+            " this data set"
+        )
+    return tasks[first:last]
+
+
+def num_images(tasks: Sequence[ShardTask]) -> int:
+    """How many images the plan puts into these shards."""
+    return sum(task.num_images for task in tasks)
+
+
+def _content_of_files(plan: Plan) -> dict[str, bytes]:
     """Content by name of the files that contain the images of a plan; see `load`."""
     rows = io.BytesIO()
     np.save(rows, plan.rows)
@@ -326,20 +353,20 @@ def _stored(plan: Plan) -> dict[str, bytes]:
     return stored
 
 
-def _listed_group(group: str | None) -> bytes:
-    """A group in the digest of the source; nothing if the image has none."""
+def _group_in_digest(group: str | None) -> bytes:
+    """A group in the plan's digest of the source; nothing without a group."""
     return b"" if group is None else b" " + os.fsencode(group)
 
 
-def _listed_box(box: Sequence[float] | None) -> bytes:
-    """A box in the digest of the source; nothing if the image has none."""
+def _box_in_digest(box: Sequence[float] | None) -> bytes:
+    """A box in the plan's digest of the source; nothing without a box."""
     return b"" if box is None else repr(tuple(map(float, box))).encode()
 
 
-def _ordered_groups(
+def _groups_by_row(
     groups: Sequence[str | None], order: np.ndarray
 ) -> tuple[bytes, ...]:
-    """The groups in the order of the rows; empty if no image has a group."""
+    """The groups in the order of the plan's rows; empty if no image has a group."""
     if not any(groups):
         return ()
     encoded = [os.fsencode(group or "") for group in groups]
@@ -352,7 +379,7 @@ def _shard_counts(
     images: data_set_config.ImageConfig,
     num_shards: int | None,
 ) -> dict[str, int]:
-    """Number of shards by split.
+    """How many shards the plan has for each split.
 
     Args:
       splits: ``[n]`` positions in `sharding.SPLITS`.
@@ -368,7 +395,7 @@ def _shard_counts(
         inside = splits == number
         examples = int(inside.sum())
         if num_shards is None:
-            size = _stored_bytes(examples, int(num_bytes[inside].sum()), images)
+            size = _estimated_bytes(examples, int(num_bytes[inside].sum()), images)
             few = min(_FEW_SHARDS, -(-examples // _FEW_EXAMPLES))
             counts[split] = max(-(-size // _TARGET_SHARD_BYTES), few)
         else:
@@ -383,10 +410,10 @@ def _shard_counts(
     return counts
 
 
-def _stored_bytes(
+def _estimated_bytes(
     examples: int, source_bytes: int, images: data_set_config.ImageConfig
 ) -> int:
-    """Estimates how many bytes these images take in the data set."""
+    """Estimates how many bytes these images of the plan take in the data set."""
     pixels = examples * images.size * images.size
     if images.encoding == "original":
         return source_bytes
@@ -395,19 +422,21 @@ def _stored_bytes(
     return pixels * 3
 
 
-def _tasks(
+def _shard_tasks(
     rows: np.ndarray,
     num_shards: dict[str, int],
     config: data_set_config.DataSetConfig,
 ) -> tuple[ShardTask, ...]:
-    """The shards to write: a range of rows of the plan each."""
+    """The shard tasks of a plan: a range of its rows each."""
     tasks: list[ShardTask] = []
     for number, split in enumerate(sharding.SPLITS):
         total = num_shards[split]
         start, stop = np.searchsorted(rows["split"], [number, number + 1])
         edges = np.searchsorted(rows["shard"][start:stop], np.arange(total + 1)) + start
         for shard in range(total):
-            name = sharding.shard_name(config.name, split, shard, total, config.format)
+            name = file_names.shard_name(
+                config.name, split, shard, total, config.format
+            )
             first, last = int(edges[shard]), int(edges[shard + 1])
             tasks.append(ShardTask(len(tasks), split, shard, name, first, last))
     return tuple(tasks)

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import image_keys, sharding
 from afad_tfdata.writing import source
 from afad_tfdata.writing.labels import cell_values, header_columns, table_files
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 def load(text: str, *, fold: int = 0) -> dict[str, str]:
-    """Reads a protocol.
+    """Reads published splits: the split of each path that the protocol names.
 
     Args:
       text: A file; several files, separated by commas; or a folder with a list for each
@@ -52,8 +52,8 @@ def load(text: str, *, fold: int = 0) -> dict[str, str]:
         one path.
     """
     splits: dict[str, str] = {}
-    for path in _files(text):
-        for key, split in _read(path, fold):
+    for path in _files_of_flag(text):
+        for key, split in _splits_of_file(path, fold):
             named = cell_values.split(split) if isinstance(split, str) else None
             if not isinstance(key, str) or named is None:
                 raise errors.UsageError(
@@ -70,7 +70,7 @@ def load(text: str, *, fold: int = 0) -> dict[str, str]:
 
 
 def match(splits: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
-    """The splits by key, where the protocol counts its paths from another folder.
+    """The published splits by key, if their paths are relative to another folder.
 
     The same number of folders is removed from all paths of the protocol, or from all
     keys: the number with which most images are found.
@@ -86,16 +86,16 @@ def match(splits: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
       UsageError: Two paths of different splits become one.
     """
     # Several faces of one image have keys of their own, which no protocol names.
-    known = {sharding.image_path(key) for key in keys}.union(keys)
+    known = {image_keys.image_path(key) for key in keys}.union(keys)
     best = sum(path in known for path in splits)
     if 2 * best > min(len(splits), len(known)):
         return dict(splits)
-    cut, cut_key = _most_hits(splits, known)
-    tails = _tails(known, cut_key)
+    cut, cut_key = _folders_to_remove(splits, known)
+    tails = _keys_by_tail(known, cut_key)
     result: dict[str, str] = {}
     origins: dict[str, str] = {}
     for path, split in splits.items():
-        tail = _without(path, cut)
+        tail = _without_folders(path, cut)
         key = tails.get(tail or path) or path
         origin = origins.setdefault(key, path)
         if result.setdefault(key, split) != split:
@@ -107,13 +107,15 @@ def match(splits: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
     return result
 
 
-def _most_hits(splits: Mapping[str, str], known: Collection[str]) -> tuple[int, int]:
-    """How many folders to remove from the protocol's paths, and from the keys."""
-    tails = [_tails(known, cut) for cut in range(_MAX_FOLDERS)]
+def _folders_to_remove(
+    splits: Mapping[str, str], known: Collection[str]
+) -> tuple[int, int]:
+    """How many folders to remove from the published paths, and from the keys."""
+    tails = [_keys_by_tail(known, cut) for cut in range(_MAX_FOLDERS)]
     found: tuple[int, int, int] = (0, 0, 0)
     for cut in range(_MAX_FOLDERS):
         # A set, so that two paths that become one count once.
-        shortened = {tail for path in splits if (tail := _without(path, cut))}
+        shortened = {tail for path in splits if (tail := _without_folders(path, cut))}
         for cut_key in range(_MAX_FOLDERS if cut == 0 else 1):
             hits = sum(tails[cut_key].get(tail) is not None for tail in shortened)
             # If several choices find equally many images, the one that removes least is
@@ -128,24 +130,24 @@ def _most_hits(splits: Mapping[str, str], known: Collection[str]) -> tuple[int, 
     return cut, cut_key
 
 
-def _without(path: str, cut: int) -> str | None:
-    """A path without its first folders; None if it has fewer folders."""
+def _without_folders(path: str, cut: int) -> str | None:
+    """A path of published splits without its first folders; None if it has fewer."""
     parts = path.split("/", cut)
     return parts[cut] if len(parts) > cut else None
 
 
-def _tails(keys: Collection[str], cut: int) -> dict[str, str | None]:
-    """Keys by their path without the first folders; None for a path of two keys."""
+def _keys_by_tail(keys: Collection[str], cut: int) -> dict[str, str | None]:
+    """Keys by the path that published splits may have for them; None for two keys."""
     tails: dict[str, str | None] = {}
     for key in keys:
-        tail = _without(key, cut)
+        tail = _without_folders(key, cut)
         if tail is not None:
             tails[tail] = None if tail in tails else key
     return tails
 
 
-def _files(text: str) -> list[str]:
-    """The files that the flag names."""
+def _files_of_flag(text: str) -> list[str]:
+    """The files with published splits that ``--split_file`` names."""
     if os.path.exists(text) and not os.path.isdir(text):
         return [text]  # Its name may contain a comma.
     if not os.path.isdir(text):
@@ -170,16 +172,16 @@ def _files(text: str) -> list[str]:
 
 
 def _split_of_name(path: str) -> str | None:
-    """The split that a file's name says, such as ``afad_train.csv``; None if none."""
+    """The split that a list's name says, such as ``afad_train.csv``; None if none."""
     words = re.split(r"[\W_]+", os.path.basename(path))
     found = {split for word in words if (split := cell_values.split(word))}
     return found.pop() if len(found) == 1 else None
 
 
-def _read(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
-    """Path and split of each row; their types are not checked."""
+def _splits_of_file(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
+    """Path and published split of each row of a file; their types are not checked."""
     if path.lower().endswith(".json"):
-        return _read_json(path, fold)
+        return _splits_of_json(path, fold)
     found = table_files.read(
         path, flag=FLAG, known=(*header_columns.NAMES["path"], "split")
     )
@@ -201,7 +203,7 @@ def _read(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
 
 
 def _path_column(names: Sequence[str], rows: Sequence[Any]) -> int | None:
-    """The column of the paths: by its name, or one without a name that has images."""
+    """The column of a published list that has the paths, by its name or content."""
     for name in header_columns.NAMES["path"]:
         if name in names:
             return names.index(name)
@@ -212,8 +214,8 @@ def _path_column(names: Sequence[str], rows: Sequence[Any]) -> int | None:
     return None
 
 
-def _read_json(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
-    """Reads a file of published splits in JSON."""
+def _splits_of_json(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
+    """Path and published split of each row of a JSON file."""
     try:
         content = files.read_bytes(path)
     except errors.AfadError:
@@ -226,7 +228,7 @@ def _read_json(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
         if isinstance(value, dict):
             return list(value.items())
         if value and "folder" in value[0] and "split" not in value[0]:
-            return _by_folder(path, value, fold)
+            return _splits_of_folders(path, value, fold)
         return [(row["path"], row["split"]) for row in value]
     # JSON that is nested thousands deep raises RecursionError.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -237,10 +239,10 @@ def _read_json(path: str, fold: int) -> Sequence[tuple[Any, Any]]:
         ) from error
 
 
-def _by_folder(
+def _splits_of_folders(
     path: str, rows: Sequence[Mapping[str, Any]], fold: int
 ) -> Sequence[tuple[Any, Any]]:
-    """Path and split of each row of a file of Paplham and Franc."""
+    """Path and published split of each row of Paplham and Franc's file."""
     folders = {int(row["folder"]) for row in rows}
     if folders <= set(_OWN_SPLIT):
         if fold:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from afad_tfdata.common import errors, files
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import schema, sharding
 from afad_tfdata.writing import (
-    duplicate_images,
     face_images,
+    gender_codes,
     payloads,
     plan,
     source,
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 def unusable(
     work_plan: plan.Plan, found: Sequence[payloads.Payload]
 ) -> list[source.Rejection]:
-    """The images that cannot be used, as the payloads of all shards name them."""
+    """The rejections of images that could not be used for the payloads."""
     return [
         source.Rejection(work_plan.path(row), reason)
         for payload in found
@@ -39,61 +39,15 @@ def unusable(
     ]
 
 
-def duplicates(
-    work_plan: plan.Plan, found: Sequence[payloads.Payload]
-) -> tuple[list[np.ndarray], list[source.Rejection]]:
-    """Finds byte-identical images over the whole data set.
-
-    Args:
-      work_plan: The plan, whose configuration says which copies stay.
-      found: The payloads of all shards.
-
-    Returns:
-      A bool array ``[n]`` for each shard, True for the records that stay; and the
-      rejections of the other records.
-    """
-    rows = np.concatenate([payload.rows for payload in found])
-    labels = np.stack([work_plan.rows["age"][rows], work_plan.rows["gender"][rows]], 1)
-    keep, first, in_conflict = duplicate_images.decide(
-        np.concatenate([payload.sha256 for payload in found]),
-        labels,
-        # The scan sorts by key and the plan stores the keys in that order.
-        work_plan.rows["key_offset"][rows],
-        duplicates=work_plan.config.duplicates,
-        conflicts=work_plan.config.conflicts,
-    )
-    if in_conflict.any():
-        _log.warning(
-            "%d images have the same bytes as others under different labels; see %s",
-            in_conflict.sum(),
-            FILE_NAME,
-        )
-    dropped = []
-    for position in np.flatnonzero(~keep):
-        other = first[position]
-        if other == position:
-            # This copy has the lowest key, so its reason names the next copy.
-            copies = first == position
-            copies[position] = False
-            other = np.flatnonzero(copies)[0]
-        reason = f"same bytes as {work_plan.path(int(rows[other]))}"
-        if in_conflict[position]:
-            reason += ", under different labels"
-        path = work_plan.path(int(rows[position]))
-        dropped.append(source.Rejection(path, reason))
-    edges = np.cumsum([len(payload.rows) for payload in found])[:-1]
-    return np.split(keep, edges), dropped
-
-
 def write(directory: str, rejected: Sequence[source.Rejection]) -> None:
-    """Writes the file that names every rejected file and its reason."""
+    """Writes ``rejected.jsonl``, which names every rejected file and its reason."""
     # JSON itself escapes names that are not valid UTF-8.
     lines = [json.dumps(rejection._asdict()) + "\n" for rejection in sorted(rejected)]
     files.write_atomic(os.path.join(directory, FILE_NAME), "".join(lines))
 
 
 def read(directory: str) -> list[source.Rejection]:
-    """What `write` wrote in a finished data set, local or remote.
+    """Reads ``rejected.jsonl`` of a finished data set, local or remote.
 
     Raises:
       DataError: There is no such file, it cannot be read, or it is damaged.
@@ -116,8 +70,9 @@ def check(
     *,
     max_rejected: int | None,
     output_dir: str,
+    work_dir: str,
 ) -> None:
-    """Refuses a source with too many unusable files.
+    """Refuses a source with too many rejected files; the next run looks at them again.
 
     Args:
       listing: The source.
@@ -126,17 +81,37 @@ def check(
       max_rejected: How many are tolerated.  None for 1 % or, in small data sets, 10 %,
         but at most 100; and for 10 % of each class and split.
       output_dir: Directory of the file that names them, for the message.
+      work_dir: Directory of the payloads.
 
     Raises:
       DataError: More files cannot be used; or a folder of images cannot be listed, so
         that their number is unknown.
     """
+    try:
+        _refuse_too_many(listing, work_plan, found, max_rejected, output_dir)
+    except errors.DataError:
+        # The plan does not show whether a file was repaired, because the file may keep
+        # its name and size.
+        for task, payload in zip(work_plan.tasks, found, strict=True):
+            if payload.rejected:
+                payloads.forget(work_dir, task)
+        raise
+
+
+def _refuse_too_many(
+    listing: source.Listing,
+    work_plan: plan.Plan,
+    found: Sequence[payloads.Payload],
+    max_rejected: int | None,
+    output_dir: str,
+) -> None:
+    """Refuses a source with too many rejected files; `check` has the arguments."""
     unusable_rows, reasons = [], [rejection.reason for rejection in listing.rejected]
     for payload in found:
         for row, reason in payload.rejected:
             # Such a photo is not damaged, and the user cannot know the number in
             # advance.
-            if not face_images.is_about_faces(reason):
+            if not face_images.is_about_number_of_faces(reason):
                 unusable_rows.append(row)
                 reasons.append(reason)
     bad = len(listing.rejected) + len(unusable_rows)
@@ -146,7 +121,7 @@ def check(
     advice = (
         f"; {names} names each: mend them or raise the limit, and run again (if files"
         " are added or removed, remove the output directory first). Most frequent:"
-        f" {frequent(reasons)}"
+        f" {most_frequent(reasons)}"
     )
     if listing.first_fault:
         advice += f"; the first: {listing.first_fault}"
@@ -166,7 +141,9 @@ def check(
             " how many images are lost: make it readable, or give --max_rejected to"
             " write the other images"
         )
-    for what, lost, count in _parts(listing, work_plan, unusable_rows):
+    for what, lost, count in _lost_by_class_and_split(
+        listing, work_plan, unusable_rows
+    ):
         # A few more are allowed, because a small split can lose a tenth by chance.
         limit = min(count // 10 + _CHANCE, count - 1)
         if by_default and lost > max(limit, 1):
@@ -177,8 +154,8 @@ def check(
     _log.info("%d files cannot be used; %s names each", bad, FILE_NAME)
 
 
-def frequent(reasons: Sequence[str]) -> str:
-    """The reasons with their numbers, the most frequent first, in one line."""
+def most_frequent(reasons: Sequence[str]) -> str:
+    """The reasons of rejections with their numbers, in one line."""
     counts = by_kind(reasons)
     shown = [f"{count} x {kind}" for kind, count in counts.most_common(_SHOWN_REASONS)]
     if len(counts) > len(shown):
@@ -187,47 +164,48 @@ def frequent(reasons: Sequence[str]) -> str:
 
 
 def by_kind(reasons: Iterable[str]) -> collections.Counter[str]:
-    """How many files each kind of reason has; a kind has dots for numbers and names."""
-    return collections.Counter(_kind(reason) for reason in reasons)
+    """How many rejections each kind of reason has; dots replace numbers and names."""
+    return collections.Counter(_kind_of_reason(reason) for reason in reasons)
 
 
-def summary(directory: str, found: int, skipped: int, written: int) -> str:
-    """Says why files were not written, if more than a tenth of them was not.
+def summary(directory: str, manifest: schema.Manifest) -> str:
+    """Says why files were rejected, if more than a tenth of them was.
 
     Args:
       directory: A finished data set, local or remote.
-      found: Number of files in its source.
-      skipped: How many of them were never meant to be images.
-      written: How many of them are in the data set.
+      manifest: Its manifest.
 
     Returns:
       One line; empty if a tenth or less is missing.
     """
-    total = found - skipped
-    if 10 * (total - written) <= total:
+    total = manifest.found - manifest.passed_over
+    missing = total - manifest.written
+    if 10 * missing <= total:
         return ""
     try:
-        reasons = frequent([rejection.reason for rejection in read(directory)])
+        reasons = most_frequent([rejection.reason for rejection in read(directory)])
     except errors.DataError:
         reasons = f"{FILE_NAME} cannot be read"
-    return f"{total - written:,} of {total:,} files are not written: {reasons}"
+    return f"{missing:,} of {total:,} files are not written: {reasons}"
 
 
-def _kind(reason: str) -> str:
-    """A reason without the part that is about one file only."""
+def _kind_of_reason(reason: str) -> str:
+    """The reason of a rejection without the part that is about one file only."""
     if reason.startswith("same bytes as "):
         labels = ", under different labels"
         return "same bytes as another" + (labels if reason.endswith(labels) else "")
     return re.sub(r"'[^']*'|\d+", "...", reason)[:_KIND_LENGTH]
 
 
-def _parts(
+def _lost_by_class_and_split(
     listing: source.Listing, work_plan: plan.Plan, unusable_rows: Sequence[int]
 ) -> Iterator[tuple[str, int, int]]:
-    """Yields the name, the number of lost files and of all files by class and split."""
+    """Yields each class and split with the numbers of its rejected and all files."""
     rows = work_plan.rows
     unusable_of = rows[np.array(unusable_rows, np.int64)]
-    for label, name in enumerate(source.class_names(work_plan.config.gender_codes)):
+    for label, name in enumerate(
+        gender_codes.class_names(work_plan.config.gender_codes)
+    ):
         before = sum(gender == label for gender, _ in listing.lost)
         lost = before + int((unusable_of["gender"] == label).sum())
         yield f"class {name}", lost, before + int((rows["gender"] == label).sum())

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import collections
 import logging
-import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.storage import doubtful_ages, schema, sharding
-from afad_tfdata.writing import data_set_config, plan, source
+from afad_tfdata.storage import image_keys, schema, sharding
+from afad_tfdata.writing import data_set_config, source
 
-# A larger share of the images cannot be divided as the fractions say.  Small data sets
-# may have that few persons.
-_LARGE_GROUP, _FEW_FACES = 0.2, 20
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +22,7 @@ def select(
     splits: Mapping[str, str] | None,
     seed: int = 0,
 ) -> tuple[list[source.Item], list[source.Rejection]]:
-    """Separates the listed images to write from those that flags leave out.
+    """Selects the listed images to write; the others are left out by flags.
 
     Args:
       listing: From a scan.
@@ -46,30 +42,30 @@ def select(
     limit = config.max_faces_per_photo
     crowded = _crowded_photos(listing.items, limit) if limit else {}
     for item in listing.items:
-        photo = sharding.photo_id(item.key) if crowded else None
+        photo = image_keys.photo_id(item.key) if crowded else None
         known = item.age != schema.MISSING
         if known and not config.min_age <= item.age <= config.max_age:
             reason = f"age {item.age} is outside --min_age and --max_age"
         elif photo in crowded:
             reason = f"photo {photo} has {crowded[photo]} faces: --max_faces_per_photo"
-        elif splits is not None and _split_of(item.key, splits) is None:
+        elif splits is not None and _published_split(item.key, splits) is None:
             reason = "not named in --split_file"
         else:
             if splits is not None:
-                item = item._replace(split=_split_of(item.key, splits))
+                item = item._replace(split=_published_split(item.key, splits))
             items.append(item)
             continue
         left_out.append(source.Rejection(item.key, reason))
     if config.max_examples and config.max_examples < len(items):
-        items, others = _sample(items, config.max_examples, seed)
+        items, others = _sample_by_hash(items, config.max_examples, seed)
         left_out += others
     return items, left_out
 
 
-def _sample(
+def _sample_by_hash(
     items: Sequence[source.Item], count: int, seed: int
 ) -> tuple[list[source.Item], list[source.Rejection]]:
-    """The images whose keys have the lowest hashes, and the others."""
+    """The images that ``--max_examples`` selects by hash, and the others."""
     # A separate salt: the hash that gives the place would put all into the first shard.
     hashes = sharding.salted_hashes(seed, "sample", [item.key for item in items])
     chosen = np.zeros(len(items), bool)
@@ -84,16 +80,16 @@ def _sample(
     return kept, others
 
 
-def _split_of(key: str, splits: Mapping[str, str]) -> str | None:
-    """The split of a key, or of the image that it is a face of; None without one."""
-    return splits.get(key) or splits.get(sharding.image_path(key))
+def _published_split(key: str, splits: Mapping[str, str]) -> str | None:
+    """The split that ``--split_file`` gives to a key, or to the image of a face."""
+    return splits.get(key) or splits.get(image_keys.image_path(key))
 
 
 def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
-    """Photos with more faces than the limit, and how many they have."""
-    photos = [sharding.photo_id(item.key) for item in items]
+    """Photos with more faces than ``--max_faces_per_photo``, and how many they have."""
+    photos = [image_keys.photo_id(item.key) for item in items]
     labels = [[item.age for item in items], [item.gender for item in items]]
-    if sharding.EVERY_PHOTO in sharding.untrusted_photos(photos, labels):
+    if image_keys.EVERY_PHOTO in image_keys.untrusted_photos(photos, labels):
         raise errors.UsageError(
             "--max_faces_per_photo needs names such as PHOTO-FACE.jpg, but the names"
             f" here, such as {items[0].key}, have other numbers instead of the"
@@ -106,7 +102,7 @@ def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
 def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> None:
     """Warns of images that the published splits name, but nobody found."""
     found = {item.key for item in listing.items}
-    found |= {sharding.image_path(key) for key in found}
+    found |= {image_keys.image_path(key) for key in found}
     unmatched = [key for key in splits if key not in found]
     if unmatched:
         _log.warning(
@@ -116,87 +112,3 @@ def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> No
             len(splits),
             unmatched[0],
         )
-
-
-def warn_of_untrusted_photos(work_plan: plan.Plan) -> None:
-    """Warns if numbers in the names look like photo ids but cannot be."""
-    untrusted = work_plan.untrusted_photos
-    if not untrusted:
-        return
-    every = sharding.EVERY_PHOTO in untrusted
-    sizes: collections.Counter[str] = collections.Counter()
-    examples: dict[str, str] = {}
-    for row in range(len(work_plan.rows)):
-        path = work_plan.path(row)
-        photo = sharding.photo_id(path)
-        if photo is not None and (every or photo in untrusted):
-            sizes[photo] += 1
-            examples.setdefault(photo, path)
-    ((largest, count),) = sizes.most_common(1)
-    _log.warning(
-        "names such as %s are not taken for faces of the photo %s: %d images have that"
-        " number, which may be an age, a date or a person. %d images with such names"
-        " are assigned to the splits one by one, as by --split_by=image; --split_file"
-        " can keep some together",
-        examples[largest],
-        largest,
-        count,
-        sizes.total(),
-    )
-
-
-def warn_of_large_groups(work_plan: plan.Plan) -> None:
-    """Warns of a group that is too large to be that of one person or photo."""
-    if work_plan.config.splits.split_by != "group":
-        return
-    sizes = collections.Counter(group for group in work_plan.groups if group)
-    total = len(work_plan.rows)
-    for group, size in sizes.most_common(1):
-        if size > max(_LARGE_GROUP * total, _FEW_FACES):
-            _log.warning(
-                "the group %r has %d of the %d images, which all get the same split; if"
-                " it is not a person or a photo, take --split_by=photo or image",
-                *(os.fsdecode(group), size, total),
-            )
-
-
-def warn_of_doubtful_ages(work_plan: plan.Plan) -> None:
-    """Warns if the ages may be numbers of classes, or months."""
-    if text := doubtful_ages.doubt(work_plan.rows["age"]):
-        _log.warning("%s", text)
-
-
-def warn_of_one_gender(work_plan: plan.Plan) -> None:
-    """Warns if all images have the same gender, which then cannot be learnt."""
-    genders = work_plan.rows["gender"]
-    genders = genders[genders != schema.MISSING]
-    if len(genders) >= _FEW_FACES and len(np.unique(genders)) == 1:
-        names = source.class_names(work_plan.config.gender_codes)
-        _log.warning(
-            "all %d images are %s: no model can learn the gender from them",
-            len(genders),
-            names[genders[0]],
-        )
-
-
-def warn_of_missing_ages(work_plan: plan.Plan) -> None:
-    """Warns if a split lacks ages that other splits have, as in some protocols."""
-    rows = work_plan.rows
-    ages = {
-        split: set(rows["age"][rows["split"] == number].tolist())
-        for number, split in enumerate(sharding.SPLITS)
-    }
-    everywhere = set().union(*ages.values())
-    for split, present in ages.items():
-        present.discard(schema.MISSING)
-        missing = sorted(everywhere - present - {schema.MISSING})
-        if present and len(present) < len(missing):
-            _log.warning(
-                "split %s has only faces of age %s",
-                split,
-                ", ".join(map(str, sorted(present))),
-            )
-        elif present and missing:
-            _log.warning(
-                "split %s has no face of age %s", split, ", ".join(map(str, missing))
-            )

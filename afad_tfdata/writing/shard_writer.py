@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -29,6 +30,29 @@ class Written(NamedTuple):
     shard: schema.Shard
 
 
+def write_all(
+    work_plan: plan.Plan,
+    found: Sequence[payloads.Payload],
+    keep: Sequence[np.ndarray],
+    *,
+    work_dir: str,
+    output_dir: str,
+    num_threads: int,
+) -> list[Written]:
+    """Writes all shards, in threads: copying and hashing release Python's lock."""
+
+    def write_one(
+        task: plan.ShardTask, payload: payloads.Payload, kept: np.ndarray
+    ) -> Written:
+        """Writes one shard, in one of the threads."""
+        return write(
+            work_plan, task, payload, kept, work_dir=work_dir, output_dir=output_dir
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(write_one, work_plan.tasks, found, keep))
+
+
 def write(
     work_plan: plan.Plan,
     task: plan.ShardTask,
@@ -38,7 +62,7 @@ def write(
     work_dir: str,
     output_dir: str,
 ) -> Written:
-    """Writes a shard.  The file gets its name only when it is whole.
+    """Writes a shard from its payload.  The file gets its name only when it is whole.
 
     Args:
       work_plan: The plan that the payload belongs to.
@@ -64,11 +88,13 @@ def write(
             names = [work_plan.key(row) for row in numbers]
             groups = [work_plan.groups[row] for row in numbers if work_plan.groups]
             side = work_plan.config.images.size
-            _write_hdf5(*(source, part, kept, index, names, groups, side, hdf5_config))
+            _write_hdf5_shard(
+                *(source, part, kept, index, names, groups, side, hdf5_config)
+            )
         elif unchanged:
-            _link_or_copy(source, part)
+            _link_or_copy_payload(source, part)
         else:
-            _copy_records(source, part, kept, index)
+            _copy_kept_records(source, part, kept, index)
         # The content must reach the disk before the rename does.
         with open(part, "rb") as f:
             os.fsync(f.fileno())
@@ -81,8 +107,8 @@ def write(
     return Written(index, schema.Shard(task.name, len(index), size, digest))
 
 
-def _link_or_copy(source: str, part: str) -> None:
-    """Gives the payload a second name.
+def _link_or_copy_payload(source: str, part: str) -> None:
+    """Gives the payload a second name, which becomes that of the shard.
 
     The payload itself stays until the manifest is written.  If the writer is killed
     before that, the next run needs the payload.
@@ -93,8 +119,10 @@ def _link_or_copy(source: str, part: str) -> None:
         shutil.copyfile(source, part)
 
 
-def _copy_records(source: str, part: str, kept: np.ndarray, index: np.ndarray) -> None:
-    """Copies the kept records; `index` gets their new offsets."""
+def _copy_kept_records(
+    source: str, part: str, kept: np.ndarray, index: np.ndarray
+) -> None:
+    """Copies the kept records into the shard; `index` gets their new offsets."""
     offset = 0
     with open(source, "rb") as f, open(part, "wb", buffering=_BUFFER_BYTES) as out:
         for i, row in enumerate(kept):
@@ -106,7 +134,7 @@ def _copy_records(source: str, part: str, kept: np.ndarray, index: np.ndarray) -
             offset += int(row["record_length"])
 
 
-def _write_hdf5(
+def _write_hdf5_shard(
     source: str,
     part: str,
     kept: np.ndarray,
@@ -116,7 +144,7 @@ def _write_hdf5(
     side: int,
     config: data_set_config.Hdf5Config,
 ) -> None:
-    """Writes the kept pixels as HDF5; `index` gets their offsets and checksums.
+    """Writes the kept pixels as an HDF5 shard; `index` gets offsets and checksums.
 
     Args:
       source: The payload: uint8 ``[side, side, 3]`` for each image.
@@ -132,7 +160,7 @@ def _write_hdf5(
     with open(source, "rb") as f:
         offset = hdf5.write(
             part,
-            _pixel_blocks(f, kept, side),
+            _kept_pixel_blocks(f, kept, side),
             layout=layout,
             ages=kept["age"],
             genders=kept["gender"],
@@ -145,7 +173,7 @@ def _write_hdf5(
         if not layout.plain:
             rows = (
                 row
-                for block in _pixel_blocks(f, kept, side)
+                for block in _kept_pixel_blocks(f, kept, side)
                 for row in layout.to_rows(block)
             )
             for position, row in enumerate(rows):
@@ -160,8 +188,10 @@ def _write_hdf5(
         index["record_length"] = index["image_length"] = 0
 
 
-def _pixel_blocks(f: BinaryIO, kept: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Yields the kept images in order: uint8 ``[up to 64, side, side, 3]``."""
+def _kept_pixel_blocks(
+    f: BinaryIO, kept: np.ndarray, side: int
+) -> Iterator[np.ndarray]:
+    """Yields the kept images of a payload: uint8 ``[up to 64, side, side, 3]``."""
     for start in range(0, len(kept), _BLOCK_ROWS):
         rows = kept[start : start + _BLOCK_ROWS]
         block = np.empty((len(rows), side, side, 3), np.uint8)

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from afad_tfdata.common import errors
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import image_keys, sharding
 from afad_tfdata.writing import data_set_config
 
 
-def resolve(split_by: str, groups: Sequence[str | None]) -> str:
+def resolve_split_by(split_by: str, groups: Sequence[str | None]) -> str:
     """The value of ``--split_by``, with its default filled in.
 
     Args:
@@ -44,14 +44,14 @@ def assign(
     config: data_set_config.SplitConfig,
     untrusted: Sequence[str] = (),
 ) -> np.ndarray:
-    """Decides the split of each image.
+    """Decides the split of each image by its group, photo or key.
 
     Args:
       keys: Paths relative to the root.
       groups: What each image belongs to; None if unknown.
       given: Splits that the source gives; None for the others.
       config: Its ``split_by`` is not empty.
-      untrusted: From `sharding.untrusted_photos`.
+      untrusted: From `image_keys.untrusted_photos`.
 
     Returns:
       uint8 ``[n]``: positions in `sharding.SPLITS`.
@@ -63,7 +63,7 @@ def assign(
     numbers: dict[str, int] = {}
     member = [
         numbers.setdefault(
-            sharding.group_key(key, config.split_by, ignored, group), len(numbers)
+            image_keys.group_key(key, config.split_by, ignored, group), len(numbers)
         )
         for key, group in zip(keys, groups, strict=True)
     ]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from afad_tfdata.common import errors, lazy_imports, progress
-from afad_tfdata.writing import archive, payloads, plan, source, writer_pool
+from afad_tfdata.writing import archive_spools, payloads, plan, source, writer_processes
 
 NAMES = ("local", "beam")
 
@@ -37,7 +37,7 @@ class Runner(Protocol):
         lock_fd: int,
         num_done: int,
     ) -> None:
-        """Writes the payloads of these shards.
+        """Runs these shard tasks: writes their payloads.
 
         Args:
           root: Directory of the source; empty for an archive, whose images are spooled.
@@ -63,7 +63,7 @@ class LocalRunner:
     """
 
     def __init__(self, num_processes: int) -> None:
-        self._pool = writer_pool.WriterPool(num_processes)
+        self._pool = writer_processes.WriterPool(num_processes)
 
     def __enter__(self) -> LocalRunner:
         return self
@@ -81,8 +81,8 @@ class LocalRunner:
         lock_fd: int,
         num_done: int,
     ) -> None:
-        """See `Runner.run`."""
-        total = num_done + num_images(tasks)
+        """Runs these shard tasks in processes of this machine; see `Runner.run`."""
+        total = num_done + plan.num_images(tasks)
         with progress.Progress(total, "writing", initial=num_done) as bar:
             self._pool.run(
                 root,
@@ -121,7 +121,7 @@ class BeamRunner:
         lock_fd: int,
         num_done: int,
     ) -> None:
-        """See `Runner.run`; Beam's processes load the plan and have no lock."""
+        """Runs these shard tasks on Beam, whose processes have no lock."""
         del work_plan, lock_fd, num_done
         beam = lazy_imports.import_optional(
             "apache_beam", extra="beam", purpose="--runner=beam"
@@ -150,7 +150,7 @@ class BeamRunner:
             raise
         except Exception as error:  # Beam wraps the errors of its processes.
             raise errors.UsageError(
-                f"Beam could not write the shards: {_reason(error)}; run the same"
+                f"Beam could not write the shards: {_beam_reason(error)}; run the same"
                 " command again: it continues"
             ) from error
 
@@ -176,7 +176,7 @@ class _WriteShard:
         return number
 
 
-def _reason(error: Exception) -> str:
+def _beam_reason(error: Exception) -> str:
     """The text of this package's own error inside Beam's, if there is one."""
     text = str(error)
     for line in text.splitlines():
@@ -186,7 +186,7 @@ def _reason(error: Exception) -> str:
 
 
 def start(name: str, *, num_processes: int, beam_options: str) -> Runner:
-    """The runner that ``--runner`` names, with its processes started.
+    """Starts the runner that ``--runner`` names.
 
     Args:
       name: One of `NAMES`.
@@ -201,7 +201,7 @@ def start(name: str, *, num_processes: int, beam_options: str) -> Runner:
     return LocalRunner(num_processes)
 
 
-def write_payloads(
+def run_tasks(
     runner: Runner,
     listing: source.Listing,
     work_plan: plan.Plan,
@@ -210,7 +210,7 @@ def write_payloads(
     *,
     lock_fd: int,
 ) -> list[payloads.Payload]:
-    """Writes the payloads that are missing or damaged.
+    """Runs the tasks of shards whose payloads are missing or damaged.
 
     Args:
       runner: Runs the tasks.
@@ -234,53 +234,33 @@ def write_payloads(
             # The spools stay locked until everything is written.  A second process
             # would otherwise write into the same files.
             for task in missing:
-                stack.enter_context(payloads.locked(archive.spool_path(work_dir, task)))
-            with progress.Progress(num_images(missing), "reading the archive") as bar:
-                archive.spool(listing, work_plan, missing, work_dir, bar.update)
+                stack.enter_context(
+                    payloads.locked(archive_spools.path_of(work_dir, task))
+                )
+            with progress.Progress(
+                plan.num_images(missing), "reading the archive"
+            ) as bar:
+                archive_spools.copy_images(
+                    listing, work_plan, missing, work_dir, bar.update
+                )
         runner.run(
             "" if listing.parts else listing.root,
             work_plan,
             missing,
             work_dir,
             lock_fd=lock_fd,
-            num_done=num_images(tasks) - num_images(missing),
+            num_done=plan.num_images(tasks) - plan.num_images(missing),
         )
-    return [found[task.number] or _written(work_dir, work_plan, task) for task in tasks]
+    return [
+        found[task.number] or _payload_just_written(work_dir, work_plan, task)
+        for task in tasks
+    ]
 
 
-def tasks_of_range(
-    work_plan: plan.Plan, shard_range: str
-) -> tuple[plan.ShardTask, ...]:
-    """The shards of a range.
-
-    Args:
-      work_plan: The plan.
-      shard_range: ``A:B``, counted over all splits; empty for all shards.
-
-    Raises:
-      UsageError: The range is outside the data set's shards.
-    """
-    tasks = work_plan.tasks
-    if not shard_range:
-        return tasks
-    first, last = map(int, shard_range.split(":"))
-    if not first < last <= len(tasks):
-        raise errors.UsageError(
-            f"--shard_range={shard_range} must be within 0:{len(tasks)}, the shards of"
-            " this data set"
-        )
-    return tasks[first:last]
-
-
-def num_images(tasks: Sequence[plan.ShardTask]) -> int:
-    """Images that the plan puts into these shards."""
-    return sum(task.num_images for task in tasks)
-
-
-def _written(
+def _payload_just_written(
     work_dir: str, work_plan: plan.Plan, task: plan.ShardTask
 ) -> payloads.Payload:
-    """A payload that this run wrote.  Its digest is therefore not checked."""
+    """A payload that a runner has just written; its digest is not checked."""
     payload = payloads.load(work_dir, work_plan, task, check=False)
     if payload is None:
         raise errors.DataError(

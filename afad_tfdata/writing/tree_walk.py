@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from afad_tfdata.common import errors
 
 
-class Walk:
+class TreeWalk:
     """Walks through a tree, once through each folder.
 
     Args:
@@ -32,7 +32,7 @@ class Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def is_new(self, key: str) -> bool:
-        """Whether a folder has not been listed under another name."""
+        """Whether a folder of the tree has not been listed under another name."""
         return self._identity(key) not in self._seen
 
     def next_link(self) -> str:
@@ -48,7 +48,7 @@ class Walk:
     def below(
         self, start: str, *, depth: int | None = None
     ) -> Iterator[tuple[os.DirEntry, str]]:
-        """Yields every file below a folder with its key, in a fixed order.
+        """Yields every file below a folder of the tree with its key, in a fixed order.
 
         Args:
           start: Key of the folder; empty for the root.
@@ -77,7 +77,7 @@ class Walk:
                     yield entry, key
 
     def _entries(self, folder: str) -> list[os.DirEntry]:
-        """The entries of a folder, sorted by name."""
+        """The entries of a folder of the tree, sorted by name."""
         try:
             found = os.scandir(os.path.join(self._root, folder))
             return sorted(found, key=lambda entry: entry.name)
@@ -90,7 +90,7 @@ class Walk:
             return []
 
     def _identity(self, key: str) -> tuple[int, int]:
-        """Device and inode of a folder, the same by every path to it."""
+        """Device and inode of a folder, which are the same by every path to it."""
         try:
             about = os.stat(os.path.join(self._root, key))
         except OSError:  # `_entries` cannot list it either, and reports that.

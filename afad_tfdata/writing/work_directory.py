@@ -22,8 +22,8 @@ LOCK_SECS = 5.0
 LOCK_NAME = "lock"
 
 
-def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
-    """The manifest of the data set that the plan describes, if it is finished.
+def finished_manifest(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
+    """The manifest if the data set is finished; its work directory is then removed.
 
     Raises:
       UsageError: The directory has a finished data set of another configuration.
@@ -32,7 +32,7 @@ def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
     if not os.path.exists(os.path.join(output_dir, schema.MANIFEST_NAME)):
         return None
     manifest = schema.load_manifest(output_dir)
-    refuse_other(output_dir, manifest.config, work_plan, "a finished data set")
+    refuse_other_config(output_dir, manifest.config, work_plan, "a finished data set")
     for split in manifest.splits.values():
         for part in (*split.shards, split.index):
             path = os.path.join(output_dir, part.name)
@@ -47,7 +47,7 @@ def finished(output_dir: str, work_plan: plan.Plan) -> schema.Manifest | None:
 
 
 def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
-    """Saves the plan, or checks that the saved plan is the same.
+    """Saves the plan in the work directory, or checks that the saved plan is the same.
 
     Raises:
       UsageError: The saved plan is of another configuration.
@@ -55,7 +55,7 @@ def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
     stored = plan.stored_json(work_dir)
     if stored is not None:
         directory = os.path.dirname(work_dir)
-        refuse_other(directory, stored, work_plan, "an unfinished data set")
+        refuse_other_config(directory, stored, work_plan, "an unfinished data set")
     # Every byte is compared, because a crash or a bad disk may have changed these
     # files, and writer processes do not check them.
     if stored is None or not plan.is_saved(work_plan, work_dir):
@@ -64,7 +64,7 @@ def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
 
 @contextlib.contextmanager
 def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
-    """Keeps a second writer out of the directory.
+    """Keeps a second writer out of the work directory.
 
     Args:
       work_dir: Work directory; it is created.
@@ -94,7 +94,7 @@ def lock(work_dir: str, *, shared: bool) -> Iterator[int]:
 
 
 def remove_work(work_dir: str) -> None:
-    """Removes the work directory of a finished data set, the plan and the lock last.
+    """Removes the work directory of a finished data set, plan and lock last.
 
     While the lock exists, a second writer waits.  While the plan exists, a writer that
     continues can check that the other files belong to its data set.
@@ -111,10 +111,10 @@ def remove_work(work_dir: str) -> None:
         pass  # Another process uses the directory.  The next run removes the rest.
 
 
-def refuse_other(
+def refuse_other_config(
     directory: str, stored: Mapping[str, Any], work_plan: plan.Plan, what: str
 ) -> None:
-    """Refuses to continue a data set of another configuration.
+    """Refuses to continue in a directory whose data set has another configuration.
 
     Args:
       directory: The data set's directory, for the message.

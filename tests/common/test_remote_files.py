@@ -147,7 +147,7 @@ def test_what_cannot_be_written_is_one_line(bucket, name, tmp_path):
 
 def test_a_denied_bucket_is_not_an_empty_one(bucket):
     with pytest.raises(errors.UsageError, match="credentials"):
-        remote_data_set.stored("s3://denied/records")
+        remote_data_set.stored_manifest("s3://denied/records")
 
 
 def test_a_wrong_endpoint_is_one_line(monkeypatch, bucket):

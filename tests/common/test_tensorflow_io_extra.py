@@ -51,7 +51,7 @@ def test_an_import_that_registers_nothing_is_not_enough(loads_nothing):
 
 def test_the_advice_does_not_speak_of_buckets(loads_nothing):
     with pytest.raises(errors.UsageError) as caught:
-        remote_data_set.stored("s3://bucket/records")
+        remote_data_set.stored_manifest("s3://bucket/records")
     assert "credentials" not in str(caught.value)
     assert "pip install 'afad-tfdata[remote]'" in str(caught.value)
     assert "s3fs is not installed" in str(caught.value)

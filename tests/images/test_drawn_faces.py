@@ -10,7 +10,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.images import codec, drawn_faces
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import image_keys
 
 
 def _tree(directory):
@@ -26,7 +26,7 @@ def test_sizes_ages_and_photos_are_as_in_afad():
     assert ages.min() == 15 and 41 <= ages.max() <= 72
     assert 71 not in ages
     assert 24 <= np.median(ages) <= 27  # The data set's own median is 25.
-    photos = collections.Counter(sharding.photo_id(face.path) for face in faces)
+    photos = collections.Counter(image_keys.photo_id(face.path) for face in faces)
     assert max(photos.values()) > 1
     assert len({face.path for face in faces}) == 4000
 

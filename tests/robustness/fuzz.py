@@ -37,7 +37,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _INPUT_SECS, _MEMORY_BYTES = 20, 3 << 30
 # Modules of the package by the names that the targets use.
 _MODULES = {
-    "archive": "writing.archive",
+    "archive_members": "writing.archive_members",
     "augment": "images.augmentation",
     "checkpoint_format": "training.checkpoint_format",
     "checkpoints": "training.checkpoints",
@@ -50,7 +50,7 @@ _MODULES = {
     "cell_values": "writing.labels.cell_values",
     "schema": "storage.schema",
     "published_splits": "writing.published_splits",
-    "source": "writing.source",
+    "gender_codes": "writing.gender_codes",
     "tfrecord": "storage.tfrecord",
     "train_config": "training.config",
     "write_config": "writing.config",
@@ -208,7 +208,7 @@ def _tar(afad: Any, place: str) -> Target:
         path = os.path.join(place, f"faces{suffix}")
         with open(path, "wb") as f:
             f.write(data)
-        afad.archive.scan([path], {"111": 0})
+        afad.archive_members.scan([path], {"111": 0})
 
     return Target(read, [plain[:4096] + bytes(1024), plain, lzma.compress(plain)])
 
@@ -270,7 +270,7 @@ def _flags(afad: Any, place: str) -> Target:
         for argument in argv:
             for parse in (
                 afad.augment.parse,
-                afad.source.parse_gender_codes,
+                afad.gender_codes.parse,
                 afad.foreign_features.parse_features,
             ):
                 with contextlib.suppress(afad.errors.UsageError):

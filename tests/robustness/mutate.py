@@ -31,6 +31,7 @@ _LIMIT_SECS = 300
 # Modules that compute or check, and the files with their tests.
 MODULES = {
     "storage.sharding": ("storage/test_sharding.py",),
+    "storage.image_keys": ("storage/test_image_keys.py",),
     "writing.duplicate_images": ("writing/test_duplicate_images.py",),
     "images.codec": (
         "images/test_codec.py",
@@ -49,8 +50,8 @@ MODULES = {
     "training.history": ("training/test_history.py",),
     "common.options": ("common/test_options.py",),
     "common.files": ("common/test_files.py", "robustness/test_hostile.py"),
-    "writing.source": (
-        "writing/test_source.py",
+    "writing.age_folders": (
+        "writing/test_age_folders.py",
         "writing/test_records.py",
         "robustness/test_hostile.py",
     ),

@@ -32,7 +32,13 @@ from afad_tfdata.freezing import (
 from afad_tfdata.images import codec
 from afad_tfdata.reading import foreign_files
 from afad_tfdata.training import run_dir
-from afad_tfdata.writing import archive, inspection, plan, source, work_directory
+from afad_tfdata.writing import (
+    age_folders,
+    archive_members,
+    data_set_verification,
+    plan,
+    work_directory,
+)
 from tests import bad_files
 from tests.robustness.chaos import faults
 from tests.writing.data_sets import digests, rejected, write
@@ -186,13 +192,13 @@ def test_a_header_of_a_gigabyte(kind, tmp_path, little_memory):
         f.write(member.tobuf(tarfile.GNU_FORMAT))
         f.write(bytes(1 << 22))
     with pytest.raises(errors.DataError, match="a header of 1073741824 bytes"):
-        archive.scan([str(parts / "faces.tgz")], _CODES)
+        archive_members.scan([str(parts / "faces.tgz")], _CODES)
 
 
 def test_names_do_not_command_the_terminal(tmp_path):
     """Escape sequences in names are printed as text, and a line stays one line."""
     name = "\x1b[2J\nafad-predict: done\r\u202e.jpg"
-    text = str(inspection.Fault("shard", 3, name, "bad"))
+    text = str(data_set_verification.Fault("shard", 3, name, "bad"))
     assert text.isprintable() and "\\x1b[2J\\n" in text
     assert errors.printable("Größe, 顔.jpg") == "Größe, 顔.jpg"
     rows = [{"image": name, "age": 20.0}]
@@ -480,7 +486,7 @@ def test_scan_of_a_source_that_is_listed_twice_by_links(tmp_path):
     """A hard link is a file like any other, so its image is a duplicate."""
     tree = _tree(tmp_path / "tree")
     os.link(tree / "20/111/0-0.jpg", tree / "20/111/copy-0.jpg")
-    assert len(source.scan_tree(str(tree), _CODES).items) == 25
+    assert len(age_folders.scan(str(tree), _CODES).items) == 25
     assert write(tree, tmp_path / "out").written == 24
 
 

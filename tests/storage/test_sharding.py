@@ -1,4 +1,4 @@
-"""Names, splits and places: tables and statistics, no TensorFlow."""
+"""Splits, places and shards: tables and statistics, no TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,92 +8,6 @@ import numpy as np
 import pytest
 
 from afad_tfdata.storage import sharding
-
-
-@pytest.mark.parametrize(
-    ("key", "photo"),
-    [
-        ("15/111/1032-0.jpg", "1032"),
-        ("15/111/1032-11.JPEG", "1032"),
-        ("1032-0.jpg", "1032"),
-        # No photo id: other data sets' names, and names that only look alike.
-        ("15/111/image_0001.png", None),
-        ("15/111/1032.jpg", None),
-        ("15/111/a1032-0.jpg", None),
-        ("15/1032-0.jpg/x.jpg", None),
-    ],
-)
-def test_photo_id(key, photo):
-    assert sharding.photo_id(key) == photo
-
-
-def test_group_is_the_photo_or_the_key():
-    assert sharding.group_key("1/111/7-0.jpg", "photo") == sharding.group_key(
-        "2/112/7-3.jpg", "photo"
-    )
-    assert sharding.group_key("1/111/7-0.jpg", "image") == "1/111/7-0.jpg"
-    # The same file name in two folders stays two groups where there is no photo id.
-    assert sharding.group_key("1/111/a.png", "photo") != sharding.group_key(
-        "2/111/a.png", "photo"
-    )
-
-
-def _faces(names, ages=20):
-    """Photo ids and labels of so many images, whose names have two numbers."""
-    photos, columns = [], ([], [])
-    for i, (age, gender, index) in enumerate(
-        (age, gender, index)
-        for age in range(ages)
-        for gender in (0, 1)
-        for index in range(12)
-    ):
-        values = {"age": age, "gender": gender, "index": index, "i": i}
-        photos.append(sharding.photo_id(f"{age}/{gender}/{names.format(**values)}"))
-        columns[0].append(age)
-        columns[1].append(gender)
-    return photos, columns
-
-
-@pytest.mark.parametrize(
-    ("names", "untrusted"),
-    [
-        ("{i}-0.jpg", ()),
-        ("{i}-{index}.jpg", ()),
-        ("face-{index}.jpg", ()),
-        ("{age}-{i}.jpg", ("*",)),  # 24 faces each.
-        ("{gender}-{i}.jpg", ("*",)),
-        ("1-{i}.jpg", ("*",)),
-        ("{index}-{i}.jpg", ("*",)),  # Numbers that begin again in each folder.
-        ("{index}-{age}.jpg", ("*",)),
-    ],
-)
-def test_numbers_that_are_no_photos(names, untrusted):
-    assert sharding.untrusted_photos(*_faces(names)) == untrusted
-
-
-def test_few_faces_whose_number_is_their_age():
-    photos = [str(age) for age in range(20) for _ in range(3)]
-    ages = [int(photo) for photo in photos]
-    assert sharding.untrusted_photos(photos, [ages]) == ("*",)
-    # The same groups under mixed ages may be photos of three faces.
-    mixed = [i % 7 for i in range(60)]
-    assert sharding.untrusted_photos(photos, [mixed]) == ()
-
-
-def test_one_large_group_among_photos():
-    photos = [str(1000 + i // 2) for i in range(300)]
-    ages = [20 + i % 9 for i in range(400)]
-    assert sharding.untrusted_photos([*photos, *["7"] * 12], [ages[:312]]) == ()
-    assert sharding.untrusted_photos([*photos, *["7"] * 25], [ages[:325]]) == ("7",)
-    assert sharding.group_key("7-1.jpg", "photo", ("7",)) == "7-1.jpg"
-    assert sharding.group_key("8-1.jpg", "photo", ("7",)) == "photo:8"
-    assert sharding.group_key("8-1.jpg", "photo", ("*",)) == "8-1.jpg"
-
-
-def test_a_rare_age_may_be_one_photo():
-    photos = [str(i) for i in range(50)] + ["99"] * 4
-    ages = [20 + i % 5 for i in range(50)] + [72] * 4
-    assert sharding.untrusted_photos(photos, [ages]) == ()
 
 
 def _splits(keys, **options):
@@ -164,17 +78,6 @@ def test_shards_are_equal_ranges_of_the_places(num_shards):
     places = np.concatenate([places, np.array(corners, np.uint64)])
     wanted = [int(place) * num_shards >> 64 for place in places]
     assert sharding.shards_of(places, num_shards).tolist() == wanted
-
-
-def test_names():
-    assert (
-        sharding.shard_name("afad", "train", 3, 16, "tfrecord")
-        == "afad-train.tfrecord-00003-of-00016"
-    )
-    assert (
-        sharding.shard_name("afad", "test", 0, 1, "hdf5")
-        == "afad-test-00000-of-00001.h5"
-    )
 
 
 def test_keys_of_any_bytes_can_be_hashed():

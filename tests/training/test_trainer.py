@@ -17,7 +17,7 @@ from afad_tfdata.common import errors, options, xla
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.models import facts
 from afad_tfdata.reading import index_loading
-from afad_tfdata.storage import schema, sharding
+from afad_tfdata.storage import image_keys, schema
 from afad_tfdata.training import (
     automatic_options,
     checkpoints,
@@ -691,7 +691,7 @@ def test_every_photo_is_tested_in_one_fold(sample_records, tmp_path):
                 source.describe(i).rpartition("file ")[2].removesuffix(")")
                 for i in range(len(source))
             ]
-            photos[split] = {sharding.group_key(key, "photo") for key in keys}
+            photos[split] = {image_keys.group_key(key, "photo") for key in keys}
             for key in keys:
                 roles.setdefault(key, []).append(split)
             assert again.splits[split].num_examples == len(keys)

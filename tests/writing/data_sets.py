@@ -15,7 +15,7 @@ from PIL import Image
 
 from afad_tfdata import records
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import rejections
+from afad_tfdata.writing import data_set_files, rejections
 
 
 def config(
@@ -40,7 +40,7 @@ def digests(directory: str | os.PathLike[str]) -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(pathlib.Path(directory).iterdir())
-        if path.is_file() and path.name != records.LOG_NAME
+        if path.is_file() and path.name != data_set_files.LOG_NAME
     }
 
 

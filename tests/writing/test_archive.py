@@ -12,12 +12,14 @@ import zipfile
 
 import pytest
 
-from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
 from afad_tfdata.writing import (
-    archive,
-    inspection,
+    archive_members,
+    archive_parts,
+    archive_spools,
+    data_set_files,
+    data_set_verification,
     payloads,
     task_runners,
     work_directory,
@@ -115,7 +117,7 @@ def test_members_that_point_elsewhere_are_rejected(sample_tree, tmp_path):
     }
     assert manifest.written == 240
     assert sorted(os.listdir(tmp_path)) == ["out", "parts"]
-    assert inspection.verify(str(tmp_path / "out")) == []
+    assert data_set_verification.verify(str(tmp_path / "out")) == []
 
 
 def test_a_run_that_stopped_continues_from_the_archive(
@@ -149,7 +151,7 @@ def test_missing_and_damaged_parts_are_named(sample_tree, tmp_path):
 def test_the_published_md5_is_checked(sample_tree, tmp_path, monkeypatch):
     parts = _split(_tar(sample_tree, "AFAD-Full"), tmp_path / "parts")
     known = ("AFAD-Full.tar.xz", len(parts))
-    monkeypatch.setitem(archive._KNOWN_MD5, known, "0" * 32)
+    monkeypatch.setitem(archive_members._KNOWN_MD5, known, "0" * 32)
     with pytest.raises(errors.DataError, match="the published one is 000"):
         write(tmp_path / "parts", tmp_path / "out")
 
@@ -163,13 +165,13 @@ def test_an_archive_in_one_file_and_a_tree_next_to_it(sample_tree, tmp_path):
     assert digests(tmp_path / "tree") == digests(tmp_path / "out")
     (folder / "other.tgz").write_bytes(b"")
     with pytest.raises(errors.UsageError, match="several archives"):
-        archive.find_parts(str(folder))
+        archive_parts.find(str(folder))
     (folder / "20").mkdir()
-    assert archive.find_parts(str(folder)) == []
+    assert archive_parts.find(str(folder)) == []
 
 
 def test_log_names_the_run(sample_records):
-    with open(os.path.join(sample_records, records.LOG_NAME)) as f:
+    with open(os.path.join(sample_records, data_set_files.LOG_NAME)) as f:
         log = json.load(f)
     assert log["config"]["num_shards"] == 3
     assert log["images_per_second"] > 0
@@ -188,7 +190,9 @@ def test_writing_the_same_range_of_an_archive_twice_keeps_its_payloads(tmp_path)
 def test_a_missing_spool_is_an_error_and_not_a_rejection(tmp_path, monkeypatch):
     tree = make_tree(tmp_path / "tree")
     parts = _in_one_file(tree, tmp_path / "parts")
-    monkeypatch.setattr(task_runners.archive, "spool", lambda *arguments: None)
+    monkeypatch.setattr(
+        task_runners.archive_spools, "copy_images", lambda *arguments: None
+    )
     with pytest.raises(errors.UsageError, match="the spool .* is missing"):
         write(parts, tmp_path / "out")
 
@@ -238,14 +242,14 @@ def test_an_archive_that_changes_between_its_two_readings(tmp_path, monkeypatch)
     """Its missing images were once rejected as empty files."""
     tree = make_tree(tmp_path / "tree")
     parts = _in_one_file(tree, tmp_path / "parts")
-    spool = archive.spool
+    copy_images = archive_spools.copy_images
 
-    def change_and_spool(*arguments):
+    def change_and_copy(*arguments):
         (tree / "20/111/0-0.jpg").unlink()
         _in_one_file(tree, parts)
-        spool(*arguments)
+        copy_images(*arguments)
 
-    monkeypatch.setattr(archive, "spool", change_and_spool)
+    monkeypatch.setattr(archive_spools, "copy_images", change_and_copy)
     with pytest.raises(errors.DataError, match="changed .* 1 images .* 20/111/0-0.jpg"):
         write(parts, tmp_path / "out")
 

@@ -10,7 +10,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema, tfrecord
-from afad_tfdata.writing import inspection
+from afad_tfdata.writing import data_set_verification
 from tests.writing import data_sets
 
 
@@ -62,10 +62,10 @@ def test_damage_is_found_by_verify(damage, fault, sample_tree, tmp_path):
     """The index decides which bytes DALI takes for a record."""
     flags = {"num_shards": 2, "num_workers": 1, "image_size": 24}
     data_sets.write(sample_tree, tmp_path, dali_index=True, **flags)
-    assert inspection.verify(str(tmp_path)) == []
+    assert data_set_verification.verify(str(tmp_path)) == []
     path = sorted(tmp_path.glob("*.idx-*"))[0]
     damage(path)
-    (found,) = inspection.verify(str(tmp_path))
+    (found,) = data_set_verification.verify(str(tmp_path))
     assert found.file == path.name and found.fault.startswith(fault)
 
 

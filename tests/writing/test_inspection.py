@@ -14,7 +14,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors, files
 from afad_tfdata.storage import schema
-from afad_tfdata.writing import inspection
+from afad_tfdata.writing import data_set_verification, inspection
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +64,14 @@ def test_flips_and_cuts_are_found_and_named(kind, request, tmp_path):
             damaged = content[: int(rng.integers(len(content)))]
         with open(path, "wb") as f:
             f.write(damaged)
-        faults = inspection.verify(directory, num_threads=1)
+        faults = data_set_verification.verify(directory, num_threads=1)
         if name == "mean.json" and _same_json(content, damaged):
             assert not faults
         else:
             assert name in {fault.file for fault in faults}, (name, turn)
         with open(path, "wb") as f:
             f.write(content)
-    assert inspection.verify(directory) == []
+    assert data_set_verification.verify(directory) == []
 
 
 def _same_json(one, other):
@@ -91,7 +91,7 @@ def test_one_bad_record_is_named_by_position_and_path(sample_records, tmp_path):
         byte = f.read(1)[0]
         f.seek(-1, os.SEEK_CUR)
         f.write(bytes([byte ^ 16]))
-    whole, record = inspection.verify(directory)
+    whole, record = data_set_verification.verify(directory)
     assert (whole.file, whole.record) == (name, None)
     assert (record.file, record.record) == (name, 4)
     assert record.key.startswith(f"{row['age']}/") and record.key.endswith(".jpg")
@@ -127,7 +127,7 @@ def test_missing_files_are_named(hdf5_records, tmp_path):
     directory = _copy(hdf5_records, tmp_path)
     name = _shard(directory, "test")
     os.remove(os.path.join(directory, name))
-    faults = inspection.verify(directory)
+    faults = data_set_verification.verify(directory)
     assert [fault.file for fault in faults] == [name]
     assert "No such file" in faults[0].fault
 
@@ -199,11 +199,11 @@ def test_records_behind_a_scheme_are_verified(kind, scheme, request, tmp_path):
         for file in os.listdir(directory):
             path = os.path.join(directory, file)
             tf.io.gfile.copy(path, f"{target}/{file}", overwrite=True)
-    assert inspection.verify(target) == []
+    assert data_set_verification.verify(target) == []
     config = inspection.InspectConfig(records_dir=target, verify=True)
     assert not inspection.inspect_records(config).faults
     tf.io.gfile.remove(f"{target}/{name}")
-    (fault,) = inspection.verify(target)
+    (fault,) = data_set_verification.verify(target)
     assert fault.file == name and fault.fault.startswith("is missing")
 
 
@@ -225,7 +225,7 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(
     builtin = open
     monkeypatch.setattr("builtins.open", opened)
     with pytest.raises(errors.UsageError, match=os.strerror(number)) as caught:
-        inspection.verify(directory)
+        data_set_verification.verify(directory)
     assert "damaged" not in str(caught.value)
 
 
@@ -237,7 +237,7 @@ def test_a_remote_data_set_is_verified_too(source, request):
         if os.path.isfile(os.path.join(local, name)):
             content = files.read_bytes(os.path.join(local, name))
             files.write_atomic(f"{directory}/{name}", content)
-    assert inspection.verify(directory) == []
+    assert data_set_verification.verify(directory) == []
     shards = schema.load_manifest(directory).splits["train"].shards
     content = bytearray(files.read_bytes(f"{directory}/{shards[0].name}"))
     content[len(content) // 2] ^= 1
@@ -245,5 +245,5 @@ def test_a_remote_data_set_is_verified_too(source, request):
     import tensorflow as tf
 
     tf.io.gfile.remove(f"{directory}/{schema.MEAN_NAME}")
-    faults = inspection.verify(directory)
+    faults = data_set_verification.verify(directory)
     assert {fault.file for fault in faults} == {shards[0].name, schema.MEAN_NAME}

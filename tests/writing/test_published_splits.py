@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from afad_tfdata.common import errors
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import image_keys, sharding
 from afad_tfdata.writing import published_splits
 from tests.writing.data_sets import face_file, keys_by_split, write
 
@@ -234,7 +234,7 @@ def test_the_photo_of_a_boxed_face_is_found(protocol, keys, tmp_path):
     )
     found = keys_by_split(tmp_path / "out")
     numbers = {
-        split: sorted(int(sharding.image_path(key)[-5]) for key in listed)
+        split: sorted(int(image_keys.image_path(key)[-5]) for key in listed)
         for split, listed in found.items()
     }
     assert numbers == {

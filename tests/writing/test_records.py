@@ -18,8 +18,13 @@ import pytest
 
 from afad_tfdata import __version__, records
 from afad_tfdata.common import errors
-from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import data_set_files, inspection, rejections
+from afad_tfdata.storage import image_keys, schema
+from afad_tfdata.writing import (
+    age_folders,
+    data_set_files,
+    data_set_verification,
+    rejections,
+)
 from tests import bad_files
 from tests.writing.data_sets import (
     digests,
@@ -47,7 +52,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(flags, sample_tree, tmp_
     write(sample_tree, tmp_path / "one", **flags)
     write(sample_tree, tmp_path / "three", **flags, num_workers=3)
     assert digests(tmp_path / "one") == digests(tmp_path / "three")
-    assert inspection.verify(str(tmp_path / "three")) == []
+    assert data_set_verification.verify(str(tmp_path / "three")) == []
 
 
 def test_bytes_do_not_depend_on_the_directory_order(sample_tree, tmp_path, monkeypatch):
@@ -142,7 +147,7 @@ def test_every_found_file_is_written_rejected_or_skipped(sample_tree, tmp_path):
     found = sum(len(names) for _, _, names in os.walk(tree))
     assert manifest.found == found
     assert found == manifest.written + manifest.rejected + manifest.passed_over
-    assert inspection.verify(str(tmp_path / "out")) == []
+    assert data_set_verification.verify(str(tmp_path / "out")) == []
 
 
 def test_raw_pixels_accept_images_that_original_bytes_cannot(sample_tree, tmp_path):
@@ -176,14 +181,14 @@ def test_faces_of_a_photo_stay_together(sample_tree, tmp_path):
     splits_of: dict[str, set[str]] = {}
     for split, keys in keys_by_split(tmp_path / "out").items():
         for key in keys:
-            splits_of.setdefault(sharding.photo_id(key), set()).add(split)
+            splits_of.setdefault(image_keys.photo_id(key), set()).add(split)
     assert len(splits_of) < 240  # Some photos have several faces.
     assert all(len(splits) == 1 for splits in splits_of.values())
     write(sample_tree, tmp_path / "image", format="hdf5", split_by="image")
     splits_of = {}
     for split, keys in keys_by_split(tmp_path / "image").items():
         for key in keys:
-            splits_of.setdefault(sharding.photo_id(key), set()).add(split)
+            splits_of.setdefault(image_keys.photo_id(key), set()).add(split)
     assert any(len(splits) > 1 for splits in splits_of.values())  # The flag matters.
 
 
@@ -364,7 +369,7 @@ def test_file_names_that_are_not_valid_text(tmp_path):
     out = tmp_path / "out"
     manifest = write(os.fsdecode(root), out, test_fraction=0.1)
     assert manifest.written == 12
-    assert inspection.verify(str(out)) == []
+    assert data_set_verification.verify(str(out)) == []
     shard = out / manifest.splits["train"].shards[0].name
     data = bytearray(shard.read_bytes())
     data[-200] ^= 1
@@ -393,15 +398,17 @@ def test_a_remote_data_set_needs_one_scan_of_its_source(
 ):
     """A scan of an archive reads all of its gigabytes."""
     scans = []
-    scan_tree = records.source.scan_tree
+    scan_tree = age_folders.scan
 
     def counted(root, gender_codes, **options):
         scans.append(root)
         return scan_tree(root, gender_codes, **options)
 
     uploads = []
-    monkeypatch.setattr(records.source, "scan_tree", counted)
-    monkeypatch.setattr(records.remote_data_set, "stored", lambda output_dir: None)
+    monkeypatch.setattr(age_folders, "scan", counted)
+    monkeypatch.setattr(
+        records.remote_data_set, "stored_manifest", lambda output_dir: None
+    )
     monkeypatch.setattr(
         records.remote_data_set, "upload", lambda *names: uploads.append(names)
     )
@@ -431,7 +438,7 @@ def test_a_data_set_that_is_only_a_test_set(form, format, sample_tree, tmp_path)
     assert manifest.splits["test"].num_examples == 240
     assert manifest.splits["train"].num_examples == 0
     assert 50 < manifest.mean["R"] < 220  # Of all images, since none is for training.
-    assert inspection.verify(str(tmp_path / "out")) == []
+    assert data_set_verification.verify(str(tmp_path / "out")) == []
     assert schema.load_manifest(str(tmp_path / "out")) == manifest
 
 
@@ -440,7 +447,7 @@ def test_more_shards_than_images(tmp_path):
     manifest = write(tree, tmp_path / "out", num_shards=500)
     for split in manifest.splits.values():
         assert len(split.shards) == split.num_examples
-    assert inspection.verify(str(tmp_path / "out")) == []
+    assert data_set_verification.verify(str(tmp_path / "out")) == []
     few = write(tree, tmp_path / "test", num_shards=2, test_fraction=1.0)
     assert len(few.splits["test"].shards) == 2
 
@@ -458,16 +465,16 @@ def test_forms_of_paths(form, tmp_path, monkeypatch):
         "scheme": (f"file://{tmp_path}/tree", f"file://{tmp_path}/out"),
         "relative": ("tree", "./out"),
     }[form]
-    plan_of = records._plan
+    plan_of = records._make_plan
 
     def change_directory(*arguments):
         monkeypatch.chdir(tmp_path / "elsewhere")  # As another thread may.
         return plan_of(*arguments)
 
-    monkeypatch.setattr(records, "_plan", change_directory)
+    monkeypatch.setattr(records, "_make_plan", change_directory)
     config = records.WriteConfig(
         data_dir=source, output_dir=output, image_size=24, num_workers=2, num_shards=3
     )
     assert records.write_records(config).written == 24
-    assert inspection.verify(str(tmp_path / "out")) == []
+    assert data_set_verification.verify(str(tmp_path / "out")) == []
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "out", "tree"]

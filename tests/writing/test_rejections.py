@@ -9,7 +9,7 @@ import pytest
 from afad_tfdata.bin import write_records
 from afad_tfdata.common import errors
 from afad_tfdata.storage import schema
-from afad_tfdata.writing import inspection
+from afad_tfdata.writing import data_set_verification
 from tests import bad_files
 from tests.writing.data_sets import keys_by_split, make_tree, rejected, write
 
@@ -62,14 +62,14 @@ def test_copies_are_found_over_all_splits(sample_tree, tmp_path):
         conflict: f"same bytes as {other}, under different labels",
     }
     assert manifest.written == 239
-    assert inspection.verify(str(tmp_path / "out")) == []
+    assert data_set_verification.verify(str(tmp_path / "out")) == []
     manifest = write(tree, tmp_path / "all", duplicates="all", conflicts="all")
     assert manifest.written == 242
     manifest = write(tree, tmp_path / "first", conflicts="first", format="hdf5")
     kept = sum(keys_by_split(tmp_path / "first").values(), [])
     assert {same, other} <= set(kept)
     assert not {copy, conflict} & set(kept)
-    assert inspection.verify(str(tmp_path / "first")) == []
+    assert data_set_verification.verify(str(tmp_path / "first")) == []
 
 
 def _damage(tree, faces):

@@ -10,7 +10,7 @@ import pytest
 
 from afad_tfdata import cross_validation
 from afad_tfdata.common import errors
-from afad_tfdata.storage import schema, sharding, tfrecord
+from afad_tfdata.storage import image_keys, schema, sharding, tfrecord
 from afad_tfdata.training import config as train_config
 from afad_tfdata.writing import data_set_config, split_assignment
 from tests.writing.data_sets import digests, face_file, keys_by_split, write
@@ -52,7 +52,7 @@ def test_groups_are_never_divided():
         )
         splits = split_assignment.assign(keys, groups, given, config)
         names = [
-            sharding.group_key(key, "group", (), group)
+            image_keys.group_key(key, "group", (), group)
             for key, group in zip(keys, groups, strict=True)
         ]
         folds = sharding.folds_of(names, seed=number, num_folds=5)
@@ -103,12 +103,12 @@ def test_a_group_in_two_given_splits_is_refused():
     ],
 )
 def test_what_is_kept_together_by_default(split_by, groups, resolved):
-    assert split_assignment.resolve(split_by, groups) == resolved
+    assert split_assignment.resolve_split_by(split_by, groups) == resolved
 
 
 def test_groups_are_asked_for_and_not_there():
     with pytest.raises(errors.UsageError, match="column group"):
-        split_assignment.resolve("group", [None])
+        split_assignment.resolve_split_by("group", [None])
 
 
 def _persons(tmp_path, count: int = 60):

@@ -10,7 +10,7 @@ import pytest
 
 from afad_tfdata.common import errors
 from afad_tfdata.storage import remote_data_set
-from afad_tfdata.writing import inspection, work_directory
+from afad_tfdata.writing import data_set_verification, work_directory
 from tests.writing.data_sets import digests, face_file, make_tree, write
 
 
@@ -71,7 +71,7 @@ def test_a_writer_that_waited_for_another_looks_again(tmp_path):
         thread.join()
     assert outcomes[1] == first
     assert "a finished data set of another configuration" in str(outcomes[2])
-    assert inspection.verify(str(out)) == []
+    assert data_set_verification.verify(str(out)) == []
 
 
 @pytest.mark.parametrize("name", ["plan.npy", "plan.keys", "plan.groups"])

@@ -4,7 +4,7 @@ Traps: 111 is male and 112 is female, although the original project's page says 
 other way round.  One age label was given to all faces of a photo, and faces of one
 photo may be in both gender folders, so that a split by image leaks.
 
-`source.scan_tree` and `archive.scan` list it; there are no rows here.
+`age_folders.scan` and `archive_members.scan` list it; there are no rows here.
 """
 
 from __future__ import annotations

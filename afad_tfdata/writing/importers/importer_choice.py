@@ -2,13 +2,20 @@
 
 importer_choice.check("utkface", "faces")  # an error if the folder is another data set
 importer_choice.importer("utkface").read("faces")
+
+An importer is a module with four names::
+
+    CODES     which gender in the data set is which class, for --gender_codes
+    LAYOUT    what the folder must contain, for the error of a wrong --source
+    fits      whether a folder looks like that
+    read      its rows: `ImportedRows`
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from typing import cast
+from typing import Protocol, cast
 
 from afad_tfdata.common import errors
 from afad_tfdata.writing.importers import importer_rows
@@ -19,10 +26,34 @@ NAMES = (
 )
 
 
-def importer(name: str) -> importer_rows.Importer:
+class Importer(Protocol):
+    """A module that reads one published data set."""
+
+    CODES: str
+    LAYOUT: str
+
+    def fits(self, root: str) -> bool:
+        """Whether a folder is laid out as the importer's data set."""
+
+    def read(
+        self, root: str, *, follow_links: bool = False
+    ) -> importer_rows.ImportedRows:
+        """Lists the images of the importer's data set, with their labels.
+
+        Args:
+          root: The folder.
+          follow_links: Whether to list what is in linked folders.  The paths of a list
+            lead through links in any case.
+
+        Raises:
+          UsageError: A list or a folder cannot be read.
+        """
+
+
+def importer(name: str) -> Importer:
     """The importer of a published data set: its module."""
     module = importlib.import_module(f"afad_tfdata.writing.importers.{name}")
-    return cast(importer_rows.Importer, module)
+    return cast(Importer, module)
 
 
 def check(name: str, root: str) -> None:

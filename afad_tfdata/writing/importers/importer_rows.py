@@ -1,13 +1,7 @@
 """What an importer returns: the rows of a published data set, and what it leaves out.
 
-An importer is a module with four names::
-
-    CODES     which gender in the data set is which class, for --gender_codes
-    LAYOUT    what the folder must contain, for the error of a wrong --source
-    fits      whether a folder looks like that
-    read      its rows: `ImportedRows`
-
-It opens no image.  `label_scan` reads the cells as it reads those of a table.
+An importer (`importer_choice.Importer`) opens no image.  `label_scan` reads the cells
+of its rows as it reads those of a label file.
 """
 
 from __future__ import annotations
@@ -15,35 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 from afad_tfdata.common import errors
 from afad_tfdata.writing import source
 from afad_tfdata.writing.labels import table_files
 
 HEADER = ["path", "age", "gender", "split", "group"]
-
-
-class Importer(Protocol):
-    """A module that reads one published data set."""
-
-    CODES: str
-    LAYOUT: str
-
-    def fits(self, root: str) -> bool:
-        """Whether a folder is laid out as the importer's data set."""
-
-    def read(self, root: str, *, follow_links: bool = False) -> ImportedRows:
-        """Lists the images of the importer's data set, with their labels.
-
-        Args:
-          root: The folder.
-          follow_links: Whether to list what is in linked folders.  The paths of a list
-            lead through links in any case.
-
-        Raises:
-          UsageError: A list or a folder cannot be read.
-        """
 
 
 @dataclasses.dataclass

@@ -63,7 +63,7 @@ def rows_by_name(
 
 
 def _is_image(key: str) -> bool:
-    """Whether a file of a published data set is an image."""
+    """Whether a file is an image, whose name should have the labels."""
     return not source.is_skipped(key) and key.lower().endswith(source.EXTENSIONS)
 
 
@@ -73,7 +73,7 @@ def _sample_keys(root: str) -> Iterator[str]:
     def ignore_unlisted(*_: object) -> None:
         """Ignores a folder that cannot be listed; `rows_by_name` reports it."""
 
-    walk = tree_walk.Walk(root, unlisted=ignore_unlisted, again=ignore_unlisted)
+    walk = tree_walk.TreeWalk(root, unlisted=ignore_unlisted, again=ignore_unlisted)
     yield from (key for _, key in walk.below(""))
     while walk.links:
         link = walk.next_link()
@@ -98,7 +98,7 @@ def _all_keys(
         """Leaves out a linked folder that is listed already."""
         found.leave_out(folder, source.LISTED_LINK)
 
-    walk = tree_walk.Walk(root, unlisted=refuse_unlisted, again=leave_out)
+    walk = tree_walk.TreeWalk(root, unlisted=refuse_unlisted, again=leave_out)
     yield from (key for _, key in walk.below(""))
     while walk.links:
         link = walk.next_link()

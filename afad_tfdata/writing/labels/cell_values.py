@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from afad_tfdata.images import face_crop
 from afad_tfdata.storage import schema, sharding
-from afad_tfdata.writing import source
+from afad_tfdata.writing import gender_codes, source
 from afad_tfdata.writing.labels import header_columns
 
 MISSING = schema.MISSING
@@ -144,12 +144,12 @@ class Genders:
     """Reads cells with genders: codes, class names and the usual words for sexes.
 
     Args:
-      codes: As `source.parse_gender_codes` takes them.
+      codes: As `gender_codes.parse` takes them.
     """
 
     def __init__(self, codes: str) -> None:
         self._text = codes
-        self._names = source.class_names(codes)
+        self._names = gender_codes.class_names(codes)
         self._labels: dict[str, int] = {}
         sexes = [_WORDS.get(name.lower()) for name in self._names]
         if None not in sexes and sexes[0] != sexes[1]:
@@ -158,7 +158,7 @@ class Genders:
         # Later entries replace earlier ones, so that the user's own codes come last.
         for label, name in enumerate(self._names):
             self._labels[name.lower()] = label
-        exact = source.parse_gender_codes(codes)
+        exact = gender_codes.parse(codes)
         for code, label in exact.items():
             self._labels[code.lower()] = label
         self._exact = exact

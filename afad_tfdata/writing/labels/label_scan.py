@@ -97,7 +97,7 @@ def scan(
         header_columns.find_columns(
             found.header, name=found.name, required=("age", "gender")
         )
-    reader = _LabelReader(found, where, genders, age_ranges, find_faces)
+    reader = _LabelScan(found, where, genders, age_ranges, find_faces)
     if not root:
         cells = list(reader.column("path"))
         root = image_paths.common_root(cells) or os.path.dirname(path) or "."
@@ -140,7 +140,7 @@ def scan_source(
     found = table_files.Table(flag, importer_rows.HEADER, listed.rows, "utf-8")
     where = header_columns.find_columns(found.header, name=flag, required=("path",))
     # The images of these layouts are taken whole, or searched for faces.
-    reader = _LabelReader(found, where, genders, age_ranges, False, lenient=True)
+    reader = _LabelScan(found, where, genders, age_ranges, False, lenient=True)
     reader.allow_missing(missing_labels)
     result = reader.listing(image_paths.ImagePaths(root), root)
     result.left_out = sorted([*result.left_out, *listed.left_out])
@@ -167,8 +167,8 @@ def scan_source(
     return result
 
 
-class _LabelReader:
-    """Reads the rows of one label file or importer."""
+class _LabelScan:
+    """The scan of one label file, or of the rows of an importer."""
 
     def __init__(
         self,

@@ -294,12 +294,12 @@ class _RepeatedNameError(ValueError):
 
 
 def _strict_json(text: str) -> Any:
-    """A JSON value; `json` alone would keep only the last of two equal names."""
+    """A JSON value of a table; `json` alone would keep the last of two equal names."""
     return json.loads(text, object_pairs_hook=_object_of_pairs)
 
 
 def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; an error if it has a name twice."""
+    """A JSON object of a table; an error if it has a name twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
         counts = collections.Counter(key for key, _ in pairs)

@@ -14,7 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from afad_tfdata.storage import schema
-from afad_tfdata.writing import inspection, rejections, work_directory
+from afad_tfdata.writing import (
+    data_set_verification,
+    rejections,
+    work_directory,
+)
 from tests.robustness.chaos import commands, faults
 from tests.robustness.chaos.commands import (
     COMMANDS,
@@ -174,7 +178,7 @@ def _accept_less(trial: Trial) -> None:
 
     def accept(ended: Ended) -> None:
         directory = trial.path(trial.command.makes)
-        if wrong := inspection.verify(directory):
+        if wrong := data_set_verification.verify(directory):
             raise Wrong(f"written with faults: {wrong}")
         manifest = schema.load_manifest(directory)
         with open(os.path.join(directory, rejections.FILE_NAME)) as f:

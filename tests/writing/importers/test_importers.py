@@ -7,8 +7,9 @@ import os
 
 import pytest
 
-from afad_tfdata import input_fn, records
+from afad_tfdata import input_fn
 from afad_tfdata.common import errors
+from afad_tfdata.writing import source_scan
 from afad_tfdata.writing.importers import imdb_wiki, importer_choice
 from tests.writing.data_sets import config, rejected, write
 from tests.writing.importers import layouts
@@ -16,7 +17,7 @@ from tests.writing.importers import layouts
 
 def _scan(name, root, tmp_path, **flags):
     flags = {"source": name, "age_ranges": "middle", **flags}
-    return records._scan(config(root, tmp_path / "out", **flags))
+    return source_scan.scan(config(root, tmp_path / "out", **flags))
 
 
 def test_every_importer_is_tested():

@@ -9,7 +9,7 @@ import pytest
 from afad_tfdata import records
 from afad_tfdata.common import errors
 from afad_tfdata.images import face_crop
-from afad_tfdata.storage import sharding
+from afad_tfdata.storage import image_keys
 from tests.predicting import test_find_faces
 from tests.writing import data_sets, test_face_images
 
@@ -161,9 +161,9 @@ def test_other_boxes_are_another_data_set(photos):
     ],
 )
 def test_the_key_of_a_face_contains_the_path(path, box, key):
-    assert sharding.face_key(path, box) == key
-    assert sharding.image_path(key) == path
-    assert sharding.group_key("x/77-3.jpg#1,2,3,4", "photo") == "photo:77"
+    assert image_keys.face_key(path, box) == key
+    assert image_keys.image_path(key) == path
+    assert image_keys.group_key("x/77-3.jpg#1,2,3,4", "photo") == "photo:77"
 
 
 def test_a_file_whose_name_looks_like_a_face(photos):

@@ -11,7 +11,7 @@ import pytest
 
 from afad_tfdata import records
 from afad_tfdata.common import errors
-from afad_tfdata.writing import source
+from afad_tfdata.writing import age_folders, gender_codes
 from afad_tfdata.writing.labels import cell_values, label_scan
 from tests.writing.data_sets import digests, face_file, make_tree, rejected, write
 
@@ -56,7 +56,7 @@ def test_odd_trees(tmp_path):
     (tree / "22/111/.ipynb_checkpoints").mkdir(parents=True)
     (tree / "22/111/.ipynb_checkpoints/copy.jpg").write_bytes(face_file(1))
     (tree / "30").symlink_to(tree / "20")
-    listing = source.scan_tree(str(tree), {"111": 0, "112": 1})
+    listing = age_folders.scan(str(tree), {"111": 0, "112": 1})
     assert listing.skipped == 1 and len(listing.items) == 24
     assert listing.rejected == [("30", "a link to a folder that is listed already")]
     (tree / "30").unlink()
@@ -83,7 +83,7 @@ def test_folders_nested_deeper_than_python_recurses(tmp_path):
     finally:
         os.chdir(tmp_path)
     try:
-        listing = source.scan_tree(str(tree), {"111": 0, "112": 1})
+        listing = age_folders.scan(str(tree), {"111": 0, "112": 1})
         assert len(listing.items) == 24
     finally:
         subprocess.run(["rm", "-rf", str(tree)], check=True)
@@ -119,8 +119,8 @@ def test_linked_folders_are_followed_on_request(tmp_path):
     (tree / "23").symlink_to(tree)  # A loop.
     (tree / "20" / "up").symlink_to("..")
     codes = {"111": 0, "112": 1}
-    listing = source.scan_tree(str(tree), codes, follow_links=True)
-    wanted = source.scan_tree(str(expected), codes)
+    listing = age_folders.scan(str(tree), codes, follow_links=True)
+    wanted = age_folders.scan(str(expected), codes)
     assert listing.items == wanted.items
     assert {row.reason for row in listing.rejected} == {
         "a link to a folder that is listed already"
@@ -139,7 +139,7 @@ def test_a_link_to_a_folder_above_ends(tmp_path):
     (tree / "22" / "above").symlink_to(tmp_path / "all")
     codes = {"111": 0, "112": 1}
     for follow in (False, True):
-        listing = source.scan_tree(str(tree), codes, follow_links=follow)
+        listing = age_folders.scan(str(tree), codes, follow_links=follow)
         assert len(listing.items) == 24 and len(listing.rejected) == 1
 
 
@@ -162,7 +162,7 @@ def test_folders_that_cannot_be_listed(folder, tmp_path, monkeypatch):
         return scandir(path)
 
     scandir = os.scandir
-    monkeypatch.setattr(source.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     if folder == "lost+found":
         assert write(tree, tmp_path / "out").written == 60
         return
@@ -178,7 +178,7 @@ def test_other_forms_of_ages_and_names(tmp_path):
         (tmp_path / "22.0" / "111" / name).write_bytes(face_file(i))
     (tmp_path / "22.5" / "111").mkdir(parents=True)
     (tmp_path / "22.5" / "111" / "d.jpg").write_bytes(face_file(5))
-    listing = source.scan_tree(str(tmp_path), {"111": 0, "112": 1})
+    listing = age_folders.scan(str(tmp_path), {"111": 0, "112": 1})
     assert [(item.key, item.age) for item in listing.items] == sorted(
         (f"22.0/111/{name}", 22) for name in names
     )
@@ -203,12 +203,12 @@ def test_names_of_the_validation_split_in_a_csv(name, tmp_path):
 def test_a_class_name_that_tables_lose_is_refused(name):
     """pandas read the column gender of labels.csv as empty for this class."""
     with pytest.raises(errors.UsageError, match="read in a table of the labels as no"):
-        source.parse_gender_codes(f"0:{name},1:EU")
-    assert source.parse_gender_codes("NA:america,EU:europe") == {"NA": 0, "EU": 1}
+        gender_codes.parse(f"0:{name},1:EU")
+    assert gender_codes.parse("NA:america,EU:europe") == {"NA": 0, "EU": 1}
 
 
 def test_a_class_name_that_is_not_utf_8_is_refused():
     """As Python reads it from a command line in another locale: it was a traceback."""
     with pytest.raises(errors.UsageError, match="not UTF-8: set a UTF-8 locale"):
-        source.parse_gender_codes("0:m\udce4nnlich,1:weiblich")
-    assert source.class_names("0:männlich,1:weiblich") == ("männlich", "weiblich")
+        gender_codes.parse("0:m\udce4nnlich,1:weiblich")
+    assert gender_codes.class_names("0:männlich,1:weiblich") == ("männlich", "weiblich")

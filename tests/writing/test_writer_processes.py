@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from afad_tfdata.common import child_process, errors
-from afad_tfdata.writing import writer_pool
+from afad_tfdata.writing import writer_processes
 from tests.robustness.chaos import faults
 from tests.writing.data_sets import digests, make_tree, write
 
@@ -17,7 +17,7 @@ from tests.writing.data_sets import digests, make_tree, write
 def test_a_machine_without_threads_is_one_line(monkeypatch):
     """As under `ulimit -u`; no process that was started is left."""
     started = []
-    popen = writer_pool.subprocess.Popen
+    popen = writer_processes.subprocess.Popen
 
     def noted(*arguments, **named):
         started.append(popen(*arguments, **named))
@@ -26,10 +26,10 @@ def test_a_machine_without_threads_is_one_line(monkeypatch):
     def no_thread(thread):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(writer_pool.subprocess, "Popen", noted)
+    monkeypatch.setattr(writer_processes.subprocess, "Popen", noted)
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(errors.UsageError, match="start a writer process: can't start"):
-        writer_pool.WriterPool(2)
+        writer_processes.WriterPool(2)
     assert started
     assert all(process.poll() is not None for process in started)
 
@@ -97,10 +97,12 @@ def test_a_process_that_is_not_heard_any_more_is_one_line(
     fault, sample_tree, tmp_path, monkeypatch
 ):
     if fault == "no JSON":
-        monkeypatch.setattr(writer_pool.json, "loads", lambda line: int("x"))
+        monkeypatch.setattr(writer_processes.json, "loads", lambda line: int("x"))
     else:
-        monkeypatch.setattr(writer_pool, "_LOOK_EVERY_SECS", 0.1)
-        monkeypatch.setattr(writer_pool._WriterProcess, "_listen", lambda process: None)
+        monkeypatch.setattr(writer_processes, "_LOOK_EVERY_SECS", 0.1)
+        monkeypatch.setattr(
+            writer_processes._WriterProcess, "_listen", lambda process: None
+        )
     with pytest.raises(errors.UsageError, match="writer process ended with status -9"):
         write(sample_tree, tmp_path / "out", num_workers=2)
 

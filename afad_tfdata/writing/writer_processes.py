@@ -1,4 +1,21 @@
-"""Processes that write payloads, seen from their parent."""
+"""Writer processes, which write payloads: the parent's pool and the process itself.
+
+`WriterPool` is the parent's side, and `main` is what a writer process runs.  A process
+gets the number of its parent and the descriptor of a socket, on which the parent
+sends
+
+1. the writer's lock, which the process keeps until it ends;
+2. a line of JSON, ``[root, work_dir]``;
+3. the numbers of shards, one a line.
+
+It answers on the same socket with lines of JSON: ``{"images": n}`` while it works,
+``{"shard": number}`` after each shard, and ``{"error": text}`` before it gives up.
+Libraries may print what they like on its standard output.
+
+It is a new process and not a fork, so that it loads only numpy and the library that
+decodes, whatever its parent has loaded.  It ends when its parent ends.  The next run
+writes the missing shards.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +31,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from afad_tfdata.common import child_process, errors
-from afad_tfdata.writing import payloads, plan, writer_process
+from afad_tfdata.writing import payloads, plan
 
 # The number of a process and its answer, which is None after its last answer.
 _Answers = queue.Queue[tuple[int, dict[str, Any] | None]]
+# A file descriptor can only be sent together with at least one byte.
+_LOCK_BYTE = b"L"
 _LAST_WORDS_SECS = 5.0
 # How much of a process's output is kept; an error quotes its last line.
 _LAST_BYTES = 4096
@@ -61,7 +80,7 @@ class WriterPool:
         lock_fd: int,
         progress: Callable[[int], None],
     ) -> None:
-        """Writes the payloads of these shards, and ends the processes.
+        """Writes the payloads of these shards in the processes, and ends them.
 
         Args:
           root: Directory of the source; empty for an archive, whose images are spooled.
@@ -83,7 +102,7 @@ class WriterPool:
         # at the end.  HDF5 does not need this: its payloads never become shard files.
         flush = work_plan.config.format == "tfrecord"
         by_number = {task.number: task for task in tasks}
-        with _Flusher() as flusher:
+        with _PayloadFlusher() as flusher:
             try:
                 for process in self._processes:
                     process.open(root, directory, lock_fd)
@@ -94,7 +113,7 @@ class WriterPool:
                 self.stop()
 
     def stop(self) -> None:
-        """Ends the processes.  The next run writes their unfinished shards."""
+        """Ends the writer processes.  The next run writes their unfinished shards."""
         for process in self._processes:
             process.stop()
         self._processes = []
@@ -102,7 +121,7 @@ class WriterPool:
     def _work(
         self, tasks: Sequence[plan.ShardTask], progress: Callable[[int], None]
     ) -> Iterator[int]:
-        """Hands out the shards; yields the number of each when it is written."""
+        """Hands shards out to the processes; yields the number of each written one."""
         # `hand_out` takes the last and thus largest shard first, so that all processes
         # end at about the same time.
         waiting = sorted(tasks, key=lambda task: task.num_images)
@@ -153,7 +172,7 @@ class _WriterProcess:
         try:
             self._process = subprocess.Popen(
                 child_process.command(
-                    f"{writer_process.__name__}:main",
+                    f"{__name__}:main",
                     str(os.getpid()),
                     str(theirs.fileno()),
                 ),
@@ -188,7 +207,7 @@ class _WriterProcess:
         """Sends the directories to the process, and shares the lock with it."""
         # If the process has ended already, `_listen` reports that.
         with contextlib.suppress(ConnectionError):
-            socket.send_fds(self._socket, [writer_process.LOCK_BYTE], [lock_fd])
+            socket.send_fds(self._socket, [_LOCK_BYTE], [lock_fd])
             self._send(json.dumps([root, directory]))
 
     def hand_out(self, waiting: list[plan.ShardTask]) -> int:
@@ -251,8 +270,8 @@ class _WriterProcess:
             self._printed = (self._printed + piece)[-_LAST_BYTES:]
 
 
-class _Flusher:
-    """A thread that makes files durable; the end of the context does not wait for it.
+class _PayloadFlusher:
+    """A thread that makes payloads durable; the end of the context does not wait.
 
     Its errors are ignored, because `shard_writer.write` makes the shards durable again.
     """
@@ -260,18 +279,60 @@ class _Flusher:
     def __init__(self) -> None:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
 
-    def __enter__(self) -> _Flusher:
+    def __enter__(self) -> _PayloadFlusher:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, path: str) -> None:
-        """Makes a file durable, some time later."""
-        self._pool.submit(_fsync, path)
+        """Makes a payload durable, some time later."""
+        self._pool.submit(self._fsync, path)
+
+    def _fsync(self, path: str) -> None:
+        """Waits until the payload of a writer process is on the disk."""
+        with open(path, "rb") as f:
+            os.fsync(f.fileno())
 
 
-def _fsync(path: str) -> None:
-    """Waits until a file is on the disk."""
-    with open(path, "rb") as f:
-        os.fsync(f.fileno())
+def main(argv: list[str]) -> int:
+    """Runs a writer process, until its input ends; returns its exit status."""
+    parent, descriptor = map(int, argv)
+    payloads.prepare()
+    channel = socket.socket(fileno=descriptor)
+    # The received descriptor stays open until this process ends, and keeps the lock.
+    if socket.recv_fds(channel, len(_LOCK_BYTE), 1)[0] != _LOCK_BYTE:
+        return 0  # There was nothing to write.
+    lines = channel.makefile()
+    root, directory = json.loads(lines.readline())
+    work_plan = plan.load(directory)
+
+    def send(**value: Any) -> None:
+        # If the parent was killed, this process has another parent.
+        """Sends an answer of the writer process to its parent."""
+        if os.getppid() != parent:
+            os._exit(1)
+        try:
+            channel.sendall(f"{json.dumps(value)}\n".encode())
+        except OSError:  # The parent has ended, or has closed the socket.
+            os._exit(1)
+
+    for line in lines:
+        send(images=0)
+        task = work_plan.tasks[int(line)]
+        try:
+            payloads.write(
+                root, work_plan, task, directory, lambda count: send(images=count)
+            )
+        except errors.AfadError as error:
+            send(error=str(error))
+            return error.exit_status
+        except MemoryError:
+            send(error=f"a writer process ran out of memory in {task.name}")
+            return 1
+        except Exception as error:  # A library cannot be loaded, for example.
+            reason = errors.one_line(repr(error))
+            send(error=f"a writer process failed in {task.name}: {reason}")
+            return 1
+        send(shard=task.number)
+    return 0
