@@ -112,7 +112,7 @@ wheel-check: $(READY)  ## Build the wheel, install it in a new environment, run 
 	tests/wheel_check.sh "$(VENV)/bin/python" "$(PYTHON)" $(EXTRAS)
 
 wheel-check-all:  ## Do the same without and with each extra, and try what each promises
-	$(MAKE) wheel-check EXTRAS="bare latest fast faces remote io tfds export beam tensorboard croissant keras_hub"
+	$(MAKE) wheel-check EXTRAS="bare latest fast faces remote io tfds export beam tensorboard croissant keras-hub"
 
 clean:  ## Remove everything that make created, environments included
 	rm -rf $(VENV) $(VENV_LATEST) build dist demo site $(GPU_CHECK_DIR) *.egg-info \

@@ -388,7 +388,7 @@ _EXTRAS: dict[str, tuple[Callable[[], str], str]] = {
         "loading records through Croissant",
     ),
     "faces": (_try_imports("mtcnn"), "finding faces in photos (--find_faces)"),
-    "keras_hub": (
+    "keras-hub": (
         _try_imports("keras_hub"),
         "networks of keras-hub, such as ViT (--backbone=keras_hub:PRESET)",
     ),

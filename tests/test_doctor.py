@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
+import pathlib
+import re
 import sys
 import types
 
@@ -11,6 +14,7 @@ import tensorflow as tf
 from afad_tfdata import doctor, gpu_check
 from afad_tfdata.common import compute_capability, errors, tensorflow_io_extra, xla
 from afad_tfdata.measuring import check_table
+from afad_tfdata.models import hub_backbones
 
 
 def test_summary_names_versions_and_devices(tmp_path):
@@ -84,6 +88,25 @@ def test_xla_that_aborts_is_a_finding(monkeypatch):
 def _extra(name):
     findings = {finding.name: finding for finding in doctor._examine_extras()}
     return findings[f"extra {name}"]
+
+
+def test_every_extra_is_one_that_pip_finds():
+    """Old releases of pip find an extra only as the metadata of the wheel spells it."""
+    root = pathlib.Path(doctor.__file__).parents[1]
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    extras = set(config["options.extras_require"])
+    for name in extras:
+        assert name == re.sub("[-_.]+", "-", name).lower()
+    assert extras - {"cuda", "test", "docs", "dev"} == set(doctor._EXTRAS)
+    assert hub_backbones.EXTRA in extras
+    files = [*root.glob("afad_tfdata/**/*.py"), *root.glob("docs/*.md")]
+    named = re.findall(r"afad-tfdata\[([^\]{]+)\]", " ".join(map(_text_of, files)))
+    assert len(named) > 10 and extras >= {n for n in named if n != "..."}
+
+
+def _text_of(path):
+    return path.read_text(encoding="utf-8")
 
 
 def test_tensorflow_io_that_imports_but_loads_nothing_is_not_ok(monkeypatch):

@@ -5,7 +5,7 @@
 # takes the pinned versions.  `latest` is the same with the newest ones.
 #   wheel_check.sh BUILD_PYTHON BASE_PYTHON [EXTRA...]
 #   EXTRA: bare (the default), latest, fast, faces, remote, io, tfds, export, beam,
-#   tensorboard, croissant, keras_hub
+#   tensorboard, croissant, keras-hub
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build_python=$1 base_python=$2
@@ -13,7 +13,7 @@ shift 2
 [ "$#" -gt 0 ] || set -- bare
 for extra in "$@"; do
 	case $extra in
-	bare | latest | fast | faces | remote | io | tfds | export | beam | tensorboard | croissant | keras_hub) ;;
+	bare | latest | fast | faces | remote | io | tfds | export | beam | tensorboard | croissant | keras-hub) ;;
 	*) echo "no such extra: $extra"; exit 1 ;;
 	esac
 done
@@ -321,7 +321,7 @@ for extra in "$@"; do
 	bare | latest) ;;
 	*) doctor_agrees "$extra" ;;
 	esac
-	"check_$extra"
+	"check_${extra//-/_}"
 	python -c 'import importlib.metadata as m, sys
 found = ["Python " + sys.version.split()[0]]
 for name in ("tensorflow", "keras", "numpy", "protobuf"):

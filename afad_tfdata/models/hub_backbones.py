@@ -28,8 +28,10 @@ from afad_tfdata.common.lazy_imports import keras
 from afad_tfdata.storage import hdf5
 
 PREFIX = "keras_hub:"
-# Name of the extra that installs keras-hub, and of its module.
-EXTRA = "keras_hub"
+MODULE = "keras_hub"
+# The extra that installs it.  Metadata of packages spells extras with hyphens, and pip
+# before 23.3 does not find one that is typed with an underscore.
+EXTRA = "keras-hub"
 # The value of ``ModelConfig.weights`` for the weights in the preset.
 WEIGHTS = "preset"
 _CONFIG_NAME = "config.json"
@@ -236,7 +238,7 @@ def _preset_of(name: str) -> str:
 def _keras_hub(name: str) -> types.ModuleType:
     """The module keras_hub, or an error that says how to install it."""
     return lazy_imports.import_optional(
-        EXTRA, extra=EXTRA, purpose=f"--backbone={name}"
+        MODULE, extra=EXTRA, purpose=f"--backbone={name}"
     )
 
 

@@ -50,10 +50,10 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     description = architecture(path)
     if not unsafe:
         refuse_code(description, path)
-    if _has_class_of(description, hub_backbones.EXTRA):
+    if _has_class_of(description, hub_backbones.MODULE):
         # Keras finds its layers only after this import has registered them.
         lazy_imports.import_optional(
-            hub_backbones.EXTRA,
+            hub_backbones.MODULE,
             extra=hub_backbones.EXTRA,
             purpose=f"{path}, whose backbone is of keras-hub,",
         )

@@ -249,7 +249,7 @@ def test_without_keras_hub_an_error_says_how_to_get_it(monkeypatch, vit, tmp_pat
     path = str(tmp_path / "m.keras")
     model_files.save(make(vit, weights="none"), path)
     monkeypatch.setitem(sys.modules, "keras_hub", None)
-    wanted = "needs keras_hub, .*pip install 'afad-tfdata.keras_hub.'"
+    wanted = "needs keras_hub, .*pip install 'afad-tfdata.keras-hub.'"
     with pytest.raises(errors.UsageError, match=f"--backbone={vit} {wanted}"):
         make(vit)
     with pytest.raises(errors.UsageError, match=f"{path}, .* of keras-hub, {wanted}"):
