@@ -245,7 +245,7 @@ def _readable_config(config: BenchmarkConfig) -> input_config.InputConfig:
 
 
 def _most_images_per_second(rates: dict[str, float]) -> float:
-    """The most that the input can reach with as many threads as help it."""
+    """The rate that the benchmark predicts with as many threads as help."""
     if not rates:
         return 0.0
     threaded = transformation_rates.THREADED & set(rates)

@@ -305,7 +305,7 @@ class _PillowLibrary:
 
 @functools.lru_cache(maxsize=2)
 def _channel_masks(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """The positions of each channel in the rows of an RGB image, as OpenCV's masks."""
+    """OpenCV's masks by which `channel_sums` adds up a decoded image's channels."""
     # OpenCV counts the positions at which the mask is not 0.
     masks = np.zeros((3, *shape, 3), np.uint8)
     for channel, mask in enumerate(masks):

@@ -90,7 +90,7 @@ def _draw_panel(
         (left, top - 4), title, contact_sheet.INK, contact_sheet.font(13), anchor="lb"
     )
     highest = max(1, counts.sum(axis=0).max())  # 0 if no face has an age.
-    step = _round_step(int(highest) / _GRID_LINES)
+    step = _histogram_step(int(highest) / _GRID_LINES)
     scale = (bottom - top) / (highest * 1.05)  # A little room above the highest bar.
     for value in range(0, int((bottom - top) / scale) + 1, step):
         y = bottom - value * scale
@@ -124,8 +124,8 @@ def _draw_panel(
         drawing.rectangle((right - 12, y - 5, right - 2, y + 5), _COLORS[label])
 
 
-def _round_step(least: float) -> int:
-    """The step of a histogram's grid: the least of 1, 2, 5, 10, ... from `least` on."""
+def _histogram_step(least: float) -> int:
+    """The grid's step in the picture of ages: 1, 2, 5, 10, ..., at least `least`."""
     power = 1
     while True:
         for digit in (1, 2, 5):

@@ -456,7 +456,7 @@ def check_first_labels(
 
 
 def _check_label_count(name: str, part: str, value: np.ndarray, count: int) -> None:
-    """Refuses examples with another number of labels than images."""
+    """Refuses a caller's batch with another number of labels than images."""
     if not value.ndim or len(value) != count:
         raise errors.UsageError(
             f"{name}: the labels {part} have shape {list(value.shape)} for {count}"
@@ -488,7 +488,7 @@ def _check_label_shape(where: str, shape: Sequence[int | None], name: str) -> No
 
 
 def _flat_label(label: tf.Tensor, batch: int | None) -> tf.Tensor:
-    """A label of a batch of examples as a vector."""
+    """A label of a caller's batch as a vector."""
     return tf.ensure_shape(tf.reshape(label, [-1]), [batch])
 
 
