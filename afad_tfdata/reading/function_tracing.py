@@ -88,7 +88,8 @@ def map_by_shared_graph(
       function: Called with the parts of an element and `arguments`.
       arguments: Tensors that are the same for all elements.
       num_threads: Elements that are computed at the same time.
-      keeps: An object that the arguments need; it is kept as long as the data set.
+      keeps: An object that the arguments need; it is kept as long as the data set, or
+        in the style of TensorFlow 1 as long as the graph.
     """
     if not tf.executing_eagerly():
         # A graph in the style of TensorFlow 1 contains its functions itself.
@@ -97,7 +98,8 @@ def map_by_shared_graph(
             num_parallel_calls=num_threads,
             deterministic=True,
         )
-        mapped._afad_tfdata_keeps = keeps
+        # An iterator that the program initializes refers to the graph alone.
+        tf.compat.v1.get_default_graph().add_to_collection("afad_tfdata", keeps)
         return mapped
     elements = tf.nest.flatten(dataset.element_spec)
     specs = (*elements, *(tf.TensorSpec(a.shape, a.dtype) for a in arguments))

@@ -158,7 +158,7 @@ class TrainData:
     def validation(self) -> Iterable[Any] | None:
         """Distributed batches, which have an end, or None."""
         if self._validation is not None:
-            return self._validation.until_limit(
+            return self._validation.with_doubts(
                 self._distribute(self._validation.padded()), self.num_examples()
             )
         if self._manifest is None:

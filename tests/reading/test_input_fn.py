@@ -770,11 +770,17 @@ def test_an_iterator_keeps_its_pipeline(tiny, two_replicas):
         next(distributed)
 
 
-def test_a_graph_keeps_its_pipeline(tiny):
+@pytest.mark.parametrize("kind", ["one shot", "initializable"])
+def test_a_graph_keeps_its_pipeline(tiny, kind):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         dataset = input_fn.train_input_fn(config(tiny, engine="mapped"))
-        features, _ = tf.compat.v1.data.make_one_shot_iterator(dataset).get_next()
-        del dataset
+        if kind == "one shot":
+            iterator = tf.compat.v1.data.make_one_shot_iterator(dataset)
+        else:
+            iterator = tf.compat.v1.data.make_initializable_iterator(dataset)
+            session.run(iterator.initializer)
+        features, _ = iterator.get_next()
+        del dataset, iterator
         gc.collect()
         for _ in range(30):
             assert session.run(features["image"]).shape == (BATCH, 8, 8, 3)

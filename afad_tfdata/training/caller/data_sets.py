@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.reading import order
 from afad_tfdata.storage import schema
 from afad_tfdata.training.caller import example_parser, fingerprints
+
+_log = logging.getLogger(__name__)
 
 
 class CallerData:
@@ -148,8 +151,8 @@ class CallerData:
                 dataset = dataset.rebatch(size)
         return dataset.map(lambda features, labels: _pad_batch(features, labels, size))
 
-    def until_limit(self, batches: Iterable[Any], num_training: int) -> Iterable[Any]:
-        """The validation batches, with an error if they seem to have no end.
+    def with_doubts(self, batches: Iterable[Any], num_training: int) -> Iterable[Any]:
+        """The validation batches, with a warning if they seem to have no end.
 
         Args:
           batches: Of `padded`.
@@ -158,7 +161,7 @@ class CallerData:
         if self._arrays is not None or self.cardinality >= 0:
             return batches
         epoch = num_training // self.wanted.batch_size
-        return _LimitedBatches(batches, self._name, max(_MOST_BATCHES, 10 * epoch))
+        return _DoubtedBatches(batches, self._name, max(_MANY_BATCHES, 10 * epoch))
 
     def _dataset(self, first_step: int) -> tf.data.Dataset:
         """The caller's own data set, unchanged."""
@@ -320,24 +323,26 @@ def readable_errors(own_data: bool) -> Iterator[None]:
 _GETS_NEXT = "IteratorGetNext"
 # So many class names are in an error.
 _SHOWN_CLASSES = 4
-# A validation that takes 10 epochs of training, and as many batches as this, would keep
-# everybody waiting.
-_MOST_BATCHES = 10_000
+# A validation of more batches than this, and than 10 epochs of training have, may have
+# no end.
+_MANY_BATCHES = 10_000
 
 
-class _LimitedBatches:
-    """Batches of a data set that does not know its length, up to a limit."""
+class _DoubtedBatches:
+    """Batches of a data set that does not know its length, with a warning if many."""
 
-    def __init__(self, batches: Iterable[Any], name: str, limit: int) -> None:
-        self._batches, self._name, self._limit = batches, name, limit
+    def __init__(self, batches: Iterable[Any], name: str, many: int) -> None:
+        self._batches, self._name, self._many = batches, name, many
 
     def __iter__(self) -> Iterator[Any]:
         for number, batch in enumerate(self._batches):
-            if number == self._limit:
-                raise errors.UsageError(
-                    f"{self._name} still goes on after {number} batches, and"
-                    " validation reads all of it: add take(N); if it has an end, say"
-                    " where with tf.data.experimental.assert_cardinality(N)"
+            # Not an error: a data set that does not know its length may be this long,
+            # and the epoch that was just trained would be lost.
+            if number == self._many:
+                _log.warning(
+                    "%s still goes on after %d batches, and validation reads all of"
+                    " it: if it has no end, add take(N)",
+                    *(self._name, number),
                 )
             yield batch
 
