@@ -27,7 +27,7 @@ from afad_tfdata.freezing import (
 )
 from afad_tfdata.images import codec
 from afad_tfdata.models import facts
-from afad_tfdata.predicting import image_names
+from afad_tfdata.predicting import image_names, image_reader
 from tests.freezing import small_graphs
 
 
@@ -94,6 +94,27 @@ def test_nothing_in_a_folder_is_left_out_without_a_word(tmp_path, monkeypatch):
     found = image_names.expand_names([str(folder)])
     wanted = ["a.jpg", "b.JFIF", "c.webp", "link/d.png", "no"]
     assert found == [str(folder / name) for name in wanted]
+
+
+def test_links_change_no_names_and_lead_to_no_folder_above(tmp_path):
+    """The link was read first; a link to ``..`` predicted what was not asked for."""
+    folder, linked = tmp_path / "faces", tmp_path / "elsewhere"
+    for path in ("faces/b/x.jpg", "faces/b/.c/z.jpg", "elsewhere/y.jpg", "above.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (folder / "a").symlink_to("b")
+    (folder / "b/up").symlink_to("..")  # Read already: no loss.
+    (folder / "c_up").symlink_to("..")
+    (folder / "d").symlink_to(linked)
+    (folder / "e").symlink_to(linked)
+    (folder / "f").symlink_to("b/.c")  # Only names that begin with a dot are hidden.
+    (linked / "root").symlink_to("/")
+    found = image_names.expand_names([str(folder)])
+    wanted = ["b/x.jpg", "c_up", "d/y.jpg", "d/root", "f/z.jpg"]
+    assert found == [str(folder / name) for name in wanted]
+    for name in ("c_up", "d/root"):
+        with pytest.raises(codec.ImageError, match="a folder that contains it; to"):
+            image_reader.read_image_file(str(folder / name))
 
 
 def predict(frozen, names, ending=".pb", **changes):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 
 from afad_tfdata.common import errors, files
+from afad_tfdata.writing import tree_walk
 
 _EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
 # Images that are not read.  In a folder, each gets a line that says so, and is not left
@@ -58,37 +59,60 @@ def expand_names(paths: Iterable[str], lines: Iterable[str] | None = None) -> li
 def _images_below(directory: str) -> list[str]:
     """Paths of the images in a folder and its folders, those behind links included.
 
+    Real folders are read before linked ones, so that an image that can be reached by
+    both has its real name.
+
     Args:
       directory: The folder.
 
     Returns:
-      Sorted by folder and name: images, also of formats that are not read, and folders
-      that cannot be listed, so that each of them gets an error of its own.
+      Sorted by folder and name: images, also of formats that are not read, folders that
+      cannot be listed, and links to folders that contain the folder, so that each of
+      them gets an error of its own.
 
     Raises:
       UsageError: There is none.
     """
-    names: list[str] = []
-    listed: set[str] = set()
+    keys: list[str] = []
 
-    def keep(error: OSError) -> None:
-        names.append(os.fsdecode(error.filename))  # Opening it fails, by its name.
+    def keep(folder: str, _: OSError) -> None:
+        """Keeps a folder that cannot be listed: opening it fails, by its name."""
+        keys.append(f"{folder}/")
 
-    for folder, folders, found in os.walk(directory, onerror=keep, followlinks=True):
-        if (real := os.path.realpath(folder)) in listed:
-            folders.clear()  # A link leads back here.
+    def ignore(_: str) -> None:
+        """Ignores a second name of a folder, whose images are predicted already."""
+
+    walk = tree_walk.TreeWalk(directory, unlisted=keep, again=ignore, hidden=False)
+    try:
+        keys += [key for _, key in walk.below("") if _is_image(key)]
+    except errors.UsageError:
+        return [directory]  # It cannot be listed: opening it fails, by its name.
+    while walk.links:
+        link = walk.next_link()
+        if not walk.is_new(link):
             continue
-        listed.add(real)
-        # In place: os.walk then skips hidden folders and goes in this order.
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        names += [
-            os.path.join(folder, name)
-            for name in sorted(found)
-            if name.lower().endswith(_EXTENSIONS + _OTHER_IMAGES)
-            and not name.startswith(".")
-        ]
-    if not names:
+        if tree_walk.leads_up(os.path.join(directory, link), directory):
+            keys.append(f"{link}/")
+        else:
+            keys += [key for _, key in walk.below(link) if _is_image(key)]
+    if not keys:
         raise errors.UsageError(
             f"{directory} and its folders contain no {', '.join(_EXTENSIONS)} file"
         )
-    return names
+    # The images of a folder come before those of the folders in it.
+    keys.sort(key=_folder_and_name)
+    return [os.path.join(directory, key.rstrip("/")) for key in keys]
+
+
+def _folder_and_name(key: str) -> tuple[list[str], str]:
+    """What the images in a folder are sorted by."""
+    folder, _, name = key.rpartition("/")
+    return ([part for part in folder.split("/") if part], name)
+
+
+def _is_image(key: str) -> bool:
+    """Whether a file in a folder is an image, perhaps of a format that is not read."""
+    name = key.rpartition("/")[2]
+    return not name.startswith(".") and name.lower().endswith(
+        _EXTENSIONS + _OTHER_IMAGES
+    )

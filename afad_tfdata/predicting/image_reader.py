@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import tf
 from afad_tfdata.images import codec, face_crop, face_detector
 from afad_tfdata.predicting import face_finder
+from afad_tfdata.writing import tree_walk
 
 # How many photos are decoded and searched at a time, whatever the number of threads: a
 # photo of 50 megapixels takes 150 MB, and the detector uses every core by itself.
@@ -202,4 +204,14 @@ def read_batches(
 
 def read_image_file(path: str) -> bytes:
     """The bytes of a local or remote image to predict; `codec.ImageError` if bad."""
-    return files.read_bytes(path) if files.is_remote(path) else codec.read_file(path)
+    if files.is_remote(path):
+        return files.read_bytes(path)
+    try:
+        return codec.read_file(path)
+    except codec.ImageError as error:
+        if os.path.islink(path) and os.path.isdir(path) and tree_walk.leads_up(path):
+            raise codec.ImageError(
+                "a link to a folder that contains it; to predict what is there, name"
+                " that folder"
+            ) from error
+        raise

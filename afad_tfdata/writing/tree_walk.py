@@ -15,6 +15,7 @@ class TreeWalk:
       root: The tree.
       unlisted: Called with the key of a folder that cannot be listed, and the error.
       again: Called with the key of a folder in a linked folder that is listed already.
+      hidden: Whether to walk through folders whose names begin with a dot.
 
     Attributes:
       links: Keys of the links to folders that are not followed yet.
@@ -26,9 +27,11 @@ class TreeWalk:
         *,
         unlisted: Callable[[str, OSError], None],
         again: Callable[[str], None],
+        hidden: bool = True,
     ) -> None:
         self.links: set[str] = set()
         self._root, self._unlisted, self._again = root, unlisted, again
+        self._hidden = hidden
         self._seen: set[tuple[int, int]] = set()
 
     def is_new(self, key: str) -> bool:
@@ -68,11 +71,13 @@ class TreeWalk:
             self._seen.add(self._identity(folder))
             for entry in self._entries(folder):
                 key = f"{folder}/{entry.name}" if folder else entry.name
+                entered = self._hidden or not entry.name.startswith(".")
                 if entry.is_dir(follow_symlinks=False):
-                    if depth is None or key.count("/") < depth:
+                    if entered and (depth is None or key.count("/") < depth):
                         waiting.append(key)
                 elif entry.is_symlink() and os.path.isdir(entry.path):
-                    self.links.add(key)
+                    if entered:
+                        self.links.add(key)
                 else:
                     yield entry, key
 
@@ -96,3 +101,18 @@ class TreeWalk:
         except OSError:  # `_entries` cannot list it either, and reports that.
             return (-1, hash(key))
         return about.st_dev, about.st_ino
+
+
+def leads_up(link: str, root: str = "") -> bool:
+    """Whether a link is to a folder that contains the link's own, or the root.
+
+    Following it would leave the tree, perhaps for the whole disk.
+
+    Args:
+      link: Path of the link.
+      root: The tree; empty if only the link's own folder matters.
+    """
+    target = os.path.realpath(link)
+    own = os.path.dirname(link) or "."
+    inner = (os.path.realpath(path) for path in (own, root or own))
+    return any(os.path.commonpath([target, path]) == target for path in inner)
