@@ -31,7 +31,7 @@ READY_LATEST := $(VENV_LATEST)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export MPLBACKEND ?= Agg
 
-.PHONY: help venv demo test test-slow test-latest test-latest-quick test-tf1 test-tf1-all lint bench \
+.PHONY: help venv demo test test-training test-rest test-slow test-latest test-latest-quick test-tf1 test-tf1-all lint bench \
 	chaos chaos-quick fuzz mutate notebook docs docs-code docs-images gpu-check bundle \
 	wheel-check wheel-check-all clean
 
@@ -43,8 +43,15 @@ venv: $(READY)  ## Create .venv with TensorFlow 2.17.1 and every extra that the 
 demo: $(READY)  ## Run every command on drawn faces, from images to predictions
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo.sh
 
-test: $(READY)  ## Run the tests (under 10 minutes on 2 cores)
-	$(VENV)/bin/python -m pytest -q
+# Two processes, because most tests use one core.  Those of the trainings take the longest.
+test: $(READY)  ## Run the tests (in two processes; 15 to 30 minutes on 2 cores)
+	$(MAKE) --no-print-directory --jobs=2 test-training test-rest
+
+test-training: $(READY)
+	$(VENV)/bin/python -m pytest -q tests/training
+
+test-rest: $(READY)
+	$(VENV)/bin/python -m pytest -q --ignore=tests/training
 
 test-slow: $(READY)  ## Run the tests that take minutes each
 	$(VENV)/bin/python -m pytest -q -m "slow and not tf1"
