@@ -23,7 +23,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from afad_tfdata import __version__
 from afad_tfdata.bin import absl_flags, streams
@@ -122,7 +122,8 @@ def run(
         try:
             print(text, flush=True)
         except BrokenPipeError:
-            _drop_output()  # The reader has closed the pipe, as in `--help | head`.
+            # The reader has closed the pipe, as in `--help | head`.
+            _drop_text(sys.stdout)
         sys.exit(0)
     # Some file names are not valid text.  In tests, stdout may be a stand-in that has
     # no such method.
@@ -132,11 +133,14 @@ def run(
     status = _exit_status_of(
         name, main, config_class, takes_arguments=bool(arguments), reports=reports
     )
+    # Python flushes once more at its end, and with text that a closed terminal does not
+    # take, its status would be 120.
+    if not _flush_or_drop(sys.stdout):
+        status = status or 1  # Output is missing.
+    _flush_or_drop(sys.stderr)
     # After use of S3 or of several workers, a normal exit would hang or abort in the
     # clean-up of the libraries.
     if remote_files.aborts_at_exit() or multi_worker.joined_cluster():
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
@@ -208,7 +212,8 @@ def _exit_status_of(
     except errors.AfadError as error:
         return _print_end(name, str(error), error.exit_status)
     except BrokenPipeError:
-        _drop_output()  # Nobody reads the output any more, nor an error message.
+        # Nobody reads the output any more, nor an error message.
+        _drop_text(sys.stdout)
         return 1
     except OSError as error:
         text = errors.one_line(error)
@@ -252,9 +257,25 @@ def _with_report(
     return dataclasses.replace(output, text=text, value=value), None
 
 
-def _drop_output() -> None:
-    """Sends the rest of the command's output nowhere, so that its flush cannot fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush_or_drop(stream: TextIO) -> bool:
+    """Flushes a stream, or drops its text if nothing takes it; whether it was taken."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):  # ValueError: the stream is closed.
+        _drop_text(stream)
+        return False
+    return True
+
+
+def _drop_text(stream: TextIO) -> None:
+    """Sends the rest of a stream's text nowhere, so that its flush cannot fail."""
+    # A stream that is closed, or a stand-in for one, may have no file descriptor.
+    with contextlib.suppress(OSError, ValueError):
+        number = stream.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
+        stream.flush()
 
 
 def _print_end(name: str, message: str, status: int) -> int:
@@ -262,11 +283,8 @@ def _print_end(name: str, message: str, status: int) -> int:
     label = "stopped" if status == errors.PreemptedError.exit_status else "error"
     text = errors.printable(" ".join(message.split()))
     # A terminal that was closed takes no more text, and the status must still be right.
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _drop_output()
-    with contextlib.suppress(OSError):
+    _flush_or_drop(sys.stdout)
+    with contextlib.suppress(OSError, ValueError):
         print(f"{name}: {label}: {text}", file=sys.stderr)
     return status
 

@@ -69,7 +69,8 @@ def _without_start_lines() -> Iterator[None]:
         yield
         return
     read, write = os.pipe()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # A terminal that was closed takes no text.
+        sys.stderr.flush()
     child = os.fork()
     if child == 0:
         _copy_other_lines(read, write, real)
@@ -79,7 +80,8 @@ def _without_start_lines() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
         os.dup2(real, 2)  # Closes the pipe, which ends the child.
         os.close(real)
         with contextlib.suppress(ChildProcessError):

@@ -1,5 +1,8 @@
 """Settings of Keras that this package cannot work with are one line."""
 
+import os
+import pty
+import subprocess
 import sys
 
 import pytest
@@ -61,3 +64,23 @@ def test_python_without_docstrings_is_refused(monkeypatch):
     monkeypatch.setattr(lazy_imports, "__doc__", None)
     with pytest.raises(errors.UsageError, match="-OO and PYTHONOPTIMIZE=2"):
         first_use()
+
+
+def test_a_line_that_a_closed_terminal_did_not_take_is_no_error():
+    code = (
+        "import os, sys\n"
+        "from afad_tfdata.common import lazy_imports\n"
+        "try:\n"
+        "    print('a line', file=sys.stderr)\n"
+        "except OSError:\n"
+        "    with lazy_imports._without_start_lines():\n"
+        "        pass\n"
+        "    os._exit(7)\n"
+    )
+    terminal, stderr = pty.openpty()
+    os.close(terminal)
+    # Unbuffered, nothing of the line would be left to flush.
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, stderr=stderr, env=environment).returncode == 7
+    os.close(stderr)
