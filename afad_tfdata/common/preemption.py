@@ -62,6 +62,23 @@ def interruptible() -> Iterator[None]:
             clear()  # The next training of this program shall not stop at once.
 
 
+@contextlib.contextmanager
+def ended_by_hangup() -> Iterator[None]:
+    """Lets SIGHUP end the process within the block, if `install` has handled it.
+
+    This is for a block of native code that may wait for long and has nothing to save: a
+    handler of Python would run after it, while nobody is there to send a Ctrl-C.
+    """
+    if signal.getsignal(signal.SIGHUP) is not _handle_signal:
+        yield
+        return
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, _handle_signal)
+
+
 def keep() -> None:
     """Installs the signals' handler again if a library has replaced it."""
     # TensorFlow's servers install their own handler of SIGTERM when they start.  Python

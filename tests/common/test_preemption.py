@@ -39,6 +39,22 @@ def test_a_process_under_nohup_still_ignores_the_end_of_its_terminal(handlers):
     assert not preemption.requested()
 
 
+def test_the_end_of_the_terminal_ends_a_block_that_has_nothing_to_save(handlers):
+    preemption.install()
+    with preemption.ended_by_hangup():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert preemption.requested()
+
+
+def test_no_block_changes_what_nohup_has_set(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    preemption.install()
+    with preemption.ended_by_hangup():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 def test_a_handler_that_native_code_replaced_is_installed_again(handlers):
     preemption.install()
     libc = ctypes.CDLL(None)

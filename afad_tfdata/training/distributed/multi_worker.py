@@ -169,7 +169,11 @@ def join(devices: str, all_reduce: str) -> Iterator[Workers]:
         found.addresses[found.index],
     )
     grpc_proxy.ignore_http_proxy()
-    with watchdog.watch_start(found.addresses, found.index):
+    with (
+        # While it waits for the others, no handler of Python runs.
+        preemption.ended_by_hangup(),
+        watchdog.watch_start(found.addresses, found.index),
+    ):
         strategy = _start_worker(found, devices, all_reduce)
     preemption.keep()
     guard = watchdog.PortWatch(found.addresses, found.index)

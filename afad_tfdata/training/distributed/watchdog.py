@@ -146,7 +146,9 @@ def watch_parent(arguments: Sequence[str]) -> int:
 
     def lost(message: str) -> None:
         """Says which worker is gone, and kills the process that is watched."""
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        # A terminal that was closed takes no text, and the process must still end.
+        with contextlib.suppress(OSError):
+            print(f"error: {message}", file=sys.stderr, flush=True)
         if os.getppid() == parent:
             os.kill(parent, signal.SIGKILL)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import pty
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -155,7 +158,8 @@ def test_a_watch_that_was_stopped_says_nothing():
     assert not told.wait(0.3)
 
 
-def test_a_worker_that_ends_during_the_start_is_noticed():
+def start_and_lose_a_worker(stderr, begun=lambda: None):
+    """A process that starts as one of two, and what it wrote; the other one ends."""
     server = socket.create_server(("127.0.0.1", 0))
     # A process that no exception reaches, as while TensorFlow starts.
     code = (
@@ -169,19 +173,66 @@ def test_a_worker_that_ends_during_the_start_is_noticed():
         [sys.executable, "-c", code, f"127.0.0.1:{server.getsockname()[1]}"],
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
     try:
         assert process.stdout.readline() == "begun\n"
+        begun()
         server.accept()[0].close()  # It was tried, and seen.
         server.close()
         _, text = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == -9
+    return process.returncode, text
+
+
+def test_a_worker_that_ends_during_the_start_is_noticed():
+    status, text = start_and_lose_a_worker(subprocess.PIPE)
+    assert status == -9
     assert "worker 1 (127.0.0.1:" in text and "is gone" in text
     assert len(text.splitlines()) == 1
+
+
+def test_a_worker_that_ends_after_the_terminal_was_closed_is_noticed():
+    """The line that could not be printed once kept the process from being ended."""
+    terminal, stderr = pty.openpty()
+    try:
+        status, _ = start_and_lose_a_worker(stderr, lambda: os.close(terminal))
+    finally:
+        os.close(stderr)
+    assert status == -9
+
+
+def test_a_closed_terminal_ends_a_worker_that_waits_for_the_others():
+    """It once waited for 15 minutes, because no handler of Python runs there."""
+    addresses = free_addresses(2)
+    code = (
+        "import signal\n"
+        "from afad_tfdata.common import preemption\n"
+        "from afad_tfdata.training.distributed import multi_worker\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "preemption.install()\n"
+        "with multi_worker.join('cpu', 'auto'):\n"
+        "    pass\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(_ROOT),
+            "TF_CONFIG": tf_config(addresses, 0),
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not watchdog._port_is_open(addresses[0]):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=20) == -signal.SIGHUP
+    finally:
+        process.kill()
 
 
 # Real processes.
