@@ -101,8 +101,6 @@ def _write_local(
     work_plan, left_out = _make_plan(config, listing)
     plan_warnings.of_untrusted_photos(work_plan)
     plan_warnings.of_large_groups(work_plan)
-    plan_warnings.of_doubtful_ages(work_plan)
-    plan_warnings.of_one_gender(work_plan)
     if config.split_file:
         plan_warnings.of_missing_ages(work_plan)
     if config.overwrite:
@@ -121,7 +119,10 @@ def _write_local(
             return manifest
         # Saved before any payload, so that a run that continues knows which plan the
         # payloads belong to.
-        work_directory.keep_plan(work_plan, work_dir)
+        if work_directory.keep_plan(work_plan, work_dir):
+            # Once for a data set, whose writers may be many, one after the other.
+            plan_warnings.of_doubtful_ages(listing)
+            plan_warnings.of_one_gender(work_plan)
         # A kill loses only the payloads that are being written at that moment.
         found = task_runners.run_tasks(
             runner,

@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from afad_tfdata.storage import doubtful_ages, image_keys, schema, sharding
-from afad_tfdata.writing import gender_codes, plan
+from afad_tfdata.writing import gender_codes, plan, source
 
 # A larger share of the images cannot be divided as the fractions say.  Small data sets
 # may have that few persons.
@@ -59,9 +59,15 @@ def of_large_groups(work_plan: plan.Plan) -> None:
             )
 
 
-def of_doubtful_ages(work_plan: plan.Plan) -> None:
-    """Warns if the plan's ages may be numbers of classes, or months."""
-    if text := doubtful_ages.doubt(work_plan.rows["age"]):
+def of_doubtful_ages(listing: source.Listing) -> None:
+    """Warns if the ages may be numbers of classes, or months.
+
+    Args:
+      listing: From a scan.  The ages of a plan may end where ``--max_age`` ends them,
+        which says nothing of what they are.
+    """
+    ages = np.array([item.age for item in listing.items])
+    if text := doubtful_ages.doubt(ages):
         _log.warning("%s", text)
 
 

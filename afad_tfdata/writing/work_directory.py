@@ -46,8 +46,11 @@ def finished_manifest(output_dir: str, work_plan: plan.Plan) -> schema.Manifest 
     return manifest
 
 
-def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
+def keep_plan(work_plan: plan.Plan, work_dir: str) -> bool:
     """Saves the plan in the work directory, or checks that the saved plan is the same.
+
+    Returns:
+      Whether no plan was saved there before.
 
     Raises:
       UsageError: The saved plan is of another configuration.
@@ -60,6 +63,7 @@ def keep_plan(work_plan: plan.Plan, work_dir: str) -> None:
     # files, and writer processes do not check them.
     if stored is None or not plan.is_saved(work_plan, work_dir):
         plan.save(work_plan, work_dir)
+    return stored is None
 
 
 @contextlib.contextmanager

@@ -141,6 +141,31 @@ def test_folders_that_may_be_meant_otherwise_are_named(
     assert message in caplog.text
 
 
+def folders_of_ages(folder, ages):
+    """A face of each age."""
+    for i, age in enumerate(ages):
+        path = folder / f"{age}/{(111, 112)[i % 2]}/{i}.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(face_file(i))
+    return folder
+
+
+@pytest.mark.parametrize("flags", [{"max_age": 60}, {"max_age": 9}])
+def test_ages_that_end_because_of_a_flag_are_not_doubted(flags, tmp_path, caplog):
+    faces = folders_of_ages(tmp_path / "faces", range(0, 96, 3))
+    write(faces, tmp_path / "out", **flags)
+    assert "class" not in caplog.text
+
+
+def test_ages_are_doubted_once_for_a_data_set(tmp_path, caplog):
+    """Each part of the shards, and each call for a finished data set, said it again."""
+    faces = folders_of_ages(tmp_path / "faces", range(26))
+    for shards in ("0:1", "1:2", "", ""):
+        flags = {"num_shards": 2, "shard_range": shards, "min_age": 2}
+        write(faces, tmp_path / "out", **flags)
+    assert caplog.text.count("as numbers of classes are") == 1
+
+
 @pytest.mark.parametrize(
     ("groups", "flags", "warned"),
     [
