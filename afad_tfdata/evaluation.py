@@ -341,8 +341,8 @@ def places(config: EvaluateConfig) -> tuple[str, str, str]:
     stored = run_dir.read_config(config.run_dir)
     path = model_source.model_of_run(config.run_dir, config.which, config.epoch)
     trained_on = stored["train"].get("records_dir", "")
-    records = config.input.records_dir or run_dir.find_data_set(
-        config.run_dir, trained_on
+    records = config.input.records_dir or run_dir.data_set_of_run(
+        config.run_dir, stored
     )
     if not records:
         why = (

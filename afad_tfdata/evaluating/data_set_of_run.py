@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 
-from afad_tfdata.common import errors, files
+from afad_tfdata.common import errors
 from afad_tfdata.storage import joined_data_sets
 from afad_tfdata.training import run_dir
 
@@ -32,8 +31,11 @@ def check(directory: str, records_dir: str, *, named: bool) -> None:
     trained_on = train.get("records_dir", "")
     if not digest or not trained_on:  # Data of the caller's own.
         return
-    if named and not _same(run_dir.find_data_set(directory, trained_on), records_dir):
-        return  # Another data set, on purpose.
+    if named:
+        original = run_dir.data_set_of_run(directory, stored)
+        # The original may be gone.
+        if not original or not _same(original, records_dir):
+            return  # Another data set, on purpose.
     manifest = joined_data_sets.load_manifest(
         records_dir, train.get("max_examples") or 0
     )
@@ -52,11 +54,9 @@ def check(directory: str, records_dir: str, *, named: bool) -> None:
 
 def _same(one: str, other: str) -> bool:
     """Whether two paths of data sets, which may be several each, are the same."""
-    return _real(one) == _real(other)
+    return _places(one) == _places(other)
 
 
-def _real(records_dir: str) -> list[str]:
-    return [
-        path if files.is_remote(path) else os.path.realpath(path)
-        for path in joined_data_sets.directories(records_dir)
-    ]
+def _places(records_dir: str) -> list[str]:
+    directories = joined_data_sets.directories(records_dir)
+    return [joined_data_sets.place_of(path) for path in directories]

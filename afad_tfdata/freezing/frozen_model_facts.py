@@ -114,7 +114,7 @@ def collect(
 def _data_set_of_run(source: model_source.Source) -> str:
     """The data set that a model to be frozen was trained on, if it is still there."""
     trained_on = source.run.get("train", {}).get("records_dir", "")
-    found = run_dir.find_data_set(source.run.get("directory", "."), trained_on)
+    found = run_dir.data_set_of_run(source.run.get("directory", "."), source.run)
     if trained_on and not found:
         _log.warning(
             "the data set %s of the run does not exist: the graph is verified on drawn"

@@ -50,7 +50,7 @@ def directories(records_dir: str) -> tuple[str, ...]:
             f"--records_dir={records_dir} has an empty path: separate data sets by"
             " single commas"
         )
-    places = [p if files.is_remote(p) else os.path.realpath(p) for p in parts]
+    places = [place_of(part) for part in parts]
     for position, place in enumerate(places):
         if place in places[:position]:
             raise errors.UsageError(
@@ -58,6 +58,12 @@ def directories(records_dir: str) -> tuple[str, ...]:
                 " count twice: name it once"
             )
     return parts
+
+
+def place_of(directory: str) -> str:
+    """What all paths of a data set's directory have in common: where it is."""
+    path = files.local_path(directory)
+    return path.rstrip("/") if files.is_remote(path) else os.path.realpath(path)
 
 
 def load_manifest(records_dir: str, max_examples: int = 0) -> schema.Manifest:

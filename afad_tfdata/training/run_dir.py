@@ -333,6 +333,38 @@ def facts_of_run(run: Mapping[str, Any]) -> facts.Facts:
     )
 
 
+def data_set_of_run(directory: str, stored: Mapping[str, Any]) -> str:
+    """`find_data_set` for a run; of several places, the one with the same content.
+
+    Another folder of the same name may be nearer, as in the working directory.
+
+    Args:
+      directory: The run directory.
+      stored: Its configuration, from `read_config`; empty if there is no run.
+    """
+    train = stored.get("train", {})
+    records_dir, digest = train.get("records_dir", ""), stored.get("records_digest")
+    if not records_dir:
+        return ""
+    parts = joined_data_sets.directories(records_dir)
+    # The training command had one working directory for all its paths.
+    joined = (
+        tuple(part if _is_fixed(part) else files.join(folder, part) for part in parts)
+        for folder in _working_directories(directory)
+    )
+    found = [one for one in dict.fromkeys(joined) if all(map(_is_data_set, one))]
+    if digest and len(found) > 1:
+        for one in map(",".join, found):
+            # What is damaged is not the data set.
+            with contextlib.suppress(errors.AfadError):
+                manifest = joined_data_sets.load_manifest(
+                    one, train.get("max_examples") or 0
+                )
+                if records_digest(manifest) == digest:
+                    return one
+    return find_data_set(directory, records_dir)
+
+
 def find_data_set(directory: str, records_dir: str) -> str:
     """Path of the data set that a run was trained on; empty if it is not found.
 
@@ -355,16 +387,29 @@ def _find_one_data_set(directory: str, records_dir: str) -> str:
     """`find_data_set` for one path."""
     if not records_dir:
         return ""
-    places = [records_dir]
-    if not os.path.isabs(records_dir) and not files.is_remote(records_dir):
-        above = os.path.abspath(directory)
-        while above != (parent := os.path.dirname(above)):
-            above = parent
-            places.append(os.path.join(above, records_dir))
-    for place in places:
-        if files.exists(files.join(place, schema.MANIFEST_NAME)):
-            return place
-    return ""
+    if _is_fixed(records_dir):
+        return records_dir if _is_data_set(records_dir) else ""
+    places = (files.join(one, records_dir) for one in _working_directories(directory))
+    return next(filter(_is_data_set, places), "")
+
+
+def _is_fixed(path: str) -> bool:
+    """Whether a path does not depend on the working directory."""
+    return os.path.isabs(path) or files.is_remote(path)
+
+
+def _is_data_set(path: str) -> bool:
+    """Whether a finished data set is at a path."""
+    return files.exists(files.join(path, schema.MANIFEST_NAME))
+
+
+def _working_directories(directory: str) -> Iterator[str]:
+    """Where the training command may have been started: here, or above the run."""
+    yield ""
+    above = os.path.abspath(directory)
+    while above != (parent := os.path.dirname(above)):
+        above = parent
+        yield above
 
 
 def records_digest(manifest: schema.Manifest | None) -> str:
