@@ -54,9 +54,10 @@ def check(directory: str, records_dir: str, *, named: bool) -> None:
 
 def _same(one: str, other: str) -> bool:
     """Whether two paths of data sets, which may be several each, are the same."""
-    return _places(one) == _places(other)
+    return _places_of_run(one) == _places_of_run(other)
 
 
-def _places(records_dir: str) -> list[str]:
+def _places_of_run(records_dir: str) -> list[str]:
+    """The places of a run's data sets, written alike for comparison."""
     directories = joined_data_sets.directories(records_dir)
     return [joined_data_sets.place_of(path) for path in directories]
