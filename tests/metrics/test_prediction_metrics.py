@@ -117,6 +117,10 @@ def test_constant_predictor():
     assert got["auc"] == 0.5
     female = prediction_metrics.of_constant_predictor({"female": {"22": 2}}, labels)
     assert female["predicts"]["gender"] == "female" and female["mae"] == 2.5
+    # One of three examples has no gender, and one no age.
+    partly = {"label_age": np.array([20, -1, 25]), "label_gender": np.array([0, 1, -1])}
+    got = prediction_metrics.of_constant_predictor(counts, partly)
+    assert (got["examples"], got["mae"], got["accuracy"]) == (3, 2.5, 0.5)
 
 
 def test_no_constant_beats_it_on_its_own_split():
