@@ -71,7 +71,7 @@ test-tf1-all: $(READY) $(VENV)/tf1/.ready  ## Run every backbone in TensorFlow 1
 chaos: $(READY)  ## Run the commands under 200 faults: kills, full disks, damaged files
 	$(VENV)/bin/python -m tests.robustness.chaos --faults=200 --minutes=60
 
-chaos-quick: $(READY)  ## Run them under 40 faults, in at most 4 minutes
+chaos-quick: $(READY)  ## Run them under 40 faults, or as many as 3.5 minutes allow
 	$(VENV)/bin/python -m tests.robustness.chaos --faults=40 --minutes=3.5
 
 fuzz: $(READY)  ## Pass arbitrary bytes to every reader, for 10 minutes each
