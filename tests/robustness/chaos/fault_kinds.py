@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from afad_tfdata.storage import schema
 from afad_tfdata.writing import (
@@ -32,6 +33,9 @@ from tests.robustness.chaos.commands import (
     WRITERS,
 )
 from tests.robustness.chaos.trials import NUM_FACES, Base, Ended, Process, Trial, Wrong
+
+# A little more than the last digit in which each number is printed.
+_LAST_DIGITS = {"age": 0.011, "low": 0.011, "high": 0.011, "probability": 1.1e-6}
 
 
 def _kill(number: int) -> Callable[[Trial], None]:
@@ -208,12 +212,26 @@ def _accept_bad_images(trial: Trial) -> None:
         for row in rows:
             if "error" in row:
                 continue
-            if row != wanted.pop(row["image"]) and row["image"] != flipped:
+            same = _is_same_prediction(row, wanted.pop(row["image"]))
+            if not same and row["image"] != flipped:
                 raise Wrong(f"a different result: {row}")
         if set(wanted) != bad or bool(bad) != (ended.status == 1):
             raise Wrong(f"missing {set(wanted)}, named {bad}, status {ended.status}")
 
     trial.accept, trial.accepted = accept, (1,)
+
+
+def _is_same_prediction(row: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether two rows of predictions differ at most in the last digit of a number.
+
+    An image that cannot be read makes its batch smaller, which changes the rounding of
+    the others.
+    """
+    return row.keys() == wanted.keys() and all(
+        value == wanted[name]
+        or (isinstance(value, float) and abs(value - wanted[name]) < _LAST_DIGITS[name])
+        for name, value in row.items()
+    )
 
 
 def _changed_file(trial: Trial) -> str:
