@@ -110,7 +110,7 @@ def train_input_fn(
     # One map over whole batches turns records into finished batches.  A map costs the
     # same for a batch as for an image.  Therefore one map reads, decodes, resizes and
     # names, instead of one map for each.
-    batch = batch_elements.TrainBatch(_graph_of(engine), element)
+    batch = batch_elements.ReadBatch(_graph_of(engine), element, train=True)
     dataset = _map_batches(dataset, batch, engine)
     # Prefetching comes last, so that it stores finished batches for the device.
     return _prefetch_batches(dataset, config.prefetch)
@@ -155,26 +155,25 @@ def eval_input_fn(
     )
     engine = engine_choice.create(config, index, shuffled=False)
 
-    graph = _graph_of(engine)
-    batch: Callable[..., Any]
+    batch = batch_elements.ReadBatch(_graph_of(engine), element, train=False)
+    function: Callable[..., Any] = batch
     if isinstance(engine, engine_graph.GraphStreamEngine):
         # Batches are padded before they are cut into slices, so that the last replicas
         # get the padding.
         dataset = engine.stream.in_order(slices, num_steps)
-        batch = batch_elements.StreamedBatch(graph, element)
     else:
         # This data set contains the numbers of this pipeline's batches.  The map below
         # turns them into record numbers, and pads at the end of the data set.
         num_batches = num_steps * slices.num_local_replicas
         dataset = tf.data.Dataset.range(num_batches)
-        batch = batch_elements.EvalBatch(graph, element, slices, len(index))
+        function = batch_elements.ReadPositions(batch, slices, len(index))
         if isinstance(engine, engine_mapped.MappedEngine):
             first = slices.numpy_positions(np.arange(min(num_batches, _READ_AHEAD)))
             first = np.where(first < len(index), first, -1)
             engine.read_ahead(first, train=False)
     # One map over whole batches, as in training.  Each batch carries its mask, so that
     # each example counts once, for any batch size and any number of replicas.
-    dataset = _map_batches(dataset, batch, engine)
+    dataset = _map_batches(dataset, function, engine)
     if config.as_supervised and config.max_bad_records:
         # Keras computes NaN from an empty batch, of which all records were bad.
         dataset = dataset.filter(
@@ -262,7 +261,7 @@ def _batches_of_data_service(
         seed = (config.seed + i) % (1 << 31)
         dataset = engine.stream.one_epoch(slices.per_replica_batch_size, seed)
         # This map runs on the data servers, because they are there to decode.
-        batch = batch_elements.TrainBatch(engine, element)
+        batch = batch_elements.ReadBatch(engine, element, train=True)
         dataset = _map_batches(dataset, batch, engine)
         epochs.append(dataset)
     dataset = data_service.read_by_servers(epochs, config.data_service)

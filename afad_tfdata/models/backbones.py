@@ -183,20 +183,6 @@ def input_conversion(
     )
 
 
-def load_preset(backbone: keras.Model, name: str, size: int) -> None:
-    """Puts the weights of a preset of keras-hub into a backbone.
-
-    Args:
-      backbone: From `build`.
-      name: As for `build`.
-      size: As for `build`.
-
-    Raises:
-      UsageError: The preset has no weights, or they do not fit the size.
-    """
-    hub_backbones.load_weights(backbone, name, size)
-
-
 def load_imagenet(backbone: keras.Model, name: str) -> None:
     """Puts ImageNet weights into a backbone, and downloads them if necessary.
 

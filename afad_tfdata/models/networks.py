@@ -166,7 +166,7 @@ def build_model(config: ModelConfig, *, load_weights: bool = True) -> keras.Mode
     of_hub = hub_backbones.is_preset(config.backbone)
     # A file for another network may have the name "preset".
     if load_weights and of_hub and config.weights == hub_backbones.WEIGHTS:
-        backbones.load_preset(backbone, config.backbone, config.image_size)
+        hub_backbones.load_weights(backbone, config.backbone, config.image_size)
     elif load_weights and config.weights == "imagenet":
         backbones.load_imagenet(backbone, config.backbone)
     elif load_weights and config.weights != "none":

@@ -116,39 +116,40 @@ class SupervisedElement:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainBatch:
-    """Reads a training batch."""
+class ReadBatch:
+    """Reads a batch and makes an element of it.
+
+    Attributes:
+      graph: Has the functions `read` and `read_train` of an engine.
+      element: Of `element_function`.
+      train: Whether a bad record is replaced, and not masked.
+    """
 
     graph: Any
     element: Callable[..., Any]
+    train: bool
 
     def __call__(self, *batch: tf.Tensor) -> Any:
         """Makes an element of what the engine is given, such as record numbers."""
-        return self.element(*self.graph.read_train(*batch))
+        read = self.graph.read_train if self.train else self.graph.read
+        return self.element(*read(*batch))
 
 
 @dataclasses.dataclass(frozen=True)
-class StreamedBatch:
-    """Reads a batch for evaluation that a stream has padded."""
+class ReadPositions:
+    """Reads a batch for evaluation by its number, and pads at the end of the data set.
 
-    graph: Any
-    element: Callable[..., Any]
+    Attributes:
+      batch: Reads the batch, given its record numbers.
+      slices: Which positions are this pipeline's.
+      num_examples: Examples in the split.
+    """
 
-    def __call__(self, *batch: tf.Tensor) -> Any:
-        """Makes an element of a batch of the stream."""
-        return self.element(*self.graph.read(*batch))
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalBatch:
-    """Reads a batch for evaluation, and pads at the end of the data set."""
-
-    graph: Any
-    element: Callable[..., Any]
+    batch: ReadBatch
     slices: replica_batches.ReplicaBatches
     num_examples: int
 
-    def __call__(self, batch: tf.Tensor, *arguments: tf.Tensor) -> Any:
+    def __call__(self, number: tf.Tensor, *arguments: tf.Tensor) -> Any:
         """Makes an element of the number of a pipeline's batch."""
-        records = self.slices.padded_positions(batch, self.num_examples)
-        return self.element(*self.graph.read(records, *arguments))
+        records = self.slices.padded_positions(number, self.num_examples)
+        return self.batch(records, *arguments)

@@ -40,8 +40,8 @@ class PixelRowGather:
     def __init__(self, form: PixelRowForm, tensors: Sequence[tf.Tensor]) -> None:
         self._shape, self._pieces, self._blank = form.shape, form.pieces, form.blank
         self.all_checked = form.all_checked
-        self._matrix, self._unchecked, *labels = tensors
-        self._shift, self._ends, self._ages, self._genders = labels
+        self._matrix, self._unchecked, self._shift, self._ends = tensors[:4]
+        self._ages, self._genders = tensors[4:]
 
     def may_gather(self, records: tf.Tensor) -> tf.Tensor:
         """Returns bool ``[]``: whether all records are checked and undamaged."""

@@ -40,9 +40,9 @@ def doubt(ages: np.ndarray) -> str:
             f"the ages are from 0 to {oldest:g}, as numbers of classes are; if they are"
             " such numbers, write ages in years"
         )
-    if np.median(ages) > _OLD:
+    if (median := np.median(ages)) > _OLD:
         return (
-            f"half of the ages are above {np.median(ages):g} years; if they are months,"
+            f"half of the ages are above {median:g} years; if they are months,"
             " write ages in years"
         )
     return ""

@@ -48,15 +48,18 @@ def test_the_mapped_data_set_is_described_as_that_of_map():
     assert batches().cardinality() == plain.cardinality()
 
 
-def test_graph_and_object_are_kept_as_long_as_they_are_needed():
+def test_a_data_set_keeps_the_object_and_needs_no_cached_graph():
     class Kept:
         """Something that an argument refers to."""
 
     kept = Kept()
     seen = weakref.ref(kept)
-    iterator = iter(batches(kept).prefetch(1))
+    dataset = batches(kept).prefetch(1)
     del kept
     function_tracing._shared_graph.cache_clear()
+    gc.collect()
+    iterator = iter(dataset)
+    del dataset
     gc.collect()
     assert seen() is not None
     assert next(iterator)[1].numpy().tolist() == [0, 2]
