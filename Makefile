@@ -44,7 +44,7 @@ demo: $(READY)  ## Run every command on drawn faces, from images to predictions
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" examples/demo.sh
 
 # Two processes, because most tests use one core.  Those of the trainings take the longest.
-test: $(READY)  ## Run the tests (in two processes; 15 to 30 minutes on 2 cores)
+test: $(READY)  ## Run the tests (in two processes; half an hour on 2 cores)
 	$(MAKE) --no-print-directory --jobs=2 test-training test-rest
 
 test-training: $(READY)

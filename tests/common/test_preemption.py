@@ -15,7 +15,10 @@ from afad_tfdata.common import preemption
 
 @pytest.fixture
 def handlers():
-    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    """The default handlers, whatever the test run inherited, as under nohup."""
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in preemption.SIGNALS
+    }
     preemption.clear()
     yield
     preemption.clear()
