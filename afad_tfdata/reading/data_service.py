@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import logging
 import re
+import socket
 import time
 from collections.abc import Sequence
 
@@ -35,6 +36,9 @@ from afad_tfdata.common.lazy_imports import tf
 
 # The main thread checks for a signal at this interval.
 _POLL_SECS = 0.2
+# A dispatcher that does not answer is named in the log at this interval.
+_WARNING_SECS = 30.0
+_CONNECTION_TIMEOUT_SECS = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +87,8 @@ def parse_address(address: str, *, flag: str = "data_service") -> str:
     Raises:
       UsageError: The address has another form.
     """
-    if not re.fullmatch(r"grpc://[^/\s]+:\d{1,5}", address):
+    parts = re.fullmatch(r"grpc://[^/\s]+:(\d{1,5})", address)
+    if not parts or int(parts[1]) >= 1 << 16:
         raise errors.UsageError(
             f"--{flag} takes an address like grpc://host:5000; got {address!r}"
         )
@@ -97,8 +102,11 @@ def serve(config: DataServiceConfig) -> str:
       A summary: which server ran, and why it stopped.
 
     Raises:
+      PreemptedError: A data server was stopped before its dispatcher answered.
       UsageError: The port is taken.
     """
+    if config.dispatcher:
+        _await_dispatcher(parse_address(config.dispatcher, flag="dispatcher"))
     try:
         what, server = _start_server(config)
     except (tf.errors.OpError, RuntimeError) as error:
@@ -112,6 +120,40 @@ def serve(config: DataServiceConfig) -> str:
     # A server of TensorFlow stops when its object is deleted.
     del server
     return f"{what}: stopped by {preemption.reason()}"
+
+
+def _await_dispatcher(address: str) -> None:
+    """Returns when a dispatcher accepts connections at ``host:port``.
+
+    TensorFlow waits for it too, but says nothing, and no signal ends its wait.
+
+    Raises:
+      PreemptedError: A signal asked the process to stop.
+    """
+    host, port = address.rsplit(":", 1)
+    next_warning = time.monotonic()
+    while True:
+        try:
+            # [::1] is an address of IPv6 as gRPC writes it; sockets take it bare.
+            target = (host.removeprefix("[").removesuffix("]"), int(port))
+            socket.create_connection(target, _CONNECTION_TIMEOUT_SECS).close()
+            return
+        except (OSError, OverflowError, UnicodeError) as error:
+            reason = errors.one_line(error)
+        if preemption.requested():
+            raise errors.PreemptedError(
+                f"no dispatcher answered at grpc://{address} ({reason}), and"
+                f" {preemption.reason()} asked to stop"
+            )
+        if time.monotonic() >= next_warning:
+            _log.warning(
+                "waiting for the dispatcher: cannot connect to grpc://%s: %s; start it"
+                " there, or stop this process and correct the address",
+                address,
+                reason,
+            )
+            next_warning = time.monotonic() + _WARNING_SECS
+        time.sleep(_POLL_SECS)
 
 
 def _start_server(
@@ -165,7 +207,11 @@ def read_by_servers(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.
 
     Returns:
       The same elements, in another order within each epoch.
+
+    Raises:
+      PreemptedError: A signal asked to stop before the dispatcher answered.
     """
+    _await_dispatcher(parse_address(address))
     grpc_proxy.ignore_http_proxy()
     service = tf.data.experimental.service
     read = service.distribute(

@@ -6,8 +6,10 @@ import contextlib
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -20,7 +22,9 @@ from tests.bin.command_line import assert_one_line, run
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("address", ["a:5000", "grpc://a", "http://a:1", "grpc://a:b"])
+@pytest.mark.parametrize(
+    "address", ["a:5000", "grpc://a", "http://a:1", "grpc://a:b", "grpc://a:65536"]
+)
 def test_an_address_is_grpc_host_and_port(address):
     with pytest.raises(errors.UsageError, match="an address like grpc://host:5000"):
         input_fn.InputConfig(records_dir="records", data_service=address)
@@ -101,6 +105,53 @@ def test_servers_connect_where_an_http_proxy_is_set():
         timeout=300,
     )
     assert result.stdout == "connected\n"
+
+
+@pytest.mark.parametrize("command", ["data_service", "train"])
+def test_a_process_whose_dispatcher_is_not_there_says_so_and_can_be_stopped(
+    command, sample_records, tmp_path
+):
+    with socket.socket() as unused:  # Bound, so that no other process gets the port.
+        unused.bind(("127.0.0.1", 0))
+        address = f"grpc://127.0.0.1:{unused.getsockname()[1]}"
+        flags = {
+            "data_service": [f"--dispatcher={address}", "--host=127.0.0.1"],
+            "train": [f"--data_service={address}", f"--records_dir={sample_records}"]
+            + [f"--run_dir={tmp_path}/run", "--backbone=small_cnn", "--epochs=1"]
+            + ["--global_batch_size=32", "--image_size=16"],
+        }[command]
+        process = subprocess.Popen(
+            [sys.executable, str(_ROOT / "bin" / f"{command}.py"), *flags],
+            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            for line in process.stderr:
+                if f"cannot connect to {address}" in line:
+                    break
+            process.terminate()
+            assert process.wait(60) == 75
+            last = process.stderr.read().splitlines()[-1]
+            assert f"no dispatcher answered at {address}" in last
+            assert "SIGTERM" in last
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_dispatcher_that_starts_later_is_found(host):
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        port = late.getsockname()[1]
+        timer = threading.Timer(0.5, late.listen)
+        timer.start()
+        began = time.monotonic()
+        data_service._await_dispatcher(f"{host}:{port}")
+        assert time.monotonic() - began >= 0.5
+        timer.join()
 
 
 @contextlib.contextmanager
