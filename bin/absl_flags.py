@@ -107,16 +107,31 @@ def parse_flags(
       The config's fields by flat name, the common flags, and the other arguments.
 
     Raises:
-      UsageError: An unknown flag, or a value that a flag does not take.
+      UsageError: An unknown flag, a value that a flag does not take, or a flag file
+        that cannot be read.
     """
     values = define_flags(config_class, reports=reports)
     try:
         rest = values(list(argv))[1:]
+    except flags.CantOpenFlagFileError as error:
+        reason = errors.one_line(error).partition("flagfile: ")[2]
+        raise errors.UsageError(f"cannot read --flagfile: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise errors.UsageError(
+            "--flagfile must be a text in UTF-8; this file has another encoding, such"
+            " as UTF-16: save it as UTF-8"
+        ) from error
     except (flags.Error, ValueError) as error:  # ValueError comes for --noFLAG=VALUE.
         text = errors.one_line(error)
         if hint := _flag_meant(error, values):
             text = f"{text.partition('. Did you mean')[0]}; use --{hint}"
         raise errors.UsageError(f"{text} (--help lists the flags)") from error
+    if marked := [text for text in rest if text.startswith("\ufeff")]:
+        # absl takes such a line of a flag file for an argument, not for a flag.
+        raise errors.UsageError(
+            f"--flagfile begins with a byte order mark, before {marked[0][1:]!r}: save"
+            " it as UTF-8 without one"
+        )
     given = {s.name: values[s.name].value for s in options.specs(config_class)}
     # The fields of a frozen config are tuples, so that it has a hash.
     fields = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}

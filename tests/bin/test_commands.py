@@ -77,6 +77,22 @@ def test_programs_run_as_a_module():
     assert "usage: afad-write-records" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["train", "predict"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("--seed=1\n".encode("utf-8-sig"), "without one"),
+        ("--seed=1\n".encode("utf-16"), "save it as UTF-8"),
+        (None, "cannot read --flagfile: [Errno 2] No such file"),
+    ],
+    ids=["byte order mark", "UTF-16", "none"],
+)
+def test_a_flag_file_that_cannot_be_read_is_one_line(name, content, said, tmp_path):
+    if content is not None:
+        (tmp_path / "flags").write_bytes(content)
+    assert_one_line(run(name, f"--flagfile={tmp_path}/flags"), 1, said)
+
+
 def test_flagfile_and_json(sample_tree, tmp_path):
     flagfile = tmp_path / "flags"
     flagfile.write_text(f"--data_dir={sample_tree}\n--image_size=20\n--num_workers=1\n")
