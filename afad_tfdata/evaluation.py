@@ -1,4 +1,4 @@
-"""Evaluation: a model's metrics on a split, next to what a constant would reach.
+"""Evaluation: a model's metrics on a split, next to those of a constant prediction.
 
 ::
 
@@ -93,7 +93,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             f"--{flag} needs the labels of every record, and {records_dir} has records"
             f" without {lacking[0]}: leave the flag out"
         )
-    # First: a split that is too small is then an error before the longer work.
+    # Fitted first: a split that is too small is then an error before the longer work.
     entry = (
         fitted_on_validation.fit(
             fitted_on_validation.validation_columns(columns_of, manifest), wanted, names
@@ -134,7 +134,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     files.make_dirs(output_dir)
     written = {METRICS_NAME: files.join(output_dir, METRICS_NAME)}
     _warn_of_other_split(written[METRICS_NAME], config.split)
-    # Where records were skipped, nobody knows which rows the rest are.
+    # If bad records were skipped, it is not known which records the rows belong to.
     if (
         len(columns[f"label_{model.labels[0]}"])
         == manifest.split(config.split).num_examples
@@ -146,7 +146,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         written[stored_predictions.FILE_NAME] = files.join(
             output_dir, stored_predictions.FILE_NAME
         )
-        # As the columns were read: of remote records from the same local copies.
+        # Opened by the same config, which reads the local copies of remote records.
         index = index_loading.open_index(prepared.data, config.split)
         result["worst"] = stored_predictions.worst_records(
             columns, evaluation_pictures.worst_rows(columns), index
@@ -163,7 +163,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             home, model.path, entry
         )
     result["files"] = sorted(written.values())
-    # Last: a result is there only if its pictures are.
+    # Written last, so that a result exists only if its pictures do.
     files.write_json(written[METRICS_NAME], result)
     return result
 
@@ -177,9 +177,9 @@ class _Prepared:
       records_dir: The data set.
       output_dir: Where results go.
       wanted: What is measured on the validation split.
-      manifest: Of the data set.
+      manifest: Manifest of the data set.
       model: The model.
-      names: Of the gender labels 0 and 1 in the columns.
+      names: Names of the gender labels 0 and 1 in the columns.
       data: How the data set is read.
       columns_of: Predictions and labels of every example of a split, by name.
     """
@@ -210,7 +210,7 @@ def predict(
       gender labels 0 and 1 in them.
 
     Raises:
-      UsageError: A model or data set that does not exist, or the two do not fit.
+      UsageError: The model or the data set does not exist, or they do not fit.
       DataError: A record is damaged.
     """
     prepared = _prepare(config)
@@ -257,7 +257,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
     wanted.check(model.labels, config.split, path)
     wanted = fitted_on_validation.with_stored_interval(wanted, model, manifest)
     task = "_".join(model.labels)
-    # As the data set writes them, because its counts have these names.
+    # The data set's spelling is used, because its counts have these names.
     names = manifest.class_names
     swapped = "gender" in schema.labels_of(task) and facts.is_swapped(
         facts.chosen_class_names(known.class_names, config.class_names, what=path),
@@ -271,7 +271,7 @@ def _prepare(config: EvaluateConfig) -> _Prepared:
         task=task,
         global_batch_size=config.batch_size,
         image_size=model.image_size,
-        # Models of other programs and of earlier versions do not say how.
+        # Models of other programs and of earlier versions do not say how they decode.
         decode=known.decode or "accurate",
     )
     if swapped:
@@ -314,7 +314,7 @@ def _warn_of_other_split(path: str, split: str) -> None:
     """Logs a warning if an evaluation replaces the result of another split."""
     if not files.exists(path):
         return
-    # A damaged file, or one that is no JSON object, is replaced without a message.
+    # A damaged file, or one without a JSON object, is replaced without a message.
     with contextlib.suppress(errors.AfadError, AttributeError):
         before = files.read_json(path, what="the metrics", advice="").get("split")
         if before != split:
@@ -333,7 +333,8 @@ def places(config: EvaluateConfig) -> tuple[str, str, str]:
     """
     if config.model:
         folder = config.model.rstrip("/")
-        # The results of a run belong into it, those of a SavedModel next to it.
+        # The results of a run belong in its directory; those of a SavedModel, next to
+        # it.
         if not os.path.exists(os.path.join(folder, run_dir.CONFIG_NAME)):
             folder = os.path.dirname(folder)
         output = config.output_dir or folder or "."
@@ -346,7 +347,9 @@ def places(config: EvaluateConfig) -> tuple[str, str, str]:
     )
     if not records:
         why = (
-            f"{trained_on} does not exist" if trained_on else "data of the caller's own"
+            f"{trained_on} does not exist"
+            if trained_on
+            else "it was trained on data of your own"
         )
         raise errors.UsageError(
             f"the data set that {config.run_dir} was trained on is not known here"

@@ -55,7 +55,7 @@ def freeze(config: FreezeConfig, model: keras.Model | None = None) -> FreezeResu
       model: A Keras model object, instead of ``config.model`` and ``config.run_dir``.
 
     Returns:
-      Its ``path`` is that of NAME.pb, and its ``paths`` are all files that were
+      The result: ``path`` is that of NAME.pb, and ``paths`` are all files that were
       written.  ``max_difference`` is the largest difference from the model, and
       ``allowed`` the largest difference that passes, both by label.  ``description``
       is the content of NAME.json.
@@ -206,7 +206,7 @@ def _load_model(config: FreezeConfig, model: keras.Model | None) -> model_source
 def _find_corrections(
     config: FreezeConfig, source: model_source.Source, path: str
 ) -> corrected_source.Corrections:
-    """The corrections to freeze with, or those of the graph that is to be compared."""
+    """The corrections to freeze with, or with --verify_only those of the graph."""
     if config.verify_only:
         description = graph_description.load_description(path)
         return corrected_source.from_description(description)

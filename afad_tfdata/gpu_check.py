@@ -78,7 +78,7 @@ class GpuCheckConfig:
             )
         if self.data_dir and not os.path.isdir(self.data_dir):
             raise errors.UsageError(
-                f"--data_dir={self.data_dir} is no folder: name one with faces, or"
+                f"--data_dir={self.data_dir} is not a folder: name one with faces, or"
                 " leave the flag out"
             )
 

@@ -55,7 +55,8 @@ Batches = record_dataset.Batches
 
 # After this many passes over the data, the orders of a tf.data service repeat.
 _SERVED_ORDERS = 16
-# At most so many batches of an evaluation are read while TensorFlow builds it.
+# While TensorFlow builds the pipeline of an evaluation, at most this many of its
+# batches are read ahead.
 _READ_AHEAD = 8
 
 _log = logging.getLogger(__name__)
@@ -281,9 +282,9 @@ def _map_batches(
 ) -> tf.data.Dataset:
     """Maps the batches of an input pipeline in order, in a fixed number of threads.
 
-    The number of threads is fixed.  TensorFlow's tuner would take seconds to find this
-    number, and would change it during a measurement.  Waiting for the next batch in
-    order costs little, because all batches take the same time.
+    TensorFlow's tuner would take seconds to find a number of threads, and would change
+    it during a measurement.  Waiting for the next batch in order costs little, because
+    all batches take the same time.
     """
     if not isinstance(engine, engine_mapped.MappedEngine):
         return dataset.map(

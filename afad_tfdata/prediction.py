@@ -92,7 +92,9 @@ class PredictConfig:
     def __post_init__(self) -> None:
         options.check_choices(self)
         if not self.graph:
-            raise errors.UsageError("--graph is missing: name a .pb that freeze wrote")
+            raise errors.UsageError(
+                "--graph is missing: name a graph that afad-freeze wrote"
+            )
         face_detector.check_detector_name(self.face_detector)
         if self.draw_dir and not self.find_faces:
             raise errors.UsageError("--draw_dir can only be used with --find_faces")
@@ -190,7 +192,7 @@ def predict(
     reader = image_reader.reader_for(
         kind, description, thumbnail, finder, fast=decode == "fast"
     )
-    # Now: an impossible path for pictures is an error before the work, not after it.
+    # Made now, so that a folder that cannot be made is an error before the work.
     if config.sheet:
         files.make_dirs(os.path.dirname(config.sheet) or ".")
     results = _ResultCollector(config, names, description, on_error, on_row, on_no_face)

@@ -96,7 +96,7 @@ def _write_local(
 ) -> schema.Manifest | None:
     """Does the steps of `write_records` on a local disk."""
     started = time.time()
-    # Nothing is on the disk yet, so that a kill loses only the scan.
+    # Nothing is on the disk yet: a kill loses only the scan.
     listing = source_scan.scan(config)
     work_plan, left_out = _make_plan(config, listing)
     plan_warnings.of_untrusted_photos(work_plan)
@@ -120,7 +120,7 @@ def _write_local(
         # Saved before any payload, so that a run that continues knows which plan the
         # payloads belong to.
         if work_directory.keep_plan(work_plan, work_dir):
-            # Once for a data set, whose writers may be many, one after the other.
+            # Only the first run warns: later runs of the same data set find the plan.
             plan_warnings.of_doubtful_ages(listing)
             plan_warnings.of_one_gender(work_plan)
         # A kill loses only the payloads that are being written at that moment.

@@ -74,7 +74,8 @@ def train(
         and labels may be plain tensors.  The last batch of a pass may be smaller.  The
         data set must give the same batches each time it is read; otherwise a run does
         not continue exactly.
-      validation_dataset: Likewise, finite, in batches of any size, and not shuffled;
+      validation_dataset: Like `train_dataset`, but finite, in batches of any size, and
+        not shuffled;
         ``features["mask"]`` is False on padding.  None takes the validation split of
         the records, if there are records.
       augment: Your own function of ``(images, seed=, step=, offset=)`` that takes
@@ -108,7 +109,8 @@ def train(
     train_callbacks.check_callbacks(callbacks)
     if model is not None:
         caller_model.check_kind(model)
-    if cluster.find():  # Joining the job starts TensorFlow and fixes its threads.
+    if cluster.find():
+        # Before joining the job, which starts TensorFlow with the threads set by then.
         process_settings.set_threads(config.threads)
     with (
         multi_worker.join(config.devices, config.all_reduce) as workers,
@@ -145,7 +147,9 @@ def train(
             ]
         )
         snapshot = run_state.snapshot_of_plain(found)
-        if snapshot is None:  # Earlier versions began runs with such options.
+        if snapshot is None:
+            # Only in new runs: earlier versions began runs with such flags, and those
+            # runs must continue.
             idle_flags.refuse(given, config, phases)
         if snapshot is not None and own == objects.CallerObjects() and has_models:
             if snapshot.state.course.current_or_next_phase(phases) is None:

@@ -1,5 +1,7 @@
 """Starts functions of this package in Python processes of their own.
 
+::
+
     command = child_process.command("afad_tfdata.writing.writer_processes:main", "7")
     subprocess.run(command)                  # calls writer_processes.main(["7"]) there
 

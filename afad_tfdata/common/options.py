@@ -120,8 +120,8 @@ class Config:
             check()
 
     if not typing.TYPE_CHECKING:
-        # Type checkers must not see this method: the code of this package names the
-        # part, and they shall report a wrong name there.
+        # Type checkers must not see this method, because they would then accept any
+        # name: the code of this package names the part.
 
         def __getattr__(self, name: str) -> Any:
             """The value of a part's field, or of a field by an earlier name."""

@@ -18,7 +18,7 @@ _NO_REASON = (
     *("Graph execution error", "Detected at node", "<stack traces", "[[", "^"),
     *('File "', "Traceback "),
 )
-# A store is named at any place of a text, often in quotes or brackets.
+# A remote path can be anywhere in a text, often in quotes or brackets.
 _REMOTE = re.compile(r"\b(?:gs|s3|hdfs)://[^\s;,]*[^\s;,.:'\")\]]")
 # Finds an error of this package at the end of TensorFlow's traceback, if a Python
 # function of the pipeline raised it.  The module's name may precede the class.

@@ -1,9 +1,9 @@
 """What cannot be computed from records: their licence, citation, name and origin.
 
 Each fact is taken from the flags, or else from what is published about the data set
-that the images are from.  If neither states it, the cards call it unknown.
-Nothing is concluded from the images, and a published licence is only one that the data
-set itself states.
+that the images are from.  If neither states it, the cards call it unknown.  Nothing is
+concluded from the images.  A licence counts as published only if the data set itself
+states it.
 """
 
 from __future__ import annotations
@@ -134,8 +134,7 @@ def complete_statements(
     Args:
       given: What the caller states; it takes precedence.
       manifest: Of the data set; None if it is not known.
-      dataset: A key of `BY_SOURCE`, if the caller names one; empty
-        for the one that the manifest names.
+      dataset: A key of `BY_SOURCE`; empty for the one that the manifest names.
     """
     name = dataset or (manifest.config.get("source", "") if manifest else "")
     known = BY_SOURCE.get(name)

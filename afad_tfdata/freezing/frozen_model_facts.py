@@ -87,7 +87,7 @@ def collect(
         normalized=bool(mean_json),
         what=source.path or "the model",
     )
-    # Only normalised input has a mean, so that it is looked for only then.
+    # Only normalised input has a mean.
     wanted = chosen_range == "normalized"
     mean, divisor = input_range.normalization_of_range(
         chosen_range,

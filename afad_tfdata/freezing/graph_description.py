@@ -236,7 +236,7 @@ def _check_graph_path(path: str) -> None:
     """Refuses a graph's path that cannot have a NAME.json next to it, and says why."""
     if not files.exists(path):
         raise errors.UsageError(
-            f"--graph: {path} does not exist; name a graph that freeze wrote"
+            f"--graph: {path} does not exist; name a graph that afad-freeze wrote"
         )
     if os.path.isdir(path) and not files.exists(os.path.join(path, "saved_model.pb")):
         raise errors.UsageError(

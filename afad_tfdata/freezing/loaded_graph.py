@@ -51,7 +51,7 @@ class LoadedGraph:
     ) -> None:
         if not files.exists(path):
             raise errors.UsageError(
-                f"{path} does not exist: name a graph that freeze wrote"
+                f"{path} does not exist: name a graph that afad-freeze wrote"
             )
         load: _Loader
         if os.path.isdir(path):

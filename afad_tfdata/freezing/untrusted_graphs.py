@@ -162,7 +162,7 @@ def _with_called_functions(
     nodes: list[tf.compat.v1.NodeDef],
     functions: Mapping[str, Sequence[tf.compat.v1.NodeDef]],
 ) -> list[tf.compat.v1.NodeDef]:
-    """Nodes to be checked, and those of all functions that they call at any depth."""
+    """Nodes to be checked, with those of the functions that they call, at any depth."""
     found = list(nodes)
     called: set[str] = set()
     for node in found:  # The list grows while it is read.

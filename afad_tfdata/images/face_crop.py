@@ -30,8 +30,8 @@ BORDERS = ("replicate", "constant")
 MAX_MARGIN = 1.0
 # Gray, which is close to the channel means of face data sets.
 _GRAY = 127
-# A crop with more pixels a side than this, and than four times its final side, is first
-# averaged in blocks, so that a face that fills a large photo does not need much memory.
+# A crop whose side is more than 1,024 pixels and more than four times its final side is
+# first averaged in blocks, so that a face that fills a large photo needs little memory.
 _LARGE_SIDE, _LARGE_FACTOR = 1024, 4
 _STRIP_ROWS = 64
 

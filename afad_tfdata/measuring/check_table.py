@@ -1,4 +1,4 @@
-"""The table of the GPU check: its rows with their verdicts, and as text.
+"""The table of the GPU check: rows with verdicts, and how they are printed.
 
 A part of the check yields rows::
 
@@ -56,7 +56,7 @@ def fact(name: str, measured: str, **figures: Any) -> Row:
 def holds(
     name: str, is_true: bool, *, target: str, measured: str, why: str = ""
 ) -> Row:
-    """A row of the GPU check's table for something that is either so or not.
+    """A row of the GPU check's table for something that is either true or false.
 
     Args:
       name: What was tried.
@@ -175,5 +175,5 @@ def markdown_page(found: Sequence[Row], facts: dict[str, Any]) -> str:
 
 
 def _cell_text(content: str) -> str:
-    """Text that cannot end a cell of the GPU check's Markdown table."""
+    """Text for a cell of the GPU check's Markdown table, which it cannot end early."""
     return " ".join(content.replace("|", "\\|").split())

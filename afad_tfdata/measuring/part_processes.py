@@ -161,7 +161,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # It forms a group with its own children, which is ended as a whole.
+                # The process and its children are one group, which is ended as a whole.
                 start_new_session=True,
             )
             self._running.add(process)
@@ -218,10 +218,8 @@ def run_parts(arguments: list[str]) -> int:
     lazy_imports.hide_start_lines()
     with open(path, "a", encoding="utf-8") as file:
         for name in names.split(","):
-            part, settings = (
-                part_list.find_part(name),
-                check_settings.settings_from_json(text),
-            )
+            part = part_list.find_part(name)
+            settings = check_settings.settings_from_json(text)
             for row in _rows_of_part(part, settings):
                 value = dataclasses.asdict(dataclasses.replace(row, part=name))
                 file.write(json.dumps(value) + "\n")

@@ -1,4 +1,4 @@
-"""How fast steps are taken: the training loop, timed, and ways that take turns."""
+"""How fast steps run: the training loop, timed, and several ways, timed in turn."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def steps_for(run: Callable[[int], Any], seconds: float) -> int:
 def time_in_turn(
     ways: Mapping[str, Callable[[int], Any]], *, seconds: float, rounds: int
 ) -> dict[str, np.ndarray]:
-    """Times the steps of ways that take turns: a change of speed then hits all.
+    """Times several ways to take steps, in turn.
+
+    If the speed of the machine changes, the change affects all of them.
 
     Args:
       ways: Each takes a number of steps, and waits for the last one.

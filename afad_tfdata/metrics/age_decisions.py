@@ -194,9 +194,10 @@ def challenge_age(
     allowed = int((np.arange(number + 1) / number < limit).sum()) - 1
     found = _step_above(estimates[allowed], legal_age)
     result["challenge_age"] = found
-    at_most = _binomial_cdf(number, limit)  # [k]: chance of at most k above T.
+    at_most = _binomial_cdf(number, limit)
     tail = (1 - _LEVEL) / 2
-    # The chance that at least k estimates are above T, for k = 0 ... number + 1.
+    # Entry k is the chance that at most k estimates are above the true challenge age;
+    # below, that at least k are, for k = 0 ... number + 1.
     at_least = np.concatenate([[1.0], 1 - at_most])
     lowest = int(np.argmax(at_least <= tail))
     highest = int((at_most <= tail).sum())

@@ -28,8 +28,8 @@ def fit_temperature(
     """The temperature that corrects the gender: the one with the lowest log loss.
 
     It is that of Guo et al., 2017, section 4.2.  The loss is convex in the inverse of
-    the temperature, so that its derivative changes its sign once, and halving the range
-    finds the place.
+    the temperature.  Its derivative therefore changes its sign once, and halving the
+    range finds the place.
 
     Args:
       logits: Logits of class 1, ``[n]``.

@@ -348,7 +348,7 @@ def _comparable_names(names: Sequence[str]) -> list[str]:
 def network_of(model: keras.Model) -> dict[str, Any]:
     """The facts about a model's network, as plain values of `networks.ModelConfig`.
 
-    It is ``{}`` for any other model.  Instead of ``auto`` it has the value that was
-    chosen, and ``weights`` is ``none`` if none were loaded.
+    They are ``{}`` for a model of another program.  Instead of ``auto`` they have the
+    value that was chosen, and ``weights`` is ``none`` if none were loaded.
     """
     return dict(of(model).network)

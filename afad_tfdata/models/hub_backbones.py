@@ -60,7 +60,7 @@ def check_name(name: str) -> None:
     if os.path.isdir(preset):
         if not os.path.exists(os.path.join(preset, _CONFIG_NAME)):
             raise errors.UsageError(
-                f"--backbone={name}: {preset} has no {_CONFIG_NAME}, so that it is no"
+                f"--backbone={name}: {preset} has no {_CONFIG_NAME}, so it is not a"
                 " preset: name the directory that keras-hub's save_to_preset wrote"
             )
         return

@@ -167,7 +167,10 @@ def _zip_architecture(path: str) -> bytes:
         raise errors.DataError(
             f"{path} is damaged ({errors.one_line(error)}): copy it again"
         ) from error
-    raise errors.UsageError(f"{path} is a ZIP archive but not a Keras model")
+    raise errors.UsageError(
+        f"{path} is a ZIP archive, but not a Keras model: name a .keras or .h5 file"
+        " that model.save wrote"
+    )
 
 
 def _hdf5_architecture(path: str) -> bytes | str:

@@ -15,8 +15,8 @@ from afad_tfdata.common import errors
 
 # Fewer images than this say little about a model.
 _FEW = 7
-# If half of the ages are lower or higher, they are no years of people, but perhaps
-# shares, normalised ages, or months.
+# If half of the ages are lower or higher, they cannot be the ages of people in years.
+# They may be shares, normalised ages, or months.
 _LEAST_AGE, _GREATEST_AGE = 1.5, 120.0
 # No trained model is wrong by so many years on average, nearly always to one side.
 _FAR_OFF, _ONE_SIDED = 10.0, 0.95

@@ -121,7 +121,7 @@ class ReadBatch:
 
     Attributes:
       graph: Has the functions `read` and `read_train` of an engine.
-      element: Of `element_function`.
+      element: From `element_function`.
       train: Whether a bad record is replaced, and not masked.
     """
 

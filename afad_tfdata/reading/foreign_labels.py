@@ -97,7 +97,7 @@ class ForeignLabel:
         """
         if self._plus is None and len(ages) and min(ages) < 1:
             raise errors.UsageError(
-                f"{path}: the ages in {self.name!r} lie in [{min(ages):g},"
+                f"{path}: the ages in {self.name!r} are in [{min(ages):g},"
                 f" {max(ages):g}], as numbers of classes do: say which age class 0 is,"
                 f" such as --features=age={self.name}+15, or that they are years, with"
                 f" age={self.name}+0"

@@ -15,8 +15,8 @@ _Result = TypeVar("_Result")
 class BatchFunction(Hashable, Protocol):
     """A function of tensors whose graph pipelines may share.
 
-    Two that compare equal have the same graph.  It therefore refers to no tensor, file
-    or reader: what differs from pipeline to pipeline is an argument.
+    Two functions that compare equal share one graph.  Such a function therefore refers
+    to no tensor, file or reader: what differs between pipelines is an argument.
     """
 
     def __call__(self, *tensors: tf.Tensor) -> Any:

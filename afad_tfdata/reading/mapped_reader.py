@@ -3,7 +3,8 @@
 A batch is a list of record numbers.  The index says where each image is stored in its
 shard.  Libraries decode and resize its bytes straight into the batch's array.  They
 release the interpreter lock meanwhile, so that threads do not wait for one another.
-Nothing is parsed, and the memory that is used does not grow with the data set.
+Nothing is parsed, and without a cache the memory that is used hardly grows with the
+data set.
 """
 
 from __future__ import annotations
@@ -197,8 +198,8 @@ class MappedReader:
     def stored_rows(self) -> StoredRows | None:
         """The stored pixels, if they can be gathered without conversion.
 
-        None, too, if they do not fit in memory: `read` asks the disk for all rows of a
-        batch at once, and gathering would wait for each page.
+        It is also None if they do not fit in memory: `read` asks the disk for all rows
+        of a batch at once, and gathering would wait for each page.
         """
         if self._rows is None or not self.fits_in_memory:
             return None

@@ -17,13 +17,13 @@ applied again until the result is inside [0, n).  With its default of four round
 orders of different epochs are visibly alike at the size of this data set (correlations
 of 0.4 to 0.6); with eight rounds, they cannot be told from chance.
 
-Numpy computes the same numbers for programs that do not use TensorFlow, and for the
-first batches of a pipeline.
-
-The blocks of that cipher have at least 16 bits.  For a small n, it would have to be
+The blocks of the cipher have at least 16 bits, so that for a small n it has to be
 applied very often.  Balanced sampling permutes many small groups, and therefore uses a
 shuffle that fits any n: swap-or-not (Hoang, Morris, Rogaway: An Enciphering Scheme
 Based on a Card Shuffle, CRYPTO 2012).
+
+Numpy computes the same numbers for programs that do not use TensorFlow, and for the
+first batches of a pipeline.
 
 The order for a seed is an interface, because a training that one version started can
 be continued by another.  Every constant here is part of that interface.
@@ -57,8 +57,8 @@ _SIMON_SEQUENCE, _SIMON_CONSTANT = 0x7369F885192C0EF5, 0xFFFFFFFC
 _SMALLEST_BLOCK = 16
 # Below this size, few of the 65,536 results of the smallest block are in range.
 _TABLE_BELOW = 1 << 14
-# For so few places, following a list place by place is faster than arrays, which get
-# shorter and shorter.
+# For so few places, following a list place by place is faster than operations on
+# arrays, which get shorter and shorter.
 _LIST_BELOW = 2048
 # How many positions are looked up together.  The number is large enough that the cost
 # of calling the operations is negligible, and small enough that a batch does not wait.

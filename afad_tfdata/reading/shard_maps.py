@@ -127,9 +127,10 @@ class ShardMaps:
 
         Args:
           user: The loading stops when this object is deleted.
-          loaded: Called, in the background, with `user`, a position in `shards`, and
-            the first byte and the byte after the last one of a part of that shard that
-            has been loaded, as all before it; not if that is not certain.
+          loaded: Called in the background for each part that has been loaded, with
+            `user`, a position in `shards`, the first byte of the part, and the byte
+            after its last one.  All earlier parts of the shard have been loaded, too.
+            It is not called where the system does not say whether a part is loaded.
         """
         if not self.fits_in_memory or not self._populating.acquire(blocking=False):
             return

@@ -218,7 +218,7 @@ def _files_left_out(
         "Files found": html_elements.number(source.at("found")),
         "Written": html_elements.number(source.at("written")),
         "Rejected": html_elements.number(source.at("rejected")),
-        "Skipped, because they are no images": html_elements.number(
+        "Skipped, because they are not images": html_elements.number(
             source.at("passed_over")
         ),
     }

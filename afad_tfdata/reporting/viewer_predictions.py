@@ -2,8 +2,8 @@
 
 ::
 
-    said = viewer_predictions.predict_splits("records", run_dir="run", directory="run")
-    said["test"].age
+    found = viewer_predictions.predict_splits("records", run_dir="run", directory="run")
+    found["test"].age
 """
 
 from __future__ import annotations

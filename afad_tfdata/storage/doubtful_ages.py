@@ -1,4 +1,4 @@
-"""Ages that are perhaps no years, but numbers of classes or months.
+"""Ages that may not be years, but numbers of classes or months.
 
 Such numbers can also be right, as in a data set of children.  Therefore they are only
 named in a warning, whatever the labels come from.

@@ -61,7 +61,7 @@ def directories(records_dir: str) -> tuple[str, ...]:
 
 
 def place_of(directory: str) -> str:
-    """What all paths of a data set's directory have in common: where it is."""
+    """The one path that stands for all spellings of a data set's directory."""
     path = files.local_path(directory)
     return path.rstrip("/") if files.is_remote(path) else os.path.realpath(path)
 

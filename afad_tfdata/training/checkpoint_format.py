@@ -179,7 +179,7 @@ def _parsed_header(start: bytes, rest: bytes) -> dict[str, Any]:
         raise ContentError("its header is cut off")
     header = json.loads(rest[:length])
     if not isinstance(header, dict):
-        raise ContentError("its header is no JSON object")
+        raise ContentError("its header is not a JSON object")
     return header
 
 
@@ -200,15 +200,15 @@ def _values_in(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The JSON values in the metadata of a checkpoint."""
     values = json.loads(metadata["values"])
     if not isinstance(values, dict):
-        raise ContentError("its values are no JSON object")
+        raise ContentError("its values are not a JSON object")
     return values
 
 
 def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     """SHA-256 of a checkpoint's metadata, and of each array's name, dtype and bytes.
 
-    The JSON lines between the bytes give every array's length, so that two contents
-    never are the same sequence of bytes.
+    The JSON lines between the bytes give every array's length.  Different contents are
+    therefore never the same sequence of bytes.
     """
     digest = hashlib.sha256()
     covered = {name: text for name, text in metadata.items() if name != "sha256"}

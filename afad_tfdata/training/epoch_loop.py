@@ -1,4 +1,4 @@
-"""The steps of an epoch, in calls of about a second, between which signals are seen.
+"""The steps of an epoch, in calls of about a second; signals are seen between them.
 
 TensorFlow takes the steps of one call without Python.  Between two calls the loop looks
 for signals, checks the losses, records them, and saves a checkpoint if one is due.
@@ -57,7 +57,7 @@ class EpochLoop:
       train_step: Takes the steps of a call.
       steps_per_epoch: Steps that are called an epoch.
       directory: Where the profile goes.
-      book: Records the steps.
+      log: Records the steps.
       workers: The workers of the job, which must take the same calls.
       called: The caller's callbacks.
       report: Passes the metrics of the last steps to the callbacks.
@@ -74,7 +74,7 @@ class EpochLoop:
         *,
         steps_per_epoch: int,
         directory: run_dir.RunDir,
-        book: metrics_log.MetricsLog,
+        log: metrics_log.MetricsLog,
         workers: multi_worker.Workers,
         called: callbacks.Callbacks,
         report: Callable[[dict[str, float]], None],
@@ -84,7 +84,7 @@ class EpochLoop:
     ) -> None:
         self._config, self._phases = config, tuple(phases)
         self._train_step, self._steps_per_epoch = train_step, steps_per_epoch
-        self._dir, self._book, self._workers = directory, book, workers
+        self._dir, self._metrics_log, self._workers = directory, log, workers
         self._called, self._report = called, report
         self._save, self._stop, self._end_early = save, stop, end_early
         # One step at first: how long a step takes is not known yet.
@@ -126,7 +126,9 @@ class EpochLoop:
                     # below.
                     "images_per_second": (state.step - first_step) * batch / seconds,
                 }
-                notes = self._book.steps(state.step, rows, rate=rates[-1], **speed)
+                notes = self._metrics_log.steps(
+                    state.step, rows, rate=rates[-1], **speed
+                )
                 self._report({"step_loss": epoch_metrics.mean_loss(rows), **speed})
                 bar.update(len(rates) * batch, **notes)
                 # The end of the epoch is saved with its validation, by the run.

@@ -78,7 +78,7 @@ class Run:
         self.state, self.history = run_state.RunState(), history.History()
         if snapshot is not None:
             self.state, self.history = snapshot.state, snapshot.history
-        self._book = metrics_log.MetricsLog(
+        self._metrics_log = metrics_log.MetricsLog(
             directory.path, directory.events if config.tensorboard else None
         )
         self._drawn_at = 0.0
@@ -138,7 +138,7 @@ class Run:
         )
 
     def _draw_preview(self, path: str) -> None:
-        """At the start of a run: a sheet of images and their augmented versions."""
+        """Draws, at the start of a run, some images and their augmented versions."""
         config, parts = self._config, self._parts
         settings = augmentation.parse(config.augment)
         if settings is None:
@@ -249,7 +249,7 @@ class Run:
             train_step,
             steps_per_epoch=self._parts.steps_per_epoch,
             directory=self._dir,
-            book=self._book,
+            log=self._metrics_log,
             workers=self._workers,
             called=self._called,
             report=lambda metrics: self._report("on_steps", metrics),
@@ -301,7 +301,7 @@ class Run:
         state.course.after_epoch(is_better, self._config)
         state.sums = [0.0] * len(step.SUMS)
         self.history.epochs.append(row)
-        self._book.epoch(
+        self._metrics_log.epoch(
             row, waiting=speed.waiting, images_per_second=speed.images_per_second
         )
         # Reported before saving: if the process is killed in between, the epoch is

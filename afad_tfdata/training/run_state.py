@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -256,4 +255,4 @@ def arrays_of_best_epoch(
     if state.best is None:
         return None
     path = checkpoints.path_of(directory, state.best["step"])
-    return checkpoints.load(os.fspath(path)).arrays
+    return checkpoints.load(path).arrays

@@ -368,7 +368,7 @@ def _model(
     part: int,
     begun: bool,
 ) -> tuple[keras.Model, str]:
-    """Of the training's parts, the model; and the fingerprint of a caller's."""
+    """The training's model, and the fingerprint of a model that the caller passed."""
     process_settings.seed_generators(config.input.seed)
     if own.model is not None:
         with strategy.scope():
@@ -406,7 +406,8 @@ def _age_head(
     """
     if own.model is None and config.model.age_head != "auto":
         return config.model.age_head
-    return known.get("age_head", "regression")  # Any, if there is no age.
+    # Also for models of other programs, and for those that predict no age.
+    return known.get("age_head", "regression")
 
 
 def _augmentation(

@@ -100,7 +100,7 @@ class Member(NamedTuple):
 def members(
     parts: Sequence[str], digest: hashlib._Hash | None = None
 ) -> Iterator[tuple[Member, Callable[[], bytes]]]:
-    """Yields every member of an archive but directories, and a function that reads it.
+    """Yields the members of an archive, without directories, and what reads each.
 
     The function must be called before the next member is requested, because a stream
     cannot go back.
@@ -293,6 +293,6 @@ def _check_md5(parts: Sequence[str], found: str) -> None:
     known = _KNOWN_MD5.get((stem, len(parts)))
     if known and found != known:
         raise errors.DataError(
-            f"the {len(parts)} parts of {stem} have the MD5 {found}, the published one"
-            f" is {known}: a part is damaged; fetch them again"
+            f"the {len(parts)} parts of {stem} have the MD5 {found}, but the published"
+            f" one is {known}: a part is damaged; fetch them again"
         )

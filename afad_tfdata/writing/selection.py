@@ -100,7 +100,7 @@ def _crowded_photos(items: Sequence[source.Item], limit: int) -> dict[str, int]:
 
 
 def _warn_of_unmatched(listing: source.Listing, splits: Mapping[str, str]) -> None:
-    """Warns of images that the published splits name, but nobody found."""
+    """Warns of images that the published splits name, but that were not found."""
     found = {item.key for item in listing.items}
     found |= {image_keys.image_path(key) for key in found}
     unmatched = [key for key in splits if key not in found]

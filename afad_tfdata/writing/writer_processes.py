@@ -308,8 +308,8 @@ def main(argv: list[str]) -> int:
     work_plan = plan.load(directory)
 
     def send(**value: Any) -> None:
-        # If the parent was killed, this process has another parent.
         """Sends an answer of the writer process to its parent."""
+        # If the parent was killed, this process has another parent.
         if os.getppid() != parent:
             os._exit(1)
         try:

@@ -193,7 +193,7 @@ def test_without_a_preset_weights_called_preset_are_a_file():
 
 
 def test_a_directory_that_is_no_preset_is_one_line(vit, tmp_path):
-    with pytest.raises(errors.UsageError, match="has no config.json, so that it is no"):
+    with pytest.raises(errors.UsageError, match="has no config.json, so it is not a"):
         make(f"keras_hub:{tmp_path}")
     directory, name = changed(vit, tmp_path)
     (directory / "config.json").write_text('{"registered_name": "keras_hub>Nothing"}')

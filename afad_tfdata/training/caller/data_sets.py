@@ -441,8 +441,8 @@ def refuse_other_class_order(
       task: One of `schema.TASKS`.
 
     Raises:
-      UsageError: The labels of a data set are no years, or count the classes of a
-        reference, or of another data set, otherwise.
+      UsageError: The labels of a data set are class numbers instead of years, or its
+        classes are in another order than those of a reference or of another data set.
     """
     known = {what: tuple(names) for what, names in references.items() if names}
     for name, dataset in datasets.items():

@@ -334,7 +334,7 @@ class ExampleParser:
         levels = tf.cast(image, tf.float32)
         low, high = -_LEVEL_SLACK, _HIGHEST_LEVEL + _LEVEL_SLACK
         wrong = self._outside(levels, low, high)
-        # Examples, so that padding can be left out.
+        # One value for each example, so that padding can be left out.
         wrong = tf.reduce_any(wrong, list(range(1, image.shape.rank)))
         what = "image levels outside [0, 255]"
         return self._sound(levels, wrong, mask, what, 0.0)

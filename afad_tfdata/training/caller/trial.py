@@ -50,7 +50,7 @@ def try_parts(
     sides: tuple[int, int],
     ages: tuple[int, int],
 ) -> Trial:
-    """A trial: computes a small batch, to show most mistakes in a caller's parts."""
+    """Tries a caller's parts on a small batch, which shows most mistakes in them."""
     batch, validation_labels = data.first_batch(), data.validation_labels()
     count = network.inputs[0].shape[0] or min(
         _TRIED_EXAMPLES, config.input.global_batch_size
@@ -166,7 +166,7 @@ def network_outputs(
 
 
 def _check_probability(output: tf.Tensor) -> None:
-    """Refuses a model whose gender output is no probability in the trial."""
+    """Refuses a model whose gender output is not a probability in the trial."""
     values = tf.cast(output, tf.float32).numpy()
     values = values[np.isfinite(values)]
     if values.size and not (values.min() >= -1e-6 and values.max() <= 1 + 1e-6):

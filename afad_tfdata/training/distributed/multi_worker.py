@@ -221,7 +221,7 @@ def _leave_job(
     guard.stop()
 
     def part() -> None:
-        """Meets the others, as far as they are there."""
+        """Meets the workers that are still there."""
         with contextlib.suppress(*_lost_worker_errors(), tf.errors.InternalError):
             workers.meet()
 

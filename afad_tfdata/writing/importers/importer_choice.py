@@ -1,7 +1,9 @@
-"""The importers by name, and which of them a folder is for.
+"""The importers by name, and which of them can read a folder.
 
-importer_choice.check("utkface", "faces")  # an error if the folder is another data set
-importer_choice.importer("utkface").read("faces")
+::
+
+    importer_choice.check("utkface", "faces")    # an error for another data set
+    importer_choice.importer("utkface").read("faces")
 
 An importer is a module with four names::
 

@@ -319,7 +319,7 @@ class _LabelScan:
         if self._counts["rounded"] >= _FEW_ITEMS and oldest <= 1:
             raise errors.UsageError(
                 f"{self._table.name}, column {self._name_of('age')}: every age is 1 or"
-                " less, and most are fractions: write ages in years"
+                " less, and some are fractions: write ages in years"
             )
 
     def _refuse_spanish(self) -> None:

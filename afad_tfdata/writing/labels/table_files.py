@@ -324,13 +324,12 @@ def _table_of_json_value(value: Any, name: str) -> Table:
         return _table_of_objects(list(enumerate(value, 1)), name)
     parts = list(value.values())
     if all(isinstance(part, dict) for part in parts):
-        if header_columns.num_known_columns(
-            list(value)
-        ):  # Columns, each an object by row.
+        if header_columns.num_known_columns(list(value)):
+            # The table by column: each column is an object with a value for each row.
             keys = list(dict.fromkeys(key for part in parts for key in part))
             rows = [[part.get(key) for part in parts] for key in keys]
             return _table_of_rows(list(value), rows, name)
-        # Rows by their name, which is the image if they do not name it themselves.
+        # The table by row: the name of a row is its image, if no column names one.
         header = list(dict.fromkeys(key for part in parts for key in part))
         unnamed = not header_columns.has_path_column(header)
         first = ["path"] if unnamed else []
