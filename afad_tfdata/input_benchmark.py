@@ -45,8 +45,8 @@ class BenchmarkConfig(options.Config):
         ),
         help={
             "prefetch": "Number of finished batches that wait to be taken.",
-            "image_size": "Side of the square images in pixels; 0 takes the data set's"
-            " size.",
+            "image_size": "Side of the square images in pixels; 0 means the size of the"
+            " data set.",
         },
     )
     batch_size: int = options.option(128, "Number of images in one batch.")

@@ -42,7 +42,7 @@ REPORT = options.OptionSpec(
     "report",
     bool,
     False,
-    "At the end, write report.html, one page to look at, next to the result.",
+    "At the end, also write report.html, a page that shows the result.",
     None,
 )
 

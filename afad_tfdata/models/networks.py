@@ -41,10 +41,10 @@ class ModelConfig:
 
     backbone: str = option(
         "VGG19",
-        "Network that turns an image into features: its exact name in"
-        " keras.applications, or small_cnn, or small_cnn_no_bn, which has no batch"
-        " normalisation, or keras_hub:PRESET for a network of keras-hub, such as ViT:"
-        " PRESET is the directory of a preset.",
+        "Network that turns an image into features: the exact name of a network in"
+        " keras.applications; small_cnn; small_cnn_no_bn, which has no batch"
+        " normalisation; or keras_hub:PRESET for a network of keras-hub, such as ViT."
+        " PRESET is the directory or the name of a preset.",
     )
     weights: str = option(
         "imagenet",
@@ -57,10 +57,10 @@ class ModelConfig:
     )
     age_head: str = option(
         "auto",
-        "How the age is predicted: regression outputs years; the other heads output a"
-        " distribution or ranks over the ages and decode them to their mean. auto means"
-        " dldl_v2 for afad-train, and regression for a program that builds a network"
-        " by itself.",
+        "How the network represents the age: regression outputs years; the other heads"
+        " output numbers for all ages (a distribution or ranks), from which the mean"
+        " age is computed. auto means dldl_v2 in afad-train, and regression in a"
+        " program that builds a network by itself.",
         choices=("auto", *age_heads.NAMES),
     )
     image_size: int = option(150, "Side of the input image in pixels.")
@@ -74,25 +74,27 @@ class ModelConfig:
     )
     normalization: str = option(
         "auto",
-        "What the backbone receives: backbone is what its pre-trained weights were"
-        " trained with, original is (x - mean) / 127.5, and auto is backbone if weights"
-        " are loaded and the mean is known.",
+        "How pixels are scaled for the backbone: backbone scales them as in the"
+        " training of its pre-trained weights; original computes (x - mean) / 127.5;"
+        " auto means backbone if weights are loaded and the mean is known, and"
+        " otherwise original.",
         choices=NORMALIZATIONS,
     )
     pooling: str = option(
         "auto",
-        "How the feature map is passed to the heads: flatten keeps every value, as in"
-        " the original project, avg takes the global average, and token takes the first"
-        " token of a transformer. auto is avg for the small networks, token or avg for"
-        " those of keras-hub, as keras-hub's own classifiers have it, and flatten for"
-        " all others.",
+        "What the heads get of the backbone's output: flatten passes every value, as"
+        " in the original project; avg passes the global average; token passes the"
+        " first token of a transformer. auto means avg for the small networks, flatten"
+        " for those of keras.applications, and for those of keras-hub token if they"
+        " have a class token and otherwise avg.",
         choices=POOLINGS,
     )
     stem_halvings: int = option(
         0,
         "How often the first block of the small networks halves the image: 1 or 2. With"
-        " 2 they see more of a large image, and take less than half of the time. 0"
-        " means 2 for afad-train on images of 80 pixels or more, and otherwise 1.",
+        " 2, the last layer sees more of a large image, and training takes less than"
+        " half of the time. 0 means 2 in afad-train for images of 80 pixels or more,"
+        " and otherwise 1.",
     )
     hidden_units: int = option(256, "Width of the two dense layers of each head.")
     age_dropout: float = option(

@@ -22,25 +22,25 @@ class InputConfig:
 
     records_dir: str = options.option(
         "",
-        "Directory of the data set that afad-write-records wrote. Several data sets of"
-        " the same form, separated by commas, are read as one.",
+        "Directory of the data set that afad-write-records wrote. If you name several"
+        " directories, separated by commas, their data sets are read as one.",
     )
     max_examples: int = options.option(
         0,
-        "Largest number of examples of each split that are used, for a first try."
-        " They are the first ones of the split, which are a random sample. 0 means all"
+        "Largest number of examples that are used of each split, for a first try. The"
+        " first examples of the split are used; they are a random sample. 0 means all"
         " examples.",
     )
     task: str = options.option(
         "age_gender",
-        "Which labels are learnt; the data set must have them.",
+        "Which labels the network learns; the data set must have them.",
         choices=schema.TASKS,
     )
     global_batch_size: int = options.option(
         128, "Number of images in one step, over all devices."
     )
     image_size: int = options.option(
-        0, "Side of the square images in pixels; 0 takes the data set's size."
+        0, "Side of the square images in pixels; 0 means the size of the data set."
     )
     seed: int = options.option(
         1, "Seed of the order of the examples; any 64-bit integer."
@@ -74,18 +74,20 @@ class InputConfig:
     )
     cache_dir: str = options.option(
         "",
-        "Local directory in which the mapped engine keeps copies of the shards of a"
-        " remote --records_dir. The copies are checked by SHA-256, and the processes"
-        " of a machine share them.",
+        "Local directory for copies of the shards of a remote --records_dir, which the"
+        " mapped engine can read. The copies are checked by SHA-256, and the processes"
+        " of a machine share them. Without this flag, shards are copied only if"
+        " TensorFlow cannot read them, to a directory in the user's cache.",
     )
     cache_dir_gib: float = options.option(
         0.0,
-        "Largest size of --cache_dir in GiB; 0 takes what is free on its disk.",
+        "Largest size of --cache_dir in GiB; 0 leaves a tenth of the free space on its"
+        " disk.",
     )
     max_bad_records: int = options.option(
         0,
-        "Largest number of damaged records that are skipped, counted and listed; more"
-        " than that are an error.",
+        "Largest number of damaged records. Up to this number, they are skipped,"
+        " counted and listed; one more is an error.",
     )
     verify: bool = options.option(
         True, "Check the checksum of each record when it is read for the first time."
@@ -113,7 +115,8 @@ class InputConfig:
     data_service: str = options.option(
         "",
         "Address grpc://HOST:PORT of the dispatcher that afad-data-service runs. The"
-        " training batches then come from there, in an order that cannot be repeated.",
+        " training batches then come from its data servers, in an order that cannot be"
+        " repeated.",
     )
     files: str = options.option(
         "",

@@ -34,7 +34,7 @@ class RecordDataset:
     Args:
       records_dir: Directory of the data set, on a local disk.
       split: One of `sharding.SPLITS`.
-      image_size: Side of the images in pixels; 0 takes the data set's size.
+      image_size: Side of the images in pixels; 0 means the size of the data set.
       keys: Whether examples contain their key, which is read from the record itself.
       decode: How JPEGs are decoded: ``accurate`` or ``fast``.
 

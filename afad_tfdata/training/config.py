@@ -83,8 +83,8 @@ class TrainConfig(options.Config):
 
     run_dir: str = options.option(
         "",
-        "Directory of the run: checkpoints, history and models. The same command"
-        " continues a run that this directory contains already.",
+        "Directory of the run: checkpoints, history and models. If it already contains"
+        " a run, the same command continues this run.",
     )
     input: input_config.InputConfig = options.part(
         input_config.InputConfig,
@@ -94,7 +94,7 @@ class TrainConfig(options.Config):
             "seed": "Seed of the first weights, the order of the examples, the"
             " augmentation and the dropout masks.",
             "image_size": "Side in pixels of the square images and of the network's"
-            " input; 0 takes the data set's size.",
+            " input; 0 means the size of the data set.",
         },
     )
     model: networks.ModelConfig = options.part(
@@ -107,19 +107,20 @@ class TrainConfig(options.Config):
     )
     stage: str = options.option(
         "recipe",
-        "What is trained: warmup trains the head on a frozen backbone; tuning trains"
-        " the top layers of the backbone, too; recipe does both, and then continues"
-        " from the best epoch at lower rates until that brings no improvement. If"
-        " nothing is pre-trained, every stage trains all layers, and recipe is the same"
-        " as tuning.",
+        "What is trained: warmup trains only the heads, on a frozen backbone; tuning"
+        " trains the heads and the top layers of the backbone; recipe does both, one"
+        " after the other, and then continues from the best epoch at lower rates, until"
+        " a lower rate brings no improvement. If nothing is pre-trained, every stage"
+        " trains all layers, and recipe is the same as tuning.",
         choices=STAGE_CHOICES,
     )
     recipe: str = options.option(
         "default",
-        "Which values are used for options that are not given: default uses those that"
-        " were best in this package's trials; original uses the original project's"
-        " (constant rates, age regression, strong augmentation), and --stage=recipe"
-        " then lowers the rate by phases also for networks that are not pre-trained.",
+        "Which values are chosen for flags that are left out: default chooses those"
+        " that were best in this package's trials, which the help of the other flags"
+        " describes; original chooses those of the original project (constant rates,"
+        " age regression, strong augmentation). With original, --stage=recipe lowers"
+        " the rate in phases even if nothing is pre-trained.",
         choices=RECIPES,
     )
     init_from: str = options.option(
@@ -130,8 +131,8 @@ class TrainConfig(options.Config):
     init_class_names: tuple[str, ...] = options.option(
         (),
         "Names of the gender labels 0 and 1 of the model that --init_from names, such"
-        " as male,female; needed if its file does not say them. If the data set has the"
-        " other order, the gender head is inverted.",
+        " as male,female; needed if its file does not contain them. If the data set has"
+        " the other order, the gender head is inverted.",
     )
     trainable_layers: int | None = options.option(
         None,
@@ -141,7 +142,7 @@ class TrainConfig(options.Config):
     epochs: int = options.option(
         0,
         "Number of epochs of the stage; in the recipe, the largest number of epochs of"
-        " tuning at its first rate. 0 means 24 for warmup and 50 for tuning.",
+        " tuning at each rate. 0 means 24 for warmup and 50 for tuning.",
     )
     warmup_epochs: int = options.option(
         24, "Largest number of epochs of the warm-up in --stage=recipe."
@@ -149,7 +150,7 @@ class TrainConfig(options.Config):
     patience: int = options.option(
         6,
         "Number of epochs without an improvement on the validation split after which"
-        " the recipe, or --schedule=plateau, lowers the rate.",
+        " the recipe begins its next phase, or --schedule=plateau lowers the rate.",
     )
     start_epoch: int = options.option(
         0,
@@ -159,14 +160,15 @@ class TrainConfig(options.Config):
     )
     learning_rate: float = options.option(
         0.0,
-        "Highest learning rate. 0 means 1e-3 for most networks; 5e-4 for tuning a"
-        " pre-trained network with --task=gender; and 6e-3 for the small networks"
-        " without pre-trained weights (proportionally less for batches below 128).",
+        "Highest learning rate; in the recipe, that of tuning. 0 means 6e-3 for the"
+        " small networks without pre-trained weights (proportionally less for batches"
+        " below 128); 5e-4 for tuning a pre-trained network with --task=gender; and"
+        " 1e-3 otherwise.",
     )
     optimizer: str = options.option(
         "auto",
-        "Optimizer that updates the weights; auto means rmsprop for warmup and adam for"
-        " tuning, or adamw if nothing is pre-trained.",
+        "Optimizer that updates the weights; auto means adamw if nothing is"
+        " pre-trained, and otherwise rmsprop for warmup and adam for tuning.",
         choices=OPTIMIZERS,
     )
     momentum: float = options.option(0.9, "Momentum of --optimizer=sgd.")
@@ -177,9 +179,8 @@ class TrainConfig(options.Config):
     )
     schedule: str = options.option(
         "auto",
-        "How the learning rate changes within a stage; auto means constant for the"
-        " phases that --stage=recipe has for a pre-trained network, and otherwise"
-        " cosine.",
+        "How the learning rate changes within a stage; auto means constant if"
+        " --stage=recipe trains a pre-trained network, and otherwise cosine.",
         choices=SCHEDULES,
     )
     warmup_steps: int = options.option(
@@ -198,8 +199,8 @@ class TrainConfig(options.Config):
     )
     age_class_weight: str = options.option(
         "none",
-        "Weights of the ages in the loss: none, or effective or effective:BETA, which"
-        " give rare ages a higher weight.",
+        "Weights of the ages in the loss: none for equal weights; effective or"
+        " effective:BETA for higher weights of rare ages.",
     )
     age_loss: str = options.option(
         "auto",
@@ -221,14 +222,16 @@ class TrainConfig(options.Config):
         " not fit into its memory.",
     )
     clip_norm: float = options.option(
-        0.0, "Largest global norm of the gradient; 0 means no limit."
+        0.0,
+        "Largest norm of the gradient of all weights together; a larger gradient is"
+        " scaled down to it. 0 means no limit.",
     )
     ema_decay: float = options.option(
         0.0,
-        "Decay of a running average of the weights, which is then evaluated and"
-        " saved. With 0.998 it averages over about the last 500 steps; in the first"
-        " 9,500 steps of a phase, it averages over about the last twentieth of the"
-        " steps so far. 0 means no average.",
+        "Decay of a running average of the weights. The average is then evaluated and"
+        " saved in place of the weights. A decay of 0.998 averages over about the last"
+        " 500 steps; in the first 9,500 steps of a phase, it averages over about the"
+        " last twentieth of the steps so far. 0 means no average.",
     )
     precision: str = options.option(
         "auto",
@@ -244,8 +247,9 @@ class TrainConfig(options.Config):
     )
     devices: str = options.option(
         "",
-        "Devices to train on, such as gpu:0,gpu:1 or cpu, or cpu:2 for two logical"
-        " ones. Without this flag, all GPUs are used, or the CPU if there are none.",
+        "Devices to train on: gpu:0,gpu:1 for two GPUs, cpu for the CPU, or cpu:2 for"
+        " two logical CPU devices. Without this flag, all GPUs are used, or the CPU if"
+        " there are none.",
     )
     all_reduce: str = options.option(
         "auto",
@@ -254,14 +258,14 @@ class TrainConfig(options.Config):
     )
     threads: int = options.option(
         0,
-        "Number of threads of TensorFlow on the host; 0 takes what the batch system"
-        " allocated, or one for each core.",
+        "Number of threads of TensorFlow on the host; 0 means as many as Slurm"
+        " allocated (SLURM_CPUS_PER_TASK), and outside Slurm one for each core.",
     )
     augment: str = options.option(
         "auto",
-        "How training images are changed at random: none, default (as in the original"
-        " project), settings such as rotation=20,zoom=0.15, or auto, which flips images"
-        " and changes them a little.",
+        "How training images are changed at random: none; auto, which flips images and"
+        " changes them a little; default, which changes them as much as the original"
+        " project did; or settings such as rotation=20,zoom=0.15.",
     )
     augment_preview: bool = options.option(
         False, "Write a sheet of augmented images to the run directory."
@@ -287,19 +291,20 @@ class TrainConfig(options.Config):
     max_recoveries: int = options.option(
         3,
         "How often the training may recover from an exploding loss; after that, it"
-        " fails. To recover, it goes back to its last checkpoint and halves the rate.",
+        " fails. To recover, it goes back to its newest checkpoint and halves the"
+        " rate.",
     )
     interval_coverage: float = options.option(
         0.9,
-        "Share of all faces whose age interval is to contain their true age. The width"
-        " of the intervals is measured on the validation split whenever best.keras is"
-        " saved, which takes no extra pass, and stored in calibration.json for"
-        " afad-freeze and afad-predict. 0 stores none.",
+        "Share of faces whose true age should be within the age interval that"
+        " afad-predict gives. When best.keras is saved, the width of these intervals"
+        " is measured on the validation split, without an extra pass, and stored in"
+        " calibration.json. 0 stores no intervals.",
     )
     spike_factor: float = options.option(
         20.0,
-        "A step's loss counts as exploded if it is more than this factor times its"
-        " running mean; 0 means never.",
+        "A loss counts as exploded if it is more than this factor times the running"
+        " mean of the losses. This is checked after the first 50 steps; 0 means never.",
     )
     tensorboard: bool = options.option(True, "Write TensorBoard events.")
     profile: str = options.option(
