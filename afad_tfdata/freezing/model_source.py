@@ -228,9 +228,9 @@ def _load_model_file(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
         return _load_checkpoint(path, run)
     # The version is read first, because Keras 3 does not know all layers and options in
     # files of Keras 2.
-    if kind in (".h5", ".hdf5") and keras2_files.keras_version(path) < 3:
-        return keras2_files.load_model(path, unsafe=unsafe)
     if kind in (".keras", ".h5", ".hdf5"):
+        if keras2_files.keras_version(path) < 3:
+            return keras2_files.load_model(path, unsafe=unsafe)
         from afad_tfdata.models import model_files
 
         return model_files.load(path, unsafe=unsafe)

@@ -14,6 +14,7 @@ those of the backbone come first.
 from __future__ import annotations
 
 import re
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +29,16 @@ HALF_POLICY = re.compile(r'"(mixed_)?b?float16"')
 
 
 def keras_version(path: str) -> int:
-    """Major version of the Keras that wrote an ``.h5`` file.
+    """Major version of the Keras that wrote a ``.keras`` or ``.h5`` file.
 
     Raises:
-      UsageError: It is not an HDF5 file, or contains no whole model.
+      UsageError: It is neither, or contains no whole model.
+      DataError: The ``.keras`` file is damaged.
     """
     import h5py
+
+    if zipfile.is_zipfile(path):
+        return model_files.zip_keras_version(path)
 
     try:
         with h5py.File(path, "r") as f:
@@ -58,7 +63,7 @@ def keras_version(path: str) -> int:
 
 
 def load_model(path: str, *, unsafe: bool = False) -> Any:
-    """Loads a whole ``.h5`` model of Keras 2, as a ``tf_keras.Model``.
+    """Loads a whole ``.keras`` or ``.h5`` model of Keras 2, as a ``tf_keras.Model``.
 
     Args:
       path: The file.
@@ -81,7 +86,7 @@ def load_model(path: str, *, unsafe: bool = False) -> Any:
         # mode for .h5 files.
         model_files.refuse_code(model_files.architecture(path), path)
     try:
-        return tf_keras.models.load_model(path, compile=False)
+        return tf_keras.models.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:  # Layers of other programs make Keras raise anything.
         raise errors.UsageError(
             f"{path} cannot be loaded by Keras 2 ({errors.one_line(error)}): replace"

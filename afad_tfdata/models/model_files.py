@@ -63,6 +63,12 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:  # Keras raises many kinds for other versions.
+        if zipfile.is_zipfile(path) and zip_keras_version(path) < 3:
+            raise errors.UsageError(
+                f"{path} was saved by Keras 2 (tf_keras), and Keras {keras.__version__}"
+                " cannot load its .keras files: save the model as .h5 with the program"
+                " that made it; afad-freeze reads both"
+            ) from error
         if found := re.search(r"Could not locate class '([^']+)'", str(error)):
             raise errors.UsageError(
                 f"{path} has a layer of the class {found[1]}, which Keras does not"
@@ -171,6 +177,25 @@ def _zip_architecture(path: str) -> bytes:
         f"{path} is a ZIP archive, but not a Keras model: name a .keras or .h5 file"
         " that model.save wrote"
     )
+
+
+def zip_keras_version(path: str) -> int:
+    """Major version of the Keras that wrote a ``.keras`` file; 3 if it has none.
+
+    Raises:
+      DataError: The file is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+    except (KeyError, TypeError):
+        return 3  # Edited by another program: Keras 3 is the usual one.
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise errors.DataError(
+            f"{path} is damaged ({errors.one_line(error)}): copy it again"
+        ) from error
+    major = str(version).partition(".")[0]
+    return int(major) if major.isdecimal() else 3
 
 
 def _hdf5_architecture(path: str) -> bytes | str:

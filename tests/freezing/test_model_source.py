@@ -84,6 +84,32 @@ def test_h5_files_as_keras_2_3_wrote_them(tmp_path):
         np.testing.assert_array_equal(value, expected)
 
 
+def test_a_keras_file_of_keras_2(tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    model = keras2_model(tf_keras)
+    path = str(tmp_path / "old.keras")
+    model.save(path)
+    x = small_graphs.noise(2)
+    found = model_source.open_source(path).call(x)
+    for value, expected in zip(found.values(), model(x, training=False), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    with pytest.raises(errors.UsageError, match="saved by Keras 2 .* as .h5"):
+        models.load(path)
+
+
+def test_code_in_a_keras_file_of_keras_2_needs_the_flag(tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    inputs = tf_keras.Input((small_graphs.SIZE, small_graphs.SIZE, 3))
+    x = tf_keras.layers.Lambda(lambda x: x * 2)(inputs)
+    x = tf_keras.layers.GlobalAveragePooling2D()(x)
+    age = tf_keras.layers.Dense(1, name="age")(x)
+    path = str(tmp_path / "code.keras")
+    tf_keras.Model(inputs, age).save(path)
+    with pytest.raises(errors.UsageError, match="--unsafe_load"):
+        model_source.open_source(path)
+    assert model_source.open_source(path, unsafe_load=True).labels == ("age",)
+
+
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_files_of_keras_3(ending, model, tmp_path):
     path = str(tmp_path / f"face.{ending}")
