@@ -43,25 +43,25 @@ class CardsConfig:
 
     records_dir: str = options.option(
         "",
-        "Data set to describe.  It gets croissant.json, labels.csv and data_card.md.",
+        "Data set to describe. It gets croissant.json, labels.csv and data_card.md.",
     )
     run_dir: str = options.option(
-        "", "Run to describe.  It gets model_card.md, with what afad-evaluate measured."
+        "", "Run to describe. It gets model_card.md, with what afad-evaluate measured."
     )
     graph: str = options.option(
         "",
-        "Frozen graph NAME.pb to describe, with its NAME.json.  It gets model_card.md;"
+        "Frozen graph NAME.pb to describe, with its NAME.json. It gets model_card.md;"
         " with --run_dir both are in one card.",
     )
     output_dir: str = options.option(
         "",
-        "Directory that the files are written to.  Default: the data set's go to"
+        "Directory that the files are written to. Default: the data set's go to"
         " --records_dir, and the model's next to --graph or to --run_dir.",
     )
     with_images: bool = options.option(
         False,
         "Also write the images as Parquet files, images-*.parquet, for loaders of"
-        " Croissant.  They take as much space as the shards; this needs the extra:"
+        " Croissant. They take as much space as the shards; this needs the extra:"
         " croissant.",
     )
     dataset: str = options.option(
@@ -73,25 +73,25 @@ class CardsConfig:
     )
     title: str = options.option(
         "",
-        "Name of the data set, for people.  Default: that of --dataset, or the name in"
+        "Name of the data set, for people. Default: that of --dataset, or the name in"
         " the manifest.",
     )
     description: str = options.option("", "What the data set is, in a few sentences.")
     license: str = options.option(
         "",
-        "Licence of the data set, as a name or an address.  Default: what is published"
+        "Licence of the data set, as a name or an address. Default: what is published"
         " about --dataset; otherwise it is unknown.",
     )
     citation: str = options.option(
         "",
-        "How to cite the data set.  Default: the publication of --dataset; otherwise it"
+        "How to cite the data set. Default: the publication of --dataset; otherwise it"
         " is unknown.",
     )
     model_title: str = options.option(
-        "", "Name of the model, for people.  Default: that of its files."
+        "", "Name of the model, for people. Default: that of its files."
     )
     model_license: str = options.option(
-        "", "Licence of the model.  Default: it is unknown."
+        "", "Licence of the model. Default: it is unknown."
     )
     url: str = options.option("", "Page of the data set.")
     date_published: str = options.option(

@@ -47,7 +47,7 @@ class ReportConfig:
     )
     run_dir: str = options.option(
         "",
-        "Run directory to show.  Two, separated by a comma, are compared with each"
+        "Run directory to show. Two, separated by a comma, are compared with each"
         " other.",
     )
     evaluation_dir: str = options.option(
@@ -101,7 +101,7 @@ class ReportConfig:
             )
         if self.sort == "suspicious" and len(run_dirs(self.run_dir)) > 1:
             raise errors.UsageError(
-                "--sort=suspicious takes one run, and --run_dir names two"
+                "--sort=suspicious takes one run, and --run_dir names two: name one"
             )
         if self.evaluation_dir and len(run_dirs(self.run_dir)) > 1:
             raise errors.UsageError(

@@ -220,7 +220,7 @@ def write_json(path: str, value: Any) -> None:
 def csv_line(values: Iterable[Any]) -> str:
     """Values as a line of a CSV file, without the end of the line.
 
-    A value that contains an end of a line is quoted, and then the line is several.
+    A value that contains a line break is quoted; the text then has several lines.
     """
     text = io.StringIO()
     # Before Python 3.13, "\r" is quoted only if it is part of the line's own end.

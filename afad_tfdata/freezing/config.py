@@ -117,13 +117,13 @@ class FreezeConfig:
     tflite_int8: bool = options.option(
         False,
         "Also write a TFLite file whose weights and activations are whole numbers of 8"
-        " bits, NAME_int8.tflite: a quarter of the size.  It is calibrated on the"
+        " bits, NAME_int8.tflite: a quarter of the size. It is calibrated on the"
         " validation split of the data set.",
     )
     int8_inputs: bool = options.option(
         False,
         "With --tflite_int8: inputs and outputs are int8, too, as some chips need them;"
-        " NAME.json has their scales.  Otherwise they are float32.",
+        " NAME.json has their scales. Otherwise they are float32.",
     )
     calibration_images: int = options.option(
         128, "How many faces --tflite_int8 is calibrated on."
@@ -135,7 +135,8 @@ class FreezeConfig:
     )
     max_gender_loss: float = options.option(
         0.02,
-        "The same for the probability of the gender.",
+        "Largest mean difference from the model, in the probability of the gender, with"
+        " which a TFLite file of 16 or 8 bits passes.",
     )
     onnx: bool = options.option(
         False, "Also write an ONNX file, NAME.onnx; this needs the extra: export."
@@ -202,7 +203,9 @@ class FreezeConfig:
                 f" {self.calibration_images}"
             )
         if self.int8_inputs and not self.tflite_int8:
-            raise errors.UsageError("--int8_inputs needs --tflite_int8")
+            raise errors.UsageError(
+                "--int8_inputs needs --tflite_int8: add it, or leave --int8_inputs out"
+            )
         for name in ("epoch", "image_size"):
             if getattr(self, name) < 0:
                 raise errors.UsageError(

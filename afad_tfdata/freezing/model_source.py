@@ -52,7 +52,7 @@ class Source:
         says is in `run`.
       run: ``config.json`` of its run, with the key ``directory``; empty for none.
       owner: The object that owns the variables and must live as long as `call`.
-      parts: Like `call`, and returns also ``age_logits`` and ``gender_logits``, as far
+      parts: Like `call`, but also returns ``age_logits`` and ``gender_logits``, as far
         as the network has these layers; None if it has neither.
     """
 
@@ -110,12 +110,14 @@ def open_source(
         if not os.path.exists(os.path.join(path, run_dir.CONFIG_NAME)):
             raise errors.UsageError(
                 f"{path} is neither a run directory (it has no {run_dir.CONFIG_NAME})"
-                " nor a SavedModel (it has no saved_model.pb)"
+                " nor a SavedModel (it has no saved_model.pb): name one of these, or a"
+                " model file"
             )
         path = model_of_run(path, which, epoch)
     elif epoch:
         raise errors.UsageError(
-            "--epoch can only be used with a run directory; this is a file"
+            f"--epoch can only be used with a run directory, and {path} is a file:"
+            " leave the flag out"
         )
     run = run_dir.config_of(path)
     model = _load_model_file(path, run, unsafe_load)
@@ -345,7 +347,8 @@ def _input_size(shape: Any, image_size: int) -> int:
     (size,) = sides
     if image_size and size != image_size:
         raise errors.UsageError(
-            f"--image_size={image_size} does not fit the model's input {shape}"
+            f"--image_size={image_size} does not fit the model's input {shape}: leave"
+            " the flag out"
         )
     return size
 

@@ -46,7 +46,7 @@ _OPAQUE = 255
 
 
 def load_decoders() -> None:
-    """Imports the libraries that decode, which would delay the first image."""
+    """Imports the libraries that decode, so that they do not delay the first image."""
     _jpeg_library()
     _png_library()
 
@@ -90,7 +90,7 @@ def read_file(path: str | bytes, largest: int = MAX_BYTES) -> bytes:
 
 
 def too_large(size: int, largest: int) -> ImageError:
-    """The reason why an image file of this size is not read, to be decoded."""
+    """The reason why an image file of this size is not read and decoded."""
     return ImageError(f"{size} bytes; --max_file_bytes is {largest}")
 
 

@@ -32,7 +32,7 @@ from afad_tfdata.training.distributed import strategies
 
 # A part cannot do anything useful in less time.
 _LEAST_SECS = 5.0
-# If no time is judged, the machine may be busy with other things: the limits of the
+# If times are not judged, the machine may be busy with other things: the limits of the
 # parts are then this many times as long.
 _PATIENCE = 3
 # The supervisor ends a process that takes too long.  If the supervisor itself is gone,
@@ -64,8 +64,8 @@ class Supervisor:
     ) -> list[check_table.Row]:
         """Runs the parts; those that measure time run alone, after the others.
 
-        If no time is judged, parts share processes: starting TensorFlow would take
-        most of the time.
+        If times are not judged, parts share processes, because starting TensorFlow
+        would take most of the time.
 
         Args:
           chosen: The parts, in the order of their rows.

@@ -62,7 +62,7 @@ class LossConfig:
     )
     gender_weight: float = option(
         500.0,
-        "Factor of the gender loss in that sum.  The value 500 is that of the original"
+        "Factor of the gender loss in that sum. The value 500 is that of the original"
         " project's successor, and makes a cross-entropy about as large as a squared"
         " error in years.",
     )

@@ -119,9 +119,8 @@ def load_split(
     if len(places) == 1:
         whole = _load_data_set(records_dir, split, cache_dir, cache_dir_gib)
         return record_index.first_records(whole, max_examples or len(whole))
-    manifest = joined_data_sets.load_manifest(
-        records_dir
-    )  # Checks that they fit together.
+    # This also checks that the data sets fit together.
+    manifest = joined_data_sets.load_manifest(records_dir)
     manifest.split(split)  # Raises an error if no data set has examples in it.
     parts = [
         _load_data_set(place, split, cache_dir, cache_dir_gib)
@@ -191,7 +190,7 @@ def _load_data_set(
 def _needed_shard_cache(records_dir: str) -> str:
     """Returns the user's cache if TensorFlow cannot load remote shards, else ''."""
     try:
-        # This call also records that S3 is used: the process must then end specially.
+        # This call also records that S3 is used: see `remote_files.aborts_at_exit`.
         remote_files.gfile(records_dir)
     except errors.UsageError:
         directory = files.join(files.user_cache(), "shards")

@@ -149,7 +149,8 @@ class Manifest:
         ``{"method": "bilinear", "antialias": False, "half_pixel_centers": True}``.
       pixel: Layout of raw pixels, e.g. ``{"dtype": "uint8", "channels": "last",
         "compression": "none"}`` (`hdf5.RowLayout`); empty for encoded images.
-      mean: ``{"R":, "G":, "B":}`` over the training split, in [0, 255].
+      mean: ``{"R":, "G":, "B":}``, in [0, 255], over the training split; over all
+        splits if that is empty.
       found: Files in the source: ``written + rejected + passed_over``.
       written: Records in all splits.
       rejected: Files named in ``rejected.jsonl``.

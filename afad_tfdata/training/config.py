@@ -375,7 +375,7 @@ class TrainConfig(options.Config):
             )
         if self.folds in (1, 2):
             raise errors.UsageError(
-                "--folds takes at least 3 (train, validate, test rotate); got"
+                "--folds takes at least 3 (to test, to validate and to train); got"
                 f" {self.folds}"
             )
         self.profile_steps()  # Refuses a wrong text before the training.
@@ -409,9 +409,8 @@ def differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
     if config.start_epoch:
         free |= RESTART_FIELDS
     elif config.stage != "recipe" and config.schedule != "cosine":
-        free |= {
-            "epochs"
-        }  # The run may be longer or shorter, because earlier epochs stay the same.
+        # The run may be longer or shorter, because earlier epochs stay the same.
+        free |= {"epochs"}
     return [
         f"--{name} ({stored[name]!r} there, {value!r} here)"
         for name, value in now.items()

@@ -1,6 +1,7 @@
 """Options of a training that could not act, because of other options or objects.
 
-They are refused: who reads the command or ``flags.txt`` would think that they acted.
+They are refused, because somebody who reads the command or ``flags.txt`` would think
+that they have an effect.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _idle_flags(
         why = f"it is for --schedule=step and plateau, not {config.schedule}"
         yield "decay_factor", why
     if config.schedule != "plateau" and not any(phase.patience for phase in phases):
-        yield "patience", "neither the schedule nor a phase of the recipe waits"
+        yield "patience", "no schedule or phase of the recipe waits for improvements"
     labels = schema.labels_of(task)
     if len(labels) == 1:
         for label in ("age", "gender"):
@@ -124,7 +125,8 @@ def refuse_beside_objects(
                 )
 
     if loss:
-        refuse(_OF_LOSS, "the loss is your own", "leave it out, or weigh in your loss")
+        advice = "leave it out, or use weights in your loss"
+        refuse(_OF_LOSS, "the loss is your own", advice)
     if augment and config.augment not in ("none", usual["augment"]):
         refuse(("augment",), "the augmentation is your own", "leave it out")
     if augment:
@@ -153,7 +155,8 @@ def refuse_beside_objects(
             raise errors.UsageError(
                 f"--{name}={given[name]} counts the labels of records, and the training"
                 " data set is your own: name the weights, such as"
-                " --class_weight=0:1.0,1:1.6, or weigh in a loss of your own"
+                " --class_weight=0:1.0,1:1.6, or use weights in a loss of"
+                " your own"
             )
 
 

@@ -38,7 +38,7 @@ class WriteConfig:
     source: str = options.option(
         "",
         "Name of the published data set that --data_dir contains, in the layout in"
-        " which it is given out. Its labels, persons, splits and gender codes are then"
+        " which it is published. Its labels, persons, splits and gender codes are then"
         " read as that data set writes them. Without this flag, the folders AGE/GENDER"
         " or --labels_csv give the labels.",
         choices=("", *importer_choice.NAMES),
@@ -127,7 +127,7 @@ class WriteConfig:
         face_detector.MTCNN,
         "What finds the faces: mtcnn, or MODULE:FUNCTION for a function of yours that"
         " takes a uint8 photo [height, width, 3] and returns boxes [n, 4] as x1, y1,"
-        " x2, y2. The module is in the current directory, in one of PYTHONPATH, or"
+        " x2, y2. The module is in the current directory, in one on PYTHONPATH, or"
         " installed.",
     )
     face_rule: str = options.option(
@@ -169,8 +169,9 @@ class WriteConfig:
         "",
         "A published protocol, which replaces --test_fraction and"
         " --validation_fraction: a CSV or JSON file with the columns path and split;"
-        " the JSON of Paplham and Franc; or the lists of CORAL, CORN and RLEL, a folder"
-        " or as files separated by commas, whose names say train, valid or test.",
+        " the JSON of Paplham and Franc; or the lists of CORAL, CORN and RLEL, as a"
+        " folder, or as files separated by commas whose names contain train, valid or"
+        " test.",
     )
     split_fold: int = options.option(
         0, "Which of the five splits of Paplham and Franc, 0 to 4."
@@ -203,7 +204,7 @@ class WriteConfig:
     )
     max_rejected: int | None = options.option(
         None,
-        "Number of unusable files that are accepted; more than that are an error. By"
+        "Number of unusable files that are accepted; more are an error. By"
         " default it is 1 % of the files that were found; in small data sets it is 10"
         " % of them, but at most 100. By default, more than 10 % unusable files in one"
         " class or split are an error, too.",

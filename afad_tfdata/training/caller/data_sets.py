@@ -155,7 +155,7 @@ class CallerData:
         """The validation batches, with a warning if they seem to have no end.
 
         Args:
-          batches: Of `padded`.
+          batches: From `padded`.
           num_training: Training examples in an epoch.
         """
         if self._arrays is not None or self.cardinality >= 0:
@@ -321,15 +321,15 @@ def readable_errors(own_data: bool) -> Iterator[None]:
 
 # The operation that reads a data set; an error with this name is from the pipeline.
 _GETS_NEXT = "IteratorGetNext"
-# So many class names are in an error.
+# How many class names an error shows.
 _SHOWN_CLASSES = 4
-# A validation of more batches than this, and than 10 epochs of training have, may have
-# no end.
+# Validation data may have no end if they have more batches than this, and more than 10
+# epochs of training.
 _MANY_BATCHES = 10_000
 
 
 class _DoubtedBatches:
-    """Batches of a data set that does not know its length, with a warning if many."""
+    """Batches of a data set of unknown length, with a warning if there are many."""
 
     def __init__(self, batches: Iterable[Any], name: str, many: int) -> None:
         self._batches, self._name, self._many = batches, name, many

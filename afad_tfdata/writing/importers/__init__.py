@@ -1,1 +1,1 @@
-"""Data sets of faces in the layouts in which they are given out, one module each."""
+"""Data sets of faces in the layouts in which they are published, one module each."""
