@@ -1,9 +1,8 @@
 """The k-fold protocol of papers on AFAD: every photo is tested once.
 
 All faces of the data set, from all splits, are divided into k parts, by photo or as
-``--split_by`` says.  Run j
-tests on part j, validates on part j + 1 and trains on the others; the result is the
-mean over the runs and their spread::
+``--split_by`` says.  Run j tests on part j, validates on part j + 1 and trains on the
+others.  The result is the mean over the runs, and their spread::
 
     run_dir/records/fold-0.tfrecord ...     the parts: the records' bytes, put together
     run_dir/records/run-0/manifest.json     a data set over them, for each run
@@ -174,7 +173,7 @@ def write_views(
             splits=splits,
             config={**manifest.config, "folds": config.folds, "fold": j},
         )
-        # The manifest last: without it, the directory is no data set and is rewritten.
+        # The manifest comes last: a directory without one is written again.
         path = os.path.join(view, schema.MANIFEST_NAME)
         files.write_atomic(path, schema.manifest_bytes(whole))
         files.write_json(os.path.join(view, schema.MEAN_NAME), manifest.mean)
@@ -202,7 +201,7 @@ def _write_fold_parts(
     rows: list[list[np.ndarray]] = [[] for _ in range(count)]
     lengths, digests = [0] * count, [hashlib.sha256() for _ in range(count)]
     split_by = manifest.config.get("split_by", "photo")
-    # Only data sets have it whose names do not contain photo ids.
+    # Only data sets with numbers in file names that are not photo ids have this list.
     untrusted = manifest.config.get("untrusted_photos", ())
     written = [open(f"{path}.tmp", "wb") for path in paths]
     try:

@@ -306,7 +306,8 @@ def _try_io() -> str:
 
 def _try_tensorboard() -> str:
     """Tries the extra ``tensorboard`` for the doctor."""
-    # Its command starts so; an import of the package alone loads next to nothing.
+    # The command tensorboard starts like this; importing the package alone loads
+    # almost nothing.
     importlib.import_module("tensorboard.default").get_plugins()
     return ""
 

@@ -28,7 +28,8 @@ from afad_tfdata.measuring import (
     part_processes,
 )
 
-# Parts that measure no time and run at once; a GPU that takes one process gets one.
+# How many of the parts that measure no time run at once; only one runs if a GPU takes a
+# single process.
 _JOBS = 3
 _SIZES = ("auto", "full", "tiny")
 

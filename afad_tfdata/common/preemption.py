@@ -59,7 +59,7 @@ def interruptible() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if reason() == _INTERRUPT:
-            clear()  # The next training of this program shall not stop at once.
+            clear()  # The next training of this program must not stop at once.
 
 
 @contextlib.contextmanager

@@ -188,7 +188,8 @@ def described_files(records_dir: str, manifest: schema.Manifest) -> list[FileFac
     ]
     others = {
         schema.MANIFEST_NAME: "All files with their checksums, and the options.",
-        schema.MEAN_NAME: "The channel means of the training split.",
+        schema.MEAN_NAME: "The channel means of the training split, or of all splits if"
+        " it is empty.",
         rejections.FILE_NAME: "The files that were not written, and why.",
         **dict.fromkeys(tfds_metadata.NAMES, "For tensorflow_datasets."),
     }

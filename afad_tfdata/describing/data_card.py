@@ -12,7 +12,7 @@ from typing import Any
 
 from afad_tfdata.common import files
 from afad_tfdata.describing import card_markdown, croissant, licence_and_origin
-from afad_tfdata.storage import file_names, schema
+from afad_tfdata.storage import file_names, schema, sharding
 from afad_tfdata.writing import rejections
 
 # With fewer training images of an age than this, a network can hardly learn it.
@@ -157,7 +157,9 @@ def _records_by_class(manifest: schema.Manifest) -> str:
     if "age" in manifest.labels:
         parts.append(_records_by_age(filled))
     mean = ", ".join(f"{k} {v:.2f}" for k, v in manifest.mean.items())
-    parts.append(f"Channel means of the training split, in 0 to 255: {mean}.")
+    # The writer computes them over all images if none is for training.
+    of = "the training split" if sharding.TRAIN in filled else "all splits"
+    parts.append(f"Channel means of {of}, in 0 to 255: {mean}.")
     return "\n\n".join(parts)
 
 

@@ -81,7 +81,8 @@ def load(
         for flag, value in given.items():
             if value:
                 raise errors.UsageError(
-                    f"--{flag} does not apply to a frozen graph: {path}"
+                    f"--{flag} does not apply to the frozen graph {path}: leave the"
+                    " flag out"
                 )
         return _load_graph(path, given_range)
     with strategy.scope():

@@ -150,7 +150,7 @@ def _compare_graph(
     pixels = trial_networks.random_batches(32, size, 1)[0][0]
     images = trial_networks.normalized(pixels, 0, 0).numpy()
     fetches = {
-        "age": "age_output/BiasAdd:0".removesuffix(":0"),
+        "age": "age_output/BiasAdd",
         "gender": "gender_output/Sigmoid",
     }
     function = tf.function(

@@ -18,7 +18,11 @@ from afad_tfdata.predicting import image_reader
 def open_graph(
     graph_path: str, description: dict[str, Any], device: str
 ) -> tuple[str, loaded_graph.LoadedGraph]:
-    """Opens a graph to predict with: ``normalized``, ``bytes`` or ``pixels``."""
+    """Opens a graph to predict with.
+
+    Returns:
+      What it is fed, ``normalized``, ``bytes`` or ``pixels``, and the graph.
+    """
     name = os.path.basename(graph_path.rstrip("/"))
     others = description["others"].items()
     # NAME.json lists every format except NAME.pb under "others".

@@ -17,7 +17,7 @@ def prediction_row(
     description: dict[str, Any],
 ) -> dict[str, Any]:
     """What is predicted for an image or a face, as a row of the results."""
-    # Rounded to what the labels and float32 support.
+    # Numbers are rounded to the digits that labels and float32 support.
     row: dict[str, Any] = {"image": item.path}
     if item.square is not None:
         row |= zip(("x1", "y1", "x2", "y2"), item.square, strict=True)

@@ -75,6 +75,7 @@ class StepConfig:
       ema_decay: Decay of a running average of the weights; 0 for none.
       gather_labels: Whether the loss gets the labels of the global batch, or only
         those of its replica (`losses.weighs_by_batch`).
+      masks: Whether examples may lack a label.
     """
 
     global_batch_size: int

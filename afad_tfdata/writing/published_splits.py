@@ -1,5 +1,7 @@
 """Published protocols: files that say which image belongs to which split.
 
+::
+
     path,split                    a CSV or JSON of this package's own form
     AFAD-Full.json                Paplham and Franc, "A Call to Reflect on Evaluation
                                   Practices for Age Estimation", CVPR 2024: each image

@@ -209,6 +209,22 @@ def test_numbers_in_the_card_are_those_of_the_manifest(tfrecord):
         for shard in split.shards:
             assert shard.sha256 in text
     assert f"{manifest.found:,} files were found: {manifest.written:,}" in text
+    assert "Channel means of the training split, in 0 to 255: R " in text
+
+
+def test_the_card_of_a_test_set_says_whose_means_it_gives(sample_tree, tmp_path):
+    directory = str(tmp_path / "records")
+    config = records.WriteConfig(
+        data_dir=sample_tree,
+        output_dir=directory,
+        test_fraction=1.0,
+        num_workers=1,
+        max_examples=20,
+    )
+    records.write_records(config)
+    cards.write_cards(cards.CardsConfig(records_dir=directory))
+    text = open(os.path.join(directory, "data_card.md")).read()
+    assert "Channel means of all splits, in 0 to 255: R " in text
 
 
 def test_the_code_in_a_card_runs(tfrecord, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """Lists the images that a label file names, with their labels.
 
+::
+
     listing = label_scan.scan("faces.csv", "", cell_values.Genders("m:male,f:female"))
     listing.items[0]      # Item(key="a.jpg", age=25, gender=0, ...)
 
@@ -153,7 +155,7 @@ def scan_source(
         _log.warning("%s (%d images are misnamed)", fault, len(listed.misnamed))
     if listed.absent:
         _log.warning(
-            "%s: %s is not there, so that its images are not written",
+            "%s: %s is not there, so its images are not written",
             flag,
             ", ".join(listed.absent),
         )
