@@ -133,7 +133,7 @@ def load_description(graph_path: str) -> dict[str, Any]:
     description = files.read_json(
         path,
         what="the graph's description",
-        advice="freeze writes it next to the graph, and both must stay together",
+        advice="afad-freeze writes it next to the graph: keep both together",
     )
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise errors.DataError(
@@ -240,7 +240,7 @@ def _check_graph_path(path: str) -> None:
         )
     if os.path.isdir(path) and not files.exists(os.path.join(path, "saved_model.pb")):
         raise errors.UsageError(
-            f"--graph={path} is a folder: name the NAME.pb in it, which freeze wrote"
+            f"--graph={path} is a folder: name the NAME.pb in it that afad-freeze wrote"
         )
     if path.endswith((".keras", ".h5")):
         raise errors.UsageError(

@@ -77,7 +77,7 @@ def _weights_of_replicas(
 def _replicas_to_overflow(
     settings: check_settings.CheckSettings,
 ) -> tuple[tf.distribute.Strategy, str]:
-    """The replicas of which one shall overflow, and what they are."""
+    """The replicas, one of which is to overflow, and what they are."""
     # Each replica gets the same share of the batch.
     if trial_networks.EXACT_BATCH % settings.replicas:
         names = settings.devices[:2]

@@ -263,7 +263,7 @@ def _check_pixel_range(
     span = white - black
     slack = _OVERSHOOT * span if limits else 0.5
     found = (
-        f"{path}: wanted pixels in [{black:g}, {white:g}]; those in {data.name!r} lie"
+        f"{path}: wanted pixels in [{black:g}, {white:g}]; those in {data.name!r} are"
         f" in [{low:g}, {high:g}]"
     )
     name_it = "name the values of black and white with --features=pixels=LOW..HIGH"

@@ -118,7 +118,7 @@ class _StoredSample:
         self.data = dict(zip(sample.tolist(), self.read(sample), strict=True))
 
     def read(self, batch: np.ndarray) -> list[bytes]:
-        """Copies the stored bytes of a batch, the first thing that is timed."""
+        """Copies the stored bytes of a batch: the transformation ``read``."""
         if not self._shards:
             return [self.data[record] for record in batch.tolist()]
         entries = self._index.entries[batch]

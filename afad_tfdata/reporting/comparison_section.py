@@ -103,8 +103,9 @@ def _both_metrics(
         lacking = [p for p, found in zip(paths, metrics, strict=True) if found is None]
         return [
             html_elements.note(
-                f"Metrics are not compared, because {' and '.join(lacking)} has no"
-                " evaluation: evaluate both runs with afad-evaluate --run_dir."
+                f"Metrics are not compared, because {' and '.join(lacking)}"
+                f" {'have' if len(lacking) > 1 else 'has'} no evaluation: evaluate both"
+                " runs with afad-evaluate --run_dir."
             )
         ]
     try:

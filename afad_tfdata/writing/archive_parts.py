@@ -248,7 +248,8 @@ class SeekableParts(io.RawIOBase):
         sizes = [os.path.getsize(path) for path in paths]
         self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
         self._position = 0
-        self._number, self._file = -1, None  # type: int, BinaryIO | None
+        self._number = -1  # Of the part that is open.
+        self._file: BinaryIO | None = None
 
     def readable(self) -> bool:
         """True: the parts of a ZIP archive are read as one file."""

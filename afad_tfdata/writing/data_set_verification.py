@@ -142,7 +142,7 @@ def _check_digest(path: str, expected: schema.Shard) -> Iterator[Fault]:
 
 
 def _check_mean(directory: str, manifest: schema.Manifest) -> list[Fault]:
-    """Yields a fault if the file of the channel means differs from the manifest."""
+    """The fault of the file of channel means, if it differs from the manifest."""
     path = files.join(directory, schema.MEAN_NAME)
     if not files.exists(path):
         return [Fault(schema.MEAN_NAME, None, None, "is missing")]

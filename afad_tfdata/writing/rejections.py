@@ -137,7 +137,7 @@ def _refuse_too_many(
     if by_default and listing.unlisted:
         folder, reason = listing.unlisted[0]
         raise errors.DataError(
-            f"{os.path.join(listing.root, folder)} {reason}, so that it is not known"
+            f"{os.path.join(listing.root, folder)} {reason}, so it is not known"
             " how many images are lost: make it readable, or give --max_rejected to"
             " write the other images"
         )
