@@ -59,11 +59,8 @@ def own_memory_bytes() -> int:
         with open("/proc/self/status") as f:
             values = dict(line.split(":", 1) for line in f)
         return int(values["RssAnon"].split()[0]) * 1024
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-    ):  # Not on Linux: the largest use so far, with mapped files.
+    except (OSError, KeyError, ValueError):
+        # Not on Linux: the largest use so far, with mapped files.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

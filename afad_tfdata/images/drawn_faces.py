@@ -43,9 +43,8 @@ _MALE_SHARE = 100_752 / (100_752 + 63_680)  # AFAD's published counts.
 _FACES_IN_PHOTO = (0.7, 0.2, 0.1)  # Shares of photos with one, two and three faces.
 # In pixels.  Sides are distributed log-normally, within the limits of AFAD's images.
 _MEDIAN_SIDE, _SIDE_SIGMA, _MIN_SIDE, _MAX_SIDE = 120, 0.45, 20, 500
-_FIRST_PHOTO = (
-    100_000  # The first photo id; large, so that all ids have the same length.
-)
+# The first photo id; large, so that all ids have the same length.
+_FIRST_PHOTO = 100_000
 _JPEG_QUALITY = 95
 _STAMP = ".sample.json"
 

@@ -165,9 +165,8 @@ class DataSetConfig:
             "max_pixels": self.images.max_pixels,
             "max_file_bytes": self.images.max_file_bytes,
         }
-        if (
-            not self.selection.max_examples
-        ):  # Left out, so that old manifests still fit.
+        # Left out if it is 0, so that old manifests still fit.
+        if not self.selection.max_examples:
             del value["max_examples"]
         # Options without a meaning for this format are left out, so that data sets do
         # not differ in them.
