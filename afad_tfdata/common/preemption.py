@@ -66,8 +66,9 @@ def interruptible() -> Iterator[None]:
 def ended_by_hangup() -> Iterator[None]:
     """Lets SIGHUP end the process within the block, if `install` has handled it.
 
-    This is for a block of native code that may wait for long and has nothing to save: a
-    handler of Python would run after it, while nobody is there to send a Ctrl-C.
+    This is for a block of native code that may wait for long and has nothing to save.
+    Python would run a handler only after that code.  Without a terminal, nobody could
+    end the wait by Ctrl-C.
     """
     if signal.getsignal(signal.SIGHUP) is not _handle_signal:
         yield

@@ -299,9 +299,9 @@ def _store_candidates(root: pathlib.Path, candidates: Sequence[Candidate]) -> No
 
 def _start_fresh_process(directory: str) -> None:
     """Starts the verification's process, which runs `_main`, and waits for it."""
-    # The process gets no GPUs, as the model: they round products to fewer digits, and
-    # this process may have taken their memory.  It writes no log of TensorFlow, so that
-    # the last line of its standard error is the program's own.
+    # Like the model, the graph runs without GPUs: they round products to fewer digits,
+    # and the process that froze the model may have taken their memory.  TensorFlow must
+    # write no log, so that the last line on standard error is the program's own.
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
     command = child_process.command(f"{__name__}:_main", directory)
     try:

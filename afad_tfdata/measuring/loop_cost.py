@@ -39,7 +39,7 @@ def measure(settings: check_settings.CheckSettings) -> Iterator[check_table.Row]
         )
         bare, loop = (float(np.median(found[name])) for name in ways)
         yield check_table.at_most(
-            f"{backbone} in {precision}, the loop beside the bare step",
+            f"{backbone} in {precision}, the loop compared with the bare step",
             float(np.median(found["loop"] / found["bare"])) - 1,
             LIMIT,
             "{:+.1%}",

@@ -292,9 +292,10 @@ def _preprocessing(name: str) -> tuple[np.ndarray, np.ndarray]:
         found = _affine_map_of(hub_backbones.image_converter(name))
         if found is None:
             raise errors.UsageError(
-                f"--backbone={name}: the preset's image converter is no factor and"
-                " summand for each channel, which a layer of this network cannot"
-                " repeat; take another preset, or --normalization=original"
+                f"--backbone={name}: the preset's image converter does not just"
+                " multiply each channel by a factor and add a number, so that no layer"
+                " of this network can repeat it; take another preset, or"
+                " --normalization=original"
             )
         return found
     if _constructor_has_option(

@@ -397,7 +397,7 @@ def _without_auto(config: ModelConfig) -> ModelConfig:
 def _add_hidden_layer(
     x: keras.KerasTensor, name: str, config: ModelConfig
 ) -> keras.KerasTensor:
-    """Adds the hidden layer before a head of a network."""
+    """Adds one of the two hidden dense layers of a head."""
     return keras.layers.Dense(config.hidden_units, activation="relu", name=name)(x)
 
 

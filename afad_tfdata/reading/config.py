@@ -27,7 +27,7 @@ class InputConfig:
     )
     max_examples: int = options.option(
         0,
-        "Largest number of examples that are used of each split, for a first try. The"
+        "Use at most this number of examples of each split, for a first try. The"
         " first examples of the split are used; they are a random sample. 0 means all"
         " examples.",
     )

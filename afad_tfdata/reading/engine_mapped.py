@@ -1,7 +1,7 @@
 """The mapped engine: `mapped_reader` as an operation of a ``tf.data`` pipeline.
 
 It reads local shards, and decodes images by simplejpeg and OpenCV.  This is the fastest
-way on a machine whose cores one Python process can feed.
+way on a machine with so few cores that one Python process can keep all of them busy.
 """
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ class TrainConfig(options.Config):
     spike_factor: float = options.option(
         20.0,
         "A loss counts as exploded if it is more than this factor times the running"
-        " mean of the losses. This is checked after the first 50 steps; 0 means never.",
+        " mean of the losses. The first 50 steps are not checked; 0 means no check.",
     )
     tensorboard: bool = options.option(True, "Write TensorBoard events.")
     profile: str = options.option(

@@ -23,7 +23,7 @@ How a step is divided over replicas:
 A GPU gets its work ahead of time: the process starts the operations of a step while the
 GPU still computes the steps before.  Therefore no operation of a step may wait for a
 result of an earlier step to arrive in the main memory.  `step_clock` measures how long
-steps wait for input without that.
+steps wait for input without such a result.
 
 Nothing here depends on a path, an epoch or the time.
 """

@@ -114,8 +114,8 @@ class Plan:
       source_sha256: Hexadecimal digest of the source's keys, labels, sizes and splits.
       tasks: The shards, in order of split and number.
       untrusted_photos: From `image_keys.untrusted_photos`.
-      groups: What the image of each row belongs to, empty if unknown; without an
-        element if no image has a group.
+      groups: What the image of each row belongs to, an empty string if unknown; an
+        empty tuple if no image has a group.
     """
 
     rows: np.ndarray

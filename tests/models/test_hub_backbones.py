@@ -168,7 +168,7 @@ def test_a_converter_that_is_no_factor_and_summand_is_refused(vit, monkeypatch):
         lambda pixels: 0 * pixels,
     ):
         monkeypatch.setattr(hub_backbones, "image_converter", lambda name, f=wrong: f)
-        with pytest.raises(errors.UsageError, match="image converter is no factor"):
+        with pytest.raises(errors.UsageError, match="converter does not just mul"):
             backbones.input_conversion(vit, "backbone", MEAN)
 
 
