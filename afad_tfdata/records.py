@@ -95,7 +95,7 @@ def _write_local(
     config: WriteConfig, runner: task_runners.Runner
 ) -> schema.Manifest | None:
     """Does the steps of `write_records` on a local disk."""
-    started = time.time()
+    started = time.monotonic()
     # Nothing is on the disk yet: a kill loses only the scan.
     listing = source_scan.scan(config)
     work_plan, left_out = _make_plan(config, listing)
@@ -167,7 +167,7 @@ def _write_local(
             output_dir=config.output_dir,
             num_threads=config.num_workers or resources.cores(),
         )
-        data_set_files.write_log(config, len(work_plan.rows), time.time() - started)
+        data_set_files.write_log(config, len(work_plan.rows), time.monotonic() - started)
         schema.write_manifest(config.output_dir, manifest)
         work_directory.remove_work(work_dir)
     if missing := rejections.summary(config.output_dir, manifest):
