@@ -167,7 +167,8 @@ def _write_local(
             output_dir=config.output_dir,
             num_threads=config.num_workers or resources.cores(),
         )
-        data_set_files.write_log(config, len(work_plan.rows), time.monotonic() - started)
+        seconds = time.monotonic() - started
+        data_set_files.write_log(config, len(work_plan.rows), seconds)
         schema.write_manifest(config.output_dir, manifest)
         work_directory.remove_work(work_dir)
     if missing := rejections.summary(config.output_dir, manifest):

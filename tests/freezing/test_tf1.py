@@ -205,6 +205,26 @@ def test_what_1_15_refuses_is_an_error(wheel_dir, tmp_path):
         tf1_runtime.run(wheel_dir, path, {"root_input": small_graphs.noise(1)}, ["x"])
 
 
+def evaluated_here(graph, images):
+    """What this TensorFlow computes for one of the graphs in `kernel_limits`."""
+    fed = tf.compat.v1.GraphDef()
+    fed.CopyFrom(graph)
+    del fed.node[:]
+    # XLA has no placeholder, not even an unused one.
+    fed.node.extend(node for node in graph.node if node.op != "Placeholder")
+
+    def out(root_input):
+        inputs = {"root_input:0": root_input}
+        (value,) = tf.graph_util.import_graph_def(fed, inputs, ["out:0"], name="")
+        return value
+
+    try:
+        return tf.function(out)(images).numpy()
+    except tf.errors.UnimplementedError:
+        # On some processors, its depthwise convolution has no dilation.  XLA's has.
+        return tf.function(out, jit_compile=True)(images).numpy()
+
+
 def test_what_the_kernels_cannot_do(wheel_dir, tmp_path):
     """The limits in `tf1_compatibility` are those of the runtime, and no wider."""
     images = kernel_limits.values(*kernel_limits.SHAPE)
@@ -223,11 +243,9 @@ def test_what_the_kernels_cannot_do(wheel_dir, tmp_path):
             except tf1_runtime.TF1Error:
                 runs[kind, name] = False
                 continue
-            with tf.Graph().as_default() as imported:
-                tf.import_graph_def(graph, name="")
-                with tf.compat.v1.Session(graph=imported) as session:
-                    here = session.run("out:0", {"root_input:0": images})
+            here = evaluated_here(graph, images)
             runs[kind, name] = np.allclose(found["out"], here, atol=1e-4)
-    assert {key for key, right in runs.items() if right} == {
-        ("ACCEPTED", name) for name in kernel_limits.ACCEPTED
-    }
+    right = {key for key, is_right in runs.items() if is_right}
+    by_chance = {("REFUSED", name) for name in kernel_limits.WRONG_ON_SOME_MACHINES}
+    accepted = {("ACCEPTED", name) for name in kernel_limits.ACCEPTED}
+    assert right - by_chance == accepted
