@@ -1,5 +1,10 @@
 """A caller's data sets: what is counted, and what is refused in one line."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -7,6 +12,8 @@ from afad_tfdata.common import errors
 from afad_tfdata.training.caller import data_sets
 from tests.training import own_parts
 from tests.training.own_parts import BATCH, COUNT, IMAGES, LABELS
+
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def refuse(tmp_path, match, kind=errors.UsageError, **parts):
@@ -188,6 +195,51 @@ def test_validation_counts_each_example_once(form, devices, two_replicas, tmp_pa
     mae, accuracy = metrics(model, rows)
     assert found["mae"] == pytest.approx(mae, rel=1e-5)
     assert found["accuracy"] == pytest.approx(accuracy)
+
+
+ONE_EXAMPLE_FOR_TWO_REPLICAS = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+half = tf.config.LogicalDeviceConfiguration()
+tf.config.set_logical_device_configuration(cpu, [half, half])
+from tests.training import own_parts
+from tests.training.caller import test_data_sets
+layers = tf.keras.layers
+model = own_parts.network(
+    [
+        layers.Conv2D(4, 3, padding="same"),
+        layers.BatchNormalization(),
+        layers.MaxPooling2D(),
+        layers.DepthwiseConv2D(3, padding="same"),
+        layers.AveragePooling2D(2),
+    ]
+)
+result = own_parts.train(
+    sys.argv[1],
+    model=model,
+    validation_dataset=own_parts.dataset(batch=5),
+    devices="cpu:2",
+)
+found = result.history["epochs"][0]["validation"]
+rows = range(own_parts.COUNT)
+print(found["mae"], found["accuracy"], *test_data_sets.metrics(model, rows))
+"""
+
+
+def test_a_replica_without_an_example_computes_nothing(tmp_path):
+    """oneDNN's kernels, the default of some processors, refuse an empty batch."""
+    result = subprocess.run(
+        [sys.executable, "-c", ONE_EXAMPLE_FOR_TWO_REPLICAS, str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_ENABLE_ONEDNN_OPTS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    mae, accuracy, keras_mae, keras_accuracy = map(float, result.stdout.split())
+    assert mae == pytest.approx(keras_mae, rel=1e-4)
+    assert accuracy == pytest.approx(keras_accuracy)
 
 
 def test_own_training_data_are_validated_on_the_records(sample_records, tmp_path):
