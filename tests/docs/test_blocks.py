@@ -120,7 +120,8 @@ _SHELL = [k for k in _ALL if "[sh]" in k]
 
 def _lines(block: str) -> list[str]:
     joined = re.sub(r"\\\n\s*", " ", block)
-    return [line.strip() for line in joined.splitlines() if line.strip()]
+    lines = [line.strip() for line in joined.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _is_run(line: str) -> bool:
