@@ -126,7 +126,9 @@ def parse_flags(
         if hint := _flag_meant(error, values):
             text = f"{text.partition('. Did you mean')[0]}; use --{hint}"
         raise errors.UsageError(f"{text} (--help lists the flags)") from error
-    if marked := [text for text in rest if text.startswith("\ufeff")]:
+    from_file = any(text.lstrip("-").startswith("flagfile") for text in argv)
+    marked = [text for text in rest if text.startswith("\ufeff")]
+    if from_file and marked:
         # absl takes such a line of a flag file for an argument, not for a flag.
         raise errors.UsageError(
             f"--flagfile begins with a byte order mark, before {marked[0][1:]!r}: save"

@@ -13,3 +13,8 @@ def ignore_http_proxy() -> None:
     ``grpc_proxy`` keeps it.
     """
     os.environ.setdefault("grpc_proxy", "")
+
+
+def is_used() -> bool:
+    """Whether the user has set a proxy for gRPC, which may be the only way out."""
+    return bool(os.environ.get("grpc_proxy"))

@@ -22,7 +22,13 @@ import numpy as np
 from afad_tfdata.common import errors, files
 from afad_tfdata.common.lazy_imports import keras, tf
 from afad_tfdata.freezing import untrusted_graphs
-from afad_tfdata.models import facts, input_range, keras2_files, model_weights
+from afad_tfdata.models import (
+    facts,
+    input_range,
+    keras2_files,
+    model_files,
+    model_weights,
+)
 from afad_tfdata.storage import schema
 from afad_tfdata.training import checkpoints, run_dir, run_state
 
@@ -231,10 +237,8 @@ def _load_model_file(path: str, run: Mapping[str, Any], unsafe: bool) -> Any:
     # The version is read first, because Keras 3 does not know all layers and options in
     # files of Keras 2.
     if kind in (".keras", ".h5", ".hdf5"):
-        if keras2_files.keras_version(path) < 3:
+        if model_files.keras_version(path) < 3:
             return keras2_files.load_model(path, unsafe=unsafe)
-        from afad_tfdata.models import model_files
-
         return model_files.load(path, unsafe=unsafe)
     raise errors.UsageError(
         "--model takes a .keras or .h5 file, a step-*.ckpt, a SavedModel or a run"

@@ -2,7 +2,7 @@
 
 Whole models are read by the ``tf_keras`` package::
 
-    if keras2_files.keras_version("face.h5") < 3:
+    if model_files.keras_version("face.h5") < 3:
         model = keras2_files.load_model("face.h5")     # a tf_keras.Model
 
 The original project built a network and its head as one flat model.  Keras 3 cannot
@@ -14,7 +14,6 @@ those of the backbone come first.
 from __future__ import annotations
 
 import re
-import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,40 +25,6 @@ from afad_tfdata.storage import hdf5
 
 # A dtype policy or dtype of half precision in a model's configuration as JSON text.
 HALF_POLICY = re.compile(r'"(mixed_)?b?float16"')
-
-
-def keras_version(path: str) -> int:
-    """Major version of the Keras that wrote a ``.keras`` or ``.h5`` file.
-
-    Raises:
-      UsageError: It is neither, or contains no whole model.
-      DataError: The ``.keras`` file is damaged.
-    """
-    import h5py
-
-    if zipfile.is_zipfile(path):
-        return model_files.zip_keras_version(path)
-
-    try:
-        with h5py.File(path, "r") as f:
-            hdf5.refuse_outside(f, path)
-            version = f.attrs.get("keras_version", b"")
-            whole = "model_config" in f.attrs
-    except OSError as error:
-        raise errors.UsageError(
-            f"{path} cannot be read as HDF5 ({errors.one_line(error)}): name a model"
-            " that Keras saved"
-        ) from error
-    if not whole:
-        raise errors.UsageError(
-            f"{path} does not contain a whole model, perhaps only weights: save it with"
-            " model.save, or name the run directory"
-        )
-    version = version.decode() if isinstance(version, bytes) else str(version)
-    major = version.partition(".")[0]
-    # Files that Keras 1 wrote or that other programs edited have no version.  Keras 2
-    # reads them; Keras 3 does not.
-    return int(major) if major.isdecimal() else 2
 
 
 def load_model(path: str, *, unsafe: bool = False) -> Any:

@@ -11,12 +11,13 @@ Python code in it and for links to other files of this machine.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from afad_tfdata.common import errors, lazy_imports
@@ -63,7 +64,7 @@ def load(path: str, unsafe: bool = False) -> keras.Model:
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
     except Exception as error:  # Keras raises many kinds for other versions.
-        if zipfile.is_zipfile(path) and zip_keras_version(path) < 3:
+        if zipfile.is_zipfile(path) and keras_version(path) < 3:
             raise errors.UsageError(
                 f"{path} was saved by Keras 2 (tf_keras), and Keras {keras.__version__}"
                 " cannot load its .keras files: save the model as .h5 with the program"
@@ -141,6 +142,26 @@ def architecture(path: str) -> Any:
         ) from error
 
 
+def keras_version(path: str) -> int:
+    """Major version of the Keras that wrote a model file.
+
+    Args:
+      path: ``.keras`` or ``.h5``.
+
+    Raises:
+      UsageError: It is neither, or contains no whole model.
+      DataError: The ``.keras`` file is damaged.
+    """
+    # Files that Keras 1 wrote or that other programs edited have no version.  Keras 2
+    # reads such .h5 files, and Keras 3 does not.
+    if zipfile.is_zipfile(path):
+        version, if_unknown = _zip_keras_version(path), 3
+    else:
+        version, if_unknown = _hdf5_keras_version(path), 2
+    major = version.partition(".")[0]
+    return int(major) if major.isdecimal() else if_unknown
+
+
 def refuse_code(description: Any, path: str) -> None:
     """Refuses a model file whose loading would run Python code from it.
 
@@ -164,38 +185,57 @@ def refuse_code(description: Any, path: str) -> None:
 
 def _zip_architecture(path: str) -> bytes:
     """The architecture in a ``.keras`` file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if "config.json" in archive.namelist():
-                _refuse_outside(archive, path)
-                return archive.read("config.json")
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise errors.DataError(
-            f"{path} is damaged ({errors.one_line(error)}): copy it again"
-        ) from error
+    with _open_zip(path) as archive:
+        if "config.json" in archive.namelist():
+            _refuse_outside(archive, path)
+            return archive.read("config.json")
     raise errors.UsageError(
         f"{path} is a ZIP archive, but not a Keras model: name a .keras or .h5 file"
         " that model.save wrote"
     )
 
 
-def zip_keras_version(path: str) -> int:
-    """Major version of the Keras that wrote a ``.keras`` file; 3 if it has none.
-
-    Raises:
-      DataError: The file is damaged.
-    """
+@contextlib.contextmanager
+def _open_zip(path: str) -> Iterator[zipfile.ZipFile]:
+    """Opens a ``.keras`` file; errors while it is read say that it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            version = json.loads(archive.read("metadata.json"))["keras_version"]
-    except (KeyError, TypeError):
-        return 3  # Edited by another program: Keras 3 is the usual one.
+            yield archive
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise errors.DataError(
             f"{path} is damaged ({errors.one_line(error)}): copy it again"
         ) from error
-    major = str(version).partition(".")[0]
-    return int(major) if major.isdecimal() else 3
+
+
+def _zip_keras_version(path: str) -> str:
+    """The version of Keras in a ``.keras`` file; empty if it has none."""
+    with _open_zip(path) as archive:
+        if "metadata.json" not in archive.namelist():
+            return ""
+        metadata = json.loads(archive.read("metadata.json"))
+    return str(metadata.get("keras_version")) if isinstance(metadata, dict) else ""
+
+
+def _hdf5_keras_version(path: str) -> str:
+    """The version of Keras in an HDF5 file of a whole model; empty if it has none."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            hdf5.refuse_outside(file, path)
+            version = file.attrs.get("keras_version", b"")
+            whole = "model_config" in file.attrs
+    except OSError as error:
+        raise errors.UsageError(
+            f"{path} cannot be read as HDF5 ({errors.one_line(error)}): name a model"
+            " that Keras saved"
+        ) from error
+    if not whole:
+        raise errors.UsageError(
+            f"{path} does not contain a whole model, perhaps only weights: save it with"
+            " model.save, or name the run directory"
+        )
+    return version.decode() if isinstance(version, bytes) else str(version)
 
 
 def _hdf5_architecture(path: str) -> bytes | str:

@@ -105,8 +105,6 @@ def serve(config: DataServiceConfig) -> str:
       PreemptedError: A data server was stopped before its dispatcher answered.
       UsageError: The port is taken.
     """
-    if config.dispatcher:
-        _await_dispatcher(parse_address(config.dispatcher, flag="dispatcher"))
     try:
         what, server = _start_server(config)
     except (tf.errors.OpError, RuntimeError) as error:
@@ -125,11 +123,14 @@ def serve(config: DataServiceConfig) -> str:
 def _await_dispatcher(address: str) -> None:
     """Returns when a dispatcher accepts connections at ``host:port``.
 
-    TensorFlow waits for it too, but says nothing, and no signal ends its wait.
+    TensorFlow waits for it too, but says nothing, and no signal ends its wait.  If
+    gRPC connects through a proxy, only TensorFlow waits.
 
     Raises:
       PreemptedError: A signal asked the process to stop.
     """
+    if grpc_proxy.is_used():
+        return
     host, port = address.rsplit(":", 1)
     next_warning = time.monotonic()
     while True:
@@ -177,6 +178,8 @@ def _start_server(
         )
         port = server.target.rpartition(":")[2]
         return f"dispatcher at grpc://{config.host}:{port}", server
+    dispatcher = parse_address(config.dispatcher, flag="dispatcher")
+    _await_dispatcher(dispatcher)
     # Trainings say later which records to read.  TensorFlow must know s3:// by then.
     # Without tensorflow-io, a data server reads only what TensorFlow itself can open.
     if not tensorflow_io_extra.why_no_scheme("s3"):
@@ -186,7 +189,7 @@ def _start_server(
     address = f"{config.host}:{port}"
     server = service.WorkerServer(
         service.WorkerConfig(
-            dispatcher_address=parse_address(config.dispatcher, flag="dispatcher"),
+            dispatcher_address=dispatcher,
             worker_address=address,
             port=config.port,
             protocol="grpc",
@@ -211,12 +214,13 @@ def read_by_servers(epochs: Sequence[tf.data.Dataset], address: str) -> tf.data.
     Raises:
       PreemptedError: A signal asked to stop before the dispatcher answered.
     """
-    _await_dispatcher(parse_address(address))
+    dispatcher = parse_address(address)
     grpc_proxy.ignore_http_proxy()
+    _await_dispatcher(dispatcher)
     service = tf.data.experimental.service
     read = service.distribute(
         processing_mode=service.ShardingPolicy.DYNAMIC,
-        service=f"grpc://{parse_address(address)}",
+        service=f"grpc://{dispatcher}",
         # Compression takes time on both machines, and hardly makes pixels smaller.
         compression=None,
     )

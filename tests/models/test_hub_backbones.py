@@ -168,7 +168,8 @@ def test_a_converter_that_is_no_factor_and_summand_is_refused(vit, monkeypatch):
         lambda pixels: 0 * pixels,
     ):
         monkeypatch.setattr(hub_backbones, "image_converter", lambda name, f=wrong: f)
-        with pytest.raises(errors.UsageError, match="converter does not just mul"):
+        reason = "image converter does not just multiply each channel"
+        with pytest.raises(errors.UsageError, match=reason):
             backbones.input_conversion(vit, "backbone", MEAN)
 
 

@@ -127,6 +127,8 @@ def test_a_process_whose_dispatcher_is_not_there_says_so_and_can_be_stopped(
             stderr=subprocess.PIPE,
             text=True,
         )
+        too_long = threading.Timer(200, process.kill)
+        too_long.start()
         try:
             for line in process.stderr:
                 if f"cannot connect to {address}" in line:
@@ -137,6 +139,7 @@ def test_a_process_whose_dispatcher_is_not_there_says_so_and_can_be_stopped(
             assert f"no dispatcher answered at {address}" in last
             assert "SIGTERM" in last
         finally:
+            too_long.cancel()
             process.kill()
             process.wait()
 
@@ -147,11 +150,18 @@ def test_a_dispatcher_that_starts_later_is_found(host):
         late.bind(("127.0.0.1", 0))
         port = late.getsockname()[1]
         timer = threading.Timer(0.5, late.listen)
-        timer.start()
         began = time.monotonic()
+        timer.start()
         data_service._await_dispatcher(f"{host}:{port}")
         assert time.monotonic() - began >= 0.5
         timer.join()
+
+
+def test_a_dispatcher_behind_a_proxy_of_grpc_is_left_to_tensorflow(monkeypatch):
+    """Only the proxy reaches it, so that an attempt of our own would never succeed."""
+    monkeypatch.setattr(socket, "create_connection", None)
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
+    data_service._await_dispatcher("dispatcher.invalid:5000")
 
 
 @contextlib.contextmanager

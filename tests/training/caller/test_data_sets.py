@@ -215,14 +215,15 @@ model = own_parts.network(
         layers.AveragePooling2D(2),
     ]
 )
+rows = range(own_parts.BATCH + 1)
+labels = {name: value[rows] for name, value in own_parts.LABELS.items()}
 result = own_parts.train(
     sys.argv[1],
     model=model,
-    validation_dataset=own_parts.dataset(batch=5),
+    validation_dataset=own_parts.dataset(own_parts.IMAGES[rows], **labels),
     devices="cpu:2",
 )
 found = result.history["epochs"][0]["validation"]
-rows = range(own_parts.COUNT)
 print(found["mae"], found["accuracy"], *test_data_sets.metrics(model, rows))
 """
 
