@@ -121,6 +121,7 @@ class TrainStep:
             strategy, config.global_batch_size, accumulation=config.accumulation
         )
         self._strategy, self._model, self._config = strategy, model, config
+        self._on_gpus = strategies.uses_gpus(strategy)
         self._loss_fn, self._prepare = loss_fn, prepare
         with strategy.scope():
             if config.loss_scaling:
@@ -199,11 +200,12 @@ class TrainStep:
         began = tf.timestamp()
         for i in tf.range(count):
             features, labels = next(iterator)
-            came = came.write(i, step_clock.time_of(self._local(labels)))
+            batch_came = step_clock.time_of(self._local(labels))
+            came = came.write(i, batch_came)
             self.inner_optimizer.learning_rate.assign(rates[i])
+            step = first_step + tf.cast(i, tf.int64)
             sums, updated = self._strategy.run(
-                self._replica_step,
-                args=(features["image"], labels, first_step + tf.cast(i, tf.int64)),
+                self._replica_step, args=(features["image"], labels, step, batch_came)
             )
             local = self._local(sums)
             rows = [rows[r].write(i, local[r]) for r in range(replicas)]
@@ -239,10 +241,16 @@ class TrainStep:
         return functools.reduce(tf.add, [gathered[i] for i in range(workers)])
 
     def _replica_step(
-        self, images: tf.Tensor, labels: Mapping[str, tf.Tensor], step: tf.Tensor
+        self,
+        images: tf.Tensor,
+        labels: Mapping[str, tf.Tensor],
+        step: tf.Tensor,
+        batch_came: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The step's `SUMS` on this replica, and a number that the update changes."""
         context = tf.distribute.get_replica_context()
+        if not self._on_gpus:
+            images = step_clock.after(batch_came, images)
         offset = context.replica_id_in_sync_group * self.per_replica
         images = self._prepare(images, step, offset)
         whole = None

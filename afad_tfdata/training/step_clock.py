@@ -1,8 +1,12 @@
 """How long steps wait for input, measured without making anything wait.
 
 A step waits for input from the time when the step before is done until its batch is
-there.  The two times are taken by operations on which no other operation depends.  A
+there.  The two times are taken by operations on which no operation of a GPU depends.  A
 GPU can therefore get the operations of a step before the steps before are done.
+
+On a CPU, the operations of a step begin `after` the time of its batch was taken.  A
+process that has one processor core only has one thread for both.  Without an order,
+this thread reads the clock after the step, and the whole step counts as waiting.
 """
 
 from __future__ import annotations
@@ -36,6 +40,12 @@ def time_of(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     )
     result.set_shape([])
     return result
+
+
+def after(time: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+    """The tensor itself, for operations that begin after a time of `time_of`."""
+    with tf.control_dependencies([time]):
+        return tf.identity(tensor)
 
 
 def seconds_waited(began: tf.Tensor, came: tf.Tensor, done: tf.Tensor) -> tf.Tensor:

@@ -130,16 +130,26 @@ def local_replicas(strategy: tf.distribute.Strategy) -> int:
 
 def describe_strategy(strategy: tf.distribute.Strategy) -> str:
     """One line: the number of a strategy's replicas and where they are."""
+    devices = _local_devices(strategy)
+    where = ", ".join(devices)
+    if spans_workers(strategy):
+        where += f" of {strategy.num_replicas_in_sync // len(devices)} workers"
+    return f"{strategy.num_replicas_in_sync} replica(s) on {where}"
+
+
+def uses_gpus(strategy: tf.distribute.Strategy) -> bool:
+    """Whether a strategy's replicas in this process are on GPUs."""
+    return any(device.startswith("GPU") for device in _local_devices(strategy))
+
+
+def _local_devices(strategy: tf.distribute.Strategy) -> list[str]:
+    """The devices of a strategy's replicas in this process, as ``GPU:0``."""
     try:
         workers = strategy.extended.worker_devices
     except RuntimeError:  # The default strategy names no device; it uses the first.
         kinds = [d.device_type for d in tf.config.list_logical_devices()]
         workers = ["GPU:0" if "GPU" in kinds else "CPU:0"]
-    devices = [device.split("device:")[-1] for device in workers]
-    where = ", ".join(devices)
-    if spans_workers(strategy):
-        where += f" of {strategy.num_replicas_in_sync // len(devices)} workers"
-    return f"{strategy.num_replicas_in_sync} replica(s) on {where}"
+    return [device.split("device:")[-1] for device in workers]
 
 
 def local_value(
