@@ -208,4 +208,5 @@ class EpochLoop:
         elif not self._config.steps_per_loop:
             fitting = int(_CALL_SECS * count / max(seconds, _SMALLEST_SECS))
             self._steps_per_call = max(1, fitting)
-        return rows, float(waited)
+        # TensorFlow reads the clock of the system, which may be set forward meanwhile.
+        return rows, min(float(waited), seconds)

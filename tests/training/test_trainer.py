@@ -27,6 +27,7 @@ from afad_tfdata.training import (
     run,
     run_dir,
     run_state,
+    step_clock,
     tensorboard_events,
     training_facts,
 )
@@ -364,6 +365,22 @@ def test_the_history_holds_the_rate_of_each_epoch(tmp_path):
     result = trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
     rates = [row["learning_rate"] for row in result.history["epochs"]]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3])
+
+
+def test_a_clock_that_is_set_forward_is_not_waiting(tmp_path, monkeypatch):
+    """TensorFlow has no other clock; a machine sets it when it starts or wakes up."""
+
+    def an_hour(began, came, done):
+        return tf.constant(3600.0, tf.float64)
+
+    monkeypatch.setattr(step_clock, "seconds_waited", an_hour)
+    values = own_config(tmp_path, epochs=2)
+    trainer.train(values, model=tiny_network(), train_dataset=tiny_data())
+    with open(tmp_path / "metrics.jsonl") as f:
+        rows = [json.loads(line) for line in f]
+    shares = [row["waiting"] for row in rows if "epoch" in row]
+    assert len(shares) == 2
+    assert all(0 < share <= 1 for share in shares)
 
 
 def test_a_network_of_ones_own_is_not_warmed_up(tmp_path):
