@@ -32,6 +32,7 @@ from afad_tfdata.training import (
     run_dir,
     run_state,
     step,
+    training_facts,
     training_parts,
     weight_average,
 )
@@ -116,8 +117,15 @@ class Run:
 
     def _continue_from(self, snapshot: run_state.RunSnapshot) -> None:
         """Continues the run from a checkpoint."""
+        before = self._dir.stored() or {}
         self._restore(snapshot)
         self._log_start(f"continuing after step {self.state.step}")
+        if changes := training_facts.rounding_changes(before, self._parts.facts):
+            _log.warning(
+                "from here on, numbers are rounded differently than without the stop,"
+                " because the run continues with %s (docs/determinism.md)",
+                "; ".join(changes),
+            )
         self._report("on_start")
 
     def _log_start(self, what: str) -> None:

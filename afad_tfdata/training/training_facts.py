@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +21,18 @@ from afad_tfdata.training.distributed import strategies
 _log = logging.getLogger(__name__)
 # Used without records, when nothing is known about the images and ages.
 _MIDDLE_GRAY, _AFAD_AGES = 127.5, (15, 72)
+# Facts of a machine or an installation on which the rounding of a training depends, and
+# what a message puts before their values.
+_ROUNDING = {
+    "devices": "",
+    "precision": "",
+    "engine": "the input engine ",
+    "augmentation": "the augmentation by ",
+    "processor": "",
+    "onednn": "TF_ENABLE_ONEDNN_OPTS=",
+    "tensorflow": "TensorFlow ",
+    "keras": "Keras ",
+}
 
 
 def _age_range_of_records(manifest: schema.Manifest, task: str) -> tuple[int, int]:
@@ -129,7 +143,7 @@ def record_facts(
 def machine_facts(
     strategy: tf.distribute.Strategy, global_batch_size: int, precision: str
 ) -> dict[str, Any]:
-    """Facts of a training for ``config.json``: devices and versions."""
+    """Facts of a training for ``config.json``: devices, processor and versions."""
     replicas = strategy.num_replicas_in_sync
     return {
         "devices": strategies.describe_strategy(strategy),
@@ -138,4 +152,44 @@ def machine_facts(
         "precision": precision,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "processor": _processor(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
     }
+
+
+def _processor() -> str:
+    """The kind of processor, with the instruction sets that a training depends on.
+
+    TensorFlow chooses its kernels by these instruction sets.
+    """
+    try:
+        with open("/proc/cpuinfo") as f:
+            flags = next((line for line in f if line.startswith("flags")), "")
+    except OSError:  # Not Linux.
+        flags = ""
+    sets = {s for s in flags.split() if s == "fma" or s.startswith(("avx", "amx"))}
+    return " ".join([platform.machine(), *sorted(sets)])
+
+
+def rounding_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What rounds numbers in another way than in the part of a run so far.
+
+    Args:
+      before: Content of ``config.json``; an older version did not write all facts.
+      now: Facts of the training that continues.
+
+    Returns:
+      Texts such as ``4 threads instead of 2``, for a message.
+    """
+    found = []
+    threads = [
+        facts.get("threads", {}).get("intra_op")
+        or facts.get("threads", {}).get("cores")
+        for facts in (now, before)
+    ]
+    if all(threads) and threads[0] != threads[1]:
+        found.append(f"{threads[0]} threads instead of {threads[1]}")
+    for name, words in _ROUNDING.items():
+        if name in before and before[name] != now[name]:
+            found.append(f"{words}{now[name]} instead of {before[name]}")
+    return found

@@ -1,5 +1,6 @@
 """Stopped anywhere and continued, a run ends as the undisturbed one, bit for bit."""
 
+import functools
 import logging
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 
 from afad_tfdata import trainer
 from afad_tfdata.common import errors, preemption
-from afad_tfdata.training import checkpoints
+from afad_tfdata.training import checkpoints, training_facts
 from tests.training.small_runs import assert_same, build_network, end_of
 
 EPOCHS, BATCH = 2, 32
@@ -177,8 +178,51 @@ def _wait_for_steps(directory, process):
 
 
 @pytest.mark.latest
+def test_a_run_warns_of_another_processor(
+    sample_records, tmp_path, monkeypatch, caplog
+):
+    """As when a batch system continues a job on another machine."""
+    config = trainer.TrainConfig(**flags(sample_records, tmp_path))
+    for call, processor in ((2, "x86_64 avx2"), (2, "x86_64 avx2"), (2, "x86_64")):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                training_facts, "_processor", functools.partial(str, processor)
+            )
+            stop_before_call(patch, call)
+            with pytest.raises(errors.PreemptedError):
+                trainer.train(config, model=build_network())
+        preemption.clear()
+        warned = "x86_64 instead of x86_64 avx2" in caplog.text
+        assert warned == (processor == "x86_64")
+        assert warned == ("rounded differently" in caplog.text)
+
+
+def test_changes_that_round_differently_are_named():
+    now = {
+        "threads": {"intra_op": 0, "cores": 4},
+        "engine": "mapped",
+        "onednn": "1",
+        "tensorflow": "2.17.1",
+    }
+    assert training_facts.rounding_changes(now, now) == []
+    # An older version wrote neither the processor nor the threads.
+    assert training_facts.rounding_changes({"tensorflow": "2.17.1"}, now) == []
+    before = {
+        "threads": {"intra_op": 2, "cores": 8},
+        "engine": "graph",
+        "onednn": "default",
+        "tensorflow": "2.17.1",
+    }
+    assert training_facts.rounding_changes(before, now) == [
+        "4 threads instead of 2",
+        "the input engine mapped instead of graph",
+        "TF_ENABLE_ONEDNN_OPTS=1 instead of default",
+    ]
+
+
 def test_a_run_continues_on_another_number_of_replicas(
-    sample_records, tmp_path, monkeypatch, replicas
+    sample_records, tmp_path, monkeypatch, caplog, replicas
 ):
     """Without dropout and batch statistics: equal as far as rounding goes."""
     ends, several = [], f"cpu:{replicas.num_replicas_in_sync}"
@@ -198,6 +242,9 @@ def test_a_run_continues_on_another_number_of_replicas(
         )
         ends.append(end_of(tmp_path / name))
     one, moved = ends
+    (warning,) = (r.message for r in caplog.records if "rounded" in r.message)
+    assert f"{replicas.num_replicas_in_sync} replica(s) on" in warning
+    assert "instead of 1 replica(s) on CPU:0 (" in warning
     for name, array in one[0].items():
         np.testing.assert_allclose(moved[0][name], array, rtol=1e-3, atol=1e-4)
     for a, b in zip(one[2]["epochs"], moved[2]["epochs"], strict=True):
