@@ -25,6 +25,7 @@ from afad_tfdata.training import config as train_config
 ASKING: dict[str, Any] = {
     "recipe": "default",
     "schedule": "auto",
+    "cosine_floor": None,
     "optimizer": "auto",
     "learning_rate": 0,
     "weight_decay": None,
@@ -39,6 +40,7 @@ _SMALL_RATE, _OTHER_RATE = 6e-3, 1e-3
 _LARGE_IMAGE = 80  # Pixels from which on the first block halves the image twice.
 _BATCH_SIZE = 128  # The rate is for this batch size; smaller ones take less of it.
 _WEIGHT_DECAY = 0.05
+_AVERAGED_FLOOR = 0.1  # Where a cosine ends if the weights are averaged.
 _MILD = "none,rotation=8,zoom=0.08,shift=0.05,flip=true,brightness=0.2,contrast=0.2"
 _AGE_HEAD = "dldl_v2"
 # Factors of the gender's loss, by what the age is trained on.  The first is from the
@@ -109,8 +111,13 @@ def resolve(
     optimizer = values.get("optimizer", "")
     if config.optimizer != ASKING["optimizer"]:
         optimizer = config.optimizer
+    schedule = values["schedule"]
+    if config.schedule != ASKING["schedule"]:
+        schedule = config.schedule
     task = config.input.task
     for name, is_used in {
+        # Without an average the cosine ends at 0, which goes without saying.
+        "cosine_floor": schedule == "cosine" and config.ema_decay > 0,
         "age_head": own_age_head is None and "age" in schema.labels_of(task),
         "stem_halvings": own_age_head is None
         and config.model.backbone in backbones.SMALL,
@@ -158,6 +165,7 @@ def _original_values() -> dict[str, Any]:
     """For open options, the values of the original project."""
     return {
         "schedule": "constant",
+        "cosine_floor": 0.0,
         "weight_decay": 1e-4,
         "augment": "default",
         "age_head": "regression",
@@ -168,7 +176,11 @@ def _values_from_trials(
     config: train_config.TrainConfig, pretrained: bool, own_age_head: str | None
 ) -> dict[str, Any]:
     """For open options, the values that were best in trials on real faces."""
-    values = {**_original_values(), "augment": _MILD}
+    values = {
+        **_original_values(),
+        "cosine_floor": _AVERAGED_FLOOR,
+        "augment": _MILD,
+    }
     if config.input.records_dir:
         # A distribution needs the range of the ages, which only records tell.
         values["age_head"] = _AGE_HEAD

@@ -53,13 +53,14 @@ FREE_FIELDS = frozenset(
 )
 # For runs that were begun before an option existed: the value that describes what they
 # did, if this is not the option's default.
-EARLIER = {"recipe": "original"}
+EARLIER = {"recipe": "original", "cosine_floor": 0.0}
 # Options that a restart from an earlier epoch may also change.
 RESTART_FIELDS = frozenset(
     {
         "learning_rate",
         "schedule",
         "warmup_steps",
+        "cosine_floor",
         "decay_epochs",
         "decay_factor",
         "epochs",
@@ -185,6 +186,12 @@ class TrainConfig(options.Config):
     )
     warmup_steps: int = options.option(
         0, "Number of steps over which the rate rises from 0 to --learning_rate."
+    )
+    cosine_floor: float | None = options.option(
+        None,
+        "Where --schedule=cosine ends, as a share of its highest rate. Without this"
+        " flag it ends at 0, and with --ema_decay at 0.1: an average gains nothing from"
+        " weights that hardly move.",
     )
     decay_epochs: int = options.option(
         10, "Number of epochs between two decays with --schedule=step."
@@ -357,11 +364,14 @@ class TrainConfig(options.Config):
             value = getattr(self, name)
             if value is not None and not value >= low:  # Also refuses NaN.
                 raise errors.UsageError(f"--{name} is at least {low}; got {value}")
-        for name in ("momentum", "ema_decay", "decay_factor", "interval_coverage"):
-            if not 0 <= getattr(self, name) < 1:
+        for name in (
+            *("momentum", "ema_decay", "cosine_floor", "decay_factor"),
+            "interval_coverage",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
                 raise errors.UsageError(
-                    f"--{name} takes a number from 0 to below 1;"
-                    f" got {getattr(self, name)}"
+                    f"--{name} takes a number from 0 to below 1; got {value}"
                 )
         if self.trainable_layers is not None and self.trainable_layers < -1:
             raise errors.UsageError(

@@ -66,6 +66,8 @@ def _idle_flags(
         yield "momentum", f"{used}, and it is the momentum of sgd"
     if "adamw" not in optimizers:
         yield "weight_decay", f"{used}, and it is the weight decay of adamw"
+    if config.schedule != "cosine":
+        yield "cosine_floor", f"it is for --schedule=cosine, not {config.schedule}"
     if config.schedule != "step":
         yield "decay_epochs", f"it is for --schedule=step, not {config.schedule}"
     if config.schedule not in ("step", "plateau"):

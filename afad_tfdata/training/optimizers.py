@@ -22,6 +22,7 @@ class Schedule:
       peak: The rate after the warm-up.
       total_steps: Length of the phase.
       warmup_steps: Steps over which the rate rises linearly from 0 to the peak.
+      floor: ``cosine`` only: where it ends, as a share of the peak.
       decay_every: ``step`` only: steps between two decays.
       decay: ``step`` only: factor of a decay.
     """
@@ -30,6 +31,7 @@ class Schedule:
     peak: float
     total_steps: int
     warmup_steps: int = 0
+    floor: float = 0.0
     decay_every: int = 0
     decay: float = 0.1
 
@@ -42,7 +44,7 @@ class Schedule:
     def rate(self, step: int) -> float:
         """The optimizer's learning rate at a step, counted from 0 in its phase.
 
-        The cosine ends at 0 with the last step (Loshchilov and Hutter, 2017,
+        The cosine ends at its floor with the last step (Loshchilov and Hutter, 2017,
         arXiv:1608.03983, without restarts).
         """
         if step < self.warmup_steps:
@@ -50,7 +52,8 @@ class Schedule:
         if self.kind == "cosine":
             length = max(1, self.total_steps - self.warmup_steps)
             share = min(1.0, (step - self.warmup_steps) / length)
-            return self.peak * 0.5 * (1 + math.cos(math.pi * share))
+            height = 0.5 * (1 + math.cos(math.pi * share))
+            return self.peak * (self.floor + (1 - self.floor) * height)
         if self.kind == "step" and self.decay_every > 0:
             return self.peak * self.decay ** (step // self.decay_every)
         return self.peak

@@ -192,6 +192,7 @@ def rates(
         peak=phase.rate,
         total_steps=phase.epochs * steps_per_epoch,
         warmup_steps=config.warmup_steps,
+        floor=config.cosine_floor or 0.0,
         decay_every=config.decay_epochs * steps_per_epoch,
         decay=config.decay_factor,
     )

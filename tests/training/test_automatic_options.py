@@ -72,6 +72,43 @@ def test_from_scratch_there_is_one_phase_with_a_cosine(stage):
     assert last < 1e-4 * first
 
 
+@pytest.mark.parametrize(
+    ("values", "floor"),
+    [
+        ({}, None),
+        ({"ema_decay": 0.998}, 0.1),
+        ({"ema_decay": 0.998, "cosine_floor": 0.0}, 0.0),
+        ({"cosine_floor": 0.3}, 0.3),
+        ({"ema_decay": 0.998, "schedule": "constant"}, None),
+        ({"ema_decay": 0.998, "recipe": "original"}, None),
+        ({"ema_decay": 0.998, "recipe": "original", "schedule": "cosine"}, 0.0),
+    ],
+)
+def test_a_cosine_with_an_average_does_not_end_at_0(values, floor):
+    """At a rate near 0 the weights hardly move, and an average would be useless."""
+    found = resolved(epochs=4, **values)
+    assert found.cosine_floor == floor
+    rate = recipe.rates(
+        found,
+        recipe.phases(found, pretrained=False),
+        recipe.PhaseProgress(),
+        first_step=0,
+        count=400,
+        steps_per_epoch=100,
+    )
+    if found.schedule == "cosine":
+        assert rate[-1] / rate[0] == pytest.approx(floor or 0, abs=1e-4)
+
+
+def test_a_run_that_an_older_version_began_keeps_its_cosine():
+    begun = config(ema_decay=0.998)
+    recorded = {"train": options.to_dict(resolved(ema_decay=0.998)), "auto": {}}
+    del recorded["train"]["cosine_floor"]
+    found = automatic_options.resolve(begun, pretrained=False, recorded=recorded).config
+    assert found.cosine_floor == 0
+    assert train_config.differences(recorded["train"], found) == []
+
+
 def test_a_pretrained_network_keeps_the_phases_of_the_recipe():
     found = resolved(pretrained=True, backbone="VGG19", stage="recipe")
     assert found.schedule == "constant" and found.optimizer == "auto"
