@@ -4,9 +4,9 @@ A step waits for input from the time when the step before is done until its batc
 there.  The two times are taken by operations on which no operation of a GPU depends.  A
 GPU can therefore get the operations of a step before the steps before are done.
 
-On a CPU, the operations of a step begin `after` the time of its batch was taken.  A
-process that has one processor core only has one thread for both.  Without an order,
-this thread reads the clock after the step, and the whole step counts as waiting.
+On a CPU, the operations of a step begin `after` the time of its batch was taken.  With
+a single processor core, one thread does both.  Without an order, it would read the
+clock after the step, and the whole step would count as waiting.
 """
 
 from __future__ import annotations

@@ -182,11 +182,9 @@ def rounding_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
       Texts such as ``4 threads instead of 2``, for a message.
     """
     found = []
-    threads = [
-        facts.get("threads", {}).get("intra_op")
-        or facts.get("threads", {}).get("cores")
-        for facts in (now, before)
-    ]
+    counts = [facts.get("threads", {}) for facts in (now, before)]
+    # TensorFlow means a thread for each core by 0 threads.
+    threads = [count.get("intra_op") or count.get("cores") for count in counts]
     if all(threads) and threads[0] != threads[1]:
         found.append(f"{threads[0]} threads instead of {threads[1]}")
     for name, words in _ROUNDING.items():
