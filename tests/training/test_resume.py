@@ -177,7 +177,6 @@ def _wait_for_steps(directory, process):
     raise AssertionError("no step was taken")
 
 
-@pytest.mark.latest
 def test_a_run_warns_of_another_processor(
     sample_records, tmp_path, monkeypatch, caplog
 ):
@@ -221,6 +220,7 @@ def test_changes_that_round_differently_are_named():
     ]
 
 
+@pytest.mark.latest
 def test_a_run_continues_on_another_number_of_replicas(
     sample_records, tmp_path, monkeypatch, caplog, replicas
 ):
