@@ -38,7 +38,7 @@ class Predictor:
         self._strategy, self._model = strategy, model
         self._loss_fn, self._prepare = loss_fn, prepare
         self._derive = derive or (lambda outputs: {})
-        self._run = tf.function(self._predict)
+        self._run = tf.function(self._predict, autograph=False)
 
     def run(self, dataset: Iterable[Any]) -> dict[str, np.ndarray]:
         """Predictions for every example, once each and in the data set's order.

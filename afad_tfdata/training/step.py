@@ -139,13 +139,13 @@ class TrainStep:
             else None
         )
         self._forward_backward = (
-            tf.function(self._gradients, jit_compile=True)
+            tf.function(self._gradients, jit_compile=True, autograph=False)
             if config.jit
             else self._gradients
         )
         # Each object needs a function of its own, because tracing fixes which weights
         # the function changes.
-        self._run = tf.function(self._steps)
+        self._run = tf.function(self._steps, autograph=False)
 
     @property
     def inner_optimizer(self) -> keras.optimizers.Optimizer:
@@ -198,7 +198,14 @@ class TrainStep:
         ]
         came, done = step_clock.times_of_steps(count), step_clock.times_of_steps(count)
         began = tf.timestamp()
-        for i in tf.range(count):
+
+        def take_step(
+            i: tf.Tensor,
+            came: tf.TensorArray,
+            done: tf.TensorArray,
+            rows: list[tf.TensorArray],
+        ) -> tuple[Any, ...]:
+            """Takes the i-th step of this call, and keeps its times and sums."""
             features, labels = next(iterator)
             batch_came = step_clock.time_of(self._local(labels))
             came = came.write(i, batch_came)
@@ -210,6 +217,11 @@ class TrainStep:
             local = self._local(sums)
             rows = [rows[r].write(i, local[r]) for r in range(replicas)]
             done = done.write(i, step_clock.time_of(self._local(updated)))
+            return i + 1, came, done, rows
+
+        _, came, done, rows = tf.while_loop(
+            lambda i, *_: i < count, take_step, (tf.constant(0), came, done, rows)
+        )
         waited = step_clock.seconds_waited(began, came.stack(), done.stack())
         return self._summed_rows([array.stack() for array in rows]), waited
 

@@ -73,7 +73,8 @@ def _clock_function(forms: tuple[tuple[Any, Any], ...]) -> Any:
     """The clock: a function of tensors of these dtypes and shapes to the time."""
 
     @tf.function(
-        input_signature=[tf.TensorSpec(shape, dtype) for dtype, shape in forms]
+        input_signature=[tf.TensorSpec(shape, dtype) for dtype, shape in forms],
+        autograph=False,
     )
     def clock(*tensors: tf.Tensor) -> tf.Tensor:
         """The time at which the tensors are there."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.training.caller import autograph
 
 # Images must span at least this many levels, which images in [0, 1] or [-2, 2] do not.
 _SPAN = 16.0
@@ -41,7 +42,7 @@ def own_augmentation(augment: Callable[..., Any]) -> Callable[..., Any]:
     try:
         parameters = list(inspect.signature(augment).parameters.values())
     except (TypeError, ValueError):  # Some built-in functions have no signature.
-        return augment
+        return autograph.converted(augment)
     keywords = ("seed", "step", "offset")
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     named = {p.name for p in parameters}
@@ -63,9 +64,11 @@ def own_augmentation(augment: Callable[..., Any]) -> Callable[..., Any]:
             f" ({', '.join(p.name for p in parameters)})"
         )
 
+    converted = autograph.converted(augment)
+
     def called(images: Any, **given: Any) -> Any:
         """Calls it with the keywords that it takes."""
-        return augment(images, **{name: given[name] for name in taken})
+        return converted(images, **{name: given[name] for name in taken})
 
     return called
 
@@ -83,7 +86,7 @@ def check_augmentation(augment: Callable[..., Any], images: np.ndarray) -> None:
     number = tf.constant(0, tf.int64)
 
     # The call is traced as in training, where NumPy and OpenCV cannot be used.
-    @tf.function
+    @tf.function(autograph=False)
     def once(values: tf.Tensor) -> Any:
         """One call of the augmentation, as in training."""
         return augment(values, seed=0, step=number, offset=tf.constant(0))

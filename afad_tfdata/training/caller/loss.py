@@ -14,6 +14,7 @@ import numpy as np
 
 from afad_tfdata.common import errors
 from afad_tfdata.common.lazy_imports import keras, tf
+from afad_tfdata.training.caller import autograph
 
 PARTS = ("age_loss", "gender_loss")
 
@@ -68,7 +69,7 @@ class OwnLoss:
                 f" got {errors.kind(loss)}: call it in such a function, one loss for"
                 " each example"
             )
-        self._loss, self._forms = loss, forms
+        self._loss, self._forms = autograph.converted(loss), forms
 
     def __call__(
         self,
@@ -111,7 +112,9 @@ def check_validation_labels(
         return
     given = {n: tf.constant(v) for n, v in labels.items() if n in names}
     try:
-        tf.function(lambda: loss.raw(outputs, given)).get_concrete_function()
+        tf.function(
+            lambda: loss.raw(outputs, given), autograph=False
+        ).get_concrete_function()
     except Exception as error:  # The caller's code may raise anything.
         raise errors.UsageError(
             f"loss raised {errors.cause(error)} with the labels of the validation data,"
@@ -129,7 +132,7 @@ def refuse_constant_loss(
     changes = [np.abs(others[name] - value).max() for name, value in outputs.items()]
     if not max(changes) > 1e-3:
         return
-    values = tf.function(lambda given: loss(given, labels)["loss"])
+    values = tf.function(lambda given: loss(given, labels)["loss"], autograph=False)
     first, second = (np.asarray(values(v), np.float64) for v in (outputs, others))
     if np.abs(second - first).max() <= 1e-6 * np.abs(first).max():
         raise constant_loss_error("it does not change with the outputs")
@@ -154,7 +157,7 @@ def check_returned_losses(
     told = ", ".join(f"{n} {list(v.shape)}" for n, v in outputs.items())
     told += "; labels: " + ", ".join(f"{n} {list(v.shape)}" for n, v in labels.items())
 
-    @tf.function
+    @tf.function(autograph=False)
     def once() -> Any:
         """One call of the caller's loss, as in training."""
         return loss.raw(outputs, labels)

@@ -109,7 +109,7 @@ def try_step(
     missing: list[int] = []
     weights = list(network.trainable_variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def once() -> tf.Tensor:
         """The step, on the replicas."""
 

@@ -62,7 +62,7 @@ class Workers:
         self.strategy = strategy
         self.size = len(found.addresses) if found else 1
         self.index = found.index if found else 0
-        self._total = tf.function(self._total_of) if found else None
+        self._total = tf.function(self._total_of, autograph=False) if found else None
 
     @property
     def is_chief(self) -> bool:

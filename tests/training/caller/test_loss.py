@@ -54,3 +54,40 @@ def test_a_loss_that_teaches_nothing_is_refused(name, tmp_path):
 
     with pytest.raises(errors.UsageError, match="the loss teaches nothing"):
         own_parts.train(tmp_path / "run", task="gender", loss=loss)
+
+
+def test_python_conditions_on_tensors_work_as_in_a_tf_function(tmp_path):
+    """The step itself is traced without AutoGraph."""
+
+    def steep(outputs, labels):
+        error = outputs["age_output"][:, 0] - tf.cast(labels["age"], tf.float32)
+        total = tf.zeros_like(error)
+        for _ in tf.range(3):
+            if tf.reduce_mean(error) < 0:
+                total += error**2
+        return total
+
+    def changed(images, step):
+        if step == 0:
+            return images / 2
+        return tf.cast(images, tf.float32)
+
+    def plain_changed(images, step):
+        return tf.cast(images, tf.float32) / tf.where(step == 0, 2.0, 1.0)
+
+    def plain(outputs, labels):
+        error = outputs["age_output"][:, 0] - tf.cast(labels["age"], tf.float32)
+        return 3 * error**2
+
+    def weights(name, **parts):
+        model = own_parts.network()
+        own_parts.train(tmp_path / name, model=model, **parts)
+        return model.get_weights()
+
+    first = weights("first", loss=steep, augment=changed)
+    second = weights("second", loss=plain, augment=plain_changed)
+    other = weights("other", loss=plain)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    differ = [not np.allclose(a, c) for a, c in zip(first, other, strict=True)]
+    assert any(differ)
