@@ -22,3 +22,16 @@ def test_no_test_creates_a_mirrored_strategy():
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func).rpartition(".")[2]
                 assert name != "MirroredStrategy", f"{path}:{node.lineno}"
+
+
+def test_another_way_to_sum_gradients_in_the_same_process_is_a_warning(
+    replicas, caplog
+):
+    """Before, the flag had no effect, and nothing said so."""
+    devices = f"cpu:{replicas.num_replicas_in_sync}"
+    strategies.create_strategy(devices, all_reduce="auto")
+    assert not caplog.records
+    assert strategies.create_strategy(devices, all_reduce="one_device") is replicas
+    (record,) = caplog.records
+    assert "--all_reduce=one_device has no effect" in record.getMessage()
+    assert "--all_reduce=auto" in record.getMessage()

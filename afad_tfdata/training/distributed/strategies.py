@@ -33,7 +33,9 @@ from afad_tfdata.training.distributed import cluster
 ALL_REDUCE = ("auto", "nccl", "hierarchical", "one_device")
 
 _log = logging.getLogger(__name__)
-_made: dict[tuple[str, ...], tf.distribute.Strategy] = {}
+# The strategies of this process by the names of their devices, each with the way in
+# which it sums gradients.
+_made: dict[tuple[str, ...], tuple[tf.distribute.Strategy, str]] = {}
 
 
 def create_strategy(
@@ -48,7 +50,8 @@ def create_strategy(
         the choice to TensorFlow.
 
     Returns:
-      A ``tf.distribute.Strategy``; the same object for the same devices.
+      A ``tf.distribute.Strategy``; the same object for the same devices.  A warning
+      says if that object sums gradients in another way than asked for.
 
     Raises:
       UsageError: A device does not exist here, the text names no device, or the caller
@@ -57,7 +60,15 @@ def create_strategy(
     eager.require()
     names = device_names(devices)
     if names in _made:
-        return _made[names]
+        strategy, made_with = _made[names]
+        if len(names) > 1 and all_reduce not in ("auto", made_with):
+            _log.warning(
+                "--all_reduce=%s has no effect: this process already uses these devices"
+                " with --all_reduce=%s; start another process",
+                all_reduce,
+                made_with,
+            )
+        return strategy
     if len(names) == 1:
         # On a GPU, OneDeviceStrategy copies batches to it ahead of time; the default
         # strategy would copy when the step asks for them.
@@ -71,8 +82,10 @@ def create_strategy(
             list(names), cross_device_ops=_cross_device_ops(all_reduce)
         )
         if all_reduce == "auto" and names[0].startswith("GPU"):
-            strategy = _without_broken_nccl(strategy, names)
-    _made[names] = strategy
+            replaced = _without_broken_nccl(strategy, names)
+            if replaced is not strategy:
+                strategy, all_reduce = replaced, "hierarchical"
+    _made[names] = strategy, all_reduce
     return strategy
 
 
@@ -258,7 +271,8 @@ def _without_broken_nccl(
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones([1]))
 
     try:
-        results = strategy.experimental_local_results(tf.function(strategy.run)(total))
+        run = tf.function(strategy.run, autograph=False)
+        results = strategy.experimental_local_results(run(total))
         if all(float(result[0]) == len(names) for result in results):
             return strategy
         reason = "it sums wrongly"
