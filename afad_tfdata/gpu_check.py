@@ -143,32 +143,67 @@ def _run_parts(
 ) -> tuple[list[check_table.Row], dict[str, Any]]:
     """The rows of all parts of the GPU check, and the facts about the machine."""
     asked = tuple(config.devices.replace(" ", "").lower().split(","))
+    if re.fullmatch(r"cpu(:[1-9]\d*)?", ",".join(asked)):
+        # Nothing about the machine changes what runs, so that the part about it can
+        # share a process.
+        tiny, jobs = config.sizes != "full", _JOBS
+        settings = check_settings.settings_for(
+            asked, 0, tiny=tiny, work_dir=work_dir, data_dir=_data_dir(config)
+        )
+        found = _run_chosen(config, manager, settings, [part_list.MACHINE], jobs)
+        found.sort(key=lambda row: row.part != part_list.MACHINE.name)
+        return found, _facts(work_dir, found)
     first = check_settings.settings_for(asked, 0, tiny=True, work_dir=work_dir)
     found = manager.run_group([part_list.MACHINE], first)
-    path = os.path.join(work_dir, gpus_and_driver.FACTS)
-    if not os.path.exists(path):
-        why = next(row for row in found if row.verdict == check_table.MISSED)
-        raise errors.UsageError(f"{why.why} ({why.measured})")
-    facts = files.read_json(path, what="facts about the machine", advice="try again")
+    facts = _facts(work_dir, found)
     gpus = len(facts["gpus"])
     if not gpus and not config.devices:
         raise errors.UsageError(
             "TensorFlow sees no GPU here; afad-doctor shows why, and --devices=cpu:2"
             " tries the check without one"
         )
-    tiny = config.sizes == "tiny" or (config.sizes == "auto" and not gpus)
     settings = check_settings.settings_for(
         tuple(facts["devices"]) if gpus else asked,
         gpus,
-        tiny=tiny,
+        tiny=config.sizes == "tiny" or (config.sizes == "auto" and not gpus),
         work_dir=work_dir,
-        data_dir=os.path.abspath(config.data_dir) if config.data_dir else "",
+        data_dir=_data_dir(config),
     )
-    chosen = part_list.select_parts(config.parts)
-    if any(part.reads for part in chosen):
-        found += manager.run_group([part_list.FACES], settings)
     jobs = 1 if facts["exclusive"] else _JOBS
-    return found + manager.run_all(chosen, settings, jobs=jobs), facts
+    return found + _run_chosen(config, manager, settings, [], jobs), facts
+
+
+def _data_dir(config: GpuCheckConfig) -> str:
+    """The absolute path of ``--data_dir`` of the GPU check; empty to draw faces."""
+    return os.path.abspath(config.data_dir) if config.data_dir else ""
+
+
+def _run_chosen(
+    config: GpuCheckConfig,
+    manager: part_processes.Supervisor,
+    settings: check_settings.CheckSettings,
+    others: list[part_list.Part],
+    jobs: int,
+) -> list[check_table.Row]:
+    """The rows of the chosen parts of the GPU check and others, and of their faces."""
+    chosen = part_list.select_parts(config.parts)
+    found = []
+    if any(part.reads for part in chosen):
+        found = manager.run_group([part_list.FACES], settings)
+    return found + manager.run_all([*others, *chosen], settings, jobs=jobs)
+
+
+def _facts(work_dir: str, found: list[check_table.Row]) -> dict[str, Any]:
+    """What the part of the GPU check about the machine found out.
+
+    Raises:
+      UsageError: It failed, because a device does not exist, for example.
+    """
+    path = os.path.join(work_dir, gpus_and_driver.FACTS)
+    if not os.path.exists(path):
+        why = next(row for row in found if row.verdict == check_table.MISSED)
+        raise errors.UsageError(f"{why.why} ({why.measured})")
+    return files.read_json(path, what="facts about the machine", advice="try again")
 
 
 def _keep_logs(work_dir: str, output_dir: str) -> None:

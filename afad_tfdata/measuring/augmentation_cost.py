@@ -107,6 +107,8 @@ def _augmentation_alone(
     with tf.device(device):
         images = tf.identity(tf.constant(pixels[0]))
 
+    augmented = tf.autograph.experimental.do_not_convert(_augmented)
+
     @tf.function
     def repeat(images: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """Augments the images a number of times."""
@@ -114,7 +116,7 @@ def _augmentation_alone(
         for i in tf.range(count):
             # Each turn needs the last one's result, so that none is left out.
             step = tf.cast(i, tf.int64) + tf.cast(0 * total, tf.int64)
-            total += _augmented(form, images, step, tf.constant(0))[0, 0, 0, 0]
+            total += augmented(form, images, step, tf.constant(0))[0, 0, 0, 0]
         return total
 
     def run(count: int) -> None:

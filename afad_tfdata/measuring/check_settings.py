@@ -55,7 +55,8 @@ class CheckSettings:
     def replicas(self) -> int:
         """Number of devices of the GPU check."""
         count = self.devices[0].partition(":")[2]
-        return self.gpus or int(count or 1)
+        # A number that is wrong is refused by the part about the machine.
+        return self.gpus or (int(count) if count.isdecimal() and int(count) else 1)
 
     @property
     def slow_network(self) -> str:

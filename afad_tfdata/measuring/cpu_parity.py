@@ -154,7 +154,8 @@ def _compare_graph(
         "gender": "gender_output/Sigmoid",
     }
     function = tf.function(
-        loaded_graph.load_as_function(frozen.path, "root_input", fetches)
+        loaded_graph.load_as_function(frozen.path, "root_input", fetches),
+        autograph=False,
     )
 
     def outputs() -> dict[str, np.ndarray]:

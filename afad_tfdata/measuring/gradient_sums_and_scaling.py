@@ -41,7 +41,7 @@ def sum_over_devices(
         mine = tf.cast(context.replica_id_in_sync_group + 1, tf.float32)
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.fill([count], mine))
 
-    run = tf.function(strategy.run)
+    run = tf.function(strategy.run, autograph=False)
     results = strategy.experimental_local_results(run(total))
     wanted = replicas * (replicas + 1) / 2
     correct = all(bool((result.numpy() == wanted).all()) for result in results)
@@ -74,7 +74,8 @@ def _gather_over_devices(strategy: tf.distribute.Strategy) -> check_table.Row:
         context = tf.distribute.get_replica_context()
         return context.all_gather(tf.fill([2], context.replica_id_in_sync_group), 0)
 
-    results = strategy.experimental_local_results(tf.function(strategy.run)(gather))
+    run = tf.function(strategy.run, autograph=False)
+    results = strategy.experimental_local_results(run(gather))
     wanted = np.repeat(np.arange(replicas, dtype=np.int32), 2)
     correct = all(np.array_equal(result.numpy(), wanted) for result in results)
     return check_table.holds(

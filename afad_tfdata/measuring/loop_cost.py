@@ -109,7 +109,7 @@ def _bare_step(
         )
         return loss
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(iterator: Iterator[Any]) -> tf.Tensor:
         """One step on all replicas."""
         features, labels = next(iterator)

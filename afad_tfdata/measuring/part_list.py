@@ -26,6 +26,7 @@ class Part:
       gpu_only: Whether its result has a meaning on GPUs only.
       reads: Whether it needs the data set.
       shares: Whether it may share a process with others if no time is judged.
+      in_process: Whether it uses TensorFlow in its own process.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Part:
     gpu_only: bool = False
     reads: bool = False
     shares: bool = True
+    in_process: bool = True
 
     @property
     def group(self) -> str:
@@ -57,7 +59,7 @@ class Part:
 
 
 MACHINE = Part("machine", "gpus_and_driver:measure")
-FACES = Part("faces", "trial_data_set:measure")
+FACES = Part("faces", "trial_data_set:measure", in_process=False)
 
 # First the parts that show whether results are right, then those that show the speed.
 CHECKS = (
@@ -66,7 +68,14 @@ CHECKS = (
     Part("parity:step", "cpu_parity:measure"),
     Part("parity:graph", "cpu_parity:measure", reads=True),
     Part("overflow", "float16_overflow:measure"),
-    Part("resume", "stop_and_continue:measure", 180, reads=True, shares=False),
+    Part(
+        "resume",
+        "stop_and_continue:measure",
+        180,
+        reads=True,
+        shares=False,
+        in_process=False,
+    ),
     # Each way gets a process of its own, because a process keeps one strategy for the
     # same devices.
     *(

@@ -234,7 +234,7 @@ def _rows_of_part(
     """The rows of one part of the check; a row of the error if it fails."""
     module, _, function = part.function.partition(":")
     try:
-        if not settings.gpus and settings.all_devices:
+        if part.in_process and not settings.gpus and settings.all_devices:
             # Logical devices can be created only before TensorFlow starts.
             strategies.device_names(settings.all_devices)
         measure = getattr(

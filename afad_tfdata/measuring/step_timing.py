@@ -96,7 +96,8 @@ def steps_for(run: Callable[[int], Any], seconds: float) -> int:
       seconds: Wanted length.
     """
     run(2)
-    run(2)  # cuDNN tries its algorithms in the first steps.
+    if tf.config.list_physical_devices("GPU"):
+        run(2)  # cuDNN tries its algorithms in the first steps.
     began = time.perf_counter()
     run(2)
     one = (time.perf_counter() - began) / 2

@@ -190,6 +190,8 @@ def exact_gradient(
         return tape.gradient(loss, [w.value for w in model.trainable_variables])
 
     first = {name: tf.constant(values[0]) for name, values in labels.items()}
-    found = tf.function(strategy.run)(compute, args=(tf.constant(images[0]), first))
+    found = tf.function(strategy.run, autograph=False)(
+        compute, args=(tf.constant(images[0]), first)
+    )
     parts = [strategy.experimental_local_results(part)[0] for part in found]
     return np.concatenate([part.numpy().astype(np.float64).ravel() for part in parts])
